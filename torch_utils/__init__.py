@@ -1,0 +1,1 @@
+"""Ground floor: tensor operations that depend on PyTorch alone."""

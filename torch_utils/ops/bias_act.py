@@ -1,0 +1,100 @@
+"""Bias, activation, gain and clamp in one differentiable step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torch_utils.ops._dispatch import Implementation, wants_reference
+
+Activation = Literal[
+    "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"
+]
+
+
+@dataclass(frozen=True)
+class _ActivationSpec:
+    function: Callable[[Tensor, float], Tensor]
+    gain: float = 1.0
+    alpha: float = 0.0  # slope for negative inputs, where the activation has one
+
+
+ACTIVATIONS: dict[str, _ActivationSpec] = {
+    "linear": _ActivationSpec(lambda x, _: x),
+    "relu": _ActivationSpec(lambda x, _: F.relu(x), gain=math.sqrt(2)),
+    "lrelu": _ActivationSpec(F.leaky_relu, gain=math.sqrt(2), alpha=0.2),
+    "tanh": _ActivationSpec(lambda x, _: torch.tanh(x)),
+    "sigmoid": _ActivationSpec(lambda x, _: torch.sigmoid(x)),
+    "elu": _ActivationSpec(lambda x, _: F.elu(x)),
+    "selu": _ActivationSpec(lambda x, _: F.selu(x)),
+    "softplus": _ActivationSpec(lambda x, _: F.softplus(x)),
+    "swish": _ActivationSpec(lambda x, _: x * torch.sigmoid(x), gain=math.sqrt(2)),
+}
+# Their second derivative is zero, so the slope at each element is all that a backward pass needs.
+_PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
+
+
+def bias_act(
+    x: Tensor,  # [..., C, ...]
+    bias: Tensor | None = None,  # [C]
+    *,
+    dim: int = 1,
+    activation: Activation = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    impl: Implementation = "auto",
+) -> Tensor:  # as x
+    """Add a bias, apply an activation, multiply by a gain, clamp to [-clamp, clamp].
+
+    Args:
+        bias: Added along `dim`; None adds nothing.
+        activation: The second derivative of linear, relu and lrelu is zero everywhere.
+        alpha: Negative slope of lrelu; None takes 0.2. No other activation has one.
+        gain: Factor after the activation; None takes the activation's own, which roughly keeps
+            the variance of unit Gaussian inputs.
+        clamp: Largest magnitude of the result; None does not clamp.
+        impl: "reference" forces `bias_act_reference`.
+    """
+    if wants_reference(impl) or activation not in _PIECEWISE_LINEAR:
+        return bias_act_reference(
+            x, bias, dim=dim, activation=activation, alpha=alpha, gain=gain, clamp=clamp
+        )
+    return bias_act_reference(
+        x, bias, dim=dim, activation=activation, alpha=alpha, gain=gain, clamp=clamp
+    )
+
+
+def bias_act_reference(
+    x: Tensor,  # [..., C, ...]
+    bias: Tensor | None = None,  # [C]
+    *,
+    dim: int = 1,
+    activation: Activation = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:  # as x
+    """Compute `bias_act` one operation after the other."""
+    spec = ACTIVATIONS[activation]
+    if bias is not None:
+        x = x + _along(bias, dim, x)
+    x = spec.function(x, spec.alpha if alpha is None else alpha)
+    gain = spec.gain if gain is None else gain
+    if gain != 1:
+        x = x * gain
+    if clamp is not None:
+        x = x.clamp(-clamp, clamp)
+    return x
+
+
+def _along(bias: Tensor, dim: int, x: Tensor) -> Tensor:
+    """Reshape a bias so that it broadcasts along dimension `dim` of `x`."""
+    assert bias.shape == (x.shape[dim],), (bias.shape, x.shape, dim)
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return bias.reshape(shape)

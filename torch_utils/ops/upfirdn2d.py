@@ -1,0 +1,222 @@
+"""Resampling of images by FIR filters: zero insertion, padding, convolution, decimation."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torch_utils.ops._dispatch import Implementation, wants_reference
+
+# Shorter filters are cheaper as one 2-D filter.
+_MIN_SEPARABLE_TAPS = 8
+
+
+class Padding(NamedTuple):
+    """Zeros around an image; negative values crop."""
+
+    x0: int
+    x1: int
+    y0: int
+    y1: int
+
+    def plus(self, other: "Padding") -> "Padding":
+        """Return the sum, side by side."""
+        return Padding(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def setup_filter(
+    taps: Sequence[float] | Sequence[Sequence[float]] | Tensor | float | None,
+    *,
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:  # [w] if separable, else [h, w]
+    """Make the filter tensor that the functions of this module take.
+
+    Args:
+        taps: 1-D or 2-D taps, or a single number; None is the identity.
+        normalize: Divide by the sum, so that a constant image keeps its value.
+        flip_filter: Reverse the taps.
+        gain: Factor on the image magnitude; each axis of a separable filter takes its root.
+        separable: Keep 1-D taps 1-D, to be applied along x and then y. None does so for 8 taps or
+            more; shorter ones become their outer product.
+    """
+    filter = torch.as_tensor(1 if taps is None else taps, dtype=torch.float32, device=device)
+    assert filter.ndim <= 2 and filter.numel() > 0, filter.shape
+    if filter.ndim == 0:
+        filter = filter[None]
+    if separable is None:
+        separable = filter.ndim == 1 and filter.numel() >= _MIN_SEPARABLE_TAPS
+    if filter.ndim == 1 and not separable:
+        filter = filter.outer(filter)
+    assert filter.ndim == (1 if separable else 2), (filter.shape, separable)
+    if normalize:
+        filter = filter / filter.sum()
+    if flip_filter:
+        filter = filter.flip(list(range(filter.ndim)))
+    return filter * gain ** (filter.ndim / 2)
+
+
+def upfirdn2d(
+    x: Tensor,  # [B, C, H, W]
+    filter: Tensor | None,  # [h, w], or [w] for a separable filter
+    *,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: Implementation = "auto",
+) -> Tensor:  # [B, C, H', W']
+    """Insert zeros, pad, convolve and decimate each channel.
+
+    Args:
+        filter: Made by `setup_filter`; None is the identity. Receives no gradient.
+        up: Each sample is followed by `up - 1` zeros; one factor, or [x, y].
+        down: Every `down`-th sample of the result is kept, from the first; one factor, or [x, y].
+        padding: Zeros added after zero insertion, or samples cropped if negative; one number,
+            [x, y], or [x before, x after, y before, y after].
+        flip_filter: Correlate instead of convolve.
+        gain: Factor on the result.
+        impl: "reference" forces `upfirdn2d_reference`.
+    """
+    wants_reference(impl)
+    return upfirdn2d_reference(
+        x, filter, up=up, down=down, padding=padding, flip_filter=flip_filter, gain=gain
+    )
+
+
+def upfirdn2d_reference(
+    x: Tensor,  # [B, C, H, W]
+    filter: Tensor | None,  # [h, w], or [w] for a separable filter
+    *,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:  # [B, C, H', W']
+    """Compute `upfirdn2d` step by step, as its definition reads."""
+    (up_x, up_y), (down_x, down_y) = _pair(up), _pair(down)
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height, 1, width, 1)
+    x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1])
+    x = x.reshape(batch, channels, height * up_y, width * up_x)
+    x = F.pad(x, list(read_padding(padding)))
+    kernel = _kernel_2d(filter, x) * gain
+    if not flip_filter:
+        kernel = kernel.flip([0, 1])
+    x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), groups=channels)
+    return x[:, :, ::down_y, ::down_x]
+
+
+def filter2d(
+    x: Tensor,  # [B, C, H, W]
+    filter: Tensor | None,  # [h, w], or [w] for a separable filter
+    *,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: Implementation = "auto",
+) -> Tensor:  # [B, C, H, W]
+    """Filter an image and keep its size, up to the extra `padding`."""
+    width, height = _filter_size(filter)
+    x0, x1, y0, y1 = read_padding(padding)
+    pads = (x0 + width // 2, x1 + (width - 1) // 2, y0 + height // 2, y1 + (height - 1) // 2)
+    return upfirdn2d(x, filter, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
+def upsample2d(
+    x: Tensor,  # [B, C, H, W]
+    filter: Tensor | None,  # [h, w], or [w] for a separable filter
+    *,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: Implementation = "auto",
+) -> Tensor:  # [B, C, H * up, W * up]
+    """Enlarge an image `up` times, up to the extra `padding`; constants keep their value."""
+    up_x, up_y = _pair(up)
+    pads = read_padding(padding).plus(upsample_padding(filter, up))
+    return upfirdn2d(
+        x,
+        filter,
+        up=up,
+        padding=pads,
+        flip_filter=flip_filter,
+        gain=gain * up_x * up_y,
+        impl=impl,
+    )
+
+
+def downsample2d(
+    x: Tensor,  # [B, C, H, W]
+    filter: Tensor | None,  # [h, w], or [w] for a separable filter
+    *,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: Implementation = "auto",
+) -> Tensor:  # [B, C, H / down, W / down]
+    """Shrink an image `down` times, up to the extra `padding`; constants keep their value."""
+    pads = read_padding(padding).plus(downsample_padding(filter, down))
+    return upfirdn2d(
+        x, filter, down=down, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl
+    )
+
+
+def upsample_padding(filter: Tensor | None, up: int | Sequence[int]) -> Padding:
+    """Return the padding that makes upsampling by `up` multiply the size exactly."""
+    (width, height), (up_x, up_y) = _filter_size(filter), _pair(up)
+    return Padding(
+        (width + up_x - 1) // 2, (width - up_x) // 2, (height + up_y - 1) // 2, (height - up_y) // 2
+    )
+
+
+def downsample_padding(filter: Tensor | None, down: int | Sequence[int]) -> Padding:
+    """Return the padding that makes downsampling by `down` divide the size."""
+    (width, height), (down_x, down_y) = _filter_size(filter), _pair(down)
+    return Padding(
+        (width - down_x + 1) // 2,
+        (width - down_x) // 2,
+        (height - down_y + 1) // 2,
+        (height - down_y) // 2,
+    )
+
+
+def _filter_size(filter: Tensor | None) -> tuple[int, int]:
+    """Return width and height of a filter."""
+    if filter is None:
+        return 1, 1
+    return filter.shape[-1], filter.shape[0]
+
+
+def _kernel_2d(filter: Tensor | None, x: Tensor) -> Tensor:
+    """Return a filter as a matrix of the type and device of `x`."""
+    if filter is None:
+        return x.new_ones(1, 1)
+    filter = filter.to(x)
+    return filter.outer(filter) if filter.ndim == 1 else filter
+
+
+def _pair(factor: int | Sequence[int]) -> tuple[int, int]:
+    """Read a scale factor, one for both axes or [x, y]."""
+    x, y = (factor, factor) if isinstance(factor, int) else factor
+    assert x >= 1 and y >= 1, factor
+    return x, y
+
+
+def read_padding(padding: int | Sequence[int]) -> Padding:
+    """Read a padding given as one number, [x, y] or [x0, x1, y0, y1]."""
+    if isinstance(padding, int):
+        return Padding(padding, padding, padding, padding)
+    if len(padding) == 2:
+        x, y = padding
+        return Padding(x, x, y, y)
+    return Padding(*padding)
