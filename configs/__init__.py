@@ -1,0 +1,1 @@
+"""Hydra configurations; a package, so that an installed copy carries them too."""

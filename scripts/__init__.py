@@ -1,0 +1,1 @@
+"""Command-line entries, one file a script."""
