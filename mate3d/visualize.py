@@ -1,0 +1,97 @@
+"""Pictures of tensors: grids, and colours for depth, normals and label maps."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from mate3d.labels import LabelSet, colorize_label_map, segmentation_to_label_map
+
+# Anchors of a perceptually ordered dark-blue to yellow map, near to far, in 0..1.
+_DEPTH_COLORS = (
+    (0.99, 0.91, 0.15),
+    (0.48, 0.82, 0.32),
+    (0.13, 0.57, 0.55),
+    (0.23, 0.32, 0.55),
+    (0.27, 0.00, 0.33),
+)
+
+
+def make_image_grid(
+    images: Tensor,  # [B, C, H, W]
+    columns: int,
+) -> Tensor:  # [C, rows * H, columns * W]
+    """Tile images row by row; missing tiles of the last row are black (-1)."""
+    batch, channels, height, width = images.shape
+    rows = -(-batch // columns)
+    filler = images.new_full((rows * columns - batch, channels, height, width), -1.0)
+    tiles = torch.cat([images, filler]).view(rows, columns, channels, height, width)
+    return tiles.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+
+
+def colorize_depth(
+    depth: Tensor,  # [B, 1, H, W], world units
+    *,
+    near: float,
+    far: float,
+    opacity: Tensor | None = None,  # [B, 1, H, W], 0..1
+) -> Tensor:  # [B, 3, H, W] in [-1, 1]
+    """Map depth to colours, `near` bright and `far` dark.
+
+    Args:
+        depth: Distance along the ray.
+        near: Depth that gets the first colour; smaller depths too.
+        far: Depth that gets the last colour; larger depths too.
+        opacity: Where given, empty pixels fade to black.
+    """
+    colors = torch.tensor(_DEPTH_COLORS, dtype=depth.dtype, device=depth.device)
+    position = ((depth[:, 0] - near) / (far - near)).clamp(0, 1) * (len(colors) - 1)
+    lower = position.floor().long().clamp(max=len(colors) - 2)
+    share = (position - lower).unsqueeze(-1)
+    mixed = torch.lerp(colors[lower], colors[lower + 1], share).permute(0, 3, 1, 2)
+    if opacity is not None:
+        mixed = mixed * opacity
+    return mixed * 2 - 1
+
+
+def colorize_normals(
+    normals: Tensor,  # [B, 3, H, W], world, length <= 1
+) -> Tensor:  # [B, 3, H, W] in [-1, 1]
+    """Show (x, y, z) as (red, green, blue); empty pixels are mid-grey."""
+    return normals.clamp(-1, 1)
+
+
+def colorize_segmentation(
+    segmentation: Tensor,  # [B, K, H, W]
+    label_set: LabelSet,
+) -> Tensor:  # [B, 3, H, W] in [-1, 1]
+    """Paint each pixel in the colour of its highest-scoring class."""
+    return colorize_label_map(segmentation_to_label_map(segmentation), label_set)
+
+
+def resize_nearest(
+    images: Tensor,  # [B, C, H, W]
+    resolution: int,
+) -> Tensor:  # [B, C, resolution, resolution]
+    """Enlarge or shrink without inventing values, so that pictures of different size tile."""
+    return F.interpolate(images, size=(resolution, resolution), mode="nearest")
+
+
+def to_uint8(
+    image: Tensor,  # [..., C, H, W] in [-1, 1]
+) -> np.ndarray:  # [..., H, W, C] uint8
+    """Convert to 8 bits as the lineage does: x * 127.5 + 128, clamped (spec 10.1)."""
+    levels = (image.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return levels.movedim(-3, -1).cpu().numpy()
+
+
+def save_image(
+    path: str | Path,
+    image: Tensor,  # [C, H, W] in [-1, 1], C = 1 or 3
+) -> None:
+    """Write one image as PNG (or by the suffix of `path`)."""
+    pixels = to_uint8(image)
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)

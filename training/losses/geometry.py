@@ -1,0 +1,110 @@
+"""Geometry terms: eikonal, minimal surface, part-whole consistency, smoothness, sphere start."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def eikonal_loss(
+    gradients: Tensor,  # [..., 3], of an SDF with respect to world points
+) -> Tensor:  # scalar
+    """Return the mean of (|grad d| - 1)^2; undefined gradients count as zero (spec 8.3)."""
+    return (torch.nan_to_num(gradients, nan=0.0).norm(dim=-1) - 1).square().mean()
+
+
+def minimal_surface_loss(
+    sdf: Tensor,  # [...], world units
+    *,
+    sharpness: float = 100.0,
+) -> Tensor:  # scalar
+    """Return the mean of exp(-sharpness |d|), which charges for every zero crossing.
+
+    Args:
+        sdf: Signed distances at samples of the volume.
+        sharpness: Inverse width of the counted shell, per world unit.
+    """
+    return torch.exp(-sharpness * sdf.abs()).mean()
+
+
+def sdf_consistency_loss(
+    sdf: Tensor,  # [B, N, 1]
+    class_sdf: Tensor,  # [B, N, K]
+    *,
+    with_detached_whole: bool = True,
+) -> Tensor:  # scalar
+    """Return MSE between max(d, 0) and min_k max(d_k, 0): outside, the parts' union is the whole.
+
+    Args:
+        sdf: The whole head.
+        class_sdf: Its parts.
+        with_detached_whole: Train only the parts, as released (`semantic_density_detach`).
+    """
+    whole = sdf.clamp(min=0)
+    union = class_sdf.clamp(min=0).amin(dim=-1, keepdim=True)
+    return F.mse_loss(union, whole.detach() if with_detached_whole else whole)
+
+
+def density_consistency_loss(
+    density: Tensor,  # [B, N, 1], per world unit
+    class_density: Tensor,  # [B, N, K]
+    *,
+    with_detached_whole: bool = True,
+) -> Tensor:  # scalar
+    """Return MSE between the whole's density and the sum of the parts' densities."""
+    total = class_density.sum(dim=-1, keepdim=True)
+    return F.mse_loss(total, density.detach() if with_detached_whole else density)
+
+
+def density_smoothness_loss(
+    density: Tensor,  # [B, N, 1]
+    density_nearby: Tensor,  # [B, N, 1], at slightly displaced points
+) -> Tensor:  # scalar
+    """Return the mean absolute difference of density between neighbouring points (spec 8.4)."""
+    return (density - density_nearby).abs().mean()
+
+
+def sphere_initialization_loss(
+    sdf: Tensor,  # [B, N, 1]
+    class_sdf: Tensor,  # [B, N, K]
+    points: Tensor,  # [B, N, 3], world
+    *,
+    radius: float,
+) -> Tensor:  # scalar
+    """Return L1 of the whole and of every part against a sphere around the origin (spec 8.6)."""
+    target = points.norm(dim=-1, keepdim=True) - radius
+    errors = (torch.cat([sdf, class_sdf], dim=-1) - target).abs()
+    return errors.flatten(0, -2).mean(dim=0).sum()
+
+
+def class_color_consistency_loss(
+    class_images: Tensor,  # [B, K, 3, h, w] in [-1, 1], each part rendered alone
+    image_raw: Tensor,  # [B, 3, h, w] in [-1, 1]
+    segmentation_raw: Tensor,  # [B, K, h, w]
+    *,
+    with_skin: bool = False,
+) -> Tensor:  # scalar
+    """Return MSE between each part rendered alone and the image cut out by its mask.
+
+    Args:
+        class_images: One image a class, composited with that class's density.
+        image_raw: The raw render.
+        segmentation_raw: Its class scores.
+        with_skin: The release leaves out class 1 unless its `with_back` is on (spec 8.3).
+    """
+    num_classes = segmentation_raw.shape[1]
+    one_hot = F.one_hot(segmentation_raw.argmax(dim=1), num_classes).permute(0, 3, 1, 2)
+    target = (image_raw + 1).unsqueeze(1) * one_hot.unsqueeze(2) - 1
+    kept = [index for index in range(num_classes) if with_skin or index != 1]
+    return F.mse_loss(class_images[:, kept], target[:, kept].detach())
+
+
+def color_consistency_loss(
+    class_images: Tensor,  # [B, K, 3, h, w] in [-1, 1]
+    image_raw: Tensor,  # [B, 3, h, w] in [-1, 1]
+    *,
+    with_detached_whole: bool = True,
+) -> Tensor:  # scalar
+    """Return MSE between the image and the sum of its parts, both halved to about 0..1."""
+    whole = (image_raw + 1) / 2
+    parts = (class_images + 1).sum(dim=1) / 2
+    return F.mse_loss(parts, whole.detach() if with_detached_whole else whole)
