@@ -1,0 +1,117 @@
+"""Run a script: compose its configuration, keep a run folder, turn user errors into one line."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from mate3d.errors import UserError
+from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
+from scripts._help import help_text
+
+_logger = logging.getLogger(__name__)
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(
+    config_name: str, main: Callable[[DictConfig], None], argv: Sequence[str] | None = None
+) -> None:
+    """Call `main` with the configuration composed from `configs/<config_name>.yaml` and `argv`.
+
+    A UserError ends the process with one line and exit code 2, an interruption with 130; any
+    other exception keeps its traceback. The run folder (`paths.run_folder`) gets the resolved
+    configuration, the log and the git revision.
+
+    Args:
+        config_name: The script's name and that of its primary configuration file.
+        main: Receives the resolved configuration.
+        argv: Words of the command line; None takes those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(config_name, main, words)
+    except UserError as error:
+        # One line, whatever the message holds.
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[str]) -> None:
+    flags = [word for word in words if word.startswith("-")]
+    words = [word for word in words if not word.startswith("-")]
+    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg")]
+    if unknown:
+        raise UserError(
+            f"unknown flag {unknown[0]}; options are written as name=value (see --help)"
+        )
+    if "-h" in flags or "--help" in flags:
+        print(help_text(config_name, words))
+        return
+    config = compose_config(config_name, words)
+    if flags:
+        print(OmegaConf.to_yaml(config), end="")
+        return
+    config = resolve_config(config)
+    folder = Path(config.paths.run_folder)
+    with _logging_to(_make_run_folder(folder, config) / "log.txt"):
+        _logger.debug("command: %s", " ".join([config_name, *words]))
+        try:
+            main(config)
+        except UserError as error:
+            _logger.debug("error: %s", error)
+            raise
+        except Exception:
+            _logger.debug("failed", exc_info=True)
+            raise
+
+
+def _make_run_folder(folder: Path, config: DictConfig) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "config.yaml")
+        (folder / "git_revision.txt").write_text(_git_revision() + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def _git_revision() -> str:
+    """Return the commit of the code, marked when files differ from it; 'unknown' outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=CONFIG_FOLDER.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send log records of our packages to the console (info) and to a file (all, with times)."""
+    console = logging.StreamHandler(sys.stdout)
+    console.setLevel(logging.INFO)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("torch_utils", "mate3d", "training")]
+    loggers += [logging.getLogger(name) for name in ("editing", "scripts", "__main__")]
+    for logger in loggers:
+        logger.setLevel(logging.DEBUG)
+        logger.handlers[:] = [console, file]
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.handlers.clear()
+        file.close()
