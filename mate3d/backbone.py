@@ -1,0 +1,61 @@
+"""Style vectors to texture planes and shape planes: one trunk, two image heads (spec 5)."""
+
+from torch import Tensor, nn
+
+from mate3d.layers import NoiseMode, SynthesisBlock
+
+_FIRST_RESOLUTION = 4
+
+
+class DualPlaneBackbone(nn.Module):
+    """StyleGAN2 trunk whose every block feeds a texture and a shape skip image.
+
+    Args:
+        w_dim: Width of style vectors.
+        plane_resolution: Side of the planes, a power of two.
+        plane_channels: Channels of each of the three planes.
+        channel_base: Channels at resolution r are min(channel_base / r, channel_max).
+        channel_max: See `channel_base`.
+    """
+
+    def __init__(
+        self,
+        w_dim: int,
+        plane_resolution: int,
+        plane_channels: int,
+        *,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+    ):
+        super().__init__()
+        self.plane_channels = plane_channels
+        self.blocks = nn.ModuleDict()
+        heads = {"texture": 3 * plane_channels, "shape": 3 * plane_channels}
+        in_channels, resolution = 0, _FIRST_RESOLUTION
+        while resolution <= plane_resolution:
+            channels = min(channel_base // resolution, channel_max)
+            self.blocks[f"b{resolution}"] = SynthesisBlock(
+                in_channels, channels, w_dim, resolution, heads
+            )
+            in_channels, resolution = channels, resolution * 2
+
+    @property
+    def num_ws(self) -> int:
+        """Style rows used: one a convolution, and one for the last image heads."""
+        return sum(block.num_convs for block in self.blocks.values()) + 1
+
+    def forward(
+        self,
+        ws: Tensor,  # [B, num_ws, w_dim]
+        noise_mode: NoiseMode = "const",
+    ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
+        """Return the two tri-planes."""
+        assert ws.shape[1] == self.num_ws, (ws.shape, self.num_ws)
+        x, images, row = None, None, 0
+        for block in self.blocks.values():
+            # A block's image row is also the next block's first convolution row.
+            rows = ws[:, row : row + block.num_convs + 1]
+            x, images = block(x, images, rows, noise_mode)
+            row += block.num_convs
+        shape = (3, self.plane_channels)
+        return images["texture"].unflatten(1, shape), images["shape"].unflatten(1, shape)

@@ -1,0 +1,144 @@
+"""A field is a function from points to samples; planes with a decoder are one field."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mate3d.sdf_decoder import SDFDecoder
+from mate3d.triplane import PlaneLayout, look_up_planes
+
+
+@dataclass
+class FieldSamples:
+    """What a field returns at points.
+
+    Args:
+        features: Colour features in about 0..1, the first three are RGB, [B, N, C].
+        sdf: Signed distance of the whole head in world units, [B, N, 1].
+        class_sdf: Signed distance of each label class, [B, N, K].
+    """
+
+    features: Tensor
+    sdf: Tensor
+    class_sdf: Tensor
+
+
+class Field(Protocol):
+    """Anything that the renderer, mesh extraction and geometry metrics can look into."""
+
+    @property
+    def background(self) -> Tensor | None:
+        """Features behind everything, [B, C] in 0..1; None leaves what shines through black."""
+
+    def sample(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> FieldSamples:
+        """Return features and all distances at world points."""
+
+    def sdf(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 1]
+        """Return the global distance only, which is all that depth sampling needs."""
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...], per world unit
+        """Turn distances into volume density."""
+
+
+@dataclass
+class TriPlaneField:
+    """Texture and shape planes read through a decoder.
+
+    Args:
+        decoder: Features to colour and distances.
+        texture_planes: [B, 3, C, P, P].
+        shape_planes: [B, 3, C, P, P].
+        box_size: Side of the cube that the planes span, in world units.
+        plane_layout: Which axes each plane spans.
+        background: Features behind everything, [B, C] in 0..1, or None.
+    """
+
+    decoder: SDFDecoder
+    texture_planes: Tensor
+    shape_planes: Tensor
+    box_size: float
+    plane_layout: PlaneLayout
+    background: Tensor | None = None
+
+    def plane_features(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:  # texture [B, N, C], shape [B, N, C]
+        """Return the mean over the three planes of texture and of shape features."""
+        return self.texture_features(points), self.shape_features(points)
+
+    def texture_features(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, C]
+        """Return the mean over the three planes of texture features."""
+        return look_up_planes(self.texture_planes, points, self.box_size, self.plane_layout)
+
+    def shape_features(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, C]
+        """Return the mean over the three planes of shape features."""
+        return look_up_planes(self.shape_planes, points, self.box_size, self.plane_layout)
+
+    def decode(
+        self,
+        texture_features: Tensor,  # [B, N, C]
+        shape_features: Tensor,  # [B, N, C]
+    ) -> FieldSamples:
+        """Decode looked-up features to colour and distances."""
+        sdf, class_sdf = self.decoder.distances(shape_features)
+        return FieldSamples(self.decoder.colors(texture_features), sdf, class_sdf)
+
+    def sample(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> FieldSamples:
+        """Return features and all distances at world points."""
+        return self.decode(*self.plane_features(points))
+
+    def sdf(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 1]
+        """Return the global distance only."""
+        return self.decoder.sdf(self.shape_features(points))
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...], per world unit
+        """Turn distances into volume density with the decoder's beta."""
+        return self.decoder.density(sdf)
+
+
+def sdf_gradient(
+    sdf: Tensor,  # [B, N, 1]
+    points: Tensor,  # [B, N, 3], requires grad
+) -> Tensor:  # [B, N, 3]
+    """Return the gradient of distances with respect to points; the outward normal direction.
+
+    The result stays differentiable when gradients are being recorded.
+    """
+    (gradient,) = torch.autograd.grad(
+        sdf.sum(), points, create_graph=torch.is_grad_enabled(), retain_graph=True
+    )
+    return gradient.nan_to_num(0.0)
+
+
+def unit_normals(
+    gradient: Tensor,  # [..., 3]
+) -> Tensor:  # [..., 3]
+    """Scale gradients to length 1; zero stays zero."""
+    return nn.functional.normalize(gradient, dim=-1)

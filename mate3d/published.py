@@ -1,0 +1,62 @@
+"""Names of the published state dicts, mapped to ours."""
+
+import re
+
+from torch import Tensor
+
+# Order matters: each rule applies to the result of the ones before.
+_GENERATOR_RULES = (
+    (r"^backbone\.mapping\.fc(\d+)\.", r"mapping.layers.\1."),
+    (r"^backbone\.mapping\.", "mapping."),
+    (r"^backbone\.synthesis\.(b\d+)\.", r"backbone.blocks.\1."),
+    (r"\.torgb_tex\.", ".to_image.texture."),
+    (r"\.torgb_shp\.", ".to_image.shape."),
+    (r"^superresolution_semantic\.", "segmentation_superresolution."),
+    (r"^((?:segmentation_)?superresolution)\.block(\d)\.", r"\1.blocks.\2."),
+    (r"\.torgb\.", ".to_image.image."),
+    (r"^decoder\.sigmoid_beta$", "decoder.beta"),
+    (r"^decoder\.net_tex\.", "decoder.color_head."),
+    (r"^decoder\.net_main_shp\.", "decoder.sdf_head."),
+    (r"^decoder\.net_main_shp_bbbb_(\d+)\.", r"decoder.class_heads.\1."),
+)
+
+_DISCRIMINATOR_RULES = (
+    (r"^mapping\.fc(\d+)\.", r"mapping.layers.\1."),
+    (r"^b4\.", "head."),
+    (r"^(b\d+)\.", r"blocks.\1."),
+    (r"\.fromrgb\.", ".from_image."),
+)
+
+# Filter buffers that the release stores in layers which never resample.
+_UNUSED = re.compile(
+    r"^b\d+\.resample_filter$|^resample_filter$|^superresolution\.resample_filter$"
+)
+
+
+def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def generator_name(published_name: str) -> str:
+    """Return our name of a tensor in a published generator's state dict."""
+    return _rename(published_name, _GENERATOR_RULES)
+
+
+def discriminator_name(published_name: str) -> str | None:
+    """Return our name of a tensor in a published discriminator's state dict; None if unused."""
+    if _UNUSED.search(published_name):
+        return None
+    return _rename(published_name, _DISCRIMINATOR_RULES)
+
+
+def convert_generator_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a published generator's tensors; our module loads the result strictly."""
+    return {generator_name(name): tensor for name, tensor in state.items()}
+
+
+def convert_discriminator_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a published discriminator's tensors; our module loads the result strictly."""
+    renamed = {discriminator_name(name): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in renamed.items() if name is not None}

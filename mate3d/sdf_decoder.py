@@ -1,0 +1,96 @@
+"""Plane features -> colour, global SDF, class SDFs; SDF -> density, in one place."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mate3d.layers import FullyConnected
+
+
+def sdf_to_density(
+    sdf: Tensor,  # [...], world units
+    beta: Tensor | float,
+) -> Tensor:  # [...], per world unit, in (0, 1 / beta)
+    """Return sigmoid(-sdf / b) / b with b = |beta| + 1e-4 (StyleSDF; spec 6.2)."""
+    width = beta.abs() + 1e-4 if isinstance(beta, Tensor) else abs(beta) + 1e-4
+    return torch.sigmoid(-sdf / width) / width
+
+
+def make_head(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequential:
+    """Return a two-layer equalised MLP with a softplus between."""
+    return nn.Sequential(
+        FullyConnected(num_inputs, hidden_width),
+        nn.Softplus(),
+        FullyConnected(hidden_width, num_outputs),
+    )
+
+
+class SDFDecoder(nn.Module):
+    """One colour head, one global SDF head and one small SDF head a class (spec 6.2).
+
+    Args:
+        plane_channels: Features looked up at a point.
+        hidden_width: Width of every head's hidden layer.
+        num_features: Colour features; the first three are RGB.
+        num_classes: Label classes K.
+        beta: Initial sharpness length of SDF -> density, world units.
+        learn_beta: Make beta a parameter; published weights hold it as a buffer.
+    """
+
+    def __init__(
+        self,
+        plane_channels: int,
+        hidden_width: int,
+        num_features: int,
+        num_classes: int,
+        *,
+        beta: float = 0.1,
+        learn_beta: bool = False,
+    ):
+        super().__init__()
+        self.color_head = make_head(plane_channels, hidden_width, num_features)
+        self.sdf_head = make_head(plane_channels, hidden_width, 1)
+        self.class_heads = nn.ModuleList(
+            make_head(plane_channels, hidden_width, 1) for _ in range(num_classes)
+        )
+        value = torch.full((1,), beta)
+        if learn_beta:
+            self.beta = nn.Parameter(value)
+        else:
+            self.register_buffer("beta", value)
+
+    def colors(
+        self,
+        texture_features: Tensor,  # [B, N, C]
+    ) -> Tensor:  # [B, N, F], in -0.001..1.001
+        """Return colour features; the slightly widened sigmoid is mip-NeRF's."""
+        return torch.sigmoid(self.color_head(texture_features)) * 1.002 - 0.001
+
+    def sdf(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> Tensor:  # [B, N, 1]
+        """Return the global signed distance."""
+        return self.sdf_head(shape_features)
+
+    def distances(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
+        """Return the global and every class's signed distance, evaluated as one grouped MLP."""
+        heads = [self.sdf_head, *self.class_heads]
+        first_weight = torch.cat([head[0].scaled_weight() for head in heads])
+        first_bias = torch.cat([head[0].scaled_bias() for head in heads])
+        second_weight = torch.cat([head[2].scaled_weight() for head in heads])
+        second_bias = torch.cat([head[2].scaled_bias() for head in heads])
+        hidden = functional.softplus(functional.linear(shape_features, first_weight, first_bias))
+        hidden = hidden.unflatten(-1, second_weight.shape)
+        values = (hidden * second_weight).sum(dim=-1) + second_bias
+        return values[..., :1], values[..., 1:]
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...]
+        """Turn global or class distances into density with this decoder's beta."""
+        return sdf_to_density(sdf, self.beta)

@@ -1,0 +1,46 @@
+"""Project points on three axis-aligned planes and look features up."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from torch_utils.ops.triplane_sample import triplane_sample
+
+PlaneLayout = Literal["xy_xz_yz", "eg3d_legacy"]
+
+# Each plane's (horizontal, vertical) axes. The lineage's third plane repeats the xz axes
+# transposed, so no plane sees y and z together; weights trained that way depend on it (spec 6.1).
+_PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
+    "xy_xz_yz": ((0, 1), (0, 2), (1, 2)),
+    "eg3d_legacy": ((0, 1), (0, 2), (2, 0)),
+}
+
+
+def project_points(
+    points: Tensor,  # [B, N, 3] in box units, -1..1 inside
+    plane_layout: PlaneLayout,
+) -> Tensor:  # [B, 3, N, 2], (horizontal, vertical) on each plane
+    """Return the coordinates of points on the three planes."""
+    return torch.stack([points[..., list(axes)] for axes in _PLANE_AXES[plane_layout]], dim=1)
+
+
+def look_up_planes(
+    planes: Tensor,  # [B, 3, C, P, P]
+    points: Tensor,  # [B, N, 3], world
+    box_size: float,
+    plane_layout: PlaneLayout,
+) -> Tensor:  # [B, N, C]
+    """Return the mean of the bilinear look-ups in three planes; zero outside the box."""
+    return triplane_sample(planes, project_points(points * (2 / box_size), plane_layout))
+
+
+def look_up_each_plane(
+    planes: Tensor,  # [B, 3, C, P, P]
+    points: Tensor,  # [B, N, 3], world
+    box_size: float,
+    plane_layout: PlaneLayout,
+) -> Tensor:  # [B, 3, N, C]
+    """Return the look-up of each plane, not averaged."""
+    plane_points = project_points(points * (2 / box_size), plane_layout)
+    return triplane_sample(planes, plane_points, reduce="none")
