@@ -1,0 +1,194 @@
+"""Score distillation: timestep sampling, noising, blending image and normals, the SDS loss.
+
+Score distillation sampling (SDS) is DreamFusion's (Poole et al. 2022). Blending SDS and
+conditional SDS are MaTe3D's (DESIGN.md section 2).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from editing.guidance.base import Guidance, PromptEmbeds
+from mate3d.errors import UserError
+
+Blend = Literal["blended", "image", "normals"]
+Weighting = Literal["variance", "uniform"]
+
+
+@dataclass(frozen=True)
+class DistillationOptions:
+    """How the diffusion prior is asked.
+
+    Args:
+        guidance_scale: Classifier-free guidance.
+        controlnet_conditioning_scale: Strength of the mask condition, 0..1.
+        timestep_range: Smallest and largest timestep as fractions of the training steps.
+        final_max_timestep: Fraction that the largest timestep falls to, linearly, by the last
+            step; equal to the range's maximum for no annealing.
+        weighting: w(t); "variance" is 1 - alphas_cumprod, "uniform" is 1.
+        blend: Which encodings are distilled: "blended" mixes image and normals with a share
+            drawn from U(0, 1) at each step, "image" and "normals" take one.
+    """
+
+    guidance_scale: float = 7.5
+    controlnet_conditioning_scale: float = 1.0
+    timestep_range: tuple[float, float] = (0.02, 0.98)
+    final_max_timestep: float = 0.5
+    weighting: Weighting = "variance"
+    blend: Blend = "blended"
+
+    def __post_init__(self):
+        smallest, largest = self.timestep_range
+        if not 0 <= smallest < largest <= 1:
+            raise UserError(f"timestep_range={list(self.timestep_range)}; use 0 <= min < max <= 1")
+        if not smallest < self.final_max_timestep <= largest:
+            raise UserError(
+                f"final_max_timestep={self.final_max_timestep}; use a value in ({smallest}, {largest}]"
+            )
+        for name, value, allowed in (
+            ("weighting", self.weighting, ("variance", "uniform")),
+            ("blend", self.blend, ("blended", "image", "normals")),
+        ):
+            if value not in allowed:
+                raise UserError(f"{name}={value}; use one of: {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class SDSResult:
+    """One guided denoiser pass.
+
+    Args:
+        loss: Scalar whose gradient with respect to the latents is w(t) (noise_pred - noise) / B.
+        residual: w(t) (noise_pred - noise), detached, [B, C, h, w].
+        timestep: [B] int64.
+        image_share: Share `a` of the image in the blend, 0..1.
+    """
+
+    loss: Tensor
+    residual: Tensor
+    timestep: Tensor
+    image_share: float
+
+
+def sample_timestep(
+    batch_size: int,
+    num_timesteps: int,
+    timestep_range: tuple[float, float],
+    *,
+    generator: torch.Generator,
+) -> Tensor:  # [B] int64
+    """Draw timesteps uniformly from a range given as fractions of the training steps."""
+    smallest = round(timestep_range[0] * num_timesteps)
+    largest = max(round(timestep_range[1] * num_timesteps), smallest + 1)
+    return torch.randint(smallest, min(largest, num_timesteps), (batch_size,), generator=generator)
+
+
+def annealed_timestep_range(
+    options: DistillationOptions,
+    progress: float,
+) -> tuple[float, float]:
+    """Return the range at `progress` (0..1): the maximum falls linearly to its final value."""
+    smallest, largest = options.timestep_range
+    return smallest, largest + (options.final_max_timestep - largest) * progress
+
+
+def timestep_weight(
+    alphas_cumprod: Tensor,  # [T]
+    timestep: Tensor,  # [B]
+    weighting: Weighting,
+) -> Tensor:  # [B, 1, 1, 1]
+    """Return w(t) of the SDS gradient."""
+    alpha = alphas_cumprod[timestep].view(-1, 1, 1, 1)
+    return 1 - alpha if weighting == "variance" else torch.ones_like(alpha)
+
+
+def add_noise(
+    latents: Tensor,  # [B, C, h, w]
+    noise: Tensor,  # [B, C, h, w]
+    alphas_cumprod: Tensor,  # [T]
+    timestep: Tensor,  # [B]
+) -> Tensor:  # [B, C, h, w]
+    """Return sqrt(a) latents + sqrt(1 - a) noise, the forward diffusion at `timestep`."""
+    alpha = alphas_cumprod[timestep].view(-1, 1, 1, 1)
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+def sds_loss(
+    latents: Tensor,  # [B, C, h, w]
+    residual: Tensor,  # [B, C, h, w]
+) -> Tensor:  # scalar
+    """Return a squared distance to a detached target, so that its gradient is `residual / B`."""
+    target = (latents - residual).detach()
+    return 0.5 * (latents - target).square().sum() / len(latents)
+
+
+def blend_latents(
+    image_latents: Tensor | None,  # [B, C, h, w]
+    normal_latents: Tensor | None,  # [B, C, h, w]
+    image_share: float,
+) -> Tensor:  # [B, C, h, w]
+    """Mix the encodings of image and normals; a missing one has share 0.
+
+    Noising is affine and both take the same noise and timestep, so mixing clean latents equals
+    a z_t(image) + (1 - a) z_t(normals), and the gradient reaches them in shares a and 1 - a.
+    """
+    if normal_latents is None:
+        return image_latents
+    if image_latents is None:
+        return normal_latents
+    return image_share * image_latents + (1 - image_share) * normal_latents
+
+
+def distill(
+    guidance: Guidance,
+    prompt_embeds: PromptEmbeds,
+    *,
+    image: Tensor | None,  # [B, 3, H, W] in [-1, 1]
+    normal_image: Tensor | None,  # [B, 3, h, w] in [-1, 1]
+    control_image: Tensor | None,  # [B, 3, H, W] in [0, 1]
+    options: DistillationOptions,
+    progress: float,
+    generator: torch.Generator,
+) -> SDSResult:
+    """Ask the prior once how image and normals should change.
+
+    Args:
+        guidance: Frozen diffusion model.
+        prompt_embeds: Encoded prompt.
+        image: Rendered picture; None where only normals are distilled.
+        normal_image: Rendered normals; None where only the picture is distilled.
+        control_image: Colour-coded label map of the same view; None for plain SDS.
+        options: Scales, timesteps and blend.
+        progress: Share of the edit that is done, 0..1.
+        generator: Source of noise, timestep and share, on the CPU.
+    """
+    image_share = _draw_image_share(options.blend, generator)
+    latents = blend_latents(
+        guidance.encode_image(image) if image is not None else None,
+        guidance.encode_image(normal_image) if normal_image is not None else None,
+        image_share,
+    )
+    alphas = guidance.alphas_cumprod
+    timestep = sample_timestep(
+        len(latents), len(alphas), annealed_timestep_range(options, progress), generator=generator
+    ).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    noise_pred = guidance.predict_noise(
+        add_noise(latents.detach(), noise, alphas, timestep),
+        timestep,
+        prompt_embeds,
+        control_image,
+        guidance_scale=options.guidance_scale,
+        controlnet_conditioning_scale=options.controlnet_conditioning_scale,
+    )
+    weight = timestep_weight(alphas, timestep, options.weighting)
+    residual = (weight * (noise_pred - noise)).nan_to_num(0.0)
+    return SDSResult(sds_loss(latents, residual), residual, timestep, image_share)
+
+
+def _draw_image_share(blend: Blend, generator: torch.Generator) -> float:
+    if blend == "blended":
+        return torch.rand((), generator=generator).item()
+    return 1.0 if blend == "image" else 0.0

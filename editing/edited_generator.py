@@ -1,0 +1,134 @@
+"""A frozen generator and its learnable copy, seen as one head."""
+
+import copy
+from collections.abc import Sequence
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor, nn
+
+from editing.fusion import FusedField
+from editing.masks import EditRegion
+from mate3d.errors import UserError
+from mate3d.field import TriPlaneField
+from mate3d.generator import Generator, RenderOutput
+
+
+class EditedGenerator(nn.Module):
+    """Source and edited head of one portrait.
+
+    An edit lives in the planes: the learnable copy is that of the style vectors and the backbone.
+    Decoder, super-resolution and background stay the source's. The source's planes are made once.
+
+    Args:
+        generator: Source generator; it is frozen.
+        source_ws: Style vectors of the portrait, [1, L, w_dim].
+        region: Where the edited copy shows.
+        learnable: What may change: "ws", and patterns of module or parameter names of the
+            generator such as "backbone.blocks.*.to_image".
+
+    Raises:
+        UserError: If a pattern names nothing, or something outside the backbone.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        source_ws: Tensor,  # [1, L, w_dim]
+        region: EditRegion,
+        *,
+        learnable: Sequence[str] = (),
+    ):
+        super().__init__()
+        self.generator = generator.eval().requires_grad_(False)
+        self.region = region
+        self.register_buffer("source_ws", source_ws.detach().clone())
+        self.ws = nn.Parameter(self.source_ws.clone(), requires_grad="ws" in learnable)
+        self.backbone = copy.deepcopy(generator.backbone)
+        self.learnable_names = _select_parameters(
+            self.backbone, [pattern for pattern in learnable if pattern != "ws"]
+        )
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(name in self.learnable_names)
+        with torch.no_grad():
+            self._source_planes = generator.make_planes(self.source_ws)
+
+    def source_field(self) -> TriPlaneField:
+        """Return the untouched head."""
+        return self.generator.make_field(self.source_ws, self._source_planes)
+
+    def edited_field(self) -> TriPlaneField:
+        """Return the learnable copy's head, without fusion."""
+        planes = self.backbone(self.ws, "const")
+        return self.generator.make_field(self.source_ws, planes)
+
+    def fused_field(self) -> FusedField:
+        """Return the source outside the region and the learnable copy inside it."""
+        return FusedField(self.source_field(), self.edited_field(), self.region)
+
+    def render(
+        self,
+        head: TriPlaneField | FusedField,
+        camera: Tensor,  # [1, 25]
+        *,
+        with_normals: bool = False,
+        with_samples: bool = False,
+    ) -> RenderOutput:
+        """Render one of the three fields with the source's networks.
+
+        Unlike in training, the segmentation's gradient reaches the density: a painted outline
+        moves the surface, not only the labels.
+        """
+        return self.generator.render(
+            head,
+            self.source_ws,
+            camera,
+            with_normals=with_normals,
+            with_samples=with_samples,
+            detach_semantic_density=False,
+        )
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Return the learnable weights of the backbone, without `ws`."""
+        return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+
+    def edit_state(self) -> dict[str, Tensor]:
+        """Return everything that an edit changed: `ws` and the learnable weights."""
+        state = self.backbone.state_dict()
+        changed = {f"backbone.{name}": state[name] for name in sorted(self.learnable_names)}
+        return {"ws": self.ws.detach().clone()} | {
+            name: tensor.detach().clone() for name, tensor in changed.items()
+        }
+
+    @torch.no_grad()
+    def load_edit_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `edit_state` returned.
+
+        Raises:
+            UserError: If a tensor is unknown or has another shape than this generator's.
+        """
+        targets = {"ws": self.ws} | {
+            f"backbone.{name}": parameter for name, parameter in self.backbone.named_parameters()
+        }
+        for name, tensor in state.items():
+            if name not in targets or targets[name].shape != tensor.shape:
+                raise UserError(f"edit holds '{name}' {list(tensor.shape)}, unlike this generator")
+            targets[name].copy_(tensor)
+
+
+def _select_parameters(backbone: nn.Module, patterns: Sequence[str]) -> set[str]:
+    names = [name for name, _ in backbone.named_parameters()]
+    selected: set[str] = set()
+    for pattern in patterns:
+        found = {
+            name
+            for name in names
+            if fnmatch(f"backbone.{name}", pattern) or fnmatch(f"backbone.{name}", f"{pattern}.*")
+        }
+        if not found:
+            raise UserError(
+                f"learnable '{pattern}' names no weights; use ws or names below backbone, "
+                "such as backbone.blocks.*.to_image"
+            )
+        selected |= found
+    return selected

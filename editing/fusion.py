@@ -1,0 +1,98 @@
+"""Source and edited features joined by a region of points, decoded once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editing.masks import EditRegion
+from mate3d.field import FieldSamples, TriPlaneField
+
+
+@dataclass
+class FusedField:
+    """A field that is the source outside a region and the edited copy inside it.
+
+    Features are mixed and decoded with the source's decoder, so an edit lives in the planes
+    only. Outside the region the source's own samples are returned, bit for bit.
+
+    Args:
+        source: Field of the frozen generator; batch 1.
+        edited: Field of the learnable copy; its decoder is asked for 3D labels only.
+        region: Share of the edited copy at points; no gradient flows through it.
+    """
+
+    source: TriPlaneField
+    edited: TriPlaneField
+    region: EditRegion
+
+    @property
+    def background(self) -> Tensor | None:
+        """Features behind everything: the source's."""
+        return self.source.background
+
+    def sample(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> FieldSamples:
+        """Return features and all distances at world points."""
+        with torch.set_grad_enabled(points.requires_grad and torch.is_grad_enabled()):
+            samples = self.source.sample(points)
+        share = self._share(points, samples.class_sdf)
+        index = share[0, :, 0].nonzero().squeeze(1)
+        if len(index) == 0:
+            return samples
+        fused = self.source.decode(*self._fused_features(points[:, index], share[:, index]))
+        return FieldSamples(
+            features=samples.features.index_copy(1, index, fused.features),
+            sdf=samples.sdf.index_copy(1, index, fused.sdf),
+            class_sdf=samples.class_sdf.index_copy(1, index, fused.class_sdf),
+        )
+
+    def sdf(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> Tensor:  # [1, N, 1]
+        """Return the global distance only."""
+        source_features = self.source.shape_features(points)
+        sdf, source_class_sdf = self.source.decoder.distances(source_features)
+        edited_features = self.edited.shape_features(points)
+        share = self._share(points, source_class_sdf, edited_features)
+        index = share[0, :, 0].nonzero().squeeze(1)
+        features = torch.lerp(source_features[:, index], edited_features[:, index], share[:, index])
+        return sdf.index_copy(1, index, self.source.decoder.sdf(features))
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...], per world unit
+        """Turn distances into volume density with the source's decoder."""
+        return self.source.density(sdf)
+
+    @torch.no_grad()
+    def _share(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+        edited_features: Tensor | None = None,  # [1, N, C]
+    ) -> Tensor:  # [1, N, 1]
+        assert len(points) == 1, points.shape
+        if edited_features is None:
+            edited_features = self.edited.shape_features(points)
+        _, edited_class_sdf = self.edited.decoder.distances(edited_features)
+        return self.region(points, source_class_sdf, edited_class_sdf)
+
+    def _fused_features(
+        self,
+        points: Tensor,  # [1, M, 3]
+        share: Tensor,  # [1, M, 1]
+    ) -> tuple[Tensor, Tensor]:  # texture [1, M, C], shape [1, M, C]
+        edited = self.edited.plane_features(points)
+        if bool((share == 1).all()):
+            return edited
+        source = self.source.plane_features(points)
+        texture, shape = (
+            (1 - share) * kept + share * changed
+            for kept, changed in zip(source, edited, strict=True)
+        )
+        return texture, shape

@@ -1,0 +1,214 @@
+"""Stable Diffusion with a mask ControlNet, loaded through diffusers and frozen."""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from editing.guidance.base import PromptEmbeds
+from mate3d.errors import UserError
+
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+
+
+class ControlNetGuidance(nn.Module):
+    """Frozen VAE, text encoder, UNet and ControlNet behind the `Guidance` protocol.
+
+    Args:
+        pipeline: Loaded pipeline; its parts are set to eval mode without gradients.
+    """
+
+    def __init__(self, pipeline: StableDiffusionControlNetPipeline | StableDiffusionPipeline):
+        super().__init__()
+        self.vae = pipeline.vae
+        self.text_encoder = pipeline.text_encoder
+        self.unet = pipeline.unet
+        self.controlnet = getattr(pipeline, "controlnet", None)
+        self.tokenizer = pipeline.tokenizer
+        self.prediction_type = pipeline.scheduler.config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise UserError(
+                f"guidance predicts '{self.prediction_type}'; use epsilon or v_prediction models"
+            )
+        self.register_buffer("_alphas_cumprod", pipeline.scheduler.alphas_cumprod.float())
+        self.eval().requires_grad_(False)
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the pictures that the model was trained on."""
+        downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.unet.config.sample_size * downscale
+
+    @property
+    def alphas_cumprod(self) -> Tensor:  # [T]
+        """Cumulative signal power of each training timestep."""
+        return self._alphas_cumprod
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
+        """Encode both texts, padded and cut to the text encoder's length."""
+        embeds = self._encode_texts([prompt, negative_prompt])
+        return PromptEmbeds(prompt=embeds[:1], negative_prompt=embeds[1:])
+
+    def encode_image(
+        self,
+        image: Tensor,  # [B, 3, H, W] in [-1, 1], any size
+    ) -> Tensor:  # [B, C, h, w] float32
+        """Return the mean of the VAE's posterior times its scaling factor, differentiably."""
+        size = (self.image_size, self.image_size)
+        if image.shape[-2:] != size:
+            image = F.interpolate(
+                image, size=size, mode="bilinear", align_corners=False, antialias=True
+            )
+        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
+        return posterior.mode().float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def predict_noise(
+        self,
+        noisy_latents: Tensor,  # [B, C, h, w]
+        timestep: Tensor,  # [B] int64
+        prompt_embeds: PromptEmbeds,
+        control_image: Tensor | None,  # [B, 3, H, W] in [0, 1], or None for text only
+        *,
+        guidance_scale: float,
+        controlnet_conditioning_scale: float,
+    ) -> Tensor:  # [B, C, h, w] float32
+        """Return epsilon after classifier-free guidance; the mask conditions both branches."""
+        batch_size = len(noisy_latents)
+        inputs = {
+            "sample": noisy_latents.repeat(2, 1, 1, 1).to(self.unet.dtype),
+            "timestep": timestep.repeat(2),
+            "encoder_hidden_states": torch.cat(
+                [
+                    prompt_embeds.negative_prompt.expand(batch_size, -1, -1),
+                    prompt_embeds.prompt.expand(batch_size, -1, -1),
+                ]
+            ),
+        }
+        residuals = {}
+        if control_image is not None:
+            residuals = self._control_residuals(
+                inputs, control_image, controlnet_conditioning_scale
+            )
+        output = self.unet(**inputs, **residuals).sample.float()
+        unconditional, conditional = output.chunk(2)
+        guided = unconditional + guidance_scale * (conditional - unconditional)
+        return self._to_epsilon(guided, noisy_latents, timestep)
+
+    def _encode_texts(self, texts: list[str]) -> Tensor:  # [len(texts), T, D]
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        device = self._alphas_cumprod.device
+        with_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
+        attention_mask = tokens.attention_mask.to(device) if with_mask else None
+        return self.text_encoder(tokens.input_ids.to(device), attention_mask=attention_mask)[0]
+
+    def _control_residuals(
+        self,
+        inputs: dict[str, Tensor],
+        control_image: Tensor,  # [B, 3, H, W] in [0, 1]
+        conditioning_scale: float,
+    ) -> dict[str, object]:
+        if self.controlnet is None:
+            raise UserError("guidance has no ControlNet; set guidance.controlnet or condition=none")
+        # Label colours must stay pure, so the condition is resized without interpolation.
+        control = F.interpolate(control_image, size=(self.image_size, self.image_size))
+        down, middle = self.controlnet(
+            **inputs,
+            controlnet_cond=control.repeat(2, 1, 1, 1).to(self.controlnet.dtype),
+            conditioning_scale=conditioning_scale,
+            return_dict=False,
+        )
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+    def _to_epsilon(
+        self,
+        prediction: Tensor,  # [B, C, h, w]
+        noisy_latents: Tensor,  # [B, C, h, w]
+        timestep: Tensor,  # [B] int64
+    ) -> Tensor:  # [B, C, h, w]
+        if self.prediction_type == "epsilon":
+            return prediction
+        # v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and Ho 2022), solved for eps.
+        alpha = self._alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        return alpha.sqrt() * prediction + (1 - alpha).sqrt() * noisy_latents
+
+
+def load_controlnet_guidance(
+    prior: str,
+    controlnet: str | None = None,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    device: str | torch.device = "cpu",
+) -> ControlNetGuidance:
+    """Load a guidance from directories in diffusers' format, or from hub ids.
+
+    Args:
+        prior: Stable Diffusion, with or without its ControlNet in the same directory.
+        controlnet: ControlNet on colour-coded label maps; None takes the prior's own, if any.
+        dtype: Precision of all networks; latents and noise stay float32.
+        device: Where the networks run.
+
+    Raises:
+        UserError: If a path is neither a directory of that kind nor a reachable hub id, or
+            if `dtype` is unknown.
+    """
+    if dtype not in _DTYPES:
+        raise UserError(f"unknown guidance.dtype '{dtype}'; use one of: {', '.join(_DTYPES)}")
+    options = {"torch_dtype": _DTYPES[dtype], "local_files_only": _is_offline()}
+    _check_location(prior, "guidance.prior", "model_index.json")
+    if controlnet is not None:
+        _check_location(controlnet, "guidance.controlnet", "config.json")
+    has_own = controlnet is None and _has_controlnet(prior)
+    pipeline_class = (
+        StableDiffusionControlNetPipeline if controlnet or has_own else StableDiffusionPipeline
+    )
+    try:
+        parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+        if controlnet is not None:
+            parts["controlnet"] = ControlNetModel.from_pretrained(controlnet, **options)
+        pipeline = pipeline_class.from_pretrained(
+            prior, **parts, **options, requires_safety_checker=False
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load guidance from '{prior}': {reason}") from None
+    return ControlNetGuidance(pipeline).to(device)
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+
+
+def _has_controlnet(prior: str) -> bool:
+    return (Path(prior) / "controlnet" / "config.json").is_file()
+
+
+def _check_location(location: str, option: str, required_file: str) -> None:
+    path = Path(location)
+    if path.is_dir():
+        if not (path / required_file).is_file():
+            raise UserError(
+                f"{option}={location} has no {required_file}; use a diffusers directory"
+            )
+    # A hub id looks like a relative path; where its first part is a folder here, a path was meant.
+    elif not _HUB_ID.fullmatch(location) or path.parent.is_dir():
+        raise UserError(
+            f"{option} not found: {location}; use a diffusers directory or a hub id (owner/name)"
+        )

@@ -1,0 +1,129 @@
+"""Loss terms of an edit: painted mask, preservation outside the region, geometry inside it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from editing.fusion import FusedField
+from mate3d.field import TriPlaneField, sdf_gradient
+
+
+def pixel_weights(
+    painted_label_map: Tensor,  # [1, H, W] int64
+    zone: Tensor,  # [1, 1, H, W] bool
+    *,
+    zone_weight: float,
+    outside_weight: float,
+    class_weights: Sequence[float],
+) -> Tensor:  # [1, H, W], mean 1
+    """Return how much each pixel of the painted mask counts.
+
+    Args:
+        painted_label_map: The user's mask.
+        zone: Pixels that the edit is about.
+        zone_weight: Weight inside the zone.
+        outside_weight: Weight outside it.
+        class_weights: Factor of each painted class.
+    """
+    weights = torch.where(zone[:, 0], zone_weight, outside_weight)
+    weights = weights * torch.tensor(class_weights, device=zone.device)[painted_label_map]
+    return weights / weights.mean().clamp(min=1e-8)
+
+
+def balanced_class_weights(
+    painted_label_map: Tensor,  # [1, H, W] int64
+    num_classes: int,
+) -> list[float]:
+    """Return weights that fall with the square root of a class's area, so small parts count."""
+    counts = torch.bincount(painted_label_map.flatten(), minlength=num_classes).float()
+    shares = counts.clamp(min=1) / counts.sum()
+    return shares.rsqrt().tolist()
+
+
+def mask_cross_entropy(
+    segmentation: Tensor,  # [1, K, H, W], scores in about -1..1
+    painted_label_map: Tensor,  # [1, H', W'] int64
+    weights: Tensor,  # [1, H', W']
+    *,
+    sharpness: float = 5.0,
+) -> Tensor:  # scalar
+    """Return the weighted cross entropy of rendered scores against the painted labels.
+
+    Args:
+        segmentation: Rendered scores of all classes; where smaller than the mask, the mask is
+            shrunk to it by nearest neighbours.
+        painted_label_map: Class ids.
+        weights: Weight of each pixel.
+        sharpness: Factor that turns scores into logits; 5 makes a score of 1 against -1 certain.
+    """
+    size = segmentation.shape[-2:]
+    if painted_label_map.shape[-2:] != size:
+        target = F.interpolate(painted_label_map.unsqueeze(1).float(), size=size)[:, 0].long()
+        weights = F.interpolate(weights.unsqueeze(1), size=size)[:, 0]
+    else:
+        target = painted_label_map
+    errors = F.cross_entropy(segmentation * sharpness, target, reduction="none")
+    return (errors * weights).mean()
+
+
+def silhouette_cross_entropy(
+    opacity: Tensor,  # [1, 1, h, w], 0..1
+    painted_label_map: Tensor,  # [1, H, W] int64
+    weights: Tensor,  # [1, H, W]
+) -> Tensor:  # scalar
+    """Return the cross entropy of head against background, all that a single SDF can follow."""
+    size = opacity.shape[-2:]
+    target = F.interpolate((painted_label_map != 0).float().unsqueeze(1), size=size)
+    weights = F.interpolate(weights.unsqueeze(1), size=size)
+    errors = F.binary_cross_entropy(opacity.clamp(1e-4, 1 - 1e-4), target, reduction="none")
+    return (errors * weights).mean()
+
+
+def preservation_loss(
+    image: Tensor,  # [1, 3, H, W]
+    source_image: Tensor,  # [1, 3, H, W]
+    edit_mask: Tensor,  # [1, 1, H, W] bool
+) -> Tensor:  # scalar
+    """Return the mean absolute difference over pixels outside the edit mask."""
+    outside = (~edit_mask).to(image.dtype)
+    return ((image - source_image).abs() * outside).mean()
+
+
+def feature_preservation_loss(
+    source: TriPlaneField,
+    edited: TriPlaneField,
+    points: Tensor,  # [1, N, 3]
+    share: Tensor,  # [1, N, 1], 1 inside the region
+) -> Tensor:  # scalar
+    """Return the squared difference of plane features outside the region.
+
+    Fusion hides such differences from the render, but they would move the copy's 3D labels and
+    so the region itself.
+    """
+    outside = 1 - share
+    total = points.new_zeros(())
+    for kept, changed in zip(
+        source.plane_features(points), edited.plane_features(points), strict=True
+    ):
+        total = total + ((kept - changed).square() * outside).mean()
+    return total
+
+
+def geometry_losses(
+    field: FusedField | TriPlaneField,
+    points: Tensor,  # [1, N, 3]
+) -> tuple[Tensor, Tensor]:  # eikonal, sdf_consistency: scalars
+    """Return the eikonal term of the global SDF, and its distance from the union of the parts.
+
+    The consistency term is MSE(max(d, 0), min_k max(d_k, 0)) with gradients on both sides, so
+    that the head's surface follows the parts that the mask moves.
+    """
+    points = points.detach().requires_grad_(True)
+    samples = field.sample(points)
+    gradient = sdf_gradient(samples.sdf, points)
+    # The norm has no derivative at zero.
+    lengths = (gradient.square().sum(dim=-1) + 1e-12).sqrt()
+    union = samples.class_sdf.clamp(min=0).amin(dim=-1, keepdim=True)
+    return (lengths - 1).square().mean(), F.mse_loss(samples.sdf.clamp(min=0), union)
