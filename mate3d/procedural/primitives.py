@@ -1,0 +1,74 @@
+"""Signed distances of simple solids and their smooth union; each coordinate is its own tensor."""
+
+import torch
+from torch import Tensor
+
+
+def smooth_union(
+    first: Tensor,  # [B, N]
+    second: Tensor,  # [B, N]
+    width: float,
+) -> Tensor:  # [B, N]
+    """Join two distances with a rounded seam; `width` is the blend's reach in world units."""
+    overlap = (width - (first - second).abs()).clamp_(min=0)
+    return torch.minimum(first, second).sub_(overlap.square_().mul_(0.25 / width))
+
+
+def ellipsoid_distance(
+    offset: tuple[Tensor, Tensor, Tensor],  # each [B, N], from the centre
+    radii: tuple[Tensor, Tensor, Tensor],  # each [B, 1]
+) -> Tensor:  # [B, N]
+    """Approximate an ellipsoid's distance to first order; good while the radii are alike."""
+    scaled = [axis / radius for axis, radius in zip(offset, radii, strict=True)]
+    level = (scaled[0].square() + scaled[1].square()).add_(scaled[2].square()).sqrt_()
+    slopes = [axis.div_(radius).square_() for axis, radius in zip(scaled, radii, strict=True)]
+    slope = (slopes[0] + slopes[1]).add_(slopes[2]).sqrt_().clamp_(min=1e-6)
+    return level * (level - 1) / slope
+
+
+def round_cone_profile(
+    across: Tensor,  # [B, N] distance from the axis, at least 0
+    along: Tensor,  # [B, N] coordinate along the axis from the first end
+    length: Tensor,  # [B, 1]
+    first_radius: Tensor,  # [B, 1]
+    last_radius: Tensor,  # [B, 1]
+) -> Tensor:  # [B, N]
+    """Return the exact distance to the hull of two balls (discs in 2D) on a common axis.
+
+    The distance minimises |p - axis(t)| - radius(t), which is convex in t, so clamping the
+    unconstrained minimiser to the segment is exact. The radii differ by less than `length`.
+    """
+    taper = (first_radius - last_radius) / length
+    nearest = along - across * (taper / (1 - taper.square()).sqrt())
+    nearest = torch.minimum(nearest.clamp_(min=0), length)
+    distance = (along - nearest).square_().add_(across.square()).sqrt_()
+    return distance.sub_(first_radius).add_(nearest.mul_(taper))
+
+
+def round_cone_distance(
+    offset: tuple[Tensor, Tensor, Tensor],  # each [B, N], from the first end
+    axis: Tensor,  # [B, 3] first end to last end
+    first_radius: Tensor,  # [B, 1]
+    last_radius: Tensor,  # [B, 1]
+) -> Tensor:  # [B, N]
+    """Return the exact distance to a segment thickened by radii that differ at its ends."""
+    length = axis.norm(dim=-1, keepdim=True)
+    direction = axis / length
+    along = offset[0] * direction[:, :1]
+    along = along.add_(offset[1] * direction[:, 1:2]).add_(offset[2] * direction[:, 2:])
+    squared = offset[0].square().add_(offset[1].square()).add_(offset[2].square())
+    across = squared.sub_(along.square()).clamp_(min=1e-12).sqrt_()
+    return round_cone_profile(across, along, length, first_radius, last_radius)
+
+
+def extrude_profile(
+    profile: Tensor,  # [B, N] exact 2D distance
+    height: Tensor,  # [B, N] coordinate across the plane
+    half_thickness: float,
+    edge_radius: float,
+) -> Tensor:  # [B, N]
+    """Thicken a 2D shape to a plate with rounded edges; exact for an exact profile."""
+    side = profile + edge_radius
+    face = height.abs().sub_(half_thickness - edge_radius)
+    outside = (side.clamp(min=0).square_().add_(face.clamp(min=0).square_())).sqrt_()
+    return torch.maximum(side, face).clamp_(max=0).add_(outside).sub_(edge_radius)

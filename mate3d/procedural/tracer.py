@@ -1,0 +1,173 @@
+"""Sphere tracing of procedural cats: antialiased image, label map, depth, normals, opacity."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mate3d.procedural.cat_field import CatField
+from mate3d.rays import sample_rays
+
+_BOUND_RADIUS = 0.36
+_HIT_DISTANCE = 4e-4
+_MAX_STEPS = 64
+
+
+@dataclass
+class AnalyticRender:
+    """Exact picture of a procedural cat.
+
+    Args:
+        image: [B, 3, H, W] in [-1, 1], antialiased over the background colour.
+        label_map: [B, H, W] int64, the class seen at the pixel's centre.
+        depth: [B, 1, H, W] distance along the unit ray through the centre; 0 on the background.
+        normals: [B, 3, H, W] unit world normals at the centre; 0 on the background.
+        opacity: [B, 1, H, W] share of the pixel that the head covers.
+    """
+
+    image: Tensor
+    label_map: Tensor
+    depth: Tensor
+    normals: Tensor
+    opacity: Tensor
+
+
+@torch.no_grad()
+def render_analytic(
+    field: CatField,
+    camera: Tensor,  # [B, 25]
+    resolution: int,
+    *,
+    supersampling: int = 2,
+) -> AnalyticRender:
+    """Trace one ray a pixel centre, and a grid of rays a pixel for the image.
+
+    Args:
+        field: The cats, one a camera.
+        camera: Where each is seen from.
+        resolution: H = W in pixels.
+        supersampling: Rays a pixel along each axis for image and opacity; 1 uses the centres.
+    """
+    num_batch, size = len(camera), resolution
+    origins, directions = sample_rays(camera, size)
+    depth = _trace(field, origins, directions, *_bounds(origins, directions))
+    hit = depth > 0
+    points = origins + depth[..., None] * directions
+    label_map, normals = _describe_hits(field, points, hit)
+    if supersampling == 1:
+        image, opacity = _shade(field, points, hit), hit.float()[..., None]
+    else:
+        image, opacity = _supersample(field, camera, depth, size, supersampling)
+    return AnalyticRender(
+        image=_to_image(image, size) * 2 - 1,
+        label_map=label_map.view(num_batch, size, size),
+        depth=depth.view(num_batch, 1, size, size),
+        normals=_to_image(normals, size),
+        opacity=_to_image(opacity, size),
+    )
+
+
+def _to_image(values: Tensor, size: int) -> Tensor:  # [B, R, C] -> [B, C, H, W]
+    return values.transpose(1, 2).unflatten(-1, (size, size)).contiguous()
+
+
+def _bounds(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:  # each [B, R]
+    """Return where rays enter and leave the bounding ball; entry > exit where they miss it."""
+    middle = -(origins * directions).sum(dim=-1)
+    closest = origins.square().sum(dim=-1) - middle.square()
+    half = (_BOUND_RADIUS**2 - closest).clamp(min=0).sqrt()
+    return middle - half, torch.where(half > 0, middle + half, middle - 1)
+
+
+def _trace(
+    field: CatField,
+    origins: Tensor,  # [B, R, 3]
+    directions: Tensor,  # [B, R, 3]
+    near: Tensor,  # [B, R]
+    far: Tensor,  # [B, R]
+) -> Tensor:  # [B, R], 0 where nothing is hit
+    """March all rays by the distance to the head, dropping those that have hit or left."""
+    depth, result = near.clone(), torch.zeros_like(near)
+    active = depth < far
+    for _ in range(_MAX_STEPS):
+        index, valid = _compact(active)
+        if index.shape[1] == 0:
+            break
+        current = depth.gather(1, index)
+        points = _gather(origins, index) + current[..., None] * _gather(directions, index)
+        distance = field.sdf(points)[..., 0]
+        moved = current + distance
+        is_hit = (distance < _HIT_DISTANCE) & valid
+        result.scatter_(1, index, torch.where(is_hit, moved, result.gather(1, index)))
+        depth.scatter_(1, index, moved)
+        active.scatter_(1, index, valid & ~is_hit & (moved < far.gather(1, index)))
+    return result
+
+
+def _compact(active: Tensor) -> tuple[Tensor, Tensor]:  # [B, R] -> [B, M], [B, M]
+    """Return indices of the active rays, padded to the longest row, and which are real."""
+    counts = active.sum(dim=1)
+    longest = int(counts.max())
+    order = active.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :longest]
+    return order, torch.arange(longest, device=active.device) < counts[:, None]
+
+
+def _gather(values: Tensor, index: Tensor) -> Tensor:  # [B, R, 3], [B, M] -> [B, M, 3]
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _scatter(values: Tensor, index: Tensor, base: Tensor) -> Tensor:  # -> [B, R, C]
+    return base.scatter(1, index[..., None].expand_as(values), values)
+
+
+def _describe_hits(
+    field: CatField, points: Tensor, hit: Tensor
+) -> tuple[Tensor, Tensor]:  # [B, R], [B, R, 3]
+    index, valid = _compact(hit)
+    at_hits = _gather(points, index)
+    labels = field.class_sdf(at_hits).argmin(dim=-1) * valid
+    normals = field.normals(at_hits) * valid[..., None]
+    return (
+        torch.zeros_like(hit, dtype=torch.int64).scatter(1, index, labels),
+        _scatter(normals, index, torch.zeros_like(points)),
+    )
+
+
+def _shade(field: CatField, points: Tensor, hit: Tensor) -> Tensor:  # [B, R, 3] in 0..1
+    index, valid = _compact(hit)
+    background = field.background_color[:, None]
+    colors = torch.where(
+        valid[..., None], field.sample(_gather(points, index)).features, background
+    )
+    return _scatter(colors, index, background.expand_as(points))
+
+
+def _supersample(
+    field: CatField,
+    camera: Tensor,  # [B, 25]
+    center_depth: Tensor,  # [B, R]
+    size: int,
+    supersampling: int,
+) -> tuple[Tensor, Tensor]:  # colour [B, R, 3] in 0..1, opacity [B, R, 1]
+    """Average a grid of rays a pixel.
+
+    Silhouettes and depth edges need marching from the front; elsewhere the neighbourhood of
+    centre rays brackets the surface, so that a few short steps are enough.
+    """
+    origins, directions = sample_rays(camera, size * supersampling)
+    near, far = _bounds(origins, directions)
+    front = torch.where(center_depth > 0, center_depth, center_depth.new_tensor(torch.inf))
+    front = -torch.nn.functional.max_pool2d(
+        -front.view(-1, 1, size, size), kernel_size=3, stride=1, padding=1
+    )
+    front = front.repeat_interleave(supersampling, 2).repeat_interleave(supersampling, 3)
+    near = torch.maximum(near, front.flatten(1) - 0.02)
+    depth = _trace(field, origins, directions, near, far)
+    hit = depth > 0
+    colors = _shade(field, origins + depth[..., None] * directions, hit)
+    together = torch.cat([colors, hit[..., None].to(colors.dtype)], dim=-1)
+    pooled = torch.nn.functional.avg_pool2d(
+        _to_image(together, size * supersampling), supersampling
+    )
+    pooled = pooled.flatten(2).transpose(1, 2)
+    return pooled[..., :3], pooled[..., 3:]
