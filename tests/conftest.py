@@ -1,0 +1,67 @@
+"""Fixtures and the --slow option; every test runs on CPU unless it is marked `gpu`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mate3d.cameras import make_camera
+from mate3d.labels import CATMASK_HQ, LabelSet
+from training.dataset_io import DatasetWriter, image_name
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    without_slow = pytest.mark.skip(reason="slow; run with --slow")
+    without_gpu = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(without_slow)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(without_gpu)
+
+
+@pytest.fixture
+def label_set() -> LabelSet:
+    return CATMASK_HQ
+
+
+@pytest.fixture
+def camera() -> Tensor:  # [1, 25]
+    """One camera that is neither frontal nor level."""
+    return make_camera(yaw=0.3, pitch=0.1)
+
+
+def _write_noise_dataset(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(path, CATMASK_HQ) as writer:
+        for index in range(6):
+            image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            label_map = rng.integers(0, 6, (16, 16), dtype=np.uint8)
+            camera = make_camera(*rng.uniform(-0.4, 0.4, 2).tolist())[0].tolist()
+            writer.add(image_name(index), image, label_map, camera, f"cat number {index}")
+    return path
+
+
+@pytest.fixture
+def write_dataset() -> Callable[[Path], Path]:
+    """Write six 16 px samples of random pixels, labels and cameras; the same at every call."""
+    return _write_noise_dataset
+
+
+@pytest.fixture
+def dataset_folder(write_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A data set in a folder."""
+    return write_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def dataset_zip(write_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """The same data set as an archive."""
+    return write_dataset(tmp_path / "data.zip")
