@@ -1,0 +1,176 @@
+"""Every released training term and its gradient (golden.md, `train.*`)."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mate3d.labels import one_hot_mask
+from mate3d.published import discriminator_name, generator_name
+from mate3d.renderer import march_classes
+from tests.golden import (
+    DATA,
+    assert_golden,
+    golden_face,
+    make_golden_discriminator,
+    make_golden_generator,
+)
+from training import steps
+from training.losses import geometry
+from training.losses.terms import LossSettings
+from training.passes import Latents, Networks, RealBatch, StepContext
+from training.schedules import ScheduleValues
+
+# The release, with the two consistency terms that it reports but does not weigh left out.
+RELEASED = LossSettings(with_double_blur=True)
+PLAIN = StepContext(
+    ScheduleValues(resolution=16, blur_sigma=0.0, pose_swap_probability=0.0),
+    noise_mode="const",
+    depth_mode="fixed",
+)
+SWAPPED_AND_BLURRED = StepContext(
+    ScheduleValues(resolution=16, blur_sigma=1.5, pose_swap_probability=1.0),
+    noise_mode="const",
+    depth_mode="fixed",
+)
+G_NAMES = {
+    "Loss/G/loss",
+    "Loss/G_eikonal/loss",
+    "Loss/G_g_minimal_surface/loss",
+    "Loss/G_sdf_consist_loss/loss",
+    "Loss/beta",
+    "Loss/scores/fake",
+    "Loss/scores/fake_semantic",
+    "Loss/signs/fake",
+    "Loss/signs/fake_semantic",
+}
+
+
+@pytest.fixture
+def networks() -> Networks:
+    return Networks(
+        make_golden_generator().train(),
+        make_golden_discriminator("D").train(),
+        make_golden_discriminator("Ds").train(),
+    )
+
+
+@pytest.fixture
+def latents() -> Latents:
+    return Latents(golden_face()["in.z"], golden_face()["in.c"])
+
+
+@pytest.fixture
+def real() -> RealBatch:
+    face = golden_face()
+    mask = one_hot_mask(face["real.seg_ids"], 19)
+    return RealBatch(face["real.image"], mask, face["real.c"])
+
+
+def check_gradients(module, case, names_key, rename):
+    with safe_open(DATA / "golden_face.safetensors", "pt") as file:
+        names = json.loads(file.metadata()[f"param_names_{names_key}"])
+    parameters = dict(module.named_parameters())
+    norms, probes = [], []
+    for name in names:
+        gradient = parameters[rename(name)].grad
+        if gradient is None:
+            norms.append(-1.0)
+            probes.append(0.0)
+            continue
+        flat = gradient.flatten().double()
+        norms.append(float(flat.norm()))
+        probes.append(float(flat @ torch.cos(torch.arange(len(flat), dtype=torch.float64))))
+    face = golden_face()
+    norms, probes = torch.tensor(norms, dtype=torch.float64), torch.tensor(probes)
+    expected_norms = face[f"train.{case}.gradnorm"].double()
+    expected_probes = face[f"train.{case}.gradprobe"].double()
+    # No gradient and a gradient of zero train alike; grouped heads make some of the latter.
+    is_trained = expected_norms >= 0
+    assert bool((norms[~is_trained] <= 0).all())
+    # Every parameter on its own scale: the largest gradient is 1e4 times the smallest.
+    scale = torch.maximum(expected_norms, expected_probes.abs())[is_trained].clamp(min=1e-12)
+    assert float(((norms - expected_norms)[is_trained].abs() / scale).max()) < 2e-4
+    assert float(((probes - expected_probes)[is_trained].abs() / scale).max()) < 2e-4
+
+
+def check_metrics(metrics, case, names):
+    for name in names:
+        assert_golden(metrics[name].squeeze(), golden_face()[f"train.{case}.{name}"].squeeze())
+
+
+@pytest.mark.parametrize(
+    ("case", "context"), [("Gmain", PLAIN), ("Gmain_swap_blur", SWAPPED_AND_BLURRED)]
+)
+def test_generator_step_matches_the_release(networks, latents, case, context):
+    networks.discriminator.requires_grad_(False)
+    networks.semantic_discriminator.requires_grad_(False)
+    metrics = steps.generator_step(networks, latents, RELEASED, context)
+    check_metrics(metrics, case, G_NAMES)
+    check_gradients(networks.generator, case, "G", generator_name)
+
+
+def test_unweighted_released_terms_match(networks, latents):
+    generator, face = networks.generator, golden_face()
+    ws = generator.map(latents.z, latents.camera)
+    head = generator.make_field(ws)
+    output = generator.render(
+        head, ws, latents.camera, neural_rendering_resolution=16, with_samples=True
+    )
+    samples = output.samples
+    class_density = head.density(samples.class_sdf)
+    class_images, _ = march_classes(samples, class_density, generator.config.rendering)
+    values = {
+        "G_sigma_consist_loss": geometry.density_consistency_loss(
+            samples.density.flatten(1, 2), class_density.flatten(1, 2)
+        ),
+        "G_rgb_semantic_seg_loss_raw": geometry.class_color_consistency_loss(
+            class_images, output.image_raw, output.segmentation_raw
+        ),
+        "G_rgb_consist_loss": geometry.color_consistency_loss(class_images, output.image_raw),
+    }
+    for name, value in values.items():
+        assert_golden(value, face[f"train.Gmain.Loss/{name}/loss"])
+
+
+def test_density_step_matches_the_release(networks, latents):
+    points = golden_face()["train.Greg.coords"]
+    metrics = steps.density_step(networks, latents, points, RELEASED, PLAIN)
+    assert_golden(metrics["Loss/G_density_smoothness/weighted"], golden_face()["train.Greg.tv"])
+    check_gradients(networks.generator, "Greg", "G", generator_name)
+
+
+def test_sphere_initialization_step_matches_the_release(networks, latents):
+    metrics = steps.sphere_initialization_step(networks, latents, RELEASED, PLAIN)
+    check_metrics(metrics, "init", ["Loss/G_init/initloss", "Loss/beta"])
+    check_gradients(networks.generator, "init", "G", generator_name)
+
+
+@pytest.mark.parametrize(
+    ("case", "context"), [("Dmain", PLAIN), ("Dmain_swap_blur", SWAPPED_AND_BLURRED)]
+)
+def test_discriminator_step_matches_the_release(networks, latents, real, case, context):
+    metrics = steps.discriminator_step(networks, latents, real, RELEASED, context)
+    check_metrics(metrics, case, metrics)
+    check_gradients(networks.discriminator, case, "D", discriminator_name)
+    assert_golden(networks.generator.mapping.w_avg, golden_face()[f"train.{case}.w_avg_after"])
+
+
+def test_r1_step_matches_the_release(networks, real):
+    metrics = steps.r1_step(networks, real, RELEASED, PLAIN)
+    check_metrics(metrics, "Dreg", metrics)
+    check_gradients(networks.discriminator, "Dreg", "D", discriminator_name)
+
+
+def test_semantic_discriminator_step_matches_the_release(networks, latents, real):
+    metrics = steps.semantic_discriminator_step(networks, latents, real, RELEASED, PLAIN)
+    check_metrics(metrics, "Dsmain", metrics)
+    check_gradients(networks.semantic_discriminator, "Dsmain", "Ds", discriminator_name)
+    assert_golden(networks.generator.mapping.w_avg, golden_face()["train.Dsmain.w_avg_after"])
+
+
+def test_semantic_r1_step_matches_the_release(networks, real):
+    metrics = steps.semantic_r1_step(networks, real, RELEASED, PLAIN)
+    check_metrics(metrics, "Dsreg", metrics)
+    check_gradients(networks.semantic_discriminator, "Dsreg", "Ds", discriminator_name)

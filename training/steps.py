@@ -1,0 +1,322 @@
+"""The training steps: each computes one loss, leaves its gradients, and returns values to log.
+
+A step neither zeroes gradients nor updates weights; the caller does (`training.optimization`),
+and switches gradients on for the one network that the step trains.
+"""
+
+import torch
+from torch import Tensor
+
+from mate3d.field import TriPlaneField, sdf_gradient
+from mate3d.generator import Generator, RenderOutput
+from mate3d.renderer import march_classes
+from torch_utils.ops.blur import blur_image
+from training.losses import geometry
+from training.losses.adversarial import (
+    discriminator_logistic_loss,
+    generator_logistic_loss,
+    r1_penalty,
+)
+from training.losses.terms import LossSettings, LossSum, Metrics, score_metrics
+from training.passes import (
+    Latents,
+    Networks,
+    RealBatch,
+    StepContext,
+    discriminate,
+    generate_fakes,
+    make_styles,
+    real_raw,
+    real_with_mask,
+    render_head,
+)
+
+
+def generator_step(
+    networks: Networks, latents: Latents, loss: LossSettings, context: StepContext
+) -> Metrics:
+    """Train the generator against both discriminators and the geometry terms (spec 8.3)."""
+    generator = networks.generator
+    ws = make_styles(generator, latents, context)
+    head = generator.make_field(ws, noise_mode=context.noise_mode)
+    output = render_head(generator, head, ws, latents, loss, context, with_samples=True)
+    terms = LossSum()
+    _add_adversarial_terms(terms, networks, output, latents.camera, loss, context)
+    _add_geometry_terms(terms, head, output, loss, context)
+    _add_class_render_terms(terms, generator, head, output, loss)
+    terms.total.backward()
+    return terms.metrics | {"Loss/beta": generator.decoder.beta.detach()}
+
+
+def density_step(
+    networks: Networks,
+    latents: Latents,
+    points: Tensor,  # [B, 2 N, 3], see `sample_density_points`
+    loss: LossSettings,
+    context: StepContext,
+    *,
+    interval: int = 1,
+) -> Metrics:
+    """Train the generator towards smooth density (spec 8.4).
+
+    Args:
+        networks: The generator is trained.
+        latents: What the heads are made from.
+        points: N points, then N neighbours.
+        loss: Weights.
+        context: Swaps are decided once for the whole batch.
+        interval: Iterations between these steps; the gradient is multiplied by it.
+    """
+    generator = networks.generator
+    ws = make_styles(generator, latents, context, swap_together=True)
+    head = generator.make_field(ws, noise_mode=context.noise_mode)
+    density = head.density(head.sdf(points))
+    terms = LossSum()
+    terms.add(
+        "G_density_smoothness",
+        loss.density_smoothness,
+        lambda: geometry.density_smoothness_loss(*density.chunk(2, dim=1)),
+    )
+    (terms.total * interval).backward()
+    return terms.metrics
+
+
+def sphere_initialization_step(
+    networks: Networks, latents: Latents, loss: LossSettings, context: StepContext
+) -> Metrics:
+    """Train the generator to make spheres of the whole and of every part (spec 8.6)."""
+    generator = networks.generator
+    ws = make_styles(generator, latents, context)
+    head = generator.make_field(ws, noise_mode=context.noise_mode)
+    output = render_head(generator, head, ws, latents, loss, context, with_samples=True)
+    samples = output.samples
+    value = geometry.sphere_initialization_loss(
+        samples.sdf.flatten(1, 2),
+        samples.class_sdf.flatten(1, 2),
+        samples.points.flatten(1, 2),
+        radius=loss.sphere_radius,
+    )
+    value.backward()
+    return {"Loss/G_init/initloss": value.detach(), "Loss/beta": generator.decoder.beta.detach()}
+
+
+def discriminator_step(
+    networks: Networks, latents: Latents, real: RealBatch, loss: LossSettings, context: StepContext
+) -> Metrics:
+    """Train the image discriminator to tell generated from real (spec 8.5)."""
+    output = generate_fakes(networks.generator, latents, loss, context)
+    fake_logits = discriminate(
+        networks.discriminator, output.image, output.image_raw, latents.camera, context
+    )
+    real_logits = discriminate(
+        networks.discriminator, real.image, real_raw(real, context), real.camera, context
+    )
+    value = discriminator_logistic_loss(fake_logits, real_logits)
+    value.mean().backward()
+    return {
+        "Loss/D/loss": value.detach(),
+        **score_metrics("fake", fake_logits),
+        **score_metrics("real", real_logits),
+    }
+
+
+def r1_step(
+    networks: Networks,
+    real: RealBatch,
+    loss: LossSettings,
+    context: StepContext,
+    *,
+    interval: int = 1,
+) -> Metrics:
+    """Penalise the image discriminator's gradient at real images (spec 8.5)."""
+    image = real.image.detach().requires_grad_()
+    image_raw = real_raw(real, context).detach().requires_grad_()
+    logits = discriminate(networks.discriminator, image, image_raw, real.camera, context)
+    penalty = r1_penalty(logits, [image, image_raw])
+    weighted = loss.r1_gamma / 2 * penalty
+    (weighted.mean() * interval).backward()
+    return {"Loss/r1_penalty": penalty.detach(), "Loss/D/reg": weighted.detach()}
+
+
+def semantic_discriminator_step(
+    networks: Networks, latents: Latents, real: RealBatch, loss: LossSettings, context: StepContext
+) -> Metrics:
+    """Train the image-and-mask discriminator to tell generated from real (spec 8.5)."""
+    output = generate_fakes(networks.generator, latents, loss, context)
+    fake_logits = discriminate(
+        networks.semantic_discriminator,
+        torch.cat([output.image, output.segmentation], dim=1),
+        torch.cat([output.image_raw, output.segmentation_raw], dim=1),
+        latents.camera,
+        context,
+    )
+    real_logits = discriminate(
+        networks.semantic_discriminator, *real_with_mask(real, context), real.camera, context
+    )
+    value = discriminator_logistic_loss(fake_logits, real_logits)
+    value.mean().backward()
+    return {
+        "Loss/D/loss_semantic": value.detach(),
+        **score_metrics("fake_semantic", fake_logits),
+        **score_metrics("real_semantic", real_logits),
+    }
+
+
+def semantic_r1_step(
+    networks: Networks,
+    real: RealBatch,
+    loss: LossSettings,
+    context: StepContext,
+    *,
+    interval: int = 1,
+) -> Metrics:
+    """Penalise the image-and-mask discriminator's gradient at real images and masks (spec 8.5)."""
+    pair = [tensor.detach().requires_grad_() for tensor in real_with_mask(real, context)]
+    logits = discriminate(networks.semantic_discriminator, *pair, real.camera, context)
+    penalty = r1_penalty(logits, pair)
+    weighted = loss.semantic_r1_gamma / 2 * penalty
+    (weighted.mean() * interval).backward()
+    return {
+        "Loss/r1_penalty_semantic": penalty.detach(),
+        "Loss/D/reg_semantic": weighted.detach(),
+    }
+
+
+def sample_density_points(
+    num_batch: int,
+    box_size: float,
+    loss: LossSettings,
+    random: torch.Generator,
+) -> Tensor:  # [B, 2 N, 3], world
+    """Draw points uniformly from a cube, followed by their displaced neighbours."""
+    extent = box_size / 2 if loss.density_extent is None else loss.density_extent
+    shape = (num_batch, loss.density_points, 3)
+    points = torch.rand(shape, generator=random, device=random.device) * 2 * extent - extent
+    displacement = torch.randn(shape, generator=random, device=random.device)
+    return torch.cat([points, points + displacement * loss.density_distance], dim=1)
+
+
+def _add_adversarial_terms(
+    terms: LossSum,
+    networks: Networks,
+    output: RenderOutput,
+    camera: Tensor,  # [B, 25]
+    loss: LossSettings,
+    context: StepContext,
+) -> None:
+    per_sample = 0.0
+    if loss.adversarial > 0:
+        logits = discriminate(
+            networks.discriminator, output.image, output.image_raw, camera, context
+        )
+        per_sample = loss.adversarial * generator_logistic_loss(logits)
+        terms.metrics.update(score_metrics("fake", logits))
+    if loss.has_semantic_discriminator:
+        logits = _semantic_logits(networks, output, camera, loss, context)
+        per_sample = per_sample + loss.semantic_adversarial * generator_logistic_loss(logits)
+        terms.metrics.update(score_metrics("fake_semantic", logits))
+    if isinstance(per_sample, Tensor):
+        terms.total = terms.total + per_sample.mean()
+        terms.metrics["Loss/G/loss"] = per_sample.detach()
+
+
+def _semantic_logits(
+    networks: Networks,
+    output: RenderOutput,
+    camera: Tensor,  # [B, 25]
+    loss: LossSettings,
+    context: StepContext,
+) -> Tensor:  # [B, 1]
+    image, image_raw = output.image, output.image_raw
+    if loss.with_double_blur:
+        image = blur_image(image, context.schedule.blur_sigma)
+    if loss.with_detached_semantic_image:
+        image, image_raw = image.detach(), image_raw.detach()
+    return discriminate(
+        networks.semantic_discriminator,
+        torch.cat([image, output.segmentation], dim=1),
+        torch.cat([image_raw, output.segmentation_raw], dim=1),
+        camera,
+        context,
+    )
+
+
+def _add_geometry_terms(
+    terms: LossSum,
+    head: TriPlaneField,
+    output: RenderOutput,
+    loss: LossSettings,
+    context: StepContext,
+) -> None:
+    samples = output.samples
+    sdf, class_sdf = samples.sdf.flatten(1, 2), samples.class_sdf.flatten(1, 2)
+    with_detached_whole = loss.with_detached_whole
+    terms.add(
+        "G_eikonal",
+        loss.eikonal,
+        lambda: _eikonal_term(head, samples.points.flatten(1, 2), loss, context),
+    )
+    terms.add(
+        "G_g_minimal_surface",
+        loss.minimal_surface,
+        lambda: geometry.minimal_surface_loss(sdf, sharpness=loss.minimal_surface_sharpness),
+    )
+    terms.add(
+        "G_sdf_consist_loss",
+        loss.sdf_consistency,
+        lambda: geometry.sdf_consistency_loss(
+            sdf, class_sdf, with_detached_whole=with_detached_whole
+        ),
+    )
+    terms.add(
+        "G_sigma_consist_loss",
+        loss.density_consistency,
+        lambda: geometry.density_consistency_loss(
+            head.density(sdf), head.density(class_sdf), with_detached_whole=with_detached_whole
+        ),
+    )
+
+
+def _eikonal_term(
+    head: TriPlaneField,
+    points: Tensor,  # [B, N, 3]
+    loss: LossSettings,
+    context: StepContext,
+) -> Tensor:
+    if loss.eikonal_points is not None and loss.eikonal_points < points.shape[1]:
+        # The mean over a random subset is an unbiased estimate of the mean over all.
+        shape = (loss.eikonal_points,)
+        chosen = torch.randint(
+            points.shape[1], shape, generator=context.random, device=points.device
+        )
+        points = points[:, chosen]
+    points = points.detach().requires_grad_()
+    return geometry.eikonal_loss(sdf_gradient(head.sdf(points), points))
+
+
+def _add_class_render_terms(
+    terms: LossSum,
+    generator: Generator,
+    head: TriPlaneField,
+    output: RenderOutput,
+    loss: LossSettings,
+) -> None:
+    if not loss.has_class_renders:
+        return
+    samples = output.samples
+    class_density = head.density(samples.class_sdf)
+    class_images, _ = march_classes(samples, class_density, generator.config.rendering)
+    terms.add(
+        "G_rgb_semantic_seg_loss_raw",
+        loss.class_color_consistency,
+        lambda: geometry.class_color_consistency_loss(
+            class_images, output.image_raw, output.segmentation_raw
+        ),
+    )
+    terms.add(
+        "G_rgb_consist_loss",
+        loss.color_consistency,
+        lambda: geometry.color_consistency_loss(
+            class_images, output.image_raw, with_detached_whole=loss.with_detached_whole
+        ),
+    )
