@@ -131,13 +131,13 @@ def _second_color(
     shade = torch.lerp(fur_color * 0.6 + 0.22, fur_color * 0.48, is_light)
     color = torch.lerp(color, shade, 0.75 * tabby[:, None])
     white = color.new_tensor([0.95, 0.93, 0.90])
-    is_dark = 1 - _smoothstep(_luminance(fur_color), 0.5, 0.75)
+    is_dark = 1 - _smoothstep(_luminance(fur_color), 0.62, 0.8)
     return torch.lerp(color, white, 0.8 * bicolor[:, None] * is_dark)
 
 
 def _background(hue: Tensor, tint: Tensor) -> Tensor:  # [B], [B] -> [B, 3]
     phase = hue[:, None] + hue.new_tensor([0.0, -1 / 3, 1 / 3])
-    saturation = 0.12 * _smoothstep(tint, 0.2, 0.5)
+    saturation = 0.105 * _smoothstep(tint, 0.2, 0.5)
     return (0.93 - 0.75 * saturation)[:, None] + saturation[:, None] * (2 * math.pi * phase).cos()
 
 

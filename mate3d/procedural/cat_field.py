@@ -99,9 +99,9 @@ class CatField:
         parts = self._shape.part_distances(folded)
         class_sdf = _stack_classes(parts)
         distance = class_sdf[..., 1:].amin(dim=-1)
-        albedo = self._coat.albedo(folded, parts)
+        albedo = self._coat.albedo(folded, parts, distance)
         light = self._light(folded, distance, self._folded_normal(folded, distance))
-        return (albedo * light[..., None]).clamp_(0, 1), class_sdf
+        return (albedo * light[:, None]).clamp_(0, 1).transpose(1, 2), class_sdf
 
     def _folded_normal(self, folded: Coordinates, distance: Tensor) -> Coordinates:
         x, y, z = folded

@@ -62,7 +62,7 @@ class HeadShape:
         self._chin_radius = 0.036 + 0.012 * chin
         self._neck_start = _points(0.0, -0.12, -0.065, like=one)
         self._neck_axis = _points(0.0, -0.085, 0.0, like=one)
-        self._neck_radii = (0.125 * one, 0.128 + 0.012 * cheek)
+        self._neck_radii = (0.135 * one, 0.133 + 0.012 * cheek)
 
     def _place_ears(self, column: dict[str, Tensor]) -> None:
         one, size = self._one, column["ear_size"]
@@ -85,24 +85,30 @@ class HeadShape:
 
     def _place_features(self, column: dict[str, Tensor]) -> None:
         one, muzzle = self._one, column["muzzle_size"]
-        lip = column["mouth_width"] * muzzle
-        eye, nose_bottom, nose_side, *self._lip = self._on_skin(
+        smile = column["mouth_width"] * muzzle
+        eye, nose_bottom, nose_side, *lip = self._on_skin(
             [
                 (0.079 * column["eye_spacing"], 0.002),
                 (0.0, -0.078),
                 (0.017, -0.061),
                 (0.0, -0.088),
                 (0.0, -0.112),
-                (0.022 * lip, -0.125),
-                (0.046 * lip, -0.116),
+                (0.023 * smile, -0.124),
+                (0.048 * smile, -0.110),
             ]
         )
         self.eye_radius = 0.054 * column["eye_size"]
         # Eyes look more forward than the skin around them.
         outward = normalize(eye - self._cranium_center, dim=-1)
         self.eye_axis = normalize(outward + _points(0.0, 0.0, 0.9, like=one), dim=-1)
+        self.eye_right = normalize(
+            torch.linalg.cross(_points(0.0, 1.0, 0.0, like=one), self.eye_axis), dim=-1
+        )
+        self.eye_up = torch.linalg.cross(self.eye_axis, self.eye_right)
         # The ball is sunk by a share of its radius, so that a wide cap of it shows.
         self.eye_center = eye - 0.50 * self.eye_radius * self.eye_axis
+        # Lips are sunk a little: a line in the fur rather than a tube on it.
+        self._lip = [corner - _points(0.0, 0.0, 0.003, like=one) for corner in lip]
         self._nose_radius = 0.0135 * (0.6 + 0.4 * muzzle)
         self._nose_start = nose_bottom - _points(0.0, 0.0, 0.002, like=one)
         self._nose_axis = nose_side - nose_bottom
@@ -131,11 +137,10 @@ class HeadShape:
         pad = ellipsoid_distance(_offset(folded, self._pad_center), self._pad_radii)
         x, y, z = _offset(folded, self._chin_center)
         chin = (x.square_().add_(y.square_()).add_(z.square_())).sqrt_().sub_(self._chin_radius)
-        skin = smooth_union(skin, neck, 0.06)
+        skin = smooth_union(skin, neck, 0.09)
         skin = smooth_union(skin, cheek, 0.05)
         skin = smooth_union(skin, bridge, 0.05)
-        skin = smooth_union(skin, smooth_union(pad, chin, 0.02), 0.025)
-        return skin
+        return smooth_union(skin, smooth_union(pad, chin, 0.02), 0.025)
 
     def ear_coordinates(self, folded: Coordinates) -> tuple[Tensor, Tensor]:  # each [B, N]
         """Return the signed distance to the ear's outline and the height over its mid-surface."""
