@@ -43,10 +43,9 @@ class DistillationOptions:
         smallest, largest = self.timestep_range
         if not 0 <= smallest < largest <= 1:
             raise UserError(f"timestep_range={list(self.timestep_range)}; use 0 <= min < max <= 1")
-        if not smallest < self.final_max_timestep <= largest:
-            raise UserError(
-                f"final_max_timestep={self.final_max_timestep}; use a value in ({smallest}, {largest}]"
-            )
+        final = self.final_max_timestep
+        if not smallest < final <= largest:
+            raise UserError(f"final_max_timestep={final}; use a value in ({smallest}, {largest}]")
         for name, value, allowed in (
             ("weighting", self.weighting, ("variance", "uniform")),
             ("blend", self.blend, ("blended", "image", "normals")),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from editing.fusion import FusedField
-from editing.masks import EditRegion
+from editing.regions import EditRegion
 from mate3d.errors import UserError
 from mate3d.field import TriPlaneField
 from mate3d.generator import Generator, RenderOutput

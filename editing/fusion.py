@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editing.masks import EditRegion
+from editing.regions import EditRegion
 from mate3d.field import FieldSamples, TriPlaneField
 
 
@@ -38,7 +38,7 @@ class FusedField:
         """Return features and all distances at world points."""
         with torch.set_grad_enabled(points.requires_grad and torch.is_grad_enabled()):
             samples = self.source.sample(points)
-        share = self._share(points, samples.class_sdf)
+        share = self._share(points, samples.class_sdf, self._edited_class_sdf(points))
         index = share[0, :, 0].nonzero().squeeze(1)
         if len(index) == 0:
             return samples
@@ -54,13 +54,20 @@ class FusedField:
         points: Tensor,  # [1, N, 3]
     ) -> Tensor:  # [1, N, 1]
         """Return the global distance only."""
-        source_features = self.source.shape_features(points)
-        sdf, source_class_sdf = self.source.decoder.distances(source_features)
-        edited_features = self.edited.shape_features(points)
-        share = self._share(points, source_class_sdf, edited_features)
+        sdf, source_class_sdf = self.source.decoder.distances(self.source.shape_features(points))
+        share = self._share(points, source_class_sdf, self._edited_class_sdf(points))
         index = share[0, :, 0].nonzero().squeeze(1)
-        features = torch.lerp(source_features[:, index], edited_features[:, index], share[:, index])
-        return sdf.index_copy(1, index, self.source.decoder.sdf(features))
+        _, shape_features = self._fused_features(points[:, index], share[:, index])
+        return sdf.index_copy(1, index, self.source.decoder.sdf(shape_features))
+
+    def share(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
+        """Return the region's share of the edited copy at world points."""
+        with torch.no_grad():
+            source_class_sdf = self.source.sample(points).class_sdf
+        return self._share(points, source_class_sdf, self._edited_class_sdf(points))
 
     def density(
         self,
@@ -70,16 +77,20 @@ class FusedField:
         return self.source.density(sdf)
 
     @torch.no_grad()
+    def _edited_class_sdf(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> Tensor:  # [1, N, K]
+        return self.edited.decoder.distances(self.edited.shape_features(points))[1]
+
+    @torch.no_grad()
     def _share(
         self,
         points: Tensor,  # [1, N, 3]
         source_class_sdf: Tensor,  # [1, N, K]
-        edited_features: Tensor | None = None,  # [1, N, C]
+        edited_class_sdf: Tensor,  # [1, N, K]
     ) -> Tensor:  # [1, N, 1]
         assert len(points) == 1, points.shape
-        if edited_features is None:
-            edited_features = self.edited.shape_features(points)
-        _, edited_class_sdf = self.edited.decoder.distances(edited_features)
         return self.region(points, source_class_sdf, edited_class_sdf)
 
     def _fused_features(
@@ -91,8 +102,5 @@ class FusedField:
         if bool((share == 1).all()):
             return edited
         source = self.source.plane_features(points)
-        texture, shape = (
-            (1 - share) * kept + share * changed
-            for kept, changed in zip(source, edited, strict=True)
-        )
+        texture, shape = map(torch.lerp, source, edited, (share, share))
         return texture, shape

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from editing.fusion import FusedField
 from mate3d.field import TriPlaneField, sdf_gradient
 
 
@@ -94,26 +93,20 @@ def preservation_loss(
 def feature_preservation_loss(
     source: TriPlaneField,
     edited: TriPlaneField,
-    points: Tensor,  # [1, N, 3]
-    share: Tensor,  # [1, N, 1], 1 inside the region
+    points: Tensor,  # [1, N, 3], outside the region
 ) -> Tensor:  # scalar
-    """Return the squared difference of plane features outside the region.
+    """Return the mean squared difference of plane features.
 
-    Fusion hides such differences from the render, but they would move the copy's 3D labels and
-    so the region itself.
+    Fusion hides differences outside the region from the render, but they would move the copy's
+    3D labels and so the region itself.
     """
-    outside = 1 - share
-    total = points.new_zeros(())
-    for kept, changed in zip(
-        source.plane_features(points), edited.plane_features(points), strict=True
-    ):
-        total = total + ((kept - changed).square() * outside).mean()
-    return total
+    pairs = zip(source.plane_features(points), edited.plane_features(points), strict=True)
+    return torch.stack([(kept - changed).square().mean() for kept, changed in pairs]).sum()
 
 
 def geometry_losses(
-    field: FusedField | TriPlaneField,
-    points: Tensor,  # [1, N, 3]
+    edited: TriPlaneField,
+    points: Tensor,  # [1, N, 3], inside the region
 ) -> tuple[Tensor, Tensor]:  # eikonal, sdf_consistency: scalars
     """Return the eikonal term of the global SDF, and its distance from the union of the parts.
 
@@ -121,7 +114,7 @@ def geometry_losses(
     that the head's surface follows the parts that the mask moves.
     """
     points = points.detach().requires_grad_(True)
-    samples = field.sample(points)
+    samples = edited.sample(points)
     gradient = sdf_gradient(samples.sdf, points)
     # The norm has no derivative at zero.
     lengths = (gradient.square().sum(dim=-1) + 1e-12).sqrt()

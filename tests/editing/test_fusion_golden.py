@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.edited_generator import EditedGenerator
-from editing.masks import ClassRegion, GridRegion, nearest_class
+from editing.regions import ClassRegion, GridRegion, nearest_class
 from mate3d.published import convert_generator_state
 from tests.golden import assert_golden, golden_face, make_golden_generator, sub_state
 

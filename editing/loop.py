@@ -1,0 +1,214 @@
+"""The edit: render, guide, step; nothing else."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from editing import losses
+from editing.distillation import distill
+from editing.edited_generator import EditedGenerator
+from editing.fusion import FusedField
+from editing.guidance.base import Guidance, PromptEmbeds
+from editing.masks import edit_mask
+from editing.options import EditOptions
+from mate3d.cameras import make_camera
+from mate3d.generator import RenderOutput
+from mate3d.labels import colorize_label_map, segmentation_to_label_map
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EditTarget:
+    """What the user asked for.
+
+    Args:
+        camera: View that the mask was painted in, [1, 25].
+        painted_label_map: The repainted mask, [1, H, W] int64.
+        class_ids: Classes that may change.
+        guidance: Frozen prior; None for an edit by mask alone.
+        prompt_embeds: Encoded prompt; None without guidance.
+    """
+
+    camera: Tensor
+    painted_label_map: Tensor
+    class_ids: tuple[int, ...]
+    guidance: Guidance | None
+    prompt_embeds: PromptEmbeds | None
+
+
+class EditLoop:
+    """Optimises an `EditedGenerator` towards a target.
+
+    Args:
+        edited: Source and learnable copy.
+        target: Painted mask and prompt.
+        options: Views, weights and rates.
+        seed: Random views, noise and timesteps follow from it.
+    """
+
+    def __init__(
+        self, edited: EditedGenerator, target: EditTarget, options: EditOptions, *, seed: int
+    ):
+        self.edited, self.target, self.options = edited, target, options
+        self.generator = torch.Generator().manual_seed(seed)
+        self.parameters = [p for p in edited.parameters() if p.requires_grad]
+        groups = [{"params": edited.weight_parameters(), "lr": options.weight_lr}]
+        if edited.ws.requires_grad:
+            groups.append({"params": [edited.ws], "lr": options.ws_lr})
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.schedule = torch.optim.lr_scheduler.LinearLR(
+            self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
+        )
+        with torch.no_grad():
+            source = edited.render(edited.source_field(), target.camera)
+        self.source_image = source.image
+        self.source_label_map = segmentation_to_label_map(source.segmentation)
+        self.pixel_weights = self._make_pixel_weights()
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
+        """Take all steps, or stop after the current one, and return the losses of each."""
+        history = []
+        with tqdm(range(self.options.num_steps), desc="edit", unit="step") as bar:
+            for step in bar:
+                terms = self.step(step / self.options.num_steps)
+                if not all(math.isfinite(value) for value in terms.values()):
+                    _logger.warning("step %d: loss is not finite; keeping the step before", step)
+                    break
+                history.append(terms)
+                bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()})
+                if should_stop():
+                    break
+        return history
+
+    def step(self, progress: float) -> dict[str, float]:
+        """Render, guide, and take one optimiser step unless the loss is not finite.
+
+        Args:
+            progress: Share of the edit that is done, 0..1.
+
+        Returns:
+            The unweighted loss terms.
+        """
+        head = self.edited.fused_field()
+        terms = self._painted_view_terms(head)
+        for name, value in self._random_view_terms(head, progress).items():
+            terms[name] = terms[name] + value if name in terms else value
+        terms |= self._volume_terms(head)
+        weights = self.options.weights
+        total = sum(getattr(weights, name) * value for name, value in terms.items())
+        # An edit whose region is still empty has no gradient.
+        if isinstance(total, Tensor) and total.requires_grad and torch.isfinite(total):
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward(inputs=self.parameters)
+            self.optimizer.step()
+        self.schedule.step()
+        return {name: value.item() for name, value in terms.items()}
+
+    def _painted_view_terms(self, head: FusedField) -> dict[str, Tensor]:
+        weights, target = self.options.weights, self.target
+        if not (weights.mask or weights.mask_raw or weights.preservation):
+            return {}
+        view = self.edited.render(head, target.camera)
+        terms = self._mask_terms(view)
+        if weights.preservation:
+            label_map = segmentation_to_label_map(view.segmentation)
+            inside = self._edit_mask(self.source_label_map, label_map, target.painted_label_map)
+            terms["preservation"] = losses.preservation_loss(view.image, self.source_image, inside)
+        return terms
+
+    def _mask_terms(self, view: RenderOutput) -> dict[str, Tensor]:
+        weights, painted = self.options.weights, self.target.painted_label_map
+        if self.options.mask_loss == "silhouette":
+            if not weights.mask:
+                return {}
+            term = losses.silhouette_cross_entropy(view.opacity, painted, self.pixel_weights)
+            return {"mask": term}
+        segmentations = {"mask": view.segmentation, "mask_raw": view.segmentation_raw}
+        return {
+            name: losses.mask_cross_entropy(segmentation, painted, self.pixel_weights)
+            for name, segmentation in segmentations.items()
+            if getattr(weights, name)
+        }
+
+    def _random_view_terms(self, head: FusedField, progress: float) -> dict[str, Tensor]:
+        options = self.options
+        if not options.weights.distillation:
+            return {}
+        camera = self._draw_camera()
+        blend = options.distillation.blend
+        view = self.edited.render(head, camera, with_normals=blend != "image")
+        label_map = segmentation_to_label_map(view.segmentation)
+        terms = {}
+        source_label_map = None
+        if options.weights.preservation or options.condition == "fixed":
+            with torch.no_grad():
+                source = self.edited.render(self.edited.source_field(), camera)
+            source_label_map = segmentation_to_label_map(source.segmentation)
+        if options.weights.preservation:
+            inside = self._edit_mask(source_label_map, label_map)
+            terms["preservation"] = losses.preservation_loss(view.image, source.image, inside)
+        conditions = {"updated": label_map, "fixed": source_label_map, "none": None}
+        terms["distillation"] = distill(
+            self.target.guidance,
+            self.target.prompt_embeds,
+            image=view.image if blend != "normals" else None,
+            normal_image=view.normals,
+            control_image=self._control_image(conditions[options.condition]),
+            options=options.distillation,
+            progress=progress,
+            generator=self.generator,
+        ).loss
+        return terms
+
+    def _volume_terms(self, head: FusedField) -> dict[str, Tensor]:
+        weights = self.options.weights
+        if not (weights.feature_preservation or weights.eikonal or weights.sdf_consistency):
+            return {}
+        points = torch.rand((self.options.num_geometry_points, 3), generator=self.generator) - 0.5
+        points = (points * self.edited.generator.config.box_size).to(self.edited.source_ws)
+        is_inside = head.share(points[None])[0, :, 0] > 0
+        inside, outside = points[None, is_inside], points[None, ~is_inside]
+        terms = {}
+        if weights.feature_preservation and outside.numel():
+            terms["feature_preservation"] = losses.feature_preservation_loss(
+                head.source, head.edited, outside
+            )
+        if (weights.eikonal or weights.sdf_consistency) and inside.numel():
+            eikonal, consistency = losses.geometry_losses(head.edited, inside)
+            terms |= {"eikonal": eikonal, "sdf_consistency": consistency}
+        return terms
+
+    def _make_pixel_weights(self) -> Tensor:  # [1, H, W]
+        painted = self.target.painted_label_map
+        num_classes = self.edited.generator.label_set.num_classes
+        return losses.pixel_weights(
+            painted,
+            self._edit_mask(self.source_label_map, painted),
+            zone_weight=self.options.zone_weight,
+            outside_weight=self.options.outside_weight,
+            class_weights=losses.balanced_class_weights(painted, num_classes),
+        )
+
+    def _edit_mask(self, *label_maps: Tensor) -> Tensor:  # [1, 1, H, W] bool
+        return edit_mask(label_maps, self.target.class_ids, self.options.zone_dilation_pixels)
+
+    def _control_image(self, label_map: Tensor | None) -> Tensor | None:  # [1, 3, H, W] in 0..1
+        if label_map is None:
+            return None
+        return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
+
+    def _draw_camera(self) -> Tensor:  # [1, 25]
+        low_yaw, high_yaw = self.options.yaw_range
+        low_pitch, high_pitch = self.options.pitch_range
+        draws = torch.rand(2, generator=self.generator)
+        camera = make_camera(
+            low_yaw + (high_yaw - low_yaw) * draws[0],
+            low_pitch + (high_pitch - low_pitch) * draws[1],
+        )
+        return camera.to(self.edited.source_ws)

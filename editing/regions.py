@@ -1,0 +1,224 @@
+"""Where an edit may act, in 3D: regions of points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mate3d.cameras import unpack_camera
+from mate3d.errors import UserError
+
+RegionKind = Literal["classes", "everywhere"]
+
+
+class EditRegion(Protocol):
+    """A function from points, and what both copies say there, to the share of the edit."""
+
+    def __call__(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+        edited_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
+        """Return the share of the edited copy's features at points."""
+
+
+@dataclass(frozen=True)
+class RegionOptions:
+    """Which points take the edited copy's features.
+
+    Args:
+        kind: "classes" asks the 3D labels of both copies; "everywhere" switches fusion off.
+        dilation: Width by which the classes grow, world units; the release has 0.
+        softness: Width of the ramp at the edge, world units; the release has 0, or for hair a
+            ramp on the sample grid (see `GridRegion`).
+        with_painted_frustum: Add all points that project into repainted pixels.
+    """
+
+    kind: RegionKind = "classes"
+    dilation: float = 0.0
+    softness: float = 0.0
+    with_painted_frustum: bool = True
+
+    def __post_init__(self):
+        if self.kind not in ("classes", "everywhere"):
+            raise UserError(f"edit.region.kind={self.kind}; use classes or everywhere")
+        if self.softness < 0:
+            raise UserError(f"edit.region.softness={self.softness}; use 0 or more world units")
+
+
+def make_region(
+    options: RegionOptions,
+    class_ids: Sequence[int],
+    camera: Tensor,  # [1, 25]
+    repainted: Tensor,  # [1, 1, H, W] bool
+) -> EditRegion:
+    """Return the region of an edit of some classes.
+
+    Args:
+        options: Kind and edge of the region.
+        class_ids: Edited classes.
+        camera: Camera of the painted view.
+        repainted: Pixels of that view whose label was changed from or to an edited class.
+    """
+    if options.kind == "everywhere":
+        return everywhere
+    region = ClassRegion(tuple(class_ids), options.dilation, options.softness)
+    return PaintedRegion(region, camera, repainted) if options.with_painted_frustum else region
+
+
+def dilate_volume(
+    volume: Tensor,  # [B, H, W, S], 0..1
+    size: int,
+) -> Tensor:  # [B, H, W, S]
+    """Dilate a region known on a grid of ray samples, as the release does (spec 10.2).
+
+    The maximum over `size` neighbours is taken without padding and stretched back to the grid
+    trilinearly, so the result is shifted and soft at its edges.
+    """
+    pooled = F.max_pool3d(volume.unsqueeze(1), size, stride=1)
+    resized = F.interpolate(pooled, size=volume.shape[1:], mode="trilinear", align_corners=False)
+    return resized.squeeze(1)
+
+
+def erode_volume(
+    volume: Tensor,  # [B, H, W, S], 0..1
+    size: int,
+) -> Tensor:  # [B, H, W, S]
+    """Erode a region known on a grid of ray samples (spec 10.2)."""
+    return 1 - dilate_volume(1 - volume, size)
+
+
+def nearest_class(
+    class_sdf: Tensor,  # [B, N, K]
+) -> Tensor:  # [B, N] int64
+    """Return the 3D label of points: the class with the highest score, so the least distance."""
+    return class_sdf.argmin(dim=-1)
+
+
+@dataclass(frozen=True)
+class ClassRegion:
+    """Points that belong to an edited class in the source or in the edited volume.
+
+    With the default zeros this is the release's hard test. The distance to the border between
+    two classes is half the difference of their SDFs, which gives a rim of known width.
+
+    Args:
+        class_ids: Edited classes; empty for a region without points.
+        dilation: Width by which the region grows (shrinks if negative), world units.
+        softness: Width of the linear ramp at its edge, world units; 0 is a hard edge.
+    """
+
+    class_ids: tuple[int, ...]
+    dilation: float = 0.0
+    softness: float = 0.0
+
+    def __call__(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+        edited_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N, 1]
+        """Return the share of the edited copy's features at points."""
+        if not self.class_ids:
+            return torch.zeros_like(points[..., :1])
+        depth = torch.maximum(self._depth(source_class_sdf), self._depth(edited_class_sdf))
+        depth = depth + self.dilation
+        if self.softness > 0:
+            return (depth / self.softness + 0.5).clamp(0, 1)
+        return (depth > 0).to(points.dtype)
+
+    def _depth(
+        self,
+        class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N, 1], positive inside, world units
+        chosen = list(self.class_ids)
+        others = [k for k in range(class_sdf.shape[-1]) if k not in self.class_ids]
+        inside = class_sdf[..., chosen].amin(dim=-1, keepdim=True)
+        return (class_sdf[..., others].amin(dim=-1, keepdim=True) - inside) / 2
+
+
+@dataclass(frozen=True)
+class PaintedRegion:
+    """Points of another region, and all that project into repainted pixels.
+
+    A class that the source does not have yet, or that grows over another, gets its room here.
+
+    Args:
+        inner: Region to extend.
+        camera: Camera of the painted view, [1, 25].
+        repainted: Pixels whose label was changed, [1, 1, H, W] bool.
+    """
+
+    inner: EditRegion
+    camera: Tensor
+    repainted: Tensor
+
+    def __call__(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+        edited_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N, 1]
+        """Return the larger share of the inner region and of the painted frustum."""
+        share = self.inner(points, source_class_sdf, edited_class_sdf)
+        pixels = project_to_pixels(points, self.camera).unsqueeze(1) * 2 - 1
+        painted = F.grid_sample(
+            self.repainted.to(points.dtype), pixels, mode="nearest", align_corners=False
+        )
+        return torch.maximum(share, painted.view(1, -1, 1))
+
+
+@dataclass(frozen=True)
+class GridRegion:
+    """The release's region: hard labels on a fixed grid of ray samples, optionally softened.
+
+    It is a function of the samples' places in the grid, so it serves renders at given depths
+    (of `grid` = h x w x S samples) only, and its edge depends on the view.
+
+    Args:
+        class_ids: Edited classes.
+        grid: Rows, columns and samples of the render.
+        keep_dilation: Size by which the kept, not the edited, part is dilated first.
+        keep_erosion: Size by which the kept part is eroded after.
+    """
+
+    class_ids: tuple[int, ...]
+    grid: tuple[int, int, int]
+    keep_dilation: int = 1
+    keep_erosion: int = 1
+
+    def __call__(
+        self,
+        points: Tensor,  # [1, h * w * S, 3]
+        source_class_sdf: Tensor,  # [1, h * w * S, K]
+        edited_class_sdf: Tensor,  # [1, h * w * S, K]
+    ) -> Tensor:  # [1, h * w * S, 1]
+        """Return the share of the edited copy's features at the samples of the grid."""
+        hard = ClassRegion(self.class_ids)(points, source_class_sdf, edited_class_sdf)
+        keep = (1 - hard).view(1, *self.grid)
+        keep = erode_volume(dilate_volume(keep, self.keep_dilation), self.keep_erosion)
+        return 1 - keep.view(1, -1, 1)
+
+
+def everywhere(
+    points: Tensor,  # [1, N, 3]
+    source_class_sdf: Tensor,  # [1, N, K]
+    edited_class_sdf: Tensor,  # [1, N, K]
+) -> Tensor:  # [1, N, 1]
+    """Return 1 at all points: the region of an edit without fusion."""
+    return torch.ones_like(points[..., :1])
+
+
+def project_to_pixels(
+    points: Tensor,  # [1, N, 3], world
+    camera: Tensor,  # [1, 25]
+) -> Tensor:  # [1, N, 2], horizontal and vertical over image size, 0..1 inside
+    """Project points in front of the camera on its image."""
+    cam2world, intrinsics = unpack_camera(camera)
+    in_camera = (points - cam2world[:, None, :3, 3]) @ cam2world[:, :3, :3]
+    homogeneous = in_camera @ intrinsics.transpose(1, 2)
+    return homogeneous[..., :2] / homogeneous[..., 2:]
