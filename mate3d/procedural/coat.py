@@ -82,7 +82,7 @@ class Coat:
         height = y + 0.02
         radius = (x.square() + height.square()).sqrt_()
         angle = torch.atan2(x, height)
-        wave = (angle * (15 / scale).round() + 0.9 * (radius * 34).sin()).cos()
+        wave = (angle * (15 / scale) + 0.9 * (radius * 34).sin()).cos()
         stripe = _ramp(wave, 0.0, 0.55) * _ramp(radius, 0.085, 0.105) * 0.85
         return stripe * self._numbers["tabby"]
 

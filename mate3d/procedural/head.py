@@ -20,6 +20,7 @@ Coordinates = tuple[Tensor, Tensor, Tensor]
 _EAR_HALF_THICKNESS = 0.021
 _EAR_EDGE_RADIUS = 0.016
 _EAR_CUP = 2.2
+_EAR_CUP_REACH = 0.1
 _MOUTH_RADIUS = 0.010
 
 
@@ -61,7 +62,7 @@ class HeadShape:
         self._chin_center = _points(0.0, -0.148 - 0.012 * chin, 0.095 + 0.025 * chin, like=one)
         self._chin_radius = 0.036 + 0.012 * chin
         self._neck_start = _points(0.0, -0.12, -0.065, like=one)
-        self._neck_axis = _points(0.0, -0.085, 0.0, like=one)
+        self._neck_axis = _points(0.0, -0.072, 0.0, like=one)
         self._neck_radii = (0.135 * one, 0.133 + 0.012 * cheek)
 
     def _place_ears(self, column: dict[str, Tensor]) -> None:
@@ -151,7 +152,9 @@ class HeadShape:
             return total.add_(offset[1] * axis[:, 1:2]).add_(offset[2] * axis[:, 2:])
 
         lateral = dot(self._ear_lateral)
-        height = dot(self._ear_front).sub_(lateral.square().mul_(_EAR_CUP))
+        # The cup ends beside the ear: a bend that grew further would stretch distances.
+        bend = lateral.square().clamp_(max=_EAR_CUP_REACH**2).mul_(_EAR_CUP)
+        height = dot(self._ear_front).sub_(bend)
         profile = round_cone_profile(
             lateral.abs_(), dot(self._ear_up), self._ear_length, *self._ear_radii
         )
