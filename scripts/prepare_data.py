@@ -23,9 +23,9 @@ _logger = logging.getLogger(__name__)
 _MINIMA = {"num_images": 1, "resolution": 1, "batch_size": 1, "num_workers": 0, "seed": 0}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the script with the words of the command line."""
-    run("prepare_data", _prepare)
+    run("prepare_data", _prepare, argv)
 
 
 def _prepare(config: DictConfig) -> None:

@@ -1,0 +1,109 @@
+"""Imports go one way, heavy libraries stay where they belong, and nothing needs CUDA."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What each package may import of the others.
+ALLOWED = {
+    "torch_utils": set(),
+    "mate3d": {"torch_utils"},
+    "training": {"torch_utils", "mate3d"},
+    "editing": {"torch_utils", "mate3d"},
+    "configs": set(),
+    "scripts": {"torch_utils", "mate3d", "training", "editing", "configs"},
+}
+# Path prefixes of the files that may import a library.
+ONLY_IN = {
+    "diffusers": ("editing/guidance/", "training/prior"),
+    "transformers": ("editing/guidance/", "training/prior"),
+    "hydra": ("scripts/",),
+    "omegaconf": ("scripts/",),
+}
+
+
+def _source_files() -> list[Path]:
+    return sorted(path for name in ALLOWED for path in (ROOT / name).rglob("*.py"))
+
+
+def _imported_names(path: Path) -> Iterator[str]:
+    """Yield every imported module, and `module.name` for each name imported from one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _all_modules() -> list[str]:
+    return [_module_name(path) for path in _source_files()]
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_package_imports_only_what_lies_below_it(package):
+    for path in (ROOT / package).rglob("*.py"):
+        tops = {name.split(".")[0] for name in _imported_names(path)}
+        forbidden = (tops & set(ALLOWED)) - ALLOWED[package] - {package}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_library_is_imported_only_where_it_belongs(library):
+    for path in _source_files():
+        relative = path.relative_to(ROOT).as_posix()
+        if library in {name.split(".")[0] for name in _imported_names(path)}:
+            assert relative.startswith(ONLY_IN[library]), f"{relative} imports {library}"
+
+
+def test_modules_import_each_other_without_cycles():
+    modules = set(_all_modules())
+    graph = {
+        _module_name(path): (set(_imported_names(path)) & modules) - {_module_name(path)}
+        for path in _source_files()
+    }
+    TopologicalSorter(graph).prepare()
+
+
+def test_packages_have_init_files_and_datasets_has_none():
+    for name in ALLOWED:
+        for path in (ROOT / name).rglob("*.py"):
+            assert (path.parent / "__init__.py").is_file(), f"{path.parent} has no __init__.py"
+    assert not list((ROOT / "datasets").rglob("__init__.py"))
+
+
+def _run_python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_everything_imports_without_cuda():
+    imports = "\n".join(f"import {name}" for name in _all_modules())
+    _run_python(f"{imports}\nimport torch\nassert not torch.cuda.is_available()")
+
+
+def test_model_library_loads_no_config_or_diffusion_library():
+    modules = [name for name in _all_modules() if name.split(".")[0] in ("torch_utils", "mate3d")]
+    imports = "\n".join(f"import {name}" for name in modules)
+    loaded = _run_python(f"{imports}\nimport sys\nprint(*sys.modules)").split()
+    assert not {"hydra", "omegaconf", "diffusers", "transformers"} & set(loaded)
