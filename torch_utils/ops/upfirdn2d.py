@@ -84,10 +84,19 @@ def upfirdn2d(
         gain: Factor on the result.
         impl: "reference" forces `upfirdn2d_reference`.
     """
-    wants_reference(impl)
-    return upfirdn2d_reference(
-        x, filter, up=up, down=down, padding=padding, flip_filter=flip_filter, gain=gain
-    )
+    if wants_reference(impl):
+        return upfirdn2d_reference(
+            x, filter, up=up, down=down, padding=padding, flip_filter=flip_filter, gain=gain
+        )
+    up, down, pads = _pair(up), _pair(down), read_padding(padding)
+    kernel = x.new_ones(1, 1) if filter is None else filter.to(x)
+    if flip_filter:
+        kernel = kernel.flip(list(range(kernel.ndim)))
+    if kernel.ndim == 2:
+        return _resample(x, kernel * gain, up, down, pads)
+    kernel = kernel * gain**0.5
+    x = _resample(x, kernel[None], (up[0], 1), (down[0], 1), Padding(pads.x0, pads.x1, 0, 0))
+    return _resample(x, kernel[:, None], (1, up[1]), (1, down[1]), Padding(0, 0, pads.y0, pads.y1))
 
 
 def upfirdn2d_reference(
@@ -112,6 +121,42 @@ def upfirdn2d_reference(
         kernel = kernel.flip([0, 1])
     x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), groups=channels)
     return x[:, :, ::down_y, ::down_x]
+
+
+def _resample(
+    x: Tensor,  # [B, C, H, W]
+    kernel: Tensor,  # [h, w]
+    up: tuple[int, int],
+    down: tuple[int, int],
+    pads: Padding,
+) -> Tensor:  # [B, C, H', W']
+    """Compute `upfirdn2d` by depthwise convolutions that skip inserted zeros and dropped samples.
+
+    Depthwise kernels are by far the fastest form on a CPU; channels moved to the batch are slow.
+    """
+    channels = x.shape[1]
+    if up == (1, 1):
+        kernel = kernel.flip([0, 1]).repeat(channels, 1, 1, 1)
+        x, own = _pad_all_but_common(x, pads)
+        return F.conv2d(x, kernel, stride=down[::-1], padding=own, groups=channels)
+    # A transposed convolution yields every sample that the input reaches; the padding says how
+    # many of them to crop or how many zeros to add.
+    height, width = kernel.shape
+    excess = Padding(
+        width - 1 - pads.x0, width - up[0] - pads.x1, height - 1 - pads.y0, height - up[1] - pads.y1
+    )
+    own = (max(min(excess.y0, excess.y1), 0), max(min(excess.x0, excess.x1), 0))
+    kernel = kernel.repeat(channels, 1, 1, 1)
+    x = F.conv_transpose2d(x, kernel, stride=up[::-1], padding=own, groups=channels)
+    rest = [own[1] - excess.x0, own[1] - excess.x1, own[0] - excess.y0, own[0] - excess.y1]
+    return (F.pad(x, rest) if any(rest) else x)[:, :, :: down[1], :: down[0]]
+
+
+def _pad_all_but_common(x: Tensor, pads: Padding) -> tuple[Tensor, tuple[int, int]]:
+    """Apply the uneven part of a padding; return the (y, x) padding left to a convolution."""
+    own = (max(min(pads.y0, pads.y1), 0), max(min(pads.x0, pads.x1), 0))
+    rest = [pads.x0 - own[1], pads.x1 - own[1], pads.y0 - own[0], pads.y1 - own[0]]
+    return (F.pad(x, rest) if any(rest) else x), own
 
 
 def filter2d(
