@@ -29,6 +29,7 @@ class GeneratorConfig:
         z_dim: Latent width.
         w_dim: Style width.
         mapping_layers: Layers of the mapping network after the camera embedding.
+        mapping_lr_multiplier: Slows learning of the mapping network.
         camera_scale: Factor on the conditioning camera; 0 switches pose conditioning off.
         plane_resolution: Side of the planes.
         plane_channels: Channels of each plane.
@@ -54,6 +55,7 @@ class GeneratorConfig:
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 2
+    mapping_lr_multiplier: float = 0.01
     camera_scale: float = 1.0
     plane_resolution: int = 256
     plane_channels: int = 32
@@ -119,6 +121,7 @@ class Generator(nn.Module):
             config.w_dim,
             config.mapping_layers,
             num_ws=self.backbone.num_ws,
+            lr_multiplier=config.mapping_lr_multiplier,
         )
         self.decoder = SDFDecoder(
             config.plane_channels,

@@ -177,6 +177,6 @@ def load_label_map(path: str | Path, label_set: LabelSet) -> np.ndarray:
     unknown = sorted(set(np.unique(label_map).tolist()) - set(range(label_set.num_classes)))
     if unknown:
         raise UserError(
-            f"mask {path} holds unknown label ids {unknown[:8]}; {label_set.name} allows 0..{highest}"
+            f"mask {path} holds unknown ids {unknown[:8]}; {label_set.name} allows 0..{highest}"
         )
     return label_map

@@ -32,6 +32,36 @@ class AnalyticRender:
     opacity: Tensor
 
 
+@dataclass
+class RayHits:
+    """What single rays see.
+
+    Args:
+        depth: [B, R] distance along the unit ray; 0 on the background.
+        colors: [B, R, 3] in 0..1, the background colour where nothing is hit.
+        labels: [B, R] int64 class of the surface.
+    """
+
+    depth: Tensor
+    colors: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def trace_rays(
+    field: CatField,
+    ray_origins: Tensor,  # [B, R, 3]
+    ray_directions: Tensor,  # [B, R, 3]
+) -> RayHits:
+    """Trace any rays, without antialiasing; training draws few from many views."""
+    bounds = _bounds(ray_origins, ray_directions)
+    depth = _trace(field, ray_origins, ray_directions, *bounds)
+    hit = depth > 0
+    points = ray_origins + depth[..., None] * ray_directions
+    labels, _ = _describe_hits(field, points, hit)
+    return RayHits(depth=depth, colors=_shade(field, points, hit), labels=labels)
+
+
 @torch.no_grad()
 def render_analytic(
     field: CatField,
@@ -87,20 +117,25 @@ def _trace(
     far: Tensor,  # [B, R]
 ) -> Tensor:  # [B, R], 0 where nothing is hit
     """March all rays by the distance to the head, dropping those that have hit or left."""
-    depth, result = near.clone(), torch.zeros_like(near)
-    active = depth < far
+    result = torch.zeros_like(near)
+    index, alive = _compact(near < far)
+    depth, far = near.gather(1, index), far.gather(1, index)
+    origins, directions = _gather(origins, index), _gather(directions, index)
     for _ in range(_MAX_STEPS):
-        index, valid = _compact(active)
-        if index.shape[1] == 0:
+        distance = field.sdf(torch.addcmul(origins, depth[..., None], directions))[..., 0]
+        depth = depth + distance
+        is_hit = alive & (distance < _HIT_DISTANCE)
+        result.scatter_(1, index, torch.where(is_hit, depth, result.gather(1, index)))
+        alive = alive & ~is_hit & (depth < far)
+        longest = int(alive.sum(dim=1).max())
+        if longest == 0:
             break
-        current = depth.gather(1, index)
-        points = _gather(origins, index) + current[..., None] * _gather(directions, index)
-        distance = field.sdf(points)[..., 0]
-        moved = current + distance
-        is_hit = (distance < _HIT_DISTANCE) & valid
-        result.scatter_(1, index, torch.where(is_hit, moved, result.gather(1, index)))
-        depth.scatter_(1, index, moved)
-        active.scatter_(1, index, valid & ~is_hit & (moved < far.gather(1, index)))
+        # Moving the survivors together costs about as much as marching a quarter of them.
+        if longest < 0.75 * alive.shape[1]:
+            kept, still_alive = _compact(alive)
+            index, depth, far = (values.gather(1, kept) for values in (index, depth, far))
+            origins, directions = _gather(origins, kept), _gather(directions, kept)
+            alive = still_alive
     return result
 
 
@@ -108,7 +143,7 @@ def _compact(active: Tensor) -> tuple[Tensor, Tensor]:  # [B, R] -> [B, M], [B, 
     """Return indices of the active rays, padded to the longest row, and which are real."""
     counts = active.sum(dim=1)
     longest = int(counts.max())
-    order = active.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :longest]
+    order = active.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :longest]
     return order, torch.arange(longest, device=active.device) < counts[:, None]
 
 

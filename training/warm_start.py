@@ -1,0 +1,304 @@
+"""Supervised warm start: regress the procedural field that belongs to each latent.
+
+A portrait's attributes are a fixed function of z, so its true distances, labels and colours are
+known for any latent. The generator first learns them at points and along single rays, then its
+super-resolution learns from whole pictures; adversarial training follows from there.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mate3d.errors import UserError
+from mate3d.field import TriPlaneField
+from mate3d.generator import Generator
+from mate3d.labels import one_hot_mask
+from mate3d.layers import normalize_second_moment
+from mate3d.procedural.cat import CatParameters, cat_parameters_from_latent
+from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.portraits import sample_cameras
+from mate3d.procedural.tracer import render_analytic, trace_rays
+from mate3d.rays import DepthDraws, sample_rays
+from mate3d.renderer import composite_features, evaluate_rays, render_field, sample_depths
+
+# Distances are compared relative to themselves plus this length, so that the surface counts most.
+_SURFACE_WIDTH = 0.02
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Lengths and sizes of the warm start.
+
+    Args:
+        num_field_steps: Steps on points and rays (mapping, backbone, decoder).
+        num_image_steps: Steps on whole pictures (both super-resolutions).
+        batch_size: Heads a field step.
+        num_points: Points a head.
+        num_rays: Rays a head; 0 learns from points alone.
+        ray_interval: Every how many field steps rays are traced; tracing costs most.
+        image_batch_size: Pictures an image step.
+        pool_size: Traced pictures kept for image steps; tracing costs more than learning.
+        lr: Adam's peak learning rate; decays to a tenth along a cosine.
+        color_weight: Weight of surface colours at points.
+        ray_weight: Weight of composited colours and opacity.
+    """
+
+    num_field_steps: int = 4000
+    num_image_steps: int = 1000
+    batch_size: int = 4
+    num_points: int = 4096
+    num_rays: int = 512
+    ray_interval: int = 4
+    image_batch_size: int = 4
+    pool_size: int = 512
+    lr: float = 3e-3
+    color_weight: float = 1.0
+    ray_weight: float = 1.0
+
+
+def procedural_parameters(
+    z: Tensor,  # [B, z_dim]
+) -> CatParameters:
+    """Return the cats that latents stand for; only z's direction counts, as in the mapping."""
+    return cat_parameters_from_latent(normalize_second_moment(z))
+
+
+@torch.no_grad()
+def sample_training_points(
+    cats: CatField,
+    num_heads: int,
+    num_points: int,
+    radius: float,
+) -> Tensor:  # [B, N, 3]
+    """Draw a quarter of the points anywhere, a half near the surface, a quarter near small parts.
+
+    Near ones are the best of four times as many candidates, by distance and a Gumbel draw.
+    """
+    num_quarter = num_points // 4
+    candidates = (torch.rand(num_heads, 4 * num_points, 3) * 2 - 1) * radius
+    class_sdf = cats.class_sdf(candidates)
+    chosen = [candidates[:, :num_quarter]]
+    for distances, count in (
+        (class_sdf[..., 1:], 2 * num_quarter),
+        (class_sdf[..., 2:], num_quarter),
+    ):
+        nearness = -distances.amin(dim=-1).abs() / _SURFACE_WIDTH
+        gumbel = -torch.empty_like(nearness).exponential_().log()
+        index = (nearness + gumbel).topk(count, dim=1).indices
+        chosen.append(candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, 3)))
+    return torch.cat(chosen, dim=1)
+
+
+def field_losses(
+    generator: Generator,
+    ws: Tensor,  # [B, L, w_dim]
+    cats: CatField,
+    config: WarmStartConfig,
+    *,
+    with_rays: bool,
+) -> dict[str, Tensor]:
+    """Return relative errors of distances, and errors of colours near the surface."""
+    field = generator.make_field(ws, noise_mode="const")
+    points = sample_training_points(cats, len(ws), config.num_points, generator.config.box_size / 2)
+    truth, predicted = cats.sample(points), field.sample(points)
+    losses = {}
+    for name in ("sdf", "class_sdf"):
+        target = getattr(truth, name)
+        error = (getattr(predicted, name) - target).abs() / (target.abs() + _SURFACE_WIDTH)
+        losses[name] = error.mean()
+    nearness = torch.exp(-truth.sdf.abs() / _SURFACE_WIDTH)
+    error = (predicted.features[..., :3] - truth.features).abs() * nearness
+    losses["point_color"] = config.color_weight * error.mean() / nearness.mean()
+    if with_rays:
+        losses |= _ray_losses(generator, field, cats, config)
+    if field.background is not None:
+        error = field.background[:, :3] - cats.background_color
+        losses["background"] = error.abs().mean()
+    return losses
+
+
+def _ray_losses(
+    generator: Generator, field: TriPlaneField, cats: CatField, config: WarmStartConfig
+) -> dict[str, Tensor]:
+    """Compare random rays of random views with traced ones."""
+    num_heads = len(field.texture_planes)
+    camera = sample_cameras(num_heads)
+    origins, directions = sample_rays(camera, generator.config.resolution)
+    chosen = torch.randperm(origins.shape[1])[: config.num_rays]
+    origins, directions = origins[:, chosen], directions[:, chosen]
+    truth = trace_rays(cats, origins, directions)
+    rendering = generator.config.rendering
+    depths = sample_depths(field, origins, directions, rendering, DepthDraws(mode="random"))
+    samples = evaluate_rays(field, origins, directions, depths, rendering)
+    colors = composite_features(samples.features, samples.weights, rendering, field.background)
+    opacity = samples.weights.sum(dim=2)
+    hit = (truth.depth > 0).float().unsqueeze(-1)
+    color_error = (colors[..., :3] - (truth.colors * 2 - 1)).abs().mean()
+    return {
+        "ray_color": config.ray_weight * 0.5 * color_error,
+        "ray_opacity": config.ray_weight * (opacity - hit).abs().mean(),
+    }
+
+
+@dataclass
+class Pictures:
+    """Traced pictures with the latents and cameras they belong to."""
+
+    z: Tensor  # [B, z_dim]
+    camera: Tensor  # [B, 25]
+    image: Tensor  # [B, 3, H, W]
+    label_map: Tensor  # [B, H, W]
+
+
+class PicturePool:
+    """A growing, then rotating store of traced pictures.
+
+    Args:
+        generator: Gives latent width and picture size.
+        capacity: Most pictures kept.
+    """
+
+    def __init__(self, generator: Generator, capacity: int):
+        self._generator, self._capacity = generator, capacity
+        self._pictures: list[Pictures] = []
+        self._next = 0
+
+    def add(self, count: int) -> None:
+        """Trace new pictures, replacing the oldest when full."""
+        z = torch.randn(count, self._generator.config.z_dim)
+        camera = sample_cameras(count)
+        view = render_analytic(
+            CatField(procedural_parameters(z)), camera, self._generator.config.resolution
+        )
+        for index in range(count):
+            one = slice(index, index + 1)
+            picture = Pictures(z[one], camera[one], view.image[one], view.label_map[one])
+            if len(self._pictures) < self._capacity:
+                self._pictures.append(picture)
+            else:
+                self._pictures[self._next % self._capacity] = picture
+            self._next += 1
+
+    def draw(self, count: int) -> Pictures:
+        """Return random pictures of the store as one batch."""
+        chosen = [self._pictures[i] for i in torch.randint(len(self._pictures), (count,)).tolist()]
+        return Pictures(
+            *(
+                torch.cat([getattr(picture, name) for picture in chosen])
+                for name in ("z", "camera", "image", "label_map")
+            )
+        )
+
+
+def picture_losses(
+    generator: Generator,
+    pictures: Pictures,
+) -> dict[str, Tensor]:
+    """Return errors of both super-resolutions; planes and decoder are left alone."""
+    config = generator.config
+    with torch.no_grad():
+        ws = generator.map(pictures.z, pictures.camera)
+        view = render_field(
+            generator.make_field(ws),
+            *sample_rays(pictures.camera, config.neural_rendering_resolution),
+            config.rendering,
+            draws=DepthDraws(mode="random"),
+        )
+    output = generator.superresolve(view, ws)
+    target = 2 * one_hot_mask(pictures.label_map, generator.label_set.num_classes) - 1
+    # Small parts would drown in skin and background; a class counts by the root of its share.
+    share = (target + 1).mean(dim=(0, 2, 3), keepdim=True) / 2
+    weight = (share + 1e-3).rsqrt()
+    segmentation_error = (output.segmentation - target).square() * weight / weight.mean()
+    return {
+        "image": (output.image - pictures.image).abs().mean(),
+        "image_edges": (_edges(output.image) - _edges(pictures.image)).abs().mean(),
+        "segmentation": segmentation_error.mean(),
+    }
+
+
+def _edges(image: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 6, H - 1, W - 1]
+    corner = image[..., :-1, :-1]
+    return torch.cat([image[..., 1:, :-1] - corner, image[..., :-1, 1:] - corner], dim=1)
+
+
+class WarmStart:
+    """Run the warm start step by step; the caller owns the loop, logging and saving.
+
+    Args:
+        generator: Trained in place.
+        config: Lengths and sizes.
+    """
+
+    def __init__(self, generator: Generator, config: WarmStartConfig):
+        if generator.config.label_set != "catmask_hq":
+            raise UserError(
+                "warm_start=procedural knows cats only: the model's label_set is"
+                f" '{generator.config.label_set}', allowed: catmask_hq"
+            )
+        self.generator, self.config = generator, config
+        self.steps_done = 0
+        self._pool = PicturePool(generator, config.pool_size)
+        image_parameters = [
+            *generator.superresolution.parameters(),
+            *generator.segmentation_superresolution.parameters(),
+        ]
+        image_ids = {id(parameter) for parameter in image_parameters}
+        field_parameters = [p for p in generator.parameters() if id(p) not in image_ids]
+        self._field_optimizer = torch.optim.Adam(field_parameters, betas=(0.9, 0.99))
+        self._image_optimizer = torch.optim.Adam(image_parameters, betas=(0.9, 0.99))
+
+    @property
+    def num_steps(self) -> int:
+        """Steps in all."""
+        return self.config.num_field_steps + self.config.num_image_steps
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step has been made."""
+        return self.steps_done >= self.num_steps
+
+    def step(self) -> dict[str, float]:
+        """Make one step and return its losses by name."""
+        config = self.config
+        num_field, done = config.num_field_steps, self.steps_done
+        if done < num_field:
+            z = torch.randn(config.batch_size, self.generator.config.z_dim)
+            ws = self.generator.map(z, sample_cameras(len(z)))
+            self.generator.mapping.update_average(ws.detach())
+            losses = field_losses(self.generator, ws, CatField(procedural_parameters(z)), config)
+            self._update(self._field_optimizer, losses, done / num_field)
+        else:
+            self._pool.add(config.image_batch_size if done == num_field else 1)
+            pictures = self._pool.draw(config.image_batch_size)
+            losses = picture_losses(self.generator, pictures)
+            progress = (done - num_field) / config.num_image_steps
+            self._update(self._image_optimizer, losses, progress)
+        self.steps_done += 1
+        return {name: value.item() for name, value in losses.items()}
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor], progress: float
+    ) -> None:
+        rate = self.config.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, 0.05 + 20 * progress)
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        optimizer.step()
+
+    def state_dict(self) -> dict[str, object]:
+        """Return optimisers and counter; the picture pool is traced anew after a resume."""
+        return {
+            "steps_done": self.steps_done,
+            "field_optimizer": self._field_optimizer.state_dict(),
+            "image_optimizer": self._image_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue from `state_dict`."""
+        self.steps_done = state["steps_done"]
+        self._field_optimizer.load_state_dict(state["field_optimizer"])
+        self._image_optimizer.load_state_dict(state["image_optimizer"])
