@@ -268,7 +268,9 @@ class WarmStart:
             z = torch.randn(config.batch_size, self.generator.config.z_dim)
             ws = self.generator.map(z, sample_cameras(len(z)))
             self.generator.mapping.update_average(ws.detach())
-            losses = field_losses(self.generator, ws, CatField(procedural_parameters(z)), config)
+            cats = CatField(procedural_parameters(z))
+            with_rays = config.num_rays > 0 and done % config.ray_interval == 0
+            losses = field_losses(self.generator, ws, cats, config, with_rays=with_rays)
             self._update(self._field_optimizer, losses, done / num_field)
         else:
             self._pool.add(config.image_batch_size if done == num_field else 1)
