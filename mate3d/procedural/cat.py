@@ -127,7 +127,7 @@ def _second_color(
 ) -> Tensor:  # [B, 3]
     """Stripes are mostly a shade of the fur; two-coloured cats mostly have white on dark fur."""
     color = _contrasting_color(color, fur_color)
-    is_light = _smoothstep(_luminance(fur_color), 0.2, 0.4)
+    is_light = _smoothstep(_luminance(fur_color), 0.13, 0.25)
     shade = torch.lerp(fur_color * 0.6 + 0.22, fur_color * 0.48, is_light)
     color = torch.lerp(color, shade, 0.75 * tabby[:, None])
     white = color.new_tensor([0.95, 0.93, 0.90])

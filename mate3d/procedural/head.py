@@ -137,7 +137,7 @@ class HeadShape:
         )
         pad = ellipsoid_distance(_offset(folded, self._pad_center), self._pad_radii)
         x, y, z = _offset(folded, self._chin_center)
-        chin = (x.square_().add_(y.square_()).add_(z.square_())).sqrt_().sub_(self._chin_radius)
+        chin = (x.square_().add_(y.square_()).add_(z.square_())).sqrt_() - self._chin_radius
         skin = smooth_union(skin, neck, 0.09)
         skin = smooth_union(skin, cheek, 0.05)
         skin = smooth_union(skin, bridge, 0.05)
@@ -156,7 +156,7 @@ class HeadShape:
         bend = lateral.square().clamp_(max=_EAR_CUP_REACH**2).mul_(_EAR_CUP)
         height = dot(self._ear_front).sub_(bend)
         profile = round_cone_profile(
-            lateral.abs_(), dot(self._ear_up), self._ear_length, *self._ear_radii
+            lateral.abs(), dot(self._ear_up), self._ear_length, *self._ear_radii
         )
         return profile, height
 
@@ -166,7 +166,7 @@ class HeadShape:
 
     def _eye_distance(self, folded: Coordinates) -> Tensor:
         x, y, z = _offset(folded, self.eye_center)
-        return (x.square_().add_(y.square_()).add_(z.square_())).sqrt_().sub_(self.eye_radius)
+        return (x.square_().add_(y.square_()).add_(z.square_())).sqrt_() - self.eye_radius
 
     def _mouth_distance(self, folded: Coordinates) -> Tensor:
         radius = _MOUTH_RADIUS * self._one

@@ -1,4 +1,7 @@
-"""Signed distances of simple solids and their smooth union; each coordinate is its own tensor."""
+"""Signed distances of simple solids and their smooth union; each coordinate is its own tensor.
+
+Only fresh results that no gradient needs are changed in place, so all stay differentiable.
+"""
 
 import torch
 from torch import Tensor
@@ -21,8 +24,8 @@ def ellipsoid_distance(
     """Approximate an ellipsoid's distance to first order; good while the radii are alike."""
     scaled = [axis / radius for axis, radius in zip(offset, radii, strict=True)]
     level = (scaled[0].square() + scaled[1].square()).add_(scaled[2].square()).sqrt_()
-    slopes = [axis.div_(radius).square_() for axis, radius in zip(scaled, radii, strict=True)]
-    slope = (slopes[0] + slopes[1]).add_(slopes[2]).sqrt_().clamp_(min=1e-6)
+    slopes = [(axis / radius).square_() for axis, radius in zip(scaled, radii, strict=True)]
+    slope = (slopes[0] + slopes[1]).add_(slopes[2]).clamp_(min=1e-12).sqrt_()
     return level * (level - 1) / slope
 
 
@@ -42,7 +45,7 @@ def round_cone_profile(
     nearest = along - across * (taper / (1 - taper.square()).sqrt())
     nearest = torch.minimum(nearest.clamp_(min=0), length)
     distance = (along - nearest).square_().add_(across.square()).sqrt_()
-    return distance.sub_(first_radius).add_(nearest.mul_(taper))
+    return (distance - first_radius).add_(nearest * taper)
 
 
 def round_cone_distance(
@@ -70,5 +73,7 @@ def extrude_profile(
     """Thicken a 2D shape to a plate with rounded edges; exact for an exact profile."""
     side = profile + edge_radius
     face = height.abs().sub_(half_thickness - edge_radius)
-    outside = (side.clamp(min=0).square_().add_(face.clamp(min=0).square_())).sqrt_()
+    outside = side.clamp(min=0).square_().add_(face.clamp(min=0).square_())
+    # The floor keeps the root's gradient finite inside the plate.
+    outside = outside.clamp_(min=1e-12).sqrt_()
     return torch.maximum(side, face).clamp_(max=0).add_(outside).sub_(edge_radius)
