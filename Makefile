@@ -16,6 +16,7 @@ help:
 
 # pip is the last thing that a new environment gets: without it the creation was interrupted.
 $(STAMP): setup.py
+	@echo "Installing into $(VENV); PyTorch is large, so the first time takes several minutes."
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	touch $@

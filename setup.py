@@ -12,7 +12,9 @@ setup(
     description="Mask- and text-guided editing of 3D portraits",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
+    packages=find_packages(
+        include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]
+    ),
     package_data={"configs": ["**/*.yaml"]},
     install_requires=[
         "torch>=2.11",

@@ -45,12 +45,13 @@ def compose_config(config_name: str, words: Sequence[str] = ()) -> DictConfig:
             if key in groups:
                 choices.append(f"{key}={_find_choice(config_name, key, value)}")
             else:
-                values.append((key, _quote_free_text(word)))
+                values.append((key, word))
         base = compose(config_name, choices)
         for key, _ in values:
             _check_key(key, base, groups)
+        overrides = [_quote_free_text(word, is_text=_is_text(base, key)) for key, word in values]
         try:
-            config = compose(config_name, choices + [word for _, word in values])
+            config = compose(config_name, choices + overrides)
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(str(error).splitlines()[0]) from error
     for key, _ in values:
@@ -128,10 +129,25 @@ def _find_choice(config_name: str, group: str, choice: str) -> str:
     return choice
 
 
-def _quote_free_text(word: str) -> str:
-    """Quote a value that Hydra's grammar refuses or reads as a sweep, e.g. a prompt's commas."""
+def _is_text(base: DictConfig, key: str) -> bool:
+    """Tell whether an option takes text: its default is text, or must be given (`???`)."""
     try:
-        if not OverridesParser.create().parse_override(word).is_sweep_override():
+        default = OmegaConf.select(base, key, throw_on_missing=True)
+    except OmegaConfBaseException:
+        return True
+    return isinstance(default, str)
+
+
+def _quote_free_text(word: str, *, is_text: bool) -> str:
+    """Quote a value that is not meant as Hydra would read it.
+
+    That is what its grammar refuses or takes for a sweep (a prompt's commas), and a number or
+    truth value where text belongs (`output=2026`).
+    """
+    try:
+        override = OverridesParser.create().parse_override(word)
+        is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
+        if not override.is_sweep_override() and not (is_text and is_number):
             return word
     except HydraException:
         pass

@@ -116,6 +116,12 @@ def test_free_text_needs_no_quotes_of_hydra(text):
     assert compose_config("prepare_data", [f"output={text}"]).output == text
 
 
+@pytest.mark.parametrize("text", ["2026", "1e3", "true", "007"])
+def test_text_option_keeps_a_number_as_it_is_written(text):
+    for key in ("output", "paths.outputs"):
+        assert OmegaConf.select(compose_config("prepare_data", [f"{key}={text}"]), key) == text
+
+
 def test_null_and_lists_keep_their_meaning():
     assert compose_config("prepare_data", ["output=null"]).output is None
     assert compose_config("prepare_data", ["output=[1,2]"]).output == [1, 2]
