@@ -7,6 +7,9 @@ from torch.nn import functional
 from mate3d.layers import FullyConnected
 
 
+_CHUNK_POINTS = 2048
+
+
 def sdf_to_density(
     sdf: Tensor,  # [...], world units
     beta: Tensor | float,
@@ -83,9 +86,16 @@ class SDFDecoder(nn.Module):
         first_bias = torch.cat([head[0].scaled_bias() for head in heads])
         second_weight = torch.cat([head[2].scaled_weight() for head in heads])
         second_bias = torch.cat([head[2].scaled_bias() for head in heads])
-        hidden = functional.softplus(functional.linear(shape_features, first_weight, first_bias))
-        hidden = hidden.unflatten(-1, second_weight.shape)
-        values = (hidden * second_weight).sum(dim=-1) + second_bias
+
+        def evaluate(features: Tensor) -> Tensor:
+            hidden = functional.softplus(functional.linear(features, first_weight, first_bias))
+            hidden = hidden.unflatten(-1, second_weight.shape)
+            return torch.einsum("bnkh,kh->bnk", hidden, second_weight) + second_bias
+
+        # The hidden layers of all heads are far larger than their results; without gradients they
+        # need not be kept, and small pieces stay in the processor's cache.
+        size = shape_features.shape[1] if torch.is_grad_enabled() else _CHUNK_POINTS
+        values = torch.cat([evaluate(part) for part in shape_features.split(size, dim=1)], dim=1)
         return values[..., :1], values[..., 1:]
 
     def density(

@@ -94,7 +94,7 @@ def test_mapping_planes_and_points_match(golden, generator):
     )
     rows = truncated[:, [0, 9, 10, 13]]
     assert_golden(rows.reshape(tensors["ws_trunc_rows"].shape), tensors["ws_trunc_rows"], TOLERANCE)
-    field = generator.make_field(ws, noise_mode="none")
+    field = generator.make_field(ws)
     for planes, name in ((field.texture_planes, "tex"), (field.shape_planes, "shp")):
         values = planes.flatten()[tensors["planes.index"]]
         assert_golden(values, tensors[f"planes.{name}"].flatten(), TOLERANCE)
@@ -122,7 +122,7 @@ def check_render(tensors, view, resolution):
 def test_renders_and_discriminators_match(golden, generator):
     tensors, metadata = golden
     ws = generator.map(tensors["in.z"], tensors["in.c_cond"])
-    field = generator.make_field(ws, noise_mode="none")
+    field = generator.make_field(ws)
     for resolution in (64, 128):
         view = generator.render(field, ws, tensors["in.c"], neural_rendering_resolution=resolution)
         check_render(tensors, view, resolution)
