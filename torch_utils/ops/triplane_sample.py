@@ -5,6 +5,7 @@ table with one row of features per pixel, so that a look-up is a weighted sum of
 bag), which is faster too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from torch_utils.ops._dispatch import Implementation, wants_reference
+
+
+CHUNK = 8192
 
 
 def triplane_sample(
@@ -90,39 +94,78 @@ class _Corners:
     linear in the position. Corners outside the plane have zero factors.
     """
 
-    def __init__(self, points: Tensor, grid: _Grid):  # [B, N, 3, 2]
-        size = torch.tensor([grid.width, grid.height], device=points.device)
-        pixels = torch.addcmul(size / 2 - 0.5, points, size / 2)
-        low = pixels.floor()
-        fraction = pixels - low
-        corner = torch.stack([low, low + 1], dim=-1)  # [B, N, 3, 2 axes, 2 corners]
-        inside = (corner >= 0) & (corner < size[:, None])
-        column, row = corner.long().clamp_(min=0).minimum(size[:, None] - 1).unbind(3)
+    def __init__(self, points: Tensor, first_rows: Tensor, grid: _Grid):  # [R, 3, 2], [R, 3]
+        scale = 1 / 3 if grid.with_mean else 1
+        column, self.factor_x, self.slope_x = _axis(points[..., 0], grid.width, scale)
+        row, self.factor_y, self.slope_y = _axis(points[..., 1], grid.height, 1)
+        row = [first_rows.addcmul(r, r.new_tensor(grid.width)) for r in row]
+        self.bag_size = 12 if grid.with_mean else 4
+        self.index = self._bags([r + c for r in row for c in column])
 
-        num_images = len(points)
-        first_row = torch.arange(num_images * 3, device=points.device) * grid.height
-        row = row + first_row.view(num_images, 1, 3, 1)
-        per_bag = 12 if grid.with_mean else 4
-        self.shape = (*points.shape[:3], 2, 2)
-        self.index = (row[..., :, None] * grid.width + column[..., None, :]).view(-1, per_bag)
+    def weights(self) -> Tensor:  # [bags, bag_size]
+        return self._bags(_products(self.factor_y, self.factor_x))
 
-        scale = torch.ones(2, 1, dtype=points.dtype, device=points.device)
-        if grid.with_mean:
-            scale[0] = 1 / 3
-        scale = inside * scale
-        factor = torch.stack([1 - fraction, fraction], dim=-1) * scale
-        slope = torch.stack([-size / 2, size / 2], dim=-1) * scale
-        self.factor_x, self.factor_y = factor[..., 0, None, :], factor[..., 1, :, None]
-        self.slope_x, self.slope_y = slope[..., 0, None, :], slope[..., 1, :, None]
-
-    def weights(self) -> Tensor:  # [R, K]
-        return (self.factor_x * self.factor_y).view_as(self.index)
-
-    def weights_along(self, direction: Tensor) -> Tensor:  # [B, N, 3, 2] -> [R, K]
+    def weights_along(self, direction: Tensor) -> Tensor:  # [R, 3, 2] -> [bags, bag_size]
         """Return the change of the weights for a displacement of the points."""
-        along_x, along_y = direction[..., None, None].unbind(3)
-        change = along_x * self.slope_x * self.factor_y + along_y * self.factor_x * self.slope_y
-        return change.reshape(self.index.shape)
+        slopes_x = _products(self.factor_y, self.slope_x)
+        slopes_y = _products(self.slope_y, self.factor_x)
+        along_x, along_y = direction.unbind(-1)
+        pairs = zip(slopes_x, slopes_y, strict=True)
+        return self._bags([(along_x * x).addcmul_(along_y, y) for x, y in pairs])
+
+    def contract(self, dots: Tensor, y: list[Tensor], x: list[Tensor]) -> Tensor:  # [R, 3]
+        """Sum `dots` [bags, bag_size] over the corners, weighted by factors or slopes."""
+        dots = dots.view(-1, 3, 4).unbind(-1)
+        lower = (dots[0] * x[0]).addcmul_(dots[1], x[1])
+        upper = (dots[2] * x[0]).addcmul_(dots[3], x[1])
+        return lower.mul_(y[0]).addcmul_(upper, y[1])
+
+    def _bags(self, corners: list[Tensor]) -> Tensor:
+        return torch.stack(corners, dim=-1).view(-1, self.bag_size)
+
+
+def _axis(
+    position: Tensor, size: int, scale: float
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the pixel indices on both sides of positions, their factors and the slopes of those.
+
+    Structure-of-arrays on purpose: operations on a last dimension of 2 are slow.
+    """
+    pixel = position * (size / 2) + (size / 2 - 0.5)
+    low = pixel.floor()
+    fraction = pixel - low
+    low_inside = ((low >= 0) & (low < size)) * scale
+    high_inside = ((low >= -1) & (low < size - 1)) * scale
+    low = low.long()
+    index = [low.clamp(0, size - 1), (low + 1).clamp_(0, size - 1)]
+    factor = [(1 - fraction) * low_inside, fraction * high_inside]
+    return index, factor, [low_inside * (-size / 2), high_inside * (size / 2)]
+
+
+def _products(rows: list[Tensor], columns: list[Tensor]) -> list[Tensor]:
+    return [row * column for row in rows for column in columns]
+
+
+def _chunks(points: Tensor, grid: _Grid) -> Iterator[tuple[slice, slice, _Corners]]:
+    """Walk over the points in pieces whose temporaries stay in the processor's cache.
+
+    Yields:
+        The points and the bags of a piece, and the corners of the points.
+    """
+    num_images, per_image = points.shape[:2]
+    points = points.reshape(-1, 3, 2)
+    plane_rows = grid.height * grid.width
+    first_rows = torch.arange(num_images * 3, device=points.device).view(-1, 1, 3) * plane_rows
+    first_rows = first_rows.expand(-1, per_image, -1).reshape(-1, 3)
+    step = CHUNK if points.device.type == "cpu" else max(len(points), 1)
+    bags = 1 if grid.with_mean else 3
+    for start in range(0, len(points), step):
+        part = slice(start, start + step)
+        yield (
+            part,
+            slice(start * bags, (start + step) * bags),
+            _Corners(points[part], first_rows[part], grid),
+        )
 
 
 def _look_up(table: Tensor, points: Tensor, grid: _Grid) -> Tensor:
@@ -130,34 +173,35 @@ def _look_up(table: Tensor, points: Tensor, grid: _Grid) -> Tensor:
     return _Values.apply(_TableLink.apply(table, (points,), grid), table, points, grid)
 
 
-def _weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:  # [R, C]
+def _weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:  # [bags, C]
     return F.embedding_bag(index, table, mode="sum", per_sample_weights=weights)
 
 
-def _scatter_rows(rows: Tensor, index: Tensor, weights: Tensor, num_rows: int) -> Tensor:
-    """Add each weighted row of `rows` [R, C] to the table rows that `index` [R, K] names.
+def _scatter_rows(table: Tensor, rows: Tensor, index: Tensor, weights: Tensor) -> None:
+    """Add each weighted row of `rows` [bags, C] to the table rows that `index` names.
 
     Sorting the indices turns the scatter into gathers, several times faster than `index_add_`.
     """
     key, order = index.flatten().sort()
-    counts = torch.bincount(key, minlength=num_rows)
+    key, counts = key.unique_consecutive(return_counts=True)
     source = order.div(index.shape[1], rounding_mode="floor")
-    return F.embedding_bag(
+    sums = F.embedding_bag(
         source,
-        rows.contiguous(),
+        rows,
         counts.cumsum(0) - counts,
         mode="sum",
         per_sample_weights=weights.flatten()[order],
     )
+    table.index_add_(0, key, sums)
 
 
-def _dot_rows(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:  # [R, K]
-    """Multiply each row of `rows` [R, C] with the table rows that `index` [R, K] names."""
-    num_bags, per_bag = index.shape
+def _dot_rows(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:  # [bags, bag_size]
+    """Multiply each row of `rows` [bags, C] with the table rows that `index` names."""
+    num_bags, bag_size = index.shape
     bags = torch.arange(num_bags, device=index.device)
     # This is the gradient of an embedding bag with respect to its weights; mode 0 is the sum.
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        rows.contiguous(), table, index.flatten(), bags * per_bag, bags.repeat_interleave(per_bag), 0
+        rows, table, index.flatten(), bags * bag_size, bags.repeat_interleave(bag_size), 0
     )
     return dots.view_as(index)
 
@@ -190,8 +234,10 @@ class _Values(Function):
     def forward(ctx, link, table, points, grid):
         ctx.save_for_backward(table, points)
         ctx.grid = grid
-        corners = _Corners(points, grid)
-        return _weighted_rows(table, corners.index, corners.weights())
+        values = torch.empty_like(link, memory_format=torch.contiguous_format)
+        for _, bags, corners in _chunks(points, grid):
+            values[bags] = _weighted_rows(table, corners.index, corners.weights())
+        return values
 
     @staticmethod
     def backward(ctx, grad):
@@ -209,8 +255,11 @@ class _TableGradient(Function):
     def forward(ctx, grad, points, grid, num_rows):
         ctx.save_for_backward(grad, points)
         ctx.grid = grid
-        corners = _Corners(points, grid)
-        return _scatter_rows(grad, corners.index, corners.weights(), num_rows)
+        grad = grad.contiguous()
+        grad_table = grad.new_zeros(num_rows, grad.shape[1])
+        for _, bags, corners in _chunks(points, grid):
+            _scatter_rows(grad_table, grad[bags], corners.index, corners.weights())
+        return grad_table
 
     @staticmethod
     def backward(ctx, grad_table):
@@ -230,26 +279,33 @@ class _PointGradient(Function):
     def forward(ctx, grad, table, points, grid):
         ctx.save_for_backward(grad, table, points)
         ctx.grid = grid
-        corners = _Corners(points, grid)
-        dots = _dot_rows(grad, table, corners.index).view(corners.shape)
-        along_x = (dots * corners.slope_x * corners.factor_y).sum((-2, -1))
-        along_y = (dots * corners.factor_x * corners.slope_y).sum((-2, -1))
-        return torch.stack([along_x, along_y], dim=-1)
+        grad = grad.contiguous()
+        grad_points = torch.empty_like(points, memory_format=torch.contiguous_format)
+        for part, bags, corners in _chunks(points, grid):
+            dots = _dot_rows(grad[bags], table, corners.index)
+            out = grad_points.view(-1, 3, 2)[part]
+            out[..., 0] = corners.contract(dots, corners.factor_y, corners.slope_x)
+            out[..., 1] = corners.contract(dots, corners.slope_y, corners.factor_x)
+        return grad_points
 
     @staticmethod
     @once_differentiable
     def backward(ctx, direction):
         grad, table, points = ctx.saved_tensors
-        grad_grad = grad_table = grad_points = None
-        corners = _Corners(points, ctx.grid)
-        weights = corners.weights_along(direction)
-        if ctx.needs_input_grad[0]:
-            grad_grad = _weighted_rows(table, corners.index, weights)
-        if ctx.needs_input_grad[1]:
-            grad_table = _scatter_rows(grad, corners.index, weights, len(table))
-        if ctx.needs_input_grad[2]:
-            # The weights are linear along each axis, so that only the mixed derivative remains.
-            dots = _dot_rows(grad, table, corners.index).view(corners.shape)
-            mixed = (dots * corners.slope_x * corners.slope_y).sum((-2, -1))
-            grad_points = direction.flip(-1) * mixed[..., None]
+        needs_grad, needs_table, needs_points, _ = ctx.needs_input_grad
+        grad, direction = grad.contiguous(), direction.reshape(-1, 3, 2)
+        grad_grad = torch.empty_like(grad) if needs_grad else None
+        grad_table = torch.zeros_like(table) if needs_table else None
+        mixed = points.new_empty(len(direction), 3, 1) if needs_points else None
+        for part, bags, corners in _chunks(points, ctx.grid):
+            weights = corners.weights_along(direction[part])
+            if needs_grad:
+                grad_grad[bags] = _weighted_rows(table, corners.index, weights)
+            if needs_table:
+                _scatter_rows(grad_table, grad[bags], corners.index, weights)
+            if needs_points:
+                dots = _dot_rows(grad[bags], table, corners.index)
+                mixed[part, :, 0] = corners.contract(dots, corners.slope_y, corners.slope_x)
+        # The weights are linear along each axis, so that only the mixed derivative remains.
+        grad_points = (direction.flip(-1) * mixed).view_as(points) if needs_points else None
         return grad_grad, grad_table, grad_points, None
