@@ -17,7 +17,9 @@ _BACKGROUND_PALETTE: Palette = {
     "blue": (0.78, 0.78, 0.96),
     "purple": (0.90, 0.72, 0.90),
 }
-_VISIBLE_PATTERN = 0.5
+# A pattern is named from this strength on, if its colour differs from the fur's by this much.
+_VISIBLE_STRENGTH = 0.5
+_VISIBLE_CONTRAST = 0.12
 _OPENINGS = ("a {}", "a {}", "a photo of a {}", "portrait of a {}", "the face of a {}")
 
 
@@ -51,9 +53,11 @@ def cat_words(
         "spotted": float(p.spots[index]),
     }
     pattern = max(strengths, key=strengths.__getitem__)
+    contrast = float((p.second_color[index] - p.fur_color[index]).norm())
+    is_visible = strengths[pattern] > _VISIBLE_STRENGTH and contrast > _VISIBLE_CONTRAST
     return {
         "fur": color_name(p.fur_color[index], FUR_PALETTE),
-        "pattern": pattern if strengths[pattern] > _VISIBLE_PATTERN else "plain",
+        "pattern": pattern if is_visible else "plain",
         "second": color_name(p.second_color[index], FUR_PALETTE),
         "ear_size": _size_word(float(p.ear_size[index]), 0.88, 1.16, ("small", "big")),
         "ear_shape": _size_word(float(p.ear_roundness[index]), 0.3, 0.7, ("pointed", "round")),

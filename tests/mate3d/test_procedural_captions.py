@@ -61,3 +61,13 @@ def test_article_fits_the_first_word():
     for index in range(len(parameters)):
         caption = caption_cat(parameters, index, random.Random(index))
         assert "a orange" not in caption and "an black" not in caption
+
+
+def test_pattern_in_the_color_of_the_fur_is_called_plain():
+    parameters = sample_parameters(1)
+    parameters.tabby = torch.ones(1)
+    parameters.fur_color = torch.tensor([FUR_PALETTE["orange"]])
+    parameters.second_color = torch.tensor([FUR_PALETTE["black"]])
+    assert cat_words(parameters, 0)["pattern"] == "tabby"
+    parameters.second_color = parameters.fur_color * 0.95
+    assert cat_words(parameters, 0)["pattern"] == "plain"

@@ -10,7 +10,7 @@ from mate3d.procedural.cat_field import CatField
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
 from mate3d.rays import sample_rays
 
-NUM_CATS = 4
+NUM_CATS = 3
 RESOLUTION = 64
 
 
@@ -56,16 +56,16 @@ def test_ears_above_eyes_above_nose_above_mouth(frontal):
 def test_ears_stay_inside_the_frame(parameters):
     parameters = parameters[slice(None)]
     parameters.ear_size = torch.full((NUM_CATS,), 1.32)
-    yaw = torch.tensor([-0.7, 0.7, 0.0, 0.0])
-    camera = make_camera(yaw, torch.tensor([0.0, 0.0, 0.4, -0.4]))
+    yaw = torch.tensor([-0.7, 0.7, 0.0])
+    camera = make_camera(yaw, torch.tensor([0.0, 0.4, -0.4]))
     label_map = render_analytic(CatField(parameters), camera, 48, supersampling=1).label_map
     assert (label_map[:, 0] == 0).all()
 
 
 def test_depth_leads_to_the_surface_and_is_zero_on_background(parameters):
     field, camera = CatField(parameters), make_camera(torch.full((NUM_CATS,), 0.5), 0.2)
-    render = render_analytic(field, camera, RESOLUTION, supersampling=1)
-    origins, directions = sample_rays(camera, RESOLUTION)
+    render = render_analytic(field, camera, 32, supersampling=1)
+    origins, directions = sample_rays(camera, 32)
     depth = render.depth.flatten(1)[..., None]
     seen = (render.label_map > 0).flatten(1)
     assert ((depth[..., 0] > 0) == seen).all()
@@ -94,8 +94,8 @@ def test_normals_are_unit_and_face_the_camera(frontal):
 
 def test_mirrored_camera_sees_the_mirrored_portrait(parameters):
     field, camera = CatField(parameters), make_camera(torch.full((NUM_CATS,), 0.4), 0.1)
-    first = render_analytic(field, camera, RESOLUTION, supersampling=1)
-    second = render_analytic(field, mirror_camera(camera), RESOLUTION, supersampling=1)
+    first = render_analytic(field, camera, 32, supersampling=1)
+    second = render_analytic(field, mirror_camera(camera), 32, supersampling=1)
     agreement = (first.label_map == second.label_map.flip(-1)).float().mean()
     assert agreement > 0.998
     seen = (first.label_map > 0) & (second.label_map.flip(-1) > 0)
