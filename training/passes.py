@@ -72,6 +72,18 @@ class StepContext:
     depth_mode: Literal["fixed", "random"] = "random"
 
 
+def draw_latents(
+    batch_size: int,
+    z_dim: int,
+    cameras: Tensor,  # [N, 25], on the device of `random`
+    random: torch.Generator,
+) -> Latents:
+    """Draw normal latents and, for each, one of the data set's cameras."""
+    z = torch.randn((batch_size, z_dim), generator=random, device=random.device)
+    chosen = torch.randint(len(cameras), (batch_size,), generator=random, device=random.device)
+    return Latents(z, cameras[chosen])
+
+
 def swap_cameras(
     camera: Tensor,  # [B, 25]
     probability: float | None,

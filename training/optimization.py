@@ -1,0 +1,80 @@
+"""Optimisers, and the one place where gradients become weight updates."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Adam of all networks; the defaults are the released ones (spec 8.1).
+
+    Args:
+        generator_lr: Learning rate of the generator.
+        discriminator_lr: Learning rate of both discriminators.
+        beta1: Decay of the mean of gradients.
+        beta2: Decay of the mean of squared gradients.
+        eps: Added to the root of the latter.
+        generator_reg_interval: Iterations between density smoothness steps.
+        discriminator_reg_interval: Iterations between R1 steps.
+    """
+
+    generator_lr: float = 0.0025
+    discriminator_lr: float = 0.002
+    beta1: float = 0.0
+    beta2: float = 0.99
+    eps: float = 1e-8
+    generator_reg_interval: int = 4
+    discriminator_reg_interval: int = 16
+
+
+def make_adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    settings: OptimizerSettings,
+    *,
+    reg_interval: int | None = None,
+) -> torch.optim.Adam:
+    """Return an Adam that a main step and, every `reg_interval` iterations, a lazy step share.
+
+    Args:
+        parameters: What to train.
+        lr: Learning rate before the correction.
+        settings: Decays.
+        reg_interval: None if there is no lazy step. Otherwise k main steps come with one more, so
+            rate and decays are corrected by k / (k + 1) (StyleGAN2, appendix B).
+    """
+    ratio = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
+    return torch.optim.Adam(
+        parameters,
+        lr=lr * ratio,
+        betas=(settings.beta1**ratio, settings.beta2**ratio),
+        eps=settings.eps,
+    )
+
+
+@contextmanager
+def optimizing(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Switch a network's gradients on for the block, then update its weights.
+
+    Averaging gradients over processes belongs right before `sanitize_gradients`.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    network.requires_grad_(True)
+    try:
+        yield
+    finally:
+        network.requires_grad_(False)
+    sanitize_gradients(network.parameters())
+    optimizer.step()
+
+
+@torch.no_grad()
+def sanitize_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace NaN by 0 and infinities by +-1e5, so that one bad sample spoils little."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)

@@ -1,0 +1,163 @@
+"""Build a training state from settings: networks, optimisers, stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mate3d.checkpoint import config_from_dict
+from mate3d.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.errors import UserError
+from mate3d.generator import Generator, GeneratorConfig
+from mate3d.labels import LabelSet, get_label_set
+from training.ema import make_average
+from training.loop import TrainingSettings
+from training.optimization import make_adam
+from training.passes import Networks, StepContext, draw_latents
+from training.schedules import schedule_values
+from training.stages import SphereInitialization, Stage
+from training.state import TrainingState
+from training.warm_start import WarmStart, WarmStartConfig
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What comes before the adversarial training.
+
+    Args:
+        warm_start: "procedural" regresses the fields of procedural portraits.
+        sphere_init_steps: Steps that first make all distances those of a sphere.
+        warm_start_config: Lengths and sizes of the warm start.
+    """
+
+    warm_start: Literal["none", "procedural"] = "none"
+    sphere_init_steps: int = 0
+    warm_start_config: WarmStartConfig = WarmStartConfig()
+
+
+def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:
+    """Compare the model's labels with the data set's.
+
+    Raises:
+        UserError: If they differ.
+    """
+    if config.label_set != label_set.name:
+        raise UserError(
+            f"the data set's labels are {label_set.name}, the model's {config.label_set}; "
+            f"say dataset.label_set={label_set.name} or choose other data"
+        )
+
+
+def build_state(
+    generator_config: GeneratorConfig,
+    discriminator_sizes: Mapping[str, Any],
+    settings: TrainingSettings,
+    stage_settings: StageSettings,
+    cameras: Tensor,  # [N, 25]
+    device: torch.device,
+) -> TrainingState:
+    """Return the state at the beginning of a run; weights follow PyTorch's random numbers.
+
+    Args:
+        generator_config: Sizes and conventions of the generator.
+        discriminator_sizes: Fields of `DiscriminatorConfig` that do not follow from it.
+        settings: Of the loop and its steps.
+        stage_settings: What comes first.
+        cameras: The data set's.
+        device: Where to train.
+
+    Raises:
+        UserError: If sizes do not fit or a stage is unknown.
+    """
+    num_classes = get_label_set(generator_config.label_set).num_classes
+    networks = Networks(
+        generator=_build_generator(generator_config).to(device),
+        discriminator=_build_discriminator(generator_config, discriminator_sizes, 3).to(device),
+        semantic_discriminator=_build_discriminator(
+            generator_config, discriminator_sizes, 3 + num_classes
+        ).to(device),
+    )
+    random = torch.Generator(device).manual_seed(settings.loop.seed)
+    return TrainingState(
+        networks=networks,
+        average=make_average(networks.generator),
+        optimizers=_build_optimizers(networks, settings),
+        random=random,
+        stages=_build_stages(networks, settings, stage_settings, cameras.to(device), random),
+    )
+
+
+def _build_generator(config: GeneratorConfig) -> Generator:
+    try:
+        return Generator(config)
+    except ValueError as error:
+        raise UserError(f"model.generator: {error}") from None
+
+
+def _build_discriminator(
+    generator_config: GeneratorConfig, sizes: Mapping[str, Any], image_channels: int
+) -> Discriminator:
+    config = config_from_dict(
+        DiscriminatorConfig,
+        {
+            **sizes,
+            "image_channels": image_channels,
+            "resolution": generator_config.resolution,
+        },
+    )
+    return Discriminator(config)
+
+
+def _build_optimizers(
+    networks: Networks, settings: TrainingSettings
+) -> dict[str, torch.optim.Optimizer]:
+    """Correct each optimiser for its lazy step, if that has any weight."""
+    optimizer, loss = settings.optimizer, settings.loss
+
+    def make(network: torch.nn.Module, lr: float, interval: int, weight: float) -> torch.optim.Adam:
+        reg_interval = interval if weight > 0 else None
+        return make_adam(network.parameters(), lr, optimizer, reg_interval=reg_interval)
+
+    generator_interval = optimizer.generator_reg_interval
+    interval, lr = optimizer.discriminator_reg_interval, optimizer.discriminator_lr
+    return {
+        "generator": make(
+            networks.generator,
+            optimizer.generator_lr,
+            generator_interval,
+            loss.density_smoothness,
+        ),
+        "discriminator": make(networks.discriminator, lr, interval, loss.r1_gamma),
+        "semantic_discriminator": make(
+            networks.semantic_discriminator, lr, interval, loss.semantic_r1_gamma
+        ),
+    }
+
+
+def _build_stages(
+    networks: Networks,
+    settings: TrainingSettings,
+    stage_settings: StageSettings,
+    cameras: Tensor,  # [N, 25]
+    random: torch.Generator,
+) -> tuple[Stage, ...]:
+    stages = []
+    generator, batch_size = networks.generator, settings.loop.batch_size
+    if stage_settings.sphere_init_steps > 0:
+        sphere = SphereInitialization(
+            networks,
+            stage_settings.sphere_init_steps,
+            lambda: draw_latents(batch_size, generator.config.z_dim, cameras, random),
+            settings.loss,
+            StepContext(schedule_values(settings.schedule, 0), random=random),
+            settings.optimizer,
+        )
+        stages.append(Stage("sphere_init", batch_size, sphere))
+    if stage_settings.warm_start == "procedural":
+        config = stage_settings.warm_start_config
+        stages.append(Stage("warm_start", config.batch_size, WarmStart(generator, config)))
+    elif stage_settings.warm_start != "none":
+        raise UserError(f"train.warm_start={stage_settings.warm_start}; use none or procedural")
+    return tuple(stages)

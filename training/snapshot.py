@@ -1,0 +1,127 @@
+"""What a run shows and keeps at a snapshot: sample grids and the checkpoint's card."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mate3d.generator import Generator
+from mate3d.visualize import (
+    colorize_depth,
+    colorize_normals,
+    colorize_segmentation,
+    make_image_grid,
+    resize_nearest,
+    save_image,
+)
+from training.passes import Latents, RealBatch
+
+_RENDER_BATCH = 4
+
+
+def render_grids(
+    generator: Generator,
+    latents: Latents,
+    *,
+    columns: int,
+) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
+    """Render the same heads from the same cameras at every snapshot.
+
+    Args:
+        generator: Usually the moving average.
+        latents: One tile each.
+        columns: Tiles in a row.
+
+    Returns:
+        Grids named image, segmentation, depth and normals.
+    """
+    tiles: dict[str, list[Tensor]] = {}
+    for z, camera in zip(
+        latents.z.split(_RENDER_BATCH), latents.camera.split(_RENDER_BATCH), strict=True
+    ):
+        for name, pictures in _render_pictures(generator, z, camera).items():
+            tiles.setdefault(name, []).append(pictures.detach().cpu())
+    return {name: make_image_grid(torch.cat(parts), columns) for name, parts in tiles.items()}
+
+
+def _render_pictures(
+    generator: Generator,
+    z: Tensor,  # [B, z_dim]
+    camera: Tensor,  # [B, 25]
+) -> dict[str, Tensor]:  # name -> [B, 3, H, W]
+    config = generator.config
+    # Normals are gradients of the distance, so this records; nothing of it is kept.
+    output = generator.synthesize(generator.map(z, camera), camera, with_normals=True)
+    depth = colorize_depth(
+        output.depth,
+        near=config.rendering.near,
+        far=config.rendering.far,
+        opacity=output.opacity,
+    )
+    return {
+        "image": output.image.clamp(-1, 1),
+        "segmentation": colorize_segmentation(output.segmentation, generator.label_set),
+        "depth": resize_nearest(depth, config.resolution),
+        "normals": resize_nearest(colorize_normals(output.normals), config.resolution),
+    }
+
+
+def real_grids(
+    generator: Generator,
+    real: RealBatch,
+    *,
+    columns: int,
+) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
+    """Show real images and masks, to compare the samples with."""
+    masks = colorize_segmentation(real.one_hot_mask, generator.label_set)
+    return {
+        "real_image": make_image_grid(real.image, columns).cpu(),
+        "real_segmentation": make_image_grid(masks, columns).cpu(),
+    }
+
+
+def save_grids(folder: Path, grids: Mapping[str, Tensor], images_seen: int) -> None:
+    """Write each grid as `<images_seen>_<name>.png`."""
+    folder.mkdir(exist_ok=True)
+    for name, picture in grids.items():
+        save_image(folder / f"{images_seen:09d}_{name}.png", picture)
+
+
+def make_card(
+    *,
+    command: str,
+    data: str,
+    images_seen: int,
+    seconds: float,
+    device: str,
+    stats: Mapping[str, float],
+) -> str:
+    """Return a checkpoint's card in Markdown: where it comes from and how training stood.
+
+    Args:
+        command: What a user types to train the same.
+        data: The data set in words.
+        images_seen: Length of training so far.
+        seconds: Time it took.
+        device: Where it ran.
+        stats: Means over the last tick.
+    """
+    lines = [
+        "# MaTe3D generator",
+        "",
+        f"- command: `{command}`",
+        f"- data: {data}",
+        f"- images seen: {images_seen}",
+        f"- training time: {seconds / 3600:.2f} h",
+        f"- hardware: {device}",
+        f"- software: Python {platform.python_version()}, PyTorch {torch.__version__}",
+        "",
+        "The weights are the moving average of training. Means over the last tick:",
+        "",
+        "| value | mean |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {value:.4g} |" for name, value in stats.items()]
+    return "\n".join(lines) + "\n"
