@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import Function
 
 from torch_utils.ops._dispatch import Implementation, wants_reference
 
@@ -60,13 +61,16 @@ def bias_act(
         clamp: Largest magnitude of the result; None does not clamp.
         impl: "reference" forces `bias_act_reference`.
     """
-    if wants_reference(impl) or activation not in _PIECEWISE_LINEAR:
+    spec = ACTIVATIONS[activation]
+    gain = spec.gain if gain is None else gain
+    if wants_reference(impl) or activation not in _PIECEWISE_LINEAR or gain <= 0:
         return bias_act_reference(
             x, bias, dim=dim, activation=activation, alpha=alpha, gain=gain, clamp=clamp
         )
-    return bias_act_reference(
-        x, bias, dim=dim, activation=activation, alpha=alpha, gain=gain, clamp=clamp
-    )
+    slope = 1.0 if activation == "linear" else spec.alpha if alpha is None else alpha
+    if bias is not None:
+        bias = _along(bias, dim, x)
+    return _PiecewiseLinear.apply(x, bias, slope, gain, clamp)
 
 
 def bias_act_reference(
@@ -98,3 +102,35 @@ def _along(bias: Tensor, dim: int, x: Tensor) -> Tensor:
     shape = [1] * x.ndim
     shape[dim] = -1
     return bias.reshape(shape)
+
+
+class _PiecewiseLinear(Function):
+    """Linear, relu or lrelu in few passes over memory; keeps nothing but the result.
+
+    The positive gain moves in front of the activation, which scales with it.
+    """
+
+    @staticmethod
+    def forward(ctx, x, bias, slope, gain, clamp):
+        y = x * gain if bias is None else torch.add(bias * gain, x, alpha=gain)
+        if slope != 1:
+            F.leaky_relu_(y, slope)
+        if clamp is not None:
+            y.clamp_(-clamp, clamp)
+        ctx.save_for_backward(y)
+        ctx.bias_shape = None if bias is None else bias.shape
+        ctx.slope, ctx.gain, ctx.clamp = slope, gain, clamp
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        # Detached: the slope is constant wherever it is defined.
+        y = ctx.saved_tensors[0].detach()
+        if ctx.slope != 1:
+            grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
+        if ctx.clamp is not None:
+            grad = torch.ops.aten.hardtanh_backward(grad, y, -ctx.clamp, ctx.clamp)
+        if ctx.gain != 1:
+            grad = grad * ctx.gain
+        grad_bias = grad.sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[1] else None
+        return grad, grad_bias, None, None, None
