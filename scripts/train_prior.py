@@ -1,0 +1,43 @@
+"""Train the 2D prior of editing: a tiny Stable Diffusion with ControlNet, or a ControlNet only."""
+
+import logging
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from scripts._entry import run
+from training.prior import PriorOptions, train_prior
+
+_logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the script with the words of the command line."""
+    run("train_prior", _train)
+
+
+def _train(config: DictConfig) -> None:
+    options = PriorOptions(
+        dataset_path=config.data,
+        output=config.output,
+        resolution=config.prior.resolution,
+        architecture=instantiate(config.prior.architecture),
+        autoencoder=instantiate(config.prior.autoencoder),
+        diffusion=instantiate(config.prior.diffusion),
+        base=config.prior.base,
+        resume=config.resume,
+        seed=config.seed,
+        device=config.device,
+        with_bfloat16=config.with_bfloat16,
+        num_workers=config.num_workers,
+        tick_steps=config.tick_steps,
+        snapshot_steps=config.snapshot_steps,
+        num_samples=config.num_samples,
+        guidance_scale=config.guidance_scale,
+    )
+    model = train_prior(options, with_progress_bar=True)
+    _logger.info("prior: %s", model)
+
+
+if __name__ == "__main__":
+    main()

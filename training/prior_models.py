@@ -1,0 +1,314 @@
+"""A 2D prior's networks in diffusers' format: make a tiny set, load a base, save a pipeline."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mate3d.checkpoint import atomic_folder
+from mate3d.errors import UserError
+
+_SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+_NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
+
+
+@dataclass(frozen=True)
+class PriorArchitecture:
+    """Sizes of a tiny Stable Diffusion with its ControlNet.
+
+    Args:
+        vae_channels: Channels of the autoencoder, finest level first; each further level halves
+            the resolution.
+        latent_channels: Channels of the latents.
+        vocabulary_size: Upper bound of the tokenizer's vocabulary, single characters included.
+        max_tokens: Length that captions are padded or cut to.
+        text_width: Width of the text encoder and of cross-attention.
+        text_layers: Transformer layers of the text encoder.
+        unet_channels: Channels of the denoiser, finest level first.
+        attention_levels: For each level of the denoiser, whether it attends to the text.
+        attention_heads: Heads of every attention.
+        norm_groups: Groups of the group normalisations; divides all channel counts.
+        control_channels: Channels of the network that reduces the coloured label map to the
+            resolution of the latents; as many entries as the autoencoder has levels.
+    """
+
+    vae_channels: Sequence[int] = (16, 32, 64)
+    latent_channels: int = 4
+    vocabulary_size: int = 900
+    max_tokens: int = 48
+    text_width: int = 128
+    text_layers: int = 3
+    unet_channels: Sequence[int] = (64, 96, 96)
+    attention_levels: Sequence[bool] = (False, True, True)
+    attention_heads: int = 4
+    norm_groups: int = 8
+    control_channels: Sequence[int] = (16, 32, 64)
+
+
+@dataclass
+class PriorNetworks:
+    """The parts of a Stable Diffusion with ControlNet; `scheduler` holds the noise schedule."""
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    controlnet: ControlNetModel
+    scheduler: DDIMScheduler
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return the four networks by the names of their folders."""
+        return {name: getattr(self, name) for name in _NETWORK_NAMES}
+
+    def to(self, device: torch.device) -> "PriorNetworks":
+        """Move the networks in place."""
+        for module in self.modules().values():
+            module.to(device)
+        return self
+
+
+def make_tokenizer(
+    captions: Sequence[str], *, vocabulary_size: int, max_tokens: int
+) -> CLIPTokenizer:
+    """Return a CLIP tokenizer whose byte pairs are learned from captions; any text encodes."""
+    empty = CLIPTokenizer(vocab=dict(_SPECIAL_TOKENS), merges=[])
+    tokenizer = empty.train_new_from_iterator(
+        list(captions), vocab_size=vocabulary_size, show_progress=False
+    )
+    tokenizer.model_max_length = max_tokens
+    return tokenizer
+
+
+def make_tiny_networks(
+    architecture: PriorArchitecture, captions: Sequence[str], resolution: int
+) -> PriorNetworks:
+    """Return untrained networks.
+
+    Args:
+        architecture: Their sizes.
+        captions: What the tokenizer learns its vocabulary from.
+        resolution: Side of the images in pixels.
+
+    Raises:
+        UserError: If the resolution cannot be halved often enough.
+    """
+    a = architecture
+    num_levels = len(a.vae_channels) + len(a.unet_channels) - 2
+    if resolution % 2**num_levels:
+        raise UserError(f"resolution {resolution} must be a multiple of {2**num_levels}")
+    tokenizer = make_tokenizer(captions, vocabulary_size=a.vocabulary_size, max_tokens=a.max_tokens)
+    unet = _make_unet(a, resolution // 2 ** (len(a.vae_channels) - 1))
+    return PriorNetworks(
+        vae=_make_vae(a, resolution),
+        text_encoder=_make_text_encoder(a, tokenizer),
+        tokenizer=tokenizer,
+        unet=unet,
+        controlnet=ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=tuple(a.control_channels)
+        ),
+        scheduler=make_scheduler(),
+    )
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Return Stable Diffusion's noise schedule with deterministic sampling."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def _make_vae(a: PriorArchitecture, resolution: int) -> AutoencoderKL:
+    num_levels = len(a.vae_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * num_levels,
+        up_block_types=("UpDecoderBlock2D",) * num_levels,
+        block_out_channels=tuple(a.vae_channels),
+        layers_per_block=1,
+        latent_channels=a.latent_channels,
+        norm_num_groups=a.norm_groups,
+        sample_size=resolution,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+def _make_text_encoder(a: PriorArchitecture, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=a.text_width,
+            intermediate_size=4 * a.text_width,
+            projection_dim=a.text_width,
+            num_hidden_layers=a.text_layers,
+            num_attention_heads=a.attention_heads,
+            max_position_embeddings=a.max_tokens,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _make_unet(a: PriorArchitecture, latent_resolution: int) -> UNet2DConditionModel:
+    down = [f"{'CrossAttn' if attends else ''}DownBlock2D" for attends in a.attention_levels]
+    up = [f"{'CrossAttn' if attends else ''}UpBlock2D" for attends in a.attention_levels]
+    return UNet2DConditionModel(
+        sample_size=latent_resolution,
+        in_channels=a.latent_channels,
+        out_channels=a.latent_channels,
+        layers_per_block=1,
+        block_out_channels=tuple(a.unet_channels),
+        down_block_types=tuple(down),
+        up_block_types=tuple(reversed(up)),
+        cross_attention_dim=a.text_width,
+        # diffusers calls the number of heads by this name.
+        attention_head_dim=a.attention_heads,
+        norm_num_groups=a.norm_groups,
+    )
+
+
+def load_base(folder: str | Path, architecture: PriorArchitecture | None = None) -> PriorNetworks:
+    """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
+
+    Args:
+        folder: Folder in diffusers' format, as `save_pretrained` writes it.
+        architecture: Not None gives `control_channels`; None uses ControlNet's own.
+
+    Raises:
+        UserError: If the folder is missing or not a Stable Diffusion.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"base {folder} is not a Stable Diffusion folder in diffusers' format "
+            "(no model_index.json)"
+        )
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, local_files_only=True
+        ).to(dtype=torch.float32)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"base {folder} cannot be loaded: {error}") from None
+    num_halvings = len(pipeline.vae.config.block_out_channels) - 1
+    channels = (16, 32, 96, 256)
+    if architecture is not None:
+        channels = tuple(architecture.control_channels)
+    if len(channels) != num_halvings + 1:
+        raise UserError(
+            f"control_channels {list(channels)} need {num_halvings + 1} entries: base {folder} "
+            f"reduces images {2**num_halvings} times"
+        )
+    return PriorNetworks(
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        unet=pipeline.unet,
+        controlnet=ControlNetModel.from_unet(
+            pipeline.unet, conditioning_embedding_out_channels=channels
+        ),
+        scheduler=DDIMScheduler.from_config(pipeline.scheduler.config),
+    )
+
+
+def make_pipeline(networks: PriorNetworks) -> StableDiffusionControlNetPipeline:
+    """Join the networks, which are not copied, in diffusers' own pipeline."""
+    pipeline = StableDiffusionControlNetPipeline(
+        **networks.modules(),
+        tokenizer=networks.tokenizer,
+        scheduler=networks.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) -> None:
+    """Replace a folder by these networks with weights in half precision, all or nothing.
+
+    Args:
+        folder: `StableDiffusionControlNetPipeline.from_pretrained` loads it; without the base
+            only its sub-folder `controlnet`, by `ControlNetModel.from_pretrained`.
+        networks: Stay as they are.
+        with_base: Write the whole pipeline and not only the ControlNet.
+    """
+    names = _NETWORK_NAMES if with_base else ("controlnet",)
+    with atomic_folder(folder) as temporary, _half_weights(networks, names):
+        if with_base:
+            make_pipeline(networks).save_pretrained(temporary)
+            # transformers leaves these two out, but other readers of the format expect them.
+            networks.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))
+            _declare_float32(temporary / "text_encoder" / "config.json")
+        else:
+            networks.controlnet.save_pretrained(temporary / "controlnet")
+
+
+def _declare_float32(path: Path) -> None:
+    """Make transformers load half-precision weights as float32, as diffusers does by itself."""
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _half_weights(networks: PriorNetworks, names: Sequence[str]) -> Iterator[None]:
+    """Hold half-precision copies of the weights while the block runs."""
+    tensors = [p for name in names for p in networks.modules()[name].parameters()]
+    originals = [tensor.data for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.data.half()
+    try:
+        yield
+    finally:
+        for tensor, original in zip(tensors, originals, strict=True):
+            tensor.data = original
+
+
+def make_noise_scheduler(networks: PriorNetworks) -> DDPMScheduler:
+    """Return the forward process of the networks' schedule."""
+    return DDPMScheduler.from_config(networks.scheduler.config)
+
+
+def encode_captions(networks: PriorNetworks, captions: Sequence[str]) -> Tensor:
+    """Return text embeddings [B, max_tokens, text_width], differentiable in the text encoder."""
+    tokens = networks.tokenizer(
+        list(captions), padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    return networks.text_encoder(tokens.to(networks.text_encoder.device))[0]
+
+
+@contextlib.contextmanager
+def fast_numerics(device: torch.device, *, with_bfloat16: bool) -> Iterator[None]:
+    """Run a training step's forward pass in the arithmetic that is fastest on the device.
+
+    On CPUs the fused attention's backward pass is slow for few tokens (measured: a third of a
+    step), so attention is computed plainly there.
+    """
+    with contextlib.ExitStack() as stack:
+        if device.type == "cpu":
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=with_bfloat16))
+        yield
