@@ -54,7 +54,10 @@ class FusedField:
         points: Tensor,  # [1, N, 3]
     ) -> Tensor:  # [1, N, 1]
         """Return the global distance only."""
-        sdf, source_class_sdf = self.source.decoder.distances(self.source.shape_features(points))
+        features = self.source.shape_features(points)
+        # Asked as the source's own field asks it, so that not even rounding differs.
+        sdf = self.source.decoder.sdf(features)
+        _, source_class_sdf = self.source.decoder.distances(features)
         share = self._share(points, source_class_sdf, self._edited_class_sdf(points))
         index = share[0, :, 0].nonzero().squeeze(1)
         _, shape_features = self._fused_features(points[:, index], share[:, index])

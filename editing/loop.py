@@ -107,7 +107,7 @@ class EditLoop:
             self.optimizer.zero_grad(set_to_none=True)
             total.backward(inputs=self.parameters)
             self.optimizer.step()
-        self.schedule.step()
+            self.schedule.step()
         return {name: value.item() for name, value in terms.items()}
 
     def _painted_view_terms(self, head: FusedField) -> dict[str, Tensor]:

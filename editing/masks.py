@@ -117,7 +117,7 @@ def _repainted_classes(
     support = [
         class_id for class_id, name in enumerate(label_set.class_names) if name in SUPPORT_CLASSES
     ]
-    edited = torch.where(is_member(after, support), before, after)
-    classes = set(edited.unique().tolist())
+    painted_or_erased = torch.where(is_member(after, support), before, after)
+    parts = set(painted_or_erased.unique().tolist()) - set(support)
     # Between skin and background there is no part; then the head itself is what changes.
-    return tuple(sorted(classes - set(support) or classes - {0} or classes))
+    return tuple(sorted(parts or set(torch.cat([before, after]).tolist()) - {0}))

@@ -7,8 +7,10 @@ from typing import Literal
 
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import logging as transformers_logging
 
 from editing.guidance.base import PromptEmbeds
 from mate3d.errors import UserError
@@ -40,7 +42,8 @@ class ControlNetGuidance(nn.Module):
             raise UserError(
                 f"guidance predicts '{self.prediction_type}'; use epsilon or v_prediction models"
             )
-        self.register_buffer("_alphas_cumprod", pipeline.scheduler.alphas_cumprod.float())
+        alphas_cumprod = pipeline.scheduler.alphas_cumprod.float().to(pipeline.device)
+        self.register_buffer("_alphas_cumprod", alphas_cumprod)
         self.eval().requires_grad_(False)
 
     @property
@@ -171,7 +174,9 @@ def load_controlnet_guidance(
     """
     if dtype not in _DTYPES:
         raise UserError(f"unknown guidance.dtype '{dtype}'; use one of: {', '.join(_DTYPES)}")
-    options = {"torch_dtype": _DTYPES[dtype], "local_files_only": _is_offline()}
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    options = {"local_files_only": _is_offline()}
     _check_location(prior, "guidance.prior", "model_index.json")
     if controlnet is not None:
         _check_location(controlnet, "guidance.controlnet", "config.json")
@@ -189,7 +194,9 @@ def load_controlnet_guidance(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load guidance from '{prior}': {reason}") from None
-    return ControlNetGuidance(pipeline).to(device)
+    if dtype != "float32":
+        pipeline = pipeline.to(dtype=_DTYPES[dtype])
+    return ControlNetGuidance(pipeline.to(device))
 
 
 def _is_offline() -> bool:

@@ -1,0 +1,145 @@
+"""Pictures, video and files of an edit, written so that an old result is never half replaced."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import cos, pi, sin
+from pathlib import Path
+
+import imageio.v2 as imageio
+import torch
+from torch import Tensor
+
+from editing.edited_generator import EditedGenerator
+from mate3d.cameras import make_camera
+from mate3d.generator import RenderOutput
+from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
+from mate3d.visualize import (
+    colorize_normals,
+    make_image_grid,
+    resize_nearest,
+    save_image,
+    to_uint8,
+)
+
+VIEW_YAWS = (-0.6, -0.3, 0.0, 0.3, 0.6)
+# Half the width of the orbit's ellipse; the lineage's video has 0.35 and 0.25.
+ORBIT_YAW, ORBIT_PITCH = 0.5, 0.2
+# Players and browsers show small videos badly.
+_MIN_VIDEO_SIDE = 256
+
+
+@dataclass(frozen=True)
+class ViewPair:
+    """The same view of source and edited head."""
+
+    source: RenderOutput
+    edited: RenderOutput
+
+    @property
+    def source_label_map(self) -> Tensor:  # [1, H, W]
+        """Rendered mask of the source."""
+        return segmentation_to_label_map(self.source.segmentation)
+
+    @property
+    def edited_label_map(self) -> Tensor:  # [1, H, W]
+        """Rendered mask of the edited head."""
+        return segmentation_to_label_map(self.edited.segmentation)
+
+
+@torch.no_grad()
+def render_views(
+    edited: EditedGenerator,
+    painted_camera: Tensor,  # [1, 25]
+) -> tuple[ViewPair, list[ViewPair]]:
+    """Render source and edited head from the painted view, with normals, and all around."""
+    source_head, edited_head = edited.source_field(), edited.fused_field()
+
+    def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
+        # Normals are gradients of the SDF.
+        with torch.set_grad_enabled(with_normals):
+            return ViewPair(
+                source=edited.render(source_head, camera, with_normals=with_normals),
+                edited=edited.render(edited_head, camera, with_normals=with_normals),
+            )
+
+    cameras = [make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
+    return render_pair(painted_camera, True), [render_pair(camera, False) for camera in cameras]
+
+
+@contextmanager
+def replacing_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files replace those in `folder` only if the block succeeds.
+
+    Each file appears complete or not at all; other files of `folder` stay.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".partial.", dir=folder))
+    try:
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_source(
+    folder: str | Path,
+    image: Tensor,  # [1, 3, H, W]
+    label_map: Tensor,  # [1, H, W]
+    label_set: LabelSet,
+) -> None:
+    """Write source.png and source_mask.png, the mask that a user repaints."""
+    with replacing_files(folder) as temporary:
+        save_image(temporary / "source.png", image[0])
+        save_label_map(temporary / "source_mask.png", label_map[0].cpu().numpy(), label_set)
+
+
+def write_pictures(
+    folder: Path,
+    painted_view: ViewPair,
+    other_views: Sequence[ViewPair],
+    painted_label_map: Tensor,  # [1, H, W]
+    label_set: LabelSet,
+) -> None:
+    """Write the still pictures of an edit.
+
+    Args:
+        folder: Existing folder.
+        painted_view: The view that the mask was painted in, with normals.
+        other_views: Columns of views.png.
+        painted_label_map: The user's mask.
+        label_set: Colours of the masks.
+    """
+    save_image(folder / "source.png", painted_view.source.image[0])
+    save_image(folder / "edited.png", painted_view.edited.image[0])
+    for name, label_map in (
+        ("source_mask", painted_view.source_label_map),
+        ("target_mask", painted_label_map),
+        ("edited_mask", painted_view.edited_label_map),
+    ):
+        save_label_map(folder / f"{name}.png", label_map[0].cpu().numpy(), label_set)
+    resolution = painted_view.edited.image.shape[-1]
+    normals = resize_nearest(colorize_normals(painted_view.edited.normals), resolution)
+    save_image(folder / "normals.png", normals[0])
+    rows = [view.source.image for view in other_views] + [view.edited.image for view in other_views]
+    save_image(folder / "views.png", make_image_grid(torch.cat(rows), len(other_views)))
+
+
+@torch.no_grad()
+def write_orbit(path: Path, edited: EditedGenerator, *, num_frames: int, fps: int) -> None:
+    """Write a video of the edited head from cameras on a closed ellipse around the front."""
+    head = edited.fused_field()
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2) as writer:
+        for frame in range(num_frames):
+            angle = 2 * pi * frame / num_frames
+            camera = make_camera(ORBIT_YAW * sin(angle), ORBIT_PITCH * cos(angle))
+            image = edited.render(head, camera.to(edited.source_ws)).image
+            factor = -(-_MIN_VIDEO_SIDE // image.shape[-1])
+            if factor > 1:
+                image = torch.nn.functional.interpolate(image, scale_factor=factor, mode="bicubic")
+            writer.append_data(to_uint8(image[0]))

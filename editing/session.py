@@ -1,0 +1,257 @@
+"""One edit from portrait and request to files: run the loop, measure, write."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from editing import receipt as receipts
+from editing.edited_generator import EditedGenerator
+from editing.guidance.base import Guidance
+from editing.loop import EditLoop, EditTarget
+from editing.masks import edit_mask, repainted_pixels
+from editing.options import EditOptions
+from editing.outputs import ViewPair, render_views, replacing_files, write_orbit, write_pictures
+from editing.receipt import Receipt
+from editing.recipe import Recipe, save_edit
+from editing.regions import make_region
+from editing.report import write_report
+from mate3d.cameras import make_camera
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from mate3d.labels import colorize_label_map, segmentation_to_label_map
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The head to edit, and the view in which its mask is painted.
+
+    Args:
+        generator: Frozen source generator.
+        ws: Style vectors, [1, L, w_dim].
+        camera: Painted view, [1, 25].
+        image: Source picture, [1, 3, H, W].
+        label_map: Rendered source mask, [1, H, W].
+    """
+
+    generator: Generator
+    ws: Tensor
+    camera: Tensor
+    image: Tensor
+    label_map: Tensor
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What the user asks for.
+
+    Args:
+        painted_label_map: Repainted mask, [1, H, W] int64.
+        class_ids: Classes that may change.
+        prompt: Text; empty for an edit by mask alone.
+        negative_prompt: What text guidance leads away from; often empty.
+        seed: Random views, noise and timesteps follow from it.
+        config_hash: Hash of the resolved configuration.
+    """
+
+    painted_label_map: Tensor
+    class_ids: tuple[int, ...]
+    prompt: str
+    negative_prompt: str
+    seed: int
+    config_hash: str
+
+
+@torch.no_grad()
+def sample_portrait(
+    generator: Generator,
+    *,
+    seed: int,
+    truncation_psi: float,
+    yaw: float,
+    pitch: float,
+) -> Portrait:
+    """Return the head of a latent seed, seen from an angle in radians.
+
+    The latent is NumPy's legacy normal draw of the seed, as in the lineage (spec 10.1), and is
+    conditioned on the frontal camera.
+
+    Raises:
+        UserError: If the seed is not in 0..2**32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}; use a whole number from 0 to {2**32 - 1}")
+    device = next(generator.parameters()).device
+    latent = np.random.RandomState(seed).randn(1, generator.config.z_dim)
+    z = torch.from_numpy(latent).float().to(device)
+    ws = generator.map(z, make_camera(0.0).to(device), truncation_psi=truncation_psi)
+    camera = make_camera(yaw, pitch).to(device)
+    view = generator.synthesize(ws, camera)
+    label_map = segmentation_to_label_map(view.segmentation)
+    return Portrait(generator, ws, camera, view.image, label_map)
+
+
+class EditSession:
+    """A portrait being edited.
+
+    Args:
+        portrait: Source.
+        request: Mask, classes and prompt.
+        options: How the edit is optimised.
+        guidance: Frozen prior; None for an edit by mask alone.
+    """
+
+    def __init__(
+        self,
+        portrait: Portrait,
+        request: EditRequest,
+        options: EditOptions,
+        guidance: Guidance | None,
+    ):
+        self.portrait, self.request, self.options = portrait, request, options
+        self.guidance = guidance
+        self.repainted = repainted_pixels(
+            portrait.label_map, request.painted_label_map, request.class_ids
+        )
+        region = make_region(options.region, request.class_ids, portrait.camera, self.repainted)
+        self.edited = EditedGenerator(
+            portrait.generator, portrait.ws, region, learnable=options.learnable
+        )
+        self.prompt_embeds = (
+            guidance.encode_prompt(request.prompt, request.negative_prompt) if guidance else None
+        )
+        self.history: list[dict[str, float]] = []
+        self.optimization_seconds = 0.0
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Optimise until the last step, or until asked to stop."""
+        started = time.perf_counter()
+        target = EditTarget(
+            camera=self.portrait.camera,
+            painted_label_map=self.request.painted_label_map,
+            class_ids=self.request.class_ids,
+            guidance=self.guidance,
+            prompt_embeds=self.prompt_embeds,
+        )
+        loop = EditLoop(self.edited, target, self.options, seed=self.request.seed)
+        self.history = loop.run(should_stop)
+        self.optimization_seconds = time.perf_counter() - started
+
+    def write(
+        self,
+        folder: str | Path,
+        *,
+        started: float,
+        dilation_pixels: int,
+        num_orbit_frames: int,
+        orbit_fps: int,
+    ) -> Receipt:
+        """Render, measure and write everything that an edit leaves.
+
+        Args:
+            folder: Where the files go; none is replaced before all are complete.
+            started: `time.perf_counter()` at the start of the command.
+            dilation_pixels: Rim around the edited classes that the receipt counts as the region.
+            num_orbit_frames: Frames of orbit.mp4.
+            orbit_fps: Its frames per second.
+        """
+        label_set = self.portrait.generator.label_set
+        painted_view, other_views = render_views(self.edited, self.portrait.camera)
+        recipe = Recipe(
+            prompt=self.request.prompt,
+            class_names=self._class_names(),
+            region=self.options.region,
+            config_hash=self.request.config_hash,
+        )
+        with replacing_files(folder) as temporary:
+            write_pictures(
+                temporary, painted_view, other_views, self.request.painted_label_map, label_set
+            )
+            write_orbit(
+                temporary / "orbit.mp4", self.edited, num_frames=num_orbit_frames, fps=orbit_fps
+            )
+            save_edit(
+                temporary / "edit.safetensors",
+                self.edited,
+                recipe,
+                camera=self.portrait.camera,
+                repainted=self.repainted,
+            )
+            receipt = self._make_receipt(painted_view, other_views, started, dilation_pixels)
+            receipts.write_receipt(temporary / "receipt.json", receipt)
+            write_report(temporary / "report.html", receipt, self.history)
+        return receipt
+
+    def _make_receipt(
+        self,
+        painted_view: ViewPair,
+        other_views: list[ViewPair],
+        started: float,
+        dilation_pixels: int,
+    ) -> Receipt:
+        painted, class_ids = self.request.painted_label_map, self.request.class_ids
+        before, after = painted_view.source_label_map, painted_view.edited_label_map
+        region = edit_mask([before, after, painted], class_ids, dilation_pixels)
+        images = painted_view.edited.image, painted_view.source.image
+        return Receipt(
+            prompt=self.request.prompt,
+            edit_classes=self._class_names(),
+            mask_iou={
+                name: {
+                    "before": receipts.mask_iou(before, painted, class_id),
+                    "after": receipts.mask_iou(after, painted, class_id),
+                }
+                for name, class_id in zip(self._class_names(), class_ids, strict=True)
+            },
+            psnr_outside_region_db=receipts.psnr_outside(*images, region),
+            psnr_outside_region_other_views_db=tuple(
+                receipts.psnr_outside(
+                    view.edited.image,
+                    view.source.image,
+                    edit_mask(
+                        [view.source_label_map, view.edited_label_map], class_ids, dilation_pixels
+                    ),
+                )
+                for view in other_views
+            ),
+            region={
+                "definition": receipts.REGION_DEFINITION,
+                "dilation_pixels": dilation_pixels,
+                "share_of_picture": region.float().mean().item(),
+            },
+            color_change_in_region=receipts.color_change(*images, region),
+            prompt_score=self._prompt_score(painted_view),
+            num_steps=len(self.history),
+            num_steps_planned=self.options.num_steps,
+            seconds={
+                "optimization": round(self.optimization_seconds, 1),
+                "total": round(time.perf_counter() - started, 1),
+            },
+            peak_memory_mib=round(receipts.peak_memory_mib(self.portrait.ws.device)),
+            config_hash=self.request.config_hash,
+        )
+
+    def _prompt_score(self, view: ViewPair) -> receipts.PromptScore | None:
+        if self.guidance is None:
+            return None
+        gains = []
+        for image, label_map in (
+            (view.source.image, view.source_label_map),
+            (view.edited.image, view.edited_label_map),
+        ):
+            control = (colorize_label_map(label_map, self.portrait.generator.label_set) + 1) / 2
+            has_condition = self.options.condition != "none"
+            gains.append(
+                receipts.prompt_gain(
+                    self.guidance, self.prompt_embeds, image, control if has_condition else None
+                )
+            )
+        return receipts.PromptScore(before=gains[0], after=gains[1])
+
+    def _class_names(self) -> tuple[str, ...]:
+        label_set = self.portrait.generator.label_set
+        return tuple(label_set.class_names[class_id] for class_id in self.request.class_ids)

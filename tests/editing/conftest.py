@@ -1,0 +1,184 @@
+"""A tiny random generator, a tiny random prior on disk, and a fake noise predictor."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from editing.guidance.base import PromptEmbeds
+from mate3d.cameras import make_camera
+from mate3d.checkpoint import save_generator
+from mate3d.generator import Generator, GeneratorConfig
+from mate3d.renderer import RenderingConfig
+
+TINY_CONFIG = GeneratorConfig(
+    label_set="catmask_hq",
+    z_dim=16,
+    w_dim=16,
+    mapping_layers=1,
+    plane_resolution=16,
+    plane_channels=8,
+    channel_base=128,
+    channel_max=16,
+    hidden_width=8,
+    num_features=8,
+    box_size=0.7,
+    beta=0.02,
+    background="learned",
+    neural_rendering_resolution=16,
+    sr_input_resolution=16,
+    resolution=32,
+    sr_channels=(8, 8),
+    rendering=RenderingConfig(near=2.3, far=3.1, num_coarse_samples=8, num_fine_samples=8),
+)
+
+
+@torch.no_grad()
+def make_tiny_generator() -> Generator:
+    """Build a generator of random weights that shows every class somewhere."""
+    torch.manual_seed(0)
+    generator = Generator(TINY_CONFIG).eval().requires_grad_(False)
+    ws = generator.map(torch.randn(1, 16), make_camera(0.0))
+    samples = generator.make_field(ws).sample(torch.rand(1, 2000, 3) * 0.6 - 0.3)
+    distances = torch.cat([samples.sdf, samples.class_sdf], dim=-1)[0]
+    decoder = generator.decoder
+    for head, values in zip([decoder.sdf_head, *decoder.class_heads], distances.T, strict=True):
+        scale = 0.1 / values.std()
+        head[2].weight.mul_(scale)
+        head[2].bias.copy_(-scale * values.mean())
+    return generator
+
+
+@pytest.fixture
+def tiny_generator() -> Generator:
+    return make_tiny_generator()
+
+
+@pytest.fixture
+def tiny_ws(tiny_generator: Generator) -> Tensor:  # [1, L, w_dim]
+    z = torch.randn(1, 16, generator=torch.Generator().manual_seed(1))
+    return tiny_generator.map(z, make_camera(0.0))
+
+
+@pytest.fixture(scope="session")
+def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny generator."""
+    folder = tmp_path_factory.mktemp("generator") / "checkpoint"
+    save_generator(folder, make_tiny_generator())
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> CLIPTokenizer:
+    folder.mkdir(parents=True)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = letters + [f"{letter}</w>" for letter in letters]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
+
+
+def make_tiny_pipeline(folder: Path) -> StableDiffusionControlNetPipeline:
+    """Build a 32 px Stable Diffusion with ControlNet of random weights."""
+    torch.manual_seed(0)
+    tokenizer = _write_tokenizer(folder / "vocabulary")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_size=32,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8))
+    for parameter in controlnet.parameters():
+        # ControlNets start at zero, which would hide a condition that is not used.
+        torch.nn.init.normal_(parameter, std=0.1)
+    return StableDiffusionControlNetPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        controlnet=controlnet,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny prior in diffusers' directory format."""
+    folder = tmp_path_factory.mktemp("prior")
+    make_tiny_pipeline(folder).save_pretrained(folder / "prior")
+    return folder / "prior"
+
+
+class FakeGuidance:
+    """Four-channel latents by averaging, and a fixed answer to every question."""
+
+    image_size = 16
+
+    def __init__(self):
+        self.alphas_cumprod = torch.linspace(0.999, 0.01, 100)
+        self.noise_pred = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+        self.controls: list[Tensor | None] = []
+
+    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
+        return PromptEmbeds(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4))
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        small = torch.nn.functional.interpolate(image, size=(8, 8), mode="area")
+        return torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1)
+
+    def predict_noise(
+        self,
+        noisy_latents: Tensor,
+        timestep: Tensor,
+        prompt_embeds: PromptEmbeds,
+        control_image: Tensor | None,
+        *,
+        guidance_scale: float,
+        controlnet_conditioning_scale: float,
+    ) -> Tensor:
+        self.controls.append(control_image)
+        return self.noise_pred.expand_as(noisy_latents)
+
+
+@pytest.fixture
+def fake_guidance() -> FakeGuidance:
+    return FakeGuidance()

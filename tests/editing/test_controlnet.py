@@ -1,0 +1,158 @@
+"""The ControlNet guidance computes what diffusers' own pipeline computes."""
+
+import pytest
+import torch
+
+from editing.guidance.base import PromptEmbeds
+from editing.guidance.controlnet import load_controlnet_guidance
+from mate3d.errors import UserError
+from tests.editing.conftest import make_tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def guidance(prior_folder):
+    return load_controlnet_guidance(str(prior_folder))
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    pipeline = make_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_inputs():
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 8, 8, generator=generator)
+    control_image = torch.rand(1, 3, 32, 32, generator=generator)
+    return latents, control_image
+
+
+def test_guided_noise_equals_the_first_step_of_the_pipeline(guidance, pipeline):
+    latents, control_image = make_inputs()
+    seen = {}
+    step = pipeline.scheduler.step
+
+    def record(noise_pred, timestep, *args, **kwargs):
+        seen["noise_pred"], seen["timestep"] = noise_pred, timestep
+        return step(noise_pred, timestep, *args, **kwargs)
+
+    pipeline.scheduler.step = record
+    pipeline(
+        prompt="a cat",
+        image=control_image,
+        latents=latents,
+        num_inference_steps=1,
+        guidance_scale=5.0,
+        controlnet_conditioning_scale=0.7,
+        output_type="latent",
+    )
+    ours = guidance.predict_noise(
+        latents,
+        seen["timestep"].view(1),
+        guidance.encode_prompt("a cat"),
+        control_image,
+        guidance_scale=5.0,
+        controlnet_conditioning_scale=0.7,
+    )
+    torch.testing.assert_close(ours, seen["noise_pred"])
+
+
+def test_prompt_embeds_equal_the_pipelines(guidance, pipeline):
+    ours = guidance.encode_prompt("a cat", "blue")
+    theirs = pipeline.encode_prompt("a cat", "cpu", 1, True, negative_prompt="blue")
+    torch.testing.assert_close(ours.prompt, theirs[0])
+    torch.testing.assert_close(ours.negative_prompt, theirs[1])
+
+
+def test_mask_condition_changes_the_noise_and_none_ignores_it(guidance):
+    latents, control_image = make_inputs()
+    scales = {"guidance_scale": 1.0, "controlnet_conditioning_scale": 1.0}
+    embeds, timestep = guidance.encode_prompt("a cat"), torch.tensor([100])
+    with_mask = guidance.predict_noise(latents, timestep, embeds, control_image, **scales)
+    without = guidance.predict_noise(latents, timestep, embeds, None, **scales)
+    plain = guidance.unet(latents, timestep, embeds.prompt).sample
+    assert (with_mask - without).abs().max() > 1e-3
+    torch.testing.assert_close(without, plain)
+
+
+def test_latents_have_the_priors_scale_and_pass_gradients(guidance):
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    latents = guidance.encode_image(image)
+    assert latents.shape == (1, 4, 8, 8)
+    small = torch.nn.functional.interpolate(image, size=(32, 32), mode="bilinear", antialias=True)
+    expected = guidance.vae.encode(small).latent_dist.mean * guidance.vae.config.scaling_factor
+    torch.testing.assert_close(latents, expected)
+    latents.sum().backward()
+    assert image.grad.abs().sum() > 0
+
+
+def test_nothing_of_the_prior_is_trainable(guidance):
+    assert not any(parameter.requires_grad for parameter in guidance.parameters())
+    latents, control_image = make_inputs()
+    noise_pred = guidance.predict_noise(
+        latents.requires_grad_(True),
+        torch.tensor([5]),
+        guidance.encode_prompt("a cat"),
+        control_image,
+        guidance_scale=2.0,
+        controlnet_conditioning_scale=1.0,
+    )
+    assert not noise_pred.requires_grad
+
+
+def test_velocity_predictions_are_turned_into_noise(prior_folder):
+    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance.prediction_type = "v_prediction"
+    clean, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    timestep = torch.tensor([300])
+    alpha = guidance.alphas_cumprod[timestep]
+    noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+    guidance.unet.forward = lambda sample, **_: type(
+        "Output", (), {"sample": velocity.repeat(2, 1, 1, 1)}
+    )
+    embeds = PromptEmbeds(torch.zeros(1, 8, 16), torch.zeros(1, 8, 16))
+    scales = {"guidance_scale": 3.0, "controlnet_conditioning_scale": 1.0}
+    noise_pred = guidance.predict_noise(noisy, timestep, embeds, None, **scales)
+    torch.testing.assert_close(noise_pred, noise, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
+    parts = {name: part for name, part in pipeline.components.items() if name != "controlnet"}
+    from diffusers import StableDiffusionPipeline
+
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "sd")
+    guidance = load_controlnet_guidance(str(tmp_path / "sd"))
+    latents, control_image = make_inputs()
+    embeds, scales = guidance.encode_prompt("a cat"), {"guidance_scale": 2.0}
+    scales["controlnet_conditioning_scale"] = 1.0
+    guidance.predict_noise(latents, torch.tensor([5]), embeds, None, **scales)
+    with pytest.raises(UserError, match="no ControlNet"):
+        guidance.predict_noise(latents, torch.tensor([5]), embeds, control_image, **scales)
+
+
+def test_a_separate_controlnet_directory_is_used(prior_folder):
+    guidance = load_controlnet_guidance(str(prior_folder), str(prior_folder / "controlnet"))
+    assert guidance.controlnet is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prior": "no/such/folder"}, "guidance.prior not found"),
+        ({"prior": "tests"}, "no model_index.json"),
+        ({"prior": "PRIOR", "controlnet": "tests"}, "no config.json"),
+        ({"prior": "PRIOR", "dtype": "int8"}, "guidance.dtype"),
+    ],
+)
+def test_wrong_locations_are_named(prior_folder, arguments, message):
+    prior = arguments["prior"].replace("PRIOR", str(prior_folder))
+    with pytest.raises(UserError, match=message):
+        load_controlnet_guidance(**arguments | {"prior": prior})
+
+
+def test_a_damaged_prior_gives_one_line(prior_folder, tmp_path):
+    (tmp_path / "model_index.json").write_text("{broken")
+    with pytest.raises(UserError, match="cannot load guidance"):
+        load_controlnet_guidance(str(tmp_path))

@@ -1,0 +1,201 @@
+"""scripts.edit from the command line: a whole edit, and every wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from PIL import Image
+
+from editing.recipe import load_edit
+from mate3d.checkpoint import load_generator
+from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
+from mate3d.visualize import to_uint8
+from scripts.edit import main
+
+RESULTS = (
+    "source.png source_mask.png target_mask.png edited.png edited_mask.png normals.png views.png "
+    "orbit.mp4 report.html receipt.json edit.safetensors config.yaml"
+).split()
+
+
+def edit(monkeypatch, *words: str) -> int:
+    """Run the script in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["edit", "debug=tiny", "device=cpu", *words])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def painted_mask(generator_folder, tmp_path_factory):
+    """The exported source mask with a square of ears."""
+    folder = tmp_path_factory.mktemp("painted")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert edit(monkeypatch, f"generator={generator_folder}", f"output={folder}") == 0
+    label_map = load_label_map(folder / "source_mask.png", CATMASK_HQ)
+    label_map[8:24, 8:24] = CATMASK_HQ.class_id("ears")
+    save_label_map(folder / "painted.png", label_map, CATMASK_HQ)
+    return folder / "painted.png"
+
+
+@pytest.fixture(scope="module")
+def words(generator_folder, prior_folder, painted_mask):
+    """A complete command line without its output folder."""
+    return [
+        f"generator={generator_folder}",
+        f"guidance.prior={prior_folder}",
+        f"mask={painted_mask}",
+        "prompt=a cat with ears",
+    ]
+
+
+@pytest.fixture(scope="module")
+def result(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edit")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert edit(monkeypatch, *words, f"output={folder}") == 0
+    return folder
+
+
+def test_without_a_mask_the_source_is_exported(painted_mask):
+    assert Image.open(painted_mask.parent / "source.png").size == (32, 32)
+    assert Image.open(painted_mask.parent / "source_mask.png").mode == "P"
+
+
+def test_all_results_are_there_and_nothing_partial(result):
+    for name in RESULTS:
+        assert (result / name).stat().st_size > 0, name
+    assert not list(result.glob(".partial*"))
+
+
+def test_pictures_have_the_documented_sizes(result):
+    for name in ("source", "edited", "normals", "source_mask", "target_mask", "edited_mask"):
+        assert Image.open(result / f"{name}.png").size == (32, 32), name
+    assert Image.open(result / "views.png").size == (5 * 32, 2 * 32)
+    assert imageio.imread(result / "orbit.mp4").shape == (4, 256, 256, 3)
+
+
+def test_receipt_holds_the_numbers(result):
+    receipt = json.loads((result / "receipt.json").read_text())
+    assert receipt["edit_classes"] == ["ears"]
+    assert set(receipt["mask_iou"]["ears"]) == {"before", "after"}
+    assert receipt["psnr_outside_region_db"] > 20
+    assert len(receipt["psnr_outside_region_other_views_db"]) == 5
+    assert receipt["num_steps"] == receipt["num_steps_planned"] == 2
+    assert receipt["seconds"]["total"] >= receipt["seconds"]["optimization"] > 0
+    assert receipt["peak_memory_mib"] > 0
+    assert len(receipt["config_hash"]) == 16
+    assert set(receipt["prompt_score"]) == {"before", "after"}
+    assert receipt["region"]["dilation_pixels"] == 4
+
+
+def test_report_refers_to_files_beside_it(result):
+    class References(HTMLParser):
+        found: list[str] = []
+
+        def handle_starttag(self, tag, attrs):
+            self.found += [value for name, value in attrs if name in ("src", "href")]
+
+    parser = References()
+    parser.feed((result / "report.html").read_text())
+    assert {"source.png", "edited.png", "views.png", "orbit.mp4"} <= set(parser.found)
+    for name in parser.found:
+        assert (result / name).is_file(), name
+
+
+def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
+    edited, recipe = load_edit(result / "edit.safetensors", load_generator(generator_folder))
+    assert recipe.prompt == "a cat with ears"
+    from mate3d.cameras import make_camera
+
+    view = edited.render(edited.fused_field(), make_camera(0.0))
+    saved = np.asarray(Image.open(result / "edited.png"))
+    assert np.array_equal(to_uint8(view.image[0]), saved)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    sorted(path.stem for path in Path("configs/edit").glob("*.yaml")),
+)
+def test_every_variant_runs(words, tmp_path, monkeypatch, variant):
+    code = edit(
+        monkeypatch,
+        *words,
+        f"output={tmp_path}",
+        f"edit={variant}",
+        "edit.num_steps=1",
+        "report.num_orbit_frames=2",
+    )
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("generator=no/such/folder", "no checkpoint at no/such/folder"),
+        ("mask=no_such.png", "mask not found: no_such.png"),
+        ("mask=BIG", "use 32 x 32 pixels"),
+        ("mask=UNKNOWN", "holds unknown ids"),
+        ("mask=COLOR", "has mode RGB"),
+        ("mask=CORRUPT", "is not a readable image"),
+        ("mask=UNCHANGED", "equals the source mask"),
+        ("prompt=", "prompt is empty"),
+        ("prompt=null", "prompt is empty"),
+        ("edit_classes=[horns]", "unknown class 'horns'"),
+        ("edit_classes=[]", "edits nothing"),
+        ("guidance.prior=no/such/prior", "guidance.prior not found"),
+        ("edit.condition=painted", "edit.condition=painted"),
+        ("edit.learnable=[decoder]", "'decoder' names no weights"),
+        ("edit.steps=3", "unknown option 'edit.steps'"),
+        ("edit=magic", "unknown choice edit=magic"),
+        ("seed=-1", "seed=-1"),
+        ("device=tpu", "device=tpu"),
+    ],
+)
+def test_wrong_input_gives_one_line_and_code_2(
+    words, painted_mask, tmp_path, monkeypatch, capsys, change, message
+):
+    Image.new("L", (64, 64)).save(tmp_path / "big.png")
+    Image.new("L", (32, 32), 200).save(tmp_path / "unknown.png")
+    Image.new("RGB", (32, 32)).save(tmp_path / "color.png")
+    (tmp_path / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    files = {name: tmp_path / f"{name.lower()}.png" for name in ("BIG", "UNKNOWN", "COLOR")}
+    files |= {
+        "CORRUPT": tmp_path / "corrupt.png",
+        "UNCHANGED": painted_mask.parent / "source_mask.png",
+    }
+    key, value = change.split("=", 1)
+    change = f"{key}={files.get(value, value)}"
+    kept = [word for word in words if not word.startswith(f"{key}=")]
+    assert edit(monkeypatch, *kept, f"output={tmp_path / 'out'}", change) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_an_interrupted_edit_writes_what_exists(words, tmp_path):
+    command = [sys.executable, "-m", "scripts.edit", "debug=tiny", "device=cpu", *words]
+    command += [f"output={tmp_path}", "edit.num_steps=100000"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    started = time.monotonic()
+    seen = ""
+    while "mask=" not in seen and time.monotonic() - started < 60:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    receipt = json.loads((tmp_path / "receipt.json").read_text())
+    assert 0 < receipt["num_steps"] < receipt["num_steps_planned"]
+    assert "Stopped after" in (tmp_path / "report.html").read_text()

@@ -1,0 +1,182 @@
+"""The loop renders, guides and steps; variants are options."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from editing.distillation import DistillationOptions
+from editing.edited_generator import EditedGenerator
+from editing.loop import EditLoop, EditTarget
+from editing.options import EditOptions, LossWeights
+from editing.regions import ClassRegion, everywhere
+from mate3d.errors import UserError
+from mate3d.labels import segmentation_to_label_map
+
+OPTIONS = EditOptions(num_steps=3, num_geometry_points=64)
+
+
+def make_loop(generator, ws, camera, guidance, options=OPTIONS, region=everywhere, seed=0):
+    edited = EditedGenerator(generator, ws, region, learnable=options.learnable)
+    with torch.no_grad():
+        view = edited.render(edited.source_field(), camera)
+    painted = segmentation_to_label_map(view.segmentation).clone()
+    painted[0, 8:24, 8:24] = 2
+    target = EditTarget(camera, painted, (2,), guidance, guidance and guidance.encode_prompt("x"))
+    return EditLoop(edited, target, options, seed=seed)
+
+
+def with_options(**values):
+    return dataclasses.replace(OPTIONS, **values)
+
+
+def test_mask_loss_falls(tiny_generator, tiny_ws, camera):
+    weights = LossWeights(distillation=0, preservation=0, feature_preservation=0)
+    options = with_options(num_steps=25, ws_lr=0.05, weight_lr=0.02, weights=weights)
+    history = make_loop(tiny_generator, tiny_ws, camera, None, options).run()
+    assert len(history) == 25
+    assert history[-1]["mask_raw"] < 0.8 * history[0]["mask_raw"]
+    assert history[-1]["mask"] < history[0]["mask"]
+
+
+def test_same_seed_gives_the_same_edit(tiny_generator, tiny_ws, camera, fake_guidance):
+    first = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
+    second = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
+    other = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, seed=1)
+    assert first.run() == second.run()
+    assert torch.equal(first.edited.ws, second.edited.ws)
+    other.run()
+    assert not torch.equal(first.edited.ws, other.edited.ws)
+
+
+def test_only_the_learnable_part_changes(tiny_generator, tiny_ws, camera, fake_guidance):
+    before = {name: value.clone() for name, value in tiny_generator.state_dict().items()}
+    options = with_options(learnable=("backbone.blocks.b8.to_image",))
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
+    loop.run()
+    assert torch.equal(loop.edited.ws, tiny_ws)
+    for name, value in tiny_generator.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    changed = {
+        name
+        for name, value in loop.edited.backbone.state_dict().items()
+        if not torch.equal(value, before[f"backbone.{name}"])
+    }
+    assert changed
+    assert all(name.startswith("blocks.b8.to_image") for name in changed)
+    assert set(loop.edited.edit_state()) >= {f"backbone.{name}" for name in changed}
+
+
+def test_condition_is_the_edited_mask_the_sources_or_nothing(
+    tiny_generator, tiny_ws, camera, fake_guidance
+):
+    controls = {}
+    for condition in ("updated", "fixed", "none"):
+        options = with_options(condition=condition)
+        loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
+        with torch.no_grad():
+            loop.edited.ws.add_(torch.randn_like(tiny_ws))
+        fake_guidance.controls.clear()
+        loop.step(0.0)
+        (controls[condition],) = fake_guidance.controls
+    assert controls["none"] is None
+    assert controls["updated"].shape == (1, 3, 32, 32)
+    assert controls["updated"].min() >= 0
+    assert controls["updated"].max() <= 1
+    assert not torch.equal(controls["updated"], controls["fixed"])
+    source = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
+    fake_guidance.controls.clear()
+    source.step(0.0)
+    assert torch.equal(fake_guidance.controls[0], controls["fixed"])
+
+
+@pytest.mark.parametrize("blend", ["image", "normals", "blended"])
+def test_blend_decides_what_the_prior_moves(tiny_generator, tiny_ws, camera, fake_guidance, blend):
+    weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0)
+    options = with_options(weights=weights, distillation=DistillationOptions(blend=blend))
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
+    source_texture, source_shape = loop.edited.backbone(loop.edited.ws)
+    texture_weights = {
+        name: value.clone()
+        for name, value in loop.edited.backbone.named_parameters()
+        if "to_image.texture" in name
+    }
+    loop.run()
+    is_moved = any(
+        not torch.equal(value, texture_weights[name])
+        for name, value in loop.edited.backbone.named_parameters()
+        if name in texture_weights
+    )
+    assert is_moved == (blend != "normals")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        LossWeights(mask=0, mask_raw=0),
+        LossWeights(distillation=0),
+        LossWeights(preservation=0),
+        LossWeights(eikonal=0, sdf_consistency=0, feature_preservation=0),
+        LossWeights(mask=1, mask_raw=0, preservation=0),
+    ],
+)
+def test_a_term_of_weight_zero_is_not_computed(
+    tiny_generator, tiny_ws, camera, fake_guidance, weights
+):
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, with_options(weights=weights))
+    terms = loop.step(0.0)
+    used = {name for name, value in dataclasses.asdict(weights).items() if value}
+    assert set(terms) <= used
+    assert {"mask", "mask_raw", "distillation"} & used <= set(terms)
+
+
+def test_silhouette_replaces_the_classes(tiny_generator, tiny_ws, camera, fake_guidance):
+    options = with_options(mask_loss="silhouette", condition="none")
+    terms = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options).step(0.0)
+    assert "mask" in terms
+    assert "mask_raw" not in terms
+
+
+def test_an_empty_region_leaves_everything(tiny_generator, tiny_ws, camera, fake_guidance):
+    weights = LossWeights(feature_preservation=0)
+    options = with_options(weights=weights)
+    region = ClassRegion(())
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options, region)
+    loop.run()
+    assert torch.equal(loop.edited.ws, tiny_ws)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_step_before(
+    tiny_generator, tiny_ws, camera, fake_guidance, caplog
+):
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
+    loop.pixel_weights = loop.pixel_weights * float("nan")
+    assert loop.run() == []
+    assert torch.equal(loop.edited.ws, tiny_ws)
+    assert "not finite" in caplog.text
+
+
+def test_a_stop_finishes_the_step(tiny_generator, tiny_ws, camera, fake_guidance):
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
+    assert len(loop.run(lambda: True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"learnable": ()}, "nothing to optimise"),
+        ({"condition": "painted"}, "condition=painted"),
+        ({"mask_loss": "l2"}, "mask_loss=l2"),
+        ({"yaw_range": (0.5, -0.5)}, "yaw_range"),
+    ],
+)
+def test_wrong_options_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        EditOptions(**values)
+
+
+@pytest.mark.parametrize("pattern", ["decoder.color_head", "backbone.blocks.b999", "w"])
+def test_learnable_names_outside_the_backbone_are_refused(tiny_generator, tiny_ws, pattern):
+    with pytest.raises(UserError, match=f"'{pattern}' names no weights"):
+        EditedGenerator(tiny_generator, tiny_ws, everywhere, learnable=("ws", pattern))

@@ -1,0 +1,97 @@
+"""Loss terms of an edit."""
+
+import math
+
+import torch
+
+from editing import losses
+from mate3d.labels import one_hot_mask
+
+EARS = 2
+
+
+def painted_map():
+    painted = torch.zeros(1, 16, 16, dtype=torch.int64)
+    painted[0, 4:12, 4:12] = 1
+    painted[0, 2:4, 4:6] = EARS
+    return painted
+
+
+def test_cross_entropy_of_the_painted_mask_is_small_and_of_others_large():
+    painted = painted_map()
+    weights = torch.ones(1, 16, 16)
+    perfect = one_hot_mask(painted, 6) * 2 - 1
+    good = losses.mask_cross_entropy(perfect, painted, weights)
+    assert good < 1e-3
+    assert losses.mask_cross_entropy(-perfect, painted, weights) > 5
+    even = losses.mask_cross_entropy(torch.zeros(1, 6, 16, 16), painted, weights)
+    assert math.isclose(even.item(), math.log(6), rel_tol=1e-5)
+
+
+def test_cross_entropy_decreases_by_its_gradient():
+    painted, weights = painted_map(), torch.ones(1, 16, 16)
+    scores = torch.zeros(1, 6, 8, 8, requires_grad=True)
+    values = []
+    for _ in range(20):
+        loss = losses.mask_cross_entropy(scores, painted, weights)
+        (gradient,) = torch.autograd.grad(loss, scores)
+        scores = (scores - 2 * gradient).detach().requires_grad_(True)
+        values.append(loss.item())
+    assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+
+
+def test_pixel_weights_have_mean_one_and_favour_zone_and_rare_classes():
+    painted = painted_map()
+    zone = painted.unsqueeze(1) == EARS
+    class_weights = losses.balanced_class_weights(painted, 6)
+    assert class_weights[EARS] > class_weights[1] > class_weights[0]
+    weights = losses.pixel_weights(
+        painted, zone, zone_weight=1.0, outside_weight=0.2, class_weights=class_weights
+    )
+    assert math.isclose(weights.mean().item(), 1, rel_tol=1e-5)
+    assert weights[0, 2, 4] > 5 * weights[0, 6, 6]
+
+
+def test_silhouette_ignores_the_labels_of_the_head():
+    painted = painted_map()
+    weights = torch.ones(1, 16, 16)
+    head = (painted != 0).float().unsqueeze(1)
+    assert losses.silhouette_cross_entropy(head, painted, weights) < 1e-3
+    assert losses.silhouette_cross_entropy(1 - head, painted, weights) > 5
+
+
+def test_preservation_counts_outside_pixels_only():
+    source = torch.zeros(1, 3, 4, 4)
+    image, inside = source.clone(), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    image[..., 0, 0] = 1
+    inside[..., 0, 0] = True
+    assert losses.preservation_loss(image, source, inside) == 0
+    assert losses.preservation_loss(image, source, ~inside) > 0
+
+
+def test_feature_preservation_is_zero_for_equal_planes(tiny_generator, tiny_ws):
+    points = torch.rand(1, 100, 3) * 0.5 - 0.25
+    field, other = tiny_generator.make_field(tiny_ws), tiny_generator.make_field(tiny_ws + 0.5)
+    assert losses.feature_preservation_loss(field, field, points) == 0
+    assert losses.feature_preservation_loss(field, other, points) > 0
+
+
+def test_geometry_terms_are_zero_for_a_plane_that_is_its_only_part():
+    class Plane:
+        def sample(self, points):
+            sdf = points[..., :1]
+            parts = torch.cat([sdf, sdf + 1], dim=-1)
+            return type("Samples", (), {"sdf": sdf, "class_sdf": parts})
+
+    eikonal, consistency = losses.geometry_losses(Plane(), torch.randn(1, 50, 3))
+    assert eikonal < 1e-8
+    assert consistency == 0
+
+
+def test_consistency_moves_whole_and_parts_towards_each_other(tiny_generator, tiny_ws):
+    field = tiny_generator.make_field(tiny_ws.requires_grad_(True))
+    samples = field.sample(torch.rand(1, 100, 3) * 0.5 - 0.25)
+    _, consistency = losses.geometry_losses(field, torch.rand(1, 100, 3) * 0.5 - 0.25)
+    assert samples.sdf.requires_grad
+    (gradient,) = torch.autograd.grad(consistency, tiny_ws)
+    assert gradient.any()

@@ -1,0 +1,85 @@
+"""Regions of points in 3D."""
+
+import pytest
+import torch
+
+from editing.regions import (
+    ClassRegion,
+    PaintedRegion,
+    RegionOptions,
+    dilate_volume,
+    erode_volume,
+    everywhere,
+    make_region,
+    project_to_pixels,
+)
+from mate3d.cameras import make_camera
+from mate3d.errors import UserError
+from mate3d.rays import sample_rays
+
+# Two classes that meet in the plane x = 0: class 0 on the left, class 1 on the right.
+POINTS = torch.tensor([[[-0.3, 0.0, 0.0], [-0.05, 0.0, 0.0], [0.05, 0.0, 0.0], [0.3, 0.0, 0.0]]])
+CLASS_SDF = torch.cat([POINTS[..., :1], -POINTS[..., :1]], dim=-1)
+
+
+def shares(region, source=CLASS_SDF, edited=CLASS_SDF):
+    return region(POINTS, source, edited)[0, :, 0].tolist()
+
+
+def test_hard_region_is_the_class_of_either_copy():
+    assert shares(ClassRegion((1,))) == [0, 0, 1, 1]
+    assert shares(ClassRegion((1,)), edited=-CLASS_SDF) == [1, 1, 1, 1]
+    assert shares(ClassRegion(())) == [0, 0, 0, 0]
+
+
+def test_dilation_moves_the_border_by_its_width():
+    assert shares(ClassRegion((1,), dilation=0.1)) == [0, 1, 1, 1]
+    assert shares(ClassRegion((1,), dilation=-0.1)) == [0, 0, 0, 1]
+
+
+def test_softness_is_the_width_of_a_ramp():
+    assert shares(ClassRegion((1,), softness=0.2)) == pytest.approx([0, 0.25, 0.75, 1])
+
+
+def test_projection_inverts_the_rays():
+    camera = make_camera(0.3, 0.1)
+    origins, directions = sample_rays(camera, 4)
+    pixels = project_to_pixels(origins + 2.5 * directions, camera)
+    steps = (torch.arange(4) + 0.5) / 4
+    expected = torch.stack([steps.repeat(4), steps.repeat_interleave(4)], dim=-1)
+    torch.testing.assert_close(pixels[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_painted_region_adds_the_frustum_of_repainted_pixels():
+    camera = make_camera(0.3, 0.1)
+    repainted = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    repainted[0, 0, 1, 2] = True
+    region = PaintedRegion(ClassRegion(()), camera, repainted)
+    origins, directions = sample_rays(camera, 4)
+    for depth in (2.4, 3.0):
+        points = origins + depth * directions
+        share = region(points, torch.zeros(1, 16, 2), torch.zeros(1, 16, 2))
+        assert torch.equal(share.view(1, 1, 4, 4) > 0, repainted)
+
+
+def test_options_choose_the_region():
+    camera, repainted = make_camera(0.0), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    assert make_region(RegionOptions(kind="everywhere"), (1,), camera, repainted) is everywhere
+    options = RegionOptions(dilation=0.1, with_painted_frustum=False)
+    assert make_region(options, [1], camera, repainted) == ClassRegion((1,), 0.1, 0.0)
+    assert isinstance(make_region(RegionOptions(), (1,), camera, repainted), PaintedRegion)
+
+
+def test_wrong_region_options_are_refused():
+    with pytest.raises(UserError, match="region.kind=ball"):
+        RegionOptions(kind="ball")
+    with pytest.raises(UserError, match="softness"):
+        RegionOptions(softness=-1.0)
+
+
+def test_volume_dilation_grows_and_erosion_shrinks():
+    volume = torch.zeros(1, 8, 8, 8)
+    volume[0, 3:5, 3:5, 3:5] = 1
+    assert dilate_volume(volume, 3).sum() > volume.sum()
+    assert erode_volume(volume, 3).sum() < volume.sum()
+    assert torch.equal(dilate_volume(volume, 1), volume)
