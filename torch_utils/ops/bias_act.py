@@ -37,6 +37,7 @@ ACTIVATIONS: dict[str, _ActivationSpec] = {
 }
 # Their second derivative is zero, so the slope at each element is all that a backward pass needs.
 _PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
+_FIXED_SLOPES = {"linear": 1.0, "relu": 0.0}
 
 
 def bias_act(
@@ -67,7 +68,9 @@ def bias_act(
         return bias_act_reference(
             x, bias, dim=dim, activation=activation, alpha=alpha, gain=gain, clamp=clamp
         )
-    slope = 1.0 if activation == "linear" else spec.alpha if alpha is None else alpha
+    slope = {"linear": 1.0, "relu": 0.0, "lrelu": spec.alpha if alpha is None else alpha}[
+        activation
+    ]
     if bias is not None:
         bias = _along(bias, dim, x)
     return _PiecewiseLinear.apply(x, bias, slope, gain, clamp)

@@ -16,8 +16,8 @@ from torch.autograd.function import Function, once_differentiable
 
 from torch_utils.ops._dispatch import Implementation, wants_reference
 
-
-CHUNK = 8192
+# Points per piece on a CPU; measured, flat between 4096 and 16384.
+CHUNK_POINTS = 8192
 
 
 def triplane_sample(
@@ -157,7 +157,7 @@ def _chunks(points: Tensor, grid: _Grid) -> Iterator[tuple[slice, slice, _Corner
     plane_rows = grid.height * grid.width
     first_rows = torch.arange(num_images * 3, device=points.device).view(-1, 1, 3) * plane_rows
     first_rows = first_rows.expand(-1, per_image, -1).reshape(-1, 3)
-    step = CHUNK if points.device.type == "cpu" else max(len(points), 1)
+    step = CHUNK_POINTS if points.device.type == "cpu" else max(len(points), 1)
     bags = 1 if grid.with_mean else 3
     for start in range(0, len(points), step):
         part = slice(start, start + step)
