@@ -3,8 +3,8 @@
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +15,7 @@ from mate3d.generator import GeneratorConfig
 from scripts._device import choose_device
 from scripts._entry import run
 from training.data import PortraitDataset
-from training.loop import LoopSettings, Trainer, TrainingSettings
+from training.loop import CHECKPOINT_FOLDER, LoopSettings, Trainer, TrainingSettings
 from training.losses.terms import LossSettings
 from training.optimization import OptimizerSettings
 from training.schedules import ScheduleSettings
@@ -26,21 +26,20 @@ from training.warm_start import WarmStartConfig
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig) -> None:
-    values = OmegaConf.to_container(config)
+def _train(config: DictConfig, words: list[str]) -> None:
     device, output = choose_device(config.device), Path(config.output)
     if (output / STATE_FILE).exists() and not config.resume:
         raise UserError(f"{output} holds a training run; say resume=true or choose another output")
-    generator_config = config_from_dict(GeneratorConfig, values["model"]["generator"])
+    generator_config = read_generator_config(config)
     dataset = PortraitDataset(
         config.data, resolution=generator_config.resolution, with_flips=config.with_flips
     )
     check_label_set(generator_config, dataset.label_set)
-    stages, settings = _read_settings(values)
+    stages, settings = read_settings(config)
     torch.manual_seed(settings.loop.seed)
     state = build_state(
         generator_config,
-        values["model"]["discriminator"],
+        OmegaConf.to_container(config.model.discriminator),
         settings,
         stages,
         dataset.camera_labels,
@@ -48,24 +47,29 @@ def _train(config: DictConfig) -> None:
     )
     if config.resume:
         load_state(output / STATE_FILE, state)
-    command = shlex.join(["python", "-m", "scripts.train", *_own_words(), f"output={output}"])
+    # What stays the same when this run is repeated or resumed.
+    own_words = [word for word in words if not word.startswith(("output=", "resume="))]
+    command = shlex.join(["python", "-m", "scripts.train", *own_words, f"output={output}"])
+    description = f"{config.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
-        state,
-        dataset,
-        settings,
-        output,
-        command=command,
-        data_description=f"{config.dataset.name}, {len(dataset)} images of {dataset.resolution} px",
+        state, dataset, settings, output, command=command, data_description=description
     )
     if trainer.run():
-        _logger.info("done: %s", output / "checkpoint")
+        _logger.info("done: %s", output / CHECKPOINT_FOLDER)
     else:
         _logger.info("stopped at %d images; to go on:", state.images_seen)
         _logger.info("  %s resume=true", command)
 
 
-def _read_settings(values: dict[str, Any]) -> tuple[StageSettings, TrainingSettings]:
-    train = dict(values["train"])
+def read_generator_config(config: DictConfig) -> GeneratorConfig:
+    """Return the generator's sizes and conventions."""
+    return config_from_dict(GeneratorConfig, OmegaConf.to_container(config.model.generator))
+
+
+def read_settings(config: DictConfig) -> tuple[StageSettings, TrainingSettings]:
+    """Return what comes before the adversarial training, and the settings of all the rest."""
+    values = OmegaConf.to_container(config)
+    train = values["train"]
     stages = StageSettings(
         warm_start=train.pop("warm_start"),
         sphere_init_steps=train.pop("sphere_init_steps"),
@@ -80,14 +84,10 @@ def _read_settings(values: dict[str, Any]) -> tuple[StageSettings, TrainingSetti
     return stages, settings
 
 
-def _own_words() -> list[str]:
-    """Return the user's words but for what differs when the same run is repeated or resumed."""
-    return [word for word in sys.argv[1:] if not word.startswith(("output=", "resume="))]
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
-    run("train", _train)
+    words = list(sys.argv[1:] if argv is None else argv)
+    run("train", lambda config: _train(config, words), words)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""Signals become a request within the block only."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from torch_utils.interruption import stop_on_signal
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_sets_the_request_and_handlers_return(number):
+    before = signal.getsignal(number)
+    with stop_on_signal() as should_stop:
+        assert not should_stop()
+        os.kill(os.getpid(), number)
+        assert should_stop()
+    assert signal.getsignal(number) == before
+
+
+def test_second_interrupt_acts_as_usual():
+    with pytest.raises(KeyboardInterrupt), stop_on_signal():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_other_threads_never_stop():
+    answers = []
+
+    def work():
+        with stop_on_signal() as should_stop:
+            answers.append(should_stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]

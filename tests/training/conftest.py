@@ -1,0 +1,71 @@
+"""A training run of a few thousand weights on six 16 px pictures of noise."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mate3d.generator import Generator
+from training.data import PortraitDataset
+from training.loop import LoopSettings, Trainer, TrainingSettings
+from training.losses.terms import LossSettings
+from training.optimization import OptimizerSettings
+from training.schedules import ScheduleSettings
+from training.setup import StageSettings, build_state
+from training.state import TrainingState
+
+TrainerFactory = Callable[..., tuple[Trainer, TrainingState]]
+
+
+@pytest.fixture
+def tiny_settings() -> TrainingSettings:
+    """Four iterations of two images, every lazy step among them, a tick after each two."""
+    return TrainingSettings(
+        loop=LoopSettings(
+            batch_size=2,
+            total_kimg=0.008,
+            tick_kimg=0.004,
+            snapshot_ticks=1,
+            grid_rows=1,
+            grid_columns=2,
+            with_progress_bar=False,
+        ),
+        loss=LossSettings(eikonal_points=16, density_points=8),
+        schedule=ScheduleSettings(
+            resolution_initial=8, resolution_final=8, blur_initial_sigma=1.0, blur_fade_kimg=0.006
+        ),
+        optimizer=OptimizerSettings(generator_reg_interval=2, discriminator_reg_interval=3),
+    )
+
+
+@pytest.fixture
+def make_trainer(
+    tiny_generator: Generator,
+    tiny_settings: TrainingSettings,
+    dataset_folder: Path,
+) -> TrainerFactory:
+    """Return a function that builds the same fresh run in any folder."""
+    config = replace(tiny_generator.config, z_dim=24)
+    sizes = {"channel_base": 64, "channel_max": 8, "mapping_layers": 1}
+
+    def make(
+        folder: Path,
+        settings: TrainingSettings = tiny_settings,
+        stages: StageSettings | None = None,
+    ) -> tuple[Trainer, TrainingState]:
+        folder.mkdir(parents=True, exist_ok=True)
+        dataset = PortraitDataset(dataset_folder)
+        torch.manual_seed(0)
+        state = build_state(
+            config,
+            sizes,
+            settings,
+            stages or StageSettings(),
+            dataset.camera_labels,
+            torch.device("cpu"),
+        )
+        return Trainer(state, dataset, settings, folder), state
+
+    return make

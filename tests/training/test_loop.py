@@ -1,0 +1,186 @@
+"""A run trains every network, writes what it promises, resumes exactly and survives divergence."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from mate3d.checkpoint import load_generator
+from mate3d.errors import UserError
+from training import loop
+from training.loop import has_diverged
+from training.setup import StageSettings
+from training.state import STATE_FILE, load_state
+from training.warm_start import WarmStartConfig
+
+
+def with_loop(settings, **changes):
+    return replace(settings, loop=replace(settings.loop, **changes))
+
+
+def read_stats(folder):
+    records = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    volatile = ("Timing/", "Resources/")
+    return [
+        {name: value for name, value in record.items() if not name.startswith(volatile)}
+        for record in records
+    ]
+
+
+def assert_same_weights(first, second):
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_run_trains_every_network_and_writes_its_outputs(make_trainer, tmp_path):
+    _, untrained = make_trainer(tmp_path / "other")
+    trainer, state = make_trainer(tmp_path / "run")
+    assert trainer.run()
+    for name, module in state.modules().items():
+        before = untrained.modules()[name].state_dict()
+        assert any(not before[key].equal(value) for key, value in module.state_dict().items()), name
+    assert state.images_seen == 8
+    for tick, record in zip((4, 8), read_stats(tmp_path / "run"), strict=True):
+        assert record["images_seen"] == tick
+        assert "Loss/G/loss" in record and "Loss/D/loss_semantic" in record
+    for name in ("image", "segmentation", "depth", "normals"):
+        with Image.open(tmp_path / "run" / "samples" / f"000000008_{name}.png") as picture:
+            assert picture.size == (32, 16)
+    assert (tmp_path / "run" / "samples" / "000000000_real_image.png").exists()
+
+
+def test_checkpoint_holds_the_moving_average(make_trainer, tmp_path):
+    trainer, state = make_trainer(tmp_path / "run")
+    trainer.run()
+    assert_same_weights(state.average, load_generator(tmp_path / "run" / "checkpoint"))
+    assert "images seen: 8" in (tmp_path / "run" / "checkpoint" / "card.md").read_text()
+
+
+def test_resumed_run_equals_an_uninterrupted_one(make_trainer, tiny_settings, tmp_path):
+    trainer, whole = make_trainer(tmp_path / "whole")
+    trainer.run()
+    shorter = with_loop(tiny_settings, total_kimg=0.004)
+    make_trainer(tmp_path / "parts", shorter)[0].run()
+    torch.manual_seed(123)
+    trainer, resumed = make_trainer(tmp_path / "parts")
+    load_state(tmp_path / "parts" / STATE_FILE, resumed)
+    assert trainer.run()
+    assert read_stats(tmp_path / "parts") == read_stats(tmp_path / "whole")
+    for name, module in whole.modules().items():
+        assert_same_weights(module, resumed.modules()[name])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_the_step_and_saves(make_trainer, tmp_path, monkeypatch, number):
+    original = loop.adversarial_iteration
+
+    def iterate_and_signal(*arguments):
+        os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "adversarial_iteration", iterate_and_signal)
+    trainer, _ = make_trainer(tmp_path / "run")
+    assert not trainer.run()
+    _, resumed = make_trainer(tmp_path / "run")
+    load_state(tmp_path / "run" / STATE_FILE, resumed)
+    assert resumed.images_seen == 2
+    assert (tmp_path / "run" / "checkpoint").is_dir()
+
+
+def test_divergence_returns_to_the_last_state(make_trainer, tmp_path, monkeypatch, caplog):
+    original, calls = loop.adversarial_iteration, []
+
+    def spoil_third(state, *arguments):
+        calls.append(state.images_seen)
+        metrics = original(state, *arguments)
+        return metrics | {"Loss/G/loss": torch.tensor(float("nan"))} if len(calls) == 4 else metrics
+
+    monkeypatch.setattr(loop, "adversarial_iteration", spoil_third)
+    trainer, _ = make_trainer(tmp_path / "run")
+    assert trainer.run()
+    assert calls == [0, 2, 4, 6, 4, 6]
+    assert "back to 4 images" in caplog.text
+
+
+def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop,
+        "adversarial_iteration",
+        lambda *_: {"Loss/D/loss": torch.tensor(float("inf"))},
+    )
+    trainer, _ = make_trainer(tmp_path / "run")
+    with pytest.raises(UserError, match="training diverged"):
+        trainer.run()
+
+
+def test_exploded_adversarial_loss_counts_as_divergence():
+    assert has_diverged({"Loss/G/loss": torch.tensor([1.0, 1e6])})
+    assert not has_diverged({"Loss/G_sigma_consist_loss/loss": torch.tensor(1e6)})
+
+
+def test_terms_of_weight_zero_are_not_logged(make_trainer, tiny_settings, tmp_path):
+    loss = replace(tiny_settings.loss, semantic_adversarial=0.0, eikonal=0.0, r1_gamma=0.0)
+    settings = replace(with_loop(tiny_settings, total_kimg=0.002), loss=loss)
+    make_trainer(tmp_path / "run", settings)[0].run()
+    (record,) = read_stats(tmp_path / "run")
+    assert "Loss/G_minimal_surface/loss" not in record
+    for absent in ("Loss/G_eikonal/loss", "Loss/r1_penalty", "Loss/D/loss_semantic"):
+        assert absent not in record
+
+
+def test_parts_rendered_alone_can_be_trained(make_trainer, tiny_settings, tmp_path):
+    loss = replace(
+        tiny_settings.loss,
+        density_consistency=1e-4,
+        class_color_consistency=0.1,
+        color_consistency=0.1,
+        with_detached_whole=False,
+    )
+    settings = replace(with_loop(tiny_settings, total_kimg=0.002), loss=loss)
+    make_trainer(tmp_path / "run", settings)[0].run()
+    (record,) = read_stats(tmp_path / "run")
+    assert record["Loss/G_rgb_semantic_seg_loss_raw/weighted"] > 0
+    assert record["Loss/G_rgb_consist_loss/weighted"] > 0
+    assert record["Loss/G_sigma_consist_loss/weighted"] > 0
+
+
+def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_path, monkeypatch):
+    warm_start = WarmStartConfig(
+        num_field_steps=2,
+        num_image_steps=0,
+        batch_size=2,
+        num_points=64,
+        num_rays=0,
+    )
+    stages = StageSettings(
+        warm_start="procedural", sphere_init_steps=2, warm_start_config=warm_start
+    )
+    settings = with_loop(tiny_settings, total_kimg=0.002, tick_kimg=0.002)
+    trainer, whole = make_trainer(tmp_path / "whole", settings, stages)
+    assert trainer.run()
+    records = read_stats(tmp_path / "whole")
+    assert [record["images_seen"] for record in records] == [2, 4, 6, 8, 10]
+    assert records[0]["Loss/sphere_init/initloss"] > 0
+    assert records[2]["Loss/warm_start/sdf"] > 0
+    assert records[4]["Progress/blur_sigma"] == 1.0
+    assert (whole.images_seen, whole.adversarial_images) == (10, 2)
+
+    trainer, state = make_trainer(tmp_path / "parts", settings, stages)
+    sphere, step = state.stages[0].runner, state.stages[0].runner.step
+    monkeypatch.setattr(sphere, "step", lambda: (os.kill(os.getpid(), signal.SIGTERM), step())[1])
+    assert not trainer.run()
+    trainer, resumed = make_trainer(tmp_path / "parts", settings, stages)
+    load_state(tmp_path / "parts" / STATE_FILE, resumed)
+    assert resumed.images_seen == 2
+    assert trainer.run()
+    assert read_stats(tmp_path / "parts") == records
+    assert_same_weights(whole.networks.generator, resumed.networks.generator)
+
+
+def test_unknown_stage_is_refused(make_trainer, tmp_path):
+    with pytest.raises(UserError, match="warm_start=magic; use none or procedural"):
+        make_trainer(tmp_path, stages=StageSettings(warm_start="magic"))
