@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def compose_config(config_name: str, words: Sequence[str] = ()) -> DictConfig:
             _check_key(key, base, groups)
         overrides = [_quote_free_text(word, is_text=_is_text(base, key)) for key, word in values]
         try:
-            config = compose(config_name, choices + overrides)
+            config = compose(config_name, choices + overrides) if overrides else base
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(str(error).splitlines()[0]) from error
     for key, _ in values:
@@ -111,8 +112,9 @@ def _runtime_choices(config_name: str, choices: Sequence[str]) -> dict[str, str 
     return {group: found[group] for group in found if not group.startswith("hydra/")}
 
 
-def _group_names(config_name: str) -> set[str]:
-    return set(_runtime_choices(config_name, ()))
+@cache
+def _group_names(config_name: str) -> frozenset[str]:
+    return frozenset(_runtime_choices(config_name, ()))
 
 
 def _split_word(word: str) -> tuple[str, str]:
@@ -162,7 +164,7 @@ def _quote_free_text(word: str, *, is_text: bool) -> str:
     return f"{key}='{value}'"
 
 
-def _check_key(key: str, base: DictConfig, groups: set[str]) -> None:
+def _check_key(key: str, base: DictConfig, groups: frozenset[str]) -> None:
     node: Any = base
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in OmegaConf.to_container(node):
