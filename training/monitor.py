@@ -20,6 +20,8 @@ STATUS_LOSSES = {
     "D": "Loss/D/loss",
     "Ds": "Loss/D/loss_semantic",
     "eik": "Loss/G_eikonal/loss",
+    "sphere": "Loss/sphere_init/initloss",
+    "warm sdf": "Loss/warm_start/sdf",
 }
 
 
