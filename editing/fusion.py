@@ -36,8 +36,7 @@ class FusedField:
         points: Tensor,  # [1, N, 3]
     ) -> FieldSamples:
         """Return features and all distances at world points."""
-        with torch.set_grad_enabled(points.requires_grad and torch.is_grad_enabled()):
-            samples = self.source.sample(points)
+        samples = self._source_samples(points)
         share = self._share(points, samples.class_sdf, self._edited_class_sdf(points))
         index = share[0, :, 0].nonzero().squeeze(1)
         if len(index) == 0:
@@ -78,6 +77,25 @@ class FusedField:
     ) -> Tensor:  # [...], per world unit
         """Turn distances into volume density with the source's decoder."""
         return self.source.density(sdf)
+
+    def _source_samples(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> FieldSamples:
+        if not (points.requires_grad and torch.is_grad_enabled()):
+            with torch.no_grad():
+                return self.source.sample(points)
+        # Nothing of the source learns, so of its derivatives only the SDF's gradient at the points
+        # is needed, not the graph behind it: a linear function of equal value and gradient.
+        at = points.detach().requires_grad_(True)
+        samples = self.source.sample(at)
+        (gradient,) = torch.autograd.grad(samples.sdf, at, torch.ones_like(samples.sdf))
+        offset = (gradient * (points - at.detach())).sum(dim=-1, keepdim=True)
+        return FieldSamples(
+            features=samples.features.detach(),
+            sdf=samples.sdf.detach() + offset,
+            class_sdf=samples.class_sdf.detach(),
+        )
 
     @torch.no_grad()
     def _edited_class_sdf(

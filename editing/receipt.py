@@ -131,6 +131,7 @@ def prompt_gain(
     control_image: Tensor | None,  # [1, 3, H, W] in 0..1
     *,
     num_draws: int = 16,
+    batch_size: int = 4,
 ) -> float:
     """Return the mean denoising error without the prompt minus that with it.
 
@@ -140,28 +141,30 @@ def prompt_gain(
         image: Picture to judge.
         control_image: Its colour-coded mask, if the prior takes one.
         num_draws: Noises and timesteps, the same for every picture.
+        batch_size: Draws judged at once.
     """
-    generator = torch.Generator().manual_seed(0)
     latents = guidance.encode_image(image)
-    num_timesteps = len(guidance.alphas_cumprod)
+    shape = (num_draws, *latents.shape[1:])
+    noises = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    largest = len(guidance.alphas_cumprod) - 1
+    timesteps = torch.linspace(0.1 * largest, 0.9 * largest, num_draws).long().to(latents.device)
     total = 0.0
-    for draw in range(num_draws):
-        fraction = 0.1 + 0.8 * draw / max(num_draws - 1, 1)
-        timestep = torch.tensor([int(fraction * num_timesteps)], device=latents.device)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+    for noise, timestep in zip(noises.split(batch_size), timesteps.split(batch_size), strict=True):
         noisy = add_noise(latents, noise, guidance.alphas_cumprod, timestep)
-        errors = []
-        for guidance_scale in (0.0, 1.0):
-            noise_pred = guidance.predict_noise(
+        control = None if control_image is None else control_image.expand(len(noise), -1, -1, -1)
+        without, with_prompt = (
+            guidance.predict_noise(
                 noisy,
                 timestep,
                 prompt_embeds,
-                control_image,
+                control,
                 guidance_scale=guidance_scale,
                 controlnet_conditioning_scale=1.0,
             )
-            errors.append((noise_pred - noise).square().mean().item())
-        total += errors[0] - errors[1]
+            for guidance_scale in (0.0, 1.0)
+        )
+        errors = (without - noise).square() - (with_prompt - noise).square()
+        total += errors.flatten(1).mean(dim=1).sum().item()
     return total / num_draws
 
 
