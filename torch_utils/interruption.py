@@ -1,6 +1,7 @@
 """Turn SIGTERM and SIGINT into a request to finish the current step."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,12 +22,16 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
     received: list[int] = []
+    own_process = os.getpid()
 
     def restore() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     def remember(number: int, _frame: object) -> None:
+        if os.getpid() != own_process:
+            # Ctrl-C also reaches forked data workers, which must serve the step that finishes.
+            return
         received.append(number)
         _logger.info("%s: finishing this step, then saving", signal.Signals(number).name)
         restore()

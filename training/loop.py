@@ -71,6 +71,19 @@ class LoopSettings:
     keep_checkpoints: bool = False
     with_progress_bar: bool = True
 
+    def __post_init__(self):
+        limits = {
+            "batch_size": 1,
+            "tick_kimg": 0.001,
+            "snapshot_ticks": 1,
+            "num_workers": 0,
+            "grid_rows": 1,
+            "grid_columns": 1,
+        }
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise UserError(f"train.{name}={getattr(self, name)} must be at least {least}")
+
 
 @dataclass(frozen=True)
 class TrainingSettings:

@@ -71,6 +71,7 @@ def build_state(
     Raises:
         UserError: If sizes do not fit or a stage is unknown.
     """
+    _check_batch_size(settings.loop.batch_size, discriminator_sizes)
     num_classes = get_label_set(generator_config.label_set).num_classes
     networks = Networks(
         generator=_build_generator(generator_config).to(device),
@@ -87,6 +88,17 @@ def build_state(
         random=random,
         stages=_build_stages(networks, settings, stage_settings, cameras.to(device), random),
     )
+
+
+def _check_batch_size(batch_size: int, discriminator_sizes: Mapping[str, Any]) -> None:
+    group_size = discriminator_sizes.get(
+        "stddev_group_size", DiscriminatorConfig().stddev_group_size
+    )
+    if batch_size % min(group_size, batch_size) != 0:
+        raise UserError(
+            f"train.batch_size={batch_size} must be a multiple of "
+            f"model.discriminator.stddev_group_size={group_size}, or smaller"
+        )
 
 
 def _build_generator(config: GeneratorConfig) -> Generator:

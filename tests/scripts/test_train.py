@@ -103,6 +103,8 @@ def test_unnamed_data_is_asked_for(tmp_path, capsys):
         (["dataset.label_set=celebamask_hq"], "the data set's labels are catmask_hq, the model's"),
         (["model.generator.resolution=64"], "resolution 64 does not fit data set"),
         (["model.generator.sr_input_resolution=12"], "model.generator: cannot go from 12 to 32"),
+        (["train.batch_size=6"], "train.batch_size=6 must be a multiple of"),
+        (["train.tick_kimg=0.0"], "train.tick_kimg=0.0 must be at least 0.001"),
         (["train.warm_start=magic"], "train.warm_start=magic; use none or procedural"),
         (["loss.eikonall=1"], "unknown option 'loss.eikonall'; did you mean loss.eikonal"),
         (["loss=best"], "unknown choice loss=best; use one of: default, released"),
