@@ -21,7 +21,13 @@ from mate3d.procedural.cat_field import CatField
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import render_analytic, trace_rays
 from mate3d.rays import DepthDraws, sample_rays
-from mate3d.renderer import composite_features, evaluate_rays, render_field, sample_depths
+from mate3d.renderer import (
+    FieldRender,
+    composite_features,
+    evaluate_rays,
+    render_field,
+    sample_depths,
+)
 
 # Distances are compared relative to themselves plus this length, so that the surface counts most.
 _SURFACE_WIDTH = 0.02
@@ -68,16 +74,16 @@ def procedural_parameters(
 @torch.no_grad()
 def sample_training_points(
     cats: CatField,
-    num_heads: int,
+    ws: Tensor,  # [B, L, w_dim]
     num_points: int,
-    radius: float,
-) -> Tensor:  # [B, N, 3]
+    reach: float,
+) -> Tensor:  # [B, N, 3] in -reach..reach
     """Draw a quarter of the points anywhere, a half near the surface, a quarter near small parts.
 
     Near ones are the best of four times as many candidates, by distance and a Gumbel draw.
     """
     num_quarter = num_points // 4
-    candidates = (torch.rand(num_heads, 4 * num_points, 3) * 2 - 1) * radius
+    candidates = (torch.rand(len(ws), 4 * num_points, 3, device=ws.device) * 2 - 1) * reach
     class_sdf = cats.class_sdf(candidates)
     chosen = [candidates[:, :num_quarter]]
     for distances, count in (
@@ -101,7 +107,10 @@ def field_losses(
 ) -> dict[str, Tensor]:
     """Return relative errors of distances, and errors of colours near the surface."""
     field = generator.make_field(ws, noise_mode="const")
-    points = sample_training_points(cats, len(ws), config.num_points, generator.config.box_size / 2)
+    # Rays also cross space outside of the planes, whose features are zero: it must learn to be
+    # empty.
+    reach = 0.625 * generator.config.box_size
+    points = sample_training_points(cats, ws, config.num_points, reach)
     truth, predicted = cats.sample(points), field.sample(points)
     losses = {}
     for name in ("sdf", "class_sdf"):
@@ -124,7 +133,7 @@ def _ray_losses(
 ) -> dict[str, Tensor]:
     """Compare random rays of random views with traced ones."""
     num_heads = len(field.texture_planes)
-    camera = sample_cameras(num_heads)
+    camera = sample_cameras(num_heads).to(field.texture_planes.device)
     origins, directions = sample_rays(camera, generator.config.resolution)
     chosen = torch.randperm(origins.shape[1])[: config.num_rays]
     origins, directions = origins[:, chosen], directions[:, chosen]
@@ -144,19 +153,55 @@ def _ray_losses(
 
 @dataclass
 class Pictures:
-    """Traced pictures with the latents and cameras they belong to."""
+    """Traced pictures beside what the generator renders for the same latents and cameras."""
 
-    z: Tensor  # [B, z_dim]
-    camera: Tensor  # [B, 25]
+    ws: Tensor  # [B, L, w_dim]
+    view: FieldRender
     image: Tensor  # [B, 3, H, W]
     label_map: Tensor  # [B, H, W]
 
 
+@torch.no_grad()
+def make_pictures(generator: Generator, count: int) -> Pictures:
+    """Trace new pictures and render the generator's fields for them."""
+    config, device = generator.config, generator.mapping.w_avg.device
+    z = torch.randn(count, config.z_dim, device=device)
+    camera = sample_cameras(count).to(device)
+    ws = generator.map(z, camera)
+    view = render_field(
+        generator.make_field(ws),
+        *sample_rays(camera, config.neural_rendering_resolution),
+        config.rendering,
+        draws=DepthDraws(mode="random"),
+    )
+    truth = render_analytic(CatField(procedural_parameters(z)), camera, config.resolution)
+    return Pictures(ws, view, truth.image, truth.label_map)
+
+
+def join_pictures(pictures: list[Pictures]) -> Pictures:
+    """Return several pictures as one batch."""
+    views = [picture.view for picture in pictures]
+    view = FieldRender(
+        *(
+            torch.cat([getattr(one, name) for one in views])
+            for name in ("feature_image", "segmentation_raw", "depth", "opacity")
+        ),
+        normals=None,
+        samples=None,
+    )
+    return Pictures(
+        torch.cat([picture.ws for picture in pictures]),
+        view,
+        torch.cat([picture.image for picture in pictures]),
+        torch.cat([picture.label_map for picture in pictures]),
+    )
+
+
 class PicturePool:
-    """A growing, then rotating store of traced pictures.
+    """A growing, then rotating store of pictures; planes and decoder stay as they are meanwhile.
 
     Args:
-        generator: Gives latent width and picture size.
+        generator: Renders its side of the pictures.
         capacity: Most pictures kept.
     """
 
@@ -165,31 +210,17 @@ class PicturePool:
         self._pictures: list[Pictures] = []
         self._next = 0
 
-    def add(self, count: int) -> None:
-        """Trace new pictures, replacing the oldest when full."""
-        z = torch.randn(count, self._generator.config.z_dim)
-        camera = sample_cameras(count)
-        view = render_analytic(
-            CatField(procedural_parameters(z)), camera, self._generator.config.resolution
-        )
-        for index in range(count):
-            one = slice(index, index + 1)
-            picture = Pictures(z[one], camera[one], view.image[one], view.label_map[one])
+    def draw(self, count: int) -> Pictures:
+        """Add one new picture, or as many as are missing, and return a random batch."""
+        for _ in range(max(1, count - len(self._pictures))):
+            picture = make_pictures(self._generator, 1)
             if len(self._pictures) < self._capacity:
                 self._pictures.append(picture)
             else:
                 self._pictures[self._next % self._capacity] = picture
             self._next += 1
-
-    def draw(self, count: int) -> Pictures:
-        """Return random pictures of the store as one batch."""
-        chosen = [self._pictures[i] for i in torch.randint(len(self._pictures), (count,)).tolist()]
-        return Pictures(
-            *(
-                torch.cat([getattr(picture, name) for picture in chosen])
-                for name in ("z", "camera", "image", "label_map")
-            )
-        )
+        chosen = torch.randint(len(self._pictures), (count,)).tolist()
+        return join_pictures([self._pictures[index] for index in chosen])
 
 
 def picture_losses(
@@ -197,16 +228,7 @@ def picture_losses(
     pictures: Pictures,
 ) -> dict[str, Tensor]:
     """Return errors of both super-resolutions; planes and decoder are left alone."""
-    config = generator.config
-    with torch.no_grad():
-        ws = generator.map(pictures.z, pictures.camera)
-        view = render_field(
-            generator.make_field(ws),
-            *sample_rays(pictures.camera, config.neural_rendering_resolution),
-            config.rendering,
-            draws=DepthDraws(mode="random"),
-        )
-    output = generator.superresolve(view, ws)
+    output = generator.superresolve(pictures.view, pictures.ws)
     target = 2 * one_hot_mask(pictures.label_map, generator.label_set.num_classes) - 1
     # Small parts would drown in skin and background; a class counts by the root of its share.
     share = (target + 1).mean(dim=(0, 2, 3), keepdim=True) / 2
@@ -265,17 +287,16 @@ class WarmStart:
         config = self.config
         num_field, done = config.num_field_steps, self.steps_done
         if done < num_field:
-            z = torch.randn(config.batch_size, self.generator.config.z_dim)
-            ws = self.generator.map(z, sample_cameras(len(z)))
+            device = self.generator.mapping.w_avg.device
+            z = torch.randn(config.batch_size, self.generator.config.z_dim, device=device)
+            ws = self.generator.map(z, sample_cameras(len(z)).to(device))
             self.generator.mapping.update_average(ws.detach())
             cats = CatField(procedural_parameters(z))
             with_rays = config.num_rays > 0 and done % config.ray_interval == 0
             losses = field_losses(self.generator, ws, cats, config, with_rays=with_rays)
             self._update(self._field_optimizer, losses, done / num_field)
         else:
-            self._pool.add(config.image_batch_size if done == num_field else 1)
-            pictures = self._pool.draw(config.image_batch_size)
-            losses = picture_losses(self.generator, pictures)
+            losses = picture_losses(self.generator, self._pool.draw(config.image_batch_size))
             progress = (done - num_field) / config.num_image_steps
             self._update(self._image_optimizer, losses, progress)
         self.steps_done += 1
