@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from mate3d.cameras import make_camera
+from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import CATMASK_HQ, LabelSet
+from mate3d.renderer import RenderingConfig
 from training.dataset_io import DatasetWriter, image_name
 
 
@@ -36,6 +38,32 @@ def label_set() -> LabelSet:
 def camera() -> Tensor:  # [1, 25]
     """One camera that is neither frontal nor level."""
     return make_camera(yaw=0.3, pitch=0.1)
+
+
+@pytest.fixture
+def tiny_generator() -> Generator:
+    """A cat generator of a few thousand weights: 8 px planes, 8 px raw, 16 px images."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(
+        label_set="catmask_hq",
+        z_dim=12,
+        w_dim=16,
+        camera_scale=0.0,
+        plane_resolution=8,
+        plane_channels=4,
+        channel_base=64,
+        channel_max=8,
+        hidden_width=8,
+        num_features=8,
+        box_size=0.7,
+        background="learned",
+        neural_rendering_resolution=8,
+        sr_input_resolution=8,
+        resolution=16,
+        sr_channels=(8, 8),
+        rendering=RenderingConfig(near=2.3, far=3.1, num_coarse_samples=6, num_fine_samples=6),
+    )
+    return Generator(config).eval().requires_grad_(False)
 
 
 def _write_noise_dataset(path: Path) -> Path:

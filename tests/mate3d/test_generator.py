@@ -1,0 +1,145 @@
+"""Shapes, determinism and switches of the generator; checkpoints give the same pixels."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mate3d.checkpoint import load_generator, save_generator
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from mate3d.published import convert_generator_state
+from tests.golden import FACE_CONFIG, sub_state
+
+
+@pytest.fixture
+def latent():
+    return torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_output_has_its_documented_shape(tiny_generator, latent, camera):
+    ws = tiny_generator.map(latent, camera)
+    view = tiny_generator.synthesize(ws, camera, with_normals=True, with_samples=True)
+    config = tiny_generator.config
+    raw, full = config.neural_rendering_resolution, config.resolution
+    num_samples = config.rendering.num_coarse_samples + config.rendering.num_fine_samples
+    assert view.image.shape == (1, 3, full, full)
+    assert view.image_raw.shape == view.normals.shape == (1, 3, raw, raw)
+    assert view.segmentation.shape == (1, 6, full, full)
+    assert view.segmentation_raw.shape == (1, 6, raw, raw)
+    assert view.depth.shape == view.opacity.shape == (1, 1, raw, raw)
+    assert view.samples.class_sdf.shape == (1, raw * raw, num_samples, 6)
+    assert (view.normals.norm(dim=1) <= 1 + 1e-5).all()
+
+
+def test_same_latent_and_camera_give_the_same_image(tiny_generator, latent, camera):
+    first, second = (tiny_generator(latent, camera).image for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_planes_made_once_serve_every_view(tiny_generator, latent, camera):
+    ws = tiny_generator.map(latent, camera)
+    planes = tiny_generator.make_planes(ws)
+    again = tiny_generator.render(tiny_generator.make_field(ws, planes), ws, camera)
+    assert torch.equal(again.image, tiny_generator.synthesize(ws, camera).image)
+
+
+def test_camera_scale_zero_switches_pose_conditioning_off(tiny_generator, latent, camera):
+    assert tiny_generator.config.camera_scale == 0
+    assert torch.equal(
+        tiny_generator.map(latent, camera), tiny_generator.map(latent, torch.zeros_like(camera))
+    )
+
+
+def test_truncation_zero_gives_the_average(tiny_generator, latent, camera):
+    tiny_generator.mapping.update_average(tiny_generator.map(latent, camera), decay=0.5)
+    ws = tiny_generator.map(latent, camera, truncation_psi=0)
+    torch.testing.assert_close(ws[0, 0], tiny_generator.mapping.w_avg)
+
+
+def test_segmentation_loss_moves_density_only_when_asked(tiny_generator, latent, camera):
+    tiny_generator.requires_grad_(True)
+    ws = tiny_generator.map(latent, camera).detach()
+    gradients = []
+    for detach in (True, False):
+        tiny_generator.zero_grad()
+        head = tiny_generator.make_field(ws)
+        view = tiny_generator.render(head, ws, camera, detach_semantic_density=detach)
+        view.segmentation_raw.square().sum().backward()
+        gradients.append(tiny_generator.decoder.sdf_head[2].weight.grad)
+    assert gradients[0] is None or gradients[0].abs().max() == 0
+    assert gradients[1].abs().max() > 0
+
+
+def test_published_names_load_strictly_and_nothing_is_left_over():
+    state = convert_generator_state(sub_state("state.G."))
+    assert set(state) == set(Generator(FACE_CONFIG).state_dict())
+
+
+def test_checkpoint_gives_the_same_pixels(tiny_generator, latent, camera, tmp_path):
+    save_generator(tmp_path / "model", tiny_generator, card="# A card\n")
+    loaded = load_generator(tmp_path / "model")
+    assert loaded.config == tiny_generator.config
+    assert torch.equal(loaded(latent, camera).image, tiny_generator(latent, camera).image)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "card.md",
+        "config.yaml",
+        "generator.safetensors",
+    ]
+
+
+def test_half_precision_checkpoint_is_half_the_size_and_close(
+    tiny_generator, latent, camera, tmp_path
+):
+    save_generator(tmp_path / "full", tiny_generator)
+    save_generator(tmp_path / "half", tiny_generator, dtype=torch.float16)
+    sizes = [(tmp_path / n / "generator.safetensors").stat().st_size for n in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    half = load_generator(tmp_path / "half")(latent, camera).image
+    torch.testing.assert_close(half, tiny_generator(latent, camera).image, atol=0.05, rtol=0)
+
+
+def test_saving_over_a_checkpoint_replaces_it_as_a_whole(tiny_generator, tmp_path):
+    save_generator(tmp_path / "model", tiny_generator)
+    (tmp_path / "model" / "stale.txt").write_text("old")
+    save_generator(tmp_path / "model", tiny_generator)
+    assert not (tmp_path / "model" / "stale.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def damage_config(folder):
+    (folder / "config.yaml").write_text("generator: {label_set: catmask_hq, colour: 3}\n")
+
+
+def damage_weights(folder):
+    path = folder / "generator.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def shrink_config(folder):
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("hidden_width: 8", "hidden_width: 9"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_config, "colour"),
+        (damage_weights, "cannot be read"),
+        (shrink_config, "wrong shape"),
+        (lambda folder: (folder / "config.yaml").unlink(), "no checkpoint"),
+        (lambda folder: (folder / "generator.safetensors").unlink(), "weights not found"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_error(tiny_generator, tmp_path, damage, message):
+    save_generator(tmp_path / "model", tiny_generator)
+    damage(tmp_path / "model")
+    with pytest.raises(UserError, match=message) as caught:
+        load_generator(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_unsuitable_superresolution_is_refused(tiny_generator):
+    config = dataclasses.replace(tiny_generator.config, resolution=24)
+    with pytest.raises(ValueError, match="cannot go from"):
+        Generator(config)
