@@ -132,7 +132,11 @@ def sdf_gradient(
     The result stays differentiable when gradients are being recorded.
     """
     (gradient,) = torch.autograd.grad(
-        sdf.sum(), points, create_graph=torch.is_grad_enabled(), retain_graph=True
+        sdf,
+        points,
+        grad_outputs=torch.ones_like(sdf),
+        create_graph=torch.is_grad_enabled(),
+        retain_graph=True,
     )
     return gradient.nan_to_num(0.0)
 

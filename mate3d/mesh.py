@@ -55,5 +55,4 @@ def extract_mesh(
     points = torch.from_numpy(np.ascontiguousarray(vertices, dtype=np.float32)).unsqueeze(0)
     parts = [field.sample(chunk).features[0, :, :3] for chunk in points.split(_CHUNK_POINTS, dim=1)]
     colors = (torch.cat(parts).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    # marching_cubes lists the corners of faces so that normals point towards lower values.
-    return trimesh.Trimesh(vertices, faces[:, ::-1], vertex_colors=colors, process=False)
+    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False)

@@ -14,7 +14,7 @@ class SphereField:
     """A red ball of class 1; class 0 is empty space."""
 
     radius: float = 0.2
-    beta: float = 0.002
+    beta: float = 0.0004
     background: Tensor | None = None
 
     def sdf(self, points: Tensor) -> Tensor:
