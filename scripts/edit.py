@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -81,9 +82,9 @@ def _hashed(values: dict) -> dict:
     return {name: value for name, value in values.items() if name not in ("paths", "output")}
 
 
-def main() -> None:
-    """Run the command line."""
-    run("edit", _edit)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the script with the words of the command line."""
+    run("edit", _edit, argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""The whole path from nothing to an edit, at the tiny sizes of debug=tiny."""
+
+import json
+from typing import Any
+
+from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
+from scripts import edit, prepare_data, train, train_prior
+
+
+def run_every_script(num_images: int, *words: str) -> dict[str, Any]:
+    """Prepare data, train generator and prior, edit; each on the files of the one before.
+
+    Args:
+        num_images: Size of the data set.
+        words: Further options of the last three, e.g. device=cuda.
+
+    Returns:
+        The edit's receipt; all files lie in the current directory.
+    """
+    prepare_data.main([f"num_images={num_images}", "resolution=64", "output=data.zip"])
+    tiny = ["debug=tiny", *words]
+    train.main([*tiny, "train.warm_start=procedural", "data=data.zip", "output=run"])
+    train_prior.main([*tiny, "data=data.zip", "output=prior"])
+    source = [*tiny, "generator=run/checkpoint", "output=edit"]
+    edit.main(source)
+    label_map = load_label_map("edit/source_mask.png", CATMASK_HQ)
+    label_map[4:10, 6:26] = CATMASK_HQ.class_id("ears")
+    save_label_map("edit/painted.png", label_map, CATMASK_HQ)
+    request = [
+        "mask=edit/painted.png",
+        "guidance.prior=prior/model",
+        "prompt=a cat with black ears",
+    ]
+    edit.main([*source, *request])
+    with open("edit/receipt.json") as file:
+        return json.load(file)
