@@ -43,6 +43,7 @@ setup(
             "mate3d-train=scripts.train:main",
             "mate3d-train-prior=scripts.train_prior:main",
             "mate3d-edit=scripts.edit:main",
+            "mate3d-evaluate=scripts.evaluate:main",
         ]
     },
 )

@@ -6,7 +6,6 @@ from torch.nn import functional
 
 from mate3d.layers import FullyConnected
 
-
 _CHUNK_POINTS = 2048
 
 

@@ -15,8 +15,7 @@ from mate3d.errors import UserError
 from mate3d.field import TriPlaneField
 from mate3d.generator import Generator
 from mate3d.labels import one_hot_mask
-from mate3d.layers import normalize_second_moment
-from mate3d.procedural.cat import CatParameters, cat_parameters_from_latent
+from mate3d.procedural.cat import cat_parameters_from_direction
 from mate3d.procedural.cat_field import CatField
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import render_analytic, trace_rays
@@ -62,13 +61,6 @@ class WarmStartConfig:
     lr: float = 3e-3
     color_weight: float = 1.0
     ray_weight: float = 1.0
-
-
-def procedural_parameters(
-    z: Tensor,  # [B, z_dim]
-) -> CatParameters:
-    """Return the cats that latents stand for; only z's direction counts, as in the mapping."""
-    return cat_parameters_from_latent(normalize_second_moment(z))
 
 
 @torch.no_grad()
@@ -174,7 +166,7 @@ def make_pictures(generator: Generator, count: int) -> Pictures:
         config.rendering,
         draws=DepthDraws(mode="random"),
     )
-    truth = render_analytic(CatField(procedural_parameters(z)), camera, config.resolution)
+    truth = render_analytic(CatField(cat_parameters_from_direction(z)), camera, config.resolution)
     return Pictures(ws, view, truth.image, truth.label_map)
 
 
@@ -291,7 +283,7 @@ class WarmStart:
             z = torch.randn(config.batch_size, self.generator.config.z_dim, device=device)
             ws = self.generator.map(z, sample_cameras(len(z)).to(device))
             self.generator.mapping.update_average(ws.detach())
-            cats = CatField(procedural_parameters(z))
+            cats = CatField(cat_parameters_from_direction(z))
             with_rays = config.num_rays > 0 and done % config.ray_interval == 0
             losses = field_losses(self.generator, ws, cats, config, with_rays=with_rays)
             self._update(self._field_optimizer, losses, done / num_field)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from mate3d.layers import normalize_second_moment
+
 NUM_CAT_ATTRIBUTES = 22
 _PROJECTION_SEED = 20240
 
@@ -197,3 +199,13 @@ def cat_parameters_from_latent(
     )
     projection = torch.linalg.qr(gaussian).Q.to(device=z.device, dtype=z.dtype)
     return cat_parameters_from_uniforms(torch.special.ndtr(z @ projection))
+
+
+def cat_parameters_from_direction(
+    z: Tensor,  # [B, Z], Z >= NUM_CAT_ATTRIBUTES
+) -> CatParameters:
+    """Return the cat that a generator should make of a latent.
+
+    Mapping networks see the direction of z only, so its length must not matter here either.
+    """
+    return cat_parameters_from_latent(normalize_second_moment(z))

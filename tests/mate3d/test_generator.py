@@ -88,9 +88,7 @@ def test_checkpoint_gives_the_same_pixels(tiny_generator, latent, camera, tmp_pa
     ]
 
 
-def test_half_precision_checkpoint_is_smaller_and_close(
-    tiny_generator, latent, camera, tmp_path
-):
+def test_half_precision_checkpoint_is_smaller_and_close(tiny_generator, latent, camera, tmp_path):
     save_generator(tmp_path / "full", tiny_generator)
     save_generator(tmp_path / "half", tiny_generator, dtype=torch.float16)
     sizes = [(tmp_path / n / "generator.safetensors").stat().st_size for n in ("half", "full")]
