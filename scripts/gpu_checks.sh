@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# All checks of docs/gpu_todo.md that run unattended: bash scripts/gpu_checks.sh [OUTPUT_FOLDER]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-outputs/gpu_checks}
+python=${PYTHON:-python3}
+mkdir -p "$out"
+failed=0
+
+check() { # NAME COMMAND...
+  local name=$1 start=$SECONDS
+  shift
+  echo "== $name"
+  if "$@" >"$out/$name.log" 2>&1; then
+    echo "   passed in $((SECONDS - start)) s"
+  else
+    echo "   FAILED, see $out/$name.log"
+    failed=1
+  fi
+}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"' || exit 2
+check gpu_tests "$python" -m pytest -q -m gpu
+check demo_edit "$python" -m scripts.edit experiment=demo_cat_ears device=cuda output="$work/demo"
+check data "$python" -m scripts.prepare_data num_images=64 resolution=128 output="$work/cats.zip"
+check training "$python" -m scripts.train experiment=demo_cat device=cuda data="$work/cats.zip" \
+  output="$work/run" warm_start.num_field_steps=200 warm_start.num_image_steps=50 train.total_kimg=0.2
+cp "$work/demo/receipt.json" "$out/demo_receipt.json"
+cp "$work/run/stats.jsonl" "$out/training_stats.jsonl"
+exit $failed
