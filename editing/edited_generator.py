@@ -17,15 +17,16 @@ from mate3d.generator import Generator, RenderOutput
 class EditedGenerator(nn.Module):
     """Source and edited head of one portrait.
 
-    An edit lives in the planes: the learnable copy is that of the style vectors and the backbone.
-    Decoder, super-resolution and background stay the source's. The source's planes are made once.
+    An edit lives in the planes: what may change are the style vectors, weights of the backbone's
+    copy, and an offset added to the planes, which is the most local of the three. Decoder,
+    super-resolution and background stay the source's. The source's planes are made once.
 
     Args:
         generator: Source generator; it is frozen.
         source_ws: Style vectors of the portrait, [1, L, w_dim].
         region: Where the edited copy shows.
-        learnable: What may change: "ws", and patterns of module or parameter names of the
-            generator such as "backbone.blocks.*.to_image".
+        learnable: What may change: "ws", "planes", and patterns of module or parameter names of
+            the generator such as "backbone.blocks.*.to_image".
 
     Raises:
         UserError: If a pattern names nothing, or something outside the backbone.
@@ -46,12 +47,15 @@ class EditedGenerator(nn.Module):
         self.ws = nn.Parameter(self.source_ws.clone(), requires_grad="ws" in learnable)
         self.backbone = copy.deepcopy(generator.backbone)
         self.learnable_names = _select_parameters(
-            self.backbone, [pattern for pattern in learnable if pattern != "ws"]
+            self.backbone, [name for name in learnable if name not in ("ws", "planes")]
         )
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name in self.learnable_names)
         with torch.no_grad():
             self._source_planes = generator.make_planes(self.source_ws)
+        self.plane_offset: nn.Parameter | None = None
+        if "planes" in learnable:
+            self.plane_offset = nn.Parameter(torch.zeros_like(torch.stack(self._source_planes)))
 
     def source_field(self) -> TriPlaneField:
         """Return the untouched head."""
@@ -59,8 +63,10 @@ class EditedGenerator(nn.Module):
 
     def edited_field(self) -> TriPlaneField:
         """Return the learnable copy's head, without fusion."""
-        planes = self.backbone(self.ws, "const")
-        return self.generator.make_field(self.source_ws, planes)
+        texture, shape = self.backbone(self.ws, "const")
+        if self.plane_offset is not None:
+            texture, shape = texture + self.plane_offset[0], shape + self.plane_offset[1]
+        return self.generator.make_field(self.source_ws, (texture, shape))
 
     def fused_field(self) -> FusedField:
         """Return the source outside the region and the learnable copy inside it."""
@@ -93,12 +99,13 @@ class EditedGenerator(nn.Module):
         return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
 
     def edit_state(self) -> dict[str, Tensor]:
-        """Return everything that an edit changed: `ws` and the learnable weights."""
+        """Return everything that an edit changed: `ws`, learnable weights, plane offset."""
         state = self.backbone.state_dict()
-        changed = {f"backbone.{name}": state[name] for name in sorted(self.learnable_names)}
-        return {"ws": self.ws.detach().clone()} | {
-            name: tensor.detach().clone() for name, tensor in changed.items()
-        }
+        changed = {"ws": self.ws}
+        changed |= {f"backbone.{name}": state[name] for name in sorted(self.learnable_names)}
+        if self.plane_offset is not None:
+            changed["plane_offset"] = self.plane_offset
+        return {name: tensor.detach().clone() for name, tensor in changed.items()}
 
     @torch.no_grad()
     def load_edit_state(self, state: dict[str, Tensor]) -> None:
@@ -107,7 +114,9 @@ class EditedGenerator(nn.Module):
         Raises:
             UserError: If a tensor is unknown or has another shape than this generator's.
         """
-        targets = {"ws": self.ws} | {
+        if "plane_offset" in state and self.plane_offset is None:
+            self.plane_offset = nn.Parameter(torch.zeros_like(torch.stack(self._source_planes)))
+        targets = {"ws": self.ws, "plane_offset": self.plane_offset} | {
             f"backbone.{name}": parameter for name, parameter in self.backbone.named_parameters()
         }
         for name, tensor in state.items():
@@ -127,8 +136,8 @@ def _select_parameters(backbone: nn.Module, patterns: Sequence[str]) -> set[str]
         }
         if not found:
             raise UserError(
-                f"learnable '{pattern}' names no weights; use ws or names below backbone, "
-                "such as backbone.blocks.*.to_image"
+                f"learnable '{pattern}' names no weights; use ws, planes or names below "
+                "backbone, such as backbone.blocks.*.to_image"
             )
         selected |= found
     return selected

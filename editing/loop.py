@@ -58,10 +58,7 @@ class EditLoop:
         self.edited, self.target, self.options = edited, target, options
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters = [p for p in edited.parameters() if p.requires_grad]
-        groups = [{"params": edited.weight_parameters(), "lr": options.weight_lr}]
-        if edited.ws.requires_grad:
-            groups.append({"params": [edited.ws], "lr": options.ws_lr})
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.optimizer = self._make_optimizer()
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
@@ -109,6 +106,15 @@ class EditLoop:
             self.optimizer.step()
             self.schedule.step()
         return {name: value.item() for name, value in terms.items()}
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        edited, options = self.edited, self.options
+        groups = [{"params": edited.weight_parameters(), "lr": options.weight_lr}]
+        if edited.ws.requires_grad:
+            groups.append({"params": [edited.ws], "lr": options.ws_lr})
+        if edited.plane_offset is not None:
+            groups.append({"params": [edited.plane_offset], "lr": options.plane_lr})
+        return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     def _painted_view_terms(self, head: FusedField) -> dict[str, Tensor]:
         weights, target = self.options.weights, self.target

@@ -40,10 +40,11 @@ class EditOptions:
 
     Args:
         num_steps: Optimiser steps; each renders the painted and one random view.
-        learnable: "ws" and names of backbone modules; see `EditedGenerator`.
+        learnable: "ws", "planes" and names of backbone modules; see `EditedGenerator`.
         ws_lr: Adam's learning rate of the style vectors.
         weight_lr: Adam's learning rate of the backbone weights.
-        final_lr_factor: Factor that both rates fall to, linearly, by the last step.
+        plane_lr: Adam's learning rate of the offset on the planes.
+        final_lr_factor: Factor that all rates fall to, linearly, by the last step.
         region: Which points may change.
         condition: Mask that conditions the prior at random views: "updated" is the fused head's
             own, rendered at each step; "fixed" is the source's; "none" leaves text only.
@@ -59,9 +60,10 @@ class EditOptions:
     """
 
     num_steps: int = 100
-    learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image")
-    ws_lr: float = 0.005
-    weight_lr: float = 0.005
+    learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "planes")
+    ws_lr: float = 0.002
+    weight_lr: float = 0.002
+    plane_lr: float = 0.02
     final_lr_factor: float = 0.1
     region: RegionOptions = field(default_factory=RegionOptions)
     condition: Condition = "updated"

@@ -22,7 +22,7 @@ _TEMPLATE = """<!doctype html>
   h1 { font-size: 1.5rem; margin-bottom: 0; }
   h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
   p { margin: .25rem 0; }
-  .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr));
+  .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
              gap: 1rem; }
   figure { margin: 0; }
   figcaption { font-size: .85rem; color: #4b5563; }

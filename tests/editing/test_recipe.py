@@ -17,10 +17,10 @@ def saved(tiny_generator, tiny_ws, camera, tmp_path):
     repainted[..., 5:20, 5:20] = True
     region = make_region(RECIPE.region, (2, 3), camera, repainted)
     edited = EditedGenerator(
-        tiny_generator, tiny_ws, region, learnable=("ws", "backbone.blocks.*.to_image")
+        tiny_generator, tiny_ws, region, learnable=("ws", "backbone.blocks.*.to_image", "planes")
     )
     with torch.no_grad():
-        for parameter in (edited.ws, *edited.weight_parameters()):
+        for parameter in (edited.ws, edited.plane_offset, *edited.weight_parameters()):
             parameter.add_(0.1 * torch.randn_like(parameter))
     path = tmp_path / "edit.safetensors"
     save_edit(path, edited, RECIPE, camera=camera, repainted=repainted)
