@@ -1,33 +1,36 @@
 """Train the 2D prior of editing: a tiny Stable Diffusion with ControlNet, or a ControlNet only."""
 
 import logging
+from collections.abc import Sequence
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from scripts._device import choose_device
 from scripts._entry import run
 from training.prior import PriorOptions, train_prior
 
 _logger = logging.getLogger(__name__)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the script with the words of the command line."""
-    run("train_prior", _train)
+    run("train_prior", _train, argv)
 
 
 def _train(config: DictConfig) -> None:
+    is_from_scratch = config.prior.base is None
     options = PriorOptions(
         dataset_path=config.data,
         output=config.output,
         resolution=config.prior.resolution,
-        architecture=instantiate(config.prior.architecture),
-        autoencoder=instantiate(config.prior.autoencoder),
+        architecture=instantiate(config.prior.architecture) if is_from_scratch else None,
+        autoencoder=instantiate(config.prior.autoencoder) if is_from_scratch else None,
         diffusion=instantiate(config.prior.diffusion),
         base=config.prior.base,
         resume=config.resume,
         seed=config.seed,
-        device=config.device,
+        device=choose_device(config.device),
         with_bfloat16=config.with_bfloat16,
         num_workers=config.num_workers,
         tick_steps=config.tick_steps,

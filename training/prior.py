@@ -39,6 +39,7 @@ from training.prior_stage import Stage, load_state, save_state
 from training.prior_steps import (
     AutoencoderOptions,
     DiffusionOptions,
+    StageOptions,
     autoencoder_losses,
     denoising_losses,
 )
@@ -56,13 +57,13 @@ class PriorOptions:
         dataset_path: Data set with captions, a folder or zip.
         output: Receives the model folder, sample grids, stats and the state to resume from.
         resolution: Side of the training images in pixels.
-        architecture: Sizes; on top of a base only `control_channels` counts, None is its default.
-        autoencoder: Its stage; None on top of a base.
+        architecture: Sizes; not used on top of a base.
+        autoencoder: Its stage; not used on top of a base.
         diffusion: Stage of denoiser, text encoder and ControlNet, or of the ControlNet alone.
         base: Stable Diffusion folder in diffusers' format; None trains one from scratch.
         resume: Go on from the state in `output`.
         seed: Of initial weights, order and noise.
-        device: Where to train; None takes a GPU if there is one.
+        device: Where to train.
         with_bfloat16: Compute the forward pass in bfloat16 where that is safe.
         num_workers: Processes that read images on top of a base.
         tick_steps: Steps between status lines.
@@ -80,7 +81,7 @@ class PriorOptions:
     base: str | None = None
     resume: bool = False
     seed: int = 0
-    device: str | None = None
+    device: torch.device = torch.device("cpu")
     with_bfloat16: bool = True
     num_workers: int = 0
     tick_steps: int = 50
@@ -125,9 +126,7 @@ class PriorTrainer:
         self._options = options
         self._state = state
         self._output = Path(options.output)
-        self._device = torch.device(
-            options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        self._device = options.device
         self._dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
         self._monitor: Monitor | None = None
         torch.manual_seed(options.seed)
@@ -135,8 +134,7 @@ class PriorTrainer:
     def train(self, *, with_progress_bar: bool) -> None:
         """Train what is not trained yet, and save the model."""
         options = self._options
-        stages = [stage for stage in (options.autoencoder, options.diffusion) if stage is not None]
-        total = sum(stage.steps * stage.batch_size for stage in stages)
+        total = self._images_of_autoencoder() + _num_images(options.diffusion)
         self._monitor = Monitor(
             self._output,
             images_seen=self._images_seen_before(),
@@ -144,7 +142,7 @@ class PriorTrainer:
             with_progress_bar=with_progress_bar,
         )
         if options.base is not None:
-            networks = load_base(options.base, options.architecture).to(self._device)
+            networks = load_base(options.base).to(self._device)
             self._train_diffusion(networks, self._stream(networks))
             return
         assert options.architecture is not None and options.autoencoder is not None
@@ -160,15 +158,17 @@ class PriorTrainer:
         if self._monitor is not None:
             self._monitor.close()
 
+    def _images_of_autoencoder(self) -> int:
+        """Return the images of the whole first stage, which a base makes superfluous."""
+        options = self._options
+        return 0 if options.base is not None else _num_images(options.autoencoder)
+
     def _images_seen_before(self) -> int:
         if self._state is None:
             return 0
-        options = self._options
-        stage = getattr(options, self._state["name"])
-        seen = self._state["step"] * stage.batch_size
-        if self._state["name"] == "diffusion" and options.autoencoder is not None:
-            seen += options.autoencoder.steps * options.autoencoder.batch_size
-        return seen
+        name, step = self._state["name"], self._state["step"]
+        before = self._images_of_autoencoder() if name == "diffusion" else 0
+        return before + step * getattr(self._options, name).batch_size
 
     def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> None:
         """Train `networks.vae`, which becomes the average of its weights."""
@@ -252,9 +252,7 @@ class PriorTrainer:
             save_prior(self._output / MODEL_FOLDER, averaged, with_base=not is_base)
             self._save_samples(averaged, stage.step)
 
-        autoencoder = self._options.autoencoder
-        before = 0 if autoencoder is None else autoencoder.steps * autoencoder.batch_size
-        self._run(stage, compute_losses, save, images_before=before)
+        self._run(stage, compute_losses, save, images_before=self._images_of_autoencoder())
 
     def _restore(self, stage: Stage) -> None:
         if self._state is not None and self._state["name"] == stage.name:
@@ -308,6 +306,10 @@ class PriorTrainer:
             guidance_scale=self._options.guidance_scale,
         )
         save_image(self._output / f"samples_{step:06d}.png", grid)
+
+
+def _num_images(options: StageOptions) -> int:
+    return options.steps * options.batch_size
 
 
 def _stage_line(stage: Stage, stats: dict[str, float]) -> str:

@@ -25,6 +25,8 @@ from mate3d.checkpoint import atomic_folder
 from mate3d.errors import UserError
 
 _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+# ControlNet's own reduction of its input, for latents 8 times smaller than images.
+_CONTROL_CHANNELS = (16, 32, 96, 256)
 _NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
 
 
@@ -190,12 +192,11 @@ def _make_unet(a: PriorArchitecture, latent_resolution: int) -> UNet2DConditionM
     )
 
 
-def load_base(folder: str | Path, architecture: PriorArchitecture | None = None) -> PriorNetworks:
+def load_base(folder: str | Path) -> PriorNetworks:
     """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
 
     Args:
         folder: Folder in diffusers' format, as `save_pretrained` writes it.
-        architecture: Not None gives `control_channels`; None uses ControlNet's own.
 
     Raises:
         UserError: If the folder is missing or not a Stable Diffusion.
@@ -212,22 +213,14 @@ def load_base(folder: str | Path, architecture: PriorArchitecture | None = None)
         ).to(dtype=torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"base {folder} cannot be loaded: {error}") from None
-    num_halvings = len(pipeline.vae.config.block_out_channels) - 1
-    channels = (16, 32, 96, 256)
-    if architecture is not None:
-        channels = tuple(architecture.control_channels)
-    if len(channels) != num_halvings + 1:
-        raise UserError(
-            f"control_channels {list(channels)} need {num_halvings + 1} entries: base {folder} "
-            f"reduces images {2**num_halvings} times"
-        )
+    num_levels = len(pipeline.vae.config.block_out_channels)
     return PriorNetworks(
         vae=pipeline.vae,
         text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
         unet=pipeline.unet,
         controlnet=ControlNetModel.from_unet(
-            pipeline.unet, conditioning_embedding_out_channels=channels
+            pipeline.unet, conditioning_embedding_out_channels=_CONTROL_CHANNELS[:num_levels]
         ),
         scheduler=DDIMScheduler.from_config(pipeline.scheduler.config),
     )
