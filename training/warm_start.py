@@ -6,15 +6,16 @@ super-resolution learns from whole pictures; adversarial training follows from t
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mate3d.errors import UserError
 from mate3d.field import TriPlaneField
 from mate3d.generator import Generator
 from mate3d.labels import one_hot_mask
+from mate3d.layers import FullyConnected
 from mate3d.procedural.cat import cat_parameters_from_direction
 from mate3d.procedural.cat_field import CatField
 from mate3d.procedural.portraits import sample_cameras
@@ -48,6 +49,9 @@ class WarmStartConfig:
         lr: Adam's peak learning rate; decays to a tenth along a cosine.
         color_weight: Weight of surface colours at points.
         ray_weight: Weight of composited colours and opacity.
+        attribute_weight: Weight of predicting a cat's attributes from its style vector. Latents
+            cost nothing without fields, so the mapping learns from many more heads this way.
+        attribute_batch_size: Latents a step that only the mapping sees.
     """
 
     num_field_steps: int = 4000
@@ -58,9 +62,11 @@ class WarmStartConfig:
     ray_interval: int = 4
     image_batch_size: int = 4
     pool_size: int = 512
-    lr: float = 3e-3
+    lr: float = 1e-2
     color_weight: float = 1.0
     ray_weight: float = 1.0
+    attribute_weight: float = 1.0
+    attribute_batch_size: int = 256
 
 
 @torch.no_grad()
@@ -238,6 +244,38 @@ def _edges(image: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 6, H - 1, W - 1]
     return torch.cat([image[..., 1:, :-1] - corner, image[..., :-1, 1:] - corner], dim=1)
 
 
+class AttributeHead(nn.Module):
+    """Predict a cat's attributes, each scaled to unit variance, from its style vector.
+
+    Only the warm start uses it; afterwards style space is nearly linear in the attributes.
+    """
+
+    def __init__(self, generator: Generator):
+        super().__init__()
+        z = torch.randn(4096, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
+        attributes = attribute_vectors(z)
+        self.register_buffer("mean", attributes.mean(dim=0))
+        self.register_buffer("deviation", attributes.std(dim=0))
+        self.linear = FullyConnected(generator.config.w_dim, attributes.shape[1])
+
+    def loss(
+        self,
+        z: Tensor,  # [B, z_dim]
+        ws: Tensor,  # [B, L, w_dim]
+    ) -> Tensor:  # scalar
+        """Return the mean squared error of the prediction."""
+        target = (attribute_vectors(z) - self.mean) / self.deviation
+        return (self.linear(ws[:, 0]) - target).square().mean()
+
+
+def attribute_vectors(
+    z: Tensor,  # [B, z_dim]
+) -> Tensor:  # [B, A]
+    """Return all attributes of the cats that latents stand for, colours as three numbers each."""
+    cats = cat_parameters_from_direction(z)
+    return torch.cat([getattr(cats, f.name).view(len(z), -1) for f in fields(cats)], dim=1)
+
+
 class WarmStart:
     """Run the warm start step by step; the caller owns the loop, logging and saving.
 
@@ -255,12 +293,14 @@ class WarmStart:
         self.generator, self.config = generator, config
         self.steps_done = 0
         self._pool = PicturePool(generator, config.pool_size)
+        self._attribute_head = AttributeHead(generator).to(generator.mapping.w_avg.device)
         image_parameters = [
             *generator.superresolution.parameters(),
             *generator.segmentation_superresolution.parameters(),
         ]
         image_ids = {id(parameter) for parameter in image_parameters}
         field_parameters = [p for p in generator.parameters() if id(p) not in image_ids]
+        field_parameters += self._attribute_head.parameters()
         self._field_optimizer = torch.optim.Adam(field_parameters, betas=(0.9, 0.99))
         self._image_optimizer = torch.optim.Adam(image_parameters, betas=(0.9, 0.99))
 
@@ -279,13 +319,7 @@ class WarmStart:
         config = self.config
         num_field, done = config.num_field_steps, self.steps_done
         if done < num_field:
-            device = self.generator.mapping.w_avg.device
-            z = torch.randn(config.batch_size, self.generator.config.z_dim, device=device)
-            ws = self.generator.map(z, sample_cameras(len(z)).to(device))
-            self.generator.mapping.update_average(ws.detach())
-            cats = CatField(cat_parameters_from_direction(z))
-            with_rays = config.num_rays > 0 and done % config.ray_interval == 0
-            losses = field_losses(self.generator, ws, cats, config, with_rays=with_rays)
+            losses = self._field_losses(with_rays=done % config.ray_interval == 0)
             self._update(self._field_optimizer, losses, done / num_field)
         else:
             losses = picture_losses(self.generator, self._pool.draw(config.image_batch_size))
@@ -293,6 +327,19 @@ class WarmStart:
             self._update(self._image_optimizer, losses, progress)
         self.steps_done += 1
         return {name: value.item() for name, value in losses.items()}
+
+    def _field_losses(self, *, with_rays: bool) -> dict[str, Tensor]:
+        config, generator = self.config, self.generator
+        device = generator.mapping.w_avg.device
+        num_latents = max(config.batch_size, config.attribute_batch_size)
+        z = torch.randn(num_latents, generator.config.z_dim, device=device)
+        all_ws = generator.map(z, sample_cameras(num_latents).to(device))
+        generator.mapping.update_average(all_ws.detach())
+        attributes = config.attribute_weight * self._attribute_head.loss(z, all_ws)
+        cats = CatField(cat_parameters_from_direction(z[: config.batch_size]))
+        ws, with_rays = all_ws[: config.batch_size], with_rays and config.num_rays > 0
+        losses = field_losses(generator, ws, cats, config, with_rays=with_rays)
+        return losses | {"attributes": attributes}
 
     def _update(
         self, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor], progress: float
@@ -308,6 +355,7 @@ class WarmStart:
         """Return optimisers and counter; the picture pool is traced anew after a resume."""
         return {
             "steps_done": self.steps_done,
+            "attribute_head": self._attribute_head.state_dict(),
             "field_optimizer": self._field_optimizer.state_dict(),
             "image_optimizer": self._image_optimizer.state_dict(),
         }
@@ -315,5 +363,6 @@ class WarmStart:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from `state_dict`."""
         self.steps_done = state["steps_done"]
+        self._attribute_head.load_state_dict(state["attribute_head"])
         self._field_optimizer.load_state_dict(state["field_optimizer"])
         self._image_optimizer.load_state_dict(state["image_optimizer"])

@@ -11,13 +11,15 @@ from mate3d.layers import normalize_second_moment
 NUM_CAT_ATTRIBUTES = 22
 _PROJECTION_SEED = 20240
 
+# Palettes run from one extreme to the other, so that a colour changes mostly one way with its
+# latent direction; a network finds such a direction far sooner than one it must go back and forth.
 FUR_PALETTE = {
     "black": (0.11, 0.10, 0.11),
-    "grey": (0.47, 0.49, 0.53),
-    "white": (0.95, 0.94, 0.92),
-    "cream": (0.93, 0.80, 0.60),
-    "orange": (0.90, 0.50, 0.17),
     "brown": (0.43, 0.27, 0.16),
+    "grey": (0.47, 0.49, 0.53),
+    "orange": (0.90, 0.50, 0.17),
+    "cream": (0.93, 0.80, 0.60),
+    "white": (0.95, 0.94, 0.92),
 }
 EYE_PALETTE = {
     "copper": (0.76, 0.33, 0.08),
@@ -138,7 +140,8 @@ def _second_color(
 
 
 def _background(hue: Tensor, tint: Tensor) -> Tensor:  # [B], [B] -> [B, 3]
-    phase = hue[:, None] + hue.new_tensor([0.0, -1 / 3, 1 / 3])
+    # Half of the colour circle, for the reason given at the palettes.
+    phase = 0.5 * hue[:, None] + hue.new_tensor([0.0, -1 / 3, 1 / 3])
     saturation = 0.105 * _smoothstep(tint, 0.2, 0.5)
     return (0.93 - 0.75 * saturation)[:, None] + saturation[:, None] * (2 * math.pi * phase).cos()
 
