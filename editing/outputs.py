@@ -59,12 +59,10 @@ def render_views(
     source_head, edited_head = edited.source_field(), edited.fused_field()
 
     def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
-        # Normals are gradients of the SDF.
-        with torch.set_grad_enabled(with_normals):
-            return ViewPair(
-                source=edited.render(source_head, camera, with_normals=with_normals),
-                edited=edited.render(edited_head, camera, with_normals=with_normals),
-            )
+        return ViewPair(
+            source=edited.render(source_head, camera, with_normals=with_normals),
+            edited=edited.render(edited_head, camera, with_normals=with_normals),
+        )
 
     cameras = [make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
     return render_pair(painted_camera, True), [render_pair(camera, False) for camera in cameras]

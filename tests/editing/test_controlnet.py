@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from editing.guidance.base import PromptEmbeds
 from editing.guidance.controlnet import load_controlnet_guidance
@@ -120,8 +121,6 @@ def test_velocity_predictions_are_turned_into_noise(prior_folder):
 
 def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     parts = {name: part for name, part in pipeline.components.items() if name != "controlnet"}
-    from diffusers import StableDiffusionPipeline
-
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "sd")
     guidance = load_controlnet_guidance(str(tmp_path / "sd"))
     latents, control_image = make_inputs()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
-from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -15,9 +14,11 @@ import pytest
 from PIL import Image
 
 from editing.recipe import load_edit
+from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
 from mate3d.visualize import to_uint8
+from scripts._compose import CONFIG_FOLDER
 from scripts.edit import main
 
 RESULTS = (
@@ -116,8 +117,6 @@ def test_report_refers_to_files_beside_it(result):
 def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
     edited, recipe = load_edit(result / "edit.safetensors", load_generator(generator_folder))
     assert recipe.prompt == "a cat with ears"
-    from mate3d.cameras import make_camera
-
     view = edited.render(edited.fused_field(), make_camera(0.0))
     saved = np.asarray(Image.open(result / "edited.png"))
     assert np.array_equal(to_uint8(view.image[0]), saved)
@@ -125,7 +124,7 @@ def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
 
 @pytest.mark.parametrize(
     "variant",
-    sorted(path.stem for path in Path("configs/edit").glob("*.yaml")),
+    sorted(path.stem for path in (CONFIG_FOLDER / "edit").glob("*.yaml")),
 )
 def test_every_variant_runs(words, tmp_path, monkeypatch, variant):
     code = edit(
@@ -184,6 +183,7 @@ def test_wrong_input_gives_one_line_and_code_2(
     assert message in lines[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_edit_writes_what_exists(words, tmp_path):
     command = [sys.executable, "-m", "scripts.edit", "debug=tiny", "device=cpu", *words]
     command += [f"output={tmp_path}", "edit.num_steps=100000"]
@@ -191,10 +191,10 @@ def test_an_interrupted_edit_writes_what_exists(words, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
     started = time.monotonic()
     seen = ""
-    while "mask=" not in seen and time.monotonic() - started < 60:
+    while "mask=" not in seen and time.monotonic() - started < 120:
         seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     receipt = json.loads((tmp_path / "receipt.json").read_text())
     assert 0 < receipt["num_steps"] < receipt["num_steps_planned"]
