@@ -18,6 +18,7 @@ from training.prior_data import (
     CachedBatches,
     CaptionedImages,
     PriorBatch,
+    class_weights,
     image_batches,
     load_images,
     make_control_image,
@@ -178,21 +179,32 @@ class PriorTrainer:
             return
         stage = Stage("autoencoder", {"vae": networks.vae}, options, seed=self._options.seed)
         self._restore(stage)
-        normal_maps = make_normal_maps(
+        normal_maps, normal_label_maps = make_normal_maps(
             options.num_normal_maps, self._options.resolution, self._options.seed
         )
-        images = image_batches(
+        batches = image_batches(
             torch.cat([data.images, normal_maps]),
+            torch.cat([data.label_maps, normal_label_maps]),
             batch_size=options.batch_size,
             seed=self._options.seed,
             position=stage.step * options.batch_size,
             device=self._device,
         )
+        num_classes = data.label_set.num_classes
+        weights = class_weights(data.label_maps, num_classes, options.part_balance)
+        weights = weights.to(self._device)
         latent_shape = networks.unet.config.in_channels, *(2 * [networks.unet.config.sample_size])
 
         def compute_losses() -> dict[str, Tensor]:
             noise = torch.randn(options.batch_size, *latent_shape, generator=stage.generator)
-            return autoencoder_losses(networks.vae, next(images), noise.to(self._device), options)
+            images, label_map = next(batches)
+            return autoencoder_losses(
+                networks.vae,
+                images,
+                weights[label_map].unsqueeze(1),
+                noise.to(self._device),
+                options,
+            )
 
         def save() -> None:
             save_state(self._output / STATE_FILE, stage.state_dict())

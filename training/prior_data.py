@@ -80,13 +80,33 @@ def make_normal_maps(
     num: int,
     resolution: int,
     seed: int,
-) -> Tensor:  # [num, 3, H, W] uint8
-    """Render normal maps of procedural heads, coloured as distillation shows them to the prior."""
-    parts = [torch.empty(0, 3, resolution, resolution)]
+) -> tuple[Tensor, Tensor]:  # [num, 3, H, W] uint8, [num, H, W] uint8
+    """Render normal maps of procedural heads, coloured as distillation shows them to the prior.
+
+    Returns:
+        The normal maps and their label maps.
+    """
+    normals = [torch.empty(0, 3, resolution, resolution)]
+    label_maps = [torch.empty(0, resolution, resolution, dtype=torch.uint8)]
     for start in range(0, num, _ENCODE_BATCH):
         seeds = [seed + index for index in range(start, min(start + _ENCODE_BATCH, num))]
-        parts.append(make_procedural_cat(seeds, resolution, supersampling=1).render.normals)
-    return (torch.cat(parts).clamp(-1, 1) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+        render = make_procedural_cat(seeds, resolution, supersampling=1).render
+        normals.append(render.normals.clamp(-1, 1))
+        label_maps.append(render.label_map.to(torch.uint8))
+    images = (torch.cat(normals) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return images, torch.cat(label_maps)
+
+
+def class_weights(
+    label_maps: Tensor,  # [N, H, W] integer in 0..K-1
+    num_classes: int,
+    exponent: float,
+) -> Tensor:  # [K]
+    """Weight each class by its frequency to the power of `-exponent`; the mean over pixels is 1."""
+    frequency = torch.bincount(label_maps.flatten().int(), minlength=num_classes).float()
+    frequency /= frequency.sum()
+    weights = torch.where(frequency > 0, frequency.clamp(min=1e-6) ** -exponent, 0.0)
+    return weights / (frequency * weights).sum()
 
 
 @torch.no_grad()
@@ -165,14 +185,15 @@ def stream_batches(
 
 def image_batches(
     images: Tensor,  # [N, 3, H, W] uint8
+    label_maps: Tensor,  # [N, H, W] uint8
     *,
     batch_size: int,
     seed: int,
     position: int = 0,
     device: torch.device,
-) -> Iterator[Tensor]:  # [B, 3, H, W] in [-1, 1]
-    """Yield shuffled batches of images without end."""
+) -> Iterator[tuple[Tensor, Tensor]]:  # [B, 3, H, W] in [-1, 1], [B, H, W] int64
+    """Yield shuffled batches of images and label maps without end."""
     order = iter(InfiniteSampler(len(images), seed=seed, position=position))
     while True:
         indices = [next(order) for _ in range(batch_size)]
-        yield to_float(images[indices].to(device))
+        yield to_float(images[indices].to(device)), label_maps[indices].long().to(device)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -25,6 +27,7 @@ from mate3d.checkpoint import atomic_folder
 from mate3d.errors import UserError
 
 _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+_END_OF_WORD = "</w>"
 # ControlNet's own reduction of its input, for latents 8 times smaller than images.
 _CONTROL_CHANNELS = (16, 32, 96, 256)
 _NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
@@ -50,7 +53,7 @@ class PriorArchitecture:
             resolution of the latents; as many entries as the autoencoder has levels.
     """
 
-    vae_channels: Sequence[int] = (16, 32, 64)
+    vae_channels: Sequence[int] = (32, 48, 64)
     latent_channels: int = 4
     vocabulary_size: int = 900
     max_tokens: int = 48
@@ -88,13 +91,48 @@ class PriorNetworks:
 def make_tokenizer(
     captions: Sequence[str], *, vocabulary_size: int, max_tokens: int
 ) -> CLIPTokenizer:
-    """Return a CLIP tokenizer whose byte pairs are learned from captions; any text encodes."""
-    empty = CLIPTokenizer(vocab=dict(_SPECIAL_TOKENS), merges=[])
-    tokenizer = empty.train_new_from_iterator(
-        list(captions), vocab_size=vocabulary_size, show_progress=False
-    )
-    tokenizer.model_max_length = max_tokens
-    return tokenizer
+    """Return a CLIP tokenizer whose byte pairs are learned from captions; any text encodes.
+
+    The `tokenizers` library would learn them too, but numbers tokens differently in each run.
+    """
+    backend = CLIPTokenizer(vocab=dict(_SPECIAL_TOKENS), merges=[]).backend_tokenizer
+    words: Counter[tuple[str, ...]] = Counter()
+    for caption in captions:
+        text = backend.normalizer.normalize_str(caption)
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(text):
+            words[(*word[:-1], word[-1] + _END_OF_WORD)] += 1
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*_SPECIAL_TOKENS, *letters, *(letter + _END_OF_WORD for letter in letters)]
+    merges = _learn_merges(words, vocabulary_size - len(tokens))
+    tokens += dict.fromkeys(first + second for first, second in merges)
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
+
+
+def _learn_merges(words: Counter[tuple[str, ...]], num_merges: int) -> list[tuple[str, str]]:
+    """Join the most frequent pair of neighbours again and again (byte pair encoding)."""
+    merges: list[tuple[str, str]] = []
+    while len(merges) < num_merges:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in zip(word, word[1:], strict=False):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        words = Counter({_join_pair(word, best): count for word, count in words.items()})
+    return merges
+
+
+def _join_pair(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    joined: list[str] = []
+    for symbol in word:
+        if joined and (joined[-1], symbol) == pair:
+            joined[-1] += symbol
+        else:
+            joined.append(symbol)
+    return tuple(joined)
 
 
 def make_tiny_networks(

@@ -16,7 +16,7 @@ from training.prior_steps import AutoencoderOptions, DiffusionOptions
 
 TINY = PriorArchitecture(
     vae_channels=(8, 16),
-    vocabulary_size=540,
+    vocabulary_size=560,
     max_tokens=12,
     text_width=16,
     text_layers=1,
