@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mate3d.field import TriPlaneField, sdf_gradient
+from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
 
 
 def pixel_weights(
@@ -115,8 +116,5 @@ def geometry_losses(
     """
     points = points.detach().requires_grad_(True)
     samples = edited.sample(points)
-    gradient = sdf_gradient(samples.sdf, points)
-    # The norm has no derivative at zero.
-    lengths = (gradient.square().sum(dim=-1) + 1e-12).sqrt()
-    union = samples.class_sdf.clamp(min=0).amin(dim=-1, keepdim=True)
-    return (lengths - 1).square().mean(), F.mse_loss(samples.sdf.clamp(min=0), union)
+    eikonal = eikonal_loss(sdf_gradient(samples.sdf, points))
+    return eikonal, sdf_consistency_loss(samples.sdf, samples.class_sdf, with_detached_whole=False)

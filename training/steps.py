@@ -10,6 +10,7 @@ from torch import Tensor
 from mate3d.field import TriPlaneField, sdf_gradient
 from mate3d.generator import Generator, RenderOutput
 from mate3d.renderer import march_classes
+from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
 from torch_utils.ops.blur import blur_image
 from training.losses import geometry
 from training.losses.adversarial import (
@@ -264,9 +265,7 @@ def _add_geometry_terms(
     terms.add(
         "G_sdf_consist_loss",
         loss.sdf_consistency,
-        lambda: geometry.sdf_consistency_loss(
-            sdf, class_sdf, with_detached_whole=with_detached_whole
-        ),
+        lambda: sdf_consistency_loss(sdf, class_sdf, with_detached_whole=with_detached_whole),
     )
     terms.add(
         "G_sigma_consist_loss",
@@ -291,7 +290,7 @@ def _eikonal_term(
         )
         points = points[:, chosen]
     points = points.detach().requires_grad_()
-    return geometry.eikonal_loss(sdf_gradient(head.sdf(points), points))
+    return eikonal_loss(sdf_gradient(head.sdf(points), points))
 
 
 def _add_class_render_terms(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
 from training.losses import geometry
 
 
@@ -17,18 +18,18 @@ def test_eikonal_loss_of_a_sphere_is_zero(points):
     points.requires_grad_()
     sdf = points.norm(dim=-1) - 0.25
     (gradients,) = torch.autograd.grad(sdf.sum(), points)
-    assert float(geometry.eikonal_loss(gradients)) < 1e-12
+    assert float(eikonal_loss(gradients)) < 1e-12
 
 
 def test_eikonal_loss_of_a_doubled_distance_is_one(points):
     points.requires_grad_()
     (gradients,) = torch.autograd.grad(2 * points.norm(dim=-1).sum(), points)
-    torch.testing.assert_close(geometry.eikonal_loss(gradients), torch.tensor(1.0))
+    torch.testing.assert_close(eikonal_loss(gradients), torch.tensor(1.0))
 
 
 def test_eikonal_loss_counts_undefined_gradients_as_zero():
     gradients = torch.tensor([[float("nan")] * 3, [1.0, 0.0, 0.0]])
-    torch.testing.assert_close(geometry.eikonal_loss(gradients), torch.tensor(0.5))
+    torch.testing.assert_close(eikonal_loss(gradients), torch.tensor(0.5))
 
 
 def test_minimal_surface_loss_charges_only_near_the_surface():
@@ -43,15 +44,15 @@ def test_sdf_consistency_is_zero_for_a_union_of_parts(points):
     parts = torch.stack(
         [(points - 0.1).norm(dim=-1) - 0.2, (points + 0.1).norm(dim=-1) - 0.3], dim=-1
     )
-    assert float(geometry.sdf_consistency_loss(parts.amin(-1, keepdim=True), parts)) == 0.0
+    assert float(sdf_consistency_loss(parts.amin(-1, keepdim=True), parts)) == 0.0
 
 
 def test_sdf_consistency_ignores_the_inside():
     whole, parts = torch.full((1, 4, 1), -0.2), torch.full((1, 4, 3), -0.7)
-    assert float(geometry.sdf_consistency_loss(whole, parts)) == 0.0
+    assert float(sdf_consistency_loss(whole, parts)) == 0.0
 
 
-@pytest.mark.parametrize("loss", [geometry.sdf_consistency_loss, geometry.density_consistency_loss])
+@pytest.mark.parametrize("loss", [sdf_consistency_loss, geometry.density_consistency_loss])
 def test_detach_switch_decides_whether_the_whole_is_trained(loss):
     parts = torch.full((1, 4, 3), 0.3, requires_grad=True)
     whole = torch.full((1, 4, 1), 0.2, requires_grad=True)
