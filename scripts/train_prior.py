@@ -37,6 +37,7 @@ def _train(config: DictConfig) -> None:
         snapshot_steps=config.snapshot_steps,
         num_samples=config.num_samples,
         guidance_scale=config.guidance_scale,
+        quality_samples=config.quality_samples,
     )
     model = train_prior(options, with_progress_bar=True)
     _logger.info("prior: %s", model)

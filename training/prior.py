@@ -1,6 +1,7 @@
 """Train a 2D prior: a tiny Stable Diffusion with ControlNet, or a ControlNet on an existing one."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from training.prior_models import (
     make_tiny_networks,
     save_prior,
 )
+from training.prior_quality import measure_quality
 from training.prior_stage import Stage, load_state, save_state
 from training.prior_steps import (
     AutoencoderOptions,
@@ -47,6 +49,9 @@ from training.prior_steps import (
 
 MODEL_FOLDER = "model"
 STATE_FILE = "state.pt"
+QUALITY_FILE = "quality.json"
+# References of the quality's measures come from this many images at most.
+_QUALITY_IMAGES = 4096
 _logger = logging.getLogger(__name__)
 
 
@@ -70,7 +75,8 @@ class PriorOptions:
         tick_steps: Steps between status lines.
         snapshot_steps: Steps between snapshots of model and state.
         num_samples: Captions and label maps of the sample grid, which shows each with each.
-        guidance_scale: Of the sample grid.
+        guidance_scale: Of the sample grid and of the quality's samples.
+        quality_samples: Samples of which the quality is measured at the end; 0 leaves it out.
     """
 
     dataset_path: str
@@ -89,6 +95,7 @@ class PriorOptions:
     snapshot_steps: int = 500
     num_samples: int = 5
     guidance_scale: float = 3.0
+    quality_samples: int = 0
 
 
 def train_prior(options: PriorOptions, *, with_progress_bar: bool = False) -> Path:
@@ -109,10 +116,26 @@ def train_prior(options: PriorOptions, *, with_progress_bar: bool = False) -> Pa
     output.mkdir(parents=True, exist_ok=True)
     trainer = PriorTrainer(options, load_state(state_path) if options.resume else None)
     try:
-        trainer.train(with_progress_bar=with_progress_bar)
+        networks = trainer.train(with_progress_bar=with_progress_bar)
     finally:
         trainer.close()
+    if options.quality_samples > 0:
+        _save_quality(networks, options)
     return output / MODEL_FOLDER
+
+
+def _save_quality(networks: PriorNetworks, options: PriorOptions) -> None:
+    dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
+    quality = measure_quality(
+        networks,
+        load_images(dataset, max_images=_QUALITY_IMAGES),
+        num_samples=options.quality_samples,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+    )
+    text = json.dumps(dataclasses.asdict(quality), indent=2)
+    (Path(options.output) / QUALITY_FILE).write_text(text + "\n")
+    _logger.info("quality: %s", text)
 
 
 class PriorTrainer:
@@ -132,27 +155,28 @@ class PriorTrainer:
         self._monitor: Monitor | None = None
         torch.manual_seed(options.seed)
 
-    def train(self, *, with_progress_bar: bool) -> None:
-        """Train what is not trained yet, and save the model."""
+    def train(self, *, with_progress_bar: bool) -> PriorNetworks:
+        """Train what is not trained yet, save the model, and return it."""
         options = self._options
-        total = self._images_of_autoencoder() + _num_images(options.diffusion)
-        self._monitor = Monitor(
-            self._output,
-            images_seen=self._images_seen_before(),
-            total_images=total,
-            with_progress_bar=with_progress_bar,
-        )
         if options.base is not None:
             networks = load_base(options.base).to(self._device)
-            self._train_diffusion(networks, self._stream(networks))
-            return
+            self._monitor = self._make_monitor(with_progress_bar)
+            return self._train_diffusion(networks, self._stream(networks))
         assert options.architecture is not None and options.autoencoder is not None
         data = load_images(self._dataset)
         networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
         networks.to(self._device)
+        self._monitor = self._make_monitor(with_progress_bar)
         self._train_autoencoder(networks, data)
-        batches = self._encode(networks, data)
-        self._train_diffusion(networks, batches)
+        return self._train_diffusion(networks, self._encode(networks, data))
+
+    def _make_monitor(self, with_progress_bar: bool) -> Monitor:
+        return Monitor(
+            self._output,
+            images_seen=self._images_seen_before(),
+            total_images=self._images_of_autoencoder() + _num_images(self._options.diffusion),
+            with_progress_bar=with_progress_bar,
+        )
 
     def close(self) -> None:
         """Finish the logs."""
@@ -244,7 +268,9 @@ class PriorTrainer:
             return 0
         return self._state["step"] * self._options.diffusion.batch_size
 
-    def _train_diffusion(self, networks: PriorNetworks, batches: Iterator[PriorBatch]) -> None:
+    def _train_diffusion(
+        self, networks: PriorNetworks, batches: Iterator[PriorBatch]
+    ) -> PriorNetworks:
         """Train the ControlNet and, without a base, denoiser and text encoder with it."""
         options = self._options.diffusion
         is_base = self._options.base is not None
@@ -265,6 +291,7 @@ class PriorTrainer:
             self._save_samples(averaged, stage.step)
 
         self._run(stage, compute_losses, save, images_before=self._images_of_autoencoder())
+        return averaged
 
     def _restore(self, stage: Stage) -> None:
         if self._state is not None and self._state["name"] == stage.name:

@@ -60,9 +60,10 @@ class CaptionedImages:
     label_set: LabelSet
 
 
-def load_images(dataset: PortraitDataset) -> CaptionedImages:
-    """Read a whole data set."""
-    items = [dataset[index] for index in range(len(dataset))]
+def load_images(dataset: PortraitDataset, *, max_images: int | None = None) -> CaptionedImages:
+    """Read a whole data set, or its first `max_images`."""
+    count = len(dataset) if max_images is None else min(max_images, len(dataset))
+    items = [dataset[index] for index in range(count)]
     return CaptionedImages(
         images=torch.stack([item["image"] for item in items]),
         label_maps=torch.stack([item["label_map"] for item in items]),

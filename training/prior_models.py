@@ -248,9 +248,11 @@ def load_base(folder: str | Path) -> PriorNetworks:
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder, safety_checker=None, local_files_only=True
-        ).to(dtype=torch.float32)
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"base {folder} cannot be loaded: {error}") from None
+    # diffusers loads its own networks as float32; transformers keeps the files' precision.
+    pipeline.text_encoder.float()
     num_levels = len(pipeline.vae.config.block_out_channels)
     return PriorNetworks(
         vae=pipeline.vae,

@@ -10,6 +10,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
 
 from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ
 from training.prior import PriorOptions, train_prior
 from training.prior_models import PriorArchitecture
 from training.prior_steps import AutoencoderOptions, DiffusionOptions
@@ -56,7 +57,7 @@ def cached_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(options: PriorOptions, cached_run: Path) -> Path:
     """Run folder of a finished training."""
     if not cached_run.exists():
-        train_prior(replace(options, output=str(cached_run)))
+        train_prior(replace(options, output=str(cached_run), quality_samples=2))
     return cached_run
 
 
@@ -102,6 +103,18 @@ def test_run_folder_holds_stats_and_pictures_of_both_stages(trained):
     records = [json.loads(line) for line in (trained / "stats.jsonl").read_text().splitlines()]
     assert [record["images_seen"] for record in records] == [4, 8, 12]
     assert "Loss/autoencoder/loss" in records[0] and "Loss/diffusion/loss" in records[-1]
+
+
+def test_quality_is_measured_at_the_end(trained):
+    quality = json.loads((trained / "quality.json").read_text())
+    assert 0 <= quality["mask_iou"] <= 1 and quality["reconstruction_psnr"] > 0
+    assert set(quality["class_iou"]) <= set(CATMASK_HQ.class_names)
+
+
+def test_more_quality_samples_than_images_are_refused(options, trained):
+    options = replace(options, output=str(trained), resume=True, quality_samples=6)
+    with pytest.raises(UserError, match="must lie below the 6 images"):
+        train_prior(options)
 
 
 @pytest.mark.parametrize("interrupted_call", [2, 4], ids=["in_autoencoder", "in_diffusion"])
