@@ -35,13 +35,18 @@ class RegionOptions:
         dilation: Width by which the classes grow, world units; the release has 0.
         softness: Width of the ramp at the edge, world units; the release has 0, or for hair a
             ramp on the sample grid (see `GridRegion`).
-        with_painted_frustum: Add all points that project into repainted pixels.
+        reach: Farthest that points may lie from the source's own edited classes, world units; keeps
+            what floats in empty space out. None is no limit, as in the release.
+        with_painted_frustum: Add points that project into repainted pixels.
+        painted_reach: Farthest that those may lie from the source's head; None is no limit.
     """
 
     kind: RegionKind = "classes"
     dilation: float = 0.0
     softness: float = 0.0
+    reach: float | None = 0.03
     with_painted_frustum: bool = True
+    painted_reach: float | None = 0.15
 
     def __post_init__(self):
         if self.kind not in ("classes", "everywhere"):
@@ -66,8 +71,10 @@ def make_region(
     """
     if options.kind == "everywhere":
         return everywhere
-    region = ClassRegion(tuple(class_ids), options.dilation, options.softness)
-    return PaintedRegion(region, camera, repainted) if options.with_painted_frustum else region
+    region = ClassRegion(tuple(class_ids), options.dilation, options.softness, options.reach)
+    if not options.with_painted_frustum:
+        return region
+    return PaintedRegion(region, camera, repainted, options.painted_reach)
 
 
 def dilate_volume(
@@ -99,6 +106,17 @@ def nearest_class(
     return class_sdf.argmin(dim=-1)
 
 
+def _within(
+    share: Tensor,  # [1, N, 1]
+    source_class_sdf: Tensor,  # [1, N, C], of some classes
+    reach: float | None,
+) -> Tensor:  # [1, N, 1]
+    """Empty a region where all these classes of the source are farther away than `reach`."""
+    if reach is None:
+        return share
+    return share * (source_class_sdf.amin(dim=-1, keepdim=True) <= reach)
+
+
 @dataclass(frozen=True)
 class ClassRegion:
     """Points that belong to an edited class in the source or in the edited volume.
@@ -110,11 +128,13 @@ class ClassRegion:
         class_ids: Edited classes; empty for a region without points.
         dilation: Width by which the region grows (shrinks if negative), world units.
         softness: Width of the linear ramp at its edge, world units; 0 is a hard edge.
+        reach: Farthest distance from the source's edited classes, world units; None is no limit.
     """
 
     class_ids: tuple[int, ...]
     dilation: float = 0.0
     softness: float = 0.0
+    reach: float | None = None
 
     def __call__(
         self,
@@ -128,8 +148,10 @@ class ClassRegion:
         depth = torch.maximum(self._depth(source_class_sdf), self._depth(edited_class_sdf))
         depth = depth + self.dilation
         if self.softness > 0:
-            return (depth / self.softness + 0.5).clamp(0, 1)
-        return (depth > 0).to(points.dtype)
+            share = (depth / self.softness + 0.5).clamp(0, 1)
+        else:
+            share = (depth > 0).to(points.dtype)
+        return _within(share, source_class_sdf[..., list(self.class_ids)], self.reach)
 
     def _depth(
         self,
@@ -151,11 +173,13 @@ class PaintedRegion:
         inner: Region to extend.
         camera: Camera of the painted view, [1, 25].
         repainted: Pixels whose label was changed, [1, 1, H, W] bool.
+        reach: Farthest distance from the source's head, world units; None is no limit.
     """
 
     inner: EditRegion
     camera: Tensor
     repainted: Tensor
+    reach: float | None = None
 
     def __call__(
         self,
@@ -167,9 +191,9 @@ class PaintedRegion:
         share = self.inner(points, source_class_sdf, edited_class_sdf)
         pixels = project_to_pixels(points, self.camera).unsqueeze(1) * 2 - 1
         painted = F.grid_sample(
-            self.repainted.to(points.dtype), pixels, mode="nearest", align_corners=False
+            self.repainted.to(points.dtype), pixels, mode="bilinear", align_corners=False
         )
-        return torch.maximum(share, painted.view(1, -1, 1))
+        return torch.maximum(share, _within(painted.view(1, -1, 1), source_class_sdf, self.reach))
 
 
 @dataclass(frozen=True)

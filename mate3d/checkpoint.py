@@ -34,10 +34,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield temporary
-        # mkdtemp makes private folders; a checkpoint has the permissions of any new folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        _make_public(temporary, 0o777)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
             os.replace(folder, old / "replaced")
@@ -47,6 +44,13 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_public(path: Path, mode: int) -> None:
+    """Give a path that was made private the permissions of any new file or folder."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def save_weights(
         for name, value in state.items()
     }
     save_file(tensors, path)
+    _make_public(Path(path), 0o666)
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
