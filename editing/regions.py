@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from mate3d.cameras import unpack_camera
 from mate3d.errors import UserError
 
+_LEAST_SHARE = 1e-3
+
 RegionKind = Literal["classes", "everywhere"]
 
 
@@ -193,7 +195,9 @@ class PaintedRegion:
         painted = F.grid_sample(
             self.repainted.to(points.dtype), pixels, mode="bilinear", align_corners=False
         )
-        return torch.maximum(share, _within(painted.view(1, -1, 1), source_class_sdf, self.reach))
+        # Rounding leaves traces of neighbouring pixels, which must not touch the source.
+        painted = (painted * (painted > _LEAST_SHARE)).view(1, -1, 1)
+        return torch.maximum(share, _within(painted, source_class_sdf, self.reach))
 
 
 @dataclass(frozen=True)

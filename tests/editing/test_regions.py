@@ -65,9 +65,21 @@ def test_painted_region_adds_the_frustum_of_repainted_pixels():
 def test_options_choose_the_region():
     camera, repainted = make_camera(0.0), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     assert make_region(RegionOptions(kind="everywhere"), (1,), camera, repainted) is everywhere
-    options = RegionOptions(dilation=0.1, with_painted_frustum=False)
-    assert make_region(options, [1], camera, repainted) == ClassRegion((1,), 0.1, 0.0)
-    assert isinstance(make_region(RegionOptions(), (1,), camera, repainted), PaintedRegion)
+    options = RegionOptions(dilation=0.1, reach=0.02, with_painted_frustum=False)
+    assert make_region(options, [1], camera, repainted) == ClassRegion((1,), 0.1, 0.0, 0.02)
+    painted = make_region(RegionOptions(painted_reach=0.3), (1,), camera, repainted)
+    assert isinstance(painted, PaintedRegion) and painted.reach == 0.3
+
+
+def test_region_ends_at_its_reach_from_the_source():
+    points = torch.zeros(1, 3, 3)
+    # The first class is nearest everywhere, at 0.01, 0.05 and 0.2 world units.
+    class_sdf = torch.tensor([[[0.01, 1.0], [0.05, 1.0], [0.2, 1.0]]])
+    share = ClassRegion((0,), reach=0.03)(points, class_sdf, class_sdf)
+    assert share.flatten().tolist() == [1, 0, 0]
+    camera, repainted = make_camera(0.0), torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    share = PaintedRegion(ClassRegion(()), camera, repainted, 0.1)(points, class_sdf, class_sdf)
+    assert share.flatten().tolist() == [1, 1, 0]
 
 
 def test_wrong_region_options_are_refused():

@@ -19,7 +19,15 @@ def test_signal_sets_the_request_and_handlers_return(number):
     assert signal.getsignal(number) == before
 
 
-def test_second_interrupt_acts_as_usual():
+@pytest.fixture
+def usual_interrupt():
+    """Make SIGINT raise; processes started in the background of a shell ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_second_interrupt_acts_as_usual(usual_interrupt):
     with pytest.raises(KeyboardInterrupt), stop_on_signal():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
