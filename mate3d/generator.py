@@ -224,7 +224,6 @@ class Generator(nn.Module):
         depths: Tensor | None = None,  # [B, R, S, 1]
         with_normals: bool = False,
         with_samples: bool = False,
-        with_sdf_gradient: bool = False,
         detach_semantic_density: bool = True,
         detach_semantic_features: bool = True,
     ) -> RenderOutput:
@@ -239,7 +238,6 @@ class Generator(nn.Module):
             depths: See `render_field`.
             with_normals: See `render_field`.
             with_samples: See `render_field`.
-            with_sdf_gradient: See `render_field`.
             detach_semantic_density: See `render_field`.
             detach_semantic_features: Keep the segmentation's super-resolution from training the
                 feature image, as released.
@@ -255,7 +253,6 @@ class Generator(nn.Module):
             depths=depths,
             with_normals=with_normals,
             with_samples=with_samples,
-            with_sdf_gradient=with_sdf_gradient,
             detach_semantic_density=detach_semantic_density,
         )
         return self.superresolve(view, ws, detach_semantic_features=detach_semantic_features)
@@ -294,7 +291,6 @@ class Generator(nn.Module):
         draws: DepthDraws | None = None,
         with_normals: bool = False,
         with_samples: bool = False,
-        with_sdf_gradient: bool = False,
     ) -> RenderOutput:
         """Make planes from style vectors and render them; see `render`."""
         return self.render(
@@ -305,7 +301,6 @@ class Generator(nn.Module):
             draws=draws,
             with_normals=with_normals,
             with_samples=with_samples,
-            with_sdf_gradient=with_sdf_gradient,
         )
 
     def forward(

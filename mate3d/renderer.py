@@ -226,7 +226,6 @@ def render_field(
     depths: Tensor | None = None,  # [B, R, S, 1]
     with_normals: bool = False,
     with_samples: bool = False,
-    with_sdf_gradient: bool = False,
     detach_semantic_density: bool = True,
 ) -> FieldRender:
     """Render any field.
@@ -239,8 +238,7 @@ def render_field(
         draws: Uniform numbers of depth sampling; None is fixed.
         depths: Sample here instead of where the field has weight.
         with_normals: Also composite SDF normals.
-        with_samples: Also return per-sample values.
-        with_sdf_gradient: Keep the SDF gradient in the samples (implied by normals).
+        with_samples: Also return per-sample values; with normals, the SDF's gradient too.
         detach_semantic_density: Let segmentation train class distances only, as released.
     """
     if depths is None:
@@ -251,7 +249,7 @@ def render_field(
         ray_directions,
         depths,
         config,
-        with_sdf_gradient=with_normals or with_sdf_gradient,
+        with_sdf_gradient=with_normals,
     )
     features = composite_features(samples.features, samples.weights, config, field.background)
     segmentation = composite_segmentation(samples, config, detach_density=detach_semantic_density)

@@ -309,11 +309,6 @@ class WarmStart:
         """Steps in all."""
         return self.config.num_field_steps + self.config.num_image_steps
 
-    @property
-    def is_done(self) -> bool:
-        """Whether every step has been made."""
-        return self.steps_done >= self.num_steps
-
     def step(self) -> dict[str, float]:
         """Make one step and return its losses by name."""
         config = self.config
