@@ -16,7 +16,6 @@ from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.masks import edit_mask
 from editing.options import EditOptions
-from mate3d.cameras import make_camera
 from mate3d.generator import RenderOutput
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 
@@ -213,7 +212,7 @@ class EditLoop:
         low_yaw, high_yaw = self.options.yaw_range
         low_pitch, high_pitch = self.options.pitch_range
         draws = torch.rand(2, generator=self.generator)
-        camera = make_camera(
+        camera = self.edited.generator.config.camera_rig.make_camera(
             low_yaw + (high_yaw - low_yaw) * draws[0],
             low_pitch + (high_pitch - low_pitch) * draws[1],
         )

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
-from mate3d.cameras import make_camera
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
 from mate3d.visualize import (
@@ -64,7 +63,8 @@ def render_views(
             edited=edited.render(edited_head, camera, with_normals=with_normals),
         )
 
-    cameras = [make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
+    rig = edited.generator.config.camera_rig
+    cameras = [rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
     return render_pair(painted_camera, True), [render_pair(camera, False) for camera in cameras]
 
 
@@ -131,11 +131,11 @@ def write_pictures(
 @torch.no_grad()
 def write_orbit(path: Path, edited: EditedGenerator, *, num_frames: int, fps: int) -> None:
     """Write a video of the edited head from cameras on a closed ellipse around the front."""
-    head = edited.fused_field()
+    head, rig = edited.fused_field(), edited.generator.config.camera_rig
     with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2) as writer:
         for frame in range(num_frames):
             angle = 2 * pi * frame / num_frames
-            camera = make_camera(ORBIT_YAW * sin(angle), ORBIT_PITCH * cos(angle))
+            camera = rig.make_camera(ORBIT_YAW * sin(angle), ORBIT_PITCH * cos(angle))
             image = edited.render(head, camera.to(edited.source_ws)).image
             factor = -(-_MIN_VIDEO_SIDE // image.shape[-1])
             if factor > 1:

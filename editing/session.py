@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +19,9 @@ from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
 from editing.regions import make_region
 from editing.report import write_report
-from mate3d.cameras import make_camera
-from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
+from mate3d.mapping import latents_from_seeds
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,10 @@ def sample_portrait(
     Raises:
         UserError: If the seed is not in 0..2**32 - 1.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed}; use a whole number from 0 to {2**32 - 1}")
-    device = next(generator.parameters()).device
-    latent = np.random.RandomState(seed).randn(1, generator.config.z_dim)
-    z = torch.from_numpy(latent).float().to(device)
-    ws = generator.map(z, make_camera(0.0).to(device), truncation_psi=truncation_psi)
-    camera = make_camera(yaw, pitch).to(device)
+    device, rig = next(generator.parameters()).device, generator.config.camera_rig
+    z = latents_from_seeds([seed], generator.config.z_dim).to(device)
+    ws = generator.map(z, rig.make_camera().to(device), truncation_psi=truncation_psi)
+    camera = rig.make_camera(yaw, pitch).to(device)
     view = generator.synthesize(ws, camera)
     label_map = segmentation_to_label_map(view.segmentation)
     return Portrait(generator, ws, camera, view.image, label_map)

@@ -6,6 +6,7 @@ portrait looking along +z. Intrinsics are divided by the image size.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -81,6 +82,29 @@ def make_camera(
         radius * direction, torch.tensor(target, dtype=torch.float32).to(yaw.device)
     )
     return pack_camera(pose, make_intrinsics(focal).to(yaw.device).expand(len(pose), 3, 3))
+
+
+@dataclass(frozen=True)
+class CameraRig:
+    """The cameras that a generator's portraits are framed by; stored with every checkpoint.
+
+    Args:
+        radius: Distance of the cameras from the world origin, world units.
+        target: Point that they look at, world units; the published face model has (0, 0, 0.2).
+        focal: Focal length over image size.
+    """
+
+    radius: float = DEFAULT_RADIUS
+    target: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    focal: float = DEFAULT_FOCAL
+
+    def make_camera(
+        self,
+        yaw: float | Tensor = 0.0,  # [B] or scalar, radians
+        pitch: float | Tensor = 0.0,  # [B] or scalar, radians
+    ) -> Tensor:  # [B, 25]
+        """Return cameras of this rig; see `make_camera` for the angles."""
+        return make_camera(yaw, pitch, radius=self.radius, target=self.target, focal=self.focal)
 
 
 def lineage_pose(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.backbone import DualPlaneBackbone
+from mate3d.cameras import CameraRig
 from mate3d.field import Field, TriPlaneField
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.layers import FullyConnected, NoiseMode
@@ -48,6 +49,7 @@ class GeneratorConfig:
         resolution: Side of final images.
         sr_channels: Channels of the super-resolution blocks.
         sr_noise_mode: Noise of the super-resolution blocks.
+        camera_rig: The cameras that portraits are framed by.
         rendering: Ranges, sample counts and conventions of the renderer.
     """
 
@@ -73,6 +75,7 @@ class GeneratorConfig:
     resolution: int = 512
     sr_channels: tuple[int, ...] = (256, 128)
     sr_noise_mode: NoiseMode = "none"
+    camera_rig: CameraRig = field(default_factory=CameraRig)
     rendering: RenderingConfig = field(default_factory=RenderingConfig)
 
 

@@ -1,9 +1,29 @@
 """Latent and camera to style vectors, truncation, running average of w."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mate3d.errors import UserError
 from mate3d.layers import FullyConnected, normalize_second_moment
+
+
+def latents_from_seeds(
+    seeds: Sequence[int],
+    z_dim: int,
+) -> Tensor:  # [B, z_dim]
+    """Return NumPy's legacy normal draw of each seed, as in the lineage (spec 10.1).
+
+    Raises:
+        UserError: If a seed is not in 0..2**32 - 1.
+    """
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed}; use whole numbers from 0 to {2**32 - 1}")
+    draws = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
+    return torch.from_numpy(np.stack(draws)).float()
 
 
 class MappingNetwork(nn.Module):

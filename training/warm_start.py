@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.errors import UserError
-from mate3d.field import TriPlaneField
+from mate3d.field import FieldSamples, TriPlaneField
 from mate3d.generator import Generator
 from mate3d.labels import one_hot_mask
 from mate3d.layers import FullyConnected
@@ -31,6 +31,8 @@ from mate3d.renderer import (
 
 # Distances are compared relative to themselves plus this length, so that the surface counts most.
 _SURFACE_WIDTH = 0.02
+# Classes are told apart this close to the surface, by differences of distance of this order.
+_LABEL_WIDTH = 0.005
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class WarmStartConfig:
         pool_size: Traced pictures kept for image steps; tracing costs more than learning.
         lr: Adam's peak learning rate; decays to a tenth along a cosine.
         color_weight: Weight of surface colours at points.
+        label_weight: Weight of telling the classes apart at the surface.
         ray_weight: Weight of composited colours and opacity.
         attribute_weight: Weight of predicting a cat's attributes from its style vector. Latents
             cost nothing without fields, so the mapping learns from many more heads this way.
@@ -64,6 +67,7 @@ class WarmStartConfig:
     pool_size: int = 512
     lr: float = 1e-2
     color_weight: float = 1.0
+    label_weight: float = 0.1
     ray_weight: float = 1.0
     attribute_weight: float = 1.0
     attribute_batch_size: int = 256
@@ -118,12 +122,35 @@ def field_losses(
     nearness = torch.exp(-truth.sdf.abs() / _SURFACE_WIDTH)
     error = (predicted.features[..., :3] - truth.features).abs() * nearness
     losses["point_color"] = config.color_weight * error.mean() / nearness.mean()
+    losses["point_label"] = config.label_weight * _label_loss(predicted, truth)
     if with_rays:
         losses |= _ray_losses(generator, field, cats, config)
     if field.background is not None:
         error = field.background[:, :3] - cats.background_color
         losses["background"] = error.abs().mean()
     return losses
+
+
+def _label_loss(predicted: FieldSamples, truth: FieldSamples) -> Tensor:  # scalar
+    """Return the cross entropy of the nearest class close to the surface.
+
+    Thin parts such as the mouth are lost in distances whose error is small beside the whole head.
+    """
+    num_classes = truth.class_sdf.shape[-1]
+    is_close = (truth.sdf.abs() < 2 * _LABEL_WIDTH).float().flatten()
+    labels = truth.class_sdf.argmin(dim=-1).flatten()
+    share = torch.bincount(labels, is_close, minlength=num_classes) / is_close.sum().clamp(min=1)
+    weight = is_close * class_weights(share)[labels]
+    logits = -predicted.class_sdf.flatten(0, 1) / _LABEL_WIDTH
+    errors = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return (errors * weight).sum() / weight.sum().clamp(min=1)
+
+
+def class_weights(
+    share: Tensor,  # [...], fraction of pixels or points of each class
+) -> Tensor:  # [...]
+    """Weigh classes by the inverse root of their share, lest small parts drown in large ones."""
+    return (share + 1e-3).rsqrt()
 
 
 def _ray_losses(
@@ -228,9 +255,7 @@ def picture_losses(
     """Return errors of both super-resolutions; planes and decoder are left alone."""
     output = generator.superresolve(pictures.view, pictures.ws)
     target = 2 * one_hot_mask(pictures.label_map, generator.label_set.num_classes) - 1
-    # Small parts would drown in skin and background; a class counts by the root of its share.
-    share = (target + 1).mean(dim=(0, 2, 3), keepdim=True) / 2
-    weight = (share + 1e-3).rsqrt()
+    weight = class_weights((target + 1).mean(dim=(0, 2, 3), keepdim=True) / 2)
     segmentation_error = (output.segmentation - target).square() * weight / weight.mean()
     return {
         "image": (output.image - pictures.image).abs().mean(),
