@@ -122,7 +122,7 @@ def field_losses(
     nearness = torch.exp(-truth.sdf.abs() / _SURFACE_WIDTH)
     error = (predicted.features[..., :3] - truth.features).abs() * nearness
     losses["point_color"] = config.color_weight * error.mean() / nearness.mean()
-    losses["point_label"] = config.label_weight * _label_loss(predicted, truth)
+    losses["point_label"] = config.label_weight * label_loss(predicted, truth)
     if with_rays:
         losses |= _ray_losses(generator, field, cats, config)
     if field.background is not None:
@@ -131,7 +131,10 @@ def field_losses(
     return losses
 
 
-def _label_loss(predicted: FieldSamples, truth: FieldSamples) -> Tensor:  # scalar
+def label_loss(
+    predicted: FieldSamples,
+    truth: FieldSamples,
+) -> Tensor:  # scalar
     """Return the cross entropy of the nearest class close to the surface.
 
     Thin parts such as the mouth are lost in distances whose error is small beside the whole head.
