@@ -1,152 +1,12 @@
-"""Checkpoint folders: config.yaml, safetensors weights and a card; strict, atomic, inert."""
+"""Load and save generators as checkpoint folders: config.yaml, safetensors weights and a card."""
 
-import dataclasses
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 
 import torch
-import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from mate3d.errors import UserError
-from mate3d.generator import Generator, GeneratorConfig
-
-CONFIG_FILE = "config.yaml"
-GENERATOR_FILE = "generator.safetensors"
-CARD_FILE = "card.md"
-FORMAT_VERSION = 1
-
-ConfigT = TypeVar("ConfigT")
-
-
-@contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling that replaces `folder` only when the block succeeds."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        _make_public(temporary, 0o777)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old / "replaced")
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _make_public(path: Path, mode: int) -> None:
-    """Give a path that was made private the permissions of any new file or folder."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(mode & ~umask)
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """Return a config dataclass as plain values that YAML can hold."""
-    values = dataclasses.asdict(config)
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
-    }
-
-
-def config_from_dict(config_type: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Rebuild a config dataclass; nested dataclasses and tuples are restored.
-
-    Raises:
-        UserError: If a key is unknown.
-    """
-    hints = get_type_hints(config_type)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(
-            f"unknown keys {unknown} for {config_type.__name__}; allowed: {', '.join(hints)}"
-        )
-    arguments = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = config_from_dict(hints[name], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
-    return config_type(**arguments)
-
-
-def save_weights(
-    path: str | Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
-) -> None:
-    """Write tensors as safetensors, floating ones optionally in another precision."""
-    tensors = {
-        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-        for name, value in state.items()
-    }
-    save_file(tensors, path)
-    _make_public(Path(path), 0o666)
-
-
-def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read safetensors; floating tensors come back as float32.
-
-    Raises:
-        UserError: If the file is missing or damaged.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"weights not found: {path}")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"weights {path} cannot be read: {error}") from None
-    return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-    }
-
-
-def load_state_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors into a module; every name and shape must fit.
-
-    Raises:
-        UserError: Listing missing, unexpected and misshapen tensors.
-    """
-    expected = module.state_dict()
-    missing = sorted(set(expected) - set(state))
-    unexpected = sorted(set(state) - set(expected))
-    misshapen = sorted(
-        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in set(state) & set(expected)
-        if state[name].shape != expected[name].shape
-    )
-    if missing or unexpected or misshapen:
-        parts = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
-        detail = "; ".join(f"{kind}: {names[:4]}" for kind, names in parts.items() if names)
-        raise UserError(f"{source} does not fit its config ({detail})")
-    module.load_state_dict(state)
-
-
-def write_generator_files(
-    folder: str | Path,
-    generator: Generator,
-    *,
-    card: str = "",
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write config, weights and card of a generator into an existing folder."""
-    folder = Path(folder)
-    document = {"format_version": FORMAT_VERSION, "generator": config_to_dict(generator.config)}
-    (folder / CONFIG_FILE).write_text(yaml.safe_dump(document, sort_keys=False))
-    save_weights(folder / GENERATOR_FILE, generator.state_dict(), dtype)
-    (folder / CARD_FILE).write_text(card or "# Generator\n\nNo card was written.\n")
+from mate3d.generator import Generator
+from mate3d.pretrained import write_model_files
+from mate3d.storage import atomic_folder
 
 
 def save_generator(
@@ -165,26 +25,12 @@ def save_generator(
         dtype: Precision of the stored weights, e.g. torch.float16; None keeps theirs.
     """
     with atomic_folder(folder) as temporary:
-        write_generator_files(temporary, generator, card=card, dtype=dtype)
+        write_model_files(temporary, generator, card=card, dtype=dtype)
 
 
 def load_generator(
-    folder: str | Path,
+    path_or_hub_id: str | Path,
     device: str | torch.device = "cpu",
 ) -> Generator:
-    """Load a checkpoint folder's generator, frozen and in eval mode; nothing is executed.
-
-    Raises:
-        UserError: If the folder, its config or its weights are missing, damaged or do not fit.
-    """
-    folder = Path(folder)
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"no checkpoint at {folder}: {CONFIG_FILE} not found")
-    try:
-        document = yaml.safe_load((folder / CONFIG_FILE).read_text())
-        config = config_from_dict(GeneratorConfig, document["generator"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} is not a generator config: {error!r}") from None
-    generator = Generator(config)
-    load_state_strictly(generator, load_weights(folder / GENERATOR_FILE), str(folder))
-    return generator.to(device).eval().requires_grad_(False)
+    """Load a generator from a folder or the hub; see `Generator.from_pretrained`."""
+    return Generator.from_pretrained(path_or_hub_id, device=device)

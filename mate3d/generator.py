@@ -12,6 +12,7 @@ from mate3d.field import Field, TriPlaneField
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.layers import FullyConnected, NoiseMode
 from mate3d.mapping import MappingNetwork
+from mate3d.pretrained import PretrainedModel
 from mate3d.rays import DepthDraws, sample_rays
 from mate3d.renderer import FieldRender, RaySamples, RenderingConfig, render_field
 from mate3d.sdf_decoder import SDFDecoder
@@ -104,7 +105,7 @@ class RenderOutput:
     samples: RaySamples | None = None
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
     """SDF portrait generator with global and local distances (MaTe3D, section 3)."""
 
     def __init__(self, config: GeneratorConfig):

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mate3d.checkpoint import config_from_dict
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
+from mate3d.storage import config_from_dict
 from scripts._device import choose_device
 from scripts._entry import run
 from training.data import PortraitDataset

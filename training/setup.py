@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mate3d.checkpoint import config_from_dict
 from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
+from mate3d.storage import config_from_dict
 from training.ema import make_average
 from training.loop import TrainingSettings
 from training.optimization import make_adam

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mate3d.checkpoint import config_to_dict
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.storage import config_to_dict
 from training.passes import Networks
 from training.stages import Stage
 

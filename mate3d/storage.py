@@ -1,0 +1,126 @@
+"""What checkpoints are made of: plain configs, safetensors and folders that change as a whole."""
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mate3d.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling that replaces `folder` only when the block succeeds."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        _make_public(temporary, 0o777)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            os.replace(folder, old / "replaced")
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_public(path: Path, mode: int) -> None:
+    """Give a path that was made private the permissions of any new file or folder."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as plain values that YAML can hold."""
+    values = dataclasses.asdict(config)
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
+
+
+def config_from_dict(config_type: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Rebuild a config dataclass; nested dataclasses and tuples are restored.
+
+    Raises:
+        UserError: If a key is unknown.
+    """
+    hints = get_type_hints(config_type)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(
+            f"unknown keys {unknown} for {config_type.__name__}; allowed: {', '.join(hints)}"
+        )
+    arguments = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = config_from_dict(hints[name], value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[name] = value
+    return config_type(**arguments)
+
+
+def save_weights(
+    path: str | Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> None:
+    """Write tensors as safetensors, floating ones optionally in another precision."""
+    tensors = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for name, value in state.items()
+    }
+    save_file(tensors, path)
+    _make_public(Path(path), 0o666)
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read safetensors; floating tensors come back as float32.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"weights not found: {path}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"weights {path} cannot be read: {error}") from None
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
+
+
+def check_state_fits(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Compare a module's tensors with others; every name and shape must fit.
+
+    Raises:
+        UserError: Listing missing, unexpected and misshapen tensors.
+    """
+    expected = module.state_dict()
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    misshapen = sorted(
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in set(state) & set(expected)
+        if state[name].shape != expected[name].shape
+    )
+    if missing or unexpected or misshapen:
+        parts = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
+        detail = "; ".join(f"{kind}: {names[:4]}" for kind, names in parts.items() if names)
+        raise UserError(f"{source} does not fit its config ({detail})")
