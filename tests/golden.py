@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.generator import Generator, GeneratorConfig
-from mate3d.published import convert_discriminator_state, convert_generator_state
+from mate3d.published.names import convert_discriminator_state, convert_generator_state
 from mate3d.renderer import RenderingConfig
 
 DATA = Path(__file__).parent / "data"

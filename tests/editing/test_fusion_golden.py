@@ -5,7 +5,7 @@ import torch
 
 from editing.edited_generator import EditedGenerator
 from editing.regions import ClassRegion, GridRegion, nearest_class
-from mate3d.published import convert_generator_state
+from mate3d.published.names import convert_generator_state
 from tests.golden import assert_golden, golden_face, make_golden_generator, sub_state
 
 GRID = (16, 16, 48)

@@ -8,7 +8,7 @@ import torch
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.published import convert_generator_state
+from mate3d.published.names import convert_generator_state
 from tests.golden import FACE_CONFIG, sub_state
 
 

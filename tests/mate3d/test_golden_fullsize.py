@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.generator import Generator, GeneratorConfig
-from mate3d.published import discriminator_name, generator_name
+from mate3d.published.names import discriminator_name, generator_name
 from mate3d.renderer import RenderingConfig
 from tests.golden import DATA, assert_golden
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from mate3d.labels import one_hot_mask
-from mate3d.published import discriminator_name, generator_name
+from mate3d.published.names import discriminator_name, generator_name
 from mate3d.renderer import march_classes
 from tests.golden import (
     DATA,

@@ -1,6 +1,7 @@
-"""Names of the published state dicts, mapped to ours."""
+"""Names of the published state dicts (MaTe3D and EG3D), mapped to ours."""
 
 import re
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -11,6 +12,9 @@ _GENERATOR_RULES = (
     (r"^backbone\.synthesis\.(b\d+)\.", r"backbone.blocks.\1."),
     (r"\.torgb_tex\.", ".to_image.texture."),
     (r"\.torgb_shp\.", ".to_image.shape."),
+    # EG3D has one tri-plane and one head in its decoder.
+    (r"^(backbone\.blocks\.b\d+)\.torgb\.", r"\1.to_image.planes."),
+    (r"^decoder\.net\.", "decoder.density_head."),
     (r"^superresolution_semantic\.", "segmentation_superresolution."),
     (r"^((?:segmentation_)?superresolution)\.block(\d)\.", r"\1.blocks.\2."),
     (r"\.torgb\.", ".to_image.image."),
@@ -27,10 +31,9 @@ _DISCRIMINATOR_RULES = (
     (r"\.fromrgb\.", ".from_image."),
 )
 
-# Filter buffers that the release stores in layers which never resample.
-_UNUSED = re.compile(
-    r"^b\d+\.resample_filter$|^resample_filter$|^superresolution\.resample_filter$"
-)
+# Filter buffers that the releases store where nothing is resampled with them.
+_UNUSED_IN_GENERATOR = re.compile(r"^superresolution(_semantic)?\.resample_filter$")
+_UNUSED_IN_DISCRIMINATOR = re.compile(r"^b\d+\.resample_filter$|^resample_filter$")
 
 
 def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -39,24 +42,30 @@ def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def generator_name(published_name: str) -> str:
-    """Return our name of a tensor in a published generator's state dict."""
+def generator_name(published_name: str) -> str | None:
+    """Return our name of a tensor in a published generator's state dict; None if unused."""
+    if _UNUSED_IN_GENERATOR.search(published_name):
+        return None
     return _rename(published_name, _GENERATOR_RULES)
 
 
 def discriminator_name(published_name: str) -> str | None:
     """Return our name of a tensor in a published discriminator's state dict; None if unused."""
-    if _UNUSED.search(published_name):
+    if _UNUSED_IN_DISCRIMINATOR.search(published_name):
         return None
     return _rename(published_name, _DISCRIMINATOR_RULES)
 
 
-def convert_generator_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def convert_generator_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published generator's tensors; our module loads the result strictly."""
-    return {generator_name(name): tensor for name, tensor in state.items()}
+    return _convert(state, generator_name)
 
 
-def convert_discriminator_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def convert_discriminator_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published discriminator's tensors; our module loads the result strictly."""
-    renamed = {discriminator_name(name): tensor for name, tensor in state.items()}
+    return _convert(state, discriminator_name)
+
+
+def _convert(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
+    renamed = {rename(name): tensor for name, tensor in state.items()}
     return {name: tensor for name, tensor in renamed.items() if name is not None}
