@@ -29,7 +29,8 @@ class EditedGenerator(nn.Module):
             the generator such as "backbone.blocks.*.to_image".
 
     Raises:
-        UserError: If a pattern names nothing, or something outside the backbone.
+        UserError: If a pattern names nothing, or something outside the backbone, or if the
+            generator has no distances of labels (`check_editable`).
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class EditedGenerator(nn.Module):
         learnable: Sequence[str] = (),
     ):
         super().__init__()
+        check_editable(generator)
         self.generator = generator.eval().requires_grad_(False)
         self.region = region
         self.register_buffer("source_ws", source_ws.detach().clone())
@@ -123,6 +125,20 @@ class EditedGenerator(nn.Module):
             if name not in targets or targets[name].shape != tensor.shape:
                 raise UserError(f"edit holds '{name}' {list(tensor.shape)}, unlike this generator")
             targets[name].copy_(tensor)
+
+
+def check_editable(generator: Generator) -> None:
+    """Refuse generators whose parts cannot be told apart by signed distances.
+
+    Raises:
+        UserError: If the geometry is a density or there are no labels, as in EG3D.
+    """
+    config = generator.config
+    if config.geometry != "sdf" or generator.label_set.num_classes == 0:
+        raise UserError(
+            f"this generator has geometry={config.geometry} and label_set={config.label_set}; "
+            "editing needs geometry=sdf and labels (train one from it with init_from=)"
+        )
 
 
 def _select_parameters(backbone: nn.Module, patterns: Sequence[str]) -> set[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from editing import receipt as receipts
-from editing.edited_generator import EditedGenerator
+from editing.edited_generator import EditedGenerator, check_editable
 from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import edit_mask, repainted_pixels
@@ -79,8 +79,9 @@ def sample_portrait(
     conditioned on the frontal camera.
 
     Raises:
-        UserError: If the seed is not in 0..2**32 - 1.
+        UserError: If the seed is not in 0..2**32 - 1, or the generator cannot be edited.
     """
+    check_editable(generator)
     device, rig = next(generator.parameters()).device, generator.config.camera_rig
     z = latents_from_seeds([seed], generator.config.z_dim).to(device)
     ws = generator.map(z, rig.make_camera().to(device), truncation_psi=truncation_psi)

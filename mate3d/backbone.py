@@ -1,14 +1,20 @@
 """Style vectors to texture planes and shape planes: one trunk, two image heads (spec 5)."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from mate3d.layers import NoiseMode, SynthesisBlock
 
+PlaneBranches = Literal["dual", "single"]
+
 _FIRST_RESOLUTION = 4
+# Skip images of each kind; where there is one, it serves texture and shape.
+_IMAGE_HEADS: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
 
 
-class DualPlaneBackbone(nn.Module):
-    """StyleGAN2 trunk whose every block feeds a texture and a shape skip image.
+class PlaneBackbone(nn.Module):
+    """StyleGAN2 trunk whose every block feeds a texture and a shape skip image, or one for both.
 
     Args:
         w_dim: Width of style vectors.
@@ -16,6 +22,8 @@ class DualPlaneBackbone(nn.Module):
         plane_channels: Channels of each of the three planes.
         channel_base: Channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
+        branches: "dual" makes texture and shape planes, "single" one tri-plane that is both, as
+            in EG3D.
     """
 
     def __init__(
@@ -26,11 +34,13 @@ class DualPlaneBackbone(nn.Module):
         *,
         channel_base: int = 32768,
         channel_max: int = 512,
+        branches: PlaneBranches = "dual",
     ):
         super().__init__()
         self.plane_channels = plane_channels
         self.blocks = nn.ModuleDict()
-        heads = {"texture": 3 * plane_channels, "shape": 3 * plane_channels}
+        self.head_names = _IMAGE_HEADS[branches]
+        heads = dict.fromkeys(self.head_names, 3 * plane_channels)
         in_channels, resolution = 0, _FIRST_RESOLUTION
         while resolution <= plane_resolution:
             channels = min(channel_base // resolution, channel_max)
@@ -49,7 +59,7 @@ class DualPlaneBackbone(nn.Module):
         ws: Tensor,  # [B, num_ws, w_dim]
         noise_mode: NoiseMode = "const",
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
-        """Return the two tri-planes."""
+        """Return the two tri-planes; with a single branch they are the same tensor."""
         assert ws.shape[1] == self.num_ws, (ws.shape, self.num_ws)
         x, images, row = None, None, 0
         for block in self.blocks.values():
@@ -57,5 +67,5 @@ class DualPlaneBackbone(nn.Module):
             rows = ws[:, row : row + block.num_convs + 1]
             x, images = block(x, images, rows, noise_mode)
             row += block.num_convs
-        shape = (3, self.plane_channels)
-        return images["texture"].unflatten(1, shape), images["shape"].unflatten(1, shape)
+        planes = [images[name].unflatten(1, (3, self.plane_channels)) for name in self.head_names]
+        return planes[0], planes[-1]

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mate3d.density_decoder import DensityDecoder
 from mate3d.sdf_decoder import SDFDecoder
 from mate3d.triplane import PlaneLayout, look_up_planes
 
@@ -16,8 +17,9 @@ class FieldSamples:
 
     Args:
         features: Colour features in about 0..1, the first three are RGB, [B, N, C].
-        sdf: Signed distance of the whole head in world units, [B, N, 1].
-        class_sdf: Signed distance of each label class, [B, N, K].
+        sdf: Signed distance of the whole head in world units, [B, N, 1]; a pseudo distance in
+            units of density where geometry is a density.
+        class_sdf: Signed distance of each label class, [B, N, K]; K is 0 without labels.
     """
 
     features: Tensor
@@ -31,6 +33,10 @@ class Field(Protocol):
     @property
     def background(self) -> Tensor | None:
         """Features behind everything, [B, C] in 0..1; None leaves what shines through black."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where points must be."""
 
     def sample(
         self,
@@ -48,7 +54,7 @@ class Field(Protocol):
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...], per world unit
-        """Turn distances into volume density."""
+        """Turn distances into volume density, or pseudo distances into raw density."""
 
 
 @dataclass
@@ -56,7 +62,7 @@ class TriPlaneField:
     """Texture and shape planes read through a decoder.
 
     Args:
-        decoder: Features to colour and distances.
+        decoder: Features to colour and distances, or to colour and density.
         texture_planes: [B, 3, C, P, P].
         shape_planes: [B, 3, C, P, P].
         box_size: Side of the cube that the planes span, in world units.
@@ -64,19 +70,27 @@ class TriPlaneField:
         background: Features behind everything, [B, C] in 0..1, or None.
     """
 
-    decoder: SDFDecoder
+    decoder: SDFDecoder | DensityDecoder
     texture_planes: Tensor
     shape_planes: Tensor
     box_size: float
     plane_layout: PlaneLayout
     background: Tensor | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """The planes'."""
+        return self.shape_planes.device
+
     def plane_features(
         self,
         points: Tensor,  # [B, N, 3]
     ) -> tuple[Tensor, Tensor]:  # texture [B, N, C], shape [B, N, C]
         """Return the mean over the three planes of texture and of shape features."""
-        return self.texture_features(points), self.shape_features(points)
+        texture_features = self.texture_features(points)
+        if self.shape_planes is self.texture_planes:
+            return texture_features, texture_features
+        return texture_features, self.shape_features(points)
 
     def texture_features(
         self,

@@ -6,8 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mate3d.backbone import DualPlaneBackbone
+from mate3d.backbone import PlaneBackbone, PlaneBranches
 from mate3d.cameras import CameraRig
+from mate3d.density_decoder import DensityDecoder
+from mate3d.errors import UserError
 from mate3d.field import Field, TriPlaneField
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.layers import FullyConnected, NoiseMode
@@ -40,6 +42,12 @@ class GeneratorConfig:
         channel_max: See `channel_base`.
         hidden_width: Hidden width of every decoder head.
         num_features: Rendered colour features.
+        geometry: "sdf" decodes signed distances; "density" decodes a raw density as EG3D does,
+            shown as a pseudo distance (see `DensityDecoder`), and needs the rendering's
+            density_activation "softplus_shifted".
+        plane_branches: "dual" makes a tri-plane for texture and one for shape; "single" makes one
+            for both, as EG3D does.
+        density_level: Raw density of the surface; only read for geometry "density".
         box_size: Side of the cube that the planes span, world units.
         beta: Initial sharpness length of SDF -> density, world units.
         learn_beta: Train beta instead of keeping it.
@@ -67,6 +75,9 @@ class GeneratorConfig:
     channel_max: int = 512
     hidden_width: int = 64
     num_features: int = 32
+    geometry: Literal["sdf", "density"] = "sdf"
+    plane_branches: PlaneBranches = "dual"
+    density_level: float = 10.0
     box_size: float = 1.0
     beta: float = 0.1
     learn_beta: bool = False
@@ -87,8 +98,9 @@ class RenderOutput:
     Args:
         image: Super-resolved colour, [B, 3, H, W] in about -1..1.
         image_raw: Rendered colour, [B, 3, h, w].
-        segmentation: Super-resolved class scores, [B, K, H, W] in about -1..1.
-        segmentation_raw: Rendered class scores, [B, K, h, w] in -1..1.
+        segmentation: Super-resolved class scores, [B, K, H, W] in about -1..1; None if the
+            generator is unlabelled.
+        segmentation_raw: Rendered class scores, [B, K, h, w] in -1..1; None without classes.
         depth: Expected distance along the ray, [B, 1, h, w], world units.
         opacity: Share of light that the head absorbs, [B, 1, h, w] in 0..1.
         normals: World normals with length at most 1, [B, 3, h, w], on request.
@@ -97,8 +109,8 @@ class RenderOutput:
 
     image: Tensor
     image_raw: Tensor
-    segmentation: Tensor
-    segmentation_raw: Tensor
+    segmentation: Tensor | None
+    segmentation_raw: Tensor | None
     depth: Tensor
     opacity: Tensor
     normals: Tensor | None = None
@@ -106,18 +118,26 @@ class RenderOutput:
 
 
 class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
-    """SDF portrait generator with global and local distances (MaTe3D, section 3)."""
+    """SDF portrait generator with global and local distances (MaTe3D, section 3).
+
+    With geometry "density", a single plane branch and no labels it is EG3D's generator.
+
+    Raises:
+        UserError: If options of the geometry contradict each other.
+    """
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
+        _check_geometry(config)
         self.config = config
         num_classes = self.label_set.num_classes
-        self.backbone = DualPlaneBackbone(
+        self.backbone = PlaneBackbone(
             config.w_dim,
             config.plane_resolution,
             config.plane_channels,
             channel_base=config.channel_base,
             channel_max=config.channel_max,
+            branches=config.plane_branches,
         )
         self.mapping = MappingNetwork(
             config.z_dim,
@@ -127,21 +147,16 @@ class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
             num_ws=self.backbone.num_ws,
             lr_multiplier=config.mapping_lr_multiplier,
         )
-        self.decoder = SDFDecoder(
-            config.plane_channels,
-            config.hidden_width,
-            config.num_features,
-            num_classes,
-            beta=config.beta,
-            learn_beta=config.learn_beta,
-        )
+        self.decoder = _make_decoder(config, num_classes)
         self.background_head = (
             FullyConnected(config.w_dim, config.num_features)
             if config.background == "learned"
             else None
         )
         self.superresolution = self._make_superresolution(3)
-        self.segmentation_superresolution = self._make_superresolution(num_classes)
+        self.segmentation_superresolution = (
+            self._make_superresolution(num_classes) if num_classes > 0 else None
+        )
 
     def _make_superresolution(self, image_channels: int) -> SuperResolution:
         config = self.config
@@ -157,7 +172,7 @@ class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
 
     @property
     def label_set(self) -> LabelSet:
-        """The label set that the segmentation channels follow."""
+        """The label set that the segmentation channels follow; without classes if unlabelled."""
         return get_label_set(self.config.label_set)
 
     @property
@@ -187,7 +202,10 @@ class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
         *,
         noise_mode: NoiseMode = "const",
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
-        """Return the two tri-planes; they serve every view of the same head."""
+        """Return the two tri-planes, which serve every view of the same head.
+
+        With a single plane branch both are the same tensor.
+        """
         return self.backbone(ws, noise_mode)
 
     def make_field(
@@ -271,13 +289,16 @@ class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
         """Turn a rendered field into full-size image and segmentation."""
         features = view.feature_image
         image_raw = features[:, :3]
-        semantic_features = features.detach() if detach_semantic_features else features
+        segmentation = None
+        if self.segmentation_superresolution is not None:
+            semantic_features = features.detach() if detach_semantic_features else features
+            segmentation = self.segmentation_superresolution(
+                view.segmentation_raw, semantic_features, ws
+            )
         return RenderOutput(
             image=self.superresolution(image_raw, features, ws),
             image_raw=image_raw,
-            segmentation=self.segmentation_superresolution(
-                view.segmentation_raw, semantic_features, ws
-            ),
+            segmentation=segmentation,
             segmentation_raw=view.segmentation_raw,
             depth=view.depth,
             opacity=view.opacity,
@@ -318,3 +339,34 @@ class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
         """Generate heads from latents and render them."""
         condition = camera if conditioning_camera is None else conditioning_camera
         return self.synthesize(self.map(z, condition, truncation_psi=truncation_psi), camera)
+
+
+def _make_decoder(config: GeneratorConfig, num_classes: int) -> SDFDecoder | DensityDecoder:
+    sizes = (config.plane_channels, config.hidden_width, config.num_features, num_classes)
+    if config.geometry == "density":
+        return DensityDecoder(
+            *sizes,
+            density_level=config.density_level,
+            with_joint_head=config.plane_branches == "single",
+        )
+    return SDFDecoder(*sizes, beta=config.beta, learn_beta=config.learn_beta)
+
+
+def _check_geometry(config: GeneratorConfig) -> None:
+    for name, allowed in (("geometry", ("sdf", "density")), ("plane_branches", ("dual", "single"))):
+        value = getattr(config, name)
+        if value not in allowed:
+            raise UserError(f"{name}={value}; use {' or '.join(allowed)}")
+    if config.geometry == "sdf":
+        return
+    activation = config.rendering.density_activation
+    if activation != "softplus_shifted":
+        raise UserError(
+            f"geometry=density with rendering.density_activation={activation}: raw densities can "
+            "be negative; use softplus_shifted, or geometry=sdf"
+        )
+    if config.learn_beta:
+        raise UserError(
+            "geometry=density with learn_beta=true: a density has no beta; use learn_beta=false, "
+            "or geometry=sdf"
+        )

@@ -109,7 +109,10 @@ CELEBAMASK_HQ = LabelSet(
     mirror_pairs=((4, 5), (6, 7), (8, 9)),
 )
 
-_LABEL_SETS = {label_set.name: label_set for label_set in (CATMASK_HQ, CELEBAMASK_HQ)}
+# For generators without a segmentation, such as EG3D's; there are no data sets of it.
+UNLABELLED = LabelSet(name="unlabelled", class_names=(), palette=())
+
+_LABEL_SETS = {label_set.name: label_set for label_set in (CATMASK_HQ, CELEBAMASK_HQ, UNLABELLED)}
 
 
 def get_label_set(name: str) -> LabelSet:

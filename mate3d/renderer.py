@@ -53,7 +53,7 @@ class RaySamples:
         features: Colour features, [B, R, S, C].
         sdf: Global distance, [B, R, S, 1].
         class_sdf: Class distances, [B, R, S, K].
-        density: Global density, [B, R, S, 1].
+        density: Global density, [B, R, S, 1]; raw, of any sign, where geometry is a density.
         weights: Compositing weight of each interval, [B, R, S - 1, 1].
         sdf_gradient: Gradient of `sdf` at `points` when asked for, [B, R, S, 3].
     """
@@ -74,7 +74,7 @@ class FieldRender:
 
     Args:
         feature_image: Composited colour features, [B, C, h, w] in about -1..1.
-        segmentation_raw: Composited class scores, [B, K, h, w] in -1..1.
+        segmentation_raw: Composited class scores, [B, K, h, w] in -1..1, or None without classes.
         depth: Expected distance along the ray, [B, 1, h, w].
         opacity: Sum of weights, [B, 1, h, w] in 0..1.
         normals: Composited unit normals in world axes, [B, 3, h, w], or None.
@@ -82,7 +82,7 @@ class FieldRender:
     """
 
     feature_image: Tensor
-    segmentation_raw: Tensor
+    segmentation_raw: Tensor | None
     depth: Tensor
     opacity: Tensor
     normals: Tensor | None
@@ -252,10 +252,14 @@ def render_field(
         with_sdf_gradient=with_normals,
     )
     features = composite_features(samples.features, samples.weights, config, field.background)
-    segmentation = composite_segmentation(samples, config, detach_density=detach_semantic_density)
+    segmentation = None
+    if samples.class_sdf.shape[-1] > 0:
+        segmentation = to_image(
+            composite_segmentation(samples, config, detach_density=detach_semantic_density)
+        )
     return FieldRender(
         feature_image=to_image(features),
-        segmentation_raw=to_image(segmentation),
+        segmentation_raw=segmentation,
         depth=to_image(expected_depth(depths, samples.weights)),
         opacity=to_image(samples.weights.sum(dim=2)),
         normals=to_image(composite_normals(samples)) if with_normals else None,

@@ -1,5 +1,7 @@
 """Plane features -> colour, global SDF, class SDFs; SDF -> density, in one place."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +29,39 @@ def make_head(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequen
     )
 
 
+def make_class_heads(num_inputs: int, hidden_width: int, num_classes: int) -> nn.ModuleList:
+    """Return one head a class, each with a single output: its signed distance."""
+    return nn.ModuleList(make_head(num_inputs, hidden_width, 1) for _ in range(num_classes))
+
+
+def evaluate_heads(
+    heads: Sequence[nn.Sequential],
+    features: Tensor,  # [B, N, C]
+) -> Tensor:  # [B, N, outputs of all heads]
+    """Evaluate heads of `make_head` on the same features, as one grouped MLP."""
+    first_weight = torch.cat([head[0].scaled_weight() for head in heads])
+    first_bias = torch.cat([head[0].scaled_bias() for head in heads])
+    second_weight = torch.block_diag(*[head[2].scaled_weight() for head in heads])
+    second_bias = torch.cat([head[2].scaled_bias() for head in heads])
+
+    def evaluate(part: Tensor) -> Tensor:
+        hidden = functional.softplus(functional.linear(part, first_weight, first_bias))
+        # One product with mostly zeros is faster, backward above all, than one a head.
+        return functional.linear(hidden, second_weight, second_bias)
+
+    # The hidden layers of all heads are far larger than their results; without gradients they
+    # need not be kept, and small pieces stay in the processor's cache.
+    size = features.shape[1] if torch.is_grad_enabled() else _CHUNK_POINTS
+    return torch.cat([evaluate(part) for part in features.split(size, dim=1)], dim=1)
+
+
+def widened_sigmoid(
+    logits: Tensor,  # [...]
+) -> Tensor:  # [...], in -0.001..1.001
+    """Return colours from logits; the slight widening is mip-NeRF's."""
+    return torch.sigmoid(logits) * 1.002 - 0.001
+
+
 class SDFDecoder(nn.Module):
     """One colour head, one global SDF head and one small SDF head a class (spec 6.2).
 
@@ -52,9 +87,7 @@ class SDFDecoder(nn.Module):
         super().__init__()
         self.color_head = make_head(plane_channels, hidden_width, num_features)
         self.sdf_head = make_head(plane_channels, hidden_width, 1)
-        self.class_heads = nn.ModuleList(
-            make_head(plane_channels, hidden_width, 1) for _ in range(num_classes)
-        )
+        self.class_heads = make_class_heads(plane_channels, hidden_width, num_classes)
         value = torch.full((1,), beta)
         if learn_beta:
             self.beta = nn.Parameter(value)
@@ -65,8 +98,8 @@ class SDFDecoder(nn.Module):
         self,
         texture_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, F], in -0.001..1.001
-        """Return colour features; the slightly widened sigmoid is mip-NeRF's."""
-        return torch.sigmoid(self.color_head(texture_features)) * 1.002 - 0.001
+        """Return colour features."""
+        return widened_sigmoid(self.color_head(texture_features))
 
     def sdf(
         self,
@@ -79,22 +112,8 @@ class SDFDecoder(nn.Module):
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
-        """Return the global and every class's signed distance, evaluated as one grouped MLP."""
-        heads = [self.sdf_head, *self.class_heads]
-        first_weight = torch.cat([head[0].scaled_weight() for head in heads])
-        first_bias = torch.cat([head[0].scaled_bias() for head in heads])
-        second_weight = torch.block_diag(*[head[2].scaled_weight() for head in heads])
-        second_bias = torch.cat([head[2].scaled_bias() for head in heads])
-
-        def evaluate(features: Tensor) -> Tensor:
-            hidden = functional.softplus(functional.linear(features, first_weight, first_bias))
-            # One product with mostly zeros is faster, backward above all, than one a head.
-            return functional.linear(hidden, second_weight, second_bias)
-
-        # The hidden layers of all heads are far larger than their results; without gradients they
-        # need not be kept, and small pieces stay in the processor's cache.
-        size = shape_features.shape[1] if torch.is_grad_enabled() else _CHUNK_POINTS
-        values = torch.cat([evaluate(part) for part in shape_features.split(size, dim=1)], dim=1)
+        """Return the global and every class's signed distance."""
+        values = evaluate_heads([self.sdf_head, *self.class_heads], shape_features)
         return values[..., :1], values[..., 1:]
 
     def density(

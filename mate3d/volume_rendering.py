@@ -9,14 +9,15 @@ DensityActivation = Literal["identity", "softplus_shifted"]
 
 
 def interval_weights(
-    density: Tensor,  # [B, R, S, 1], per world unit, at least 0
+    density: Tensor,  # [B, R, S, 1], per world unit
     depths: Tensor,  # [B, R, S, 1], ascending
     activation: DensityActivation = "identity",
 ) -> Tensor:  # [B, R, S - 1, 1]
     """Return the compositing weight of each interval between neighbouring samples.
 
     Args:
-        density: Volume density at the samples; an interval takes the mean of its ends.
+        density: Volume density at the samples; an interval takes the mean of its ends. At least 0
+            for "identity"; raw densities of any sign for "softplus_shifted".
         depths: Distances along the ray in world units.
         activation: "identity" is the physical form. "softplus_shifted" is what published weights
             were trained with, softplus(density - 1): even empty space absorbs 0.313 per unit

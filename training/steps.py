@@ -46,7 +46,7 @@ def generator_step(
     _add_geometry_terms(terms, head, output, loss, context)
     _add_class_render_terms(terms, generator, head, output, loss)
     terms.total.backward()
-    return terms.metrics | {"Loss/beta": generator.decoder.beta.detach()}
+    return terms.metrics | _beta_metrics(generator)
 
 
 def density_step(
@@ -98,7 +98,7 @@ def sphere_initialization_step(
         radius=loss.sphere_radius,
     )
     value.backward()
-    return {"Loss/G_init/initloss": value.detach(), "Loss/beta": generator.decoder.beta.detach()}
+    return {"Loss/G_init/initloss": value.detach(), **_beta_metrics(generator)}
 
 
 def discriminator_step(
@@ -240,6 +240,13 @@ def _semantic_logits(
         camera,
         context,
     )
+
+
+def _beta_metrics(generator: Generator) -> Metrics:
+    """Return the sharpness of SDF -> density; a density decoder has none."""
+    if generator.config.geometry == "density":
+        return {}
+    return {"Loss/beta": generator.decoder.beta.detach()}
 
 
 def _add_geometry_terms(

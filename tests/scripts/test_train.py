@@ -107,7 +107,7 @@ def test_unnamed_data_is_asked_for(tmp_path, capsys):
         (["train.tick_kimg=0.0"], "train.tick_kimg=0.0 must be at least 0.001"),
         (["train.warm_start=magic"], "train.warm_start=magic; use none or procedural"),
         (["loss.eikonall=1"], "unknown option 'loss.eikonall'; did you mean loss.eikonal"),
-        (["loss=best"], "unknown choice loss=best; use one of: default, released"),
+        (["loss=best"], "unknown choice loss=best; use one of: default, density, released"),
         (["device=tpu"], "device=tpu; use auto, cpu or cuda"),
         (["resume=true"], "nothing to resume"),
     ],
