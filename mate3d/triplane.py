@@ -1,5 +1,6 @@
 """Project points on three axis-aligned planes and look features up."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -7,12 +8,14 @@ from torch import Tensor
 
 from torch_utils.ops.triplane_sample import triplane_sample
 
-PlaneLayout = Literal["xy_xz_yz", "eg3d_legacy"]
+PlaneLayout = Literal["xy_xz_yz", "xy_xz_zy", "eg3d_legacy"]
 
 # Each plane's (horizontal, vertical) axes. The lineage's third plane repeats the xz axes
 # transposed, so no plane sees y and z together; weights trained that way depend on it (spec 6.1).
+# Published weights trained after that slip was corrected have the third plane of ours transposed.
 _PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
     "xy_xz_yz": ((0, 1), (0, 2), (1, 2)),
+    "xy_xz_zy": ((0, 1), (0, 2), (2, 1)),
     "eg3d_legacy": ((0, 1), (0, 2), (2, 0)),
 }
 
@@ -44,3 +47,11 @@ def look_up_each_plane(
     """Return the look-up of each plane, not averaged."""
     plane_points = project_points(points * (2 / box_size), plane_layout)
     return triplane_sample(planes, plane_points, reduce="none")
+
+
+def find_plane_layout(axes: Sequence[tuple[int, int]]) -> PlaneLayout | None:
+    """Return the layout whose planes have these (horizontal, vertical) axes, or None."""
+    for layout, known in _PLANE_AXES.items():
+        if tuple(axes) == known:
+            return layout
+    return None

@@ -1,4 +1,4 @@
-"""The networks of a published snapshot: constructor arguments, plain attributes, state dict."""
+"""The networks of a published snapshot: constructor arguments, attributes, state dict."""
 
 import re
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from mate3d.errors import UserError
 from mate3d.published.snapshot_reader import InertObject, read_snapshot
 
 NETWORK_NAMES = ("G", "G_ema", "D", "D_semantic")
-_MAX_MODULES = 20_000
+# Far above what networks have; a small file could name the same parts over and over.
+_MAX_ITEMS = 500_000
 _MAX_DEPTH = 32
+_MAX_NAME_LENGTH = 100
 # What torch keeps in a module's attributes beside the author's own.
 _TORCH_ATTRIBUTES = re.compile(r"_parameters|_buffers|_modules|training|.*_hooks?(_.*)?")
 _PLAIN_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
@@ -27,10 +29,9 @@ class PublishedNetwork:
         class_name: Name of its class.
         init_args: Positional constructor arguments.
         init_kwargs: Named constructor arguments.
-        attributes: Plain values that it carries, e.g. `rendering_kwargs`; those of its parts under
-            dotted names, e.g. `superresolution.input_resolution`.
+        attributes: What it carries beside its state: plain values such as `rendering_kwargs`, and
+            tensors; those of its parts under dotted names, e.g. `superresolution.sr_antialias`.
         state: Parameters and persistent buffers by name, in the order of torch's state dicts.
-        class_names: Class of every part, by its dotted name with a final dot; "" is the whole.
     """
 
     class_name: str
@@ -38,11 +39,77 @@ class PublishedNetwork:
     init_kwargs: dict[str, Any]
     attributes: dict[str, Any]
     state: dict[str, Tensor]
-    class_names: dict[str, str] = field(default_factory=dict)
 
 
-def read_networks(path: str | Path) -> dict[str, PublishedNetwork]:
-    """Return those of G, G_ema, D and D_semantic that a snapshot holds; nothing is executed.
+@dataclass
+class PublishedSnapshot:
+    """What a snapshot holds.
+
+    Args:
+        networks: Those of G, G_ema, D and D_semantic that are there.
+        other: Kind of every further entry, by its key, e.g. {"training_set_kwargs": "dict"}.
+    """
+
+    networks: dict[str, PublishedNetwork]
+    other: dict[str, str]
+
+
+class _NotANetworkError(ValueError):
+    """The object lacks what modules have; the message says what."""
+
+
+@dataclass
+class _Walk:
+    """What was found in a network so far; refuses those whose parts repeat without end."""
+
+    state: dict[str, Tensor] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    num_items: int = 0
+
+    def visit(self, module: InertObject, prefix: str = "", depth: int = 0) -> None:
+        """Collect a module's tensors and attributes, then its children's, in torch's order."""
+        if depth > _MAX_DEPTH:
+            raise _NotANetworkError(f"its parts are nested deeper than {_MAX_DEPTH}")
+        self._collect_state(module, prefix)
+        for name, value in self._named(module.attributes):
+            is_own = not _TORCH_ATTRIBUTES.fullmatch(name)
+            if is_own and isinstance(value, (*_PLAIN_TYPES, Tensor)):
+                self.attributes[prefix + name] = value
+        for name, child in self._named(module.attributes.get("_modules")):
+            if isinstance(child, InertObject):
+                self.visit(child, f"{prefix}{name}.", depth + 1)
+            elif child is not None:
+                raise _NotANetworkError(f"{prefix}{name} is a {type(child).__name__}")
+
+    def _collect_state(self, module: InertObject, prefix: str) -> None:
+        hidden = module.attributes.get("_non_persistent_buffers_set", set())
+        if type(hidden) is not set:
+            raise _NotANetworkError(f"{module.name}._non_persistent_buffers_set is no set")
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in self._named(module.attributes.get(group)):
+                if tensor is not None and not isinstance(tensor, Tensor):
+                    raise _NotANetworkError(f"{prefix}{name} is a {type(tensor).__name__}")
+                if prefix + name in self.state:
+                    raise _NotANetworkError(f"it has two tensors called {prefix}{name}")
+                if name in hidden:
+                    self.attributes[prefix + name] = tensor
+                elif tensor is not None:
+                    self.state[prefix + name] = tensor
+
+    def _named(self, items: Any) -> Iterator[tuple[str, Any]]:
+        if type(items) is not dict:
+            raise _NotANetworkError("a part lacks the attributes of torch's modules")
+        self.num_items += 1 + len(items)
+        if self.num_items > _MAX_ITEMS:
+            raise _NotANetworkError("its parts repeat without end")
+        for name, value in items.items():
+            if type(name) is not str or len(name) > _MAX_NAME_LENGTH or not name.isprintable():
+                raise _NotANetworkError("a part's name is not a short text")
+            yield name, value
+
+
+def read_published(path: str | Path) -> PublishedSnapshot:
+    """Read a snapshot's networks; nothing is executed.
 
     Raises:
         UserError: If the file is no snapshot, is damaged, holds anything that is not allowed, or
@@ -50,10 +117,11 @@ def read_networks(path: str | Path) -> dict[str, PublishedNetwork]:
     """
     top = read_snapshot(path)
     found = {name: top[name] for name in NETWORK_NAMES if isinstance(top.get(name), InertObject)}
+    keys = [ascii(key)[1:-1][:40] for key in top if isinstance(key, str)]
     if not found:
         raise UserError(
             f"snapshot {path} holds none of the networks {', '.join(NETWORK_NAMES)};"
-            f" it holds {_some([name for name in top if isinstance(name, str)])}"
+            f" it holds {', '.join(keys[:6]) or 'nothing'}"
         )
     networks = {}
     for name, module in found.items():
@@ -62,62 +130,23 @@ def read_networks(path: str | Path) -> dict[str, PublishedNetwork]:
         except _NotANetworkError as error:
             raise UserError(f"snapshot {path}: {name} is not a network: {error}") from None
     _check_total_size(path, networks)
-    return networks
+    other = {key: type(top.get(key)).__name__ for key in keys if key not in found}
+    return PublishedSnapshot(networks, other)
 
 
-class _NotANetworkError(ValueError):
-    """The object lacks what modules have; the message says what."""
+def read_networks(path: str | Path) -> dict[str, PublishedNetwork]:
+    """Return those of G, G_ema, D and D_semantic that a snapshot holds; see `read_published`."""
+    return read_published(path).networks
 
 
 def _read_network(module: InertObject) -> PublishedNetwork:
-    state: dict[str, Tensor] = {}
-    attributes: dict[str, Any] = {}
-    class_names: dict[str, str] = {}
-    for index, (prefix, part) in enumerate(_walk(module, "", 0)):
-        if index >= _MAX_MODULES or prefix in class_names:
-            raise _NotANetworkError("its parts repeat without end")
-        class_names[prefix] = part.name
-        state.update((prefix + name, tensor) for name, tensor in _own_tensors(part))
-        attributes.update(
-            (prefix + name, value)
-            for name, value in part.attributes.items()
-            if isinstance(value, _PLAIN_TYPES) and not _TORCH_ATTRIBUTES.fullmatch(name)
-        )
-    init_args = attributes.get("_init_args", ())
-    init_kwargs = attributes.get("_init_kwargs", {})
+    walk = _Walk()
+    walk.visit(module)
+    init_args = walk.attributes.get("_init_args", ())
+    init_kwargs = walk.attributes.get("_init_kwargs", {})
     if not isinstance(init_args, tuple) or not isinstance(init_kwargs, dict):
         raise _NotANetworkError("its constructor arguments are neither tuple nor dict")
-    return PublishedNetwork(module.name, init_args, init_kwargs, attributes, state, class_names)
-
-
-def _walk(module: InertObject, prefix: str, depth: int) -> Iterator[tuple[str, InertObject]]:
-    """Yield every part with its dotted prefix, in the order of torch's state dicts."""
-    if depth > _MAX_DEPTH:
-        raise _NotANetworkError(f"its parts are nested deeper than {_MAX_DEPTH}")
-    yield prefix, module
-    for name, child in _dict_of(module, "_modules").items():
-        if isinstance(child, InertObject):
-            yield from _walk(child, f"{prefix}{name}.", depth + 1)
-        elif child is not None:
-            raise _NotANetworkError(f"{prefix}{name} is a {type(child).__name__}")
-
-
-def _own_tensors(module: InertObject) -> Iterator[tuple[str, Tensor]]:
-    hidden = module.attributes.get("_non_persistent_buffers_set", ())
-    for group in ("_parameters", "_buffers"):
-        for name, tensor in _dict_of(module, group).items():
-            if tensor is None or name in hidden:
-                continue
-            if not isinstance(tensor, Tensor):
-                raise _NotANetworkError(f"{module.name}.{name} is a {type(tensor).__name__}")
-            yield name, tensor
-
-
-def _dict_of(module: InertObject, attribute: str) -> dict[str, Any]:
-    value = module.attributes.get(attribute)
-    if type(value) is not dict or not all(type(name) is str for name in value):
-        raise _NotANetworkError(f"{module.name} has no {attribute}")
-    return value
+    return PublishedNetwork(module.name, init_args, init_kwargs, walk.attributes, walk.state)
 
 
 def _check_total_size(path: str | Path, networks: dict[str, PublishedNetwork]) -> None:
@@ -126,8 +155,3 @@ def _check_total_size(path: str | Path, networks: dict[str, PublishedNetwork]) -
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if total > 2 * Path(path).stat().st_size + 2**20:
         raise UserError(f"snapshot {path} unfolds to {total} bytes, far more than its size")
-
-
-def _some(names: list[str]) -> str:
-    shown = [ascii(name)[:40] for name in names[:6]]
-    return ", ".join(shown) + (", ..." if len(names) > 6 else "") if names else "no names"
