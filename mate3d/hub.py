@@ -48,7 +48,7 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
     except UserError:
         raise
     # The hub's client raises errors of the network library below it, or OSErrors of the disk.
-    except (HTTPError, OSError, EntryNotFoundError, HFValidationError) as error:
+    except (HTTPError, OSError, EntryNotFoundError, ValueError) as error:
         raise UserError(_explain(error, repo_id, revision)) from error
 
 
@@ -69,21 +69,25 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
         cause = _root_cause(error)
         if isinstance(cause, HfHubHTTPError):
             return _explain_status(cause, repo_id)
-        if isinstance(cause, OfflineModeIsEnabled):
+        if isinstance(cause, OfflineModeIsEnabled | LocalEntryNotFoundError):
             return (
-                f"{repo_id} is not in the hub's local cache, and HF_HUB_OFFLINE forbids the network"
+                f"{repo_id} is not in the local cache, and HF_HUB_OFFLINE or local_files_only"
+                " forbids the network"
             )
-        return (
-            f"{repo_id} is not in the hub's local cache, and {constants.ENDPOINT} cannot be reached"
-            f" ({_reason(cause)}); check the network"
-        )
+        return f"{_unreachable(cause)}; {repo_id} is not in the local cache either"
     if isinstance(error, EntryNotFoundError):
         return f"{repo_id} lacks a file: {_reason(error)}"
     if isinstance(error, HfHubHTTPError):
         return _explain_status(error, repo_id)
     if isinstance(error, OSError) and error.errno is not None:
-        return f"cannot write {error.filename or 'a download'}: {error.strerror}"
-    return f"{constants.ENDPOINT} cannot be reached ({_reason(error)}); check the network, run it again"
+        return f"cannot read or write {error.filename or 'a download'}: {error.strerror}"
+    if isinstance(error, HTTPError):
+        return f"{_unreachable(error)}; check the network, then run it again"
+    return f"the transfer of {repo_id} failed: {_reason(error)}"
+
+
+def _unreachable(error: BaseException) -> str:
+    return f"{constants.ENDPOINT} cannot be reached ({_reason(error)})"
 
 
 def _explain_status(error: HfHubHTTPError, repo_id: str) -> str:
