@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mate3d.checkpoint import load_state_strictly
 from mate3d.discriminator import Discriminator
 from mate3d.errors import UserError
 from mate3d.generator import CAMERA_DIM, Generator
@@ -17,6 +16,7 @@ from mate3d.labels import LabelSet
 from mate3d.published.configs import discriminator_config
 from mate3d.published.names import convert_discriminator_state
 from mate3d.published.networks import PublishedNetwork
+from mate3d.storage import load_state_strictly
 from mate3d.visualize import colorize_depth, colorize_segmentation, resize_nearest
 
 TOLERANCE = 1e-4
@@ -165,7 +165,7 @@ def _compare_state(
 def _fit(result: Verification, inputs: Mapping[str, Tensor], generator: Generator) -> bool:
     """Tell whether recorded inputs are latents and cameras of this generator."""
     widths = {"in.z": generator.config.z_dim, "in.c": CAMERA_DIM, "in.c_cond": CAMERA_DIM}
-    rows = len(inputs["in.z"])
+    rows = inputs["in.z"].shape[:1].numel()
     unfit = [
         f"{name} has the shape {tuple(tensor.shape)} instead of {(rows, widths[name])}"
         for name, tensor in inputs.items()
