@@ -21,7 +21,7 @@ from mate3d.visualize import colorize_depth, colorize_segmentation, resize_neare
 
 TOLERANCE = 1e-4
 # Sums of float64 in another order differ by far less; one changed weight by far more.
-_SUM_TOLERANCE = 1e-10
+_SUM_TOLERANCE = 1e-9
 # The recorded outputs are made with this truncation, and keep every 4th pixel of the segmentation.
 _TRUNCATION_PSI = 0.7
 _SEGMENTATION_STEP = 4
