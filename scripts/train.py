@@ -15,6 +15,7 @@ from mate3d.storage import config_from_dict
 from scripts._device import choose_device
 from scripts._entry import run
 from training.data import PortraitDataset
+from training.init_from import InitSource, read_source
 from training.loop import CHECKPOINT_FOLDER, LoopSettings, Trainer, TrainingSettings
 from training.losses.terms import LossSettings
 from training.optimization import OptimizerSettings
@@ -44,6 +45,7 @@ def _train(config: DictConfig, words: list[str]) -> None:
         stages,
         dataset.camera_labels,
         device,
+        _read_init_source(config),
     )
     if config.resume:
         load_state(output / STATE_FILE, state)
@@ -59,6 +61,13 @@ def _train(config: DictConfig, words: list[str]) -> None:
     else:
         _logger.info("stopped at %d images; to go on:", state.images_seen)
         _logger.info("  %s resume=true", command)
+
+
+def _read_init_source(config: DictConfig) -> InitSource | None:
+    """Return the weights to start from; a resumed run has them already."""
+    if config.init_from is None or config.resume:
+        return None
+    return read_source(config.init_from)
 
 
 def read_generator_config(config: DictConfig) -> GeneratorConfig:

@@ -13,7 +13,9 @@ from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.storage import config_from_dict
 from training.ema import make_average
+from training.init_from import InitSource, initialize_networks
 from training.loop import TrainingSettings
+from training.losses.terms import DISTANCE_TERMS, LossSettings
 from training.optimization import make_adam
 from training.passes import Networks, StepContext, draw_latents
 from training.schedules import schedule_values
@@ -41,8 +43,10 @@ def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:
     """Compare the model's labels with the data set's.
 
     Raises:
-        UserError: If they differ.
+        UserError: If they differ, or there are none.
     """
+    if config.label_set == "unlabelled":
+        raise UserError("model.generator.label_set=unlabelled; training needs labels")
     if config.label_set != label_set.name:
         raise UserError(
             f"the data set's labels are {label_set.name}, the model's {config.label_set}; "
@@ -57,6 +61,7 @@ def build_state(
     stage_settings: StageSettings,
     cameras: Tensor,  # [N, 25]
     device: torch.device,
+    source: InitSource | None = None,
 ) -> TrainingState:
     """Return the state at the beginning of a run; weights follow PyTorch's random numbers.
 
@@ -67,10 +72,13 @@ def build_state(
         stage_settings: What comes first.
         cameras: The data set's.
         device: Where to train.
+        source: Weights that networks and average start from, as far as they fit.
 
     Raises:
-        UserError: If sizes do not fit or a stage is unknown.
+        UserError: If sizes do not fit, a stage is unknown, or the losses need distances that the
+            generator has not.
     """
+    _check_geometry(generator_config, settings.loss, stage_settings)
     _check_batch_size(settings.loop.batch_size, discriminator_sizes)
     num_classes = get_label_set(generator_config.label_set).num_classes
     networks = Networks(
@@ -80,6 +88,8 @@ def build_state(
             generator_config, discriminator_sizes, 3 + num_classes
         ).to(device),
     )
+    if source is not None:
+        initialize_networks(networks, source)
     random = torch.Generator(device).manual_seed(settings.loop.seed)
     return TrainingState(
         networks=networks,
@@ -88,6 +98,24 @@ def build_state(
         random=random,
         stages=_build_stages(networks, settings, stage_settings, cameras.to(device), random),
     )
+
+
+def _check_geometry(
+    config: GeneratorConfig, loss: LossSettings, stage_settings: StageSettings
+) -> None:
+    """Refuse terms and stages on distances for a generator of densities."""
+    if config.geometry == "sdf":
+        return
+    used = [f"loss.{name}" for name in DISTANCE_TERMS if getattr(loss, name) > 0]
+    if stage_settings.sphere_init_steps > 0:
+        used.append("train.sphere_init_steps")
+    if stage_settings.warm_start != "none":
+        used.append("train.warm_start")
+    if used:
+        raise UserError(
+            f"model.generator.geometry=density has no distances for {', '.join(used)}; say "
+            "loss=density, train.sphere_init_steps=0 and train.warm_start=none"
+        )
 
 
 def _check_batch_size(batch_size: int, discriminator_sizes: Mapping[str, Any]) -> None:

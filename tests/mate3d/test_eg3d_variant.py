@@ -12,53 +12,13 @@ from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.density_decoder import DensityDecoder
 from mate3d.errors import UserError
-from mate3d.generator import Generator, GeneratorConfig
+from mate3d.generator import Generator
 from mate3d.mesh import extract_mesh
 from mate3d.rays import sample_rays
 from mate3d.renderer import RenderingConfig, render_field
 from scripts import edit
+from tests.eg3d import EG3D, RENDERING, make_generator
 from tests.golden import assert_golden
-
-RENDERING = RenderingConfig(
-    num_coarse_samples=8,
-    num_fine_samples=7,
-    density_activation="softplus_shifted",
-    importance_bins="legacy_midpoints",
-    background_class=None,
-)
-EG3D = GeneratorConfig(
-    label_set="unlabelled",
-    geometry="density",
-    plane_branches="single",
-    plane_layout="eg3d_legacy",
-    z_dim=8,
-    w_dim=12,
-    plane_resolution=8,
-    plane_channels=4,
-    channel_base=64,
-    channel_max=8,
-    hidden_width=16,
-    num_features=5,
-    neural_rendering_resolution=6,
-    sr_input_resolution=8,
-    resolution=16,
-    sr_channels=(6, 4),
-    rendering=RENDERING,
-)
-
-
-def make_generator(**changes) -> Generator:
-    torch.manual_seed(0)
-    generator = Generator(dataclasses.replace(EG3D, **changes))
-    with torch.no_grad():
-        for name, value in generator.named_parameters():
-            if name.endswith(("bias", "noise_strength")):
-                value.add_(0.3 * torch.randn_like(value))
-        if generator.config.geometry == "density":
-            # From empty (negative) to far beyond the level of the surface.
-            generator.decoder.density_head[2].weight[0] *= 40
-            generator.decoder.density_head[2].bias[0] -= 24
-    return generator.eval().requires_grad_(False)
 
 
 @pytest.fixture

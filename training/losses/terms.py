@@ -8,6 +8,16 @@ from torch import Tensor
 
 Metrics = dict[str, Tensor]
 
+# Weights of the terms that look at distances, which a generator of densities has not.
+DISTANCE_TERMS = (
+    "eikonal",
+    "minimal_surface",
+    "sdf_consistency",
+    "density_consistency",
+    "class_color_consistency",
+    "color_consistency",
+)
+
 
 @dataclass(frozen=True)
 class LossSettings:

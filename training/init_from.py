@@ -1,0 +1,293 @@
+"""Start training from the weights of another generator: ours, a published MaTe3D, or an EG3D."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mate3d.checkpoint import load_generator
+from mate3d.errors import UserError
+from mate3d.generator import Generator, GeneratorConfig
+from mate3d.published.conversion import convert_generator
+from mate3d.published.names import convert_discriminator_state
+from mate3d.published.networks import PublishedNetwork, read_networks
+from training import density_to_sdf
+from training.init_warnings import warn_of_differences
+from training.passes import Networks
+from training.weight_filler import WeightFiller, tensors_below
+
+_logger = logging.getLogger(__name__)
+
+# Noise on each class head, relative to its weights' size: they start as the whole head, nearly.
+_CLASS_HEAD_NOISE = 0.01
+# Empty space that absorbs more along a side of the box is worth a warning; 1 lets 37 % pass.
+_FOG = 0.5
+
+
+@dataclass(frozen=True)
+class InitSource:
+    """Weights that training starts from, under our names.
+
+    Args:
+        path: Where they were read, for messages.
+        config: Sizes and conventions of the generator.
+        generator: Its state; the moving average where the source has one.
+        discriminator: State of the image discriminator, if the source has it.
+        semantic_discriminator: State of the image-and-mask discriminator, if the source has it.
+    """
+
+    path: str
+    config: GeneratorConfig
+    generator: Mapping[str, Tensor]
+    discriminator: Mapping[str, Tensor] | None = None
+    semantic_discriminator: Mapping[str, Tensor] | None = None
+
+
+def read_source(path: str) -> InitSource:
+    """Read a published snapshot (.pkl) or a checkpoint that `load_generator` knows.
+
+    Raises:
+        UserError: If it is missing, damaged, or holds no generator.
+    """
+    if not path.endswith(".pkl"):
+        generator = load_generator(path)
+        return InitSource(path, generator.config, generator.state_dict())
+    networks = read_networks(path)
+    return source_from_networks(path, networks)
+
+
+def source_from_networks(path: str, networks: Mapping[str, PublishedNetwork]) -> InitSource:
+    """Return what a published snapshot's networks hold, the moving average if it is there.
+
+    Raises:
+        UserError: If there is no generator, or its weights are not finite.
+    """
+    network = networks.get("G_ema") or networks.get("G")
+    if network is None:
+        raise UserError(f"init_from={path}: the snapshot holds no generator, G_ema or G")
+    # What renders otherwise than in the lineage matters little to weights that will change.
+    conversion = convert_generator(network, strict=False)
+    for problem in conversion.problems:
+        _logger.warning("init_from=%s: %s", path, problem)
+    state = conversion.generator.state_dict()
+    discriminators = {
+        name: convert_discriminator_state(networks[name].state)
+        for name in ("D", "D_semantic")
+        if name in networks
+    }
+    for tensors in (state, *discriminators.values()):
+        broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise UserError(f"init_from={path} holds values that are not finite in {broken[0]}")
+    return InitSource(
+        path,
+        conversion.generator.config,
+        {name: t for name, t in state.items() if name not in conversion.initialised},
+        discriminators.get("D"),
+        discriminators.get("D_semantic"),
+    )
+
+
+def initialize_networks(networks: Networks, source: InitSource) -> None:
+    """Set the networks' weights from a source and log what came from where.
+
+    What fits is copied by name. For the rest:
+
+    - A source with a single tri-plane gives that branch to texture and to shape: its features
+      hold both.
+    - A source of densities gives the SDF head `density_to_sdf.sdf_head_tensors`, scaled to a mean
+      slope of 1 at the surface, and its colour rows to the colour head.
+    - Without class heads of the same labels, every class head starts as the SDF head with a
+      little noise. Then min_k max(d_k, 0) = max(d, 0): the parts' union is the whole from the
+      first step, no surface has to be undone, and the classes divide the head among themselves as
+      the masks tell them to.
+    - Segmentation super-resolution starts from the image's, the image-and-mask discriminator from
+      the image's, but for the layers that make or read pictures (spec 8.7).
+
+    Args:
+        networks: Changed in place. Make the moving average afterwards.
+        source: What to start from.
+
+    Raises:
+        UserError: If sizes of mapping, trunk or pictures differ.
+    """
+    generator = networks.generator
+    _check_sizes(source, generator.config)
+    _logger.info("init_from=%s", source.path)
+    warn_of_differences(source.config, generator.config)
+    _initialize_generator(generator, source)
+    _initialize_discriminator(networks.discriminator, source)
+    _initialize_semantic_discriminator(networks, source)
+
+
+def _initialize_generator(generator: Generator, source: InitSource) -> None:
+    config, filler = source.config, WeightFiller(generator)
+    state = _rescaled_mapping(source, generator.config)
+    if config.beta != generator.config.beta:
+        filler.keep("as configured", "decoder.beta")
+    has_same_labels = config.label_set == generator.config.label_set
+    filler.fill(
+        "copied", {n: t for n, t in state.items() if has_same_labels or not _is_of_labels(n)}
+    )
+    filler.keep("as configured", "decoder.beta")
+    if config.plane_branches == "single":
+        for branch in ("texture", "shape"):
+            renamed = {
+                name.replace(".to_image.planes.", f".to_image.{branch}."): tensor
+                for name, tensor in state.items()
+                if ".to_image.planes." in name
+            }
+            filler.fill(f"of the {branch} branch from the source's one branch", renamed)
+    if config.geometry == "density":
+        _fill_from_density(filler, generator, source)
+    if generator.config.geometry == "sdf" and "decoder.sdf_head.2.weight" in filler.origins:
+        _fill_class_heads(filler, generator)
+    segmentation = {
+        f"segmentation_superresolution.{name}": tensor
+        for name, tensor in tensors_below(state, "superresolution").items()
+        if ".to_image." not in name
+    }
+    filler.fill("of segmentation super-resolution from the image's", segmentation)
+    # What the copies above were made of has been used, though it has no equal here.
+    is_used = re.compile(r".*\.to_image\.planes\.|decoder\.density_head\.").match
+    filler.report(
+        "generator", {n: t for n, t in state.items() if n in filler.targets or not is_used(n)}
+    )
+
+
+def _fill_from_density(filler: WeightFiller, generator: Generator, source: InitSource) -> None:
+    config, level = generator.config, source.config.density_level
+    if config.geometry == "density" and config.plane_branches == "single":
+        return
+    fits, density_head = True, tensors_below(source.generator, "decoder.density_head")
+    if len(density_head["2.bias"]) > 1:
+        rows = density_to_sdf.color_head_tensors(density_head)
+        fits &= filler.fill_module(
+            "of the colour head from its rows there", "decoder.color_head", rows
+        )
+    if config.geometry == "density":
+        row = density_to_sdf.density_row_tensors(density_head)
+        fits &= filler.fill_module(
+            "of the density head from its row there", "decoder.density_head", row
+        )
+    else:
+        head = density_to_sdf.sdf_head_tensors(density_head, level)
+        origin = f"of the SDF head: zero where the source's density is {level:g}"
+        fits &= filler.fill_module(origin, "decoder.sdf_head", head)
+    if not fits:
+        _logger.warning(
+            "  decoder: the source's hidden_width=%d num_features=%d do not fit; not all is copied",
+            source.config.hidden_width,
+            source.config.num_features,
+        )
+    if "decoder.sdf_head.2.weight" in filler.origins:
+        _scale_sdf_head(generator, level)
+
+
+@torch.no_grad()
+def _scale_sdf_head(generator: Generator, level: float) -> None:
+    """Make the mean slope at the surface 1; the surface stays where it is."""
+    surface = density_to_sdf.measure_surface(generator)
+    where = f"at {surface.num_points} points of the surface"
+    if surface.num_points == 0:
+        where = "all over the box"
+        _logger.warning(
+            "  SDF head: no surface found: the source's density never crosses %g here", level
+        )
+    if surface.slope == 0:
+        return
+    last = generator.decoder.sdf_head[2]
+    last.weight.div_(surface.slope)
+    last.bias.div_(surface.slope)
+    _logger.info("  SDF head: scaled by 1 / %.4g, the mean slope %s", surface.slope, where)
+    _warn_of_fog(generator, surface.empty_distance / surface.slope)
+
+
+def _fill_class_heads(filler: WeightFiller, generator: Generator) -> None:
+    sdf_head = filler.module("decoder.sdf_head")
+    for index in range(len(generator.decoder.class_heads)):
+        head = density_to_sdf.perturbed(sdf_head, _CLASS_HEAD_NOISE)
+        origin = f"of class heads from the SDF head, perturbed by {_CLASS_HEAD_NOISE:.0%}"
+        filler.fill_module(origin, f"decoder.class_heads.{index}", head)
+
+
+def _warn_of_fog(generator: Generator, distance: float) -> None:
+    """Warn if empty space absorbs, because beta is large against the distances found there."""
+    density = generator.decoder.density(torch.tensor(distance)).item()
+    if density * generator.config.box_size > _FOG:
+        _logger.warning(
+            "  SDF head: the source's densities level off, so that empty space is at a distance of "
+            "only %.2g; with beta=%.2g its density is %.2g until training has stretched it; "
+            "model.generator.beta=%.1g is clear from the start",
+            distance,
+            generator.decoder.beta.item(),
+            density,
+            distance / 10,
+        )
+
+
+def _initialize_discriminator(discriminator: nn.Module, source: InitSource) -> None:
+    if source.discriminator is None:
+        _logger.info("  discriminator: keeps its initial values, the source has none")
+        return
+    filler = WeightFiller(discriminator)
+    filler.fill("copied", source.discriminator)
+    filler.report("discriminator", source.discriminator)
+
+
+def _initialize_semantic_discriminator(networks: Networks, source: InitSource) -> None:
+    own, other = source.semantic_discriminator, source.discriminator
+    if source.config.label_set != networks.generator.config.label_set:
+        own = None
+    if own is None and other is None:
+        _logger.info("  semantic discriminator: keeps its initial values, the source has none")
+        return
+    filler = WeightFiller(networks.semantic_discriminator)
+    filler.fill("copied", own or {})
+    filler.fill(
+        "from the image discriminator",
+        {name: tensor for name, tensor in (other or {}).items() if ".from_image." not in name},
+    )
+    filler.report("semantic discriminator", own or {})
+
+
+def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
+    """Compare what nothing useful could be started from without."""
+    theirs, ours = _sizes(source.config), _sizes(config)
+    differing = [
+        f"{name} {theirs[name]} (model: {ours[name]})"
+        for name in ours
+        if theirs[name] != ours[name]
+    ]
+    if source.config.plane_branches == "dual" and config.plane_branches == "single":
+        differing.append("plane_branches dual (model: single)")
+    if differing:
+        raise UserError(
+            f"init_from={source.path} has other sizes than the model: {', '.join(differing)}; "
+            "set model.generator.* to the source's"
+        )
+
+
+def _sizes(config: GeneratorConfig) -> dict[str, object]:
+    names = ("z_dim", "w_dim", "mapping_layers", "plane_resolution", "plane_channels", "resolution")
+    sides = [2**power for power in range(2, config.plane_resolution.bit_length())]
+    channels = [min(config.channel_base // side, config.channel_max) for side in sides]
+    return {name: getattr(config, name) for name in names} | {"backbone channels": channels}
+
+
+def _rescaled_mapping(source: InitSource, config: GeneratorConfig) -> dict[str, Tensor]:
+    """Return the generator's state with mapping weights that act the same at another rate."""
+    ratio = source.config.mapping_lr_multiplier / config.mapping_lr_multiplier
+    return {
+        name: tensor * ratio if name.startswith("mapping.layers.") else tensor
+        for name, tensor in source.generator.items()
+    }
+
+
+def _is_of_labels(name: str) -> bool:
+    """Tell whether a tensor's meaning depends on which labels there are."""
+    is_picture = name.startswith("segmentation_superresolution.") and ".to_image." in name
+    return is_picture or name.startswith("decoder.class_heads.")

@@ -1,0 +1,56 @@
+"""What a model does otherwise than the generator whose weights it starts from."""
+
+import logging
+from collections.abc import Iterator
+
+from mate3d.generator import GeneratorConfig
+
+_logger = logging.getLogger(__name__)
+
+# Options that give the same weights another meaning.
+_GENERATOR_OPTIONS = (
+    "camera_scale",
+    "box_size",
+    "background",
+    "sr_input_resolution",
+    "sr_noise_mode",
+)
+_RENDERING_OPTIONS = ("near", "far", "density_activation", "importance_bins", "white_background")
+_LABEL_OPTIONS = ("semantic_sharpness", "background_class")
+
+
+def warn_of_differences(source: GeneratorConfig, model: GeneratorConfig) -> None:
+    """Log one line for each option that gives the copied weights another meaning."""
+    for line in differences(source, model):
+        _logger.warning("  %s", line)
+
+
+def differences(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
+    """Yield what differs and how to keep the source's way."""
+    if source.plane_layout != model.plane_layout:
+        yield (
+            f"plane_layout={model.plane_layout}, the source has {source.plane_layout}: its third "
+            f"plane knows other axes; say model.generator.plane_layout={source.plane_layout} to "
+            "keep its shapes"
+        )
+    for name in _GENERATOR_OPTIONS:
+        theirs, ours = getattr(source, name), getattr(model, name)
+        if theirs != ours:
+            yield _line(name, ours, theirs, f"model.generator.{name}")
+    if source.geometry == model.geometry == "sdf" and source.beta != model.beta:
+        yield _line("beta", model.beta, source.beta, "model.generator.beta")
+    labels = _LABEL_OPTIONS if source.label_set == model.label_set else ()
+    for name in _RENDERING_OPTIONS + labels:
+        theirs, ours = getattr(source.rendering, name), getattr(model.rendering, name)
+        if theirs != ours:
+            yield _line(f"rendering.{name}", ours, theirs, f"rendering.{name}")
+
+
+def _line(name: str, ours: object, theirs: object, option: str) -> str:
+    kept = f"{option}={_shown(theirs)} keeps it"
+    return f"{name}={_shown(ours)}, the source has {_shown(theirs)}; {kept}"
+
+
+def _shown(value: object) -> str:
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,94 @@
+"""Set a network's tensors from several places and report what came from where."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+_logger = logging.getLogger(__name__)
+
+_SHOWN_NAMES = 4
+
+
+class WeightFiller:
+    """Fills a network tensor by tensor and remembers where each came from.
+
+    Args:
+        network: Changed in place.
+    """
+
+    def __init__(self, network: nn.Module):
+        # These share memory with the network.
+        self.targets = network.state_dict()
+        self.origins: dict[str, str] = {}
+
+    @torch.no_grad()
+    def fill(self, origin: str, tensors: Mapping[str, Tensor]) -> None:
+        """Set the tensors that exist here, fit and are not set yet."""
+        for name, tensor in tensors.items():
+            target = self.targets.get(name)
+            if name in self.origins or target is None or target.shape != tensor.shape:
+                continue
+            target.copy_(tensor)
+            self.origins[name] = origin
+
+    def fill_module(self, origin: str, prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+        """Set a module as a whole if all of its tensors fit, and say whether they do."""
+        named = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+        targets = self.targets
+        if any(n not in targets or targets[n].shape != t.shape for n, t in named.items()):
+            return False
+        self.fill(origin, named)
+        return True
+
+    def module(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors below a module's name."""
+        return tensors_below(self.targets, prefix)
+
+    def keep(self, origin: str, name: str) -> None:
+        """Note that a tensor stays as it is on purpose, if it is not set yet."""
+        if name in self.targets:
+            self.origins.setdefault(name, origin)
+
+    def report(self, label: str, source: Mapping[str, Tensor]) -> None:
+        """Log what was set from where, what does not fit, and what keeps its initial values."""
+        left = [name for name in self.targets if name not in self.origins]
+        misfits = [name for name in left if name in source]
+        for origin in dict.fromkeys(self.origins.values()):
+            names = [name for name, value in self.origins.items() if value == origin]
+            what = f"{len(names)} tensors" if len(names) > 1 else names[0]
+            _log_names(f"  {label}: {what} {origin}", names)
+        if misfits:
+            shapes = [
+                f"{name} {tuple(source[name].shape)} instead of {tuple(self.targets[name].shape)}"
+                for name in misfits[:_SHOWN_NAMES]
+            ]
+            more = f" and {len(misfits) - len(shapes)} more" if len(misfits) > len(shapes) else ""
+            _logger.warning(
+                "  %s: of other sizes, not copied: %s%s", label, "; ".join(shapes), more
+            )
+        if left:
+            parts = ", ".join(dict.fromkeys(_part(name) for name in left))
+            _log_names(f"  {label}: {len(left)} tensors keep their initial values ({parts})", left)
+        unused = [name for name in source if name not in self.targets]
+        if unused:
+            parts = ", ".join(dict.fromkeys(_part(name) for name in unused))
+            _log_names(
+                f"  {label}: {len(unused)} of the source have no equal here ({parts})", unused
+            )
+
+
+def tensors_below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a module, without its name."""
+    start = f"{prefix}."
+    return {name[len(start) :]: t for name, t in state.items() if name.startswith(start)}
+
+
+def _part(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def _log_names(line: str, names: list[str]) -> None:
+    _logger.info(line)
+    _logger.debug("    %s", ", ".join(names))
