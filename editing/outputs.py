@@ -6,16 +6,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import cos, pi, sin
 from pathlib import Path
 
-import imageio.v2 as imageio
 import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
+from mate3d.camera_paths import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
+from mate3d.video import enlarge_for_video, open_videos
 from mate3d.visualize import (
     colorize_normals,
     make_image_grid,
@@ -27,8 +27,6 @@ from mate3d.visualize import (
 VIEW_YAWS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 # Half the width of the orbit's ellipse; the lineage's video has 0.35 and 0.25.
 ORBIT_YAW, ORBIT_PITCH = 0.5, 0.2
-# Players and browsers show small videos badly.
-_MIN_VIDEO_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,8 @@ def write_pictures(
 def write_orbit(path: Path, edited: EditedGenerator, *, num_frames: int, fps: int) -> None:
     """Write a video of the edited head from cameras on a closed ellipse around the front."""
     head, rig = edited.fused_field(), edited.generator.config.camera_rig
-    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2) as writer:
-        for frame in range(num_frames):
-            angle = 2 * pi * frame / num_frames
-            camera = rig.make_camera(ORBIT_YAW * sin(angle), ORBIT_PITCH * cos(angle))
-            image = edited.render(head, camera.to(edited.source_ws)).image
-            factor = -(-_MIN_VIDEO_SIDE // image.shape[-1])
-            if factor > 1:
-                image = torch.nn.functional.interpolate(image, scale_factor=factor, mode="bicubic")
-            writer.append_data(to_uint8(image[0]))
+    with open_videos([path], fps) as append:
+        for yaw, pitch in orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH):
+            camera = rig.make_camera(yaw, pitch).to(edited.source_ws)
+            image = edited.render(head, camera).image
+            append(to_uint8(enlarge_for_video(image)[0]))

@@ -1,0 +1,160 @@
+"""Write frames as MP4 (H.264) or GIF; the same frames give the same bytes."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
+from torch import Tensor
+
+from mate3d.atomic_file import atomic_file
+from mate3d.errors import UserError
+
+# Players and browsers show small videos badly.
+MIN_VIDEO_SIDE = 256
+# Constant quality of H.264: 18 is hardly told from the source.
+_CRF = 18
+# Browsers play delays below two hundredths of a second as if they were ten.
+_MAX_GIF_FPS = 50
+
+AppendFrame = Callable[[np.ndarray], None]
+
+
+def enlarge_for_video(
+    images: Tensor,  # [B, C, H, W]
+    *,
+    is_smooth: bool = True,
+) -> Tensor:  # [B, C, s * H, s * W]
+    """Enlarge images by the smallest whole factor that makes them wide enough for players.
+
+    Args:
+        images: Left alone if at least `MIN_VIDEO_SIDE` wide.
+        is_smooth: Interpolate between pixels; False repeats them, as colours of labels need.
+    """
+    factor = -(-MIN_VIDEO_SIDE // images.shape[-1])
+    if factor <= 1:
+        return images
+    mode = "bicubic" if is_smooth else "nearest"
+    return torch.nn.functional.interpolate(images, scale_factor=factor, mode=mode)
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],  # each [H, W, 3] uint8
+    fps: float,
+) -> None:
+    """Write a video that loops; see `open_videos`."""
+    with open_videos([path], fps) as append:
+        for frame in frames:
+            append(frame)
+
+
+@contextmanager
+def open_videos(paths: Iterable[str | Path], fps: float) -> Iterator[AppendFrame]:
+    """Yield a function that appends a frame, [H, W, 3] uint8, to each of several videos.
+
+    The files appear complete when the block ends, or not at all. H.264 needs even sides; an odd
+    one is extended by repeating the last pixels.
+
+    Args:
+        paths: The suffix, .mp4 or .gif, chooses the format.
+        fps: Frames per second; a GIF's are rounded to hundredths of a second.
+
+    Raises:
+        UserError: If a suffix or `fps` is not possible, or a file cannot be written.
+    """
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        check_video_format(path.suffix.removeprefix("."), fps)
+    with ExitStack() as stack:
+        appends = []
+        for path in paths:
+            temporary = stack.enter_context(atomic_file(path))
+            encode = _encode_mp4 if path.suffix == ".mp4" else _encode_gif
+            appends.append(stack.enter_context(encode(temporary, fps)))
+
+        def append(frame: np.ndarray) -> None:
+            assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8, frame.shape
+            for function in appends:
+                function(frame)
+
+        yield append
+
+
+def check_video_format(name: str, fps: float) -> None:
+    """Refuse a format or speed that cannot be written.
+
+    Raises:
+        UserError: Saying what is allowed.
+    """
+    if name not in ("mp4", "gif"):
+        raise UserError(f"unknown video format '{name}'; use mp4 or gif")
+    if not 0 < fps <= 240:
+        raise UserError(f"{fps} frames per second; use more than 0 and at most 240")
+    if name == "gif" and fps > _MAX_GIF_FPS:
+        raise UserError(f"{fps} frames per second; a gif plays at most {_MAX_GIF_FPS}")
+
+
+@contextmanager
+def _encode_mp4(path: Path, fps: float) -> Iterator[AppendFrame]:
+    processes: list[subprocess.Popen] = []
+    with tempfile.TemporaryFile() as messages:
+
+        def append(frame: np.ndarray) -> None:
+            height, width = frame.shape[:2]
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if not processes:
+                command = _mp4_command(path, frame.shape, fps)
+                processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages))
+            processes[0].stdin.write(frame.tobytes())
+
+        try:
+            yield append
+            assert processes, "a video needs at least one frame"
+            processes[0].stdin.close()
+            if processes[0].wait() != 0:
+                raise BrokenPipeError
+        except BrokenPipeError:
+            processes[0].wait()
+            messages.seek(0)
+            reason = messages.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise UserError(f"cannot write video {path.name}: {' '.join(reason)}") from None
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+
+def _mp4_command(path: Path, shape: tuple[int, ...], fps: float) -> list[str]:
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", str(fps)]
+    # One thread and no version strings: the bytes depend on the frames only.
+    same_bytes = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
+    quality = ["-c:v", "libx264", "-crf", str(_CRF), "-pix_fmt", "yuv420p"]
+    # The index stands before the frames, so that browsers start to play at once.
+    target = ["-movflags", "+faststart", str(path)]
+    start = [get_ffmpeg_exe(), "-y", "-loglevel", "error"]
+    return [*start, *source, "-i", "-", "-an", *quality, *same_bytes, *target]
+
+
+@contextmanager
+def _encode_gif(path: Path, fps: float) -> Iterator[AppendFrame]:
+    frames: list[Image.Image] = []
+
+    def append(frame: np.ndarray) -> None:
+        # A byte a pixel and its own 256 colours; undithered, since noise flickers and is large.
+        image = Image.fromarray(frame)
+        frames.append(image.quantize(256, dither=Image.Dither.NONE))
+
+    yield append
+    assert frames, "a video needs at least one frame"
+    ends = [round(100 * (index + 1) / fps) for index in range(len(frames))]
+    durations = [10 * (end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    frames[0].save(
+        path, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0
+    )
