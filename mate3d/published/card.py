@@ -143,9 +143,10 @@ def _describe_cameras(config: GeneratorConfig) -> list[str]:
     return [
         "A camera is 25 numbers: the 4x4 camera-to-world matrix row by row, then 3x3 intrinsics",
         "divided by the image size. Camera axes are OpenCV's (x right, y down, z forward); the",
-        "world has y up, and a frontal portrait looks along +z. Default cameras stand",
-        f"{rig.radius:g} from the origin and look at ({target}). Their focal length {rig.focal:g} is",
-        "that of the training cameras; the snapshot stores none.",
+        "world has y up, and a frontal portrait looks along +z.",
+        "",
+        f"Default cameras stand {rig.radius:g} from the origin and look at ({target}). Their focal",
+        f"length {rig.focal:g} is that of the training cameras; the snapshot stores none.",
     ]
 
 

@@ -47,6 +47,7 @@ _FUNCTIONS = frozenset(
         ("collections", "OrderedDict"),
         ("dnnlib.util", "EasyDict"),
         ("builtins", "set"),
+        ("__builtin__", "set"),  # protocol 2
         ("_codecs", "encode"),
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
@@ -264,7 +265,7 @@ def _read_top(data: memoryview, budget: Budget) -> dict[str, Any]:
         raise RefusedPickleError(f"it is no pickle ({_guess_format(bytes(data[:16]))})")
     top = PickleMachine(data, _SnapshotRules(budget), budget).load()
     if type(top) is not dict:
-        raise RefusedPickleError(f"it holds {shown(top)} instead of a dict of networks")
+        raise RefusedPickleError(f"it holds {type(top).__name__} instead of a dict of networks")
     return top
 
 

@@ -1,0 +1,512 @@
+"""Snapshots are read as data: every tensor, and not one byte of what they would execute."""
+
+import builtins
+import os
+import pickle
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mate3d.errors import UserError
+from mate3d.published.conversion import convert_generator
+from mate3d.published.networks import read_networks
+from mate3d.published.snapshot_reader import InertObject, read_snapshot
+from tests.eg3d import make_generator
+from tests.official_format import (
+    CLASSES,
+    Carrier,
+    build_tree,
+    make_network,
+    official_modules,
+    published_state,
+    write_snapshot,
+)
+
+SNAPSHOT = Path(__file__).parents[1] / "data" / "official_format_face_small.pkl"
+_END = b"."
+_START = b"\x80\x04"
+
+
+def refuse(path: Path, *words: str) -> str:
+    """Read a file that must be refused without any effect; return the message."""
+    modules, folder = (
+        set(sys.modules),
+        sorted(path.parent.iterdir()) if path.parent.exists() else [],
+    )
+    with pytest.raises(UserError) as info:
+        read_networks(path)
+    assert set(sys.modules) == modules
+    assert not folder or sorted(path.parent.iterdir()) == folder
+    message = str(info.value)
+    assert "\n" not in message and len(message) < 400
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def refuse_bytes(tmp_path: Path, content: bytes, *words: str) -> str:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(content)
+    return refuse(path, *words)
+
+
+def short(text: str) -> bytes:
+    encoded = text.encode()
+    return b"\x8c" + bytes([len(encoded)]) + encoded
+
+
+def name_global(module: str, name: str) -> bytes:
+    """Push a global as protocol 4 does."""
+    return short(module) + short(name) + b"\x93"
+
+
+class _Call:
+    """Pickles as the call of a function with arguments."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (os.system, ("touch executed",), "system"),
+        (builtins.eval, ("open('executed', 'w')",), "eval"),
+        (builtins.exec, ("open('executed', 'w')",), "exec"),
+        (builtins.getattr, ("", "join"), "getattr"),
+        (builtins.__import__, ("antigravity",), "__import__"),
+        (torch.load, ("executed",), "load"),
+        (np.load, ("executed",), "load"),
+        (pickle.loads, (b"cos\nsystem\n.",), "loads"),
+    ],
+)
+def test_calls_are_refused_by_name(tmp_path, monkeypatch, protocol, function, arguments, name):
+    monkeypatch.chdir(tmp_path)
+    hidden = Carrier("TriPlaneGenerator", {"_parameters": {"x": _Call(function, *arguments)}})
+    path = write_snapshot(tmp_path / "x.pkl", protocol, G_ema=hidden)
+    refuse(path, "it refers to '", name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("training.triplane", "os.system"),
+        ("torch.nn.modules.container", "torch.os.system"),
+        ("torch.nn.modules.container", "__builtins__"),
+        ("torch.nn.modules.container", "_copy_to_script_wrapper"),
+        ("collections", "OrderedDict.__reduce__"),
+        ("builtins", "set.__init__"),
+        ("torch_utils.persistence", "_module_to_src"),
+        ("training.triplane\nos", "system"),
+        ("training", "triplane"),
+        ("torch", "FloatStorage"),
+        ("os", "system\x1b[31m"),
+    ],
+)
+def test_dotted_and_neighbouring_names_are_refused(tmp_path, module, name):
+    refuse_bytes(tmp_path, _START + name_global(module, name) + _END, "it refers to")
+
+
+def test_modules_named_in_a_file_are_not_imported(tmp_path):
+    content = _START + b"}" + short("x") + name_global("training.triplane", "X") + b")\x81s" + _END
+    refuse_bytes(tmp_path, content, "none of the networks")
+    assert "training.triplane" not in sys.modules and "dnnlib" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("operations", "word"),
+    [
+        (b"\x82\x01", "EXT1"),
+        (b"\x83\x01\x00", "EXT2"),
+        (b"\x84\x01\x00\x00\x00", "EXT4"),
+        (b"Psome id\n", "PERSID"),
+        (b"(cos\nsystem\no", "'os.system'"),
+        (b"(ios\nsystem\n", "INST"),
+        (b")}\x92", "NEWOBJ_EX"),
+        (b"\x97", "NEXT_BUFFER"),
+        (b"I5\n", "INT"),
+        (b"\xff", "0xff"),
+        (b"\x8c\x02idQ", "outside the file"),
+    ],
+)
+def test_other_operations_are_refused(tmp_path, operations, word):
+    refuse_bytes(tmp_path, _START + operations + _END, word)
+
+
+@pytest.mark.parametrize(
+    ("operations", "word"),
+    [
+        (short("f") + b")R", "it calls 'f'"),
+        (name_global("collections", "OrderedDict") + b"}b", "sets the state of Global"),
+        (name_global("training.triplane", "OSGDecoder") + b")R", "it calls training.triplane."),
+        (name_global("training.triplane", "OSGDecoder") + b"K\x01\x85\x81", "passes arguments"),
+        (name_global("builtins", "set") + b")\x81", "makes an instance of builtins.set"),
+        (name_global("dnnlib.util", "EasyDict") + b")R", "it calls dnnlib.util.EasyDict"),
+        (b"}}b", "sets the state of dict"),
+        (b"]" + b"]" + b"N" + b"s", "stores items in list"),
+        (b"}K\x01a", "appends to dict"),
+        (b"})" + b"N" + b"s", "uses tuple as a key"),
+        (name_global("collections", "OrderedDict") + b"]\x85R", "passes 1 arguments"),
+        (name_global("torch._utils", "_rebuild_parameter") + b")R", "passes 0 arguments"),
+    ],
+)
+def test_calls_and_states_of_wrong_things_are_refused(tmp_path, operations, word):
+    refuse_bytes(tmp_path, _START + b"}" + operations + b"0" + _END, word)
+
+
+@pytest.mark.parametrize("state", [b"N}\x86", b"]", b"N", b"}K\x01Ns", short("x")])
+def test_objects_take_only_dicts_of_names_as_state(tmp_path, state):
+    decoder = name_global("training.triplane", "OSGDecoder") + b")\x81"
+    refuse_bytes(tmp_path, _START + decoder + state + b"b" + _END, "state is not a dict")
+
+
+def test_attributes_called_like_python_internals_stay_data(tmp_path):
+    inner = {"__class__": "x", "__dict__": {"y": 1}, "__setstate__": 3, "attributes": 4, "name": 5}
+    path = write_snapshot(tmp_path / "x.pkl", G=Carrier("T", inner))
+    network = read_snapshot(path)["G"]
+    assert type(network) is InertObject and network.name == "T"
+    assert network.attributes == inner
+
+
+def test_an_embedded_source_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tests.official_format.SOURCE", "open('executed', 'w')")
+    generator = make_generator()
+    network = make_network(generator, published_state(generator))
+    nested = Carrier("Nested", {"again": Carrier("Inner", {"_modules": {}})})
+    network.attributes["note"] = nested
+    path = write_snapshot(tmp_path / "x.pkl", G_ema=network)
+    assert b"executed" in path.read_bytes()
+    for name in ("exec", "eval", "compile", "__import__"):
+        monkeypatch.setattr(builtins, name, None)
+    networks = read_networks(path)
+    monkeypatch.undo()
+    assert set(networks) == {"G_ema"} and not (tmp_path / "executed").exists()
+
+
+def test_objects_nested_without_end_are_refused(tmp_path):
+    network = Carrier("N", {"_parameters": {}, "_buffers": {}, "_modules": {}})
+    for _ in range(100):
+        parts = {"_parameters": {}, "_buffers": {}, "_modules": {"a": network}}
+        network = Carrier("N", parts)
+    refuse(write_snapshot(tmp_path / "x.pkl", G_ema=network), "nested deeper than 32")
+
+
+def test_parts_that_double_at_each_level_are_refused(tmp_path):
+    network = Carrier("N", {"_parameters": {}, "_buffers": {}, "_modules": {}})
+    for _ in range(30):
+        parts = {"_parameters": {}, "_buffers": {}, "_modules": {"a": network, "b": network}}
+        network = Carrier("N", parts)
+    refuse(write_snapshot(tmp_path / "x.pkl", G_ema=network), "repeat without end")
+
+
+def test_a_part_that_contains_itself_is_refused(tmp_path):
+    decoder = CLASSES["OSGDecoder"]()
+    decoder.__dict__.update(_parameters={}, _buffers={}, _modules={"self": decoder})
+    refuse(write_snapshot(tmp_path / "x.pkl", G_ema=decoder), "nested deeper than 32")
+
+
+def test_deeply_nested_lists_and_tuples_are_only_data(tmp_path):
+    depth = 100_000
+    content = _START + b"}" + short("x") + b")" + b"\x85" * depth + b"s" + _END
+    refuse_bytes(tmp_path, content, "none of the networks")
+    content = _START + b"}" + b")" + b"\x85" * depth + b"Ns" + _END
+    refuse_bytes(tmp_path, content, "uses tuple as a key")
+
+
+def test_too_many_operations_are_refused(tmp_path):
+    refuse_bytes(tmp_path, _START + b"]0" * 1_100_000 + b"}" + _END, "more operations")
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        b"\x8e" + struct.pack("<Q", 2**62),
+        b"\x8d" + struct.pack("<Q", 2**63 - 1),
+        b"B" + struct.pack("<I", 2**32 - 1),
+        b"X" + struct.pack("<I", 2**31),
+    ],
+)
+def test_lengths_beyond_the_file_take_no_memory(tmp_path, operations):
+    refuse_bytes(tmp_path, _START + operations + b"abc" + _END, "cut short")
+
+
+def test_memo_places_far_apart_take_no_memory(tmp_path):
+    content = _START + b"}r" + struct.pack("<I", 2**32 - 1) + _END
+    refuse_bytes(tmp_path, content, "none of the networks")
+
+
+def test_every_truncation_is_refused(tmp_path):
+    content = SNAPSHOT.read_bytes()
+    draws = np.random.default_rng(0)
+    for size in [0, 1, 2, 3, 100, *draws.integers(4, len(content) - 1, 8).tolist()]:
+        refuse_bytes(tmp_path, content[:size])
+
+
+def test_damaged_files_give_data_or_one_line(tmp_path):
+    generator = make_generator()
+    network = make_network(generator, published_state(generator))
+    content = write_snapshot(tmp_path / "x.pkl", G_ema=network).read_bytes()
+    draws = np.random.default_rng(1)
+    num_refused = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for position in draws.integers(0, len(damaged), 3):
+            damaged[position] = draws.integers(256)
+        (tmp_path / "x.pkl").write_bytes(damaged)
+        try:
+            convert_generator(read_networks(tmp_path / "x.pkl")["G_ema"])
+        except UserError as error:
+            assert "\n" not in str(error)
+            num_refused += 1
+    assert num_refused > 20
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"PK\x03\x04" + bytes(30), "zip archive"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "PNG"),
+        (struct.pack("<Q", 60) + b'{"a":{}}', "safetensors"),
+        (b"plain text", "it is no pickle"),
+        (b"\x80\x09}.", "protocol 9"),
+        (pickle.dumps([1, 2]), "list instead of a dict"),
+        (pickle.dumps({"D_x": 1, "b": None}), "it holds D_x, b"),
+        (pickle.dumps({"G_ema": None}), "none of the networks G, G_ema, D, D_semantic"),
+    ],
+)
+def test_other_files_are_told_apart(tmp_path, content, words):
+    refuse_bytes(tmp_path, content, words)
+
+
+def test_missing_files_and_folders_are_told_apart(tmp_path):
+    refuse(tmp_path / "none" / "x.pkl", "not found")
+    refuse(tmp_path, "a folder, not a file")
+
+
+def test_torch_files_are_refused(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"G_ema": torch.zeros(2)}, path)
+    refuse(path, "zip archive")
+    torch.save({"G_ema": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    refuse(path, "int instead of a dict")
+
+
+def test_networks_without_modules_attributes_are_refused(tmp_path):
+    refuse(write_snapshot(tmp_path / "x.pkl", G_ema=Carrier("T", {})), "G_ema is not a network")
+    odd = Carrier("T", {"_parameters": {"w": 3}, "_buffers": {}, "_modules": {}})
+    refuse(write_snapshot(tmp_path / "x.pkl", G_ema=odd), "w is a int")
+
+
+# Tensors.
+
+
+def read_tensor(path: Path, tensor) -> torch.Tensor:
+    write_snapshot(path, G=build_tree({}, "T", {"t": tensor}))
+    return read_networks(path)["G"].attributes["t"]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8"],
+)
+def test_tensors_of_all_types_come_back(tmp_path, dtype):
+    tensor = torch.arange(24).reshape(2, 3, 4).to(getattr(torch, dtype))
+    found = read_tensor(tmp_path / "x.pkl", tensor)
+    assert found.dtype == tensor.dtype
+    torch.testing.assert_close(found, tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[1:, ::2],
+        lambda x: x.T,
+        lambda x: x[2, 3],
+        lambda x: x[:0],
+        lambda x: x.bool(),
+        lambda x: torch.as_strided(x, (3, 2), (1, 2), 5),
+        lambda x: x[:1].expand(5, -1),
+    ],
+)
+def test_views_keep_offset_strides_and_values(tmp_path, view):
+    tensor = view(torch.arange(20.0).reshape(4, 5))
+    found = read_tensor(tmp_path / "x.pkl", tensor)
+    assert found.stride() == tensor.stride() and torch.equal(found, tensor)
+
+
+def test_torch_reads_what_the_writer_wrote(tmp_path):
+    generator = make_generator()
+    state = published_state(generator)
+    path = write_snapshot(tmp_path / "x.pkl", G=make_network(generator, state))
+    found = read_networks(path)["G"].state
+    assert list(found) == list(build_order(state))
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def build_order(state):
+    """Return names as torch lists them: a module's tensors, then its children's."""
+    root = torch.nn.Module()
+    for name, tensor in state.items():
+        module = root
+        *path, last = name.split(".")
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, torch.nn.Module())
+            module = module._modules[part]
+        if last in ("resample_filter", "noise_const", "w_avg"):
+            module.register_buffer(last, tensor)
+        else:
+            module.register_parameter(last, torch.nn.Parameter(tensor, requires_grad=False))
+    return root.state_dict()
+
+
+class _Tensor:
+    """Pickles as a tensor with any offset, shape and strides."""
+
+    def __init__(self, storage, offset, size, stride):
+        self.arguments = (storage, offset, size, stride, False, {})
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+class _Stream:
+    """Pickles as a storage given by its bytes."""
+
+    def __init__(self, content: bytes):
+        self.content = content
+
+    def __reduce__(self):
+        return torch.storage._load_from_bytes, (self.content,)
+
+
+def make_stream(
+    count: int = 4, announced: int | None = None, stored: int | None = None, **changes: bytes
+) -> bytes:
+    """Return a legacy stream of float32 zeros with some parts replaced."""
+    announced = count if announced is None else announced
+    reference = b"\x80\x02(" + b"X\x07\x00\x00\x00storage" + b"ctorch\nFloatStorage\n"
+    number = b"\x8a\x09" + announced.to_bytes(9, "little", signed=True)
+    reference += b"X\x01\x00\x00\x000" + b"X\x06\x00\x00\x00cuda:0" + number + b"NtQ."
+    parts = {
+        "magic": pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+        "protocol": pickle.dumps(1001, 2),
+        "system": pickle.dumps({"protocol_version": 1001, "little_endian": True}, 2),
+        "reference": reference,
+        "keys": pickle.dumps(["0"], 2),
+        "count": struct.pack("<q", announced if stored is None else stored),
+        "data": bytes(4 * count),
+    }
+    return b"".join((parts | changes).values())
+
+
+def refuse_tensor(tmp_path: Path, tensor, *words: str) -> None:
+    path = tmp_path / "x.pkl"
+    write_snapshot(path, G=build_tree({}, "T", {"t": tensor}))
+    refuse(path, *words)
+
+
+def test_a_handwritten_stream_is_read_wherever_it_was_stored(tmp_path):
+    tensor = _Tensor(_Stream(make_stream()), 0, (2, 2), (2, 1))
+    assert torch.equal(read_tensor(tmp_path / "x.pkl", tensor), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [
+        (0, (5,), (1,)),
+        (1, (4,), (1,)),
+        (0, (2, 2), (3, 1)),
+        (5, (), ()),
+        (5, (0,), (1,)),
+        (-1, (2,), (1,)),
+        (0, (-1,), (1,)),
+        (3, (2,), (-1,)),
+        (0, (2, 2), (1,)),
+        (0, (1.5,), (1,)),
+        (0, [2], [1]),
+        (0, (2**62,), (0,)),
+        (0, (2**61, 2**61), (0, 0)),
+        (0, (0, 2**61), (0, 0)),
+        (0, (10**9,), (0,)),
+        (0, (1000, 1000), (0, 0)),
+        (0, (1,) * 40, (0,) * 40),
+    ],
+)
+def test_tensors_that_do_not_fit_their_storage_are_refused(tmp_path, offset, size, stride):
+    refuse_tensor(tmp_path, _Tensor(_Stream(make_stream()), offset, size, stride), "is refused")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"count": 4, "announced": 2**40}, "cut short"),
+        ({"count": 4, "announced": 2**62}, "cut short"),
+        ({"count": 4, "announced": -1}, "has -1 elements"),
+        ({"count": 4, "announced": 5}, "cut short"),
+        ({"count": 4, "stored": 3}, "announces 4 elements and stores 3"),
+        ({"data": bytes(8)}, "cut short"),
+        ({"magic": pickle.dumps(7)}, "not a stream of torch.save"),
+        ({"protocol": pickle.dumps(7)}, "not a stream of torch.save"),
+        ({"magic": b"PK\x03\x04"}, "zip archive"),
+        ({"system": pickle.dumps({"little_endian": False})}, "little-endian"),
+        ({"keys": pickle.dumps(["1"])}, "no storage"),
+        ({"reference": pickle.dumps(5)}, "no storage"),
+        ({"reference": b"\x80\x02cos\nsystem\n)R."}, "'os.system' is not a storage"),
+        ({"reference": b"\x80\x02ctorch\nload\n)R."}, "'torch.load' is not a storage"),
+        ({"reference": b"\x80\x02ctorch\nFloatStorage\n)R."}, "calls torch.FloatStorage"),
+        ({"reference": b"\x80\x02ctorch\nFloatStorage\n)\x81."}, "an instance of torch.Float"),
+        ({"reference": b"\x80\x02}}b."}, "sets the state of dict"),
+        ({"reference": b"\x80\x02NQ."}, "refers to something"),
+    ],
+)
+def test_storage_streams_are_read_as_strictly(tmp_path, changes, words):
+    stream = _Stream(make_stream(**changes))
+    refuse_tensor(tmp_path, _Tensor(stream, 0, (2,), (1,)), words)
+
+
+def test_a_storage_read_over_and_over_is_refused(tmp_path):
+    content = make_stream(500_000)
+    tensors = [_Tensor(_Stream(content), 0, (2,), (1,)) for _ in range(4)]
+    refuse_tensor(tmp_path, tensors, "far more data than its size")
+
+
+def test_one_tensor_under_many_names_is_refused(tmp_path):
+    state = {f"w{index}": torch.zeros(1000) for index in range(4000)}
+    shared = torch.zeros(1000)
+    tree = build_tree(dict.fromkeys(state, shared), "T", {})
+    parameter = next(iter(tree.attributes["_parameters"].values()))
+    tree.attributes["_parameters"] = dict.fromkeys(state, parameter)
+    refuse(write_snapshot(tmp_path / "x.pkl", G=tree), "unfolds to 16000000 bytes")
+
+
+def test_small_things_come_back_as_plain_values(tmp_path):
+    values = {"a": np.float64(0.25), "b": np.float32(0.5), "c": np.int64(-3), "d": np.bool_(True)}
+    values |= {"e": {1, 2}, "f": (1, [2.5, None]), "g": -70000, "h": 2**40, "i": "é"}
+    path = write_snapshot(tmp_path / "x.pkl", G=build_tree({}, "T", {"values": values}))
+    found = read_networks(path)["G"].attributes["values"]
+    assert found == values
+    assert {type(found[key]) for key in "abcd"} == {float, int, bool}
+    array = write_snapshot(tmp_path / "y.pkl", x=np.zeros(3), G=build_tree({}, "T", {}))
+    assert read_snapshot(array)["x"].name == "ndarray"
+
+
+def test_objects_of_numpy_are_refused(tmp_path):
+    for value in (np.array([object()], dtype=object), np.datetime64("2020-01-01"), np.str_("x")):
+        path = tmp_path / "x.pkl"
+        with official_modules(), path.open("wb") as file:
+            try:
+                pickle.dump({"x": value}, file, 4)
+            except (AttributeError, pickle.PicklingError):
+                continue
+        refuse(path)
