@@ -1,7 +1,6 @@
 """Models that load from a folder or a hub id, save to a folder, and go to the hub."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -13,9 +12,9 @@ from mate3d.errors import UserError
 from mate3d.hub import hub_errors, is_hub_id
 from mate3d.storage import (
     atomic_folder,
-    check_state_fits,
     config_from_dict,
     config_to_dict,
+    load_state_strictly,
     load_weights,
     save_weights,
 )
@@ -102,13 +101,8 @@ class PretrainedModel(
     def _load(cls: type[ModelT], folder: Path, device: str | torch.device) -> ModelT:
         if not (folder / CONFIG_FILE).is_file():
             raise UserError(f"no checkpoint at {folder}: {CONFIG_FILE} not found")
-        build = _reader(folder / CONFIG_FILE, cls)
-        state = load_weights(folder / GENERATOR_FILE)
-        # Sizes are checked against the file before memory is given to a config's wishes.
-        with torch.device("meta"):
-            check_state_fits(build(), state, str(folder))
-        model = build()
-        model.load_state_dict(state)
+        model = _build(folder / CONFIG_FILE, cls)
+        load_state_strictly(model, load_weights(folder / GENERATOR_FILE), str(folder))
         if (folder / CARD_FILE).is_file():
             model.card = (folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
         model.license = _read_license(folder / HUB_CARD_FILE)
@@ -134,8 +128,9 @@ class PretrainedModel(
         Raises:
             UserError: If the folder holds files that are not a checkpoint's.
         """
-        _check_replaceable(Path(save_directory))
-        with atomic_folder(save_directory) as temporary:
+        folder = Path(save_directory).expanduser().absolute()
+        _check_replaceable(folder)
+        with atomic_folder(folder) as temporary:
             write_model_files(temporary, self, card=card or self.card, dtype=dtype)
             self.generate_model_card(card=card, license=license).save(temporary / HUB_CARD_FILE)
 
@@ -249,8 +244,8 @@ def _download(
     return Path(folder)
 
 
-def _reader(path: Path, model_type: type[ModelT]) -> Callable[[], ModelT]:
-    """Return what builds a model of random weights from a config file."""
+def _build(path: Path, model_type: type[ModelT]) -> ModelT:
+    """Return a model of random weights as a config file describes it."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         version = document.get("format_version", FORMAT_VERSION)
@@ -258,21 +253,23 @@ def _reader(path: Path, model_type: type[ModelT]) -> Callable[[], ModelT]:
             raise UserError(f"{path} has format_version {version}; known is {FORMAT_VERSION}")
         config = config_from_dict(model_type.config_type, document["generator"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a generator config: {error!r}") from None
+        raise UserError(f"{path} is not a generator config: {_one_line(error)}") from None
+    try:
+        return model_type(config)
+    except UserError:
+        raise
+    # Whatever a constructor says to values of a wrong type or an impossible size.
+    except Exception as error:
+        raise UserError(f"{path} describes no generator: {_one_line(error)}") from None
 
-    def build() -> ModelT:
-        try:
-            return model_type(config)
-        except UserError:
-            raise
-        # Whatever a constructor says to values of a wrong type or size.
-        except Exception as error:
-            raise UserError(f"{path} describes no generator: {error!r}") from None
 
-    return build
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _check_replaceable(folder: Path) -> None:
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose another folder")
     if folder.is_dir():
         others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
         if others:

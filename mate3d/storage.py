@@ -106,8 +106,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     }
 
 
-def check_state_fits(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Compare a module's tensors with others; every name and shape must fit.
+def load_state_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors into a module; every name and shape must fit.
 
     Raises:
         UserError: Listing missing, unexpected and misshapen tensors.
@@ -124,9 +124,4 @@ def check_state_fits(module: nn.Module, state: Mapping[str, Tensor], source: str
         parts = {"missing": missing, "unexpected": unexpected, "wrong shape": misshapen}
         detail = "; ".join(f"{kind}: {names[:4]}" for kind, names in parts.items() if names)
         raise UserError(f"{source} does not fit its config ({detail})")
-
-
-def load_state_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors into a module; every name and shape must fit, see `check_state_fits`."""
-    check_state_fits(module, state, source)
     module.load_state_dict(state)

@@ -87,6 +87,8 @@ def test_saving_replaces_a_checkpoint_but_never_other_files(tiny_generator, tmp_
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match=r"notes\.txt"):
         tiny_generator.save_pretrained(folder, card="# Newer\n")
+    with pytest.raises(UserError, match="is a file"):
+        tiny_generator.save_pretrained(folder / "notes.txt")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -209,8 +211,9 @@ def test_path_that_is_no_folder_is_refused(hub, tmp_path):
 def test_config_that_describes_no_such_generator_is_refused(tiny_generator, tmp_path, text):
     save_generator(tmp_path / "model", tiny_generator)
     (tmp_path / "model" / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match="model"):
+    with pytest.raises(UserError, match=r"model/config\.yaml") as caught:
         load_generator(tmp_path / "model")
+    assert "\n" not in str(caught.value)
 
 
 def test_push_sends_the_four_files_and_the_hub_gives_them_back(hub, tiny_generator, tmp_path):
