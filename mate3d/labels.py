@@ -126,6 +126,19 @@ def get_label_set(name: str) -> LabelSet:
     return _LABEL_SETS[name]
 
 
+def get_mask_label_set(name: str) -> LabelSet:
+    """Return a label set that masks can follow.
+
+    Raises:
+        UserError: If the name is unknown, or the set has no classes.
+    """
+    label_set = get_label_set(name)
+    if label_set.num_classes == 0:
+        allowed = ", ".join(one.name for one in _LABEL_SETS.values() if one.num_classes > 0)
+        raise UserError(f"label set '{name}' has no classes for masks; use one of: {allowed}")
+    return label_set
+
+
 def one_hot_mask(
     label_map: Tensor,  # [B, H, W] integer
     num_classes: int,

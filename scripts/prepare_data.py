@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mate3d.errors import UserError
-from mate3d.labels import get_label_set
+from mate3d.labels import get_mask_label_set
 from mate3d.procedural.portraits import ProceduralPortraits
 from mate3d.visualize import to_uint8
 from scripts._entry import run
@@ -32,7 +32,7 @@ def _prepare(config: DictConfig) -> None:
     for option, minimum in _MINIMA.items():
         if config[option] < minimum:
             raise UserError(f"option {option}={config[option]} must be at least {minimum}")
-    label_set = get_label_set(config.dataset.label_set)
+    label_set = get_mask_label_set(config.dataset.label_set)
     starts = range(0, config.num_images, config.batch_size)
     batches = [range(s, min(s + config.batch_size, config.num_images)) for s in starts]
     make = partial(instantiate(config.dataset.maker), resolution=config.resolution)

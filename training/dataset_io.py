@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mate3d.errors import UserError
-from mate3d.labels import LabelSet, get_label_set, save_label_map
+from mate3d.labels import LabelSet, get_mask_label_set, save_label_map
 
 CAMERA_CONVENTION = "opencv"
 INDEX_NAME = "dataset.json"
@@ -151,7 +151,7 @@ def _parse_index(content: bytes, where: str) -> DatasetIndex:
     convention = index.get("camera_convention")
     if convention != CAMERA_CONVENTION:
         raise UserError(f"{where}: camera_convention is {convention!r}; use '{CAMERA_CONVENTION}'")
-    label_set = get_label_set(str(index.get("label_set")))
+    label_set = get_mask_label_set(str(index.get("label_set")))
     cameras = dict(_parse_camera(entry, where) for entry in index["labels"])
     names = tuple(sorted(cameras))
     captions = index.get("captions") or {}

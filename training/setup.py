@@ -43,10 +43,8 @@ def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:
     """Compare the model's labels with the data set's.
 
     Raises:
-        UserError: If they differ, or there are none.
+        UserError: If they differ.
     """
-    if config.label_set == "unlabelled":
-        raise UserError("model.generator.label_set=unlabelled; training needs labels")
     if config.label_set != label_set.name:
         raise UserError(
             f"the data set's labels are {label_set.name}, the model's {config.label_set}; "

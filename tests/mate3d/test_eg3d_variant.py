@@ -13,6 +13,7 @@ from mate3d.checkpoint import load_generator, save_generator
 from mate3d.density_decoder import DensityDecoder
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.labels import get_label_set, get_mask_label_set
 from mate3d.mesh import extract_mesh
 from mate3d.rays import sample_rays
 from mate3d.renderer import RenderingConfig, render_field
@@ -212,6 +213,12 @@ def test_one_tri_plane_trains_from_colour_and_from_geometry(cameras):
 def test_options_that_contradict_each_other_are_named(changes, message):
     with pytest.raises(UserError, match=message):
         make_generator(**changes)
+
+
+def test_masks_cannot_be_unlabelled():
+    assert get_label_set("unlabelled").num_classes == 0
+    with pytest.raises(UserError, match="no classes for masks; use one of: catmask_hq, celeb"):
+        get_mask_label_set("unlabelled")
 
 
 def test_generators_without_distances_of_labels_cannot_be_edited(eg3d, ws, tmp_path, capsys):
