@@ -4,6 +4,7 @@ The objects pickle as those of the releases do: networks as calls that carry the
 parts as instances of classes to import. The sources raise if anything runs them.
 """
 
+import dataclasses
 import pickle
 import sys
 import types
@@ -17,11 +18,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mate3d.cameras import CameraRig
 from mate3d.generator import Generator, GeneratorConfig
+from tests.golden import FACE_CONFIG
 
 SOURCE = "raise RuntimeError('embedded source must not run')\n"
 _BUFFERS = ("resample_filter", "noise_const", "w_avg", "sigmoid_beta")
 _LEGACY_AXES = ((0, 1, 2), (0, 2, 1), (2, 0, 1))
+
+# Six labels, and no size that the developers' snapshot has.
+CAT_CONFIG = dataclasses.replace(
+    FACE_CONFIG,
+    label_set="catmask_hq",
+    z_dim=16,
+    w_dim=20,
+    mapping_layers=3,
+    plane_resolution=16,
+    channel_base=256,
+    channel_max=20,
+    sr_channels=(12, 6),
+    beta=0.1,
+    camera_rig=CameraRig(target=(0.0, 0.0, -0.06)),
+    rendering=dataclasses.replace(FACE_CONFIG.rendering, near=2.2, num_fine_samples=9),
+)
 
 
 def _reconstruct_persistent_obj(meta):

@@ -19,6 +19,7 @@ from mate3d.published.verify import Expected, comparison_picture, load_expected,
 from tests.eg3d import make_generator
 from tests.golden import FACE_CONFIG, assert_golden, golden_face, make_golden_generator, sub_state
 from tests.official_format import (
+    CAT_CONFIG,
     build_tree,
     make_network,
     published_state,
@@ -29,21 +30,6 @@ from tests.official_format import (
 DATA = Path(__file__).parents[1] / "data"
 SNAPSHOT = DATA / "official_format_face_small.pkl"
 EXPECTED = DATA / "official_format_face_small_expected.safetensors"
-
-CAT_CONFIG = dataclasses.replace(
-    FACE_CONFIG,
-    label_set="catmask_hq",
-    z_dim=16,
-    w_dim=20,
-    mapping_layers=3,
-    plane_resolution=16,
-    channel_base=256,
-    channel_max=20,
-    sr_channels=(12, 6),
-    beta=0.1,
-    camera_rig=CameraRig(target=(0.0, 0.0, -0.06)),
-    rendering=dataclasses.replace(FACE_CONFIG.rendering, near=2.2, num_fine_samples=9),
-)
 
 
 @pytest.fixture(scope="module")
