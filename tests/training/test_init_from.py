@@ -18,6 +18,7 @@ from mate3d.published.networks import PublishedNetwork, read_networks
 from mate3d.sdf_losses import sdf_consistency_loss
 from scripts import prepare_data, train
 from tests.eg3d import EG3D, make_generator
+from tests.official_format import make_network, published_state, write_snapshot
 from training.init_from import (
     InitSource,
     initialize_networks,
@@ -356,9 +357,9 @@ def cats(tmp_path_factory) -> Path:
     return folder / "data"
 
 
-def _save_script_source(folder: Path) -> None:
-    """Write an EG3D checkpoint of debug=tiny's sizes."""
-    generator = make_generator(
+def _make_script_source() -> Generator:
+    """Return an EG3D generator of debug=tiny's sizes."""
+    return make_generator(
         z_dim=32,
         w_dim=32,
         plane_resolution=16,
@@ -371,11 +372,10 @@ def _save_script_source(folder: Path) -> None:
         resolution=32,
         sr_channels=(16, 8),
     )
-    save_generator(folder, generator)
 
 
 def test_script_starts_from_a_checkpoint_and_resumes_without_it(cats, tmp_path, capsys):
-    _save_script_source(tmp_path / "eg3d")
+    save_generator(tmp_path / "eg3d", _make_script_source())
     words = ["debug=tiny", f"data={cats}", f"output={tmp_path / 'run'}"]
     words += [f"init_from={tmp_path / 'eg3d'}"]
     train.main([*words, "train.total_kimg=0.004"])
@@ -386,6 +386,19 @@ def test_script_starts_from_a_checkpoint_and_resumes_without_it(cats, tmp_path, 
     (tmp_path / "eg3d" / "config.yaml").unlink()
     train.main([*words, "train.total_kimg=0.008", "resume=true"])
     assert "perturbed" not in capsys.readouterr().out
+
+
+def test_script_starts_from_a_published_eg3d_file(cats, tmp_path, capsys):
+    source = _make_script_source()
+    network = make_network(source, published_state(source))
+    path = write_snapshot(tmp_path / "ffhq.pkl", G_ema=network)
+    words = ["debug=tiny", f"data={cats}", f"output={tmp_path / 'run'}", "train.total_kimg=0.004"]
+    train.main([*words, f"init_from={path}", "optimizer.generator_lr=0.0"])
+    output = capsys.readouterr().out
+    assert "of the shape branch from the source's one branch" in output
+    state = load_generator(tmp_path / "run" / "checkpoint").state_dict()
+    rows = source.decoder.density_head[2].weight[1:]
+    assert torch.equal(state["decoder.color_head.2.weight"], rows)
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.pkl"])
