@@ -15,6 +15,8 @@ from mate3d.field import sdf_gradient
 from mate3d.generator import Generator
 from mate3d.mapping import latents_from_seeds
 from mate3d.published.networks import PublishedNetwork, read_networks
+from mate3d.rays import sample_rays
+from mate3d.renderer import render_field
 from mate3d.sdf_losses import sdf_consistency_loss
 from scripts import prepare_data, train
 from tests.eg3d import EG3D, make_generator
@@ -109,6 +111,18 @@ def test_colours_are_the_source_s(started):
     source = head_of(make_generator(), 20).sample(random_points())
     ours = head_of(started.generator, 20).sample(random_points())
     torch.testing.assert_close(ours.features, source.features)
+
+
+def test_pictures_look_like_the_source_s():
+    networks = make_networks(dataclasses.replace(MODEL, beta=0.01))
+    initialize_networks(networks, make_source())
+    rays, correlations = sample_rays(make_camera(yaw=0.2), 16), []
+    for seed in (20, 21, 22):
+        heads = head_of(make_generator(), seed), head_of(networks.generator, seed)
+        views = [render_field(head, *rays, EG3D.rendering).feature_image[0, :3] for head in heads]
+        pixels = torch.stack([view.detach().flatten() for view in views])
+        correlations.append(torch.corrcoef(pixels)[0, 1])
+    assert torch.stack(correlations).mean() > 0.7
 
 
 def test_one_branch_with_distances_starts_the_same_way():
