@@ -91,7 +91,6 @@ def make_card(
         verification: Lines of the comparison with recorded values; empty if none was made.
     """
     config = conversion.generator.config
-    report = report_lines(conversion, snapshot, network)
     facts = {
         "file": f"`{Path(source).name}`",
         "size": f"{Path(source).stat().st_size} bytes",
@@ -100,15 +99,11 @@ def make_card(
         "stored as": dtype,
         "made by": "`python -m scripts.convert_checkpoint`; nothing in the file was executed",
     }
-    if verification:
-        verified = [*_fenced(verification), "", "Every error is within what is allowed."]
-    else:
-        verified = ["Not compared with recorded values (`verify=`)."]
     sections: dict[str, list[str]] = {
         "Source": ["| | |", "|---|---|", *(f"| {key} | {text} |" for key, text in facts.items())],
         "License": [_LICENSE_NOTE],
-        "What was converted": _fenced(report),
-        "Verification": verified,
+        "What was converted": _fenced(report_lines(conversion, snapshot, network)),
+        "Verification": _describe_verification(verification),
         "Labels": _describe_labels(conversion),
         "Cameras": _describe_cameras(config),
         "Compatibility": _describe_compatibility(config),
@@ -116,6 +111,12 @@ def make_card(
     parts = [f"# Generator converted from {Path(source).name}"]
     parts += ["\n".join([f"## {title}", "", *lines]) for title, lines in sections.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_verification(lines: list[str]) -> list[str]:
+    if not lines:
+        return ["Not compared with recorded values (`verify=`)."]
+    return [*_fenced(lines), "", "Every error is within what is allowed."]
 
 
 def _fenced(lines: list[str]) -> list[str]:

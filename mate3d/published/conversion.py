@@ -53,13 +53,7 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
     unexpected = [name for name in network.state if _is_unexpected(name, expected)]
     missing = sorted(set(expected) - set(renamed))
     problems = [*inferred.problems, *_broken_values(renamed)]
-    misshapen = [
-        f"{name} {tuple(renamed[name].shape)} instead of {tuple(expected[name])}"
-        for name in renamed.keys() & expected.keys()
-        if renamed[name].shape != expected[name]
-    ]
-    if misshapen:
-        raise UserError(f"{network.class_name} has tensors of other shapes: {_some(misshapen)}")
+    _check_shapes(renamed, expected, network.class_name)
     if strict and (unexpected or missing or problems):
         parts = {"unexpected tensors": unexpected, "missing tensors": missing, "": problems}
         found = [f"{kind} {_some(names)}".strip() for kind, names in parts.items() if names]
@@ -103,6 +97,18 @@ def _expected_shapes(config: GeneratorConfig) -> dict[str, torch.Size]:
     # On the meta device no memory is taken before shapes were compared.
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in Generator(config).state_dict().items()}
+
+
+def _check_shapes(
+    state: dict[str, Tensor], expected: dict[str, torch.Size], class_name: str
+) -> None:
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name])}"
+        for name in state
+        if name in expected and state[name].shape != expected[name]
+    ]
+    if misshapen:
+        raise UserError(f"{class_name} has tensors of other shapes: {_some(misshapen)}")
 
 
 def _broken_values(state: dict[str, Tensor]) -> list[str]:

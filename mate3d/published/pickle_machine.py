@@ -72,7 +72,8 @@ class Rules(Protocol):
 
 def shown(value: object) -> str:
     """Write something that a file holds so that a message can show it: short, ASCII."""
-    text = ascii(value) if isinstance(value, str | int | float) else type(value).__name__
+    is_plain = isinstance(value, str | int | float | None)
+    text = ascii(value) if is_plain else type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -288,8 +288,7 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("backbone.synthesis.b8.conv1.conv_clamp", 256, "the backbone has no clamp here"),
-        ("superresolution.block0.conv0.conv_clamp", None, "256 is known"),
+        ("backbone.synthesis.b8.conv1.conv_clamp", 256, "the backbone has none here"),
         ("decoder.net_tex.0.bias_gain", 0.5, "the decoder's is 1 here"),
         ("backbone.synthesis.b8.architecture", "resnet", "skip is known"),
         ("neural_rendering_resolution", None, "neural_rendering_resolution is None"),
@@ -305,6 +304,15 @@ def test_layers_built_otherwise_are_errors(networks, name, value, message):
         message = "has no rendering_kwargs"
     with pytest.raises(UserError, match=message):
         generator_config(changed)
+
+
+def test_a_super_resolution_without_clamp_is_noted(networks):
+    names = [n for n in networks["G_ema"].attributes if "superres" in n and "conv_clamp" in n]
+    attributes = networks["G_ema"].attributes | dict.fromkeys(names)
+    inferred = infer_generator(dataclasses.replace(networks["G_ema"], attributes=attributes))
+    (note,) = inferred.notes
+    assert note.startswith("conv_clamp is None; 256 is used here (in superresolution.block0")
+    assert inferred.problems == []
 
 
 def test_other_label_counts_are_refused(networks):
