@@ -1,0 +1,99 @@
+"""Low precision where it saves time and does no harm: inside the networks."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mate3d.field import Field, FieldSamples
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where networks run and how precisely.
+
+    Rays, depths and compositing always stay in float32: half precision moves pixels and bands
+    depth.
+
+    Args:
+        device: Of generator, cameras and results.
+        dtype: torch.float32, torch.bfloat16 or torch.float16.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which networks run."""
+        is_low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if is_low else None, enabled=is_low)
+
+
+@dataclass(frozen=True)
+class LowPrecisionField:
+    """A field whose networks run in low precision, with results in float32.
+
+    Args:
+        field: Any field.
+        precision: Of its networks.
+    """
+
+    field: Field
+    precision: Precision
+
+    @property
+    def background(self) -> Tensor | None:
+        """See `Field`."""
+        return self.field.background
+
+    @property
+    def device(self) -> torch.device:
+        """See `Field`."""
+        return self.field.device
+
+    def sample(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> FieldSamples:
+        """See `Field`."""
+        with self.precision.autocast():
+            values = self.field.sample(points)
+        return FieldSamples(values.features.float(), values.sdf.float(), values.class_sdf.float())
+
+    def sdf(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 1]
+        """See `Field`."""
+        with self.precision.autocast():
+            return self.field.sdf(points).float()
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...]
+        """See `Field`."""
+        return self.field.density(sdf)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Run a block with the algorithms that give the same bits each time.
+
+    On a CPU they always do. On a GPU some convolutions and sums do not, and matrix products only
+    with a fixed workspace, which must be chosen before the first one of the process.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    was_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=only_warned)

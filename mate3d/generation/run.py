@@ -1,0 +1,232 @@
+"""From options to files: heads one at a time, all views of a head from one set of planes."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mate3d.atomic_file import atomic_file
+from mate3d.camera_paths import View, make_rig, make_views
+from mate3d.errors import UserError
+from mate3d.generation.heads import Head, HeadMaker
+from mate3d.generation.metadata import METADATA_FILE, FileList, write_metadata
+from mate3d.generation.options import GenerationOptions
+from mate3d.generation.pictures import ContactSheet, PictureMaker, save_depth_values
+from mate3d.generation.precision import Precision, repeatable
+from mate3d.generation.rendering import ViewRenderer, move_range
+from mate3d.generator import Generator, RenderOutput
+from mate3d.mesh import write_meshes
+from mate3d.video import open_videos
+
+# Columns of a sheet where views do not decide: heads with one view, moments of a video.
+_SHEET_COLUMNS = 8
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What becomes one video, or the stills of one head.
+
+    Args:
+        name: Start of its file names.
+        shots: Heads and what they are seen from; on an interpolation heads are made on the way.
+        head: The only head, if there is only one.
+    """
+
+    name: str
+    shots: Iterator[tuple[Head, View]]
+    head: Head | None
+
+
+class GenerationRun:
+    """Everything that a user asked for, checked and ready to be rendered.
+
+    Args:
+        generator: Frozen, on the device to use.
+        options: What to make.
+
+    Raises:
+        UserError: If something is out of range or not possible with this generator.
+    """
+
+    def __init__(self, generator: Generator, options: GenerationOptions):
+        config = generator.config
+        options.check_generator(config)
+        self.generator, self.options = generator, options
+        self.kinds = options.picture_kinds(config)
+        self.views = make_views(options.views)
+        if options.interpolate and not options.views.is_video:
+            self.views = self.views * options.views.num_frames
+        self.rig = make_rig(options.views, config.camera_rig)
+        rendering = move_range(config.rendering, self.rig, config.camera_rig)
+        device = next(generator.parameters()).device
+        precision = Precision(device, getattr(torch, options.dtype))
+        self._maker = HeadMaker(
+            generator, precision, options.truncation_psi, options.truncation_cutoff
+        )
+        self._renderer = ViewRenderer(
+            generator,
+            precision,
+            rendering,
+            options.neural_rendering_resolution or config.neural_rendering_resolution,
+            with_normals="normals" in self.kinds,
+        )
+        self._pictures = PictureMaker(generator.label_set, rendering, config.resolution)
+        self._sheets: dict[str, ContactSheet] = {}
+
+    @property
+    def num_views(self) -> int:
+        """How many views `write` renders."""
+        return self._num_heads * len(self.views)
+
+    def write(
+        self,
+        folder: str | Path,
+        *,
+        source: str = "",
+        on_view: Callable[[], object] = lambda: None,
+    ) -> list[Path]:
+        """Render and write all files; each appears complete or not at all, the metadata last.
+
+        Args:
+            folder: Made if it is missing; files of the same names are replaced.
+            source: Where the generator came from, for the metadata.
+            on_view: Called after each view, for progress.
+
+        Returns:
+            The files written.
+
+        Raises:
+            UserError: If a file cannot be written or a head has no surface to write.
+        """
+        files = FileList(Path(folder))
+        _remove_old_metadata(files.folder)
+        self._sheets = self._make_sheets()
+        write_strip = self._write_video if self.options.has_videos else self._write_stills
+        with repeatable(self._renderer.precision.device):
+            for strip in self._strips():
+                write_strip(strip, files, on_view)
+                if self.options.with_meshes:
+                    self._write_meshes(strip.head, files)
+        for kind, sheet in self._sheets.items():
+            with atomic_file(files.add(f"sheet_{kind}.png", kind=kind)) as temporary:
+                sheet.save(temporary)
+        metadata = write_metadata(
+            files, self.generator, self.options, rig=self.rig, views=self.views, source=source
+        )
+        return [*files.paths, metadata]
+
+    @property
+    def _num_heads(self) -> int:
+        mix = self.options.mix
+        return len(mix.shape_seeds) * len(mix.texture_seeds) or len(self.options.seeds)
+
+    def _strips(self) -> Iterator[Strip]:
+        options = self.options
+        if options.interpolate:
+            heads = self._maker.interpolated(options.seeds, options.views.num_frames)
+            shots = zip(heads, itertools.cycle(self.views), strict=False)
+            yield Strip("interpolation", shots, None)
+            return
+        for head in self._heads():
+            yield Strip(head.name, zip(itertools.repeat(head), self.views, strict=False), head)
+
+    def _heads(self) -> Iterator[Head]:
+        mix = self.options.mix
+        if not mix.is_asked_for:
+            yield from map(self._maker.from_seed, self.options.seeds)
+            return
+        for shape_seed, texture_seed in itertools.product(mix.shape_seeds, mix.texture_seeds):
+            yield self._maker.mixed(shape_seed, texture_seed)
+
+    def _write_stills(self, strip: Strip, files: FileList, on_view: Callable[[], object]) -> None:
+        for head, view in strip.shots:
+            output = self._renderer.render(head, view.camera(self.rig))
+            for kind in self.kinds:
+                name = f"{head.name}_{view.name}{_suffix(kind)}.png"
+                path = files.add(name, kind=kind, head=head.name, view=view.name)
+                with atomic_file(path) as temporary:
+                    self._pictures.save(temporary, kind, output)
+            if self.options.with_depth_values:
+                name = f"{head.name}_{view.name}_depth.npy"
+                path = files.add(name, kind="depth_values", head=head.name, view=view.name)
+                with atomic_file(path) as temporary:
+                    save_depth_values(temporary, output)
+            self._add_tiles(output)
+            on_view()
+
+    def _write_video(self, strip: Strip, files: FileList, on_view: Callable[[], object]) -> None:
+        path_name, options = self.options.views.path, self.options.video
+        num_frames = len(self.views) * (self._num_heads if strip.head is None else 1)
+        columns = _spread(num_frames)
+        with ExitStack() as stack:
+            appends = {}
+            for kind in self.kinds:
+                stem = f"{strip.name}_{path_name}{_suffix(kind)}"
+                paths = [
+                    files.add(f"{stem}.{suffix}", kind=kind, head=strip.name, view=path_name)
+                    for suffix in options.formats
+                ]
+                appends[kind] = stack.enter_context(open_videos(paths, options.fps))
+            for index, (head, view) in enumerate(strip.shots):
+                output = self._renderer.render(head, view.camera(self.rig))
+                for kind, append in appends.items():
+                    append(self._pictures.frame(kind, output))
+                if index in columns:
+                    self._add_tiles(output)
+                on_view()
+
+    def _write_meshes(self, head: Head, files: FileList) -> None:
+        paths = write_meshes(
+            files.folder,
+            head.name,
+            head.field,
+            self.options.mesh,
+            box_size=self.generator.config.box_size,
+            label_set=self.generator.label_set,
+        )
+        for path in paths:
+            files.add(path.name, kind="mesh", head=head.name)
+
+    def _make_sheets(self) -> dict[str, ContactSheet]:
+        options = self.options
+        if options.has_videos:
+            columns = len(_spread(self.num_views if options.interpolate else len(self.views)))
+        elif len(self.views) > 1:
+            columns = len(self.views)
+        else:
+            columns = len(options.mix.texture_seeds) or min(_SHEET_COLUMNS, self._num_heads)
+        sheets = {kind: ContactSheet(columns, options.sheet_tiles) for kind in self.kinds}
+        if sheets[self.kinds[0]].capacity == 0:
+            if options.sheet_tiles > 0:
+                _logger.info("no contact sheet: a row has %d tiles, more than sheet_tiles", columns)
+            return {}
+        return sheets
+
+    def _add_tiles(self, output: RenderOutput) -> None:
+        for kind, sheet in self._sheets.items():
+            if not sheet.is_full:
+                sheet.add(self._pictures.tile(kind, output))
+
+
+def _suffix(kind: str) -> str:
+    return "" if kind == "image" else f"_{kind}"
+
+
+def _spread(num_frames: int) -> set[int]:
+    """Return evenly spaced frames of a video for its row of the sheet."""
+    count = min(_SHEET_COLUMNS, num_frames)
+    return {index * num_frames // count for index in range(count)}
+
+
+def _remove_old_metadata(folder: Path) -> None:
+    # It would describe files of which some are replaced already.
+    try:
+        (folder / METADATA_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}") from error
