@@ -31,6 +31,11 @@ class FusedField:
         """Features behind everything: the source's."""
         return self.source.background
 
+    @property
+    def device(self) -> torch.device:
+        """The source's."""
+        return self.source.device
+
     def sample(
         self,
         points: Tensor,  # [1, N, 3]

@@ -1,58 +1,235 @@
-"""Any field to a triangle mesh with vertex colours: marching cubes of the global distance."""
+"""Any field to triangle meshes with normals and colours: marching cubes of its distances."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import trimesh
 from skimage.measure import marching_cubes
+from torch import Tensor
 
 from mate3d.errors import UserError
-from mate3d.field import Field
+from mate3d.field import Field, sdf_gradient, unit_normals
+from mate3d.labels import LabelSet
+from mate3d.mesh_export import MESH_FORMATS, save_mesh, save_scene
+from mate3d.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
 
-_CHUNK_POINTS = 65536
+Coloring = Literal["texture", "label"]
+
+_RESOLUTIONS = range(8, 1025)
+
+logger = logging.getLogger(__name__)
 
 
-@torch.no_grad()
-def evaluate_grid(
-    field: Field,
-    box_size: float,
-    resolution: int,
-) -> np.ndarray:  # [resolution, resolution, resolution], axes x, y, z
-    """Return the global distance on a regular grid over the box, slice by slice."""
-    axis = torch.linspace(-box_size / 2, box_size / 2, resolution)
-    y, z = torch.meshgrid(axis, axis, indexing="ij")
-    volume = np.empty((resolution,) * 3, dtype=np.float32)
-    for index, x in enumerate(axis):
-        points = torch.stack([torch.full_like(y, x.item()), y, z], dim=-1).view(1, -1, 3)
-        parts = [field.sdf(chunk) for chunk in points.split(_CHUNK_POINTS, dim=1)]
-        volume[index] = torch.cat(parts, dim=1).view(resolution, resolution).numpy()
-    return volume
+@dataclass(frozen=True)
+class MeshOptions:
+    """Which meshes `write_meshes` makes of a head.
+
+    Args:
+        resolution: Grid points a side of the box.
+        formats: File formats, of "ply", "obj" and "glb".
+        coloring: The head in the colours of its texture, or in those of its labels.
+        per_label: Also write the closed part of each label.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+
+    resolution: int = 256
+    formats: tuple[str, ...] = ("ply",)
+    coloring: Coloring = "texture"
+    per_label: bool = False
+
+    def __post_init__(self):
+        _check_resolution(self.resolution)
+        _check_coloring(self.coloring)
+        formats = self.formats
+        is_list = isinstance(formats, tuple) and len(set(formats)) == len(formats) > 0
+        if not is_list or not set(formats) <= set(MESH_FORMATS):
+            raise UserError(
+                f"mesh formats {formats!r}: use some of {', '.join(MESH_FORMATS)}, each once"
+            )
 
 
 @torch.no_grad()
 def extract_mesh(
     field: Field,
     box_size: float,
-    resolution: int = 128,
+    resolution: int = 256,
+    *,
+    coloring: Coloring = "texture",
+    label_set: LabelSet | None = None,
+    evaluation: Evaluation = "auto",
 ) -> trimesh.Trimesh:
-    """Return the surface where the global distance is zero, coloured by the field's RGB.
+    """Return the surface where the global distance is zero, with normals and sRGB colours.
 
     Args:
-        field: One head (batch of 1) on the CPU.
+        field: One head (batch of 1) on any device.
         box_size: Side of the cube searched, centred at the origin, world units.
         resolution: Grid points a side.
+        coloring: "texture" is the field's RGB at the vertices. "label" is the palette's colour of
+            the class whose distance is least there, which is the class that renders highest.
+        label_set: The classes, for coloring "label".
+        evaluation: See `evaluate_volume`.
 
     Raises:
-        UserError: If the distance is nowhere zero in the box.
+        UserError: If the distance is nowhere negative in the box, an option is not allowed, or
+            labels are asked of a field without any.
     """
-    volume = evaluate_grid(field, box_size, resolution)
-    # Outside of the box is empty: a head that reaches the border is closed there.
-    volume = np.pad(volume, 1, constant_values=max(float(volume.max()), 1e-3))
+    _check_resolution(resolution)
+    _check_coloring(coloring)
+    if coloring == "label":
+        _check_labels(label_set, "coloring by label")
+    grid = Grid(box_size, resolution, field.device)
+    mesh = _extract_surface(field.sdf, grid, evaluation)
+    if mesh is None:
+        raise UserError("the head has no surface: its distance is negative nowhere in the box")
+    points = _points_on_surface(mesh, grid)
+    if coloring == "label":
+        labels = in_chunks(lambda p: field.sample(p).class_sdf.argmin(-1, keepdim=True), points)
+        mesh.visual.vertex_colors = np.array(label_set.palette, dtype=np.uint8)[labels[:, 0]]
+    else:
+        colors = in_chunks(lambda p: field.sample(p).features[..., :3], points)
+        mesh.visual.vertex_colors = (colors.clip(0, 1) * 255).round().astype(np.uint8)
+    return mesh
+
+
+@torch.no_grad()
+def extract_label_meshes(
+    field: Field,
+    box_size: float,
+    label_set: LabelSet,
+    resolution: int = 256,
+    *,
+    evaluation: Evaluation = "auto",
+) -> dict[str, trimesh.Trimesh]:
+    """Return the closed part of each class, where its own distance is zero, in palette colours.
+
+    The background is no part, and classes without a surface are left out. Arguments are those of
+    `extract_mesh`.
+
+    Raises:
+        UserError: If there are no labels or no class has a surface.
+    """
+    _check_resolution(resolution)
+    _check_labels(label_set, "one mesh per label")
+    grid = Grid(box_size, resolution, field.device)
+    meshes = {}
+    for class_id, name in enumerate(label_set.class_names):
+        if name == "background":
+            continue
+        mesh = _extract_surface(_class_distance(field, class_id), grid, evaluation)
+        if mesh is None:
+            logger.info("no mesh of class %s: it has no surface in the box", name)
+            continue
+        mesh.visual.vertex_colors = np.array([label_set.palette[class_id]] * len(mesh.vertices))
+        meshes[name] = mesh
+    if not meshes:
+        raise UserError(f"no class of {label_set.name} has a surface in the box")
+    return meshes
+
+
+def write_meshes(
+    folder: str | Path,
+    stem: str,
+    field: Field,
+    options: MeshOptions,
+    *,
+    box_size: float,
+    label_set: LabelSet,
+) -> list[Path]:
+    """Write the head, and on request its parts, each file complete or not at all.
+
+    Args:
+        folder: Made if it is missing.
+        stem: The head becomes `<stem>.ply`, a part `<stem>_<class>.ply`; parts in GLB also become
+            the nodes of one scene, `<stem>_parts.glb`.
+        field: One head (batch of 1) on any device.
+        options: What to write.
+        box_size: Side of the cube searched, world units.
+        label_set: The field's classes.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: See `extract_mesh` and `extract_label_meshes`; or if a file cannot be written.
+    """
+    meshes = {
+        stem: extract_mesh(
+            field, box_size, options.resolution, coloring=options.coloring, label_set=label_set
+        )
+    }
+    parts = {}
+    if options.per_label:
+        parts = extract_label_meshes(field, box_size, label_set, options.resolution)
+        meshes |= {f"{stem}_{name}": part for name, part in parts.items()}
+    folder, paths = Path(folder), []
+    for kind in options.formats:
+        for name, mesh in meshes.items():
+            paths.append(folder / f"{name}.{kind}")
+            save_mesh(paths[-1], mesh)
+        if parts and kind == "glb":
+            paths.append(folder / f"{stem}_parts.glb")
+            save_scene(paths[-1], parts)
+    return paths
+
+
+def _check_resolution(resolution: int) -> None:
+    if not isinstance(resolution, int) or resolution not in _RESOLUTIONS:
+        allowed = f"an integer from {_RESOLUTIONS[0]} to {_RESOLUTIONS[-1]}"
+        raise UserError(f"mesh resolution {resolution!r}: give {allowed}")
+
+
+def _check_coloring(coloring: str) -> None:
+    if coloring not in get_args(Coloring):
+        raise UserError(f"mesh coloring {coloring!r}: use {' or '.join(get_args(Coloring))}")
+
+
+def _check_labels(label_set: LabelSet | None, purpose: str) -> None:
+    if label_set is None or label_set.num_classes == 0:
+        raise UserError(f"{purpose} needs labels, and this head has none")
+
+
+def _class_distance(field: Field, class_id: int) -> Distance:
+    return lambda points: field.sample(points).class_sdf[..., class_id : class_id + 1]
+
+
+def _extract_surface(
+    distance: Distance, grid: Grid, evaluation: Evaluation
+) -> trimesh.Trimesh | None:
+    """Return the zero level of a distance with vertex normals; None if there is none."""
+    volume = evaluate_volume(distance, grid, evaluation)
     if volume.min() >= 0:
-        raise UserError("the head has no surface: its distance is positive everywhere in the box")
-    spacing = box_size / (resolution - 1)
-    vertices, faces, _, _ = marching_cubes(volume, level=0.0, spacing=(spacing,) * 3)
-    vertices = vertices - box_size / 2 - spacing
-    points = torch.from_numpy(np.ascontiguousarray(vertices, dtype=np.float32)).unsqueeze(0)
-    parts = [field.sample(chunk).features[0, :, :3] for chunk in points.split(_CHUNK_POINTS, dim=1)]
-    colors = (torch.cat(parts).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return trimesh.Trimesh(vertices, faces, vertex_colors=colors, process=False)
+        return None
+    vertices, faces, _, _ = marching_cubes(volume, level=0.0)
+    # The volume has one layer around the grid.
+    vertices = (vertices.astype(np.float64) - 1) * grid.spacing - grid.box_size / 2
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    normals = in_chunks(lambda p: _normals(distance, p), _points_on_surface(mesh, grid))
+    normals = np.where(np.abs(normals).sum(axis=1, keepdims=True) > 0, normals, mesh.vertex_normals)
+    # Vertices outside are those of the lids over what the box cuts.
+    outside = np.abs(vertices) > grid.box_size / 2
+    is_lid = outside.any(axis=1, keepdims=True)
+    mesh.vertex_normals = np.where(is_lid, np.sign(vertices) * outside, normals)
+    return mesh
+
+
+def _points_on_surface(mesh: trimesh.Trimesh, grid: Grid) -> Tensor:  # [1, N, 3]
+    half = grid.box_size / 2
+    points = torch.from_numpy(mesh.vertices.clip(-half, half).astype(np.float32))
+    return points.unsqueeze(0).to(grid.device)
+
+
+def _normals(
+    distance: Distance,
+    points: Tensor,  # [1, N, 3]
+) -> Tensor:  # [1, N, 3], unit length or zero
+    with torch.enable_grad():
+        points = points.detach().requires_grad_(True)
+        sdf = distance(points)
+        with torch.no_grad():
+            return unit_normals(sdf_gradient(sdf, points))

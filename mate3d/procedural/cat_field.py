@@ -37,6 +37,11 @@ class CatField:
         """Return the colour behind everything, in 0..1."""
         return self.background_color
 
+    @property
+    def device(self) -> torch.device:
+        """The parameters'."""
+        return self.background_color.device
+
     def density(
         self,
         sdf: Tensor,  # [...]

@@ -1,0 +1,98 @@
+"""Time meshes of a checkpoint: `python benchmarks/bench_mesh.py resolutions=128,256,512`.
+
+Each mesh is made in a process of its own, evaluated near the surface ("auto") and everywhere
+("dense"), one after the other. Prints a table and, as the last line, JSON. Words it takes:
+
+    generator=assets/demo_generator    checkpoint folder
+    resolutions=128,256,512            grid points a side
+    evaluations=auto,dense             which of the two
+    device=cpu                         where distances are evaluated
+    output=                            also write the JSON here, e.g. benchmarks/results/mesh.json
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mate3d.checkpoint import load_generator
+from mate3d.mapping import latents_from_seeds
+from mate3d.mesh import extract_mesh
+
+DEFAULTS = {
+    "generator": "assets/demo_generator",
+    "resolutions": "128,256,512",
+    "evaluations": "auto,dense",
+    "device": "cpu",
+    "output": "",
+}
+
+
+def parse_words(words: list[str]) -> dict[str, str]:
+    """Return the defaults changed by `name=value` words."""
+    options = dict(DEFAULTS)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in options:
+            sys.exit(f"unknown word '{word}'; use name=value with: {', '.join(DEFAULTS)}")
+        options[name] = value
+    return options
+
+
+def measure(folder: str, device: str, resolution: int, evaluation: str) -> dict[str, object]:
+    """Make one mesh and return seconds, sizes and this process's peak memory."""
+    generator = load_generator(folder, device)
+    camera = generator.config.camera_rig.make_camera().to(device)
+    latent = latents_from_seeds([0], generator.config.z_dim).to(device)
+    with torch.no_grad():
+        head = generator.make_field(generator.map(latent, camera))
+    kilobytes_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, processor_start = time.perf_counter(), time.process_time()
+    mesh = extract_mesh(head, generator.config.box_size, resolution, evaluation=evaluation)
+    return {
+        "resolution": resolution,
+        "evaluation": evaluation,
+        "seconds": round(time.perf_counter() - start, 2),
+        "processor_seconds": round(time.process_time() - processor_start, 2),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_before_gib": round(kilobytes_before / 2**20, 2),
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "watertight": bool(mesh.is_watertight),
+    }
+
+
+def main() -> None:
+    """Measure every case in a fresh process."""
+    options = parse_words(sys.argv[1:])
+    context = multiprocessing.get_context("spawn")
+    results = []
+    for resolution in options["resolutions"].split(","):
+        for evaluation in options["evaluations"].split(","):
+            with context.Pool(1) as pool:
+                case = (options["generator"], options["device"], int(resolution), evaluation)
+                results.append(pool.apply(measure, case))
+            print("  ".join(f"{name} {value}" for name, value in results[-1].items()), flush=True)
+    document = {
+        "command": " ".join(["python", "benchmarks/bench_mesh.py", *sys.argv[1:]]),
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "results": results,
+    }
+    if options["output"]:
+        path = Path(options["output"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n")
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()
