@@ -1,5 +1,6 @@
 """A field is a function from points to samples; planes with a decoder are one field."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 from mate3d.density_decoder import DensityDecoder
 from mate3d.sdf_decoder import SDFDecoder
 from mate3d.triplane import PlaneLayout, look_up_planes
+
+# Points differentiated at a time where nothing is recorded.
+_CHUNK_POINTS = 65536
 
 
 @dataclass
@@ -153,6 +157,22 @@ def sdf_gradient(
         retain_graph=True,
     )
     return gradient.nan_to_num(0.0)
+
+
+def spatial_gradient(
+    distance: Callable[[Tensor], Tensor],  # [B, N, 3] -> [B, N, 1]
+    points: Tensor,  # [B, N, 3]
+) -> Tensor:  # [B, N, 3]
+    """Return the gradient of a distance at points, found piece by piece and not recorded."""
+
+    def gradient_at(part: Tensor) -> Tensor:
+        with torch.enable_grad():
+            part = part.detach().requires_grad_(True)
+            sdf = distance(part)
+        with torch.no_grad():
+            return sdf_gradient(sdf, part)
+
+    return torch.cat([gradient_at(part) for part in points.split(_CHUNK_POINTS, dim=1)], dim=1)
 
 
 def unit_normals(

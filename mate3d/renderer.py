@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.field import Field, sdf_gradient, unit_normals
+from mate3d.field import Field, sdf_gradient, spatial_gradient, unit_normals
 from mate3d.rays import DepthDraws, ImportanceBins, importance_depths, stratified_depths
 from mate3d.volume_rendering import (
     DensityActivation,
@@ -126,18 +126,14 @@ def evaluate_rays(
     points = ray_origins.unsqueeze(2) + depths * ray_directions.unsqueeze(2)
     flat = points.flatten(1, 2)
     gradient = None
-    if with_sdf_gradient:
-        is_recording = torch.is_grad_enabled()
-        with torch.enable_grad():
-            flat = flat.detach().requires_grad_(True)
-            values = field.sample(flat)
-            with torch.set_grad_enabled(is_recording):
-                gradient = sdf_gradient(values.sdf, flat)
-        if not is_recording:
-            values.features = values.features.detach()
-            values.sdf, values.class_sdf = values.sdf.detach(), values.class_sdf.detach()
+    if with_sdf_gradient and torch.is_grad_enabled():
+        flat = flat.detach().requires_grad_(True)
+        values = field.sample(flat)
+        gradient = sdf_gradient(values.sdf, flat)
     else:
         values = field.sample(flat)
+        if with_sdf_gradient:
+            gradient = spatial_gradient(field.sdf, flat)
     samples_shape = depths.shape[:3]
     sdf = values.sdf.unflatten(1, samples_shape[1:])
     density = field.density(sdf)
