@@ -28,6 +28,9 @@ check demo_edit "$python" -m scripts.edit experiment=demo_cat_ears device=cuda o
 check data "$python" -m scripts.prepare_data num_images=64 resolution=128 output="$work/cats.zip"
 check training "$python" -m scripts.train experiment=demo_cat device=cuda data="$work/cats.zip" \
   output="$work/run" warm_start.num_field_steps=200 warm_start.num_image_steps=50 train.total_kimg=0.2
+check orbit_demo "$python" benchmarks/bench_orbit.py device=cuda output="$out/orbit_demo.json"
+check orbit_face512 "$python" benchmarks/bench_orbit.py device=cuda preset=face512 frames=20 \
+  output="$out/orbit_face512.json"
 cp "$work/demo/receipt.json" "$out/demo_receipt.json"
 cp "$work/run/stats.jsonl" "$out/training_stats.jsonl"
 exit $failed

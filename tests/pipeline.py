@@ -1,18 +1,18 @@
-"""The whole path from nothing to an edit, at the tiny sizes of debug=tiny."""
+"""The whole path from nothing to pictures and an edit, at the tiny sizes of debug=tiny."""
 
 import json
 from typing import Any
 
 from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
-from scripts import edit, prepare_data, train, train_prior
+from scripts import edit, generate, prepare_data, train, train_prior
 
 
 def run_every_script(num_images: int, *words: str) -> dict[str, Any]:
-    """Prepare data, train generator and prior, edit; each on the files of the one before.
+    """Prepare data, train generator and prior, generate, edit; each on the files of those before.
 
     Args:
         num_images: Size of the data set.
-        words: Further options of the last three, e.g. device=cuda.
+        words: Further options of all but the first, e.g. device=cuda.
 
     Returns:
         The edit's receipt; all files lie in the current directory.
@@ -21,6 +21,8 @@ def run_every_script(num_images: int, *words: str) -> dict[str, Any]:
     tiny = ["debug=tiny", *words]
     train.main([*tiny, "train.warm_start=procedural", "data=data.zip", "output=run"])
     train_prior.main([*tiny, "data=data.zip", "output=prior"])
+    heads = ["generator=run/checkpoint", "seeds=0,1", "pictures=all"]
+    generate.main([*tiny, *heads, "output=heads"])
     source = [*tiny, "generator=run/checkpoint", "output=edit"]
     edit.main(source)
     label_map = load_label_map("edit/source_mask.png", CATMASK_HQ)

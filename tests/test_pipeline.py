@@ -7,10 +7,12 @@ from tests.pipeline import run_every_script
 
 
 @pytest.mark.slow
-def test_data_generator_prior_and_edit_follow_from_each_other(tmp_path, monkeypatch):
+def test_data_generator_prior_pictures_and_edit_follow_from_each_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     receipt = run_every_script(200, "device=cpu")
     assert set(receipt["mask_iou"]) == {"ears"}
     assert load_generator("run/checkpoint").config.resolution == 32
     for name in ("edited.png", "views.png", "orbit.mp4", "report.html", "edit.safetensors"):
         assert (tmp_path / "edit" / name).stat().st_size > 0, name
+    for name in ("sheet_image.png", "sheet_segmentation.png", "metadata.json"):
+        assert (tmp_path / "heads" / name).stat().st_size > 0, name
