@@ -12,7 +12,7 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from mate3d.errors import UserError
-from mate3d.field import Field, sdf_gradient, unit_normals
+from mate3d.field import Field, TriPlaneField, spatial_gradient, unit_normals
 from mate3d.labels import LabelSet
 from mate3d.mesh_export import MESH_FORMATS, save_mesh, save_scene
 from mate3d.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
@@ -195,6 +195,10 @@ def _check_labels(label_set: LabelSet | None, purpose: str) -> None:
 
 
 def _class_distance(field: Field, class_id: int) -> Distance:
+    if isinstance(field, TriPlaneField):
+        # All the other heads, and colours, would cost several times as much.
+        head = field.decoder.class_heads[class_id]
+        return lambda points: head(field.shape_features(points))
     return lambda points: field.sample(points).class_sdf[..., class_id : class_id + 1]
 
 
@@ -209,7 +213,8 @@ def _extract_surface(
     # The volume has one layer around the grid.
     vertices = (vertices.astype(np.float64) - 1) * grid.spacing - grid.box_size / 2
     mesh = trimesh.Trimesh(vertices, faces, process=False)
-    normals = in_chunks(lambda p: _normals(distance, p), _points_on_surface(mesh, grid))
+    gradient = spatial_gradient(distance, _points_on_surface(mesh, grid))
+    normals = unit_normals(gradient)[0].cpu().numpy()
     normals = np.where(np.abs(normals).sum(axis=1, keepdims=True) > 0, normals, mesh.vertex_normals)
     # Vertices outside are those of the lids over what the box cuts.
     outside = np.abs(vertices) > grid.box_size / 2
@@ -222,14 +227,3 @@ def _points_on_surface(mesh: trimesh.Trimesh, grid: Grid) -> Tensor:  # [1, N, 3
     half = grid.box_size / 2
     points = torch.from_numpy(mesh.vertices.clip(-half, half).astype(np.float32))
     return points.unsqueeze(0).to(grid.device)
-
-
-def _normals(
-    distance: Distance,
-    points: Tensor,  # [1, N, 3]
-) -> Tensor:  # [1, N, 3], unit length or zero
-    with torch.enable_grad():
-        points = points.detach().requires_grad_(True)
-        sdf = distance(points)
-        with torch.no_grad():
-            return unit_normals(sdf_gradient(sdf, points))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.field import TriPlaneField, sdf_gradient
+from mate3d.field import TriPlaneField, spatial_gradient
 from mate3d.generator import Generator
 from mate3d.mapping import latents_from_seeds
 
@@ -122,11 +122,8 @@ def _slopes_at_surface(
     return _slopes(field, inside)
 
 
-@torch.enable_grad()
 def _slopes(
     field: TriPlaneField,
     points: Tensor,  # [1, M, 3]
 ) -> Tensor:  # [M]
-    points = points.detach().requires_grad_()
-    gradient = sdf_gradient(field.sdf(points), points)
-    return gradient.detach().norm(dim=-1).flatten()
+    return spatial_gradient(field.sdf, points).norm(dim=-1).flatten()

@@ -8,8 +8,9 @@ import torch
 import trimesh
 
 from mate3d.checkpoint import load_generator
+from mate3d.generation.precision import LowPrecisionField, Precision
 from mate3d.mapping import latents_from_seeds
-from mate3d.mesh import MeshOptions, extract_mesh, write_meshes
+from mate3d.mesh import MeshOptions, extract_label_meshes, extract_mesh, write_meshes
 from mate3d.rays import sample_rays
 from mate3d.renderer import render_field
 from tests.mate3d.mesh_painter import intersection_over_union, median_angle_degrees, visible_faces
@@ -73,6 +74,18 @@ def test_mesh_near_the_surface_only_is_the_mesh_of_all_points(demo, demo_mesh):
     assert np.array_equal(demo_mesh.faces, dense.faces)
     # How many points are evaluated at once may change the last bits of a distance.
     np.testing.assert_allclose(demo_mesh.vertices, dense.vertices, atol=1e-6)
+
+
+def test_parts_are_those_of_all_sampled_distances(demo):
+    generator, head, _, _ = demo
+    sampled = LowPrecisionField(head, Precision(head.device))
+    box_size, label_set = generator.config.box_size, generator.label_set
+    parts = extract_label_meshes(head, box_size, label_set, 32)
+    expected = extract_label_meshes(sampled, box_size, label_set, 32)
+    assert set(parts) == set(expected) >= {"skin", "ears", "eyes"}
+    for name, part in parts.items():
+        np.testing.assert_allclose(part.vertices, expected[name].vertices, atol=1e-5)
+        np.testing.assert_allclose(part.vertex_normals, expected[name].vertex_normals, atol=1e-2)
 
 
 def test_silhouette_from_the_front_is_the_rendered_opacity(demo, faces_in_view):
