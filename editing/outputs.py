@@ -1,10 +1,6 @@
 """Pictures, video and files of an edit, written so that an old result is never half replaced."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +8,7 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
+from mate3d.atomic import atomic_files
 from mate3d.camera_paths import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
@@ -66,23 +63,6 @@ def render_views(
     return render_pair(painted_camera, True), [render_pair(camera, False) for camera in cameras]
 
 
-@contextmanager
-def replacing_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder whose files replace those in `folder` only if the block succeeds.
-
-    Each file appears complete or not at all; other files of `folder` stay.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".partial.", dir=folder))
-    try:
-        yield temporary
-        for path in sorted(temporary.iterdir()):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_source(
     folder: str | Path,
     image: Tensor,  # [1, 3, H, W]
@@ -90,7 +70,7 @@ def write_source(
     label_set: LabelSet,
 ) -> None:
     """Write source.png and source_mask.png, the mask that a user repaints."""
-    with replacing_files(folder) as temporary:
+    with atomic_files(folder) as temporary:
         save_image(temporary / "source.png", image[0])
         save_label_map(temporary / "source_mask.png", label_map[0].cpu().numpy(), label_set)
 

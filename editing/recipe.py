@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from editing.edited_generator import EditedGenerator
 from editing.regions import RegionOptions, make_region
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.storage import config_from_dict
+from mate3d.storage import config_from_dict, save_weights
 
 FORMAT_VERSION = 1
 _EDIT_PREFIX = "edit."
@@ -61,8 +60,7 @@ def save_edit(
         "recipe": json.dumps(dataclasses.asdict(recipe)),
         "generator_sha256": weights_hash(edited.generator),
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(tensors, path, metadata)
+    save_weights(path, tensors, metadata=metadata)
 
 
 def load_edit(

@@ -14,11 +14,12 @@ from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import edit_mask, repainted_pixels
 from editing.options import EditOptions
-from editing.outputs import ViewPair, render_views, replacing_files, write_orbit, write_pictures
+from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
 from editing.regions import make_region
 from editing.report import write_report
+from mate3d.atomic import atomic_files
 from mate3d.generator import Generator
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 from mate3d.mapping import latents_from_seeds
@@ -163,7 +164,7 @@ class EditSession:
             region=self.options.region,
             config_hash=self.request.config_hash,
         )
-        with replacing_files(folder) as temporary:
+        with atomic_files(folder) as temporary:
             write_pictures(
                 temporary, painted_view, other_views, self.request.painted_label_map, label_set
             )

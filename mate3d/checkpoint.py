@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from mate3d.atomic import atomic_folder
 from mate3d.generator import Generator
 from mate3d.pretrained import write_model_files
-from mate3d.storage import atomic_folder
 
 
 def save_generator(
@@ -23,6 +23,9 @@ def save_generator(
         generator: Usually the moving average of a training run.
         card: Markdown: command, data, time, hardware, measured quality.
         dtype: Precision of the stored weights, e.g. torch.float16; None keeps theirs.
+
+    Raises:
+        UserError: If the folder cannot be written.
     """
     with atomic_folder(folder) as temporary:
         write_model_files(temporary, generator, card=card, dtype=dtype)

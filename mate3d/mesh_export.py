@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import trimesh
 
-from mate3d.atomic_file import atomic_file
+from mate3d.atomic import atomic_file
 
 MESH_FORMATS = ("ply", "obj", "glb")
 

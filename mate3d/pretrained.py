@@ -8,10 +8,10 @@ import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
+from mate3d.atomic import atomic_folder
 from mate3d.errors import UserError
 from mate3d.hub import hub_errors, is_hub_id
 from mate3d.storage import (
-    atomic_folder,
     config_from_dict,
     config_to_dict,
     load_state_strictly,
@@ -129,7 +129,7 @@ class PretrainedModel(
             UserError: If the folder holds files that are not a checkpoint's.
         """
         folder = Path(save_directory).expanduser().absolute()
-        _check_replaceable(folder)
+        check_replaceable(folder)
         with atomic_folder(folder) as temporary:
             write_model_files(temporary, self, card=card or self.card, dtype=dtype)
             self.generate_model_card(card=card, license=license).save(temporary / HUB_CARD_FILE)
@@ -195,7 +195,7 @@ def write_model_files(
     """Write config, weights and card of a model into an existing folder."""
     document = {"format_version": FORMAT_VERSION, "generator": config_to_dict(model.config)}
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    save_weights(folder / GENERATOR_FILE, model.state_dict(), dtype)
+    save_weights(folder / GENERATOR_FILE, model.state_dict(), dtype=dtype)
     (folder / CARD_FILE).write_text(card or EMPTY_CARD, encoding="utf-8")
 
 
@@ -267,7 +267,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that cannot be replaced by a checkpoint without losing other files.
+
+    Raises:
+        UserError: If it is a file, or holds files that are not a checkpoint's.
+    """
     if folder.is_file():
         raise UserError(f"{folder} is a file; choose another folder")
     if folder.is_dir():

@@ -1,11 +1,7 @@
-"""What checkpoints are made of: plain configs, safetensors and folders that change as a whole."""
+"""What checkpoints are made of: plain configs and safetensors."""
 
 import dataclasses
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,36 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mate3d.atomic import make_public
 from mate3d.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
-
-
-@contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling that replaces `folder` only when the block succeeds."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield temporary
-        _make_public(temporary, 0o777)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old / "replaced")
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _make_public(path: Path, mode: int) -> None:
-    """Give a path that was made private the permissions of any new file or folder."""
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(mode & ~umask)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -77,15 +47,26 @@ def config_from_dict(config_type: type[ConfigT], values: Mapping[str, Any]) -> C
 
 
 def save_weights(
-    path: str | Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    path: str | Path,
+    state: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write tensors as safetensors, floating ones optionally in another precision."""
+    """Write tensors as safetensors.
+
+    Args:
+        path: File to write.
+        state: Tensors by name.
+        dtype: Precision of floating ones; None keeps theirs.
+        metadata: Texts to store with them.
+    """
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in state.items()
     }
-    save_file(tensors, path)
-    _make_public(Path(path), 0o666)
+    save_file(tensors, path, dict(metadata or {}))
+    make_public(Path(path))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

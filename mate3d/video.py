@@ -12,7 +12,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 from torch import Tensor
 
-from mate3d.atomic_file import atomic_file
+from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 
 # Players and browsers show small videos badly.

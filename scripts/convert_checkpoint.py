@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from mate3d.checkpoint import save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.pretrained import FILES
+from mate3d.pretrained import check_replaceable
 from mate3d.published.card import make_card, report_lines
 from mate3d.published.conversion import convert_generator
 from mate3d.published.networks import PublishedNetwork, PublishedSnapshot, read_published
@@ -57,10 +57,7 @@ def _convert(config: DictConfig) -> None:
         dtype=config.dtype,
         verification=verification.lines() if verification else [],
     )
-    try:
-        save_generator(config.output, conversion.generator, card=card, dtype=dtype)
-    except OSError as error:
-        raise UserError(f"cannot write {config.output}: {error.strerror}") from error
+    save_generator(config.output, conversion.generator, card=card, dtype=dtype)
     _logger.info("wrote %s", config.output)
     if verification is not None:
         _logger.info("verified: yes")
@@ -73,12 +70,8 @@ def _read_options(config: DictConfig) -> torch.dtype:
     if config.dtype not in _DTYPES:
         raise UserError(f"dtype={config.dtype}; use {', '.join(_DTYPES)}")
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output={output} is a file; give a folder")
-    present = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
-    if set(present) - set(FILES):
-        raise UserError(f"output={output} holds other files than a checkpoint's; give a new folder")
-    if present and not config.overwrite:
+    check_replaceable(output)
+    if output.is_dir() and any(output.iterdir()) and not config.overwrite:
         raise UserError(f"output={output} holds a checkpoint; say overwrite=true to replace it")
     return _DTYPES[config.dtype]
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from mate3d.atomic import atomic_folder
 from mate3d.errors import UserError
-from mate3d.storage import atomic_folder
 
 _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
 _END_OF_WORD = "</w>"

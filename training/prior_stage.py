@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mate3d.atomic import atomic_file
 from training.ema import make_average, update_average
 from training.prior_steps import StageOptions
 
@@ -107,9 +108,8 @@ class Stage:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state file, replacing the old one only when it is complete."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(dict(state), temporary)
-    temporary.replace(path)
+    with atomic_file(path) as temporary:
+        torch.save(dict(state), temporary)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.storage import config_to_dict
@@ -79,7 +79,10 @@ def save_state(path: Path, state: TrainingState) -> None:
         "iteration": state.iteration,
         "seconds": state.seconds,
     }
-    _write_atomically(path, document)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(document, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_state(path: Path, state: TrainingState) -> None:
@@ -121,18 +124,6 @@ def _model_description(state: TrainingState) -> str:
         networks.semantic_discriminator.config,
     )
     return json.dumps([config_to_dict(config) for config in configs], sort_keys=True)
-
-
-def _write_atomically(path: Path, document: dict[str, Any]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

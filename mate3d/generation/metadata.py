@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mate3d.atomic_file import atomic_file
+from mate3d.atomic import atomic_file
 from mate3d.camera_paths import View
 from mate3d.cameras import CameraRig
 from mate3d.generation.options import GenerationOptions

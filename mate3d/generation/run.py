@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mate3d.atomic_file import atomic_file
+from mate3d.atomic import atomic_file
 from mate3d.camera_paths import View, make_rig, make_views
 from mate3d.errors import UserError
 from mate3d.generation.heads import Head, HeadMaker

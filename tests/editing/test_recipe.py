@@ -51,3 +51,8 @@ def test_missing_and_damaged_files_are_named(tiny_generator, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"not a file of tensors")
     with pytest.raises(UserError, match="cannot be read"):
         load_edit(tmp_path / "bad.safetensors", tiny_generator)
+
+
+def test_the_file_has_ordinary_permissions(saved, tmp_path):
+    (tmp_path / "ordinary").write_text("")
+    assert saved[0].stat().st_mode == (tmp_path / "ordinary").stat().st_mode

@@ -119,7 +119,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("mate3d.atomic_file.os.replace", fail)
+    monkeypatch.setattr("mate3d.atomic.os.replace", fail)
     with pytest.raises(UserError, match="no space left"):
         write(tmp_path, field=SphereField())
     assert path.read_bytes() == before

@@ -188,7 +188,7 @@ def test_what_is_there_is_not_replaced_unasked(capsys):
     convert(f"source={SNAPSHOT}", "overwrite=true")
     Path("out/face/notes.txt").write_text("mine")
     line = refuse(capsys, f"source={SNAPSHOT}", "overwrite=true")
-    assert "holds other files" in line and Path("out/face/notes.txt").is_file()
+    assert "also holds notes.txt" in line and Path("out/face/notes.txt").is_file()
     Path("a_file").touch()
     assert "is a file" in refuse(capsys, f"source={SNAPSHOT}", "output=a_file")
     assert "cannot write" in refuse(capsys, f"source={SNAPSHOT}", "output=a_file/below")

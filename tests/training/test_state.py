@@ -49,7 +49,7 @@ def test_failed_write_keeps_the_previous_state(make_trainer, tmp_path, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr(state_module.torch, "save", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="no space left"):
         save_state(tmp_path / STATE_FILE, state)
     assert (tmp_path / STATE_FILE).read_bytes() == before
     assert [path.name for path in tmp_path.glob(".*")] == []
