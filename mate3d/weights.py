@@ -198,10 +198,9 @@ def _fetch(repository: HubRepository, file: HubFile, partial: Path) -> None:
     url = hf_hub_url(repository.repo_id, file.name, revision=repository.commit)
     # The hub's client starts interrupted downloads anew, so the partial file is kept here.
     with partial.open("ab") as stream:
-        if stream.tell() > file.size:
-            stream.truncate(0)
         present = stream.tell()
-        if present == file.size:
+        if present >= file.size:
+            # Complete, or damaged, which the checksum tells.
             return
         location = get_hf_file_metadata(url).location
         # Large files come from another host by a signed address, which must not see the token.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +17,7 @@ from mate3d.visualize import (
     colorize_depth,
     colorize_normals,
     colorize_segmentation,
+    make_image_grid,
     resize_nearest,
     save_image,
     to_uint8,
@@ -59,10 +60,10 @@ class PictureMaker:
         picture = _resize(self._draw(kind, output), self.resolution, is_smooth)
         return to_uint8(enlarge_for_video(picture, is_smooth=is_smooth)[0])
 
-    def tile(self, kind: str, output: RenderOutput) -> np.ndarray:  # [h, w, 3] uint8
+    def tile(self, kind: str, output: RenderOutput) -> Tensor:  # [1, 3, h, w] in -1..1
         """Return one view as a tile of a contact sheet."""
         side = min(self.resolution, _TILE_SIDE)
-        return to_uint8(_resize(self._draw(kind, output), side, kind != "segmentation")[0])
+        return _resize(self._draw(kind, output), side, kind != "segmentation")
 
     def _draw(self, kind: str, output: RenderOutput) -> Tensor:  # [1, 3, H, W] in -1..1
         draw: dict[str, Callable[[], Tensor]] = {
@@ -105,24 +106,21 @@ class ContactSheet:
     def __init__(self, columns: int, max_tiles: int):
         self.columns = columns
         self.capacity = max_tiles // columns * columns
-        self._tiles: list[np.ndarray] = []
+        self._tiles: list[Tensor] = []
 
     @property
     def is_full(self) -> bool:
-        """Whether the next tile will be left out."""
+        """Whether there is no place for another tile."""
         return len(self._tiles) >= self.capacity
 
-    def add(self, tile: np.ndarray) -> None:
+    def add(
+        self,
+        tile: Tensor,  # [1, 3, h, w]
+    ) -> None:
         """Add the next tile, row by row."""
-        if not self.is_full:
-            self._tiles.append(tile)
+        assert not self.is_full
+        self._tiles.append(tile.cpu())
 
     def save(self, path: Path) -> None:
         """Write the sheet; the tiles missing from its last row are black."""
-        filler = [np.zeros_like(self._tiles[0])] * (-len(self._tiles) % self.columns)
-        tiles = self._tiles + filler
-        rows = [
-            np.concatenate(tiles[start : start + self.columns], axis=1)
-            for start in range(0, len(tiles), self.columns)
-        ]
-        Image.fromarray(np.concatenate(rows)).save(path)
+        save_image(path, make_image_grid(torch.cat(self._tiles), self.columns))

@@ -16,9 +16,7 @@ from mate3d.generator import Generator, RenderOutput
 from mate3d.rays import sample_rays
 from mate3d.renderer import FieldRender, RenderingConfig, render_field
 
-# Normals keep the hidden layers of all heads for the gradient, so that a tile must be smaller.
 _TILE_SIDE = 128
-_TILE_SIDE_WITH_NORMALS = 32
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,7 @@ class ViewRenderer:
             part.unflatten(1, (self.resolution, -1))
             for part in sample_rays(camera, self.resolution)
         ]
-        largest = _TILE_SIDE_WITH_NORMALS if self.with_normals else _TILE_SIDE
-        count = -(-self.resolution // largest)
+        count = -(-self.resolution // _TILE_SIDE)
         side = -(-self.resolution // count)
         steps = torch.arange(side, device=camera.device)
         # The last tiles repeat rays of the border where the resolution is no multiple.

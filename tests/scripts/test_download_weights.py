@@ -156,9 +156,10 @@ def test_corrupt_download_is_refused_and_deleted_and_the_next_run_succeeds(hub, 
     assert Path("weights/face.pkl").read_bytes() == CONTENT
 
 
-def test_damaged_partial_file_is_refused_and_deleted(hub, capsys):
+@pytest.mark.parametrize("size", [1000, len(CONTENT), len(CONTENT) + 1000])
+def test_damaged_partial_file_is_refused_and_deleted(hub, capsys, size):
     Path("weights").mkdir()
-    Path(f"weights/face.pkl.{SHA256[:12]}.incomplete").write_bytes(b"x" * 1000)
+    Path(f"weights/face.pkl.{SHA256[:12]}.incomplete").write_bytes(b"x" * size)
     assert "the download was deleted" in fails(capsys)
     main(words())
     assert Path("weights/face.pkl").read_bytes() == CONTENT
