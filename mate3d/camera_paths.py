@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
+from mate3d.option_checks import as_text, check_count, check_number, check_numbers, is_list
 
 PathName = Literal["front", "list", "grid", "orbit", "figure_eight"]
 VIDEO_PATHS = ("orbit", "figure_eight")
@@ -101,6 +102,7 @@ def make_views(options: ViewOptions) -> list[View]:
     """
     if options.path not in _PATHS:
         raise UserError(f"views.path={options.path}; use one of: {', '.join(_PATHS)}")
+    check_count("views.num_frames", options.num_frames, 2, 100_000)
     if options.is_video:
         return _video_views(options)
     if options.path == "front":
@@ -133,48 +135,22 @@ def make_rig(options: ViewOptions, rig: CameraRig) -> CameraRig:
     if options.target is not None:
         target = check_numbers("views.target", options.target)
         if len(target) != 3:
-            raise UserError(f"views.target={list(target)}; use three numbers [x,y,z]")
+            raise UserError(f"views.target={as_text(target)}; use three numbers [x,y,z]")
         changes["target"] = target
     return dataclasses.replace(rig, **changes)
 
 
-def check_number(name: str, value: object, *, above: float = -math.inf) -> float:
-    """Return a user's value as a finite number above a bound.
-
-    Raises:
-        UserError: If it is not.
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= above:
-        bound = "" if above == -math.inf else f" above {above:g}"
-        raise UserError(f"{name}={value}; use a number{bound}")
-    return float(value)
-
-
-def check_numbers(name: str, values: object) -> tuple[float, ...]:
-    """Return a user's list of finite numbers.
-
-    Raises:
-        UserError: If it is empty or holds anything else.
-    """
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise UserError(f"{name}={_shown(values)}; use a list of numbers such as [-30,0,30]")
-    return tuple(check_number(name, value) for value in values)
-
-
-def _shown(values: object) -> object:
-    return list(values) if isinstance(values, tuple) else values
-
-
 def _listed_angles(pairs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     name, example = "views.angles_degrees", "[[-20,0],[0,10]]"
-    if not isinstance(pairs, Sequence) or isinstance(pairs, str) or not pairs:
+    if not is_list(pairs) or not pairs:
         raise UserError(
-            f"{name}={_shown(pairs)}; views.path=list needs [yaw,pitch] pairs such as {example}"
+            f"{name}={as_text(pairs)}; views.path=list needs [yaw,pitch] pairs such as {example}"
         )
     for pair in pairs:
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise UserError(f"{name} holds {_shown(pair)}; use [yaw,pitch] pairs such as {example}")
+        if not is_list(pair) or len(pair) != 2:
+            raise UserError(
+                f"{name} holds {as_text(pair)}; use [yaw,pitch] pairs such as {example}"
+            )
     return [(check_number(name, yaw), check_number(name, pitch)) for yaw, pitch in pairs]
 
 
@@ -191,12 +167,9 @@ def _check_pitch(name: str, pitch: float) -> None:
 
 
 def _video_views(options: ViewOptions) -> list[View]:
-    num_frames = options.num_frames
-    if not isinstance(num_frames, int) or num_frames < 2:
-        raise UserError(f"views.num_frames={num_frames}; use 2 or more")
     yaw = check_number("views.yaw_amplitude_degrees", options.yaw_amplitude_degrees)
     pitch = check_number("views.pitch_amplitude_degrees", options.pitch_amplitude_degrees)
     _check_pitch("views.pitch_amplitude_degrees:", pitch)
     curve = orbit_angles if options.path == "orbit" else figure_eight_angles
-    angles = curve(num_frames, yaw, pitch)
+    angles = curve(options.num_frames, yaw, pitch)
     return [View(f"frame{index:04d}", *pair) for index, pair in enumerate(angles)]

@@ -1,7 +1,7 @@
 """The main path: latent -> style vectors -> planes -> rendered field -> super-resolved image."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from mate3d.triplane import PlaneLayout
 
 CAMERA_DIM = 25
 
+Geometry = Literal["sdf", "density"]
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -37,7 +39,8 @@ class GeneratorConfig:
         camera_scale: Factor on the conditioning camera; 0 switches pose conditioning off.
         plane_resolution: Side of the planes.
         plane_channels: Channels of each plane.
-        plane_layout: Axes of the planes; published weights need "eg3d_legacy".
+        plane_layout: Axes of the planes, see `mate3d.triplane`: "eg3d_legacy" is what published
+            weights were trained with, "xy_xz_zy" what they were after that slip was corrected.
         channel_base: Backbone channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
         hidden_width: Hidden width of every decoder head.
@@ -75,7 +78,7 @@ class GeneratorConfig:
     channel_max: int = 512
     hidden_width: int = 64
     num_features: int = 32
-    geometry: Literal["sdf", "density"] = "sdf"
+    geometry: Geometry = "sdf"
     plane_branches: PlaneBranches = "dual"
     density_level: float = 10.0
     box_size: float = 1.0
@@ -117,7 +120,7 @@ class RenderOutput:
     samples: RaySamples | None = None
 
 
-class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
+class Generator(nn.Module, PretrainedModel):
     """SDF portrait generator with global and local distances (MaTe3D, section 3).
 
     With geometry "density", a single plane branch and no labels it is EG3D's generator.
@@ -125,6 +128,8 @@ class Generator(nn.Module, PretrainedModel, config_type=GeneratorConfig):
     Raises:
         UserError: If options of the geometry contradict each other.
     """
+
+    config_type = GeneratorConfig
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -353,8 +358,8 @@ def _make_decoder(config: GeneratorConfig, num_classes: int) -> SDFDecoder | Den
 
 
 def _check_geometry(config: GeneratorConfig) -> None:
-    for name, allowed in (("geometry", ("sdf", "density")), ("plane_branches", ("dual", "single"))):
-        value = getattr(config, name)
+    for name, kind in (("geometry", Geometry), ("plane_branches", PlaneBranches)):
+        value, allowed = getattr(config, name), get_args(kind)
         if value not in allowed:
             raise UserError(f"{name}={value}; use {' or '.join(allowed)}")
     if config.geometry == "sdf":

@@ -41,21 +41,14 @@ class PretrainedModel(
 
     A folder holds config.yaml, generator.safetensors and card.md. The hub's copy has README.md
     as well, the card with the metadata that the hub indexes. There is no config.json.
-
-    Args:
-        config_type: Dataclass that the constructor takes; given with the bases of a class.
     """
 
+    # Dataclass that the constructor takes.
     config_type: ClassVar[type]
 
     # Text of card.md, and the licence in README.md, of the folder that the weights came from.
     card: str = ""
     license: str = UNKNOWN_LICENSE
-
-    def __init_subclass__(cls, *, config_type: type | None = None):
-        super().__init_subclass__()
-        if config_type is not None:
-            cls.config_type = config_type
 
     @classmethod
     def from_pretrained(

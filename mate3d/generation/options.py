@@ -1,15 +1,16 @@
 """What a user asks to be generated, checked before anything is loaded or rendered."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mate3d.camera_paths import ViewOptions, check_number, make_views
+from mate3d.camera_paths import ViewOptions, make_views
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from mate3d.labels import get_label_set
 from mate3d.mesh import MeshOptions
+from mate3d.option_checks import as_text, check_count, check_number
 from mate3d.storage import config_from_dict
 from mate3d.video import check_video_format
 
@@ -169,15 +170,15 @@ def parse_seeds(name: str, value: object, *, may_be_empty: bool = False) -> tupl
     for part in parts:
         match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", str(part))
         if match is None:
-            raise UserError(f"{name}={_as_text(value)}: cannot read '{part}'; {allowed}")
+            raise UserError(f"{name}={as_text(value)}: cannot read '{part}'; {allowed}")
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
         if last < first or last > _MAX_SEED:
             raise UserError(
-                f"{name}={_as_text(value)}: '{part}' is out of order or range; {allowed}"
+                f"{name}={as_text(value)}: '{part}' is out of order or range; {allowed}"
             )
         if last - first + len(seeds) >= _MAX_NUM_SEEDS:
-            raise UserError(f"{name}={_as_text(value)}: more than {_MAX_NUM_SEEDS} seeds")
+            raise UserError(f"{name}={as_text(value)}: more than {_MAX_NUM_SEEDS} seeds")
         seeds |= dict.fromkeys(range(first, last + 1))
     if not seeds:
         raise UserError(f"{name} is empty; {allowed}")
@@ -193,14 +194,8 @@ def parse_words(name: str, value: object) -> tuple[str, ...]:
     parts = value if isinstance(value, list | tuple) else str(value or "").split(",")
     words = tuple(dict.fromkeys(str(part).strip() for part in parts))
     if not words or "" in words:
-        raise UserError(f"{name}={_as_text(value)}; give at least one word, several with commas")
+        raise UserError(f"{name}={as_text(value)}; give at least one word, several with commas")
     return words
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ",".join(str(part) for part in value) + "]"
-    return str(value)
 
 
 def _parse_pictures(value: object) -> tuple[str, ...]:
@@ -220,20 +215,12 @@ def _check_numbers(options: GenerationOptions) -> None:
         raise UserError(
             f"truncation_psi={psi:g}; use 0 (the average head) to 2, 1 is no truncation"
         )
-    _check_count("truncation_cutoff", options.truncation_cutoff, 0, 10_000, or_null=True)
-    _check_count("sheet_tiles", options.sheet_tiles, 0, 10_000)
+    check_count("truncation_cutoff", options.truncation_cutoff, 0, 10_000, or_null=True)
+    check_count("sheet_tiles", options.sheet_tiles, 0, 10_000)
     side = options.neural_rendering_resolution
-    _check_count("neural_rendering_resolution", side, 4, 4096, or_null=True)
+    check_count("neural_rendering_resolution", side, 4, 4096, or_null=True)
     if options.dtype not in _DTYPES:
         raise UserError(f"dtype={options.dtype}; use one of: {', '.join(_DTYPES)}")
-
-
-def _check_count(name: str, value: object, low: int, high: int, *, or_null: bool = False) -> None:
-    if value is None and or_null:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        or_null_text = " or null" if or_null else ""
-        raise UserError(f"{name}={value}; use a whole number from {low} to {high}{or_null_text}")
 
 
 def _check_video(options: GenerationOptions) -> None:
@@ -259,4 +246,3 @@ def _check_combination(options: GenerationOptions) -> None:
     if options.views.path in ("list", "grid"):
         allowed = "front, orbit or figure_eight"
         raise UserError(f"interpolate=true with views.path={options.views.path}; use {allowed}")
-    _check_count("views.num_frames", options.views.num_frames, 2, 100_000)

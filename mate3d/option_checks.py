@@ -1,0 +1,60 @@
+"""Checks of single values that a user gave, with messages that name the option."""
+
+import math
+from collections.abc import Sequence
+
+from mate3d.errors import UserError
+
+
+def check_number(name: str, value: object, *, above: float = -math.inf) -> float:
+    """Return a user's value as a finite number above a bound.
+
+    Raises:
+        UserError: If it is not.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= above:
+        bound = "" if above == -math.inf else f" above {above:g}"
+        raise UserError(f"{name}={as_text(value)}; use a number{bound}")
+    return float(value)
+
+
+def check_numbers(name: str, values: object) -> tuple[float, ...]:
+    """Return a user's list of finite numbers.
+
+    Raises:
+        UserError: If it is empty or holds anything else.
+    """
+    if not is_list(values) or not values:
+        raise UserError(f"{name}={as_text(values)}; use a list of numbers such as [-30,0,30]")
+    return tuple(check_number(name, value) for value in values)
+
+
+def check_count(name: str, value: object, low: int, high: int, *, or_null: bool = False) -> None:
+    """Refuse what is no whole number in a range, bounds included.
+
+    Args:
+        name: The option.
+        value: What the user gave.
+        low: Smallest value.
+        high: Largest value.
+        or_null: Also allow None.
+
+    Raises:
+        UserError: Saying what is allowed.
+    """
+    if value is None and or_null:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        or_null_text = " or null" if or_null else ""
+        raise UserError(f"{name}={value}; use a whole number from {low} to {high}{or_null_text}")
+
+
+def is_list(value: object) -> bool:
+    """Tell lists and tuples from text and single values."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def as_text(value: object) -> str:
+    """Write a value as it is given on the command line."""
+    return "[" + ",".join(map(as_text, value)) + "]" if is_list(value) else str(value)
