@@ -10,16 +10,14 @@ Each mesh is made in a process of its own, evaluated near the surface ("auto") a
     output=                            also write the JSON here, e.g. benchmarks/results/mesh.json
 """
 
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import time
-from pathlib import Path
 
 import torch
+from common import cpu_name, read_words, report
 
 from mate3d.checkpoint import load_generator
 from mate3d.mapping import latents_from_seeds
@@ -32,17 +30,6 @@ DEFAULTS = {
     "device": "cpu",
     "output": "",
 }
-
-
-def parse_words(words: list[str]) -> dict[str, str]:
-    """Return the defaults changed by `name=value` words."""
-    options = dict(DEFAULTS)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or name not in options:
-            sys.exit(f"unknown word '{word}'; use name=value with: {', '.join(DEFAULTS)}")
-        options[name] = value
-    return options
 
 
 def measure(folder: str, device: str, resolution: int, evaluation: str) -> dict[str, object]:
@@ -70,7 +57,7 @@ def measure(folder: str, device: str, resolution: int, evaluation: str) -> dict[
 
 def main() -> None:
     """Measure every case in a fresh process."""
-    options = parse_words(sys.argv[1:])
+    options = read_words(DEFAULTS)
     context = multiprocessing.get_context("spawn")
     results = []
     for resolution in options["resolutions"].split(","):
@@ -82,16 +69,12 @@ def main() -> None:
     document = {
         "command": " ".join(["python", "benchmarks/bench_mesh.py", *sys.argv[1:]]),
         "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
+        "processor": cpu_name(),
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "results": results,
     }
-    if options["output"]:
-        path = Path(options["output"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps(document))
+    report(document, options["output"])
 
 
 if __name__ == "__main__":

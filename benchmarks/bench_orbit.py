@@ -10,16 +10,14 @@ Processor time is what this process alone used, and steadier where others comput
 is one JSON object; `output` is a file for it.
 """
 
-import json
 import os
-import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import cpu_name, read_words, report
 
 from mate3d.camera_paths import ViewOptions, make_views
 from mate3d.checkpoint import load_generator
@@ -39,19 +37,6 @@ DEFAULTS = {
     "device": "cpu",
     "output": "",
 }
-
-
-def read_words(words: list[str]) -> dict[str, str]:
-    """Return the options of a command line of name=value words."""
-    options = dict(DEFAULTS)
-    for word in words:
-        name, equal, value = word.partition("=")
-        if not equal or name not in DEFAULTS:
-            sys.exit(f"error: cannot read '{word}'; options are: {', '.join(DEFAULTS)}")
-        options[name] = value
-    if options["preset"] and options["preset"] not in PRESETS:
-        sys.exit(f"error: preset={options['preset']}; use one of: {', '.join(PRESETS)}")
-    return options
 
 
 def make_generator(options: dict[str, str]) -> Generator:
@@ -141,17 +126,11 @@ def summarize(runs: list[dict[str, float]], options: dict[str, str]) -> dict[str
     }
 
 
-def cpu_name() -> str:
-    """Return the processor's name where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Measure with the options of the command line."""
-    options = read_words(sys.argv[1:])
+    options = read_words(DEFAULTS)
+    if options["preset"] and options["preset"] not in PRESETS:
+        sys.exit(f"error: preset={options['preset']}; use one of: {', '.join(PRESETS)}")
     generator = make_generator(options)
     num_frames = int(options["frames"])
     measure(generator, 2)
@@ -160,11 +139,7 @@ def main() -> None:
         runs.append(measure(generator, num_frames))
         print(f"run {index + 1}: {runs[-1]}", flush=True)
     result = summarize(runs, options)
-    if options["output"]:
-        path = Path(options["output"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    report(result, options["output"])
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from mate3d.generation.heads import HeadMaker
 from mate3d.generation.options import read_options
 from mate3d.generation.precision import Precision
 from mate3d.generation.run import GenerationRun
-from mate3d.generator import Generator, GeneratorConfig
+from mate3d.generator import Generator
 from mate3d.labels import CATMASK_HQ, load_label_map
-from mate3d.renderer import RenderingConfig
+from tests.eg3d import make_generator
 
 
 def _generate(generator: Generator, folder: Path, **values) -> dict[str, bytes]:
@@ -192,29 +192,7 @@ def test_unwritable_folder_is_named(tiny_generator, tmp_path):
 
 
 def test_generator_without_labels_makes_all_that_it_has(tmp_path):
-    torch.manual_seed(0)
-    config = GeneratorConfig(
-        label_set="unlabelled",
-        geometry="density",
-        plane_branches="single",
-        density_level=1.0,
-        z_dim=8,
-        w_dim=8,
-        plane_resolution=8,
-        plane_channels=4,
-        channel_base=64,
-        channel_max=8,
-        hidden_width=8,
-        num_features=8,
-        neural_rendering_resolution=8,
-        sr_input_resolution=8,
-        resolution=16,
-        sr_channels=(8, 8),
-        rendering=RenderingConfig(
-            num_coarse_samples=6, num_fine_samples=6, density_activation="softplus_shifted"
-        ),
-    )
-    generator = Generator(config).eval().requires_grad_(False)
+    generator = make_generator()
     for dtype in ("float32", "bfloat16"):
         files = _generate(generator, tmp_path / dtype, seeds=0, pictures="all", dtype=dtype)
         kinds = {entry["kind"] for entry in json.loads(files["metadata.json"])["files"]}
