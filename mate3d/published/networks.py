@@ -13,9 +13,10 @@ from mate3d.published.snapshot_reader import InertObject, read_snapshot
 
 NETWORK_NAMES = ("G", "G_ema", "D", "D_semantic")
 # Far above what networks have; a small file could name the same parts over and over.
-_MAX_ITEMS = 500_000
+_MAX_ITEMS = 100_000
 _MAX_DEPTH = 32
 _MAX_NAME_LENGTH = 100
+_MAX_PATH_LENGTH = 300
 # What torch keeps in a module's attributes beside the author's own.
 _TORCH_ATTRIBUTES = re.compile(r"_parameters|_buffers|_modules|training|.*_hooks?(_.*)?")
 _PLAIN_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
@@ -70,6 +71,8 @@ class _Walk:
         """Collect a module's tensors and attributes, then its children's, in torch's order."""
         if depth > _MAX_DEPTH:
             raise _NotANetworkError(f"its parts are nested deeper than {_MAX_DEPTH}")
+        if len(prefix) > _MAX_PATH_LENGTH:
+            raise _NotANetworkError(f"its parts have names of more than {_MAX_PATH_LENGTH} letters")
         self._collect_state(module, prefix)
         for name, value in self._named(module.attributes):
             is_own = not _TORCH_ATTRIBUTES.fullmatch(name)

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 _STOP = 0x2E
 _PROTOCOLS = range(2, 6)
-# Dict keys and set members: hashing or comparing nested tuples could take for ever.
+# Dict keys and set members: hashing or comparing nested tuples could take for ever, and so could
+# whole numbers beyond this, many of which have one hash.
 _KEY_TYPES = (str, int, float, bool, type(None))
+_MAX_INTEGER_KEY = 2**60
 
 
 class RefusedPickleError(ValueError):
@@ -73,8 +75,13 @@ class Rules(Protocol):
 def shown(value: object) -> str:
     """Write something that a file holds so that a message can show it: short, ASCII."""
     is_plain = isinstance(value, str | int | float | None)
-    text = ascii(value) if is_plain else type(value).__name__
+    # Cut first: a text may be as long as the file.
+    text = ascii(value[:80] if isinstance(value, str) else value) if is_plain else _kind(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _kind(value: object) -> str:
+    return f"{value.module}.{value.name}" if isinstance(value, Global) else type(value).__name__
 
 
 class PickleMachine:
@@ -183,7 +190,7 @@ def _set_items(target: Any, items: list[Any]) -> None:
     if type(target) is not dict or len(items) % 2:
         raise RefusedPickleError(f"it stores items in {shown(target)}")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        target[_checked_key(key)] = value
+        target[checked_key(key)] = value
 
 
 def _append(target: Any, items: list[Any]) -> None:
@@ -195,12 +202,15 @@ def _append(target: Any, items: list[Any]) -> None:
 def _add(target: Any, items: list[Any]) -> None:
     if type(target) is not set:
         raise RefusedPickleError(f"it adds members to {shown(target)}")
-    target.update(map(_checked_key, items))
+    target.update(map(checked_key, items))
 
 
-def _checked_key(key: Any) -> Any:
+def checked_key(key: Any) -> Any:
+    """Return what may be a dict's key or a set's member."""
     if type(key) not in _KEY_TYPES:
         raise RefusedPickleError(f"it uses {shown(key)} as a key")
+    if type(key) is int and abs(key) > _MAX_INTEGER_KEY:
+        raise RefusedPickleError("it uses a huge number as a key")
     return key
 
 
@@ -304,6 +314,7 @@ _OPERATIONS: dict[int, Callable[[PickleMachine], None]] = {
     ord("C"): _push(lambda machine: machine.take(machine.integer(1))),
     ord("B"): _push(lambda machine: machine.take(machine.integer(4))),
     0x8E: _push(lambda machine: machine.take(machine.integer(8))),
+    0x96: _push(lambda machine: machine.take(machine.integer(8))),  # BYTEARRAY8
     ord(")"): _push(lambda machine: ()),
     0x85: _tuple(1),
     0x86: _tuple(2),
@@ -317,6 +328,7 @@ _OPERATIONS: dict[int, Callable[[PickleMachine], None]] = {
     ord("u"): _many_items(_set_items),
     0x8F: _push(lambda machine: set()),
     0x90: _many_items(_add),
+    0x91: _push(lambda machine: frozenset(map(checked_key, machine.items_since_mark()))),
     ord("h"): _push(lambda machine: machine.memo[machine.integer(1)]),
     ord("j"): _push(lambda machine: machine.memo[machine.integer(4)]),
     ord("q"): _put(1),

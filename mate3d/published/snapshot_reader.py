@@ -5,7 +5,6 @@ the globals listed below have a meaning, and that meaning is ours.
 """
 
 import mmap
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,14 @@ from mate3d.published.pickle_machine import (
     PickleMachine,
     RefusedPickleError,
     shown,
+)
+from mate3d.published.plain_values import (
+    TYPE_NAMES,
+    NumpyArray,
+    NumpyType,
+    StandIn,
+    build_numpy,
+    make_stand_ins,
 )
 from mate3d.published.storages import Storage, make_tensor, read_storage
 
@@ -37,37 +44,7 @@ _CLASS_MODULES = frozenset(
         "torch.nn.modules.container",
     )
 )
-_NUMPY_CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_FUNCTIONS = frozenset(
-    {
-        ("torch_utils.persistence", "_reconstruct_persistent_obj"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-        ("torch.storage", "_load_from_bytes"),
-        ("collections", "OrderedDict"),
-        ("dnnlib.util", "EasyDict"),
-        ("builtins", "set"),
-        ("__builtin__", "set"),  # protocol 2
-        ("_codecs", "encode"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-    }
-    | {(core, name) for core in _NUMPY_CORES for name in ("scalar", "_reconstruct")}
-)
-_SCALAR_FORMATS = {
-    "f2": "e",
-    "f4": "f",
-    "f8": "d",
-    "i1": "b",
-    "i2": "h",
-    "i4": "i",
-    "i8": "q",
-    "u1": "B",
-    "u2": "H",
-    "u4": "I",
-    "u8": "Q",
-    "b1": "?",
-}
+_MAX_CLASS_NAME_LENGTH = 100
 
 
 @dataclass(eq=False)
@@ -85,44 +62,37 @@ class InertObject:
     attributes: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-@dataclass(eq=False)
-class _NumpyType:
-    """A dtype of plain numbers: its code and, once known, its byte order."""
-
-    code: str
-    byte_order: str = "<"
-
-
 class _SnapshotRules:
     """The globals of spec 9.2, as inert stand-ins."""
 
     def __init__(self, budget: Budget):
         self.budget = budget
-        self.functions = {
-            "_reconstruct_persistent_obj": self._persistent_object,
-            "_rebuild_tensor_v2": self._tensor,
-            "_rebuild_parameter": self._parameter,
-            "_load_from_bytes": self._storage,
-            "OrderedDict": self._dict,
-            "set": self._set,
-            "encode": self._encode,
-            "dtype": self._numpy_type,
-            "scalar": self._numpy_scalar,
-            "_reconstruct": self._numpy_array,
+        self.stand_ins = make_stand_ins(budget) | {
+            ("torch_utils.persistence", "_reconstruct_persistent_obj"): StandIn(
+                self._persistent_object, 1, 1
+            ),
+            ("torch._utils", "_rebuild_tensor_v2"): StandIn(self._tensor, 6, 7),
+            ("torch._utils", "_rebuild_parameter"): StandIn(self._parameter, 3, 3),
+            # Tensors that carry attributes of their own.
+            ("torch._utils", "_rebuild_parameter_with_state"): StandIn(self._parameter, 4, 4),
+            ("torch._tensor", "_rebuild_from_type_v2"): StandIn(self._typed_tensor, 4, 4),
+            ("torch.storage", "_load_from_bytes"): StandIn(self._storage, 1, 1),
         }
 
     def resolve(self, module: str, name: str) -> Global:
-        is_class = module in _CLASS_MODULES and name.isidentifier() and not name.startswith("_")
-        if not is_class and (module, name) not in _FUNCTIONS:
-            raise RefusedPickleError(f"it refers to {shown(f'{module}.{name}')}")
+        is_class = module in _CLASS_MODULES and _is_class_name(name)
+        key = (module, name)
+        if not is_class and key not in self.stand_ins and key not in TYPE_NAMES:
+            raise RefusedPickleError(f"it refers to {shown(f'{module[:80]}.{name[:80]}')}")
         return Global(module, name)
 
     def call(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        is_function = (function.module, function.name) in _FUNCTIONS
-        stand_in = self.functions.get(function.name) if is_function else None
+        stand_in = self.stand_ins.get((function.module, function.name))
         if stand_in is None:
             raise RefusedPickleError(f"it calls {function.module}.{function.name}")
-        return stand_in(*_checked_count(function, arguments))
+        if not stand_in.least <= len(arguments) <= stand_in.most:
+            raise RefusedPickleError(f"it passes {len(arguments)} arguments to {function.name}")
+        return stand_in.run(*arguments)
 
     def new(self, cls: Global) -> Any:
         if cls == Global("dnnlib.util", "EasyDict"):
@@ -132,12 +102,10 @@ class _SnapshotRules:
         return InertObject(cls.module, cls.name)
 
     def build(self, instance: Any, state: Any) -> None:
-        if isinstance(instance, _NumpyType):
-            instance.byte_order = _byte_order(state)
-        elif isinstance(instance, InertObject) and instance.module == "numpy":
-            instance.attributes["state"] = state
+        if isinstance(instance, NumpyType | NumpyArray):
+            build_numpy(instance, state)
         elif isinstance(instance, InertObject):
-            instance.attributes = _checked_attributes(state)
+            instance.attributes = self._attributes(state)
         else:
             raise RefusedPickleError(f"it sets the state of {shown(instance)}")
 
@@ -149,9 +117,18 @@ class _SnapshotRules:
         if type(meta) is not dict or meta.get("type") != "class":
             raise RefusedPickleError("an object that carries its source is not described as one")
         name = meta.get("class_name")
-        if type(name) is not str or not name.isidentifier():
+        if type(name) is not str or not _is_class_name(name):
             raise RefusedPickleError(f"an object's class is called {shown(name)}")
-        return InertObject("", name, _checked_attributes(meta.get("state")))
+        return InertObject("", name, self._attributes(meta.get("state")))
+
+    def _attributes(self, state: Any) -> dict[str, Any]:
+        if type(state) is not dict:
+            raise RefusedPickleError("an object's state is not a dict of names")
+        # The same dict may be the state of many objects.
+        self.budget.spend(operations=len(state))
+        if not all(type(name) is str for name in state):
+            raise RefusedPickleError("an object's state is not a dict of names")
+        return state
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> Any:
         return make_tensor(storage, offset, size, stride, self.budget)
@@ -159,94 +136,36 @@ class _SnapshotRules:
     def _parameter(self, tensor: Any, *unused: Any) -> Any:
         return tensor
 
+    def _typed_tensor(self, function: Any, cls: Any, arguments: Any, state: Any) -> Any:
+        if function != Global("torch._utils", "_rebuild_tensor_v2") or type(arguments) is not tuple:
+            raise RefusedPickleError(f"it makes a tensor by calling {shown(function)}")
+        return self.call(function, arguments)
+
     def _storage(self, stream: Any) -> Storage:
         if not isinstance(stream, memoryview):
             raise RefusedPickleError("a storage is not a string of bytes")
         return read_storage(stream, self.budget)
 
-    def _dict(self) -> dict[Any, Any]:
-        return {}
 
-    def _set(self, items: Any) -> set[Any]:
-        if type(items) is not list or not all(type(item) in (str, int) for item in items):
-            raise RefusedPickleError("a set holds something other than names and numbers")
-        self.budget.spend(operations=len(items))
-        return set(items)
-
-    def _encode(self, text: Any, encoding: Any) -> memoryview:
-        # How protocol 2 writes bytes.
-        if type(text) is not str or encoding != "latin1":
-            raise RefusedPickleError("it encodes something other than bytes")
-        self.budget.spend(num_bytes=len(text))
-        return memoryview(text.encode("latin1", errors="replace"))
-
-    def _numpy_type(self, code: Any, *unused: Any) -> _NumpyType:
-        if type(code) is not str or code not in _SCALAR_FORMATS:
-            raise RefusedPickleError(f"it holds numpy values of type {shown(code)}")
-        return _NumpyType(code)
-
-    def _numpy_scalar(self, dtype: Any, content: Any) -> Any:
-        if not isinstance(dtype, _NumpyType) or not isinstance(content, memoryview):
-            raise RefusedPickleError("a numpy number is not one")
-        pattern = dtype.byte_order + _SCALAR_FORMATS[dtype.code]
-        if len(content) != struct.calcsize(pattern):
-            raise RefusedPickleError(f"a numpy {dtype.code} has {len(content)} bytes")
-        return struct.unpack(pattern, content)[0]
-
-    def _numpy_array(self, cls: Any, *unused: Any) -> InertObject:
-        if cls != Global("numpy", "ndarray"):
-            raise RefusedPickleError(f"it makes an array of {shown(cls)}")
-        return InertObject("numpy", "ndarray")
-
-
-_ARGUMENT_COUNTS = {
-    "_reconstruct_persistent_obj": (1, 1),
-    "_rebuild_tensor_v2": (6, 7),
-    "_rebuild_parameter": (3, 3),
-    "_load_from_bytes": (1, 1),
-    "OrderedDict": (0, 0),
-    "set": (1, 1),
-    "encode": (2, 2),
-    "dtype": (1, 3),
-    "scalar": (2, 2),
-    "_reconstruct": (3, 3),
-}
-
-
-def _checked_count(function: Global, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    least, most = _ARGUMENT_COUNTS[function.name]
-    if not least <= len(arguments) <= most:
-        raise RefusedPickleError(f"it passes {len(arguments)} arguments to {function.name}")
-    return arguments
-
-
-def _checked_attributes(state: Any) -> dict[str, Any]:
-    if type(state) is not dict or not all(type(name) is str for name in state):
-        raise RefusedPickleError("an object's state is not a dict of names")
-    return state
-
-
-def _byte_order(state: Any) -> str:
-    if type(state) is not tuple or len(state) < 2 or state[1] not in ("<", ">", "|"):
-        raise RefusedPickleError("a numpy type has an unknown byte order")
-    return "<" if state[1] == "|" else state[1]
+def _is_class_name(name: str) -> bool:
+    is_short = len(name) <= _MAX_CLASS_NAME_LENGTH
+    return is_short and name.isidentifier() and not name.startswith("_")
 
 
 def read_snapshot(path: str | Path) -> dict[str, Any]:
     """Return the top-level dict of a snapshot: tensors on the CPU, everything else inert.
 
     Parameters come back as plain tensors, ordered and attribute dicts as plain dicts, byte strings
-    as views on the file, numpy numbers as Python's.
+    as views on the file, numpy numbers as Python's; for other values see `plain_values`.
 
     Raises:
         UserError: If the file is missing, damaged, no snapshot, or refers to any global that
             snapshots do not consist of; the message names it.
     """
     path = Path(path)
-    if not path.is_file():
-        kind = "a folder, not a file" if path.is_dir() else "not found"
-        raise UserError(f"snapshot {path} is {kind}; give the .pkl file")
     try:
+        if not path.is_file():
+            raise UserError(f"snapshot {path} is {_what_it_is(path)}; give the .pkl file")
         with path.open("rb") as file:
             size = path.stat().st_size
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
@@ -258,6 +177,12 @@ def read_snapshot(path: str | Path) -> dict[str, Any]:
         raise UserError(f"snapshot {path} is refused: {error}") from None
     except MemoryError:
         raise UserError(f"snapshot {path} does not fit into memory") from None
+
+
+def _what_it_is(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, not a file"
+    return "no ordinary file" if path.exists() else "not found"
 
 
 def _read_top(data: memoryview, budget: Budget) -> dict[str, Any]:

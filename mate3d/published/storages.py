@@ -117,8 +117,11 @@ def make_tensor(storage: Any, offset: Any, size: Any, stride: Any, budget: Budge
     if not isinstance(storage, Storage):
         raise RefusedPickleError("a tensor has no storage")
     if not _are_counts((offset,)) or not _are_counts(size) or not _are_counts(stride):
-        raise RefusedPickleError("the offset, shape and strides of a tensor must be 0 or more")
-    if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS:
+        raise RefusedPickleError(
+            "the offset, shape and strides of a tensor must be 0 or more, and at most"
+            f" {_MAX_DIMENSIONS}"
+        )
+    if len(size) != len(stride):
         raise RefusedPickleError(f"a tensor has {len(size)} sizes and {len(stride)} strides")
     numel, available = 1, storage.data.numel()
     for count in size:
@@ -136,7 +139,9 @@ def make_tensor(storage: Any, offset: Any, size: Any, stride: Any, budget: Budge
 
 
 def _are_counts(values: Any) -> bool:
-    return type(values) is tuple and all(type(v) is int and 0 <= v < 2**62 for v in values)
+    if type(values) is not tuple or len(values) > _MAX_DIMENSIONS:
+        return False
+    return all(type(value) is int and 0 <= value < 2**62 for value in values)
 
 
 def _shape(size: tuple[int, ...]) -> str:

@@ -127,7 +127,7 @@ def test_other_operations_are_refused(tmp_path, operations, word):
     ("operations", "word"),
     [
         (short("f") + b")R", "it calls 'f'"),
-        (name_global("collections", "OrderedDict") + b"}b", "sets the state of Global"),
+        (name_global("collections", "OrderedDict") + b"}b", "sets the state of collections.Ord"),
         (name_global("training.triplane", "OSGDecoder") + b")R", "it calls training.triplane."),
         (name_global("training.triplane", "OSGDecoder") + b"K\x01\x85\x81", "passes arguments"),
         (name_global("builtins", "set") + b")\x81", "makes an instance of builtins.set"),
