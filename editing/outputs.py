@@ -1,9 +1,11 @@
 """Pictures, video and files of an edit, written so that an old result is never half replaced."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from mate3d.atomic import atomic_files
 from mate3d.camera_paths import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
-from mate3d.video import enlarge_for_video, open_videos
+from mate3d.video import enlarge_for_video, write_video
 from mate3d.visualize import (
     colorize_normals,
     make_image_grid,
@@ -110,8 +112,10 @@ def write_pictures(
 def write_orbit(path: Path, edited: EditedGenerator, *, num_frames: int, fps: int) -> None:
     """Write a video of the edited head from cameras on a closed ellipse around the front."""
     head, rig = edited.fused_field(), edited.generator.config.camera_rig
-    with open_videos([path], fps) as append:
-        for yaw, pitch in orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH):
-            camera = rig.make_camera(yaw, pitch).to(edited.source_ws)
-            image = edited.render(head, camera).image
-            append(to_uint8(enlarge_for_video(image)[0]))
+
+    def frame(yaw: float, pitch: float) -> np.ndarray:
+        image = edited.render(head, rig.make_camera(yaw, pitch).to(edited.source_ws)).image
+        return to_uint8(enlarge_for_video(image)[0])
+
+    angles = orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH)
+    write_video(path, itertools.starmap(frame, angles), fps)
