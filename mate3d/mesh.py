@@ -16,10 +16,11 @@ from mate3d.field import Field, TriPlaneField, spatial_gradient, unit_normals
 from mate3d.labels import LabelSet
 from mate3d.mesh_export import MESH_FORMATS, save_mesh, save_scene
 from mate3d.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
+from mate3d.option_checks import as_text, check_count
 
 Coloring = Literal["texture", "label"]
 
-_RESOLUTIONS = range(8, 1025)
+_MIN_RESOLUTION, _MAX_RESOLUTION = 8, 1024
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +45,11 @@ class MeshOptions:
     per_label: bool = False
 
     def __post_init__(self):
-        _check_resolution(self.resolution)
+        check_count("mesh.resolution", self.resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
         _check_coloring(self.coloring)
-        formats = self.formats
-        is_list = isinstance(formats, tuple) and len(set(formats)) == len(formats) > 0
-        if not is_list or not set(formats) <= set(MESH_FORMATS):
+        if not self.formats or not set(self.formats) <= set(MESH_FORMATS):
             raise UserError(
-                f"mesh formats {formats!r}: use some of {', '.join(MESH_FORMATS)}, each once"
+                f"mesh.formats={as_text(self.formats)}; use some of {', '.join(MESH_FORMATS)}"
             )
 
 
@@ -79,7 +78,7 @@ def extract_mesh(
         UserError: If the distance is nowhere negative in the box, an option is not allowed, or
             labels are asked of a field without any.
     """
-    _check_resolution(resolution)
+    check_count("mesh.resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
     _check_coloring(coloring)
     if coloring == "label":
         _check_labels(label_set, "coloring by label")
@@ -114,7 +113,7 @@ def extract_label_meshes(
     Raises:
         UserError: If there are no labels or no class has a surface.
     """
-    _check_resolution(resolution)
+    check_count("mesh.resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
     _check_labels(label_set, "one mesh per label")
     grid = Grid(box_size, resolution, field.device)
     meshes = {}
@@ -178,15 +177,9 @@ def write_meshes(
     return paths
 
 
-def _check_resolution(resolution: int) -> None:
-    if not isinstance(resolution, int) or resolution not in _RESOLUTIONS:
-        allowed = f"an integer from {_RESOLUTIONS[0]} to {_RESOLUTIONS[-1]}"
-        raise UserError(f"mesh resolution {resolution!r}: give {allowed}")
-
-
 def _check_coloring(coloring: str) -> None:
     if coloring not in get_args(Coloring):
-        raise UserError(f"mesh coloring {coloring!r}: use {' or '.join(get_args(Coloring))}")
+        raise UserError(f"mesh.coloring={coloring}; use {' or '.join(get_args(Coloring))}")
 
 
 def _check_labels(label_set: LabelSet | None, purpose: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from omegaconf import DictConfig
 
 from mate3d.errors import UserError
-from mate3d.weights import HubFile, HubRepository, download_file, read_repository
+from mate3d.hub_download import HubFile, HubRepository, download_file, read_repository
 from scripts._entry import run
 
 _logger = logging.getLogger(__name__)

@@ -70,7 +70,7 @@ def test_words_come_with_commas_or_as_a_list():
         ({"interpolate": True, "views": {"num_frames": 1}}, "views.num_frames=1; use a whole"),
         ({"interpolate": True, "mesh": {"enabled": True}}, "leave out mix and mesh.enabled"),
         ({"with_depth_values": True, "views": {"path": "orbit"}}, "is for stills"),
-        ({"mesh": {"formats": "stl"}}, "mesh formats"),
+        ({"mesh": {"formats": "stl"}}, r"mesh.formats=\[stl\]; use some of ply"),
         ({"dtype": "float64"}, "dtype=float64; use one of: float32"),
         ({"neural_rendering_resolution": 0}, "neural_rendering_resolution=0; use a whole number"),
         ({"sheet_tiles": -1}, "sheet_tiles=-1; use a whole number"),

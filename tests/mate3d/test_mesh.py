@@ -245,13 +245,12 @@ def test_labels_of_a_head_without_labels_are_errors():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"resolution": 4}, "mesh resolution 4: .* from 8 to 1024"),
-        ({"resolution": 64.5}, "mesh resolution 64.5"),
+        ({"resolution": 4}, "mesh.resolution=4; .* from 8 to 1024"),
+        ({"resolution": 64.5}, "mesh.resolution=64.5"),
         ({"formats": ("stl",)}, "stl.*ply, obj, glb"),
         ({"formats": ()}, "ply, obj, glb"),
-        ({"formats": ("ply", "ply")}, "each once"),
-        ({"formats": "ply"}, "'ply'"),
-        ({"coloring": "depth"}, "'depth': use texture or label"),
+        ({"formats": "ply"}, "mesh.formats=ply; use some of"),
+        ({"coloring": "depth"}, "mesh.coloring=depth; use texture or label"),
     ],
 )
 def test_wrong_options_name_what_is_allowed(values, message):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mate3d.errors import UserError
-from mate3d.weights import HubFile, HubRepository, download_file
+from mate3d.hub_download import HubFile, HubRepository, download_file
 from scripts.download_weights import main
 from tests.hub_server import Fault, HubServer, hub_environment, use_hub
 
