@@ -67,6 +67,8 @@ def _read_options(config: DictConfig) -> torch.dtype:
     """Check what can be checked before the snapshot is read; return the stored precision."""
     if config.network not in ("G", "G_ema"):
         raise UserError(f"network={config.network}; use G_ema or G")
+    if config.verify and config.network != "G_ema":
+        raise UserError(f"verify=... compares G_ema; network={config.network} cannot be verified")
     if config.dtype not in _DTYPES:
         raise UserError(f"dtype={config.dtype}; use {', '.join(_DTYPES)}")
     output = Path(config.output)
@@ -92,8 +94,6 @@ def _verify(
     config: DictConfig,
 ) -> Verification:
     """Compare what would be stored with recorded values, and draw the comparison."""
-    if config.network != "G_ema":
-        raise UserError(f"verify=... compares G_ema; network={config.network} cannot be verified")
     # What is stored counts, so its rounding does too.
     generator.to(dtype).float()
     verification = verify(snapshot.networks, generator, expected)
