@@ -24,6 +24,7 @@ class PlaneBackbone(nn.Module):
         channel_max: See `channel_base`.
         branches: "dual" makes texture and shape planes, "single" one tri-plane that is both, as
             in EG3D.
+        clamp: Limit of the activations' magnitude, or None.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class PlaneBackbone(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         branches: PlaneBranches = "dual",
+        clamp: float | None = None,
     ):
         super().__init__()
         self.plane_channels = plane_channels
@@ -45,7 +47,7 @@ class PlaneBackbone(nn.Module):
         while resolution <= plane_resolution:
             channels = min(channel_base // resolution, channel_max)
             self.blocks[f"b{resolution}"] = SynthesisBlock(
-                in_channels, channels, w_dim, resolution, heads
+                in_channels, channels, w_dim, resolution, heads, clamp=clamp
             )
             in_channels, resolution = channels, resolution * 2
 

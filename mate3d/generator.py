@@ -43,6 +43,7 @@ class GeneratorConfig:
             weights were trained with, "xy_xz_zy" what they were after that slip was corrected.
         channel_base: Backbone channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
+        backbone_clamp: Limit of the backbone's activations; None is none.
         hidden_width: Hidden width of every decoder head.
         num_features: Rendered colour features.
         geometry: "sdf" decodes signed distances; "density" decodes a raw density as EG3D does,
@@ -61,6 +62,7 @@ class GeneratorConfig:
         resolution: Side of final images.
         sr_channels: Channels of the super-resolution blocks.
         sr_noise_mode: Noise of the super-resolution blocks.
+        sr_clamp: Limit of the super-resolution's activations; None is none.
         camera_rig: The cameras that portraits are framed by.
         rendering: Ranges, sample counts and conventions of the renderer.
     """
@@ -76,6 +78,7 @@ class GeneratorConfig:
     plane_layout: PlaneLayout = "xy_xz_yz"
     channel_base: int = 32768
     channel_max: int = 512
+    backbone_clamp: float | None = None
     hidden_width: int = 64
     num_features: int = 32
     geometry: Geometry = "sdf"
@@ -90,6 +93,7 @@ class GeneratorConfig:
     resolution: int = 512
     sr_channels: tuple[int, ...] = (256, 128)
     sr_noise_mode: NoiseMode = "none"
+    sr_clamp: float | None = 256.0
     camera_rig: CameraRig = field(default_factory=CameraRig)
     rendering: RenderingConfig = field(default_factory=RenderingConfig)
 
@@ -143,6 +147,7 @@ class Generator(nn.Module, PretrainedModel):
             channel_base=config.channel_base,
             channel_max=config.channel_max,
             branches=config.plane_branches,
+            clamp=config.backbone_clamp,
         )
         self.mapping = MappingNetwork(
             config.z_dim,
@@ -173,6 +178,7 @@ class Generator(nn.Module, PretrainedModel):
             output_resolution=config.resolution,
             channels=config.sr_channels,
             noise_mode=config.sr_noise_mode,
+            clamp=config.sr_clamp,
         )
 
     @property

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from mate3d.discriminator import DiscriminatorConfig
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
-from mate3d.published.facts import GeneratorFacts, channel_rule, is_number, rounded
+from mate3d.published.facts import GeneratorFacts, channel_rule
+from mate3d.published.layers import stored_gains
 from mate3d.published.networks import PublishedNetwork
 from mate3d.published.pickle_machine import shown
+from mate3d.published.plain_values import is_number, rounded
 
 
 @dataclass
@@ -23,11 +25,13 @@ class InferredGenerator:
         config: Rebuilds the generator.
         problems: Settings of the file that our renderer does not follow; results would differ.
         notes: What was assumed, or is without effect here.
+        gains: Factors that some published tensors must be multiplied by.
     """
 
     config: GeneratorConfig
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gains: dict[str, float] = field(default_factory=dict)
 
 
 def generator_config(network: PublishedNetwork) -> GeneratorConfig:
@@ -58,7 +62,7 @@ def infer_generator(network: PublishedNetwork) -> InferredGenerator:
         label_set=facts.label_set(is_density),
         z_dim=facts.z_dim(w_dim),
         w_dim=w_dim,
-        mapping_layers=facts.count(r"backbone\.mapping\.fc\d+\.weight"),
+        mapping_layers=facts.mapping_layers(),
         mapping_lr_multiplier=rounded(facts.attribute("backbone.mapping.fc0.bias_gain", 0.01)),
         camera_scale=facts.camera_scale(),
         plane_resolution=max(facts.resolutions()),
@@ -66,6 +70,7 @@ def infer_generator(network: PublishedNetwork) -> InferredGenerator:
         plane_layout=facts.plane_layout(),
         channel_base=base,
         channel_max=maximum,
+        backbone_clamp=facts.backbone_clamp(),
         hidden_width=facts.size(f"{decoder}.0.weight", 0),
         num_features=facts.size(f"{decoder}.2.weight", 0) - int(is_density),
         geometry="density" if is_density else "sdf",
@@ -77,11 +82,13 @@ def infer_generator(network: PublishedNetwork) -> InferredGenerator:
         resolution=resolution,
         sr_channels=sr_channels,
         sr_noise_mode=facts.sr_noise_mode(),
+        sr_clamp=facts.sr_clamp(),
         camera_rig=facts.camera_rig(),
         rendering=facts.rendering(),
     )
+    gains = dict(stored_gains(network, config.mapping_lr_multiplier, facts.decoder_multiplier()))
     facts.check(config)
-    return InferredGenerator(config, facts.problems, facts.notes)
+    return InferredGenerator(config, facts.problems, facts.notes, gains)
 
 
 def discriminator_config(network: PublishedNetwork) -> DiscriminatorConfig:

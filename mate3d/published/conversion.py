@@ -13,6 +13,8 @@ from mate3d.published.networks import PublishedNetwork
 
 _UNUSED_FILTER = "a filter that nothing is resampled with"
 _UNKNOWN = "our generator has no such tensor"
+# Elements; published generators have half as many.
+_MAX_MADE_UP = 2**26
 
 
 @dataclass
@@ -48,7 +50,7 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
         UserError: If the network does not fit.
     """
     inferred = infer_generator(network)
-    renamed, skipped = _rename(network.state)
+    renamed, skipped = _rename(_scaled(network.state, inferred.gains))
     expected = _expected_shapes(inferred.config)
     unexpected = [name for name in network.state if _is_unexpected(name, expected)]
     missing = sorted(set(expected) - set(renamed))
@@ -61,6 +63,7 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
             f"{network.class_name} does not fit: {'; '.join(found)}"
             " (strict=false converts the rest)"
         )
+    _check_fill([expected[name] for name in missing])
     skipped |= dict.fromkeys(unexpected, _UNKNOWN)
     kept = {name: renamed[name] for name in expected if name in renamed}
     return Conversion(
@@ -69,7 +72,7 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
         skipped=skipped | _skipped_attributes(network),
         initialised=missing,
         problems=problems,
-        notes=inferred.notes,
+        notes=inferred.notes + _describe_gains(inferred.gains),
     )
 
 
@@ -86,6 +89,24 @@ def _rename(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]
         else:
             renamed[name] = tensor
     return renamed, skipped
+
+
+def _scaled(state: dict[str, Tensor], gains: dict[str, float]) -> dict[str, Tensor]:
+    """Multiply tensors that are stored for another gain than our layers have."""
+    return {
+        name: (tensor.double() * gains[name]).to(tensor.dtype) if name in gains else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _describe_gains(gains: dict[str, float]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, gain in gains.items():
+        names.setdefault(f"{gain:g}", []).append(name)
+    return [
+        f"multiplied by {gain}, as layers of the file have another gain: {_some(tensors)}"
+        for gain, tensors in names.items()
+    ]
 
 
 def _is_unexpected(published: str, expected: dict[str, torch.Size]) -> bool:
@@ -109,6 +130,12 @@ def _check_shapes(
     ]
     if misshapen:
         raise UserError(f"{class_name} has tensors of other shapes: {_some(misshapen)}")
+
+
+def _check_fill(shapes: list[torch.Size]) -> None:
+    """Refuse to make up tensors of a size that the file gives no reason for."""
+    if sum(map(torch.Size.numel, shapes)) > _MAX_MADE_UP:
+        raise UserError("most of the generator is not in the file; nothing was converted")
 
 
 def _broken_values(state: dict[str, Tensor]) -> list[str]:

@@ -9,18 +9,21 @@ from torch import Tensor
 from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS, CameraRig
 from mate3d.errors import UserError
 from mate3d.generator import CAMERA_DIM, GeneratorConfig
+from mate3d.published.layers import find_clamp, layer_problems
 from mate3d.published.networks import PublishedNetwork
 from mate3d.published.pickle_machine import shown
+from mate3d.published.plain_values import is_number, plain_numbers
 from mate3d.renderer import RenderingConfig
 from mate3d.triplane import PlaneLayout, find_plane_layout
 
 LABEL_SETS = {19: "celebamask_hq", 6: "catmask_hq", 0: "unlabelled"}
 _DEFAULT_CHANNELS = (32768, 512)
-_SR_CLAMP = 256
+_SR_CLAMP = 256.0
+_MAX_MAPPING_LAYERS = 64
 # Options that act in training only, or say what tensor shapes say too.
 _WITHOUT_EFFECT = re.compile(
     r"image_resolution|superresolution_module(_semantic)?|gpc_reg_.*|gen_pose_cond|density_reg.*"
-    r"|reg_type|decoder_lr_mul|decoder_output_dim|decoder_activation"
+    r"|reg_type|decoder_output_dim"
 )
 
 
@@ -55,14 +58,17 @@ class GeneratorFacts:
         return sum(re.fullmatch(pattern, name) is not None for name in self.state)
 
     def attribute(self, name: str, default: float) -> float:
-        """Return a number among the attributes."""
-        value = self.network.attributes.get(name, default)
-        return value if is_number(value) else default
+        """Return a number above 0 among the attributes."""
+        value = plain_numbers(self.network.attributes.get(name, default))
+        if is_number(value) and value > 0:
+            return value
+        self.problems.append(f"{name} is {shown(value)}; {default:g} is assumed")
+        return default
 
     def option(self, name: str, default: Any = None) -> Any:
         """Return a rendering option."""
         self.used.add(name)
-        return self.options.get(name, default)
+        return plain_numbers(self.options.get(name, default))
 
     def number(self, name: str, *, above: float = -math.inf) -> float:
         """Return a rendering option that must be a number."""
@@ -78,6 +84,13 @@ class GeneratorFacts:
         if type(value) is not int or not least <= value <= 4096:
             raise UserError(f"rendering option {name} is {shown(value)}; {least} to 4096 is known")
         return value
+
+    def mapping_layers(self) -> int:
+        """Return the number of layers behind the camera's embedding."""
+        number = self.count(r"backbone\.mapping\.fc\d+\.weight")
+        if number > _MAX_MAPPING_LAYERS:
+            raise UserError(f"the mapping has {number} layers; {_MAX_MAPPING_LAYERS} at most")
+        return number
 
     def z_dim(self, w_dim: int) -> int:
         """Return the latent's width: what the first layer takes beside the embedded camera."""
@@ -154,6 +167,25 @@ class GeneratorFacts:
             raise UserError(f"rendering option c_scale is {shown(scale)}; a number is known")
         return 0.0 if self.option("c_gen_conditioning_zero") else float(scale)
 
+    def decoder_multiplier(self) -> float:
+        """Return the learning-rate multiplier of decoder layers that do not tell it themselves."""
+        value = self.option("decoder_lr_mul", 1)
+        return value if is_number(value) and value > 0 else 1
+
+    def clamp(self, part: str, default: float | None) -> float | None:
+        """Return the limit of activations in a part."""
+        value, problems = find_clamp(self.network, part, default)
+        self.problems += problems
+        return value
+
+    def backbone_clamp(self) -> float | None:
+        """Return the limit of the backbone's activations."""
+        return self.clamp("backbone.synthesis.", None)
+
+    def sr_clamp(self) -> float | None:
+        """Return the limit of the super-resolutions' activations."""
+        return self.clamp("superresolution", _SR_CLAMP)
+
     def neural_rendering_resolution(self) -> int:
         """Return the default side of raw renders."""
         value = self.network.attributes.get("neural_rendering_resolution")
@@ -222,6 +254,9 @@ class GeneratorFacts:
         for name in ("disparity_space_sampling", "density_noise"):
             if self.option(name, 0):
                 self.problems.append(f"rendering option {name} is {shown(self.option(name))}")
+        if self.option("decoder_activation", "sigmoid") not in ("sigmoid", None):
+            activation = shown(self.option("decoder_activation"))
+            self.problems.append(f"decoder_activation {activation} is not sigmoid")
         return RenderingConfig(
             near=near,
             far=far,
@@ -236,32 +271,14 @@ class GeneratorFacts:
 
     def check(self, config: GeneratorConfig) -> None:
         """Find what would be rendered differently; call it when all facts were looked up."""
-        is_smooth = self.option("sr_antialias", True)
+        attributes = self.network.attributes
+        is_smooth = attributes.get(
+            "superresolution.sr_antialias", self.option("sr_antialias", True)
+        )
         if not is_smooth and config.neural_rendering_resolution > config.sr_input_resolution:
             self.problems.append("rendering option sr_antialias is off; raw renders are smoothed")
-        self._check_layers()
+        self.problems += layer_problems(self.network)
         self._note_unknown_options()
-
-    def _check_layers(self) -> None:
-        """Look for layers that were built otherwise than ours are."""
-        known = {"architecture": "skip", "use_noise": True, "padding": 1}
-        problems: dict[str, list[str]] = {}
-        notes: dict[str, list[str]] = {}
-        for name, value in self.network.attributes.items():
-            head, _, last = name.rpartition(".")
-            is_backbone, is_decoder = head.startswith("backbone."), head.startswith("decoder.")
-            text = f"{last} is {shown(value)}"
-            if last in known and value != known[last]:
-                problems.setdefault(f"{text}; {known[last]} is known", []).append(head)
-            elif last == "conv_clamp" and is_backbone and value is not None:
-                problems.setdefault(f"{text}; the backbone has none here", []).append(head)
-            elif last == "bias_gain" and is_decoder and value != 1:
-                problems.setdefault(f"{text}; the decoder's is 1 here", []).append(head)
-            elif last == "conv_clamp" and head.startswith("superres") and value != _SR_CLAMP:
-                # Ordinary activations stay far below either.
-                notes.setdefault(f"{text}; {_SR_CLAMP} is used here", []).append(head)
-        self.problems += [_with_places(text, places) for text, places in problems.items()]
-        self.notes += [_with_places(text, places) for text, places in notes.items()]
 
     def _note_unknown_options(self) -> None:
         """List rendering options that nothing was made of."""
@@ -273,25 +290,11 @@ class GeneratorFacts:
 def channel_rule(channels: dict[int, int], arguments: dict[str, Any], name: str) -> tuple[int, int]:
     """Return base and maximum with channels(r) = min(base // r, maximum) for all resolutions r."""
     given = (arguments.get("channel_base"), arguments.get("channel_max"))
-    top = max(channels)
-    for base, maximum in (given, _DEFAULT_CHANNELS, (channels[top] * top, max(channels.values()))):
+    # The smallest base that gives no resolution too few.
+    smallest = (max(r * number for r, number in channels.items()), max(channels.values()))
+    for base, maximum in (given, _DEFAULT_CHANNELS, smallest):
         if type(base) is not int or type(maximum) is not int:
             continue
         if all(min(base // r, maximum) == number for r, number in channels.items()):
             return base, maximum
     raise UserError(f"{name} has channels {channels}; min(base / resolution, maximum) is known")
-
-
-def _with_places(text: str, places: list[str]) -> str:
-    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-    return f"{text} (in {places[0]}{more})"
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number and no truth value."""
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def rounded(value: float) -> float:
-    """Return the decimal number that a float32 stands for."""
-    return float(f"{value:.7g}")

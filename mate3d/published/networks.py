@@ -33,6 +33,7 @@ class PublishedNetwork:
         attributes: What it carries beside its state: plain values such as `rendering_kwargs`, and
             tensors; those of its parts under dotted names, e.g. `superresolution.sr_antialias`.
         state: Parameters and persistent buffers by name, in the order of torch's state dicts.
+        classes: Class names of its parts by their dotted names.
     """
 
     class_name: str
@@ -40,6 +41,7 @@ class PublishedNetwork:
     init_kwargs: dict[str, Any]
     attributes: dict[str, Any]
     state: dict[str, Tensor]
+    classes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,6 +67,7 @@ class _Walk:
 
     state: dict[str, Tensor] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
     num_items: int = 0
 
     def visit(self, module: InertObject, prefix: str = "", depth: int = 0) -> None:
@@ -73,6 +76,7 @@ class _Walk:
             raise _NotANetworkError(f"its parts are nested deeper than {_MAX_DEPTH}")
         if len(prefix) > _MAX_PATH_LENGTH:
             raise _NotANetworkError(f"its parts have names of more than {_MAX_PATH_LENGTH} letters")
+        self.classes[prefix[:-1]] = module.name
         self._collect_state(module, prefix)
         for name, value in self._named(module.attributes):
             is_own = not _TORCH_ATTRIBUTES.fullmatch(name)
@@ -149,7 +153,9 @@ def _read_network(module: InertObject) -> PublishedNetwork:
     init_kwargs = walk.attributes.get("_init_kwargs", {})
     if not isinstance(init_args, tuple) or not isinstance(init_kwargs, dict):
         raise _NotANetworkError("its constructor arguments are neither tuple nor dict")
-    return PublishedNetwork(module.name, init_args, init_kwargs, walk.attributes, walk.state)
+    return PublishedNetwork(
+        module.name, init_args, init_kwargs, walk.attributes, walk.state, walk.classes
+    )
 
 
 def _check_total_size(path: str | Path, networks: dict[str, PublishedNetwork]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mate3d.published.pickle_machine import (
     Budget,
@@ -22,6 +23,7 @@ from mate3d.published.pickle_machine import (
 _NUMPY_MODULES = ("numpy.core", "numpy._core")
 _BUILTINS = ("builtins", "__builtin__")  # the latter in protocol 2
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_MAX_NUMBER = 1e9
 _SCALAR_FORMATS = {
     "f2": "e",
     "f4": "f",
@@ -158,10 +160,27 @@ def build_numpy(instance: NumpyType | NumpyArray, state: Any) -> None:
 
 
 def plain_numbers(value: Any) -> Any:
-    """Return a short array of numbers as a list; anything else as it is."""
+    """Return a short array or tensor of numbers as a list, or as a number; else the value."""
     if isinstance(value, NumpyArray) and value.values is not None and value.values.size <= 16:
         return value.values.tolist()
+    if isinstance(value, Tensor) and value.numel() <= 16:
+        # Numbers that a float32 stands for, not its exact ones.
+        return _each_rounded(value.tolist()) if value.is_floating_point() else value.tolist()
     return value
+
+
+def _each_rounded(values: Any) -> Any:
+    return [_each_rounded(v) for v in values] if isinstance(values, list) else rounded(values)
+
+
+def rounded(value: float) -> float:
+    """Return the decimal number that a float32 stands for."""
+    return float(f"{value:.7g}")
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that settings can have: finite, no truth value."""
+    return type(value) in (int, float) and abs(value) <= _MAX_NUMBER
 
 
 def _default_dict(factory: Any = None) -> dict[Any, Any]:

@@ -40,8 +40,12 @@ _CLASS_MODULES = frozenset(
         "training.networks_stylegan2",
         "training.superresolution",
         "training.dual_discriminator",
+        "training.augment",
+        "training.volumetric_rendering.math_utils",
         "torch.nn.modules.activation",
         "torch.nn.modules.container",
+        "torch.nn.modules.linear",
+        "torch.nn.modules.upsampling",
     )
 )
 _MAX_CLASS_NAME_LENGTH = 100

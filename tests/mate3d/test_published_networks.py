@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mate3d.generator import Generator
 from mate3d.published.card import file_sha256, make_card, report_lines
 from mate3d.published.configs import discriminator_config, generator_config, infer_generator
 from mate3d.published.conversion import convert_generator
+from mate3d.published.facts import channel_rule
 from mate3d.published.networks import PublishedSnapshot, read_networks, read_published
 from mate3d.published.verify import Expected, comparison_picture, load_expected, verify
 from tests.eg3d import make_generator
@@ -288,8 +290,16 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("backbone.synthesis.b8.conv1.conv_clamp", 256, "the backbone has none here"),
-        ("decoder.net_tex.0.bias_gain", 0.5, "the decoder's is 1 here"),
+        ("backbone.synthesis.b8.conv1.conv_clamp", 256, "have different clamps: None, 256"),
+        ("superresolution.block0.torgb.conv_clamp", "x", "have different clamps: 256, 'x'"),
+        ("backbone.synthesis.b8.conv0.activation", "relu", "activation is 'relu'; lrelu is known"),
+        ("backbone.mapping.fc1.activation", "linear", "'linear'; lrelu is known"),
+        ("backbone.synthesis.b8.conv0.affine.activation", "lrelu", "'lrelu'; linear is known"),
+        ("backbone.synthesis.b8.conv0.act_gain", 1.0, "act_gain is 1.0"),
+        ("decoder.net_tex.1.beta", 2, "beta is 2; 1 is known"),
+        ("decoder.net_main_shp_bbbb_3.1.threshold", 1, "threshold is 1; 20 is known"),
+        ("renderer.sigmoid", "x", "renderer.sigmoid is 'x'"),
+        ("renderer.sigmoid", 10**300, "renderer.sigmoid is 1000"),
         ("backbone.synthesis.b8.architecture", "resnet", "skip is known"),
         ("neural_rendering_resolution", None, "neural_rendering_resolution is None"),
         ("superresolution.input_resolution", 24, "from 24 px has blocks of"),
@@ -306,13 +316,88 @@ def test_layers_built_otherwise_are_errors(networks, name, value, message):
         generator_config(changed)
 
 
-def test_a_super_resolution_without_clamp_is_noted(networks):
-    names = [n for n in networks["G_ema"].attributes if "superres" in n and "conv_clamp" in n]
-    attributes = networks["G_ema"].attributes | dict.fromkeys(names)
-    inferred = infer_generator(dataclasses.replace(networks["G_ema"], attributes=attributes))
-    (note,) = inferred.notes
-    assert note.startswith("conv_clamp is None; 256 is used here (in superresolution.block0")
-    assert inferred.problems == []
+def with_attributes(network, pattern: str, **values):
+    """Change attributes of those parts of a network whose name fits."""
+    changed = dict(network.attributes)
+    for name in network.attributes:
+        head, _, last = name.rpartition(".")
+        if last in values and re.fullmatch(pattern, head):
+            changed[name] = values[last]
+    return dataclasses.replace(network, attributes=changed)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), (0.5, 0.5), (256, 256.0)])
+def test_clamps_of_activations_are_followed(networks, value, expected):
+    network = with_attributes(networks["G_ema"], r"backbone\.synthesis\..*", conv_clamp=value)
+    config = generator_config(network)
+    assert (config.backbone_clamp, config.sr_clamp) == (expected, 256.0)
+    network = with_attributes(networks["G_ema"], "superresolution.*", conv_clamp=value)
+    config = generator_config(network)
+    assert (config.backbone_clamp, config.sr_clamp) == (None, expected)
+    assert Generator(config).superresolution.blocks[0].conv0.clamp == expected
+
+
+def test_weights_stored_for_other_gains_give_the_same_pictures(networks, expected):
+    network = networks["G_ema"]
+    state, attributes = dict(network.state), dict(network.attributes)
+    heads = {name.rpartition(".")[0] for name in attributes if name.endswith(".bias_gain")}
+    for index, head in enumerate(sorted(heads)):
+        factor = (0.5, 1.0, 4.0)[index % 3]
+        for kind in ("weight", "bias"):
+            attributes[f"{head}.{kind}_gain"] *= factor
+            state[f"{head}.{kind}"] = state[f"{head}.{kind}"] / factor
+    changed = dataclasses.replace(network, state=state, attributes=attributes)
+    conversion = convert_generator(changed)
+    assert any("multiplied by 0.5" in note for note in conversion.notes)
+    values = expected.tensors
+    ws = conversion.generator.map(values["in.z"], values["in.c_cond"], truncation_psi=0.7)
+    assert_golden(ws, values["ws"])
+    assert_golden(conversion.generator.synthesize(ws, values["in.c"]).image, values["image"])
+
+
+def test_decoder_gains_follow_the_option_where_layers_tell_none(tmp_path):
+    generator = make_generator()
+    state = published_state(generator)
+    for name in state:
+        if name.startswith("decoder."):
+            state[name] = state[name] / 0.25
+    network = make_network(generator, state, decoder_lr_mul=0.25)
+    found = read_networks(write_snapshot(tmp_path / "x.pkl", G=network))["G"]
+    converted = convert_generator(found).generator.state_dict()
+    assert all(torch.equal(converted[k], v) for k, v in generator.state_dict().items())
+
+
+def test_another_activation_of_the_decoder_is_an_error(networks):
+    classes = networks["G_ema"].classes
+    assert classes["decoder.net_tex.1"] == "Softplus" and classes[""] == "TriPlaneGenerator"
+    changed = dataclasses.replace(
+        networks["G_ema"], classes=classes | {"decoder.net_tex.1": "ReLU"}
+    )
+    with pytest.raises(UserError, match="the activation is ReLU; Softplus is known"):
+        generator_config(changed)
+
+
+@pytest.mark.parametrize("channels", [{4: 24, 8: 24, 16: 24, 32: 15}, {4: 31, 8: 15, 16: 7, 32: 3}])
+def test_channels_are_explained_by_the_smallest_base_that_fits(channels):
+    base, maximum = channel_rule(channels, {}, "G")
+    assert all(min(base // r, maximum) == number for r, number in channels.items())
+
+
+def test_a_mapping_of_countless_layers_is_refused(networks):
+    weight = networks["G_ema"].state["backbone.mapping.fc1.weight"]
+    state = networks["G_ema"].state | {
+        f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)
+    }
+    with pytest.raises(UserError, match="the mapping has 90 layers; 64 at most"):
+        generator_config(dataclasses.replace(networks["G_ema"], state=state))
+
+
+def test_huge_tensors_are_not_made_up(tmp_path):
+    network = read_back(tmp_path / "x.pkl", make_generator())
+    for side in (2**power for power in range(4, 14)):
+        network.state[f"backbone.synthesis.b{side}.conv1.weight"] = torch.zeros(8, 8, 3, 3)
+    with pytest.raises(UserError, match="most of the generator is not in the file"):
+        convert_generator(network, strict=False)
 
 
 def test_other_label_counts_are_refused(networks):

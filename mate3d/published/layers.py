@@ -1,0 +1,112 @@
+"""How the layers of a published generator compute, where ours could compute otherwise."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mate3d.published.networks import PublishedNetwork
+from mate3d.published.pickle_machine import shown
+from mate3d.published.plain_values import is_number
+
+_MAPPING_LAYER = re.compile(r"backbone\.mapping\.fc\d+")
+_ACTIVATION = re.compile(r"decoder\.\w+\.1")
+_CONVOLUTION = re.compile(r".*\.conv[01]")
+# Gains that differ by less are roundings of one number.
+_GAIN_TOLERANCE = 1e-6
+
+
+def layer_problems(network: PublishedNetwork) -> list[str]:
+    """Tell which layers were built otherwise than ours are, each kind with its first place."""
+    places: dict[str, list[str]] = {}
+    for name, value in network.attributes.items():
+        head, _, last = name.rpartition(".")
+        known = _known_values(head, last)
+        if known and not any(_is_same(value, allowed) for allowed in known):
+            text = f"{last} is {shown(value)}; {known[0]} is known"
+            places.setdefault(text, []).append(head)
+    for head, name in network.classes.items():
+        if _ACTIVATION.fullmatch(head) and name != "Softplus":
+            places.setdefault(f"the activation is {name}; Softplus is known", []).append(head)
+    return [_with_places(text, heads) for text, heads in places.items()]
+
+
+def _known_values(head: str, last: str) -> tuple[Any, ...]:
+    """Return what an attribute of a part may be; empty if anything goes."""
+    if last == "activation" and not _ACTIVATION.fullmatch(head):
+        is_rectified = _CONVOLUTION.fullmatch(head) or _MAPPING_LAYER.fullmatch(head)
+        return ("lrelu",) if is_rectified else ("linear",)
+    if last == "act_gain":
+        return (math.sqrt(2),)
+    if _ACTIVATION.fullmatch(head):
+        return {"beta": (1,), "threshold": (20,)}.get(last, ())
+    return {"architecture": ("skip",), "use_noise": (True,), "padding": (1,)}.get(last, ())
+
+
+def _is_same(value: Any, known: Any) -> bool:
+    if is_number(value) and is_number(known):
+        return math.isclose(value, known, rel_tol=_GAIN_TOLERANCE)
+    return type(value) is type(known) and value == known
+
+
+def find_clamp(
+    network: PublishedNetwork, part: str, default: float | None
+) -> tuple[Any, list[str]]:
+    """Return the limit of activations in a part's layers and what is wrong with it.
+
+    Args:
+        network: A generator.
+        part: Start of the layers' names.
+        default: The limit if no layer tells one.
+    """
+    clamps = {
+        name.rpartition(".")[0]: value
+        for name, value in network.attributes.items()
+        if name.startswith(part) and name.endswith(".conv_clamp")
+    }
+    found = list({shown(value): value for value in clamps.values()}.values()) or [default]
+    if len(found) > 1:
+        texts = ", ".join(map(shown, found[:4]))
+        return default, [f"layers of {part} have different clamps: {texts}"]
+    if found[0] is not None and not (is_number(found[0]) and found[0] > 0):
+        return default, [f"conv_clamp of {part} is {shown(found[0])}"]
+    return None if found[0] is None else float(found[0]), []
+
+
+def stored_gains(
+    network: PublishedNetwork, mapping_multiplier: float, decoder_multiplier: float
+) -> Iterator[tuple[str, float]]:
+    """Yield tensors that are stored for another gain than our layers have, and the ratio.
+
+    Fully connected layers keep weights divided by their learning-rate multiplier; 1x1 convolutions
+    to images have a gain as well. Our layers know one multiplier for the mapping's layers and 1
+    for all others, so what differs has to be multiplied into the tensor.
+
+    Args:
+        network: A generator.
+        mapping_multiplier: That of our mapping layers.
+        decoder_multiplier: What decoder layers have that tell none.
+    """
+    for name, weight in network.state.items():
+        head, _, last = name.rpartition(".")
+        if last != "weight" or weight.ndim < 2:
+            continue
+        ours = mapping_multiplier if _MAPPING_LAYER.fullmatch(head) else 1.0
+        assumed = decoder_multiplier if head.startswith("decoder.") else ours
+        gain, bias_gain = (
+            network.attributes.get(f"{head}.{kind}_gain") for kind in ("weight", "bias")
+        )
+        fan_in = weight.shape[1:].numel()
+        multipliers = {"weight": gain * math.sqrt(fan_in) if is_number(gain) else assumed}
+        # Layers to images tell a gain of their weights only.
+        assumed_bias = ours if is_number(gain) else assumed
+        multipliers["bias"] = bias_gain if is_number(bias_gain) else assumed_bias
+        for kind, multiplier in multipliers.items():
+            is_there = f"{head}.{kind}" in network.state
+            if is_there and abs(multiplier / ours - 1) > _GAIN_TOLERANCE:
+                yield f"{head}.{kind}", multiplier / ours
+
+
+def _with_places(text: str, places: list[str]) -> str:
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{text} (in {places[0]}{more})"
