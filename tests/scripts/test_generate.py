@@ -65,7 +65,7 @@ def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
         (["seeds=[]"], "seeds is empty"),
         (["views.path=list"], "views.path=list needs [yaw,pitch] pairs"),
         (["views.path=grid", "views.yaws_degrees=[]"], "views.yaws_degrees=[]; use a list"),
-        (["views.path=orbit", "views.num_frames=1"], "views.num_frames=1; use a whole number from 2"),
+        (["views.path=orbit", "views.num_frames=1"], "views.num_frames=1; use a whole number"),
         (["views=null"], "views=None; give its options one by one"),
         (["pictures=photo"], "pictures holds 'photo'; use any of: image"),
         (["truncation_psi=3"], "truncation_psi=3; use 0 (the average head) to 2"),
