@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from editing.fusion import FusedField
 from editing.regions import EditRegion
 from mate3d.errors import UserError
-from mate3d.field import TriPlaneField
+from mate3d.field import Field, TriPlaneField
 from mate3d.generator import Generator, RenderOutput
 
 
@@ -76,13 +76,13 @@ class EditedGenerator(nn.Module):
 
     def render(
         self,
-        head: TriPlaneField | FusedField,
+        head: Field,
         camera: Tensor,  # [1, 25]
         *,
         with_normals: bool = False,
         with_samples: bool = False,
     ) -> RenderOutput:
-        """Render one of the three fields with the source's networks.
+        """Render one of the three fields, softened or not, with the source's networks.
 
         Unlike in training, the segmentation's gradient reaches the density: a painted outline
         moves the surface, not only the labels.

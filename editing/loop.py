@@ -16,6 +16,8 @@ from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.masks import edit_mask
 from editing.options import EditOptions
+from editing.soft_field import SoftField
+from mate3d.field import Field
 from mate3d.generator import RenderOutput
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 
@@ -61,10 +63,8 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
-        with torch.no_grad():
-            source = edited.render(edited.source_field(), target.camera)
-        self.source_image = source.image
-        self.source_label_map = segmentation_to_label_map(source.segmentation)
+        self.beta = options.soft_beta
+        self._show_source()
         self.pixel_weights = self._make_pixel_weights()
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
@@ -82,6 +82,16 @@ class EditLoop:
                     break
         return history
 
+    def _show_source(self) -> None:
+        """Render the source at the painted view as sharp as the edit is rendered."""
+        with torch.no_grad():
+            source = self.edited.render(self._seen(self.edited.source_field()), self.target.camera)
+        self.source_image = source.image
+        self.source_label_map = segmentation_to_label_map(source.segmentation)
+
+    def _seen(self, field: Field) -> Field:
+        return field if self.beta is None else SoftField(field, self.beta)
+
     def step(self, progress: float) -> dict[str, float]:
         """Render, guide, and take one optimiser step unless the loss is not finite.
 
@@ -91,6 +101,9 @@ class EditLoop:
         Returns:
             The unweighted loss terms.
         """
+        if self.beta is not None and progress >= self.options.soft_share:
+            self.beta = None
+            self._show_source()
         head = self.edited.fused_field()
         terms = self._painted_view_terms(head)
         for name, value in self._random_view_terms(head, progress).items():
@@ -119,7 +132,7 @@ class EditLoop:
         weights, target = self.options.weights, self.target
         if not (weights.mask or weights.mask_raw or weights.preservation):
             return {}
-        view = self.edited.render(head, target.camera)
+        view = self.edited.render(self._seen(head), target.camera)
         terms = self._mask_terms(view)
         if weights.preservation:
             label_map = segmentation_to_label_map(view.segmentation)
@@ -147,13 +160,13 @@ class EditLoop:
             return {}
         camera = self._draw_camera()
         blend = options.distillation.blend
-        view = self.edited.render(head, camera, with_normals=blend != "image")
+        view = self.edited.render(self._seen(head), camera, with_normals=blend != "image")
         label_map = segmentation_to_label_map(view.segmentation)
         terms = {}
         source_label_map = None
         if options.weights.preservation or options.condition == "fixed":
             with torch.no_grad():
-                source = self.edited.render(self.edited.source_field(), camera)
+                source = self.edited.render(self._seen(self.edited.source_field()), camera)
             source_label_map = segmentation_to_label_map(source.segmentation)
         if options.weights.preservation:
             inside = self._edit_mask(source_label_map, label_map)

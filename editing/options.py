@@ -45,6 +45,9 @@ class EditOptions:
         weight_lr: Adam's learning rate of the backbone weights.
         plane_lr: Adam's learning rate of the offset on the planes.
         final_lr_factor: Factor that all rates fall to, linearly, by the last step.
+        soft_beta: Sharpness length of the surfaces during the first steps, world units; None is
+            the generator's own throughout. A sharp surface hardly moves towards a far outline.
+        soft_share: Share of the steps with `soft_beta`.
         region: Which points may change.
         condition: Mask that conditions the prior at random views: "updated" is the fused head's
             own, rendered at each step; "fixed" is the source's; "none" leaves text only.
@@ -65,6 +68,8 @@ class EditOptions:
     weight_lr: float = 0.002
     plane_lr: float = 0.02
     final_lr_factor: float = 0.1
+    soft_beta: float | None = None
+    soft_share: float = 0.6
     region: RegionOptions = field(default_factory=RegionOptions)
     condition: Condition = "updated"
     mask_loss: MaskLoss = "classes"
@@ -82,6 +87,10 @@ class EditOptions:
             raise UserError(f"edit.num_steps={self.num_steps}; use at least 1")
         if len(self.learnable) == 0:
             raise UserError("edit.learnable=[] leaves nothing to optimise; use e.g. [ws]")
+        if self.soft_beta is not None and self.soft_beta <= 0:
+            raise UserError(f"edit.soft_beta={self.soft_beta}; use a length above 0, or null")
+        if not 0 <= self.soft_share <= 1:
+            raise UserError(f"edit.soft_share={self.soft_share}; use a share from 0 to 1")
         for name, value, allowed in (
             ("condition", self.condition, ("updated", "fixed", "none")),
             ("mask_loss", self.mask_loss, ("classes", "silhouette")),

@@ -39,6 +39,27 @@ def test_mask_loss_falls(tiny_generator, tiny_ws, camera):
     assert history[-1]["mask"] < history[0]["mask"]
 
 
+def test_surfaces_are_soft_for_the_first_share_of_the_steps(tiny_generator, tiny_ws, camera):
+    weights = LossWeights(distillation=0)
+    options = with_options(num_steps=4, soft_beta=0.5, soft_share=0.5, weights=weights)
+    loop = make_loop(tiny_generator, tiny_ws, camera, None, options)
+    soft_source = loop.source_image
+    loop.step(0.25)
+    assert torch.equal(loop.source_image, soft_source)
+    loop.step(0.5)
+    with torch.no_grad():
+        sharp_source = loop.edited.render(loop.edited.source_field(), camera).image
+    assert torch.equal(loop.source_image, sharp_source)
+    assert not torch.equal(soft_source, sharp_source)
+
+
+@pytest.mark.parametrize("values", [{"soft_beta": 0.0}, {"soft_share": 1.5}])
+def test_impossible_softness_is_refused(values):
+    (name,) = values
+    with pytest.raises(UserError, match=f"edit.{name}="):
+        with_options(**values)
+
+
 def test_same_seed_gives_the_same_edit(tiny_generator, tiny_ws, camera, fake_guidance):
     first = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
     second = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
