@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from mate3d.field import Field, FieldSamples
+from mate3d.field import WrappedField
 from mate3d.sdf_decoder import sdf_to_density
 
 
-@dataclass
-class SoftField:
+@dataclass(frozen=True)
+class SoftField(WrappedField):
     """A field whose distances become density with another sharpness length.
 
     Distances, colours and labels stay the same. A painted mask moves a surface only where density
@@ -21,32 +20,7 @@ class SoftField:
         beta: Sharpness length, world units.
     """
 
-    field: Field
     beta: float
-
-    @property
-    def background(self) -> Tensor | None:
-        """Features behind everything: the field's."""
-        return self.field.background
-
-    @property
-    def device(self) -> torch.device:
-        """The field's."""
-        return self.field.device
-
-    def sample(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> FieldSamples:
-        """Return the field's features and distances."""
-        return self.field.sample(points)
-
-    def sdf(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, 1]
-        """Return the field's global distance."""
-        return self.field.sdf(points)
 
     def density(
         self,

@@ -61,6 +61,48 @@ class Field(Protocol):
         """Turn distances into volume density, or pseudo distances into raw density."""
 
 
+@dataclass(frozen=True)
+class WrappedField:
+    """Another field as it is; subclasses change one thing about it.
+
+    Args:
+        field: Any field.
+    """
+
+    field: Field
+
+    @property
+    def background(self) -> Tensor | None:
+        """See `Field`."""
+        return self.field.background
+
+    @property
+    def device(self) -> torch.device:
+        """See `Field`."""
+        return self.field.device
+
+    def sample(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> FieldSamples:
+        """See `Field`."""
+        return self.field.sample(points)
+
+    def sdf(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 1]
+        """See `Field`."""
+        return self.field.sdf(points)
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...], per world unit
+        """See `Field`."""
+        return self.field.density(sdf)
+
+
 @dataclass
 class TriPlaneField:
     """Texture and shape planes read through a decoder.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.field import Field, FieldSamples
+from mate3d.field import FieldSamples, WrappedField
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class LowPrecisionField:
+class LowPrecisionField(WrappedField):
     """A field whose networks run in low precision, with results in float32.
 
     Args:
@@ -41,18 +41,7 @@ class LowPrecisionField:
         precision: Of its networks.
     """
 
-    field: Field
     precision: Precision
-
-    @property
-    def background(self) -> Tensor | None:
-        """See `Field`."""
-        return self.field.background
-
-    @property
-    def device(self) -> torch.device:
-        """See `Field`."""
-        return self.field.device
 
     def sample(
         self,
@@ -70,13 +59,6 @@ class LowPrecisionField:
         """See `Field`."""
         with self.precision.autocast():
             return self.field.sdf(points).float()
-
-    def density(
-        self,
-        sdf: Tensor,  # [...]
-    ) -> Tensor:  # [...]
-        """See `Field`."""
-        return self.field.density(sdf)
 
 
 @contextmanager
