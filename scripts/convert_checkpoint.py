@@ -99,7 +99,7 @@ def _verify(
     verification = verify(snapshot.networks, generator, expected)
     for line in verification.lines():
         _logger.info(line)
-    if verification.outputs:
+    if verification.has_pictures:
         path = Path(config.paths.run_folder) / "verification.png"
         save_image(path, comparison_picture(expected, verification, generator.label_set))
         _logger.info("expected, ours, difference x 100: %s", path)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mate3d.cameras import CameraRig
 from mate3d.generator import Generator, GeneratorConfig
+from mate3d.published.networks import PublishedNetwork, read_networks
 from tests.golden import FACE_CONFIG
 
 SOURCE = "raise RuntimeError('embedded source must not run')\n"
@@ -219,6 +220,12 @@ def write_snapshot(path: Path, protocol: int = 4, **entries: Any) -> Path:
     with official_modules(), path.open("wb") as file:
         pickle.dump({"training_set_kwargs": EasyDict(path="x"), **entries}, file, protocol)
     return path
+
+
+def read_back(path: Path, generator: Generator, **changes: Any) -> PublishedNetwork:
+    """Write a generator as a release would, with other rendering options, and read it."""
+    network = make_network(generator, published_state(generator), **changes)
+    return read_networks(write_snapshot(path, G_ema=network))["G_ema"]
 
 
 def randomize(generator: Generator, seed: int) -> Generator:

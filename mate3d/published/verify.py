@@ -16,6 +16,7 @@ from mate3d.labels import LabelSet
 from mate3d.published.configs import discriminator_config
 from mate3d.published.names import convert_discriminator_state
 from mate3d.published.networks import PublishedNetwork
+from mate3d.published.pickle_machine import shown
 from mate3d.storage import load_state_strictly
 from mate3d.visualize import colorize_depth, colorize_segmentation, resize_nearest
 
@@ -26,6 +27,8 @@ _SUM_TOLERANCE = 1e-9
 _TRUNCATION_PSI = 0.7
 _SEGMENTATION_STEP = 4
 _INPUTS = ("in.z", "in.c", "in.c_cond")
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PICTURES = ("image", "image_raw", "semantic", "image_depth")
 # Recorded logits, and the network that they are of.
 _JUDGES = {"D": "D", "Ds": "D_semantic"}
 
@@ -58,6 +61,11 @@ class Verification:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether any picture was compared."""
+        return any(name in self.outputs for name in _PICTURES)
+
+    @property
     def is_verified(self) -> bool:
         """Whether everything was compared and is within its tolerance."""
         has_outputs = "image" in self.outputs
@@ -80,25 +88,36 @@ def load_expected(path: str | Path) -> Expected:
     Raises:
         UserError: If it is missing, damaged, or of another layout.
     """
-    if not Path(path).is_file():
-        raise UserError(f"expected values not found: {path}")
+    tensors, text = _read_file(path)
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = json.loads((file.metadata() or {}).get("state", "{}"))
         layout = {
-            network: [(str(name), tuple(shape), str(dtype)) for name, shape, dtype in entries]
-            for network, entries in state.items()
+            network: [(str(name), tuple(map(int, shape)), str(t)) for name, shape, t in entries]
+            for network, entries in json.loads(text).items()
         }
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"expected values {path} cannot be read: {error}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise UserError(
+            f"expected values {path}: the metadata entry state does not list (name, shape, type)"
+            " of each network's tensors"
+        ) from None
     missing = [name for name in (*_INPUTS, "image") if name not in tensors]
     missing += [f"sums.{network}" for network in layout if f"sums.{network}" not in tensors]
     if not layout or missing:
-        raise UserError(
-            f"expected values {path} lack {', '.join(missing) or 'the metadata entry state'}"
-        )
+        names = ", ".join(map(shown, missing[:4]))
+        raise UserError(f"expected values {path} lack {names or 'the metadata entry state'}")
     return Expected(layout, tensors)
+
+
+def _read_file(path: str | Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file and its metadata entry `state`."""
+    try:
+        is_file = Path(path).is_file()
+        if is_file:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, (file.metadata() or {}).get("state", "{}")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"expected values {path} cannot be read: {shown(str(error))}") from None
+    raise UserError(f"expected values not found: {path}")
 
 
 def verify(
@@ -112,29 +131,29 @@ def verify(
         expected: Recorded values.
     """
     result = Verification()
+    if "G_ema" not in expected.state:
+        result.mismatches.append("the tensors of G_ema are not recorded")
     for name, entries in expected.state.items():
         if name not in networks:
-            result.mismatches.append(f"the snapshot has no network {name}")
+            result.mismatches.append(f"the snapshot has no network {shown(name)}")
         else:
             sums = expected.tensors[f"sums.{name}"]
             _compare_state(result, name, networks[name].state, entries, sums)
-    inputs = {name: expected.tensors[name].float() for name in _INPUTS}
-    if not _fit(result, inputs, generator):
+    if not _fit(result, expected.tensors, generator):
         return result
+    inputs = {name: expected.tensors[name].float() for name in _INPUTS}
     outputs = _render(generator, inputs)
     for name, network in _JUDGES.items():
-        if name in expected.tensors and network in networks:
+        is_recorded = name in expected.tensors or network in expected.state
+        if is_recorded and network in networks:
             logits = _judge(networks[network], outputs, inputs["in.c"])
             if logits is not None:
                 outputs[name] = logits
     for name, value in outputs.items():
         _compare_output(result, name, value, expected.tensors.get(name))
-    unknown = [
-        name
-        for name in expected.tensors
-        if name not in outputs and not name.startswith(("in.", "sums."))
-    ]
-    result.mismatches += [f"{name} is recorded but was not computed" for name in unknown]
+    known = {*outputs, *_INPUTS, *(f"sums.{name}" for name in expected.state)}
+    unknown = sorted(set(expected.tensors) - known)
+    result.mismatches += [f"{shown(name)} is recorded but was not computed" for name in unknown]
     return result
 
 
@@ -146,11 +165,17 @@ def _compare_state(
     sums: Tensor,  # [n, 2]: sum, sum of magnitudes
 ) -> None:
     found = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state.items()]
-    if found != entries or len(sums) != len(entries):
+    if found != entries:
         different = sorted(set(found) ^ set(entries))
-        first = f": {different[0]}" if different else " (their order)"
+        first = f": {str(different[0])[:160]}" if different else " (their order)"
         result.mismatches.append(
             f"{network} has other tensors than recorded; {len(different)} differ{first}"
+        )
+        return
+    if tuple(sums.shape) != (len(entries), 2) or sums.dtype not in _FLOATING:
+        result.mismatches.append(
+            f"sums.{network} has the shape {tuple(sums.shape)} and type {sums.dtype}; sums of"
+            f" {len(entries)} tensors have two columns"
         )
         return
     ours = torch.tensor(
@@ -162,17 +187,28 @@ def _compare_state(
     result.errors[f"sums.{network}"] = (error, _SUM_TOLERANCE)
 
 
-def _fit(result: Verification, inputs: Mapping[str, Tensor], generator: Generator) -> bool:
-    """Tell whether recorded inputs are latents and cameras of this generator."""
-    widths = {"in.z": generator.config.z_dim, "in.c": CAMERA_DIM, "in.c_cond": CAMERA_DIM}
-    rows = inputs["in.z"].shape[:1].numel()
+def _fit(result: Verification, recorded: Mapping[str, Tensor], generator: Generator) -> bool:
+    """Tell whether inputs and pictures have this generator's sizes; nothing is rendered if not."""
+    config, rows = generator.config, recorded["in.z"].shape[:1].numel()
+    shapes = {
+        "in.z": (rows, config.z_dim),
+        "in.c": (rows, CAMERA_DIM),
+        "in.c_cond": (rows, CAMERA_DIM),
+        "image": (rows, 3, config.resolution, config.resolution),
+        "image_raw": (rows, 3, *[config.neural_rendering_resolution] * 2),
+    }
     unfit = [
-        f"{name} has the shape {tuple(tensor.shape)} instead of {(rows, widths[name])}"
-        for name, tensor in inputs.items()
-        if tuple(tensor.shape) != (rows, widths[name])
+        f"{name} has the shape {tuple(recorded[name].shape)} instead of {shape}"
+        for name, shape in shapes.items()
+        if name in recorded and tuple(recorded[name].shape) != shape
     ]
-    result.mismatches += unfit
-    return not unfit
+    unfit += [
+        f"{name} has the type {recorded[name].dtype}"
+        for name in _INPUTS
+        if recorded[name].dtype not in _FLOATING
+    ]
+    result.mismatches += unfit if rows else ["in.z holds no latents"]
+    return rows > 0 and not unfit
 
 
 @torch.no_grad()
@@ -199,7 +235,7 @@ def _judge(
     config = discriminator_config(network)
     names = ("image", "semantic") if config.image_channels > 3 else ("image",)
     channels = sum(outputs[name].shape[1] for name in names if name in outputs)
-    if channels != config.image_channels:
+    if channels != config.image_channels or outputs["image"].shape[-1] != config.resolution:
         return None
     discriminator = Discriminator(config)
     state = convert_discriminator_state(network.state)
@@ -211,6 +247,10 @@ def _judge(
 
 def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Tensor | None) -> None:
     if recorded is None:
+        result.mismatches.append(f"{name} is not recorded")
+        return
+    if recorded.dtype not in _FLOATING:
+        result.mismatches.append(f"{name} is recorded as {recorded.dtype}")
         return
     if name == "semantic" and recorded.shape != ours.shape:
         ours = ours[..., ::_SEGMENTATION_STEP, ::_SEGMENTATION_STEP]
@@ -220,6 +260,7 @@ def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Ten
         )
         return
     result.outputs[name] = ours
+    recorded = recorded.float()
     largest = recorded.abs().max().item()
     error = (ours - recorded).abs().max().item() / max(largest, 1e-30)
     result.errors[name] = (error, TOLERANCE)
@@ -228,12 +269,16 @@ def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Ten
 def comparison_picture(
     expected: Expected, verification: Verification, label_set: LabelSet
 ) -> Tensor:  # [3, H, W] in -1..1
-    """Return rows of (expected, ours, 100 times their difference) for every picture compared."""
+    """Return rows of (expected, ours, 100 times their difference) for every picture compared.
+
+    At least one picture must have been compared; values that are not finite are shown as 0.
+    """
     rows = []
-    for name in ("image", "image_raw", "semantic", "image_depth"):
-        if name not in verification.outputs:
-            continue
+    names = [name for name in _PICTURES if name in verification.outputs]
+    side = max(verification.outputs[name].shape[-1] for name in names)
+    for name in names:
         pair = (expected.tensors[name].float(), verification.outputs[name])
+        pair = tuple(value.nan_to_num(0.0, 0.0, 0.0) for value in pair)
         if name == "semantic":
             difference = _one_color((pair[1] - pair[0]).abs().amax(dim=1, keepdim=True))
             pair = tuple(colorize_segmentation(value, label_set) for value in pair)
@@ -244,7 +289,6 @@ def comparison_picture(
                 near, far = pair[0].min().item(), pair[0].max().item()
                 pair = tuple(colorize_depth(value, near=near, far=far) for value in pair)
         tiles = [*pair, (100 * difference).clamp(-1, 1)]
-        side = expected.tensors["image"].shape[-1]
         tiles = [resize_nearest(tile, side) for tile in tiles]
         # A head's three tiles stand side by side, heads below each other.
         rows.append(torch.cat([torch.cat(list(tile), dim=-2) for tile in tiles], dim=-1))

@@ -1,0 +1,153 @@
+"""Comparing a snapshot and our renders with recorded values: what passes, fails and is unusable."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from mate3d.published.conversion import convert_generator
+from mate3d.published.networks import read_networks
+from mate3d.published.verify import Expected, comparison_picture, load_expected, verify
+
+DATA = Path(__file__).parents[1] / "data"
+SNAPSHOT = DATA / "official_format_face_small.pkl"
+EXPECTED = DATA / "official_format_face_small_expected.safetensors"
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return read_networks(SNAPSHOT)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return load_expected(EXPECTED)
+
+
+def test_recorded_renders_are_reproduced(networks, expected):
+    generator = convert_generator(networks["G_ema"]).generator
+    result = verify(networks, generator, expected)
+    assert result.is_verified, result.lines()
+    names = {"ws", "image", "image_raw", "image_depth", "semantic", "semantic_raw", "D", "Ds"}
+    assert set(result.outputs) == names
+    assert max(error for error, _ in result.errors.values()) < 1e-5
+    picture = comparison_picture(expected, result, generator.label_set)
+    assert picture.shape == (3, 4 * 2 * 64, 3 * 64)
+    left, middle, right = picture.split(64, dim=-1)
+    torch.testing.assert_close(left, middle, atol=1e-4, rtol=0)
+    assert right.abs().max() < 0.05
+
+
+def test_a_wrong_weight_fails_in_sums_and_pictures(networks, expected):
+    other = dict(networks, G_ema=networks["G"])
+    result = verify(other, convert_generator(networks["G"]).generator, expected)
+    assert not result.is_verified
+    too_large = {name for name, (error, allowed) in result.errors.items() if error > allowed}
+    assert {"sums.G_ema", "ws", "image", "semantic"} <= too_large
+    assert any("too large" in line for line in result.lines())
+
+
+def test_one_changed_number_fails_its_sum(networks, expected):
+    changed = dict(networks["D"].state)
+    changed["b4.fc.weight"] = changed["b4.fc.weight"].clone()
+    changed["b4.fc.weight"][0, 0] += 1e-3
+    other = networks | {"D": dataclasses.replace(networks["D"], state=changed)}
+    result = verify(other, convert_generator(networks["G_ema"]).generator, expected)
+    assert not result.is_verified and result.errors["sums.D"][0] > 1e-9
+
+
+@pytest.mark.parametrize(
+    ("edit", "word"),
+    [
+        (lambda e: e.state["D"].pop(), "D has other tensors than recorded; 1 differ"),
+        (lambda e: e.state["G"].reverse(), "(their order)"),
+        (lambda e: e.state.update(X=[]), "no network 'X'"),
+        (lambda e: e.state.pop("G_ema"), "tensors of G_ema are not recorded"),
+        (lambda e: e.state.pop("D"), "'sums.D' is recorded but was not"),
+        (lambda e: e.tensors.update(image=torch.zeros(1, 3, 2, 2)), "image has the shape"),
+        (lambda e: e.tensors.update({"in.z": torch.zeros(2, 3)}), "in.z has the shape"),
+        (lambda e: e.tensors.update({"in.c": torch.zeros(3, 25)}), "in.c has the shape"),
+        (lambda e: e.tensors.update(other=torch.zeros(1)), "'other' is recorded but was not"),
+        (lambda e: e.tensors.update({"in.x": torch.zeros(1)}), "'in.x' is recorded but was not"),
+        (lambda e: e.tensors.pop("ws"), "ws is not recorded"),
+        (lambda e: e.tensors.pop("image_depth"), "image_depth is not recorded"),
+        (lambda e: e.tensors.pop("semantic"), "semantic is not recorded"),
+        (lambda e: e.tensors.pop("D"), "D is not recorded"),
+        (lambda e: e.tensors.update(image=e.tensors["image"].bool()), "recorded as torch.bool"),
+        (lambda e: e.tensors.update(ws=torch.zeros(2, 8, 32).long()), "recorded as torch.int64"),
+        (lambda e: e.tensors.update(image=e.tensors["image"].flatten()), "image has the shape"),
+        (lambda e: e.tensors.update({"in.z": torch.zeros(0, 24)}), "in.z holds no latents"),
+        (lambda e: e.tensors.update({"in.z": torch.zeros(())}), "in.z has the shape ()"),
+        (lambda e: e.tensors.update({"in.c": torch.zeros(2, 25).long()}), "the type torch.int64"),
+        (lambda e: e.tensors.update({"sums.G": torch.zeros(254)}), "sums.G has the shape (254,)"),
+        (lambda e: e.tensors.update({"sums.G": torch.zeros(253, 2)}), "have two columns"),
+        (lambda e: e.tensors.update({"sums.G": torch.zeros(254, 2).bool()}), "torch.bool"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_mismatch(networks, edit, word):
+    expected = load_expected(EXPECTED)
+    edit(expected)
+    result = verify(networks, convert_generator(networks["G_ema"]).generator, expected)
+    assert not result.is_verified
+    assert word in " ".join(result.mismatches)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["ws", "image", "image_depth", "semantic", "in.z", "in.c", "D"])
+def test_values_that_are_not_numbers_are_not_verified(networks, expected, name, value):
+    tensor = expected.tensors[name].clone()
+    tensor.view(-1)[0] = value
+    broken = Expected(expected.state, expected.tensors | {name: tensor})
+    generator = convert_generator(networks["G_ema"]).generator
+    result = verify(networks, generator, broken)
+    assert not result.is_verified
+    picture = comparison_picture(broken, result, generator.label_set)
+    assert torch.isfinite(picture).all()
+
+
+def test_pictures_of_other_sizes_are_not_rendered(networks, expected, monkeypatch):
+    config = dataclasses.replace(
+        convert_generator(networks["G_ema"]).generator.config, neural_rendering_resolution=4096
+    )
+    generator = Generator(config)
+    monkeypatch.setattr(generator, "synthesize", None)
+    result = verify(networks, generator, expected)
+    assert any("instead of (2, 3, 4096, 4096)" in text for text in result.mismatches)
+
+
+def test_other_files_are_no_recorded_values(tmp_path):
+    with pytest.raises(UserError, match="not found"):
+        load_expected(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_expected(SNAPSHOT)
+    save_file({"in.z": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="lack 'in.c', 'in.c_cond', 'image'"):
+        load_expected(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="cannot be read: .*File name too long"):
+        load_expected(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [1],
+        None,
+        {"G": None},
+        {"G": [[1]]},
+        {"G": [["w", ["x"], "f"]]},
+        {"G": [["w", [[1]], "f"]]},
+        {"G": [["w", [float("inf")], "f"]]},
+        "[" * 100_000,
+        "",
+    ],
+)
+def test_other_metadata_are_no_recorded_values(tmp_path, state):
+    text = state if isinstance(state, str) else json.dumps(state)
+    save_file(load_file(EXPECTED), tmp_path / "x.safetensors", {"state": text})
+    with pytest.raises(UserError, match="metadata entry state does not list"):
+        load_expected(tmp_path / "x.safetensors")
