@@ -11,6 +11,7 @@ from mate3d.published.configs import infer_generator
 from mate3d.published.names import generator_name
 from mate3d.published.networks import PublishedNetwork
 
+_FILTER = ".resample_filter"
 _UNUSED_FILTER = "a filter that nothing is resampled with"
 _UNKNOWN = "our generator has no such tensor"
 # Elements; published generators have half as many.
@@ -53,7 +54,9 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
     renamed, skipped = _rename(_scaled(network.state, inferred.gains))
     expected = _expected_shapes(inferred.config)
     unexpected = [name for name in network.state if _is_unexpected(name, expected)]
-    missing = sorted(set(expected) - set(renamed))
+    # Filters are constants: our layers have the lineage's already.
+    absent = sorted(set(expected) - set(renamed))
+    missing = [name for name in absent if not name.endswith(_FILTER)]
     problems = [*inferred.problems, *_broken_values(renamed)]
     _check_shapes(renamed, expected, network.class_name)
     if strict and (unexpected or missing or problems):
@@ -72,7 +75,9 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
         skipped=skipped | _skipped_attributes(network),
         initialised=missing,
         problems=problems,
-        notes=inferred.notes + _describe_gains(inferred.gains),
+        notes=inferred.notes
+        + _describe_gains(inferred.gains)
+        + _describe_filters(len(absent) - len(missing)),
     )
 
 
@@ -107,6 +112,10 @@ def _describe_gains(gains: dict[str, float]) -> list[str]:
         f"multiplied by {gain}, as layers of the file have another gain: {_some(tensors)}"
         for gain, tensors in names.items()
     ]
+
+
+def _describe_filters(count: int) -> list[str]:
+    return [f"{count} resampling filters are not in the file; 1, 3, 3, 1 is taken"] if count else []
 
 
 def _is_unexpected(published: str, expected: dict[str, torch.Size]) -> bool:

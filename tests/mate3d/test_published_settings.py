@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -176,3 +177,47 @@ def test_huge_tensors_are_not_made_up(tmp_path):
         network.state[f"backbone.synthesis.b{side}.conv1.weight"] = torch.zeros(8, 8, 3, 3)
     with pytest.raises(UserError, match="most of the generator is not in the file"):
         convert_generator(network, strict=False)
+
+
+def test_filters_that_a_file_lacks_are_the_usual_ones(tmp_path):
+    generator = make_generator()
+    state = {k: v for k, v in published_state(generator).items() if "resample_filter" not in k}
+    network = make_network(generator, state)
+    found = read_networks(write_snapshot(tmp_path / "x.pkl", G=network))["G"]
+    conversion = convert_generator(found)
+    converted = conversion.generator.state_dict()
+    assert all(torch.equal(converted[k], v) for k, v in generator.state_dict().items())
+    assert conversion.initialised == [] and "filters are not in the file" in conversion.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "pivot",
+    [(0, 0, 0.2), np.array([0, 0, 0.2]), torch.tensor([0, 0, 0.2]), [0, 0, np.float32(0.2)]],
+)
+def test_camera_pivots_of_any_kind_are_read(tmp_path, pivot):
+    network = read_back(tmp_path / "x.pkl", make_generator(), avg_camera_pivot=pivot)
+    assert generator_config(network).camera_rig.target == pytest.approx((0, 0, 0.2))
+
+
+@pytest.mark.parametrize("name", ["ray_end", "box_warp", "c_scale", "avg_camera_radius"])
+@pytest.mark.parametrize("value", [10**400, 1e200])
+def test_numbers_beyond_all_scenes_are_refused(tmp_path, name, value):
+    network = read_back(tmp_path / "x.pkl", make_generator())
+    network.attributes["rendering_kwargs"][name] = value
+    with pytest.raises(UserError, match=name):
+        generator_config(network)
+
+
+def test_decoders_of_another_output_are_errors(tmp_path):
+    network = read_back(tmp_path / "x.pkl", make_generator(), decoder_activation="lrelu")
+    with pytest.raises(UserError, match="decoder_activation 'lrelu' is not sigmoid"):
+        generator_config(network)
+
+
+def test_unsmoothed_raw_images_are_an_error_where_they_shrink(tmp_path):
+    network = read_back(tmp_path / "x.pkl", make_generator())
+    network.attributes["superresolution.sr_antialias"] = False
+    assert generator_config(network).neural_rendering_resolution == 6
+    network.attributes["neural_rendering_resolution"] = 16
+    with pytest.raises(UserError, match="sr_antialias is off"):
+        generator_config(network)
