@@ -15,6 +15,9 @@ from scripts._help import help_text
 
 _logger = logging.getLogger(__name__)
 
+# First line of a run's config.yaml; the script's name follows.
+_RUN_HEADING = "# Resolved options of a run of scripts."
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -62,7 +65,7 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
         return
     config = resolve_config(config)
     folder = Path(config.paths.run_folder)
-    with _logging_to(_make_run_folder(folder, config) / "log.txt"):
+    with _logging_to(_make_run_folder(folder, config_name, config) / "log.txt"):
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
             main(config)
@@ -74,14 +77,29 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
             raise
 
 
-def _make_run_folder(folder: Path, config: DictConfig) -> Path:
+def _make_run_folder(folder: Path, config_name: str, config: DictConfig) -> Path:
+    path, heading = folder / "config.yaml", f"{_RUN_HEADING}{config_name}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "config.yaml")
+        if path.exists():
+            _check_own_run(path, heading)
+        path.write_text(heading + OmegaConf.to_yaml(config), encoding="utf-8")
         (folder / "git_revision.txt").write_text(_git_revision() + "\n")
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
     return folder
+
+
+def _check_own_run(path: Path, heading: str) -> None:
+    """Refuse to write over the configuration of a checkpoint or of another script's run."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = file.readline()
+    if found == heading:
+        return
+    is_run = found.startswith(_RUN_HEADING)
+    script = found.removeprefix(_RUN_HEADING).strip()
+    what = f"a run of {script}" if is_run else "a checkpoint's config.yaml"
+    raise UserError(f"{path.parent} holds {what}; choose another output folder")
 
 
 def _git_revision() -> str:

@@ -102,6 +102,31 @@ def test_run_folder_holds_resolved_config_log_and_revision(tmp_path, capsys):
     assert not logging.getLogger("training").handlers
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ("format_version: 1\n", "holds a checkpoint's config.yaml; choose another"),
+        ("# Resolved options of a run of scripts.train\n", "holds a run of train; choose another"),
+    ],
+)
+def test_config_of_a_checkpoint_or_of_another_script_is_never_replaced(
+    tmp_path, capsys, found, message
+):
+    path = tmp_path / "run/config.yaml"
+    path.parent.mkdir()
+    path.write_text(found)
+    with pytest.raises(SystemExit) as info:
+        _run_in(tmp_path)
+    assert info.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+    assert path.read_text() == found and len(list(path.parent.iterdir())) == 1
+
+
+def test_a_script_may_run_again_in_its_folder(tmp_path):
+    _run_in(tmp_path)
+    folder = _run_in(tmp_path, "seed=9")
+    assert OmegaConf.load(folder / "config.yaml").seed == 9
+
+
 def test_script_receives_resolved_values(tmp_path):
     seen = []
     _run_in(tmp_path, "debug=tiny", main=seen.append)
