@@ -50,6 +50,19 @@ def check_count(name: str, value: object, low: int, high: int, *, or_null: bool 
         raise UserError(f"{name}={value}; use a whole number from {low} to {high}{or_null_text}")
 
 
+def parse_words(name: str, value: object) -> tuple[str, ...]:
+    """Read a list of words, or text with commas; a word that occurs twice is taken once.
+
+    Raises:
+        UserError: If there is none.
+    """
+    parts = value if isinstance(value, list | tuple) else str(value or "").split(",")
+    words = tuple(dict.fromkeys(str(part).strip() for part in parts))
+    if not words or "" in words:
+        raise UserError(f"{name}={as_text(value)}; give at least one word, several with commas")
+    return words
+
+
 def is_list(value: object) -> bool:
     """Tell lists and tuples from text and single values."""
     return isinstance(value, Sequence) and not isinstance(value, str)

@@ -2,30 +2,32 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mate3d.errors import UserError
 from mate3d.hub_download import HubFile, HubRepository, download_file, read_repository
+from mate3d.option_checks import parse_words
 from scripts._entry import run
 
 _logger = logging.getLogger(__name__)
 
 
 def _download(config: DictConfig) -> None:
-    sha256 = _read_checksum(config.sha256)
+    sha256, names = _read_checksum(config.sha256), _read_names(config)
     repository = read_repository(config.repo_id, config.revision)
     _describe(repository)
     if config.list:
         for file in repository.files:
             _describe_file(file)
         return
-    files = repository.select(list(config.files), ".pkl")
+    files = repository.select(names, ".pkl")
     if sha256 and len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise UserError(f"sha256=... is for one file; name one of {names} as files=[NAME]")
+        found = ", ".join(file.name for file in files)
+        raise UserError(f"sha256=... is for one file; name one of {found} as files=NAME")
     for file in files:
         _describe_file(file)
     paths = [download_file(repository, file, config.output, sha256=sha256) for file in files]
@@ -36,13 +38,20 @@ def _download(config: DictConfig) -> None:
         _logger.info("next:")
     for path in snapshots:
         folder = PurePosixPath("checkpoints") / path.stem
-        _logger.info("  python -m scripts.convert_checkpoint source=%s output=%s", path, folder)
+        words = ["python", "-m", "scripts.convert_checkpoint", f"source={path}", f"output={folder}"]
+        _logger.info("  %s", shlex.join(words))
 
 
 def _read_checksum(text: str | None) -> str | None:
     if text and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise UserError(f"sha256={text}; a SHA-256 checksum has 64 hexadecimal digits")
     return text or None
+
+
+def _read_names(config: DictConfig) -> list[str]:
+    """Return the files that are asked for; none asks for every snapshot."""
+    files = OmegaConf.to_container(config)["files"]
+    return list(parse_words("files", files)) if files else []
 
 
 def _describe(repository: HubRepository) -> None:

@@ -10,7 +10,7 @@ from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from mate3d.labels import get_label_set
 from mate3d.mesh import MeshOptions
-from mate3d.option_checks import as_text, check_count, check_number
+from mate3d.option_checks import as_text, check_count, check_number, parse_words
 from mate3d.storage import config_from_dict
 from mate3d.video import check_video_format
 
@@ -185,19 +185,6 @@ def parse_seeds(name: str, value: object, *, may_be_empty: bool = False) -> tupl
     return tuple(seeds)
 
 
-def parse_words(name: str, value: object) -> tuple[str, ...]:
-    """Read a list of words, or text with commas; a word that occurs twice is taken once.
-
-    Raises:
-        UserError: If there is none.
-    """
-    parts = value if isinstance(value, list | tuple) else str(value or "").split(",")
-    words = tuple(dict.fromkeys(str(part).strip() for part in parts))
-    if not words or "" in words:
-        raise UserError(f"{name}={as_text(value)}; give at least one word, several with commas")
-    return words
-
-
 def _parse_pictures(value: object) -> tuple[str, ...]:
     kinds = parse_words("pictures", value)
     if ALL_PICTURES in kinds:
@@ -232,11 +219,27 @@ def _check_video(options: GenerationOptions) -> None:
             raise UserError(f"video: {error}") from None
 
 
+def _check_is_used(options: GenerationOptions) -> None:
+    """Refuse options that the others leave without effect."""
+    angles, path = options.views.angles_degrees, options.views.path
+    if angles and path != "list":
+        raise UserError(
+            f"views.angles_degrees={as_text(angles)} is for views.path=list; views.path is {path}"
+        )
+    for name, is_given in (
+        ("mesh.per_label=true", options.mesh.per_label),
+        ("mesh.coloring=label", options.mesh.coloring == "label"),
+    ):
+        if is_given and not options.with_meshes:
+            raise UserError(f"{name} is for meshes; say mesh.enabled=true as well")
+
+
 def _check_combination(options: GenerationOptions) -> None:
     if bool(options.mix.shape_seeds) != bool(options.mix.texture_seeds):
         raise UserError("mix needs both mix.shape_seeds and mix.texture_seeds, or neither")
     if options.with_depth_values and options.has_videos:
         raise UserError("with_depth_values=true is for stills; use views.path=front, list or grid")
+    _check_is_used(options)
     if not options.interpolate:
         return
     if len(options.seeds) < 2:

@@ -3,8 +3,9 @@
 import pytest
 
 from mate3d.errors import UserError
-from mate3d.generation.options import parse_seeds, parse_words, read_options
+from mate3d.generation.options import parse_seeds, read_options
 from mate3d.generator import GeneratorConfig
+from mate3d.option_checks import parse_words
 from mate3d.renderer import RenderingConfig
 
 
@@ -71,6 +72,12 @@ def test_words_come_with_commas_or_as_a_list():
         ({"interpolate": True, "mesh": {"enabled": True}}, "leave out mix and mesh.enabled"),
         ({"with_depth_values": True, "views": {"path": "orbit"}}, "is for stills"),
         ({"mesh": {"formats": "stl"}}, r"mesh.formats=\[stl\]; use some of ply"),
+        (
+            {"views": {"angles_degrees": [[-20, 0], [0, 10]]}},
+            r"views.angles_degrees=\[\[-20,0\],\[0,10\]\] is for views.path=list; .* is front",
+        ),
+        ({"mesh": {"per_label": True}}, "mesh.per_label=true is for meshes; say mesh.enabled=true"),
+        ({"mesh": {"coloring": "label"}}, "mesh.coloring=label is for meshes; say mesh.enabled"),
         ({"dtype": "float64"}, "dtype=float64; use one of: float32"),
         ({"neural_rendering_resolution": 0}, "neural_rendering_resolution=0; use a whole number"),
         ({"sheet_tiles": -1}, "sheet_tiles=-1; use a whole number"),

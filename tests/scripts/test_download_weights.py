@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from mate3d.errors import UserError
 from mate3d.hub_download import HubFile, HubRepository, download_file
+from scripts._compose import compose_config
 from scripts.download_weights import main
 from tests.hub_server import Fault, HubServer, hub_environment, use_hub
 
@@ -61,6 +63,23 @@ def test_file_is_described_downloaded_and_verified(hub, capsys):
     )
 
 
+def test_next_command_can_be_pasted_whatever_the_name(hub, capsys):
+    hub.repositories[REPO].commit({"my face (1), it's=best.pkl": b"1"})
+    main(words())
+    python, option, module, *options = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert (python, option, module) == ("python", "-m", "scripts.convert_checkpoint")
+    config = compose_config("convert_checkpoint", options)
+    assert Path(config.source).read_bytes() == b"1"
+    assert config.output == "checkpoints/my face (1), it's=best"
+
+
+@pytest.mark.parametrize("files", ["a.pkl,2.pkl", "[a.pkl,2.pkl]", "a.pkl, 2.pkl"])
+def test_files_are_named_with_commas_or_as_a_list(hub, files):
+    hub.repositories[REPO].commit({"a.pkl": b"1", "2.pkl": b"2", "c.pkl": b"3"})
+    main(words(f"files={files}"))
+    assert {path.name for path in Path("weights").iterdir()} == {"a.pkl", "2.pkl"}
+
+
 def test_missing_license_is_said(hub, capsys):
     hub.repositories[REPO].license = None
     main(words("list=true"))
@@ -81,7 +100,7 @@ def test_all_snapshots_are_taken_unless_some_are_named(hub):
     hub.repositories[REPO].commit(files)
     main(words())
     assert {p.name for p in Path("weights").rglob("*") if p.is_file()} == {"a.pkl", "b.pkl"}
-    main(words("files=[notes.txt]"))
+    main(words("files=notes.txt"))
     assert Path("weights/notes.txt").read_bytes() == b"third"
 
 
