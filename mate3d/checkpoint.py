@@ -22,7 +22,8 @@ def save_generator(
         folder: Replaced as a whole if it exists.
         generator: Usually the moving average of a training run.
         card: Markdown: command, data, time, hardware, measured quality.
-        dtype: Precision of the stored weights, e.g. torch.float16; None keeps theirs.
+        dtype: Precision of the stored weights, e.g. torch.float16; None stores them as
+            they are in memory.
 
     Raises:
         UserError: If the folder cannot be written.

@@ -1,5 +1,6 @@
 """Models that load from a folder or a hub id, save to a folder, and go to the hub."""
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -88,6 +89,7 @@ class PretrainedModel(
                 force_download=force_download,
                 local_files_only=local_files_only,
             )
+            _check_is_checkpoint(folder, str(path_or_hub_id))
         return cls._load(folder, device)
 
     @classmethod
@@ -116,7 +118,8 @@ class PretrainedModel(
             card: Markdown; None keeps the card that the model was loaded with.
             license: Licence in the words of the hub, such as "apache-2.0"; None keeps the one
                 that the model was loaded with, or "other".
-            dtype: Precision of the stored weights, e.g. torch.float16; None keeps theirs.
+            dtype: Precision of the stored weights, e.g. torch.float16; None stores them as they
+                are in memory, which after loading is float32, however they were stored.
 
         Raises:
             UserError: If the folder holds files that are not a checkpoint's.
@@ -200,7 +203,12 @@ def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | No
             raise UserError(f"revision={revision} is for the hub, but {folder} is a local folder")
         return folder
     if folder.exists():
-        raise UserError(f"{folder} is a file; give the checkpoint folder that holds {CONFIG_FILE}")
+        advice = f"give the checkpoint folder that holds {CONFIG_FILE}"
+        if folder.suffix == ".pkl":
+            words = [f"source={folder}", f"output=checkpoints/{folder.stem}"]
+            command = shlex.join(["python", "-m", "scripts.convert_checkpoint", *words])
+            advice = f"convert it first: {command}"
+        raise UserError(f"{folder} is a file, no checkpoint folder; {advice}")
     # `assets/demo_generater` is more likely a slip of the pen than a hub id.
     is_slip = isinstance(path_or_hub_id, Path) or Path(text.split("/")[0]).is_dir()
     if is_slip or not is_hub_id(text):
@@ -235,6 +243,16 @@ def _download(
         # What was meant may be a folder that is not there.
         raise UserError(f"no checkpoint at {repo_id}: no such folder, and {error}") from error
     return Path(folder)
+
+
+def _check_is_checkpoint(folder: Path, repo_id: str) -> None:
+    """Say what to do with a repository of something else."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"no checkpoint at {repo_id}: this repository holds no {CONFIG_FILE}, so no checkpoint"
+            " of this project; if it holds published .pkl files, fetch and convert them: python -m"
+            f" scripts.download_weights repo_id={repo_id}, then scripts.convert_checkpoint"
+        )
 
 
 def _build(path: Path, model_type: type[ModelT]) -> ModelT:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard, ModelHubMixin
+from safetensors.torch import load_file
 
 import mate3d
 from mate3d.checkpoint import load_generator, save_generator
@@ -65,6 +67,14 @@ def test_saved_folder_has_the_documented_files_and_gives_the_same_pixels(
     assert loaded.config == tiny_generator.config
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_weights_stored_as_half_are_float32_once_loaded_and_saved_again(tiny_generator, tmp_path):
+    tiny_generator.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    Generator.from_pretrained(tmp_path / "half").save_pretrained(tmp_path / "again")
+    for name, dtype in (("half", torch.float16), ("again", torch.float32)):
+        tensors = load_file(tmp_path / name / "generator.safetensors").values()
+        assert {t.dtype for t in tensors if t.is_floating_point()} == {dtype}
 
 
 def test_card_and_license_travel_with_the_model(tiny_generator, tmp_path):
@@ -174,8 +184,13 @@ def test_unknown_id_and_unreachable_hub_are_one_clear_line(hub, monkeypatch):
 
 def test_repository_without_a_checkpoint_is_one_clear_line(hub):
     hub.add(REPO, {"model.pkl": b"x", "README.md": b"# Something else\n"})
-    with pytest.raises(UserError, match=r"no checkpoint at .*config\.yaml not found"):
+    with pytest.raises(UserError, match="scripts.convert_checkpoint") as caught:
         load_generator(REPO)
+    line = str(caught.value)
+    assert line.startswith(f"no checkpoint at {REPO}: this repository holds no config.yaml")
+    assert f"python -m scripts.download_weights repo_id={REPO}" in line
+    assert "cache" not in line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("path", ["./typo", "typo", "/no/where", "runs/typo", "a/b/c", "~nobody/x"])
@@ -188,9 +203,18 @@ def test_mistyped_folder_never_reaches_the_hub(hub, tmp_path, monkeypatch, path)
 
 
 def test_path_that_is_no_folder_is_refused(hub, tmp_path):
-    (tmp_path / "model.pkl").touch()
-    with pytest.raises(UserError, match="is a file"):
-        load_generator(tmp_path / "model.pkl")
+    (tmp_path / "my face.pkl").touch()
+    with pytest.raises(UserError, match="is a file, no checkpoint folder; convert it first") as e:
+        load_generator(tmp_path / "my face.pkl")
+    words = shlex.split(str(e.value).split("convert it first: ")[1])
+    assert words[2:] == [
+        "scripts.convert_checkpoint",
+        f"source={tmp_path / 'my face.pkl'}",
+        "output=checkpoints/my face",
+    ]
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(UserError, match=r"is a file, .*; give the checkpoint folder that holds"):
+        load_generator(tmp_path / "model.bin")
     with pytest.raises(UserError, match="revision=main is for the hub"):
         Generator.from_pretrained(tmp_path, revision="main")
 
