@@ -21,6 +21,15 @@ from training.weight_filler import WeightFiller, tensors_below
 
 _logger = logging.getLogger(__name__)
 
+# Without these, and the channels of the backbone, nothing useful could be started from.
+_EQUAL_SIZES = (
+    "z_dim",
+    "w_dim",
+    "mapping_layers",
+    "plane_resolution",
+    "plane_channels",
+    "resolution",
+)
 # Noise on each class head, relative to its weights' size: they start as the whole head, nearly.
 _CLASS_HEAD_NOISE = 0.01
 # Empty space that absorbs more along a side of the box is worth a warning; 1 lets 37 % pass.
@@ -162,27 +171,17 @@ def _fill_from_density(filler: WeightFiller, generator: Generator, source: InitS
     config, level = generator.config, source.config.density_level
     if config.geometry == "density" and config.plane_branches == "single":
         return
-    fits, density_head = True, tensors_below(source.generator, "decoder.density_head")
+    density_head = tensors_below(source.generator, "decoder.density_head")
     if len(density_head["2.bias"]) > 1:
         rows = density_to_sdf.color_head_tensors(density_head)
-        fits &= filler.fill_module(
-            "of the colour head from its rows there", "decoder.color_head", rows
-        )
+        filler.fill_module("of the colour head from its rows there", "decoder.color_head", rows)
     if config.geometry == "density":
         row = density_to_sdf.density_row_tensors(density_head)
-        fits &= filler.fill_module(
-            "of the density head from its row there", "decoder.density_head", row
-        )
+        filler.fill_module("of the density head from its row there", "decoder.density_head", row)
     else:
         head = density_to_sdf.sdf_head_tensors(density_head, level)
         origin = f"of the SDF head: zero where the source's density is {level:g}"
-        fits &= filler.fill_module(origin, "decoder.sdf_head", head)
-    if not fits:
-        _logger.warning(
-            "  decoder: the source's hidden_width=%d num_features=%d do not fit; not all is copied",
-            source.config.hidden_width,
-            source.config.num_features,
-        )
+        filler.fill_module(origin, "decoder.sdf_head", head)
     if "decoder.sdf_head.2.weight" in filler.origins:
         _scale_sdf_head(generator, level)
 
@@ -255,7 +254,7 @@ def _initialize_semantic_discriminator(networks: Networks, source: InitSource) -
 
 
 def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
-    """Compare what nothing useful could be started from without."""
+    """Refuse a source that differs in what nothing useful could be started from without."""
     theirs, ours = _sizes(source.config), _sizes(config)
     differing = [
         f"{name} {theirs[name]} (model: {ours[name]})"
@@ -265,17 +264,35 @@ def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
     if source.config.plane_branches == "dual" and config.plane_branches == "single":
         differing.append("plane_branches dual (model: single)")
     if differing:
+        options = " ".join(_options_of_sizes(source.config, config))
         raise UserError(
             f"init_from={source.path} has other sizes than the model: {', '.join(differing)}; "
-            "set model.generator.* to the source's"
+            f"say {options} or choose another source"
         )
 
 
+def _options_of_sizes(source: GeneratorConfig, model: GeneratorConfig) -> list[str]:
+    """Return the options that give a model the sizes of a source."""
+    names = list(_EQUAL_SIZES)
+    if _backbone_channels(source) != _backbone_channels(model):
+        names += ["channel_base", "channel_max"]
+    if source.plane_branches == "dual":
+        names.append("plane_branches")
+    return [
+        f"model.generator.{name}={getattr(source, name)}"
+        for name in names
+        if getattr(source, name) != getattr(model, name)
+    ]
+
+
 def _sizes(config: GeneratorConfig) -> dict[str, object]:
-    names = ("z_dim", "w_dim", "mapping_layers", "plane_resolution", "plane_channels", "resolution")
+    sizes = {name: getattr(config, name) for name in _EQUAL_SIZES}
+    return sizes | {"backbone channels": _backbone_channels(config)}
+
+
+def _backbone_channels(config: GeneratorConfig) -> list[int]:
     sides = [2**power for power in range(2, config.plane_resolution.bit_length())]
-    channels = [min(config.channel_base // side, config.channel_max) for side in sides]
-    return {name: getattr(config, name) for name in names} | {"backbone channels": channels}
+    return [min(config.channel_base // side, config.channel_max) for side in sides]
 
 
 def _rescaled_mapping(source: InitSource, config: GeneratorConfig) -> dict[str, Tensor]:

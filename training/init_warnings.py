@@ -1,4 +1,4 @@
-"""What a model does otherwise than the generator whose weights it starts from."""
+"""What of another generator a model cannot take over, or takes over with another meaning."""
 
 import logging
 from collections.abc import Iterator
@@ -16,13 +16,30 @@ _GENERATOR_OPTIONS = (
     "sr_noise_mode",
 )
 _RENDERING_OPTIONS = ("near", "far", "density_activation", "importance_bins", "white_background")
+# Sizes of parts that training can start without, and what becomes of those where they differ.
+_PART_SIZES = {
+    "hidden_width": "the whole decoder starts anew",
+    "num_features": "layers that make or read colour features start anew",
+    "sr_channels": "super-resolution starts anew, in whole or in part",
+}
 _LABEL_OPTIONS = ("semantic_sharpness", "background_class")
 
 
 def warn_of_differences(source: GeneratorConfig, model: GeneratorConfig) -> None:
-    """Log one line for each option that gives the copied weights another meaning."""
-    for line in differences(source, model):
+    """Log one line for each option that stops copying or gives the weights another meaning."""
+    for line in (*lost_parts(source, model), *differences(source, model)):
         _logger.warning("  %s", line)
+
+
+def lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
+    """Yield what cannot be copied because of its sizes, and the options that make them equal."""
+    for name, consequence in _PART_SIZES.items():
+        theirs, ours = _shown(getattr(source, name)), _shown(getattr(model, name))
+        if theirs != ours:
+            yield (
+                f"{consequence}: {name}={ours}, the source has {theirs}; "
+                f"model.generator.{name}={theirs} copies what the source learned"
+            )
 
 
 def differences(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
@@ -52,5 +69,7 @@ def _line(name: str, ours: object, theirs: object, option: str) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_shown, value))}]"
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)

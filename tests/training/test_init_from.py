@@ -334,20 +334,46 @@ def test_source_without_a_surface_is_said_to_have_none(caplog):
     assert "never crosses 10" in caplog.text
 
 
-def test_decoder_of_another_width_is_left_alone_and_named(caplog):
+@pytest.mark.parametrize("source", [EG3D, MODEL], ids=["density", "sdf"])
+@pytest.mark.parametrize(
+    ("changes", "consequence", "option"),
+    [
+        ({"hidden_width": 12}, "the whole decoder starts", "model.generator.hidden_width=16"),
+        ({"sr_channels": (8, 4)}, "super-resolution starts", "model.generator.sr_channels=[6,4]"),
+        ({"num_features": 4}, "layers that make or read", "model.generator.num_features=5"),
+    ],
+)
+def test_parts_of_other_sizes_are_warned_of_with_the_option_that_copies_them(
+    caplog, source, changes, consequence, option
+):
+    networks = make_networks(dataclasses.replace(MODEL, **changes))
+    initialize_networks(networks, make_source(make_generator(**vars_of(source))))
+    lines = [r.getMessage().strip() for r in caplog.records if r.levelno == logging.WARNING]
+    (line,) = [line for line in lines if " anew" in line]
+    assert line.startswith(consequence)
+    assert line.endswith(f"; {option} copies what the source learned")
+
+
+def test_decoder_of_another_width_is_left_alone():
     networks = make_networks(dataclasses.replace(MODEL, hidden_width=12))
     before = networks.generator.decoder.sdf_head[2].weight.clone()
     initialize_networks(networks, make_source())
     assert torch.equal(networks.generator.decoder.sdf_head[2].weight, before)
-    assert "hidden_width=16 num_features=5 do not fit" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resolution": 32}, r"resolution 16 \(model: 32\)"),
-        ({"z_dim": 9}, r"z_dim 8 \(model: 9\)"),
-        ({"channel_max": 4}, r"backbone channels \[8, 8\] \(model: \[4, 4\]\)"),
+        (
+            {"resolution": 32},
+            r"resolution 16 \(model: 32\); say model.generator.resolution=16 or",
+        ),
+        ({"z_dim": 9}, r"z_dim 8 \(model: 9\); say model.generator.z_dim=8 or"),
+        (
+            {"channel_max": 4, "channel_base": 128},
+            r"backbone channels \[8, 8\] \(model: \[4, 4\]\); "
+            "say model.generator.channel_base=64 model.generator.channel_max=8 or",
+        ),
     ],
 )
 def test_other_sizes_are_one_clear_error(changes, message):
@@ -358,5 +384,7 @@ def test_other_sizes_are_one_clear_error(changes, message):
 
 def test_two_tri_planes_do_not_start_one():
     networks = make_networks(dataclasses.replace(MODEL, plane_branches="single"))
-    with pytest.raises(UserError, match="plane_branches dual"):
+    with pytest.raises(
+        UserError, match="plane_branches dual .* model.generator.plane_branches=dual"
+    ):
         initialize_networks(networks, make_source(make_generator(**vars_of(MODEL))))
