@@ -63,7 +63,8 @@ def _with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
 def _set_color_and_material(tree: dict[str, Any]) -> None:
     """Use the attribute as colour, in floats: eight linear bits are too few for dark colours."""
     # Without a material glTF's default applies, a metal, which is black without surroundings.
-    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}]
+    factors = {"baseColorFactor": [1.0] * 4, "metallicFactor": 0.0, "roughnessFactor": 1.0}
+    tree["materials"] = [{"pbrMetallicRoughness": factors}]
     for mesh in tree["meshes"]:
         (primitive,) = mesh["primitives"]
         primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop(_LINEAR_COLOR)
