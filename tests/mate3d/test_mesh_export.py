@@ -76,9 +76,18 @@ def test_colours_of_glb_are_linear_on_a_material_that_is_no_metal(tmp_path):
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     np.testing.assert_allclose(255 * srgb, mesh.visual.vertex_colors[:, :3], atol=0.01)
     assert document["materials"][primitive["material"]]["pbrMetallicRoughness"] == {
+        "baseColorFactor": [1.0, 1.0, 1.0, 1.0],
         "metallicFactor": 0.0,
         "roughnessFactor": 1.0,
     }
+
+
+def test_trimesh_shows_the_colours_of_a_glb_without_its_material(tmp_path):
+    mesh = extract_mesh(FIELD, 0.7, 24)
+    save_mesh(tmp_path / "head.glb", mesh)
+    loaded = trimesh.load(tmp_path / "head.glb", skip_materials=True).geometry["head"]
+    linear = srgb_to_linear(mesh.visual.vertex_colors[:, :3])
+    np.testing.assert_allclose(loaded.visual.vertex_colors[:, :3], 255 * linear, atol=1)
 
 
 def test_srgb_decodes_to_known_values():
