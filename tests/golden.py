@@ -13,6 +13,9 @@ from mate3d.published.names import convert_discriminator_state, convert_generato
 from mate3d.renderer import RenderingConfig
 
 DATA = Path(__file__).parent / "data"
+# A snapshot in the published pickle structure, and what it holds and renders.
+SNAPSHOT = DATA / "official_format_face_small.pkl"
+EXPECTED = DATA / "official_format_face_small_expected.safetensors"
 FACE_RENDERING = RenderingConfig(
     num_coarse_samples=12,
     num_fine_samples=12,

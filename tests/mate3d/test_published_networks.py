@@ -1,7 +1,6 @@
 """Published networks become ours: state, configuration, report, comparison with recorded values."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +12,15 @@ from mate3d.published.card import file_sha256, make_card, report_lines
 from mate3d.published.configs import discriminator_config, generator_config, infer_generator
 from mate3d.published.conversion import convert_generator
 from mate3d.published.networks import PublishedSnapshot, read_networks, read_published
-from mate3d.published.verify import load_expected
 from tests.eg3d import make_generator
-from tests.golden import FACE_CONFIG, assert_golden, golden_face, make_golden_generator, sub_state
+from tests.golden import (
+    FACE_CONFIG,
+    SNAPSHOT,
+    assert_golden,
+    golden_face,
+    make_golden_generator,
+    sub_state,
+)
 from tests.official_format import (
     CAT_CONFIG,
     build_tree,
@@ -25,20 +30,6 @@ from tests.official_format import (
     read_back,
     write_snapshot,
 )
-
-DATA = Path(__file__).parents[1] / "data"
-SNAPSHOT = DATA / "official_format_face_small.pkl"
-EXPECTED = DATA / "official_format_face_small_expected.safetensors"
-
-
-@pytest.fixture(scope="module")
-def networks():
-    return read_networks(SNAPSHOT)
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return load_expected(EXPECTED)
 
 
 def test_names_shapes_types_and_sums_are_those_of_the_developers(networks, expected):

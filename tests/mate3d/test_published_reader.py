@@ -16,6 +16,7 @@ from mate3d.published.conversion import convert_generator
 from mate3d.published.networks import read_networks
 from mate3d.published.snapshot_reader import InertObject, read_snapshot
 from tests.eg3d import make_generator
+from tests.golden import SNAPSHOT
 from tests.mate3d.refusals import refuse
 from tests.official_format import (
     CLASSES,
@@ -25,7 +26,6 @@ from tests.official_format import (
     write_snapshot,
 )
 
-SNAPSHOT = Path(__file__).parents[1] / "data" / "official_format_face_small.pkl"
 _END = b"."
 _START = b"\x80\x04"
 

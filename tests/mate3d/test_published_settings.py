@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,24 +13,9 @@ from mate3d.published.configs import generator_config, infer_generator
 from mate3d.published.conversion import convert_generator
 from mate3d.published.facts import channel_rule
 from mate3d.published.networks import read_networks
-from mate3d.published.verify import load_expected
 from tests.eg3d import make_generator
 from tests.golden import assert_golden
 from tests.official_format import make_network, published_state, read_back, write_snapshot
-
-DATA = Path(__file__).parents[1] / "data"
-SNAPSHOT = DATA / "official_format_face_small.pkl"
-EXPECTED = DATA / "official_format_face_small_expected.safetensors"
-
-
-@pytest.fixture(scope="module")
-def networks():
-    return read_networks(SNAPSHOT)
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return load_expected(EXPECTED)
 
 
 @pytest.mark.parametrize(

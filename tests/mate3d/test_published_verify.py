@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,22 +10,8 @@ from safetensors.torch import load_file, save_file
 from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.published.conversion import convert_generator
-from mate3d.published.networks import read_networks
 from mate3d.published.verify import Expected, comparison_picture, load_expected, verify
-
-DATA = Path(__file__).parents[1] / "data"
-SNAPSHOT = DATA / "official_format_face_small.pkl"
-EXPECTED = DATA / "official_format_face_small_expected.safetensors"
-
-
-@pytest.fixture(scope="module")
-def networks():
-    return read_networks(SNAPSHOT)
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return load_expected(EXPECTED)
+from tests.golden import EXPECTED, SNAPSHOT
 
 
 def test_recorded_renders_are_reproduced(networks, expected):

@@ -15,6 +15,7 @@ from mate3d.checkpoint import load_generator
 from mate3d.generator import Generator
 from scripts import convert_checkpoint
 from tests.eg3d import make_generator
+from tests.golden import EXPECTED, SNAPSHOT
 from tests.official_format import (
     CAT_CONFIG,
     make_network,
@@ -22,10 +23,6 @@ from tests.official_format import (
     randomize,
     write_snapshot,
 )
-
-DATA = Path(__file__).parents[1] / "data"
-SNAPSHOT = DATA / "official_format_face_small.pkl"
-EXPECTED = DATA / "official_format_face_small_expected.safetensors"
 
 
 @pytest.fixture(autouse=True)

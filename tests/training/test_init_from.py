@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from mate3d.rays import sample_rays
 from mate3d.renderer import render_field
 from mate3d.sdf_losses import sdf_consistency_loss
 from tests.eg3d import EG3D, make_generator
+from tests.golden import SNAPSHOT
 from training.init_from import (
     InitSource,
     initialize_networks,
@@ -28,7 +28,6 @@ from training.init_from import (
 from training.passes import Networks
 from training.setup import StageSettings, build_state
 
-SNAPSHOT = Path(__file__).parents[1] / "data" / "official_format_face_small.pkl"
 # What a user trains from EG3D: distances and labels, all else alike.
 MODEL = dataclasses.replace(EG3D, geometry="sdf", plane_branches="dual", label_set="catmask_hq")
 
