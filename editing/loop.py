@@ -63,7 +63,7 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
-        self.beta = options.soft_beta
+        self.beta = self._soft_beta()
         self._show_source()
         self.pixel_weights = self._make_pixel_weights()
 
@@ -81,6 +81,11 @@ class EditLoop:
                 if should_stop():
                     break
         return history
+
+    def _soft_beta(self) -> float | None:
+        """Return the sharpness length to start with; None where the surfaces are soft already."""
+        soft_beta, own_beta = self.options.soft_beta, self.edited.generator.decoder.beta.item()
+        return soft_beta if soft_beta is not None and soft_beta > own_beta else None
 
     def _show_source(self) -> None:
         """Render the source at the painted view as sharp as the edit is rendered."""

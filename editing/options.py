@@ -45,8 +45,8 @@ class EditOptions:
         weight_lr: Adam's learning rate of the backbone weights.
         plane_lr: Adam's learning rate of the offset on the planes.
         final_lr_factor: Factor that all rates fall to, linearly, by the last step.
-        soft_beta: Sharpness length of the surfaces during the first steps, world units; None is
-            the generator's own throughout. A sharp surface hardly moves towards a far outline.
+        soft_beta: Least sharpness length of the surfaces during the first steps, world units; None
+            is the generator's own throughout. A sharp surface hardly moves towards a far outline.
         soft_share: Share of the steps with `soft_beta`.
         region: Which points may change.
         condition: Mask that conditions the prior at random views: "updated" is the fused head's
@@ -68,7 +68,7 @@ class EditOptions:
     weight_lr: float = 0.002
     plane_lr: float = 0.02
     final_lr_factor: float = 0.1
-    soft_beta: float | None = None
+    soft_beta: float | None = 0.004
     soft_share: float = 0.6
     region: RegionOptions = field(default_factory=RegionOptions)
     condition: Condition = "updated"

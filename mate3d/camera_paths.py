@@ -55,7 +55,7 @@ class ViewOptions:
 
     path: PathName = "front"
     angles_degrees: tuple[tuple[float, float], ...] = ()
-    yaws_degrees: tuple[float, ...] = (-30.0, 0.0, 30.0)
+    yaws_degrees: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
     pitches_degrees: tuple[float, ...] = (0.0,)
     num_frames: int = 60
     yaw_amplitude_degrees: float = 20.0

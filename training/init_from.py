@@ -135,12 +135,14 @@ def initialize_networks(networks: Networks, source: InitSource) -> None:
 def _initialize_generator(generator: Generator, source: InitSource) -> None:
     config, filler = source.config, WeightFiller(generator)
     state = _rescaled_mapping(source, generator.config)
+    # A beta that the user changed wins; otherwise the source's may have been learned.
     if config.beta != generator.config.beta:
         filler.keep("as configured", "decoder.beta")
     has_same_labels = config.label_set == generator.config.label_set
     filler.fill(
         "copied", {n: t for n, t in state.items() if has_same_labels or not _is_of_labels(n)}
     )
+    # A source of densities has no beta to copy.
     filler.keep("as configured", "decoder.beta")
     if config.plane_branches == "single":
         for branch in ("texture", "shape"):

@@ -33,14 +33,12 @@ class WeightFiller:
             target.copy_(tensor)
             self.origins[name] = origin
 
-    def fill_module(self, origin: str, prefix: str, tensors: Mapping[str, Tensor]) -> bool:
-        """Set a module as a whole if all of its tensors fit, and say whether they do."""
+    def fill_module(self, origin: str, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+        """Set a module as a whole if all of its tensors fit, else none of them."""
         named = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
         targets = self.targets
-        if any(n not in targets or targets[n].shape != t.shape for n, t in named.items()):
-            return False
-        self.fill(origin, named)
-        return True
+        if all(n in targets and targets[n].shape == t.shape for n, t in named.items()):
+            self.fill(origin, named)
 
     def module(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors below a module's name."""

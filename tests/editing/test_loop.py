@@ -53,6 +53,13 @@ def test_surfaces_are_soft_for_the_first_share_of_the_steps(tiny_generator, tiny
     assert not torch.equal(soft_source, sharp_source)
 
 
+def test_surfaces_that_are_soft_already_stay_as_they_are(tiny_generator, tiny_ws, camera):
+    own_beta = tiny_generator.decoder.beta.item()
+    for soft_beta, expected in ((own_beta / 2, None), (None, None), (2 * own_beta, 2 * own_beta)):
+        loop = make_loop(tiny_generator, tiny_ws, camera, None, with_options(soft_beta=soft_beta))
+        assert loop.beta == expected
+
+
 @pytest.mark.parametrize("values", [{"soft_beta": 0.0}, {"soft_share": 1.5}])
 def test_impossible_softness_is_refused(values):
     (name,) = values

@@ -4,9 +4,12 @@ import json
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from mate3d.checkpoint import save_generator
+from mate3d.generation.options import GenerationOptions, read_options
 from scripts import generate
+from scripts._compose import compose_config, resolve_config
 
 
 @pytest.fixture
@@ -40,6 +43,14 @@ def test_stills_sheet_and_metadata_are_written(checkpoint, tmp_path, capsys):
     assert document["generator"]["card_sha256"]
     assert yaml.safe_load((output / "config.yaml").read_text())["seeds"] == "0,3-4"
     assert f"wrote {len(names) + 1} files in {output}" in capsys.readouterr().out
+
+
+def test_options_of_the_script_have_the_defaults_of_the_library():
+    config = resolve_config(compose_config("generate", ["output=out"]))
+    values = OmegaConf.to_container(config)
+    places = ("paths", "output", "generator", "device")
+    options = read_options({key: value for key, value in values.items() if key not in places})
+    assert options == GenerationOptions(seeds=tuple(range(8)))
 
 
 @pytest.mark.parametrize("seeds", ["seeds=[3,4]", "seeds=3-4", "seeds=3,4"])
