@@ -98,7 +98,9 @@ def _check_own_run(path: Path, heading: str) -> None:
         return
     is_run = found.startswith(_RUN_HEADING)
     script = found.removeprefix(_RUN_HEADING).strip()
-    what = f"a run of {script}" if is_run else "a checkpoint's config.yaml"
+    what = (
+        f"a run of {script}" if is_run else "a config.yaml of something else, such as a checkpoint"
+    )
     raise UserError(f"{path.parent} holds {what}; choose another output folder")
 
 

@@ -105,7 +105,7 @@ def test_run_folder_holds_resolved_config_log_and_revision(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ("format_version: 1\n", "holds a checkpoint's config.yaml; choose another"),
+        ("format_version: 1\n", "such as a checkpoint; choose another"),
         ("# Resolved options of a run of scripts.train\n", "holds a run of train; choose another"),
     ],
 )
