@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 import torch_utils.ops.triplane_sample as module
-from torch_utils.ops.triplane_sample import triplane_sample
+from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 
 
 def _make_inputs(num_points: int = 40, size: tuple[int, int, int] = (4, 5, 7), dtype=torch.float32):
@@ -81,3 +81,25 @@ def test_gradient_of_the_points_does_not_compute_that_of_the_planes(monkeypatch)
     torch.autograd.grad(features.sum(), plane_points, create_graph=True)
     with pytest.raises(AssertionError, match="scatter"):
         torch.autograd.grad(features.sum(), planes)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "none"])
+def test_points_gradient_is_what_autograd_computes_for_the_points(reduce):
+    planes, plane_points = _make_inputs()
+    features = triplane_sample(planes, plane_points, reduce=reduce)
+    cotangent = torch.linspace(-1, 1, features.numel()).view_as(features)
+    (expected,) = torch.autograd.grad(features, plane_points, cotangent)
+    actual = triplane_sample_points_gradient(cotangent, planes, plane_points, reduce=reduce)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "none"])
+def test_points_gradient_has_gradients_for_all_its_inputs(reduce):
+    inputs = _make_inputs(num_points=4, size=(2, 3, 4), dtype=torch.float64)
+    shape = (2, 4, 2) if reduce == "mean" else (2, 3, 4, 2)
+    grad_features = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def function(*tensors):
+        return triplane_sample_points_gradient(*tensors, reduce=reduce)
+
+    assert gradcheck(function, (grad_features, *inputs))

@@ -39,17 +39,50 @@ def triplane_sample(
         reduce: "mean" averages the three planes.
         impl: "reference" forces `triplane_sample_reference`.
     """
-    batch, num_planes, channels, height, width = planes.shape
-    assert num_planes == 3, planes.shape
-    assert plane_points.shape == (batch, 3, plane_points.shape[2], 2), plane_points.shape
+    _check_shapes(planes, plane_points)
+    batch, _, _, height, width = planes.shape
     if wants_reference(impl):
         return triplane_sample_reference(planes, plane_points, reduce=reduce)
-    table = planes.permute(0, 1, 3, 4, 2).reshape(-1, channels)
     grid = _Grid(height, width, with_mean=reduce == "mean")
-    features = _look_up(table, plane_points.transpose(1, 2), grid)
+    features = _look_up(_as_table(planes), plane_points.transpose(1, 2), grid)
     if reduce == "mean":
         return features.unflatten(0, (batch, -1))
     return features.unflatten(0, (batch, -1, 3)).transpose(1, 2)
+
+
+def triplane_sample_points_gradient(
+    grad_features: Tensor,  # [B, N, C], or [B, 3, N, C] if reduce is "none"
+    planes: Tensor,  # [B, 3, C, H, W]
+    plane_points: Tensor,  # [B, 3, N, 2]
+    *,
+    reduce: Literal["mean", "none"] = "mean",
+) -> Tensor:  # [B, 3, N, 2]
+    """Pull the gradient of features back to the points where `triplane_sample` looked them up.
+
+    That is what autograd computes for `plane_points`, without a look-up of the features first:
+    the transposed Jacobian of the look-up times `grad_features`. All three tensors receive exact
+    gradients; those of the gradients are not available.
+
+    Args:
+        grad_features: Gradient of a scalar with respect to the features.
+        planes: Feature planes.
+        plane_points: Positions as in `triplane_sample`.
+        reduce: The same as for the look-up.
+    """
+    batch, _, channels, height, width = planes.shape
+    _check_shapes(planes, plane_points)
+    num_points = plane_points.shape[2]
+    planes_kept = () if reduce == "mean" else (3,)
+    expected = (batch, *planes_kept, num_points, channels)
+    assert grad_features.shape == expected, (grad_features.shape, expected)
+    if reduce == "none":
+        grad_features = grad_features.transpose(1, 2)
+    grad_rows = grad_features.reshape(-1, channels)
+    grid = _Grid(height, width, with_mean=reduce == "mean")
+    grad_points = _PointGradient.apply(
+        grad_rows, _as_table(planes), plane_points.transpose(1, 2), grid
+    )
+    return grad_points.transpose(1, 2)
 
 
 def triplane_sample_reference(
@@ -76,6 +109,16 @@ def triplane_sample_reference(
             values = table.gather(2, index[..., None].expand(-1, -1, -1, table.shape[-1]))
             features = features + values * (weight_x * weight_y * inside)[..., None]
     return features.mean(1) if reduce == "mean" else features
+
+
+def _check_shapes(planes: Tensor, plane_points: Tensor) -> None:
+    assert planes.ndim == 5 and planes.shape[1] == 3, planes.shape
+    batch, num_points = len(planes), plane_points.shape[2]
+    assert plane_points.shape == (batch, 3, num_points, 2), (plane_points.shape, planes.shape)
+
+
+def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B * 3 * H * W, C]
+    return planes.permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
 
 
 @dataclass(frozen=True)
