@@ -1,0 +1,211 @@
+// What the operations share: types, vector loads, and running a piece of work once for each index.
+//
+// An operation is a functor whose call does the work of one thread. The same functor runs as a CUDA
+// kernel for CUDA tensors and as a plain loop for CPU tensors, so that the arithmetic of the kernels
+// can be tested where no GPU is.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+namespace mate3d {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Sums of half types are taken in float.
+template <typename scalar_t>
+using accumulate_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+// Elements of a 16-byte access, the widest that a thread can make.
+template <typename scalar_t>
+constexpr int kWidth = 16 / sizeof(scalar_t);
+
+template <typename scalar_t, int N>
+struct alignas(sizeof(scalar_t) * N) Packed {
+  scalar_t element[N];
+};
+
+// Read N values, of which the first `count` exist; `packed` promises alignment for one access.
+template <int N, typename scalar_t, typename acc_t>
+__host__ __device__ inline void load(const scalar_t* source, int count, bool packed, acc_t (&target)[N]) {
+  if (packed && count >= N) {
+    const auto values = *reinterpret_cast<const Packed<scalar_t, N>*>(source);
+#pragma unroll
+    for (int i = 0; i < N; ++i) target[i] = static_cast<acc_t>(values.element[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) target[i] = i < count ? static_cast<acc_t>(source[i]) : acc_t(0);
+  }
+}
+
+// Write the first `count` of N values; the counterpart of `load`.
+template <int N, typename scalar_t, typename acc_t>
+__host__ __device__ inline void store(scalar_t* target, int count, bool packed, const acc_t (&source)[N]) {
+  if (packed && count >= N) {
+    Packed<scalar_t, N> values;
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.element[i] = static_cast<scalar_t>(source[i]);
+    *reinterpret_cast<Packed<scalar_t, N>*>(target) = values;
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if (i < count) target[i] = static_cast<scalar_t>(source[i]);
+    }
+  }
+}
+
+inline bool is_aligned(const void* pointer, size_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Whether indices up to `count`, and a little beyond, fit 32 bits, whose divisions are far cheaper.
+inline bool fits_32_bits(int64_t count) {
+  return count < std::numeric_limits<int32_t>::max() - 65536;
+}
+
+// Call `body` with a value of the C++ type of a floating-point dtype.
+template <typename Body>
+void dispatch_floating(ScalarType type, const char* name, Body body) {
+  switch (type) {
+    case ScalarType::Double: return body(double{});
+    case ScalarType::Float: return body(float{});
+    case ScalarType::Half: return body(torch::headeronly::Half{});
+    case ScalarType::BFloat16: return body(torch::headeronly::BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, name, ": dtype is ", torch::headeronly::toString(type),
+                      "; allowed are float64, float32, float16 and bfloat16");
+  }
+}
+
+inline void check_same(const Tensor& a, const Tensor& b, const char* name, const char* what) {
+  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), name, ": dtype of ", what, " is ",
+                  torch::headeronly::toString(b.scalar_type()), " but must be ",
+                  torch::headeronly::toString(a.scalar_type()));
+  STD_TORCH_CHECK(a.device() == b.device(), name, ": ", what, " is on another device");
+}
+
+// Raise if a dtype is not the one of sums over values of the dtype of `like`.
+inline void check_sum_type(const Tensor& like, const Tensor& a, const char* name, const char* what) {
+  const auto expected = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(a.scalar_type() == expected, name, ": dtype of ", what, " is ",
+                  torch::headeronly::toString(a.scalar_type()), " but must be ",
+                  torch::headeronly::toString(expected));
+  STD_TORCH_CHECK(like.device() == a.device(), name, ": ", what, " is on another device");
+}
+
+// Whether two tensors of one shape have one memory layout.
+inline bool same_layout(const Tensor& a, const Tensor& b) {
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) > 1 && a.stride(i) != b.stride(i)) return false;
+  }
+  return true;
+}
+
+// Whether the elements fill one block of memory, in any order of the dimensions.
+inline bool is_dense(const Tensor& x) {
+  std::vector<bool> placed(x.dim(), false);
+  int64_t expected = 1;
+  for (int64_t step = 0; step < x.dim(); ++step) {
+    for (int64_t i = 0; i < x.dim(); ++i) {
+      if (!placed[i] && (x.size(i) == 1 || x.stride(i) == expected)) {
+        placed[i] = true;
+        expected *= x.size(i);
+        break;
+      }
+    }
+  }
+  return x.numel() == expected;
+}
+
+constexpr int kThreads = 256;
+
+template <typename index_t, typename Work>
+__global__ void __launch_bounds__(kThreads) run_kernel(const Work work, const index_t count) {
+  const index_t index = static_cast<index_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (index < count) work(index);
+}
+
+// As `run_kernel`, for work that GROUP neighbouring threads share: each makes its part of a sum.
+// Two blocks a processor leave it enough registers.
+template <int GROUP, typename Work>
+__global__ void __launch_bounds__(kThreads, 2) run_group_kernel(const Work work, const int64_t count) {
+  const int64_t index = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / GROUP;
+  const int lane = threadIdx.x % GROUP;
+  typename Work::Sum sum;
+  if (index < count) sum = work.part(index, lane);
+#pragma unroll
+  for (int distance = GROUP / 2; distance > 0; distance /= 2) {
+#pragma unroll
+    for (int i = 0; i < Work::Sum::kSize; ++i) {
+      sum.value[i] += __shfl_xor_sync(0xffffffffu, sum.value[i], distance);
+    }
+  }
+  if (index < count && lane == 0) work.finish(index, sum);
+}
+
+inline cudaStream_t current_stream(const Tensor& like) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+inline unsigned num_blocks(int64_t num_threads) {
+  const int64_t blocks = (num_threads + kThreads - 1) / kThreads;
+  STD_TORCH_CHECK(blocks <= std::numeric_limits<int32_t>::max(), "mate3d: ", num_threads,
+                  " threads are more than one kernel launch can have");
+  return static_cast<unsigned>(blocks);
+}
+
+// Call `work` for each index below `count`, on the device of `like`.
+template <typename index_t, typename Work>
+void run(const Tensor& like, int64_t count, const Work& work) {
+  if (count == 0) return;
+  if (!like.is_cuda()) {
+    for (int64_t index = 0; index < count; ++index) work(static_cast<index_t>(index));
+    return;
+  }
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  run_kernel<index_t><<<num_blocks(count), kThreads, 0, current_stream(like)>>>(work, static_cast<index_t>(count));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Add up the parts of GROUP lanes for each index below `count`, and hand the sum to `work`.
+template <int GROUP, typename Work>
+void run_groups(const Tensor& like, int64_t count, const Work& work) {
+  static_assert(GROUP <= 32 && (GROUP & (GROUP - 1)) == 0);
+  if (count == 0) return;
+  if (!like.is_cuda()) {
+    for (int64_t index = 0; index < count; ++index) {
+      typename Work::Sum sum;
+      for (int lane = 0; lane < GROUP; ++lane) {
+        const auto part = work.part(index, lane);
+        for (int i = 0; i < Work::Sum::kSize; ++i) sum.value[i] += part.value[i];
+      }
+      work.finish(index, sum);
+    }
+    return;
+  }
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  run_group_kernel<GROUP><<<num_blocks(count * GROUP), kThreads, 0, current_stream(like)>>>(work, count);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace mate3d

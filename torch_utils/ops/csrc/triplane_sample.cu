@@ -1,0 +1,214 @@
+// Bilinear look-up in three feature planes with its derivatives, as operations on tensors.
+#include "triplane_sample.cuh"
+
+namespace mate3d::triplane {
+namespace {
+
+PointLayout layout_of_points(const Tensor& x) {
+  return {x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+struct Shape {
+  int64_t batch, height, width, channels, num_points;
+};
+
+void check_points(const Tensor& like, const Tensor& points, const char* what) {
+  check_sum_type(like, points, "triplane_sample", what);
+  STD_TORCH_CHECK(points.dim() == 4 && points.size(1) == 3 && points.size(3) == 2,
+                  "triplane_sample: shape of ", what, " must be [batch, 3, points, 2]");
+}
+
+// Check the inputs that all operations have, and describe them.
+template <typename scalar_t>
+Lookup<scalar_t> make_lookup(const Tensor& like, const Tensor& points,
+                             const std::optional<Tensor>& direction, const Shape& shape,
+                             bool with_mean) {
+  using acc_t = accumulate_t<scalar_t>;
+  check_points(like, points, "points");
+  STD_TORCH_CHECK(points.size(0) == shape.batch, "triplane_sample: points for ", points.size(0),
+                  " images but planes of ", shape.batch);
+  STD_TORCH_CHECK(fits_32_bits(shape.batch * shape.num_points) &&
+                      fits_32_bits(shape.height) && fits_32_bits(shape.width),
+                  "triplane_sample: more than 2^31 points; look up fewer at once");
+  Lookup<scalar_t> lookup{};
+  lookup.points = points.const_data_ptr<acc_t>();
+  lookup.points_layout = layout_of_points(points);
+  if (direction.has_value()) {
+    check_points(like, *direction, "direction");
+    STD_TORCH_CHECK(direction->size(0) == shape.batch && direction->size(2) == shape.num_points,
+                    "triplane_sample: the direction's shape differs from the points'");
+    lookup.direction = direction->const_data_ptr<acc_t>();
+    lookup.direction_layout = layout_of_points(*direction);
+  }
+  lookup.height = shape.height;
+  lookup.width = shape.width;
+  lookup.channels = shape.channels;
+  lookup.num_points = shape.num_points;
+  lookup.scale = with_mean ? acc_t(1) / 3 : acc_t(1);
+  return lookup;
+}
+
+TableLayout layout_of_table(const Tensor& x) {
+  return {x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+FeatureLayout layout_of_features(const Tensor& x, bool with_mean) {
+  if (with_mean) return {x.stride(0), 0, x.stride(1)};
+  return {x.stride(0), x.stride(1), x.stride(2)};
+}
+
+// Return a tensor, copied if its last dimension is not in one piece.
+Tensor with_whole_rows(const Tensor& x) {
+  return x.size(x.dim() - 1) <= 1 || x.stride(x.dim() - 1) == 1 ? x : torch::stable::contiguous(x);
+}
+
+// Whether rows of a tensor can be accessed `width` elements at once.
+bool can_pack(const Tensor& x, int width) {
+  if (x.size(x.dim() - 1) % width != 0) return false;
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) {
+    if (x.size(i) > 1 && x.stride(i) % width != 0) return false;
+  }
+  return is_aligned(x.const_data_ptr(), width * x.element_size());
+}
+
+Shape read_table(const Tensor& table, const Tensor& points) {
+  STD_TORCH_CHECK(table.dim() == 5 && table.size(1) == 3,
+                  "triplane_sample: shape of the table must be [batch, 3, height, width, channels]");
+  STD_TORCH_CHECK(points.dim() == 4, "triplane_sample: points must have four dimensions");
+  return {table.size(0), table.size(2), table.size(3), table.size(4), points.size(2)};
+}
+
+void check_features(const Tensor& grad, const Shape& s, bool with_mean) {
+  const bool fits = with_mean ? grad.dim() == 3 && grad.size(1) == s.num_points
+                              : grad.dim() == 4 && grad.size(1) == 3 && grad.size(2) == s.num_points;
+  STD_TORCH_CHECK(fits && grad.size(0) == s.batch && grad.size(grad.dim() - 1) == s.channels,
+                  "triplane_sample: the gradient's shape differs from the features'");
+}
+
+Tensor triplane_sample(const Tensor& table_any, const Tensor& points,
+                       const std::optional<Tensor>& direction, bool mean) {
+  const Shape s = read_table(table_any, points);
+  const Tensor table = with_whole_rows(table_any);
+  const std::vector<int64_t> shape = mean ? std::vector<int64_t>{s.batch, s.num_points, s.channels}
+                                          : std::vector<int64_t>{s.batch, 3, s.num_points, s.channels};
+  const Tensor features = torch::stable::new_empty(table, {shape.data(), shape.size()});
+  dispatch_floating(table.scalar_type(), "triplane_sample", [&](auto zero) {
+    using scalar_t = decltype(zero);
+    const auto lookup = [&] {
+      auto result = make_lookup<scalar_t>(table, points, direction, s, mean);
+      result.table_layout = layout_of_table(table);
+      result.features_layout = layout_of_features(features, mean);
+      return result;
+    }();
+    if (features.numel() == 0) return;
+    const auto launch = [&](auto constant) {
+      constexpr int kPack = decltype(constant)::value;
+      const Sample<scalar_t, kPack> work{lookup, table.const_data_ptr<scalar_t>(),
+                                         features.mutable_data_ptr<scalar_t>(),
+                                         static_cast<uint32_t>(s.channels / kPack), mean};
+      run<int64_t>(table, s.batch * s.num_points * work.packs, work);
+    };
+    constexpr int kPack = kWidth<scalar_t>;
+    if (can_pack(table, kPack) && can_pack(features, kPack)) {
+      launch(std::integral_constant<int, kPack>{});
+    } else {
+      launch(std::integral_constant<int, 1>{});
+    }
+  });
+  return features;
+}
+
+Tensor triplane_scatter(const Tensor& grad_any, const Tensor& points,
+                        const std::optional<Tensor>& direction, int64_t height, int64_t width,
+                        bool mean) {
+  STD_TORCH_CHECK(points.dim() == 4 && grad_any.dim() == (mean ? 3 : 4) && height >= 0 && width >= 0,
+                  "triplane_sample: the gradient's shape differs from the features'");
+  const Tensor grad = with_whole_rows(grad_any);
+  const Shape s{grad.size(0), height, width, grad.size(grad.dim() - 1), points.size(2)};
+  check_features(grad, s, mean);
+  const std::vector<int64_t> shape{s.batch, 3, height, width, s.channels};
+  const bool is_double = grad.scalar_type() == ScalarType::Double;
+  const Tensor grad_table = torch::stable::new_zeros(
+      grad, {shape.data(), shape.size()}, is_double ? ScalarType::Double : ScalarType::Float);
+  dispatch_floating(grad.scalar_type(), "triplane_sample", [&](auto zero) {
+    using scalar_t = decltype(zero);
+    auto lookup = make_lookup<scalar_t>(grad, points, direction, s, mean);
+    lookup.table_layout = layout_of_table(grad_table);
+    lookup.features_layout = layout_of_features(grad, mean);
+    if (grad.numel() == 0 || grad_table.numel() == 0) return;
+    const auto launch = [&](auto constant) {
+      constexpr int kPack = decltype(constant)::value;
+      using acc_t = accumulate_t<scalar_t>;
+      const Scatter<scalar_t, kPack> work{lookup, grad.const_data_ptr<scalar_t>(),
+                                          grad_table.mutable_data_ptr<acc_t>(),
+                                          static_cast<uint32_t>(s.channels / kPack), mean};
+      run<int64_t>(grad, s.batch * s.num_points * work.packs, work);
+    };
+    // One 16-byte access of the sums, which are wider than half types.
+    constexpr int kPack = kWidth<accumulate_t<scalar_t>>;
+    if (can_pack(grad, kPack)) {
+      launch(std::integral_constant<int, kPack>{});
+    } else {
+      launch(std::integral_constant<int, 1>{});
+    }
+  });
+  return grad_table;
+}
+
+Tensor triplane_sample_points_grad(const Tensor& grad_any, const Tensor& table_any,
+                                   const Tensor& points, const std::optional<Tensor>& direction,
+                                   bool mean) {
+  const Shape s = read_table(table_any, points);
+  check_features(grad_any, s, mean);
+  check_same(table_any, grad_any, "triplane_sample", "gradient");
+  const Tensor table = with_whole_rows(table_any), grad = with_whole_rows(grad_any);
+  const std::vector<int64_t> shape{s.batch, 3, s.num_points, 2};
+  const Tensor grad_points = torch::stable::new_zeros(points, {shape.data(), shape.size()});
+  dispatch_floating(table.scalar_type(), "triplane_sample", [&](auto zero) {
+    using scalar_t = decltype(zero);
+    auto lookup = make_lookup<scalar_t>(table, points, direction, s, mean);
+    lookup.table_layout = layout_of_table(table);
+    lookup.features_layout = layout_of_features(grad, mean);
+    if (grad_points.numel() == 0 || table.numel() == 0) return;
+    const auto launch = [&](auto pack, auto group) {
+      constexpr int kPack = decltype(pack)::value, kGroup = decltype(group)::value;
+      const PointGradient<scalar_t, kPack, kGroup> work{
+          lookup, grad.const_data_ptr<scalar_t>(), table.const_data_ptr<scalar_t>(),
+          grad_points.mutable_data_ptr<accumulate_t<scalar_t>>(), mean};
+      run_groups<kGroup>(table, s.batch * s.num_points, work);
+    };
+    // A group reads 128 bytes of a row at once.
+    constexpr int kPack = kWidth<scalar_t>;
+    if (can_pack(table, kPack) && can_pack(grad, kPack)) {
+      constexpr int kGroup = sizeof(scalar_t) == 2 ? 4 : 8;
+      launch(std::integral_constant<int, kPack>{}, std::integral_constant<int, kGroup>{});
+    } else {
+      launch(std::integral_constant<int, 1>{}, std::integral_constant<int, 8>{});
+    }
+  });
+  return grad_points;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mate3d, CUDA, m) {
+  m.impl("triplane_sample", TORCH_BOX(&triplane_sample));
+  m.impl("triplane_scatter", TORCH_BOX(&triplane_scatter));
+  m.impl("triplane_sample_points_grad", TORCH_BOX(&triplane_sample_points_grad));
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mate3d_host, m) {
+  m.def("triplane_sample(Tensor table, Tensor points, Tensor? direction, bool mean) -> Tensor");
+  m.def("triplane_sample_table_grad(Tensor grad, Tensor points, Tensor? direction, "
+        "SymInt height, SymInt width, bool mean) -> Tensor");
+  m.def("triplane_sample_points_grad(Tensor grad, Tensor table, Tensor points, "
+        "Tensor? direction, bool mean) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mate3d_host, CPU, m) {
+  m.impl("triplane_sample", TORCH_BOX(&triplane_sample));
+  m.impl("triplane_sample_table_grad", TORCH_BOX(&triplane_scatter));
+  m.impl("triplane_sample_points_grad", TORCH_BOX(&triplane_sample_points_grad));
+}
+
+}  // namespace mate3d::triplane
