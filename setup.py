@@ -1,10 +1,69 @@
-"""Package definition: `pip install .` or, for development, `pip install -e .[dev]`."""
+"""Package definition: `pip install .` or, for development, `pip install -e .[dev]`.
 
-from setuptools import find_packages, setup
+`pip install .` compiles the CUDA kernels where it finds nvcc, and installs without them where it
+does not or where compiling fails: they are then compiled on first use. An editable installation
+always leaves them to the first use. MATE3D_OPS=kernels makes an installation without kernels
+fail, MATE3D_OPS=pytorch leaves them out.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+# Isolated builds do not look here by themselves; nothing imported from here needs PyTorch.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from torch_utils.kernel_build.architectures import gpu_codes, wanted_architectures  # noqa: E402
+from torch_utils.kernel_build.library import LIBRARY_NAME, LOG_NAME, compile_library  # noqa: E402
+from torch_utils.kernel_build.toolchain import BuildError, find_toolchain  # noqa: E402
 
 # Named one by one: a bare find_packages() would install the tests too, and `datasets/` must stay
 # a plain folder, since a package of that name would hide the well-known library.
 PACKAGES = ("torch_utils", "mate3d", "training", "editing", "scripts", "configs")
+
+OPS = os.environ.get("MATE3D_OPS") or "auto"
+
+
+def _can_compile() -> bool:
+    """Return whether there are tools to compile the kernels and they are wanted."""
+    if OPS == "pytorch":
+        return False
+    try:
+        find_toolchain()
+    except BuildError as error:
+        if OPS == "kernels":
+            raise SystemExit(f"MATE3D_OPS=kernels, but {error}") from error
+        print(f"not compiling the CUDA kernels: {error}")
+        return False
+    return True
+
+
+class BuildKernels(build_ext):
+    """Compiles the kernels into the package, unless the installation is editable."""
+
+    def build_extension(self, ext: Extension) -> None:
+        if self.inplace or self.editable_mode:
+            return
+        folder = Path(self.get_ext_fullpath(ext.name)).parent
+        # What an earlier build left must not be shipped if this one fails.
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            toolchain = find_toolchain()
+            compile_library(folder, toolchain, gpu_codes(toolchain.nvcc, wanted_architectures()))
+        except BuildError as error:
+            if OPS == "kernels":
+                raise
+            print(f"installing without compiled CUDA kernels: {error}")
+        else:
+            (folder / LOG_NAME).unlink()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split(".")[:-1], LIBRARY_NAME))
+
 
 setup(
     name="mate3d",
@@ -15,11 +74,19 @@ setup(
     packages=find_packages(
         include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]
     ),
-    package_data={"configs": ["**/*.yaml"]},
+    package_data={"configs": ["**/*.yaml"], "torch_utils": ["ops/csrc/*"]},
+    # `optional` lets an installation go on that lacks the file.
+    ext_modules=[Extension("torch_utils.ops.prebuilt.kernels", [], optional=True)]
+    if _can_compile()
+    else [],
+    cmdclass={"build_ext": BuildKernels},
+    # The kernels do not depend on Python: a wheel with them serves all versions from this one on.
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
+        "filelock>=3.12",
         "safetensors>=0.4",
         "diffusers>=0.30",
         "transformers>=5.0",
@@ -38,7 +105,11 @@ setup(
         "pillow>=10.0",
         "jinja2>=3.1",
     ],
-    extras_require={"dev": ["pytest>=8.0", "ruff>=0.9"]},
+    extras_require={
+        "dev": ["pytest>=8.0", "ruff>=0.9"],
+        # nvcc of the release that PyTorch is made for; the packages of CUDA 12 have none.
+        "kernels": ["cuda-toolkit[nvcc]>=13; platform_system == 'Linux'", "ninja>=1.11"],
+    },
     entry_points={
         "console_scripts": [
             "mate3d-prepare-data=scripts.prepare_data:main",
@@ -49,6 +120,7 @@ setup(
             "mate3d-generate=scripts.generate:main",
             "mate3d-convert-checkpoint=scripts.convert_checkpoint:main",
             "mate3d-download-weights=scripts.download_weights:main",
+            "mate3d-doctor=torch_utils.doctor:main",
         ]
     },
 )
