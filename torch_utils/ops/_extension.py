@@ -13,15 +13,19 @@ from pathlib import Path
 
 import torch
 
-from torch_utils.ops import _build_cache
-from torch_utils.ops._architectures import gpu_codes, parse_architectures, wanted_architectures
-from torch_utils.ops._build import (
+from torch_utils.kernel_build import cache
+from torch_utils.kernel_build.architectures import (
+    gpu_codes,
+    parse_architectures,
+    wanted_architectures,
+)
+from torch_utils.kernel_build.library import (
     LIBRARY_NAME,
     check_library,
     compile_library,
     library_sources,
 )
-from torch_utils.ops._toolchain import BuildError, find_toolchain
+from torch_utils.kernel_build.toolchain import BuildError, find_toolchain
 
 __all__ = ["KernelsUnavailableError", "build", "library_sources", "load"]
 
@@ -137,9 +141,9 @@ def compile_for(capabilities: Sequence[tuple[int, int]], *, retry: bool = False)
     try:
         toolchain = find_toolchain()
         architectures = [f"{major}.{minor}" for major, minor in capabilities]
-        return _build_cache.find_or_build(toolchain, architectures, retry=retry)
+        return cache.find_or_build(toolchain, architectures, retry=retry)
     except BuildError:
-        entry = _build_cache.find_entry(capabilities)
+        entry = cache.find_entry(capabilities)
         if entry is None:
             raise
         return entry
