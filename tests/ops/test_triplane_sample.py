@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-import torch_utils.ops.triplane_sample as module
+import torch_utils.ops._triplane_pytorch as module
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 
 

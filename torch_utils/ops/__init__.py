@@ -1,5 +1,7 @@
-"""Tensor operations that are written in plain PyTorch and differentiable twice.
+"""Tensor operations, differentiable twice: CUDA kernels for GPUs, plain PyTorch elsewhere.
 
 Each module holds a public function and, where that function is not the plain formula, a
-`*_reference` twin that is.
+`*_reference` twin that is. The functions with kernels are registered as `torch.ops.mate3d` too.
 """
+
+from torch_utils.ops import _registration  # noqa: F401  (registers torch.ops.mate3d)

@@ -1,20 +1,47 @@
 """The one place that decides which implementation of an operation runs."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-Implementation = Literal["auto", "reference"]
+import torch
+from torch import Tensor
+
+from torch_utils.ops import _extension
+
+Implementation = Literal["auto", "pytorch", "reference"]
 
 
 def wants_reference(impl: Implementation) -> bool:
-    """Return whether the plain formula was asked for instead of the fastest implementation.
-
-    Compiled kernels plug in here: once `_extension.py` finds them, this function becomes the
-    choice among kernel (CUDA tensors), fast PyTorch and reference.
+    """Return whether the plain formula was asked for instead of a faster implementation.
 
     Args:
-        impl: "auto" takes the fastest implementation for the tensors at hand, "reference" the
-            plain formula that the others are tested against.
+        impl: "auto" takes the fastest implementation for the tensors at hand: the kernels for
+            CUDA tensors where they can be had, else PyTorch's operations. "pytorch" never takes a
+            kernel, and "reference" is the plain formula that the others are tested against.
     """
-    if impl not in ("auto", "reference"):
-        raise ValueError(f"impl is {impl!r}; allowed are 'auto' and 'reference'")
+    if impl not in ("auto", "pytorch", "reference"):
+        raise ValueError(f"impl is {impl!r}; allowed are 'auto', 'pytorch' and 'reference'")
     return impl == "reference"
+
+
+def wants_kernels(x: Tensor, impl: Implementation) -> bool:
+    """Return whether the kernels are to run; the first CUDA tensor loads or compiles them."""
+    return impl == "auto" and x.is_cuda and _extension.load()
+
+
+def wants_library(x: Tensor, impl: Implementation) -> bool:
+    """Return whether an operation registered with PyTorch is to run.
+
+    A graph compiler sees it as one node, and its own dispatch finds the kernel or PyTorch's
+    operations when the node runs.
+    """
+    if torch.compiler.is_compiling():
+        return impl == "auto"
+    return wants_kernels(x, impl)
+
+
+def own_precision(x: Tensor) -> AbstractContextManager:
+    """Suspend autocast, so that an operation computes in the type of its inputs."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
-from torch_utils.ops._dispatch import Implementation, wants_reference
+from torch_utils.ops._dispatch import (
+    Implementation,
+    own_precision,
+    wants_kernels,
+    wants_reference,
+)
 
 Activation = Literal[
     "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"
@@ -36,8 +41,7 @@ ACTIVATIONS: dict[str, _ActivationSpec] = {
     "swish": _ActivationSpec(lambda x, _: x * torch.sigmoid(x), gain=math.sqrt(2)),
 }
 # Their second derivative is zero, so the slope at each element is all that a backward pass needs.
-_PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
-_FIXED_SLOPES = {"linear": 1.0, "relu": 0.0}
+PIECEWISE_LINEAR = ("linear", "relu", "lrelu")
 
 
 def bias_act(
@@ -53,27 +57,39 @@ def bias_act(
 ) -> Tensor:  # as x
     """Add a bias, apply an activation, multiply by a gain, clamp to [-clamp, clamp].
 
+    The result has the type of `x`, under autocast too. First and second derivatives are exact. The
+    kernel repeats bit for bit. A graph compiler sees the plain formula, which it fuses with its
+    neighbours.
+
     Args:
-        bias: Added along `dim`; None adds nothing.
+        x: float64, float32, float16 or bfloat16.
+        bias: Added along `dim`, in the type of `x`; None adds nothing.
         activation: The second derivative of linear, relu and lrelu is zero everywhere.
         alpha: Negative slope of lrelu; None takes 0.2. No other activation has one.
         gain: Factor after the activation; None takes the activation's own, which roughly keeps
             the variance of unit Gaussian inputs.
         clamp: Largest magnitude of the result; None does not clamp.
-        impl: "reference" forces `bias_act_reference`.
+        impl: "pytorch" forces PyTorch's operations, "reference" `bias_act_reference`.
+
+    Raises:
+        ValueError: If the activation is unknown, clamp is negative or the bias does not fit.
     """
-    spec = ACTIVATIONS[activation]
+    spec = _read_options(x, bias, dim, activation, clamp)
+    alpha = spec.alpha if alpha is None else alpha
     gain = spec.gain if gain is None else gain
-    if wants_reference(impl) or activation not in _PIECEWISE_LINEAR or gain <= 0:
-        return bias_act_reference(
-            x, bias, dim=dim, activation=activation, alpha=alpha, gain=gain, clamp=clamp
-        )
-    slope = {"linear": 1.0, "relu": 0.0, "lrelu": spec.alpha if alpha is None else alpha}[
-        activation
-    ]
-    if bias is not None:
-        bias = _along(bias, dim, x)
-    return _PiecewiseLinear.apply(x, bias, slope, gain, clamp)
+    bias = None if bias is None else bias.to(x.dtype)
+    options = {"dim": dim, "activation": activation, "alpha": alpha, "gain": gain, "clamp": clamp}
+    if wants_reference(impl) or torch.compiler.is_compiling():
+        return bias_act_reference(x, bias, **options)
+    if wants_kernels(x, impl):
+        dim %= x.ndim
+        return torch.ops.mate3d.bias_act(x, bias, dim, activation, alpha, gain, clamp)
+    slope = {"linear": 1.0, "relu": 0.0, "lrelu": alpha}.get(activation)
+    if slope is None or slope < 0 or gain <= 0:
+        return bias_act_reference(x, bias, **options)
+    return _PiecewiseLinear.apply(
+        x, None if bias is None else along(bias, dim, x), slope, gain, clamp
+    )
 
 
 def bias_act_reference(
@@ -88,20 +104,31 @@ def bias_act_reference(
 ) -> Tensor:  # as x
     """Compute `bias_act` one operation after the other."""
     spec = ACTIVATIONS[activation]
-    if bias is not None:
-        x = x + _along(bias, dim, x)
-    x = spec.function(x, spec.alpha if alpha is None else alpha)
-    gain = spec.gain if gain is None else gain
-    if gain != 1:
-        x = x * gain
-    if clamp is not None:
-        x = x.clamp(-clamp, clamp)
-    return x
+    with own_precision(x):
+        y = x if bias is None else x + along(bias, dim, x)
+        y = spec.function(y, spec.alpha if alpha is None else alpha)
+        gain = spec.gain if gain is None else gain
+        if gain != 1:
+            y = y * gain
+        return y if clamp is None else y.clamp(-clamp, clamp)
 
 
-def _along(bias: Tensor, dim: int, x: Tensor) -> Tensor:
+def _read_options(
+    x: Tensor, bias: Tensor | None, dim: int, activation: str, clamp: float | None
+) -> _ActivationSpec:
+    if activation not in ACTIVATIONS:
+        allowed = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation is {activation!r}; allowed are {allowed}")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"clamp is {clamp}; it must be positive, or None for no clamping")
+    if bias is not None and bias.shape != (x.shape[dim],):
+        shapes = f"{list(bias.shape)} for x of shape {list(x.shape)} and dim {dim}"
+        raise ValueError(f"shape of the bias is {shapes}; it must be [{x.shape[dim]}]")
+    return ACTIVATIONS[activation]
+
+
+def along(bias: Tensor, dim: int, x: Tensor) -> Tensor:
     """Reshape a bias so that it broadcasts along dimension `dim` of `x`."""
-    assert bias.shape == (x.shape[dim],), (bias.shape, x.shape, dim)
     shape = [1] * x.ndim
     shape[dim] = -1
     return bias.reshape(shape)

@@ -3,51 +3,62 @@
 PyTorch's `grid_sample` has no second derivative and reads a channel at a time. Here a plane is a
 table with one row of features per pixel, so that a look-up is a weighted sum of rows (an embedding
 bag), which is faster too.
+
+Determinism: values and gradients with respect to points repeat bit for bit. On CUDA the kernel for
+the gradient with respect to planes adds with atomics, in an order that changes from call to call;
+after `torch.use_deterministic_algorithms(True)` a slower sorted sum takes its place.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from torch_utils.ops._dispatch import Implementation, wants_reference
+from torch_utils.ops import _triplane_pytorch
+from torch_utils.ops._dispatch import (
+    Implementation,
+    wants_library,
+    wants_reference,
+)
 
-# Points per piece on a CPU; the time hardly changes between 4096 and 16384.
-CHUNK_POINTS = 16384
+Reduction = Literal["mean", "none"]
 
 
 def triplane_sample(
     planes: Tensor,  # [B, 3, C, H, W]
     plane_points: Tensor,  # [B, 3, N, 2]
     *,
-    reduce: Literal["mean", "none"] = "mean",
+    reduce: Reduction = "mean",
     impl: Implementation = "auto",
 ) -> Tensor:  # [B, N, C], or [B, 3, N, C] if reduce is "none"
     """Look up features at points projected on three planes.
 
     Values between the pixel centres are bilinear, values outside the planes zero. Both arguments
     receive exact first and second derivatives; only the gradients that are asked for are computed.
+    The result has the type of the planes, under autocast too; positions count as float32 (float64
+    with planes of that type), and so do sums over planes of half types.
 
     Args:
-        planes: Feature planes.
+        planes: Feature planes: float64, float32, float16 or bfloat16.
         plane_points: (horizontal, vertical) position of each point on each plane; -1 and 1 are
             the outer edges of the border pixels.
         reduce: "mean" averages the three planes.
-        impl: "reference" forces `triplane_sample_reference`.
+        impl: "pytorch" forces PyTorch's operations, "reference" `triplane_sample_reference`.
+
+    Raises:
+        ValueError: If shapes or `reduce` are not as said.
     """
-    _check_shapes(planes, plane_points)
-    batch, _, _, height, width = planes.shape
+    mean = _read_inputs(planes, plane_points, reduce)
     if wants_reference(impl):
         return triplane_sample_reference(planes, plane_points, reduce=reduce)
-    grid = _Grid(height, width, with_mean=reduce == "mean")
-    features = _look_up(_as_table(planes), plane_points.transpose(1, 2), grid)
-    if reduce == "mean":
-        return features.unflatten(0, (batch, -1))
-    return features.unflatten(0, (batch, -1, 3)).transpose(1, 2)
+    ops = torch.ops.mate3d if wants_library(planes, impl) else _triplane_pytorch
+    table, points = _as_table(planes), _as_positions(plane_points, planes)
+    if torch.compiler.is_compiling():
+        return ops.triplane_sample(table, points, None, mean)
+    link = _TableLink.apply(table, (points,), ops, mean)
+    return _Values.apply(link, table, points, ops, mean)
 
 
 def triplane_sample_points_gradient(
@@ -55,7 +66,8 @@ def triplane_sample_points_gradient(
     planes: Tensor,  # [B, 3, C, H, W]
     plane_points: Tensor,  # [B, 3, N, 2]
     *,
-    reduce: Literal["mean", "none"] = "mean",
+    reduce: Reduction = "mean",
+    impl: Implementation = "auto",
 ) -> Tensor:  # [B, 3, N, 2]
     """Pull the gradient of features back to the points where `triplane_sample` looked them up.
 
@@ -68,36 +80,35 @@ def triplane_sample_points_gradient(
         planes: Feature planes.
         plane_points: Positions as in `triplane_sample`.
         reduce: The same as for the look-up.
+        impl: "pytorch" forces PyTorch's operations.
+
+    Raises:
+        ValueError: If shapes or `reduce` are not as said.
     """
-    batch, _, channels, height, width = planes.shape
-    _check_shapes(planes, plane_points)
-    num_points = plane_points.shape[2]
-    planes_kept = () if reduce == "mean" else (3,)
-    expected = (batch, *planes_kept, num_points, channels)
-    assert grad_features.shape == expected, (grad_features.shape, expected)
-    if reduce == "none":
-        grad_features = grad_features.transpose(1, 2)
-    grad_rows = grad_features.reshape(-1, channels)
-    grid = _Grid(height, width, with_mean=reduce == "mean")
-    grad_points = _PointGradient.apply(
-        grad_rows, _as_table(planes), plane_points.transpose(1, 2), grid
-    )
-    return grad_points.transpose(1, 2)
+    mean = _read_inputs(planes, plane_points, reduce)
+    _check_features(grad_features, planes, plane_points, mean)
+    ops = torch.ops.mate3d if wants_library(planes, impl) else _triplane_pytorch
+    table, points = _as_table(planes), _as_positions(plane_points, planes)
+    grad_features = grad_features.to(planes.dtype)
+    if torch.compiler.is_compiling():
+        return ops.triplane_sample_points_grad(grad_features, table, points, None, mean)
+    return _PointGradient.apply(grad_features, table, points, ops, mean)
 
 
 def triplane_sample_reference(
     planes: Tensor,  # [B, 3, C, H, W]
     plane_points: Tensor,  # [B, 3, N, 2]
     *,
-    reduce: Literal["mean", "none"] = "mean",
+    reduce: Reduction = "mean",
 ) -> Tensor:  # [B, N, C], or [B, 3, N, C] if reduce is "none"
     """Compute `triplane_sample` by one gather for each of the four pixels around a point."""
     height, width = planes.shape[-2:]
-    size = torch.tensor([width, height], dtype=planes.dtype, device=planes.device)
+    plane_points = _as_positions(plane_points, planes)
+    size = plane_points.new_tensor([width, height])
     pixels = ((plane_points + 1) * size - 1) / 2
     corner = pixels.detach().floor()
     fraction = pixels - corner
-    table = planes.flatten(3).transpose(2, 3)  # [B, 3, H * W, C]
+    table = planes.flatten(3).transpose(2, 3).to(plane_points.dtype)  # [B, 3, H * W, C]
     features = torch.zeros_like(table[:, :, :1])
     for dx in (0, 1):
         for dy in (0, 1):
@@ -108,143 +119,47 @@ def triplane_sample_reference(
             weight_y = fraction[..., 1] if dy else 1 - fraction[..., 1]
             values = table.gather(2, index[..., None].expand(-1, -1, -1, table.shape[-1]))
             features = features + values * (weight_x * weight_y * inside)[..., None]
-    return features.mean(1) if reduce == "mean" else features
+    features = features.mean(1) if reduce == "mean" else features
+    return features.to(planes.dtype)
 
 
-def _check_shapes(planes: Tensor, plane_points: Tensor) -> None:
-    assert planes.ndim == 5 and planes.shape[1] == 3, planes.shape
-    batch, num_points = len(planes), plane_points.shape[2]
-    assert plane_points.shape == (batch, 3, num_points, 2), (plane_points.shape, planes.shape)
+def _read_inputs(planes: Tensor, plane_points: Tensor, reduce: str) -> bool:
+    """Check the inputs; return whether the planes are averaged."""
+    if reduce not in ("mean", "none"):
+        raise ValueError(f"reduce is {reduce!r}; allowed are 'mean' and 'none'")
+    if planes.ndim != 5 or planes.shape[1] != 3:
+        raise ValueError(f"shape of the planes is {list(planes.shape)}; it must be [B, 3, C, H, W]")
+    batch = len(planes)
+    shape = plane_points.shape
+    if plane_points.ndim != 4 or shape[:2] != (batch, 3) or shape[3] != 2:
+        raise ValueError(f"shape of the points is {list(shape)}; it must be [{batch}, 3, N, 2]")
+    return reduce == "mean"
 
 
-def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B * 3 * H * W, C]
-    return planes.permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Size of the planes in pixels, and whether a point's three planes are averaged."""
-
-    height: int
-    width: int
-    with_mean: bool
-
-
-class _Corners:
-    """The four pixels around each point on each plane, and how their weights move with the point.
-
-    The weight of a corner is the product of one factor for its row and one for its column, each
-    linear in the position. Corners outside the plane have zero factors.
-    """
-
-    def __init__(self, points: Tensor, first_rows: Tensor, grid: _Grid):  # [R, 3, 2], [R, 3]
-        scale = 1 / 3 if grid.with_mean else 1
-        column, self.factor_x, self.slope_x = _axis(points[..., 0], grid.width, scale)
-        row, self.factor_y, self.slope_y = _axis(points[..., 1], grid.height, 1)
-        row = [first_rows + r * grid.width for r in row]
-        self.bag_size = 12 if grid.with_mean else 4
-        self.index = self._bags([r + c for r in row for c in column])
-
-    def weights(self) -> Tensor:  # [bags, bag_size]
-        return self._bags(_products(self.factor_y, self.factor_x))
-
-    def slopes(self) -> tuple[Tensor, Tensor]:  # each [bags, bag_size]
-        """Return the derivatives of the weights along x and along y."""
-        slopes_x = self._bags(_products(self.factor_y, self.slope_x))
-        return slopes_x, self._bags(_products(self.slope_y, self.factor_x))
-
-    def weights_along(self, direction: Tensor) -> Tensor:  # [R, 3, 2] -> [bags, bag_size]
-        """Return the change of the weights for a displacement of the points."""
-        slopes_x = _products(self.factor_y, self.slope_x)
-        slopes_y = _products(self.slope_y, self.factor_x)
-        along_x, along_y = direction.unbind(-1)
-        pairs = zip(slopes_x, slopes_y, strict=True)
-        return self._bags([(along_x * x).addcmul_(along_y, y) for x, y in pairs])
-
-    def mixed_derivatives(self) -> Tensor:  # [bags, bag_size]
-        """Return the second derivatives of the weights, once along x and once along y."""
-        return self._bags(_products(self.slope_y, self.slope_x))
-
-    def _bags(self, corners: list[Tensor]) -> Tensor:
-        return torch.stack(corners, dim=-1).view(-1, self.bag_size)
-
-
-def _axis(
-    position: Tensor, size: int, scale: float
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the pixel indices on both sides of positions, their factors and the slopes of those.
-
-    Structure-of-arrays on purpose: operations on a last dimension of 2 are slow.
-    """
-    pixel = position * (size / 2) + (size / 2 - 0.5)
-    low = pixel.floor()
-    fraction = pixel - low
-    low_inside = ((low >= 0) & (low < size)).to(pixel) * scale
-    high_inside = ((low >= -1) & (low < size - 1)).to(pixel) * scale
-    low = low.long()
-    index = [low.clamp(0, size - 1), (low + 1).clamp_(0, size - 1)]
-    factor = [(1 - fraction) * low_inside, fraction * high_inside]
-    return index, factor, [low_inside * (-size / 2), high_inside * (size / 2)]
-
-
-def _products(rows: list[Tensor], columns: list[Tensor]) -> list[Tensor]:
-    return [row * column for row in rows for column in columns]
-
-
-def _chunks(points: Tensor, grid: _Grid) -> Iterator[tuple[slice, slice, _Corners]]:
-    """Walk over the points in pieces whose temporaries stay in the processor's cache.
-
-    Yields:
-        The points and the bags of a piece, and the corners of the points.
-    """
-    num_images, per_image = points.shape[:2]
-    points = points.reshape(-1, 3, 2)
-    plane_rows = grid.height * grid.width
-    first_rows = torch.arange(num_images * 3, device=points.device).view(-1, 1, 3) * plane_rows
-    first_rows = first_rows.expand(-1, per_image, -1).reshape(-1, 3)
-    step = CHUNK_POINTS if points.device.type == "cpu" else max(len(points), 1)
-    bags = 1 if grid.with_mean else 3
-    for start in range(0, len(points), step):
-        part = slice(start, start + step)
-        yield (
-            part,
-            slice(start * bags, (start + step) * bags),
-            _Corners(points[part], first_rows[part], grid),
+def _check_features(
+    grad_features: Tensor, planes: Tensor, plane_points: Tensor, mean: bool
+) -> None:
+    expected = [len(planes), *([] if mean else [3]), plane_points.shape[2], planes.shape[2]]
+    if list(grad_features.shape) != expected:
+        raise ValueError(
+            f"shape of the features' gradient is {list(grad_features.shape)}; it must be {expected}"
         )
 
 
-def _look_up(table: Tensor, points: Tensor, grid: _Grid) -> Tensor:
-    # [B * 3 * H * W, C], [B, N, 3, 2] -> [B * N, C] or [B * N * 3, C]
-    return _Values.apply(_TableLink.apply(table, (points,), grid), table, points, grid)
+def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B, 3, H, W, C]
+    """Return the planes with the channels last, copied unless the channels are neighbours."""
+    table = planes.permute(0, 1, 3, 4, 2)
+    # The kernels find their way among rows that lie apart, as in a channels-last image.
+    is_fine = table.stride(-1) == 1 if table.is_cuda else table.is_contiguous()
+    return table if is_fine else table.contiguous()
 
 
-def _weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:  # [bags, C]
-    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weights)
+def _as_positions(plane_points: Tensor, planes: Tensor) -> Tensor:
+    return plane_points.to(_triplane_pytorch.sum_dtype(planes.dtype))
 
 
-def _scatter_rows(table: Tensor, rows: Tensor, index: Tensor, weights: Tensor) -> None:
-    """Add each weighted row of `rows` [bags, C] to the table rows that `index` names.
-
-    Sorting the indices turns the scatter into gathers, several times faster than `index_add_`.
-    """
-    key, order = index.flatten().sort()
-    key, counts = key.unique_consecutive(return_counts=True)
-    source = order.div(index.shape[1], rounding_mode="floor")
-    sums = F.embedding_bag(
-        source,
-        rows,
-        counts.cumsum(0) - counts,
-        mode="sum",
-        per_sample_weights=weights.flatten().index_select(0, order),
-    )
-    table.index_add_(0, key, sums)
-
-
-def _dot_rows(table: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:  # [R, 3]
-    """Return the dot product of each plane's weighted table rows with its bag's row of `rows`."""
-    planes = _weighted_rows(table, index.view(-1, 4), weights.view(-1, 4))
-    planes = planes.view(len(rows), -1, table.shape[1])
-    return torch.bmm(planes, rows[..., None]).view(-1, 3)
+# The functions below take the namespace whose three operations compute: the kernels', or PyTorch's.
+_Operations = ModuleType | Any
 
 
 class _TableLink(Function):
@@ -256,98 +171,83 @@ class _TableLink(Function):
     """
 
     @staticmethod
-    def forward(ctx, table, held_points, grid):
-        ctx.held_points, ctx.grid, ctx.num_rows = held_points, grid, len(table)
-        (points,) = held_points
-        num_bags = points.shape[:2].numel() * (1 if grid.with_mean else 3)
-        return table.new_zeros(1).expand(num_bags, table.shape[1])
+    def forward(ctx, table, held_points, ops: _Operations, mean):
+        ctx.held_points, ctx.ops, ctx.mean = held_points, ops, mean
+        ctx.size, ctx.dtype = table.shape[2:4], table.dtype
+        num_points = held_points[0].shape[2]
+        shape = (len(table), num_points) if mean else (len(table), 3, num_points)
+        return table.new_zeros(1).expand(*shape, table.shape[4])
 
     @staticmethod
     def backward(ctx, grad):
         (points,) = ctx.held_points
-        return _TableGradient.apply(grad, points, ctx.grid, ctx.num_rows), None, None
+        grad_table = _TableGradient.apply(grad, points, ctx.ops, ctx.size, ctx.mean)
+        return grad_table.to(ctx.dtype), None, None, None
 
 
 class _Values(Function):
     """Look-up in the table; the gradient of the table goes through `link`."""
 
     @staticmethod
-    def forward(ctx, link, table, points, grid):
+    def forward(ctx, link, table, points, ops: _Operations, mean):
         ctx.save_for_backward(table, points)
-        ctx.grid = grid
-        values = torch.empty_like(link, memory_format=torch.contiguous_format)
-        for _, bags, corners in _chunks(points, grid):
-            values[bags] = _weighted_rows(table, corners.index, corners.weights())
-        return values
+        ctx.ops, ctx.mean = ops, mean
+        return ops.triplane_sample(table, points, None, mean)
 
     @staticmethod
     def backward(ctx, grad):
         table, points = ctx.saved_tensors
         grad_points = None
         if ctx.needs_input_grad[2]:
-            grad_points = _PointGradient.apply(grad, table, points, ctx.grid)
-        return grad, None, grad_points, None
+            grad_points = _PointGradient.apply(grad, table, points, ctx.ops, ctx.mean)
+        return grad, None, grad_points, None, None
 
 
 class _TableGradient(Function):
     """Gradient of a look-up with respect to the table: a scatter with the same weights."""
 
     @staticmethod
-    def forward(ctx, grad, points, grid, num_rows):
+    def forward(ctx, grad, points, ops: _Operations, size, mean):
         ctx.save_for_backward(grad, points)
-        ctx.grid = grid
-        grad = grad.contiguous()
-        grad_table = grad.new_zeros(num_rows, grad.shape[1])
-        for _, bags, corners in _chunks(points, grid):
-            _scatter_rows(grad_table, grad[bags], corners.index, corners.weights())
-        return grad_table
+        ctx.ops, ctx.mean = ops, mean
+        return ops.triplane_sample_table_grad(grad, points, None, *size, mean)
 
     @staticmethod
     def backward(ctx, grad_table):
         grad, points = ctx.saved_tensors
         grad_grad = grad_points = None
         if ctx.needs_input_grad[0]:
-            grad_grad = _look_up(grad_table, points, ctx.grid)
+            link = _TableLink.apply(grad_table, (points,), ctx.ops, ctx.mean)
+            grad_grad = _Values.apply(link, grad_table, points, ctx.ops, ctx.mean).to(grad.dtype)
         if ctx.needs_input_grad[1]:
-            grad_points = _PointGradient.apply(grad, grad_table, points, ctx.grid)
-        return grad_grad, grad_points, None, None
+            # Sums over half types are wider than the features.
+            grad = grad.to(grad_table.dtype)
+            grad_points = _PointGradient.apply(grad, grad_table, points, ctx.ops, ctx.mean)
+        return grad_grad, grad_points, None, None, None
 
 
 class _PointGradient(Function):
     """Gradient of a look-up with respect to the points; differentiable once more."""
 
     @staticmethod
-    def forward(ctx, grad, table, points, grid):
+    def forward(ctx, grad, table, points, ops: _Operations, mean):
         ctx.save_for_backward(grad, table, points)
-        ctx.grid = grid
-        grad = grad.contiguous()
-        grad_points = torch.empty_like(points, memory_format=torch.contiguous_format)
-        for part, bags, corners in _chunks(points, grid):
-            axes = [_dot_rows(table, corners.index, axis, grad[bags]) for axis in corners.slopes()]
-            grad_points.view(-1, 3, 2)[part] = torch.stack(axes, dim=-1)
-        return grad_points
+        ctx.ops, ctx.mean = ops, mean
+        return ops.triplane_sample_points_grad(grad, table, points, None, mean)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, direction):
         grad, table, points = ctx.saved_tensors
-        needs_grad, needs_table, needs_points, _ = ctx.needs_input_grad
-        grad, direction = grad.contiguous(), direction.reshape(-1, 3, 2)
-        grad_points = None
-        grad_grad = torch.empty_like(grad) if needs_grad else None
-        grad_table = torch.zeros_like(table) if needs_table else None
-        mixed = points.new_empty(len(direction), 3) if needs_points else None
-        for part, bags, corners in _chunks(points, ctx.grid):
-            weights = corners.weights_along(direction[part])
-            if needs_grad:
-                grad_grad[bags] = _weighted_rows(table, corners.index, weights)
-            if needs_table:
-                _scatter_rows(grad_table, grad[bags], corners.index, weights)
-            if needs_points:
-                derivatives = corners.mixed_derivatives()
-                mixed[part] = _dot_rows(table, corners.index, derivatives, grad[bags])
-        # The weights are linear along each axis, so that only the mixed derivative remains.
-        grad_points = (
-            (direction.flip(-1) * mixed[..., None]).view_as(points) if needs_points else None
-        )
-        return grad_grad, grad_table, grad_points, None
+        needs_grad, needs_table, needs_points, _, _ = ctx.needs_input_grad
+        ops, mean = ctx.ops, ctx.mean
+        grad_grad = grad_table = grad_points = None
+        if needs_grad:
+            grad_grad = ops.triplane_sample(table, points, direction, mean)
+        if needs_table:
+            size = table.shape[2:4]
+            grad_table = ops.triplane_sample_table_grad(grad, points, direction, *size, mean)
+            grad_table = grad_table.to(table.dtype)
+        if needs_points:
+            grad_points = ops.triplane_sample_points_grad(grad, table, points, direction, mean)
+        return grad_grad, grad_table, grad_points, None, None

@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops._dispatch import Implementation, wants_reference
+from torch_utils.ops._dispatch import (
+    Implementation,
+    own_precision,
+    wants_library,
+    wants_reference,
+)
 
 # Shorter filters are cheaper as one 2-D filter.
 _MIN_SEPARABLE_TAPS = 8
@@ -74,7 +79,11 @@ def upfirdn2d(
 ) -> Tensor:  # [B, C, H', W']
     """Insert zeros, pad, convolve and decimate each channel.
 
+    The result has the type of `x`, under autocast too, and its memory layout where that is
+    channels-last. Derivatives of every order are exact. The kernel repeats bit for bit.
+
     Args:
+        x: float64, float32, float16 or bfloat16.
         filter: Made by `setup_filter`; None is the identity. Receives no gradient.
         up: Each sample is followed by `up - 1` zeros; one factor, or [x, y].
         down: Every `down`-th sample of the result is kept, from the first; one factor, or [x, y].
@@ -82,21 +91,31 @@ def upfirdn2d(
             [x, y], or [x before, x after, y before, y after].
         flip_filter: Correlate instead of convolve.
         gain: Factor on the result.
-        impl: "reference" forces `upfirdn2d_reference`.
+        impl: "pytorch" forces PyTorch's operations, "reference" `upfirdn2d_reference`.
+
+    Raises:
+        ValueError: If shapes or factors do not fit, or the padded image is smaller than the filter.
     """
+    up, down, pads = _pair(up), _pair(down), read_padding(padding)
+    _check_shapes(x, filter, up, pads)
     if wants_reference(impl):
         return upfirdn2d_reference(
-            x, filter, up=up, down=down, padding=padding, flip_filter=flip_filter, gain=gain
+            x, filter, up=up, down=down, padding=pads, flip_filter=flip_filter, gain=gain
         )
-    up, down, pads = _pair(up), _pair(down), read_padding(padding)
+    if wants_library(x, impl):
+        taps = x.new_ones(1, 1) if filter is None else filter
+        taps = taps.to(x.device, torch.float64 if x.dtype is torch.float64 else torch.float32)
+        return torch.ops.mate3d.upfirdn2d(x, taps, *up, *down, *pads, flip_filter, gain)
     kernel = x.new_ones(1, 1) if filter is None else filter.to(x)
     if flip_filter:
         kernel = kernel.flip(list(range(kernel.ndim)))
-    if kernel.ndim == 2:
-        return _resample(x, kernel * gain, up, down, pads)
-    kernel = kernel * gain**0.5
-    x = _resample(x, kernel[None], (up[0], 1), (down[0], 1), Padding(pads.x0, pads.x1, 0, 0))
-    return _resample(x, kernel[:, None], (1, up[1]), (1, down[1]), Padding(0, 0, pads.y0, pads.y1))
+    with own_precision(x):
+        if kernel.ndim == 2:
+            return _resample(x, kernel * gain, up, down, pads)
+        rows, columns = kernel[None], kernel[:, None] * gain
+        x = _resample(x, rows, (up[0], 1), (down[0], 1), Padding(pads.x0, pads.x1, 0, 0))
+        pads = Padding(0, 0, pads.y0, pads.y1)
+        return _resample(x, columns, (1, up[1]), (1, down[1]), pads)
 
 
 def upfirdn2d_reference(
@@ -119,8 +138,23 @@ def upfirdn2d_reference(
     kernel = _kernel_2d(filter, x) * gain
     if not flip_filter:
         kernel = kernel.flip([0, 1])
-    x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), groups=channels)
+    with own_precision(x):
+        x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), groups=channels)
     return x[:, :, ::down_y, ::down_x]
+
+
+def _check_shapes(x: Tensor, filter: Tensor | None, up: tuple[int, int], pads: "Padding") -> None:
+    if x.ndim != 4:
+        raise ValueError(f"shape of the images is {list(x.shape)}; it must be [B, C, H, W]")
+    if filter is not None and (filter.ndim not in (1, 2) or filter.numel() == 0):
+        raise ValueError(f"shape of the filter is {list(filter.shape)}; it must be [h, w] or [w]")
+    width, height = _filter_size(filter)
+    padded = (x.shape[3] * up[0] + pads.x0 + pads.x1, x.shape[2] * up[1] + pads.y0 + pads.y1)
+    if padded[0] < width or padded[1] < height:
+        raise ValueError(
+            f"upsampled and padded, the images have {padded[0]} x {padded[1]} samples; the filter "
+            f"needs {width} x {height} at least"
+        )
 
 
 def _resample(
@@ -253,7 +287,8 @@ def _kernel_2d(filter: Tensor | None, x: Tensor) -> Tensor:
 def _pair(factor: int | Sequence[int]) -> tuple[int, int]:
     """Read a scale factor, one for both axes or [x, y]."""
     x, y = (factor, factor) if isinstance(factor, int) else factor
-    assert x >= 1 and y >= 1, factor
+    if x < 1 or y < 1:
+        raise ValueError(f"factor is {factor}; it must be 1 or more")
     return x, y
 
 

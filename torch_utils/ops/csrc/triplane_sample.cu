@@ -118,9 +118,9 @@ Tensor triplane_sample(const Tensor& table_any, const Tensor& points,
   return features;
 }
 
-Tensor triplane_scatter(const Tensor& grad_any, const Tensor& points,
-                        const std::optional<Tensor>& direction, int64_t height, int64_t width,
-                        bool mean) {
+Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
+                                  const std::optional<Tensor>& direction, int64_t height,
+                                  int64_t width, bool mean) {
   STD_TORCH_CHECK(points.dim() == 4 && grad_any.dim() == (mean ? 3 : 4) && height >= 0 && width >= 0,
                   "triplane_sample: the gradient's shape differs from the features'");
   const Tensor grad = with_whole_rows(grad_any);
@@ -193,7 +193,7 @@ Tensor triplane_sample_points_grad(const Tensor& grad_any, const Tensor& table_a
 
 STABLE_TORCH_LIBRARY_IMPL(mate3d, CUDA, m) {
   m.impl("triplane_sample", TORCH_BOX(&triplane_sample));
-  m.impl("triplane_scatter", TORCH_BOX(&triplane_scatter));
+  m.impl("triplane_sample_table_grad_atomic", TORCH_BOX(&triplane_sample_table_grad));
   m.impl("triplane_sample_points_grad", TORCH_BOX(&triplane_sample_points_grad));
 }
 
@@ -207,7 +207,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mate3d_host, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(mate3d_host, CPU, m) {
   m.impl("triplane_sample", TORCH_BOX(&triplane_sample));
-  m.impl("triplane_sample_table_grad", TORCH_BOX(&triplane_scatter));
+  m.impl("triplane_sample_table_grad", TORCH_BOX(&triplane_sample_table_grad));
   m.impl("triplane_sample_points_grad", TORCH_BOX(&triplane_sample_points_grad));
 }
 

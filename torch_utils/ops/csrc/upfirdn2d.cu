@@ -117,11 +117,16 @@ Layout layout_of(const Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2
 
 Size size_of(const Tensor& x) { return {x.size(0), x.size(1), x.size(2), x.size(3)}; }
 
-// Whether channels of a pixel are neighbours, that is, an output should be channels-last too.
+// Whether pixels follow each other with all their channels; the output then does so too.
 bool is_channels_last(const Tensor& x) {
-  const auto s = size_of(x);
-  return s.channels > 1 && x.stride(1) == 1 && x.stride(3) == s.channels &&
-         x.stride(2) == s.channels * s.width && x.stride(0) == s.channels * s.width * s.height;
+  if (x.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (const int dim : {1, 3, 2, 0}) {
+    if (x.size(dim) == 1) continue;
+    if (x.stride(dim) != expected) return false;
+    expected *= x.size(dim);
+  }
+  return true;
 }
 
 Tensor new_images(const Tensor& x, const Size& s, bool channels_last) {
