@@ -14,6 +14,8 @@ from mate3d.labels import CATMASK_HQ, LabelSet
 from mate3d.renderer import RenderingConfig
 from training.dataset_io import DatasetWriter, image_name
 
+pytest_plugins = ["tests.compiled_kernels"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -43,6 +44,10 @@ _LINK_FLAGS = ("-shared", "-cudart=static", "-ltorch_cpu", "-ltorch_cuda")
 
 # A build takes about a minute; one that takes this long hangs.
 _BUILD_SECONDS = 1200.0
+_GRACE_SECONDS = 5.0
+
+# As gcc, nvcc, ptxas and ld say it; the commands in the log hold paths with any words.
+_ERROR = re.compile(r"\b(error|fatal)\b\s*(:|--)|\bld: ")
 
 
 class CompileError(BuildError):
@@ -215,15 +220,25 @@ def _run(words: Sequence[str], folder: Path, output: BinaryIO, deadline: float) 
         return None
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a command and what it started; ninja, asked politely, ends its compilers itself."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        os.killpg(process.pid, number)
+        try:
+            process.wait(_GRACE_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _first_error(log: Path, code: int | None) -> str:
     if code is None:
         return f"the compiler did not end within {_BUILD_SECONDS / 60:.0f} minutes"
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n")]
-    telling = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
+    telling = [line for line in lines if _ERROR.search(line)]
     cause = (telling or [line for line in lines if line] or [f"exit code {code}"])[0]
     return f"the compiler failed: {cause[:300]}"
 
