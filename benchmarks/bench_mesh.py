@@ -11,13 +11,11 @@ Each mesh is made in a process of its own, evaluated near the surface ("auto") a
 """
 
 import multiprocessing
-import os
-import resource
 import sys
 import time
 
 import torch
-from common import cpu_name, read_words, report
+from common import describe_machine, peak_memory_gib, read_words, report
 
 from mate3d.checkpoint import load_generator
 from mate3d.mapping import latents_from_seeds
@@ -39,7 +37,7 @@ def measure(folder: str, device: str, resolution: int, evaluation: str) -> dict[
     latent = latents_from_seeds([0], generator.config.z_dim).to(device)
     with torch.no_grad():
         head = generator.make_field(generator.map(latent, camera))
-    kilobytes_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_before = peak_memory_gib()
     start, processor_start = time.perf_counter(), time.process_time()
     mesh = extract_mesh(head, generator.config.box_size, resolution, evaluation=evaluation)
     return {
@@ -47,8 +45,8 @@ def measure(folder: str, device: str, resolution: int, evaluation: str) -> dict[
         "evaluation": evaluation,
         "seconds": round(time.perf_counter() - start, 2),
         "processor_seconds": round(time.process_time() - processor_start, 2),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "peak_before_gib": round(kilobytes_before / 2**20, 2),
+        "peak_gib": round(peak_memory_gib(), 2),
+        "peak_before_gib": round(peak_before, 2),
         "vertices": len(mesh.vertices),
         "faces": len(mesh.faces),
         "watertight": bool(mesh.is_watertight),
@@ -68,10 +66,7 @@ def main() -> None:
             print("  ".join(f"{name} {value}" for name, value in results[-1].items()), flush=True)
     document = {
         "command": " ".join(["python", "benchmarks/bench_mesh.py", *sys.argv[1:]]),
-        "torch": torch.__version__,
-        "processor": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "cpu_count": os.cpu_count(),
+        **describe_machine(torch.device(options["device"])),
         "results": results,
     }
     report(document, options["output"])

@@ -10,14 +10,12 @@ Processor time is what this process alone used, and steadier where others comput
 is one JSON object; `output` is a file for it.
 """
 
-import os
 import statistics
 import sys
-import time
 from typing import Any
 
 import torch
-from common import cpu_name, read_words, report
+from common import Stopwatch, describe_machine, read_words, report
 
 from mate3d.camera_paths import ViewOptions, make_views
 from mate3d.checkpoint import load_generator
@@ -46,28 +44,6 @@ def make_generator(options: dict[str, str]) -> Generator:
     torch.manual_seed(SEED)
     generator = Generator(PRESETS[options["preset"]]).to(options["device"])
     return generator.eval().requires_grad_(False)
-
-
-class Stopwatch:
-    """Adds up the time of calls, the device's work included."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds = self.processor_seconds = 0.0
-
-    def __enter__(self) -> "Stopwatch":
-        self._synchronize()
-        self._start = time.perf_counter(), time.process_time()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._synchronize()
-        self.seconds += time.perf_counter() - self._start[0]
-        self.processor_seconds += time.process_time() - self._start[1]
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def measure(generator: Generator, num_frames: int) -> dict[str, float]:
@@ -109,7 +85,6 @@ def summarize(runs: list[dict[str, float]], options: dict[str, str]) -> dict[str
     ratios = [run["seconds_orbit"] / run["seconds_singles"] for run in runs]
     own = [run["processor_seconds_orbit"] / run["processor_seconds_singles"] for run in runs]
     shares = [run["seconds_planes_of_singles"] / run["seconds_singles"] for run in runs]
-    is_cuda = options["device"] == "cuda"
     return {
         "generator": options["preset"] or options["generator"],
         "frames": int(options["frames"]),
@@ -119,10 +94,7 @@ def summarize(runs: list[dict[str, float]], options: dict[str, str]) -> dict[str
         "ratio_of_processor_time": round(statistics.median(own), 4),
         "ratio_of_each_run": [round(ratio, 4) for ratio in ratios],
         "mapping_and_planes_share_of_single": round(statistics.median(shares), 4),
-        "machine": torch.cuda.get_device_name() if is_cuda else cpu_name(),
-        "threads": torch.get_num_threads(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "torch_version": torch.__version__,
+        **describe_machine(torch.device(options["device"])),
     }
 
 

@@ -1,11 +1,16 @@
-"""What the benchmarks share: words of the command line, the processor's name, results as JSON."""
+"""What the benchmarks share: words of the command line, a stopwatch, results as JSON."""
 
 import json
+import os
 import platform
+import resource
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 def read_words(defaults: Mapping[str, str]) -> dict[str, str]:
@@ -26,6 +31,54 @@ def report(document: dict[str, Any], output: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(document))
+
+
+class Stopwatch:
+    """Adds up the time of calls, the device's work included; use it as a context.
+
+    Args:
+        device: Whose work counts.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = self.processor_seconds = 0.0
+
+    def __enter__(self) -> "Stopwatch":
+        self._synchronize()
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._synchronize()
+        self.seconds += time.perf_counter() - self._start[0]
+        self.processor_seconds += time.process_time() - self._start[1]
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def peak_memory_gib() -> float:
+    """Return the most memory that this process has held, in GiB.
+
+    Linux counts what the parent held into `ru_maxrss` of a new process, but not into this.
+    """
+    path = Path("/proc/self/status")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return (kibibytes or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 2**20
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what figures were measured on, for the results."""
+    is_cuda = device.type == "cuda"
+    return {
+        "machine": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "torch_version": torch.__version__,
+    }
 
 
 def cpu_name() -> str:

@@ -1,5 +1,6 @@
 """Style vectors to texture planes and shape planes: one trunk, two image heads (spec 5)."""
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -62,12 +63,27 @@ class PlaneBackbone(nn.Module):
         noise_mode: NoiseMode = "const",
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
         """Return the two tri-planes; with a single branch they are the same tensor."""
+        x, images = None, None
+        for block, rows in self.style_rows(ws):
+            x, images = block(x, images, rows, noise_mode)
+        return self.as_planes(images)
+
+    def style_rows(
+        self,
+        ws: Tensor,  # [B, num_ws, w_dim]
+    ) -> Iterator[tuple[SynthesisBlock, Tensor]]:
+        """Yield each block with the style rows that it reads, [B, num_convs + 1, w_dim]."""
         assert ws.shape[1] == self.num_ws, (ws.shape, self.num_ws)
-        x, images, row = None, None, 0
+        row = 0
         for block in self.blocks.values():
             # A block's image row is also the next block's first convolution row.
-            rows = ws[:, row : row + block.num_convs + 1]
-            x, images = block(x, images, rows, noise_mode)
+            yield block, ws[:, row : row + block.num_convs + 1]
             row += block.num_convs
+
+    def as_planes(
+        self,
+        images: Mapping[str, Tensor],  # each [B, 3 C, P, P]
+    ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
+        """Split the last block's images into planes."""
         planes = [images[name].unflatten(1, (3, self.plane_channels)) for name in self.head_names]
         return planes[0], planes[-1]

@@ -2,7 +2,14 @@
 
 from torch import Tensor, nn
 
-from mate3d.sdf_decoder import evaluate_heads, make_class_heads, make_head, widened_sigmoid
+from mate3d.analytic_gradient import feature_gradient
+from mate3d.sdf_decoder import (
+    evaluate_class_heads,
+    evaluate_heads,
+    make_class_heads,
+    make_head,
+    widened_sigmoid,
+)
 
 
 class DensityDecoder(nn.Module):
@@ -49,15 +56,22 @@ class DensityDecoder(nn.Module):
     ) -> Tensor:  # [B, N, F], in -0.001..1.001
         """Return colour features."""
         if self.color_head is not None:
-            return widened_sigmoid(self.color_head(texture_features))
-        return widened_sigmoid(self.density_head(texture_features)[..., 1:])
+            return widened_sigmoid(evaluate_heads([self.color_head], texture_features))
+        return widened_sigmoid(evaluate_heads([self.density_head], texture_features)[..., 1:])
 
     def sdf(
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, 1]
         """Return the pseudo distance."""
-        return self.density_level - self.density_head(shape_features)[..., :1]
+        return self.density_level - evaluate_heads([self.density_head], shape_features)[..., :1]
+
+    def sdf_gradient(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> Tensor:  # [B, N, C]
+        """Return the gradient of the pseudo distance with respect to the features."""
+        return -feature_gradient(self.density_head, shape_features)
 
     def distances(
         self,
@@ -68,6 +82,13 @@ class DensityDecoder(nn.Module):
         num_classes = len(self.class_heads)
         split = values.shape[-1] - num_classes
         return self.density_level - values[..., :1], values[..., split:]
+
+    def class_distances(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> Tensor:  # [B, N, K]
+        """Return every class's signed distance."""
+        return evaluate_class_heads(self.class_heads, shape_features)
 
     def density(
         self,

@@ -1,15 +1,15 @@
 """A field is a function from points to samples; planes with a decoder are one field."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mate3d.density_decoder import DensityDecoder
 from mate3d.sdf_decoder import SDFDecoder
-from mate3d.triplane import PlaneLayout, look_up_planes
+from mate3d.triplane import PlaneLayout, look_up_planes, pull_back_to_points
 
 # Points differentiated at a time where nothing is recorded.
 _CHUNK_POINTS = 65536
@@ -61,9 +61,28 @@ class Field(Protocol):
         """Turn distances into volume density, or pseudo distances into raw density."""
 
 
+@runtime_checkable
+class AnalyticField(Protocol):
+    """A field that knows the gradient of its distance in closed form; see `sdf_and_gradient`."""
+
+    def sdf_and_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
+        """Return the global distance and its gradient with respect to world points."""
+
+    def sample_with_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
+        """Return what `sample` does, and the gradient of the global distance."""
+
+
 @dataclass(frozen=True)
 class WrappedField:
     """Another field as it is; subclasses change one thing about it.
+
+    One that changes `sample` or `sdf` changes the methods with gradient as well.
 
     Args:
         field: Any field.
@@ -101,6 +120,20 @@ class WrappedField:
     ) -> Tensor:  # [...], per world unit
         """See `Field`."""
         return self.field.density(sdf)
+
+    def sdf_and_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
+        """See `AnalyticField`; another field's gradient comes from autograd."""
+        return sdf_and_gradient(self.field, points)
+
+    def sample_with_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
+        """See `AnalyticField`; another field's gradient comes from autograd."""
+        return sample_with_gradient(self.field, points)
 
 
 @dataclass
@@ -182,6 +215,89 @@ class TriPlaneField:
         """Turn distances into volume density with the decoder's beta."""
         return self.decoder.density(sdf)
 
+    def sdf_and_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
+        """See `AnalyticField`."""
+        features = self.shape_features(points)
+        return self.decoder.sdf(features), self._gradient_at(points, features)
+
+    def sample_with_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
+        """See `AnalyticField`."""
+        texture_features, shape_features = self.plane_features(points)
+        gradient = self._gradient_at(points, shape_features)
+        return self.decode(texture_features, shape_features), gradient
+
+    def _gradient_at(
+        self,
+        points: Tensor,  # [B, N, 3]
+        shape_features: Tensor,  # [B, N, C], looked up there
+    ) -> Tensor:  # [B, N, 3]
+        return pull_back_to_points(
+            self.decoder.sdf_gradient(shape_features),
+            self.shape_planes,
+            points,
+            self.box_size,
+            self.plane_layout,
+        )
+
+
+def without_classes(field: TriPlaneField) -> TriPlaneField:
+    """Return a head whose parts are not evaluated: its samples have no class distances."""
+    return replace(field, decoder=_ClasslessDecoder(field.decoder))
+
+
+@dataclass(frozen=True)
+class _ClasslessDecoder:
+    """A decoder of colours and of the whole head's distance."""
+
+    decoder: SDFDecoder | DensityDecoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.decoder, name)
+
+    def distances(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, 0]
+        """Return the global distance only."""
+        sdf = self.decoder.sdf(shape_features)
+        return sdf, sdf[..., :0]
+
+
+def sdf_and_gradient(
+    field: Field,
+    points: Tensor,  # [B, N, 3]
+) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
+    """Return a field's global distance and its gradient with respect to world points.
+
+    Both are differentiable where gradients are being recorded. Fields without a closed form go
+    through autograd.
+    """
+    if isinstance(field, AnalyticField):
+        return field.sdf_and_gradient(points)
+    with torch.enable_grad():
+        points = points.detach().requires_grad_(True)
+        sdf = field.sdf(points)
+    return sdf, sdf_gradient(sdf, points)
+
+
+def sample_with_gradient(
+    field: Field,
+    points: Tensor,  # [B, N, 3]
+) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
+    """Return a field's samples, and the gradient of its global distance; see `sdf_and_gradient`."""
+    if isinstance(field, AnalyticField):
+        return field.sample_with_gradient(points)
+    with torch.enable_grad():
+        points = points.detach().requires_grad_(True)
+        samples = field.sample(points)
+    return samples, sdf_gradient(samples.sdf, points)
+
 
 def sdf_gradient(
     sdf: Tensor,  # [B, N, 1]
@@ -215,6 +331,16 @@ def spatial_gradient(
             return sdf_gradient(sdf, part)
 
     return torch.cat([gradient_at(part) for part in points.split(_CHUNK_POINTS, dim=1)], dim=1)
+
+
+@torch.no_grad()
+def field_gradient(
+    field: Field,
+    points: Tensor,  # [B, N, 3]
+) -> Tensor:  # [B, N, 3]
+    """Return the gradient of a field's global distance, found piece by piece and not recorded."""
+    parts = points.split(_CHUNK_POINTS, dim=1)
+    return torch.cat([sdf_and_gradient(field, part)[1] for part in parts], dim=1)
 
 
 def unit_normals(

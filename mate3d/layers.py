@@ -13,6 +13,7 @@ from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
 RESAMPLE_TAPS = (1, 3, 3, 1)
+LRELU_SLOPE, LRELU_GAIN = 0.2, math.sqrt(2)
 
 
 def normalize_second_moment(
@@ -113,7 +114,7 @@ class Conv2d(nn.Module):
             down=self.down,
             padding=self.padding,
         )
-        activation_gain = math.sqrt(2) if self.activation == "lrelu" else 1.0
+        activation_gain = LRELU_GAIN if self.activation == "lrelu" else 1.0
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(
             y, self.bias, activation=self.activation, gain=activation_gain * gain, clamp=clamp

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.field import Field, sdf_gradient, spatial_gradient, unit_normals
+from mate3d.field import Field, field_gradient, sample_with_gradient, unit_normals
 from mate3d.rays import DepthDraws, ImportanceBins, importance_depths, stratified_depths
 from mate3d.volume_rendering import (
     DensityActivation,
@@ -127,13 +127,11 @@ def evaluate_rays(
     flat = points.flatten(1, 2)
     gradient = None
     if with_sdf_gradient and torch.is_grad_enabled():
-        flat = flat.detach().requires_grad_(True)
-        values = field.sample(flat)
-        gradient = sdf_gradient(values.sdf, flat)
+        values, gradient = sample_with_gradient(field, flat)
     else:
         values = field.sample(flat)
         if with_sdf_gradient:
-            gradient = spatial_gradient(field.sdf, flat)
+            gradient = field_gradient(field, flat)
     samples_shape = depths.shape[:3]
     sdf = values.sdf.unflatten(1, samples_shape[1:])
     density = field.density(sdf)
@@ -165,11 +163,28 @@ def composite_segmentation(
 ) -> Tensor:  # [B, R, K] in -1..1
     """March class scores sigmoid(-sharpness * class_sdf) with the global density (spec 6.5)."""
     weights = samples.weights.detach() if detach_density else samples.weights
-    scores = composite(torch.sigmoid(-config.semantic_sharpness * samples.class_sdf), weights)
+    scores = composite(class_scores(samples.class_sdf, config), weights)
+    return fill_scores(scores, weights.sum(dim=2), config)
+
+
+def class_scores(
+    class_sdf: Tensor,  # [..., K]
+    config: RenderingConfig,
+) -> Tensor:  # [..., K] in 0..1
+    """Return the score of each class at points (spec 6.5)."""
+    return torch.sigmoid(-config.semantic_sharpness * class_sdf)
+
+
+def fill_scores(
+    scores: Tensor,  # [B, R, K] composited
+    opacity: Tensor,  # [B, R, 1]
+    config: RenderingConfig,
+) -> Tensor:  # [B, R, K] in -1..1
+    """Count what shines through as the background's class, if there is one."""
     if config.background_class is not None:
         empty = torch.zeros_like(scores)
         empty[..., config.background_class] = 1
-        scores = scores + empty * (1 - weights.sum(dim=2))
+        scores = scores + empty * (1 - opacity)
     return 2 * scores - 1
 
 
@@ -180,11 +195,20 @@ def composite_features(
     background: Tensor | None = None,  # [B, C]
 ) -> Tensor:  # [B, R, C] in about -1..1
     """March colour features in front of a background."""
-    colors = composite(features, weights)
+    return fill_colors(composite(features, weights), weights.sum(dim=2), config, background)
+
+
+def fill_colors(
+    colors: Tensor,  # [B, R, C] composited
+    opacity: Tensor,  # [B, R, 1]
+    config: RenderingConfig,
+    background: Tensor | None = None,  # [B, C]
+) -> Tensor:  # [B, R, C] in about -1..1
+    """Put a background behind composited colours."""
     if background is not None:
-        colors = colors + (1 - weights.sum(dim=2)) * background.unsqueeze(1)
+        colors = colors + (1 - opacity) * background.unsqueeze(1)
     elif config.white_background:
-        colors = colors + 1 - weights.sum(dim=2)
+        colors = colors + 1 - opacity
     return 2 * colors - 1
 
 
@@ -192,9 +216,16 @@ def composite_normals(
     samples: RaySamples,
 ) -> Tensor:  # [B, R, 3], length at most 1
     """March unit normals: neighbours averaged, normalised, weighted (spec 10.2)."""
-    gradient = samples.sdf_gradient
-    between = unit_normals((gradient[:, :, 1:] + gradient[:, :, :-1]) / 2)
-    return (between * samples.weights).sum(dim=2)
+    return march_normals(samples.sdf_gradient, samples.weights)
+
+
+def march_normals(
+    sdf_gradient: Tensor,  # [B, R, S, 3]
+    weights: Tensor,  # [B, R, S - 1, 1]
+) -> Tensor:  # [B, R, 3], length at most 1
+    """March unit normals of given gradients."""
+    between = unit_normals((sdf_gradient[:, :, 1:] + sdf_gradient[:, :, :-1]) / 2)
+    return (between * weights).sum(dim=2)
 
 
 def march_classes(
@@ -222,6 +253,7 @@ def render_field(
     depths: Tensor | None = None,  # [B, R, S, 1]
     with_normals: bool = False,
     with_samples: bool = False,
+    with_segmentation: bool = True,
     detach_semantic_density: bool = True,
 ) -> FieldRender:
     """Render any field.
@@ -235,6 +267,7 @@ def render_field(
         depths: Sample here instead of where the field has weight.
         with_normals: Also composite SDF normals.
         with_samples: Also return per-sample values; with normals, the SDF's gradient too.
+        with_segmentation: Also composite class scores, where there are classes.
         detach_semantic_density: Let segmentation train class distances only, as released.
     """
     if depths is None:
@@ -249,7 +282,7 @@ def render_field(
     )
     features = composite_features(samples.features, samples.weights, config, field.background)
     segmentation = None
-    if samples.class_sdf.shape[-1] > 0:
+    if with_segmentation and samples.class_sdf.shape[-1] > 0:
         segmentation = to_image(
             composite_segmentation(samples, config, detach_density=detach_semantic_density)
         )

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from mate3d.analytic_gradient import feature_gradient
+from mate3d.grouped_heads import evaluate_heads_with_gradients
 from mate3d.layers import FullyConnected
-
-_CHUNK_POINTS = 2048
 
 
 def sdf_to_density(
@@ -39,20 +38,17 @@ def evaluate_heads(
     features: Tensor,  # [B, N, C]
 ) -> Tensor:  # [B, N, outputs of all heads]
     """Evaluate heads of `make_head` on the same features, as one grouped MLP."""
-    first_weight = torch.cat([head[0].scaled_weight() for head in heads])
-    first_bias = torch.cat([head[0].scaled_bias() for head in heads])
-    second_weight = torch.block_diag(*[head[2].scaled_weight() for head in heads])
-    second_bias = torch.cat([head[2].scaled_bias() for head in heads])
+    return evaluate_heads_with_gradients(heads, features)
 
-    def evaluate(part: Tensor) -> Tensor:
-        hidden = functional.softplus(functional.linear(part, first_weight, first_bias))
-        # One product with mostly zeros is faster, backward above all, than one a head.
-        return functional.linear(hidden, second_weight, second_bias)
 
-    # The hidden layers of all heads are far larger than their results; without gradients they
-    # need not be kept, and small pieces stay in the processor's cache.
-    size = features.shape[1] if torch.is_grad_enabled() else _CHUNK_POINTS
-    return torch.cat([evaluate(part) for part in features.split(size, dim=1)], dim=1)
+def evaluate_class_heads(
+    class_heads: nn.ModuleList,
+    features: Tensor,  # [B, N, C]
+) -> Tensor:  # [B, N, K]
+    """Evaluate the heads of `make_class_heads`, of which there may be none."""
+    if len(class_heads) == 0:
+        return features.new_zeros(*features.shape[:-1], 0)
+    return evaluate_heads(class_heads, features)
 
 
 def widened_sigmoid(
@@ -99,14 +95,21 @@ class SDFDecoder(nn.Module):
         texture_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, F], in -0.001..1.001
         """Return colour features."""
-        return widened_sigmoid(self.color_head(texture_features))
+        return widened_sigmoid(evaluate_heads([self.color_head], texture_features))
 
     def sdf(
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, 1]
         """Return the global signed distance."""
-        return self.sdf_head(shape_features)
+        return evaluate_heads([self.sdf_head], shape_features)
+
+    def sdf_gradient(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> Tensor:  # [B, N, C]
+        """Return the gradient of the global distance with respect to the features."""
+        return feature_gradient(self.sdf_head, shape_features)
 
     def distances(
         self,
@@ -115,6 +118,13 @@ class SDFDecoder(nn.Module):
         """Return the global and every class's signed distance."""
         values = evaluate_heads([self.sdf_head, *self.class_heads], shape_features)
         return values[..., :1], values[..., 1:]
+
+    def class_distances(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> Tensor:  # [B, N, K]
+        """Return every class's signed distance."""
+        return evaluate_class_heads(self.class_heads, shape_features)
 
     def density(
         self,

@@ -68,12 +68,21 @@ class SuperResolution(nn.Module):
         ws: Tensor,  # [B, L, w_dim]
     ) -> Tensor:  # [B, image_channels, H, W]
         """Return the full-size image; no final non-linearity."""
+        image_raw, x, rows = self.prepare(image_raw, feature_image, ws)
+        images = {"image": image_raw}
+        for block in self.blocks:
+            x, images = block(x, images, rows, self.noise_mode)
+        return images["image"]
+
+    def prepare(
+        self,
+        image_raw: Tensor,  # [B, image_channels, h, w]
+        feature_image: Tensor,  # [B, feature_channels, h, w]
+        ws: Tensor,  # [B, L, w_dim]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Resize both images to the input resolution; return them and each block's style rows."""
         if image_raw.shape[-1] != self.input_resolution:
             size = self.input_resolution
             image_raw = resize_antialias(image_raw, size)
             feature_image = resize_antialias(feature_image, size)
-        last_rows = ws[:, -1:].expand(-1, 3, -1)
-        x, images = feature_image, {"image": image_raw}
-        for block in self.blocks:
-            x, images = block(x, images, last_rows, self.noise_mode)
-        return images["image"]
+        return image_raw, feature_image, ws[:, -1:].expand(-1, 3, -1)

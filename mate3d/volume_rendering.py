@@ -37,9 +37,15 @@ def composite(
 ) -> Tensor:  # [B, R, C]
     """Integrate values along rays by the midpoint rule."""
     # Summing shifted weights equals averaging neighbouring values, without making the average.
+    return (sample_weights(weights).transpose(2, 3) @ values).squeeze(2)
+
+
+def sample_weights(
+    weights: Tensor,  # [B, R, S - 1, 1]
+) -> Tensor:  # [B, R, S, 1]
+    """Return each sample's share of the intervals on both its sides."""
     padded = torch.nn.functional.pad(weights, (0, 0, 1, 1))
-    per_sample = (padded[:, :, 1:] + padded[:, :, :-1]) / 2
-    return (per_sample.transpose(2, 3) @ values).squeeze(2)
+    return (padded[:, :, 1:] + padded[:, :, :-1]) / 2
 
 
 def expected_depth(

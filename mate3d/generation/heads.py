@@ -94,7 +94,9 @@ class HeadMaker:
 
     def _make_planes(self, ws: Tensor) -> tuple[Tensor, Tensor]:
         with self.precision.autocast():
-            texture_planes, shape_planes = self.generator.make_planes(ws)
+            texture_planes, shape_planes = self.generator.make_planes(
+                ws, exact=self.precision.exact
+            )
         if shape_planes is texture_planes:
             # The field knows a generator with one tri-plane by this identity.
             planes = texture_planes.float()

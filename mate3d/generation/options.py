@@ -72,6 +72,7 @@ class GenerationOptions:
         sheet_tiles: Most tiles of a contact sheet; 0 writes none.
         neural_rendering_resolution: Side of raw renders; None is the checkpoint's.
         dtype: Precision of networks; rays and compositing are always float32.
+        exact: Evaluate everything, see `Generator.render`.
     """
 
     seeds: tuple[int, ...]
@@ -88,6 +89,7 @@ class GenerationOptions:
     sheet_tiles: int = 64
     neural_rendering_resolution: int | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    exact: bool = False
 
     @property
     def has_videos(self) -> bool:

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mate3d.field import FieldSamples, WrappedField
+from mate3d.field_probe import FieldProbe, open_probe
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class Precision:
     Args:
         device: Of generator, cameras and results.
         dtype: torch.float32, torch.bfloat16 or torch.float16.
+        exact: Take the slower path that evaluates everything, see `Generator.render`.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
+    exact: bool = False
 
     def autocast(self) -> torch.autocast:
         """Return the context in which networks run."""
@@ -59,6 +63,43 @@ class LowPrecisionField(WrappedField):
         """See `Field`."""
         with self.precision.autocast():
             return self.field.sdf(points).float()
+
+
+@dataclass(frozen=True)
+class LowPrecisionProbe:
+    """A probe whose networks run in low precision, with results in float32."""
+
+    field: LowPrecisionField
+    probe: FieldProbe
+
+    def begin(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Any]:
+        """See `FieldProbe`."""
+        with self.field.precision.autocast():
+            sdf, state = self.probe.begin(points)
+        return sdf.float(), state
+
+    def finish(
+        self,
+        state: Any,
+        points: Tensor,  # [B, N, 3]
+        chosen: Tensor,  # [M]
+        *,
+        with_classes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `FieldProbe`."""
+        with self.field.precision.autocast():
+            features, class_sdf = self.probe.finish(
+                state, points, chosen, with_classes=with_classes
+            )
+        return features.float(), class_sdf.float()
+
+
+@open_probe.register
+def _(field: LowPrecisionField) -> FieldProbe:
+    return LowPrecisionProbe(field, open_probe(field.field))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
+from mate3d.fast_rendering import render_field_fast
 from mate3d.generation.heads import Head
 from mate3d.generation.precision import LowPrecisionField, Precision
 from mate3d.generator import Generator, RenderOutput
@@ -29,6 +30,7 @@ class ViewRenderer:
         rendering: Ranges and sample counts.
         resolution: Side of the raw render.
         with_normals: Also render normals, for which the field is differentiated.
+        with_segmentation: Also render the segmentation, the larger part of the work.
     """
 
     generator: Generator
@@ -36,6 +38,7 @@ class ViewRenderer:
     rendering: RenderingConfig
     resolution: int
     with_normals: bool = False
+    with_segmentation: bool = True
 
     @torch.no_grad()
     def render(
@@ -50,7 +53,7 @@ class ViewRenderer:
         """
         view = self._render_tiles(head, camera.to(self.precision.device))
         with self._same_noise(), self.precision.autocast():
-            output = self.generator.superresolve(view, head.ws)
+            output = self.generator.superresolve(view, head.ws, exact=self.precision.exact)
         output = _as_float32(output)
         for values in (output.image, output.depth, output.segmentation):
             if values is not None and not values.isfinite().all():
@@ -92,9 +95,14 @@ class ViewRenderer:
         return _stitch(rows, self.resolution)
 
     def _render_rays(self, head: Head, ray_origins: Tensor, ray_directions: Tensor) -> FieldRender:
-        field = LowPrecisionField(head.field, self.precision)
-        return render_field(
-            field, ray_origins, ray_directions, self.rendering, with_normals=self.with_normals
+        render = render_field if self.precision.exact else render_field_fast
+        return render(
+            LowPrecisionField(head.field, self.precision),
+            ray_origins,
+            ray_directions,
+            self.rendering,
+            with_normals=self.with_normals,
+            with_segmentation=self.with_segmentation,
         )
 
 

@@ -65,7 +65,7 @@ class GenerationRun:
         self.rig = make_rig(options.views, config.camera_rig)
         rendering = move_range(config.rendering, self.rig, config.camera_rig)
         device = next(generator.parameters()).device
-        precision = Precision(device, getattr(torch, options.dtype))
+        precision = Precision(device, getattr(torch, options.dtype), options.exact)
         self._maker = HeadMaker(
             generator, precision, options.truncation_psi, options.truncation_cutoff
         )
@@ -75,6 +75,7 @@ class GenerationRun:
             rendering,
             options.neural_rendering_resolution or config.neural_rendering_resolution,
             with_normals="normals" in self.kinds,
+            with_segmentation="segmentation" in self.kinds,
         )
         self._pictures = PictureMaker(generator.label_set, rendering, config.resolution)
         self._sheets: dict[str, ContactSheet] = {}

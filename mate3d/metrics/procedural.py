@@ -46,8 +46,8 @@ def measure_against_truth(
         cats = CatField(cat_parameters_from_direction(zs))
         truth = render_analytic(cats, cameras, generator.config.resolution)
         ws = generator.map(zs, cameras)
-        head = generator.make_field(ws)
-        view = generator.render(head, ws, cameras)
+        head = generator.make_field(ws, exact=False)
+        view = generator.render(head, ws, cameras, exact=False)
         error = (view.image.clamp(-1, 1) - truth.image) / 2
         squared.append(error.square().mean(dim=(1, 2, 3)))
         label_maps.append((segmentation_to_label_map(view.segmentation), truth.label_map))

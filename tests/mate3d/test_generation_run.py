@@ -97,9 +97,15 @@ def test_stills_are_what_their_names_say(tiny_generator, tmp_path):
     assert {"seed0001.ply", "seed0002.glb"} <= set(files)
 
 
-def test_planes_are_made_once_a_head(tiny_generator, tmp_path):
+def test_planes_are_made_once_a_head(tiny_generator, tmp_path, monkeypatch):
     calls = []
-    tiny_generator.backbone.register_forward_hook(lambda *_: calls.append(1))
+    make_planes = tiny_generator.make_planes
+
+    def count(*args: object, **options: object) -> object:
+        calls.append(1)
+        return make_planes(*args, **options)
+
+    monkeypatch.setattr(tiny_generator, "make_planes", count)
     _generate(tiny_generator, tmp_path, **VIDEOS)
     assert len(calls) == 2
 

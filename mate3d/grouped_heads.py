@@ -1,0 +1,207 @@
+"""Decoder heads with gradients, whose hidden layers are computed again instead of kept.
+
+Twenty heads of 64 hidden values at 400,000 samples are 2 GB a tensor, and autograd keeps two. Here
+both passes walk over the points in pieces, and the pieces stay in a CPU's cache.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import Function
+from torch.nn import functional as F
+
+_LOG2_E = math.log2(math.e)
+# exp2 of more is infinite in float32.
+_MAX_EXPONENT = 127.0
+# Points whose hidden layers are computed together.
+_CHUNK_POINTS = {"cpu": 512, "cuda": 2**17}
+
+
+def evaluate_heads_with_gradients(
+    heads: Sequence[nn.Sequential],
+    features: Tensor,  # [..., C]
+) -> Tensor:  # [..., outputs of all heads]
+    """Evaluate heads of `make_head` on the same features, as `evaluate_heads` does."""
+    rows, values = features.reshape(-1, features.shape[-1]), []
+    for _, neighbours in groupby(heads, lambda head: head[2].weight.shape):
+        group = list(neighbours)
+        values.append(
+            grouped_heads(
+                rows,
+                torch.cat([head[0].scaled_weight() for head in group]),
+                torch.cat([head[0].scaled_bias() for head in group]),
+                torch.stack([head[2].scaled_weight() for head in group]),
+                torch.stack([head[2].scaled_bias() for head in group]),
+            )
+        )
+    result = torch.cat(values, dim=1) if len(values) > 1 else values[0]
+    return result.view(*features.shape[:-1], result.shape[1])
+
+
+def grouped_heads(
+    features: Tensor,  # [M, C]
+    first_weight: Tensor,  # [G * H, C]
+    first_bias: Tensor,  # [G * H]
+    second_weight: Tensor,  # [G, O, H]
+    second_bias: Tensor,  # [G, O]
+) -> Tensor:  # [M, G * O]
+    """Evaluate G two-layer heads with softplus between, all on the same features.
+
+    Memory does not grow with the hidden layers. Gradients are exact, second ones included; for
+    those PyTorch's own functions compute everything again, at the usual cost in memory. Half
+    precision becomes single, also under autocast: distances are compared with small sharpness
+    lengths.
+
+    Args:
+        features: Rows to evaluate; the result's rows follow them.
+        first_weight: First layers of all heads, below each other.
+        first_bias: Their biases.
+        second_weight: Second layers, each with O outputs.
+        second_bias: Their biases.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        tensors = (features, first_weight, first_bias, second_weight, second_bias)
+        return _GroupedHeads.apply(*(_at_least_single(tensor) for tensor in tensors))
+
+
+def grouped_heads_reference(
+    features: Tensor,  # [M, C]
+    first_weight: Tensor,  # [G * H, C]
+    first_bias: Tensor,  # [G * H]
+    second_weight: Tensor,  # [G, O, H]
+    second_bias: Tensor,  # [G, O]
+) -> Tensor:  # [M, G * O]
+    """Compute `grouped_heads` by PyTorch's own functions."""
+    num_heads, _, width = second_weight.shape
+    hidden = F.softplus(F.linear(features, first_weight, first_bias))
+    hidden = hidden.unflatten(1, (num_heads, width))
+    return (torch.einsum("mgh,goh->mgo", hidden, second_weight) + second_bias).flatten(1)
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+class _GroupedHeads(Function):
+    @staticmethod
+    def forward(ctx, features, first_weight, first_bias, second_weight, second_bias):
+        ctx.save_for_backward(features, first_weight, first_bias, second_weight, second_bias)
+        num_heads, num_outputs, _ = second_weight.shape
+        result = features.new_empty(len(features), num_heads * num_outputs)
+        hidden_layers = _HiddenLayers(features, first_weight, first_bias)
+        for rows, scaled in hidden_layers.pieces():
+            hidden = hidden_layers.softplus(scaled).unflatten(0, (num_heads, -1))
+            values = torch.baddbmm(second_bias[..., None], second_weight, hidden)
+            result[rows] = values.flatten(0, 1).t()
+        return result
+
+    @staticmethod
+    def backward(ctx, grad):
+        if torch.is_grad_enabled():  # Gradients of gradients are wanted.
+            inputs = [
+                tensor if needed else tensor.detach()
+                for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+            ]
+            wanted = [tensor for tensor in inputs if tensor.requires_grad]
+            values = grouped_heads_reference(*inputs)
+            found = iter(torch.autograd.grad(values, wanted, grad, create_graph=True))
+            return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+        return _gradients(grad, *ctx.saved_tensors, needed=ctx.needs_input_grad)
+
+
+def _gradients(
+    grad: Tensor,  # [M, G * O]
+    features: Tensor,
+    first_weight: Tensor,
+    first_bias: Tensor,
+    second_weight: Tensor,
+    second_bias: Tensor,
+    *,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of those arguments of `grouped_heads` that need one."""
+    needs_features, needs_first, needs_first_bias, needs_second, needs_second_bias = needed
+    num_heads, num_outputs, width = second_weight.shape
+    results = [
+        torch.zeros_like(tensor) if is_needed else None
+        for tensor, is_needed in zip(
+            (features, first_weight, first_bias, second_weight, second_bias), needed, strict=True
+        )
+    ]
+    grad_features, grad_first, grad_first_bias, grad_second, grad_second_bias = results
+    hidden_layers = _HiddenLayers(features, first_weight, first_bias)
+    # With one output a head, its weights scale sums over points instead of every point.
+    gain = second_weight.reshape(-1, 1) if num_outputs == 1 else None
+    weight = first_weight if gain is None else first_weight * gain
+    for rows, scaled in hidden_layers.pieces():
+        piece = grad[rows].t().unflatten(0, (num_heads, num_outputs))
+        hidden, slope = hidden_layers.softplus_and_slope(scaled, with_value=needs_second)
+        if needs_second:
+            hidden = hidden.unflatten(0, (num_heads, width))
+            if num_outputs == 1:
+                grad_second += torch.linalg.vecdot(hidden, piece)[:, None]
+            else:
+                grad_second.baddbmm_(piece, hidden.transpose(1, 2))
+        if needs_second_bias:
+            grad_second_bias += piece.sum(dim=2)
+        upstream = piece if gain is not None else second_weight.transpose(1, 2) @ piece
+        slope.unflatten(0, (num_heads, width)).mul_(upstream)
+        if needs_features:
+            torch.mm(slope.t(), weight, out=grad_features[rows])
+        if needs_first:
+            grad_first.addmm_(slope, features[rows])
+        if needs_first_bias:
+            grad_first_bias += slope.sum(dim=1)
+    if gain is not None:
+        for tensor in (grad_first, grad_first_bias):
+            if tensor is not None:
+                tensor *= gain.view(-1, *[1] * (tensor.ndim - 1))
+    return tuple(results)
+
+
+class _HiddenLayers:
+    """The hidden layers before their activation, piece by piece, [G * H, points].
+
+    Points come last, so that a head's few outputs are a product with contiguous rows. On a CPU
+    everything is in base 2: exp2 and log1p are half the time of softplus there.
+    """
+
+    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor):
+        self._features = features
+        self._in_base_2 = features.device.type == "cpu" and features.dtype == torch.float32
+        scale = _LOG2_E if self._in_base_2 else 1.0
+        self._weight, self._bias = weight * scale, (bias * scale)[:, None]
+
+    def pieces(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows of the features and their scaled hidden layers."""
+        step = _CHUNK_POINTS.get(self._features.device.type, _CHUNK_POINTS["cuda"])
+        for first in range(0, len(self._features), step):
+            rows = slice(first, first + step)
+            yield rows, torch.addmm(self._bias, self._weight, self._features[rows].t())
+
+    def softplus(self, scaled: Tensor) -> Tensor:
+        """Return the activation; overwrites its argument."""
+        if not self._is_safe(scaled):
+            return F.softplus(self._unscaled(scaled))
+        return scaled.exp2_().log1p_()
+
+    def softplus_and_slope(
+        self, scaled: Tensor, *, with_value: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the activation, if asked for, and its derivative; overwrites its argument."""
+        if not self._is_safe(scaled):
+            plain = self._unscaled(scaled)
+            return F.softplus(plain) if with_value else None, torch.sigmoid(plain)
+        power = scaled.exp2_()
+        slope = power + 1
+        torch.div(power, slope, out=slope)
+        return power.log1p_() if with_value else None, slope
+
+    def _is_safe(self, scaled: Tensor) -> bool:
+        return self._in_base_2 and float(scaled.amax()) < _MAX_EXPONENT
+
+    def _unscaled(self, scaled: Tensor) -> Tensor:
+        return scaled / _LOG2_E if self._in_base_2 else scaled

@@ -1,0 +1,235 @@
+"""The fast path against the exact one, which is held to the golden numbers."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mate3d import fast_rendering, fast_synthesis
+from mate3d.checkpoint import load_generator
+from mate3d.fast_rendering import render_field_fast
+from mate3d.field import TriPlaneField
+from mate3d.field_probe import AnyFieldProbe, open_probe
+from mate3d.layers import LRELU_GAIN, LRELU_SLOPE, SynthesisBlock
+from mate3d.rays import DepthDraws, sample_rays
+from mate3d.renderer import RenderingConfig, render_field
+from mate3d.volume_rendering import interval_weights
+from tests.eg3d import make_generator
+from tests.mate3d.fields import SphereField
+
+DEMO = Path(__file__).parents[2] / "assets/demo_generator"
+IMAGES = ("feature_image", "segmentation_raw", "depth", "opacity", "normals")
+RELEASED = RenderingConfig(
+    density_activation="softplus_shifted",
+    importance_bins="legacy_midpoints",
+    background_class=None,
+    num_coarse_samples=8,
+    num_fine_samples=8,
+)
+
+
+def _psnr(value: Tensor, expected: Tensor) -> float:
+    """PSNR of images whose range is -1..1."""
+    return float(10 * torch.log10(4 / (value - expected).square().mean()))
+
+
+def _assert_same(view, expected, **tolerance: float) -> None:
+    for name in IMAGES:
+        value, other = getattr(view, name), getattr(expected, name)
+        torch.testing.assert_close(value, other, **tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture
+def head(tiny_generator) -> TriPlaneField:
+    latents = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return tiny_generator.make_field(tiny_generator.map(latents, torch.zeros(2, 25)))
+
+
+@pytest.fixture
+def rays(camera) -> tuple[Tensor, Tensor]:
+    return sample_rays(camera.expand(2, -1), 5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RELEASED,
+        RenderingConfig(num_coarse_samples=8, num_fine_samples=8),
+        RenderingConfig(num_coarse_samples=8, num_fine_samples=0, white_background=True),
+    ],
+)
+def test_without_a_limit_every_image_is_the_exact_one_up_to_rounding(head, rays, config):
+    for background in (head.background, None):
+        field = dataclasses.replace(head, background=background)
+        with torch.no_grad():
+            expected = render_field(field, *rays, config, with_normals=True)
+        view = render_field_fast(field, *rays, config, with_normals=True, negligible_weight=-1.0)
+        _assert_same(view, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_tiles_do_not_change_the_view(head, rays, monkeypatch):
+    expected = render_field_fast(head, *rays, RELEASED, with_normals=True)
+    monkeypatch.setattr(fast_rendering, "_TILE_RAYS", 14)  # 7 of the 25 rays of two heads
+    _assert_same(render_field_fast(head, *rays, RELEASED, with_normals=True), expected)
+
+
+def test_random_depths_are_those_of_the_exact_path(head, rays):
+    views = []
+    for render in (render_field, render_field_fast):
+        draws = DepthDraws("random", torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            views.append(render(head, *rays, RELEASED, draws=draws, with_normals=True))
+    _assert_same(views[1], views[0], atol=2e-5, rtol=1e-4)
+    fixed = render_field_fast(head, *rays, RELEASED)
+    assert not torch.allclose(fixed.depth, views[1].depth)
+
+
+def test_given_depths_are_used(head, rays):
+    depths = torch.linspace(2.4, 3.0, 6).view(1, 1, 6, 1).expand(2, 25, -1, -1)
+    with torch.no_grad():
+        expected = render_field(head, *rays, RELEASED, depths=depths, with_normals=True)
+    view = render_field_fast(head, *rays, RELEASED, depths=depths, with_normals=True)
+    _assert_same(view, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_any_field_renders(rays):
+    config = RenderingConfig(num_coarse_samples=32, num_fine_samples=16)
+    field = SphereField()
+    assert isinstance(open_probe(field), AnyFieldProbe)
+    with torch.no_grad():
+        expected = render_field(field, *rays, config, with_normals=True)
+    view = render_field_fast(field, *rays, config, with_normals=True)
+    _assert_same(view, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_rays_that_see_nothing_are_empty(rays):
+    config = RenderingConfig(num_coarse_samples=8, num_fine_samples=4)
+    far_away = SphereField(radius=-5.0)
+    view = render_field_fast(far_away, *rays, config, with_normals=True)
+    assert view.opacity.abs().max() < 1e-6 and view.normals.abs().max() == 0
+    assert (view.segmentation_raw[:, 0] == 1).all()
+    assert (view.depth == view.depth.max()).all()
+
+
+class _CountingProbe(AnyFieldProbe):
+    chosen: list[Tensor] = []
+
+    def finish(self, state, points, chosen, *, with_classes):
+        self.chosen.append((points.shape[1], chosen))
+        return super().finish(state, points, chosen, with_classes=with_classes)
+
+
+def test_colours_are_evaluated_exactly_at_the_ends_of_intervals_that_count(rays, monkeypatch):
+    monkeypatch.setattr(fast_rendering, "open_probe", _CountingProbe)
+    field = SphereField(beta=0.02)
+    depths = torch.linspace(2.3, 3.1, 40).view(1, 1, 40, 1).expand(2, 25, -1, -1)
+    render_field_fast(field, *rays, RenderingConfig(), depths=depths, negligible_weight=0.01)
+    [(num_points, chosen)] = _CountingProbe.chosen
+    points = rays[0].unsqueeze(2) + depths * rays[1].unsqueeze(2)
+    weights = interval_weights(field.density(field.sdf(points)), depths)[..., 0]
+    counts = torch.zeros(2, 25, 40, dtype=torch.bool)
+    counts[:, :, :-1] |= weights > 0.01
+    counts[:, :, 1:] |= weights > 0.01
+    assert 0 < counts.sum() < 0.5 * counts.numel()
+    assert num_points == 25 * 40
+    assert torch.equal(chosen, counts.flatten().nonzero().squeeze(1))
+
+
+@pytest.mark.parametrize("noise_mode", ["none", "const", "random"])
+@pytest.mark.parametrize("band_bytes", [1, 2**20])
+def test_planes_are_the_backbones_own(tiny_generator, monkeypatch, noise_mode, band_bytes):
+    monkeypatch.setattr(fast_synthesis, "_BAND_BYTES", band_bytes)
+    for name, value in tiny_generator.named_parameters():
+        if name.endswith("noise_strength"):
+            value.data.fill_(0.3)
+    ws = torch.randn(2, tiny_generator.num_ws, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.manual_seed(5)
+        expected = tiny_generator.make_planes(ws, noise_mode=noise_mode)
+        torch.manual_seed(5)
+        planes = tiny_generator.make_planes(ws, noise_mode=noise_mode, exact=False)
+    for value, other in zip(planes, expected, strict=True):
+        torch.testing.assert_close(value, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize("band_bytes", [1, 2**12, 2**20])
+def test_block_is_computed_in_bands_without_a_seam(monkeypatch, up, band_bytes):
+    monkeypatch.setattr(fast_synthesis, "_BAND_BYTES", band_bytes)
+    torch.manual_seed(0)
+    block = SynthesisBlock(3, 5, 4, 32, {"a": 2, "b": 3}, up=up, clamp=0.5)
+    x, ws = torch.randn(2, 3, 32 // up, 32 // up), torch.randn(2, 3, 4)
+    images = {name: torch.randn(2, n, 32 // up, 32 // up) for name, n in (("a", 2), ("b", 3))}
+    with torch.no_grad():
+        features, outputs = block(x, images, ws)
+        fast_features, fast_outputs = fast_synthesis._run_block(block, x, images, ws, "const")
+    assert features.abs().max() == 0.5, "the clamp is not seen"
+    torch.testing.assert_close(fast_features, features, atol=1e-5, rtol=1e-5)
+    for name in images:
+        torch.testing.assert_close(fast_outputs[name], outputs[name], atol=1e-5, rtol=1e-5)
+
+
+def test_gain_moves_through_the_activation():
+    x = torch.randn(100)
+    leaky = torch.nn.functional.leaky_relu
+    torch.testing.assert_close(
+        leaky(x, LRELU_SLOPE) * LRELU_GAIN, leaky(x * LRELU_GAIN, LRELU_SLOPE)
+    )
+
+
+@pytest.mark.parametrize("resolution", [8, 16])
+def test_whole_generator_is_the_exact_one(tiny_generator, camera, resolution):
+    z, cameras = torch.randn(2, 12), camera.expand(2, -1)
+    with torch.no_grad():
+        ws = tiny_generator.map(z, cameras)
+        options = {"neural_rendering_resolution": resolution, "with_normals": True}
+        expected = tiny_generator.synthesize(ws, cameras, **options)
+        output = tiny_generator.synthesize(ws, cameras, **options, exact=False)
+    for name in ("image", "image_raw", "segmentation", "segmentation_raw", "normals"):
+        assert _psnr(getattr(output, name), getattr(expected, name)) > 60, name
+    torch.testing.assert_close(output.depth, expected.depth, atol=1e-3, rtol=1e-3)
+
+
+def test_eg3d_generator_is_the_exact_one(camera):
+    torch.manual_seed(0)
+    generator = make_generator()
+    with torch.no_grad():
+        ws = generator.map(torch.randn(1, generator.config.z_dim), camera)
+        expected = generator.synthesize(ws, camera)
+        output = generator.synthesize(ws, camera, exact=False)
+    assert output.segmentation is None
+    assert _psnr(output.image, expected.image) > 60
+
+
+def test_demo_generator_keeps_50_db():
+    generator = load_generator(DEMO)
+    camera = generator.config.camera_rig.make_camera(0.3, 0.1)
+    with torch.no_grad():
+        ws = generator.map(torch.randn(1, generator.config.z_dim), camera, truncation_psi=0.7)
+        expected = generator.synthesize(ws, camera, with_normals=True)
+        output = generator.synthesize(ws, camera, with_normals=True, exact=False)
+    for name in ("image", "segmentation", "normals"):
+        assert _psnr(getattr(output, name), getattr(expected, name)) > 70, name
+
+
+def test_fast_path_refuses_what_it_cannot_do(tiny_generator, camera):
+    ws = torch.randn(1, tiny_generator.num_ws, 16)
+    with pytest.raises(ValueError, match="with_samples"), torch.no_grad():
+        tiny_generator.synthesize(ws, camera, with_samples=True, exact=False)
+    with pytest.raises(ValueError, match="style vectors require"):
+        tiny_generator.synthesize(ws.requires_grad_(), camera, exact=False)
+    assert not tiny_generator(torch.randn(1, 12), camera, exact=False).image.requires_grad
+
+
+def test_images_without_segmentation_are_the_same_images(tiny_generator, camera):
+    ws = torch.randn(1, tiny_generator.num_ws, 16)
+    for exact in (True, False):
+        with torch.no_grad():
+            head = tiny_generator.make_field(ws)
+            both = tiny_generator.render(head, ws, camera, exact=exact)
+            image = tiny_generator.render(head, ws, camera, exact=exact, with_segmentation=False)
+        assert image.segmentation is None and image.segmentation_raw is None
+        assert torch.equal(image.image, both.image)
