@@ -16,7 +16,11 @@ from pathlib import Path
 import torch
 
 from torch_utils.kernel_build import cache, toolchain
-from torch_utils.kernel_build.architectures import parse_architectures, wanted_architectures
+from torch_utils.kernel_build.architectures import (
+    architecture_names,
+    parse_architectures,
+    wanted_architectures,
+)
 from torch_utils.kernel_build.library import read_info
 from torch_utils.kernel_build.toolchain import BuildError
 from torch_utils.ops import _extension
@@ -102,7 +106,8 @@ def examine(options: Options) -> bool:
     print("\nRESULT")
     _print_paragraph(verdict.summary)
     if verdict.advice:
-        _print_paragraph(f"To do: {verdict.advice}")
+        print("\nWHAT TO DO")
+        _print_paragraph(verdict.advice)
     return works and not verdict.is_failure
 
 
@@ -219,24 +224,16 @@ def judge() -> Verdict:
             "right choice: nothing is missing."
         )
     problems = []
-    try:
-        if _extension.find_prebuilt(capabilities):
-            return Verdict("The prebuilt CUDA kernels are used.", device="cuda")
-    except BuildError as error:
-        problems.append(error)
-    if cache.find_entry(capabilities):
-        return Verdict("CUDA kernels from the cache are used.", device="cuda")
-    try:
-        toolchain.find_toolchain()
-    except BuildError as error:
-        problems.append(error)
-    else:
-        return Verdict(
-            "CUDA kernels are used; the first CUDA tensor compiles them, which takes about a "
-            "minute, once.",
-            "to compile them now, run this command with build=true.",
-        )
-    reasons = "; ".join(error.reason for error in problems)
+    for way in (_judge_prebuilt, _judge_compiled):
+        try:
+            _extension.check_pytorch()
+            verdict = way(capabilities)
+        except BuildError as error:
+            problems.append(error)
+        else:
+            if verdict is not None:
+                return verdict
+    reasons = "; ".join(dict.fromkeys(error.reason for error in problems))
     return Verdict(
         f"PyTorch's operations are used, which are slower: {reasons}.",
         f"{problems[-1].remedy}. Then run this command with build=true.",
@@ -245,10 +242,34 @@ def judge() -> Verdict:
     )
 
 
+def _judge_prebuilt(capabilities: Sequence[tuple[int, int]]) -> Verdict | None:
+    if _extension.find_prebuilt(capabilities) is None:
+        return None
+    return Verdict("The prebuilt CUDA kernels are used.", device="cuda")
+
+
+def _judge_compiled(capabilities: Sequence[tuple[int, int]]) -> Verdict:
+    try:
+        tools = toolchain.find_toolchain()
+        entry = cache.find_entry(capabilities, tools)
+        if entry is None:
+            cache.check_buildable(tools, architecture_names(capabilities))
+    except BuildError:
+        entry = cache.find_entry(capabilities)
+        if entry is None:
+            raise
+    if entry is not None:
+        return Verdict("CUDA kernels from the cache are used.", device="cuda")
+    return Verdict(
+        "CUDA kernels are used; the first CUDA tensor compiles them, which takes about a minute, "
+        "once. To compile them now, run this command with build=true."
+    )
+
+
 def _build_now(options: Options) -> Verdict:
     """Compile for the architectures asked for, else the visible GPUs, else the usual ones."""
     capabilities = _extension.gpu_capabilities()
-    architectures = options.architectures or tuple(f"{a}.{b}" for a, b in capabilities)
+    architectures = options.architectures or architecture_names(capabilities)
     print("\nCOMPILING")
     try:
         folder = cache.find_or_build(

@@ -32,6 +32,11 @@ def capability(architecture: str) -> tuple[int, int]:
     return major, minor
 
 
+def architecture_names(capabilities: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    """Return compute capabilities as architectures, as in ("9.0",) for [(9, 0)]."""
+    return tuple(f"{major}.{minor}" for major, minor in capabilities)
+
+
 def wanted_architectures() -> tuple[str, ...]:
     """Return TORCH_CUDA_ARCH_LIST, or what libraries are compiled for that serve many GPUs."""
     text = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()

@@ -149,6 +149,17 @@ def find_or_build(
             raise BuildError(reason, _NAME_FOLDER) from error
 
 
+def check_buildable(toolchain: Toolchain, architectures: Sequence[str]) -> None:
+    """Check, as far as can be known before, that `find_or_build` can compile.
+
+    Raises:
+        BuildError: If nvcc does not know these GPUs, or it failed a short while ago.
+    """
+    name = _entry_name(toolchain, gpu_codes(toolchain.nvcc, architectures))
+    for folder in _known_folders():
+        _raise_recent_failure(folder / f"{name}.log")
+
+
 def _entry_name(toolchain: Toolchain, codes: Sequence[str]) -> str:
     tools = toolchain.nvcc.version, toolchain.host.version
     parts = (source_digest(), system_libc(), *tools, *codes)

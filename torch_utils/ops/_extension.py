@@ -15,6 +15,7 @@ import torch
 
 from torch_utils.kernel_build import cache
 from torch_utils.kernel_build.architectures import (
+    architecture_names,
     gpu_codes,
     parse_architectures,
     wanted_architectures,
@@ -114,6 +115,16 @@ def gpu_capabilities() -> list[tuple[int, int]]:
     return sorted({torch.cuda.get_device_capability(index) for index in range(count)})
 
 
+def check_pytorch() -> None:
+    """Check that this PyTorch runs CUDA kernels on what it calls CUDA tensors.
+
+    Raises:
+        BuildError: If it does not.
+    """
+    if torch.version.hip is not None:
+        raise BuildError("this PyTorch is for ROCm", "Install a PyTorch for CUDA")
+
+
 def find_prebuilt(capabilities: Sequence[tuple[int, int]]) -> Path | None:
     """Return the folder of the library that setup.py shipped, None if it shipped none.
 
@@ -130,7 +141,7 @@ def find_prebuilt(capabilities: Sequence[tuple[int, int]]) -> Path | None:
     return PREBUILT_FOLDER
 
 
-def compile_for(capabilities: Sequence[tuple[int, int]], *, retry: bool = False) -> Path:
+def compile_for(capabilities: Sequence[tuple[int, int]]) -> Path:
     """Return the folder of a library for these GPUs, from the cache or compiled now.
 
     Where the tools are missing, any library compiled before for such GPUs will do.
@@ -140,8 +151,7 @@ def compile_for(capabilities: Sequence[tuple[int, int]], *, retry: bool = False)
     """
     try:
         toolchain = find_toolchain()
-        architectures = [f"{major}.{minor}" for major, minor in capabilities]
-        return cache.find_or_build(toolchain, architectures, retry=retry)
+        return cache.find_or_build(toolchain, architecture_names(capabilities))
     except BuildError:
         entry = cache.find_entry(capabilities)
         if entry is None:
@@ -159,7 +169,8 @@ def load_library(folder: Path) -> Path:
     try:
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError) as error:
-        cause = " ".join(str(error).split())[:300]
+        # PyTorch's own message does not say why; the system's, from which it comes, does.
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
         remedy = f"Delete {folder} to have it compiled anew"
         raise BuildError(f"{library} does not load: {cause}", remedy) from error
     return library
@@ -184,8 +195,7 @@ def _decide() -> Outcome:
 
 
 def _load_best(capabilities: Sequence[tuple[int, int]]) -> Path:
-    if torch.version.hip is not None:
-        raise BuildError("this PyTorch is for ROCm", "Install a PyTorch for CUDA")
+    check_pytorch()
     problems = []
     for find in (find_prebuilt, compile_for):
         try:

@@ -1,0 +1,194 @@
+"""Three ways to the kernels in their order, one warning where none is open, and no work before."""
+
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fake_toolkit import FakeToolkit, make_toolkit
+from torch_utils.kernel_build import library, toolchain
+from torch_utils.kernel_build.library import CompileError, compile_library
+from torch_utils.kernel_build.toolchain import BuildError, find_toolchain
+from torch_utils.ops import _extension
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch) -> FakeToolkit:
+    """Pretended compilers and a pretended GPU of compute capability 8.0."""
+    toolkit = make_toolkit(tmp_path / "toolkit")
+    for name, value in toolkit.environment(tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(toolchain, "driver_version", lambda: None)
+    monkeypatch.setattr(_extension, "gpu_capabilities", lambda: [(8, 0)])
+    monkeypatch.setattr(_extension, "PREBUILT_FOLDER", tmp_path / "prebuilt")
+    monkeypatch.setattr(_extension, "_outcome", None)
+    return toolkit
+
+
+@pytest.fixture
+def loaded(monkeypatch) -> list[str]:
+    """Libraries that PyTorch was asked to load; a pretended one cannot really be."""
+    paths: list[str] = []
+    monkeypatch.setattr(torch.ops, "load_library", paths.append)
+    return paths
+
+
+def _without_nvcc(monkeypatch) -> None:
+    monkeypatch.setattr(toolchain, "nvcc_candidates", list)
+
+
+def test_first_call_compiles_and_loads_and_later_ones_do_nothing(toolkit, loaded, tmp_path):
+    assert _extension.load() is True
+    assert loaded[0].startswith(str(tmp_path / "cache"))
+    num_calls = len(toolkit.calls)
+    assert num_calls == len(_extension.library_sources())
+    assert _extension.load() is True
+    assert (len(loaded), len(toolkit.calls)) == (1, num_calls)
+
+
+def test_prebuilt_library_comes_first(toolkit, loaded, tmp_path):
+    compile_library(tmp_path / "prebuilt", find_toolchain(), ("sm_80",))
+    num_calls = len(toolkit.calls)
+    assert _extension.load() is True
+    assert loaded == [str(tmp_path / "prebuilt" / library.LIBRARY_NAME)]
+    assert len(toolkit.calls) == num_calls
+
+
+@pytest.mark.parametrize("fault", ["other GPU", "other sources", "truncated"])
+def test_prebuilt_library_that_does_not_fit_gives_way_to_a_new_one(
+    toolkit, loaded, tmp_path, monkeypatch, fault
+):
+    codes = ("sm_90",) if fault == "other GPU" else ("sm_80",)
+    path = compile_library(tmp_path / "prebuilt", find_toolchain(), codes)
+    if fault == "other sources":
+        monkeypatch.setattr(library, "source_digest", lambda: "changed")
+    elif fault == "truncated":
+        path.write_bytes(path.read_bytes()[:10])
+    assert _extension.load() is True
+    assert loaded[0].startswith(str(tmp_path / "cache"))
+
+
+def test_cached_library_is_loaded_where_nvcc_is_gone(toolkit, loaded, monkeypatch):
+    _extension.load()
+    monkeypatch.setattr(_extension, "_outcome", None)
+    _without_nvcc(monkeypatch)
+    assert _extension.load() is True
+    assert loaded[0] == loaded[1]
+
+
+def test_without_nvcc_one_warning_says_why_and_what_to_do(toolkit, loaded, monkeypatch):
+    _without_nvcc(monkeypatch)
+    with pytest.warns(RuntimeWarning) as caught:
+        assert _extension.load() is False
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "nvcc was not found" in text
+    assert "pip install" in text or "Install the CUDA" in text
+    assert "python -m torch_utils.doctor" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _extension.load() is False
+    assert loaded == []
+
+
+def test_reasons_of_all_ways_are_told(toolkit, loaded, tmp_path, monkeypatch):
+    compile_library(tmp_path / "prebuilt", find_toolchain(), ("sm_90",))
+    toolkit.write_nvcc(compiling="echo 'x.cu(1): error: no'; exit 1")
+    with pytest.warns(RuntimeWarning) as caught:
+        assert _extension.load() is False
+    text = str(caught[0].message)
+    assert "holds sm_90: nothing for a GPU of compute capability 8.0; " in text
+    assert "the compiler failed: x.cu(1): error: no" in text
+    assert ".log" in text
+
+
+def test_library_that_the_system_refuses_is_named(toolkit):
+    with pytest.warns(RuntimeWarning, match=r"mate3d_kernels\.so does not load: .*(ELF|too short)"):
+        assert _extension.load() is False
+
+
+def test_kernels_on_demand_are_an_error_without_them(toolkit, monkeypatch):
+    monkeypatch.setenv("MATE3D_OPS", "kernels")
+    _without_nvcc(monkeypatch)
+    for _ in range(2):
+        with pytest.raises(_extension.KernelsUnavailableError, match="nvcc was not found"):
+            _extension.load()
+
+
+def test_pytorch_on_demand_looks_for_nothing(toolkit, loaded, monkeypatch):
+    monkeypatch.setenv("MATE3D_OPS", "pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _extension.load() is False
+    assert (loaded, toolkit.calls) == ([], [])
+
+
+def test_unknown_choice_is_refused(toolkit, monkeypatch):
+    monkeypatch.setenv("MATE3D_OPS", "fast")
+    with pytest.raises(ValueError, match="MATE3D_OPS=fast; allowed are auto, kernels, pytorch"):
+        _extension.load()
+
+
+def test_without_gpu_nothing_is_compiled_and_nobody_warned(toolkit, loaded, monkeypatch):
+    monkeypatch.setattr(_extension, "gpu_capabilities", list)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _extension.load() is False
+    assert (loaded, toolkit.calls) == ([], [])
+
+
+def test_many_threads_load_once(toolkit, loaded):
+    toolkit.write_nvcc(compiling="sleep 0.1")
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(_extension.load())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 8
+    assert len(loaded) == 1
+
+
+def test_build_compiles_for_the_architectures_asked_for(toolkit, tmp_path):
+    path = _extension.build(tmp_path / "out", arch_list="8.0;9.0+PTX")
+    assert path == tmp_path / "out" / library.LIBRARY_NAME
+    assert library.read_info(path.parent).codes == ("sm_80", "sm_90", "compute_90")
+    toolkit.write_nvcc(compiling="echo error: bad; exit 1")
+    with pytest.raises(CompileError, match="error: bad") as caught:
+        _extension.build(tmp_path / "other", arch_list=["8.0"])
+    assert caught.value.log == tmp_path / "other" / "build.log"
+    with pytest.raises(BuildError, match="'x' is no GPU architecture"):
+        _extension.build(tmp_path / "out", arch_list="x")
+
+
+def test_importing_and_computing_on_a_cpu_builds_and_loads_nothing(tmp_path):
+    toolkit = make_toolkit(tmp_path / "toolkit")
+    code = """
+import sys, torch
+before = set(sys.modules)
+from torch_utils.ops import _extension
+from torch_utils.ops.bias_act import bias_act
+bias_act(torch.zeros(1, 2, 3, 4), torch.ones(2))
+assert _extension._outcome is None
+print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=toolkit.environment(tmp_path / "cache") | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert toolkit.calls == []
+    assert not (tmp_path / "cache").exists()
+    heavy = {"setuptools", "triton", "numpy", "scipy", "torchvision", "ninja"}
+    assert not heavy & set(result.stdout.split()), result.stdout
