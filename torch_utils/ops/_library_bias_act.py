@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.ops._library import Operation, no_third_derivatives
-from torch_utils.ops.bias_act import PIECEWISE_LINEAR, along, bias_act_reference
+from torch_utils.ops.bias_act import PIECEWISE_LINEAR, along, as_stored, bias_act_reference
 
 _OPTIONS = "int dim, str activation, float alpha, float gain, float? clamp"
 
@@ -21,8 +21,8 @@ def _gradient(grad, saved, bias, dim, activation, alpha, gain, clamp, saved_is_o
     if saved_is_output:
         y = _widened(saved)
         slope = _first_derivative(activation, y, alpha)
-        # Every clamped output equals the limit, which thereby counts as clamped.
-        inside = None if clamp is None else y.abs() < clamp
+        # Every clamped output equals the limit as stored, which thereby counts as clamped.
+        inside = None if clamp is None else y.abs() < as_stored(clamp, dtype)
     else:
         v = _with_bias(saved, bias, dim)
         slope = _first_derivative(activation, v, alpha)
@@ -64,7 +64,7 @@ def _first_derivative(activation: str, v: Tensor, alpha: float) -> Tensor:
     if activation == "linear":
         return torch.ones_like(v)
     if activation in ("relu", "lrelu"):
-        return torch.where(v > 0, 1.0, alpha if activation == "lrelu" else 0.0).to(v)
+        return torch.full_like(v, alpha if activation == "lrelu" else 0).masked_fill_(v > 0, 1)
     if activation == "tanh":
         return 1 - v.tanh() ** 2
     if activation in ("elu", "selu"):

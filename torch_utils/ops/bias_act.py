@@ -134,6 +134,11 @@ def along(bias: Tensor, dim: int, x: Tensor) -> Tensor:
     return bias.reshape(shape)
 
 
+def as_stored(value: float, dtype: torch.dtype) -> float:
+    """Return a number as a tensor of a type holds it."""
+    return torch.tensor(value, dtype=dtype).item()
+
+
 class _PiecewiseLinear(Function):
     """Linear, relu or lrelu in few passes over memory; keeps nothing but the result.
 
@@ -159,7 +164,9 @@ class _PiecewiseLinear(Function):
         if ctx.slope != 1:
             grad = torch.ops.aten.leaky_relu_backward(grad, y, ctx.slope, True)
         if ctx.clamp is not None:
-            grad = torch.ops.aten.hardtanh_backward(grad, y, -ctx.clamp, ctx.clamp)
+            # The limit itself counts as clamped, whatever became of it in a half type.
+            limit = as_stored(ctx.clamp, y.dtype)
+            grad = torch.ops.aten.hardtanh_backward(grad, y, -limit, limit)
         if ctx.gain != 1:
             grad = grad * ctx.gain
         grad_bias = grad.sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[1] else None

@@ -117,7 +117,7 @@ struct BiasAct {
 #pragma unroll
     for (int i = 0; i < kLength; ++i) {
       if (bias != nullptr) {
-        value[i] += static_cast<acc_t>(bias[channel]);
+        value[i] += widen(bias[channel]);
         if (++within == inner) {
           within = 0;
           if (++channel == channels) channel = 0;
@@ -143,8 +143,9 @@ struct BiasAct {
   template <Activation KIND>
   __host__ __device__ acc_t slope(acc_t v) const {
     if (saved_is_output) {
-      // Every clamped output equals the limit, which thereby counts as clamped.
-      if (clamp >= 0 && !(v > -clamp && v < clamp)) return acc_t(0);
+      // Every clamped output equals the limit as stored, which thereby counts as clamped.
+      const acc_t limit = widen(static_cast<scalar_t>(clamp));
+      if (clamp >= 0 && (v <= -limit || v >= limit)) return acc_t(0);
       return gain * activate<KIND, ORDER>(v, alpha);
     }
     if (clamp >= 0) {

@@ -38,6 +38,19 @@ using accumulate_t = std::conditional_t<std::is_same_v<scalar_t, double>, double
 template <typename scalar_t>
 constexpr int kWidth = 16 / sizeof(scalar_t);
 
+// Convert a stored value to the type of sums.
+template <typename scalar_t>
+__host__ __device__ inline accumulate_t<scalar_t> widen(scalar_t value) {
+#if !defined(__CUDA_ARCH__)
+  // On the host PyTorch's own conversion reads the bits through a pointer of another type, which
+  // compilers may take for something that cannot happen.
+  if constexpr (std::is_same_v<scalar_t, torch::headeronly::BFloat16>) {
+    return torch::headeronly::detail::f32_from_bits(value.x);
+  }
+#endif
+  return static_cast<accumulate_t<scalar_t>>(value);
+}
+
 template <typename scalar_t, int N>
 struct alignas(sizeof(scalar_t) * N) Packed {
   scalar_t element[N];
@@ -49,10 +62,10 @@ __host__ __device__ inline void load(const scalar_t* source, int count, bool pac
   if (packed && count >= N) {
     const auto values = *reinterpret_cast<const Packed<scalar_t, N>*>(source);
 #pragma unroll
-    for (int i = 0; i < N; ++i) target[i] = static_cast<acc_t>(values.element[i]);
+    for (int i = 0; i < N; ++i) target[i] = widen(values.element[i]);
   } else {
 #pragma unroll
-    for (int i = 0; i < N; ++i) target[i] = i < count ? static_cast<acc_t>(source[i]) : acc_t(0);
+    for (int i = 0; i < N; ++i) target[i] = i < count ? widen(source[i]) : acc_t(0);
   }
 }
 

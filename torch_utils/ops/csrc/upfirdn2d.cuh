@@ -78,7 +78,7 @@ struct Resample {
       const scalar_t* line = image + row * x_layout.row;
       for (int64_t column = first_column; column <= last_column; ++column) {
         const int kx = static_cast<int>(column * horizontal.up - left);
-        sum += taps.at(ky, kx) * static_cast<acc_t>(line[column * x_layout.column]);
+        sum += taps.at(ky, kx) * widen(line[column * x_layout.column]);
       }
     }
     y[rest * y_layout.batch + channel * y_layout.channel + oy * y_layout.row +

@@ -1,0 +1,224 @@
+"""Inputs for the operations of torch.ops.mate3d, and their comparison with plain formulas.
+
+The same checks serve PyTorch's operations (`torch.ops.mate3d` on a CPU), the loops over the
+kernels' arithmetic that the compiled library holds for tests (`torch.ops.mate3d_host`), and the
+kernels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_utils.ops.bias_act import ACTIVATIONS, PIECEWISE_LINEAR, bias_act_reference
+from torch_utils.ops.triplane_sample import triplane_sample_reference
+from torch_utils.ops.upfirdn2d import upfirdn2d_reference
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# Of the largest magnitude in a tensor.
+TOLERANCES = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.float16: 4e-3,
+    torch.bfloat16: 3e-2,
+}
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "offset")
+
+BIAS_ACT_CASES = [
+    {"activation": name, "gain": gain, "clamp": clamp, "with_bias": with_bias}
+    for name in ACTIVATIONS
+    for gain, clamp, with_bias in (
+        (2**0.5, None, True),
+        (1.5, 0.8, True),
+        (-1.2, 0.8, True),
+        (1.0, None, False),
+    )
+]
+
+UPFIRDN2D_CASES = [
+    # Those with a 4 x 4 filter and equal factors have a kernel of their own.
+    {"up": 1, "down": 1, "padding": (1, 2, 2, 1), "filter": (4, 4)},
+    {"up": 2, "down": 1, "padding": (2, 1, 2, 1), "filter": (4, 4), "gain": 4},
+    {"up": 2, "down": 1, "padding": (3, 2, 1, -1), "filter": (4, 4), "flip_filter": True},
+    {"up": 1, "down": 2, "padding": (1, 1, 1, 1), "filter": (4, 4)},
+    {"up": 1, "down": 2, "padding": (-2, 1, 0, -1), "filter": (4, 4), "flip_filter": True},
+    {"up": 2, "down": 1, "padding": (2, 1, 2, 1), "filter": (4,), "gain": 4},
+    {"up": 1, "down": 1, "padding": (5, 6, 7, 4), "filter": (4,)},
+    {"up": 1, "down": 1, "padding": 0, "filter": (1, 1)},
+    {"up": 2, "down": 2, "padding": (2, 3, 1, 4), "filter": (4, 4)},
+    {"up": (3, 2), "down": (2, 1), "padding": (2, 1, 3, 0), "filter": (5, 3)},
+    {"up": 1, "down": 3, "padding": (-1, 4, 2, -2), "filter": (3, 6), "gain": 0.7},
+    {"up": 2, "down": 1, "padding": (6, 5, 6, 5), "filter": (12,), "gain": 4},
+    {"up": (1, 2), "down": (2, 1), "padding": 3, "filter": (7,), "flip_filter": True},
+]
+
+
+def normal(shape: Sequence[int], dtype: torch.dtype, layout: str, device: str = "cpu") -> Tensor:
+    """Return normal numbers in a memory layout; the values depend on the shape only."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    values = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+    return arrange(values.to(dtype).to(device), layout)
+
+
+def arrange(x: Tensor, layout: str) -> Tensor:
+    """Return the same values in another memory layout."""
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    if layout == "sliced":
+        wide = x.new_zeros(*x.shape[:-1], 2 * x.shape[-1] + 1)
+        wide[..., 1::2] = x
+        return wide[..., 1::2]
+    if layout == "transposed":
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "offset":
+        shifted = x.new_zeros(x.numel() + 1)[1:].view(x.shape)
+        return shifted.copy_(x)
+    return x.contiguous()
+
+
+def assert_derivatives_agree(
+    function: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    tolerance: float,
+    *,
+    orders: int = 2,
+) -> None:
+    """Compare values, gradients and gradients of the gradients with a formula in float64."""
+    actual = _derivatives(function, inputs, orders)
+    expected = _derivatives(reference, [x.double() for x in inputs], orders)
+    for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        assert a.shape == e.shape
+        scale = e.abs().max().item() if e.numel() else 1
+        torch.testing.assert_close(
+            a.double(),
+            e,
+            rtol=0,
+            atol=tolerance * max(scale, 1e-3),
+            msg=lambda text, index=index: f"result {index}: {text}",
+        )
+
+
+def _derivatives(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor], orders: int
+) -> list[Tensor]:
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    output = function(*inputs)
+    cotangent = torch.linspace(-1, 1.5, output.numel(), dtype=torch.float64, device=output.device)
+    cotangent = cotangent.view(output.shape).to(output.dtype).requires_grad_()
+    results = [output]
+    first = torch.autograd.grad(output, inputs, cotangent, create_graph=orders > 1)
+    results += first
+    if orders > 1:
+        # Rounded alike, so that the second derivatives are those of the same sum.
+        weights = [torch.linspace(1, -2, g.numel()).view(g.shape) for g in first]
+        total = sum(
+            (g * w.to(g)).sum() for g, w in zip(first, weights, strict=True) if g.requires_grad
+        )
+        seconds = torch.autograd.grad(total, [cotangent, *inputs], allow_unused=True)
+        zeros = [torch.zeros_like(x) for x in (cotangent, *inputs)]
+        results += [z if g is None else g for g, z in zip(seconds, zeros, strict=True)]
+    return [x.detach() for x in results]
+
+
+def check_bias_act(
+    ops: Any,
+    case: dict[str, Any],
+    dtype: torch.dtype,
+    *,
+    layout: str = "contiguous",
+    shape: Sequence[int] = (3, 5, 4, 7),
+    dim: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Compare `bias_act` and two derivatives with the plain formula."""
+    name, gain, clamp = case["activation"], case["gain"], case["clamp"]
+    x = normal(shape, dtype, layout, device)
+    inputs = [x, normal((shape[dim],), dtype, "contiguous", device)]
+    inputs = inputs if case["with_bias"] else inputs[:1]
+
+    def function(x, bias=None):
+        return ops.bias_act(x, bias, dim, name, 0.2, gain, clamp)
+
+    def reference(x, bias=None):
+        return bias_act_reference(
+            x, bias, dim=dim, activation=name, alpha=0.2, gain=gain, clamp=clamp
+        )
+
+    tolerance = TOLERANCES[dtype] * (1 if name in PIECEWISE_LINEAR else 3)
+    assert_derivatives_agree(function, reference, inputs, tolerance)
+    assert function(*inputs).stride() == torch.empty_like(x).stride()
+
+
+def check_upfirdn2d(
+    ops: Any,
+    case: dict[str, Any],
+    dtype: torch.dtype,
+    *,
+    layout: str = "contiguous",
+    shape: Sequence[int] = (2, 4, 13, 10),
+    device: str = "cpu",
+) -> None:
+    """Compare `upfirdn2d` and two derivatives with the plain formula."""
+    x = normal(shape, dtype, layout, device)
+    is_double = dtype is torch.float64
+    taps = normal(case["filter"], torch.float64 if is_double else torch.float32, "contiguous")
+    taps = taps.to(device)
+    up, down, padding = case["up"], case["down"], case["padding"]
+    up, down = (_as_list(factor, 2) for factor in (up, down))
+    flip, gain = case.get("flip_filter", False), case.get("gain", 1)
+
+    def function(x):
+        return ops.upfirdn2d(x, taps, *up, *down, *_as_list(padding, 4), flip, gain)
+
+    def reference(x):
+        return upfirdn2d_reference(
+            x, taps, up=up, down=down, padding=padding, flip_filter=flip, gain=gain
+        )
+
+    assert_derivatives_agree(function, reference, [x], 2 * TOLERANCES[dtype])
+    if layout == "channels_last" and not x.is_contiguous():
+        assert function(x).is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_list(value: int | Sequence[int], length: int) -> list[int]:
+    return [value] * length if isinstance(value, int) else list(value)
+
+
+def triplane_inputs(
+    dtype: torch.dtype,
+    *,
+    layout: str = "contiguous",
+    channels: int = 8,
+    num_points: int = 33,
+    size: Sequence[int] = (5, 7),
+    device: str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Return a table of planes that are not square and points of which some lie outside."""
+    table = normal((2, 3, *size, channels), dtype, layout, device)
+    positions = torch.float64 if dtype is torch.float64 else torch.float32
+    generator = torch.Generator().manual_seed(3)
+    points = torch.rand(2, 3, num_points, 2, generator=generator) * 2.8 - 1.4
+    return table, arrange(points.to(positions).to(device), layout)
+
+
+def check_triplane_sample(
+    ops: Any,
+    dtype: torch.dtype,
+    *,
+    mean: bool,
+    orders: int = 2,
+    **options: Any,
+) -> None:
+    """Compare `triplane_sample` and two derivatives with the plain formula."""
+
+    def function(table, points):
+        return ops.triplane_sample(table, points, None, mean)
+
+    def reference(table, points):
+        planes = table.permute(0, 1, 4, 2, 3)
+        return triplane_sample_reference(planes, points, reduce="mean" if mean else "none")
+
+    inputs = triplane_inputs(dtype, **options)
+    assert_derivatives_agree(function, reference, inputs, 4 * TOLERANCES[dtype], orders=orders)
