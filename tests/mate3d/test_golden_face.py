@@ -128,6 +128,26 @@ def test_renders_that_are_resized_match(face, generator, resolution):
     assert_golden(view.segmentation[..., ::4, ::4], face[f"{prefix}.semantic"])
 
 
+@torch.no_grad()
+def test_fast_path_keeps_50_db_to_the_published_images(face, generator):
+    draws = DepthDraws(stratified=face["r12.u_strat"], importance=face["r12.u_pdf"])
+    for resolution, numbers in ((12, draws), (16, None), (24, None)):
+        view = generator.synthesize(
+            face["in.ws"],
+            face["in.c"],
+            neural_rendering_resolution=resolution,
+            draws=numbers,
+            exact=False,
+        )
+        for value, name in (
+            (view.image, "image"),
+            (view.image_raw, "image_raw"),
+            (view.segmentation_raw, "semantic_raw"),
+        ):
+            error = (value - face[f"r{resolution}.{name}"]).square().mean()
+            assert 10 * torch.log10(4 / error) > 50, (resolution, name)
+
+
 def test_discriminators_match(face):
     discriminator = make_golden_discriminator("D")
     semantic_discriminator = make_golden_discriminator("Ds")
