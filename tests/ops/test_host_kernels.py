@@ -161,6 +161,13 @@ def test_operations_keep_the_contracts_of_the_library(ops):
     opcheck(ops.triplane_sample_points_grad.default, (features, table, points, None, True))
 
 
+def test_too_many_points_are_refused(ops):
+    table, points = triplane_inputs(torch.float32)
+    many = points[:, :, :1].expand(-1, -1, 2**30, -1)
+    with pytest.raises(RuntimeError, match="1073741824 points on each plane of 2 images"):
+        ops.triplane_sample(table, many, None, True)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

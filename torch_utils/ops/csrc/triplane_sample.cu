@@ -27,9 +27,6 @@ Lookup<scalar_t> make_lookup(const Tensor& like, const Tensor& points,
   check_points(like, points, "points");
   STD_TORCH_CHECK(points.size(0) == shape.batch, "triplane_sample: points for ", points.size(0),
                   " images but planes of ", shape.batch);
-  STD_TORCH_CHECK(fits_32_bits(shape.batch * shape.num_points) &&
-                      fits_32_bits(shape.height) && fits_32_bits(shape.width),
-                  "triplane_sample: more than 2^31 points; look up fewer at once");
   Lookup<scalar_t> lookup{};
   lookup.points = points.const_data_ptr<acc_t>();
   lookup.points_layout = layout_of_points(points);
@@ -71,11 +68,19 @@ bool can_pack(const Tensor& x, int width) {
   return is_aligned(x.const_data_ptr(), width * x.element_size());
 }
 
+Shape checked(const Shape& s) {
+  STD_TORCH_CHECK(fits_32_bits(s.batch * s.num_points) && fits_32_bits(s.height) &&
+                      fits_32_bits(s.width),
+                  "triplane_sample: ", s.num_points, " points on each plane of ", s.batch,
+                  " images are too many; look up less than 2^31 at once");
+  return s;
+}
+
 Shape read_table(const Tensor& table, const Tensor& points) {
   STD_TORCH_CHECK(table.dim() == 5 && table.size(1) == 3,
                   "triplane_sample: shape of the table must be [batch, 3, height, width, channels]");
   STD_TORCH_CHECK(points.dim() == 4, "triplane_sample: points must have four dimensions");
-  return {table.size(0), table.size(2), table.size(3), table.size(4), points.size(2)};
+  return checked({table.size(0), table.size(2), table.size(3), table.size(4), points.size(2)});
 }
 
 void check_features(const Tensor& grad, const Shape& s, bool with_mean) {
@@ -124,7 +129,8 @@ Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
   STD_TORCH_CHECK(points.dim() == 4 && grad_any.dim() == (mean ? 3 : 4) && height >= 0 && width >= 0,
                   "triplane_sample: the gradient's shape differs from the features'");
   const Tensor grad = with_whole_rows(grad_any);
-  const Shape s{grad.size(0), height, width, grad.size(grad.dim() - 1), points.size(2)};
+  const Shape s =
+      checked({grad.size(0), height, width, grad.size(grad.dim() - 1), points.size(2)});
   check_features(grad, s, mean);
   const std::vector<int64_t> shape{s.batch, 3, height, width, s.channels};
   const bool is_double = grad.scalar_type() == ScalarType::Double;
