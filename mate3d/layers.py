@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -134,22 +134,51 @@ def modulated_conv2d(
 ) -> Tensor:  # [B, out, H * up, W * up]
     """Convolve with weights scaled by per-sample styles (StyleGAN2, section 2.2).
 
-    Scaling the input and the output instead of the weights gives the same numbers up to rounding
-    and one ordinary convolution for the whole batch. Up-sampling convolves with the unflipped
-    kernel, as published weights expect (spec 3).
+    Up-sampling convolves with the unflipped kernel, as published weights expect (spec 3).
     """
-    y = conv2d_resample(
-        x * styles[:, :, None, None],
-        weight,
-        resample_filter,
-        up=up,
-        padding=padding,
-        flip_weight=up == 1,
-    )
+    demodulation = None
     if demodulate:
         energy = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        y = y * (energy + 1e-8).rsqrt()[:, :, None, None]
+        demodulation = (energy + 1e-8).rsqrt()
+    options = {
+        "filter": resample_filter,
+        "up": up,
+        "padding": padding,
+        "flip_weight": up == 1,
+    }
+    scale = _scale_weights if x.device.type == "cpu" else _scale_activations
+    y = scale(x, weight, styles, demodulation, options)
     return y if noise is None else y + noise
+
+
+def _scale_weights(
+    x: Tensor,  # [B, in, H, W]
+    weight: Tensor,  # [out, in, k, k]
+    styles: Tensor,  # [B, in]
+    demodulation: Tensor | None,  # [B, out]
+    options: Mapping[str, Any],
+) -> Tensor:  # [B, out, H', W']
+    """Convolve each sample with its own weights, which are far smaller than activations."""
+    parts = []
+    # Channels-last convolutions are up to twice as fast on a CPU.
+    for index, part in enumerate(x.contiguous(memory_format=torch.channels_last).split(1)):
+        scaled = weight * styles[index, :, None, None]
+        if demodulation is not None:
+            scaled = scaled * demodulation[index, :, None, None, None]
+        parts.append(conv2d_resample(part, scaled, **options))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _scale_activations(
+    x: Tensor,  # [B, in, H, W]
+    weight: Tensor,  # [out, in, k, k]
+    styles: Tensor,  # [B, in]
+    demodulation: Tensor | None,  # [B, out]
+    options: Mapping[str, Any],
+) -> Tensor:  # [B, out, H', W']
+    """Scale before and after one ordinary convolution for the whole batch."""
+    y = conv2d_resample(x * styles[:, :, None, None], weight, **options)
+    return y if demodulation is None else y * demodulation[:, :, None, None]
 
 
 class SynthesisLayer(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.field import TriPlaneField, spatial_gradient
+from mate3d.field import TriPlaneField, field_gradient
 from mate3d.generator import Generator
 from mate3d.mapping import latents_from_seeds
 
@@ -126,4 +126,4 @@ def _slopes(
     field: TriPlaneField,
     points: Tensor,  # [1, M, 3]
 ) -> Tensor:  # [M]
-    return spatial_gradient(field.sdf, points).norm(dim=-1).flatten()
+    return field_gradient(field, points).norm(dim=-1).flatten()

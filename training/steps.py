@@ -7,9 +7,9 @@ and switches gradients on for the one network that the step trains.
 import torch
 from torch import Tensor
 
-from mate3d.field import TriPlaneField, sdf_gradient
+from mate3d.field import TriPlaneField, sdf_and_gradient, without_classes
 from mate3d.generator import Generator, RenderOutput
-from mate3d.renderer import march_classes
+from mate3d.renderer import RaySamples, march_classes
 from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
 from torch_utils.ops.blur import blur_image
 from training.losses import geometry
@@ -26,10 +26,12 @@ from training.passes import (
     StepContext,
     discriminate,
     generate_fakes,
+    make_head,
     make_styles,
     real_raw,
     real_with_mask,
     render_head,
+    sample_head,
 )
 
 
@@ -39,13 +41,22 @@ def generator_step(
     """Train the generator against both discriminators and the geometry terms (spec 8.3)."""
     generator = networks.generator
     ws = make_styles(generator, latents, context)
-    head = generator.make_field(ws, noise_mode=context.noise_mode)
-    output = render_head(generator, head, ws, latents, loss, context, with_samples=True)
+    head = make_head(generator, ws, context)
+    output = render_head(
+        generator,
+        head if loss.needs_classes_everywhere else without_classes(head),
+        ws,
+        latents,
+        loss,
+        context,
+        with_samples=loss.needs_samples,
+        with_sdf_gradient=loss.eikonal > 0 and loss.eikonal_points is None,
+    )
     terms = LossSum()
     _add_adversarial_terms(terms, networks, output, latents.camera, loss, context)
     _add_geometry_terms(terms, head, output, loss, context)
     _add_class_render_terms(terms, generator, head, output, loss)
-    terms.total.backward()
+    context.backward(terms.total)
     return terms.metrics | _beta_metrics(generator)
 
 
@@ -70,7 +81,7 @@ def density_step(
     """
     generator = networks.generator
     ws = make_styles(generator, latents, context, swap_together=True)
-    head = generator.make_field(ws, noise_mode=context.noise_mode)
+    head = make_head(generator, ws, context)
     density = head.density(head.sdf(points))
     terms = LossSum()
     terms.add(
@@ -78,7 +89,7 @@ def density_step(
         loss.density_smoothness,
         lambda: geometry.density_smoothness_loss(*density.chunk(2, dim=1)),
     )
-    (terms.total * interval).backward()
+    context.backward(terms.total * interval)
     return terms.metrics
 
 
@@ -88,16 +99,14 @@ def sphere_initialization_step(
     """Train the generator to make spheres of the whole and of every part (spec 8.6)."""
     generator = networks.generator
     ws = make_styles(generator, latents, context)
-    head = generator.make_field(ws, noise_mode=context.noise_mode)
-    output = render_head(generator, head, ws, latents, loss, context, with_samples=True)
-    samples = output.samples
+    samples = sample_head(generator, make_head(generator, ws, context), latents, context)
     value = geometry.sphere_initialization_loss(
         samples.sdf.flatten(1, 2),
         samples.class_sdf.flatten(1, 2),
         samples.points.flatten(1, 2),
         radius=loss.sphere_radius,
     )
-    value.backward()
+    context.backward(value)
     return {"Loss/G_init/initloss": value.detach(), **_beta_metrics(generator)}
 
 
@@ -105,7 +114,7 @@ def discriminator_step(
     networks: Networks, latents: Latents, real: RealBatch, loss: LossSettings, context: StepContext
 ) -> Metrics:
     """Train the image discriminator to tell generated from real (spec 8.5)."""
-    output = generate_fakes(networks.generator, latents, loss, context)
+    output = generate_fakes(networks.generator, latents, context, with_segmentation=False)
     fake_logits = discriminate(
         networks.discriminator, output.image, output.image_raw, latents.camera, context
     )
@@ -113,7 +122,7 @@ def discriminator_step(
         networks.discriminator, real.image, real_raw(real, context), real.camera, context
     )
     value = discriminator_logistic_loss(fake_logits, real_logits)
-    value.mean().backward()
+    context.backward(value.mean())
     return {
         "Loss/D/loss": value.detach(),
         **score_metrics("fake", fake_logits),
@@ -132,10 +141,17 @@ def r1_step(
     """Penalise the image discriminator's gradient at real images (spec 8.5)."""
     image = real.image.detach().requires_grad_()
     image_raw = real_raw(real, context).detach().requires_grad_()
-    logits = discriminate(networks.discriminator, image, image_raw, real.camera, context)
+    logits = discriminate(
+        networks.discriminator,
+        image,
+        image_raw,
+        real.camera,
+        context,
+        differentiable_twice=True,
+    )
     penalty = r1_penalty(logits, [image, image_raw])
     weighted = loss.r1_gamma / 2 * penalty
-    (weighted.mean() * interval).backward()
+    context.backward(weighted.mean() * interval)
     return {"Loss/r1_penalty": penalty.detach(), "Loss/D/reg": weighted.detach()}
 
 
@@ -143,7 +159,7 @@ def semantic_discriminator_step(
     networks: Networks, latents: Latents, real: RealBatch, loss: LossSettings, context: StepContext
 ) -> Metrics:
     """Train the image-and-mask discriminator to tell generated from real (spec 8.5)."""
-    output = generate_fakes(networks.generator, latents, loss, context)
+    output = generate_fakes(networks.generator, latents, context, with_segmentation=True)
     fake_logits = discriminate(
         networks.semantic_discriminator,
         torch.cat([output.image, output.segmentation], dim=1),
@@ -155,7 +171,7 @@ def semantic_discriminator_step(
         networks.semantic_discriminator, *real_with_mask(real, context), real.camera, context
     )
     value = discriminator_logistic_loss(fake_logits, real_logits)
-    value.mean().backward()
+    context.backward(value.mean())
     return {
         "Loss/D/loss_semantic": value.detach(),
         **score_metrics("fake_semantic", fake_logits),
@@ -173,10 +189,12 @@ def semantic_r1_step(
 ) -> Metrics:
     """Penalise the image-and-mask discriminator's gradient at real images and masks (spec 8.5)."""
     pair = [tensor.detach().requires_grad_() for tensor in real_with_mask(real, context)]
-    logits = discriminate(networks.semantic_discriminator, *pair, real.camera, context)
+    logits = discriminate(
+        networks.semantic_discriminator, *pair, real.camera, context, differentiable_twice=True
+    )
     penalty = r1_penalty(logits, pair)
     weighted = loss.semantic_r1_gamma / 2 * penalty
-    (weighted.mean() * interval).backward()
+    context.backward(weighted.mean() * interval)
     return {
         "Loss/r1_penalty_semantic": penalty.detach(),
         "Loss/D/reg_semantic": weighted.detach(),
@@ -256,19 +274,21 @@ def _add_geometry_terms(
     loss: LossSettings,
     context: StepContext,
 ) -> None:
+    if not loss.needs_samples:
+        return
     samples = output.samples
-    sdf, class_sdf = samples.sdf.flatten(1, 2), samples.class_sdf.flatten(1, 2)
     with_detached_whole = loss.with_detached_whole
-    terms.add(
-        "G_eikonal",
-        loss.eikonal,
-        lambda: _eikonal_term(head, samples.points.flatten(1, 2), loss, context),
-    )
+    terms.add("G_eikonal", loss.eikonal, lambda: _eikonal_term(head, samples, loss, context))
     terms.add(
         "G_g_minimal_surface",
         loss.minimal_surface,
-        lambda: geometry.minimal_surface_loss(sdf, sharpness=loss.minimal_surface_sharpness),
+        lambda: geometry.minimal_surface_loss(
+            samples.sdf, sharpness=loss.minimal_surface_sharpness
+        ),
     )
+    if not loss.has_consistency:
+        return
+    sdf, class_sdf = _consistency_distances(head, samples, loss, context)
     terms.add(
         "G_sdf_consist_loss",
         loss.sdf_consistency,
@@ -285,19 +305,46 @@ def _add_geometry_terms(
 
 def _eikonal_term(
     head: TriPlaneField,
-    points: Tensor,  # [B, N, 3]
+    samples: RaySamples,
     loss: LossSettings,
     context: StepContext,
-) -> Tensor:
-    if loss.eikonal_points is not None and loss.eikonal_points < points.shape[1]:
-        # The mean over a random subset is an unbiased estimate of the mean over all.
-        shape = (loss.eikonal_points,)
-        chosen = torch.randint(
-            points.shape[1], shape, generator=context.random, device=points.device
-        )
-        points = points[:, chosen]
-    points = points.detach().requires_grad_()
-    return eikonal_loss(sdf_gradient(head.sdf(points), points))
+) -> Tensor:  # scalar
+    if loss.eikonal_points is None:
+        return eikonal_loss(samples.sdf_gradient)
+    points = samples.points.flatten(1, 2)
+    chosen = _choose(points, loss.eikonal_points, context)
+    _, gradient = sdf_and_gradient(head, points[:, chosen])
+    return eikonal_loss(gradient)
+
+
+def _consistency_distances(
+    head: TriPlaneField,
+    samples: RaySamples,
+    loss: LossSettings,
+    context: StepContext,
+) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
+    """Return distances at all samples or some; parts that no picture needs are looked up there."""
+    points, sdf = samples.points.flatten(1, 2), samples.sdf.flatten(1, 2)
+    class_sdf = samples.class_sdf.flatten(1, 2)
+    if loss.consistency_points is not None:
+        chosen = _choose(points, loss.consistency_points, context)
+        points, sdf, class_sdf = points[:, chosen], sdf[:, chosen], class_sdf[:, chosen]
+    if not loss.needs_classes_everywhere:
+        class_sdf = head.decoder.class_distances(head.shape_features(points))
+    return sdf, class_sdf
+
+
+def _choose(
+    points: Tensor,  # [B, N, 3]
+    number: int,
+    context: StepContext,
+) -> Tensor:  # [number], or all N if those are fewer
+    """Draw samples uniformly: a mean over them is an unbiased estimate of the mean over all."""
+    if number >= points.shape[1]:
+        return torch.arange(points.shape[1], device=points.device)
+    return torch.randint(
+        points.shape[1], (number,), generator=context.random, device=points.device
+    )
 
 
 def _add_class_render_terms(

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import Function
 
 from torch_utils.ops.upfirdn2d import (
     Padding,
@@ -75,6 +77,8 @@ def _convolve(
 ) -> Tensor:
     if not flip_weight and weight.shape[-1] > 1:
         weight = weight.flip([2, 3])
+    if stride > 1 and _has_slow_weight_gradient(x, weight):
+        return _StridedConvolution.apply(x, weight, stride, padding, groups, False)
     return F.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
 
 
@@ -95,5 +99,47 @@ def _transposed(
     pads = pads.plus(Padding(1 - width, up - width, 1 - height, up - height))
     # What is cropped on both sides anyway is not computed in the first place.
     crop_x, crop_y = max(min(-pads.x0, -pads.x1), 0), max(min(-pads.y0, -pads.y1), 0)
-    x = F.conv_transpose2d(x, weight, stride=up, padding=(crop_y, crop_x), groups=groups)
+    crop = (crop_y, crop_x)
+    if _has_slow_weight_gradient(x, weight):
+        x = _StridedConvolution.apply(x, weight, up, crop, groups, True)
+    else:
+        x = F.conv_transpose2d(x, weight, stride=up, padding=crop, groups=groups)
     return x, pads.plus(Padding(crop_x, crop_x, crop_y, crop_y))
+
+
+def _has_slow_weight_gradient(x: Tensor, weight: Tensor) -> bool:
+    is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    is_recorded = torch.is_grad_enabled() and weight.requires_grad
+    on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and is_recorded and is_channels_last and not x.is_contiguous()
+
+
+class _StridedConvolution(Function):
+    """A convolution, or a transposed one, of a channels-last image on a CPU.
+
+    Channels-last is the fastest layout for it and for the gradient of the image, but two to three
+    times as slow as the other one for the gradient of strided weights.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, stride, padding, groups, is_transposed):
+        ctx.save_for_backward(x, weight)
+        ctx.options = ([stride] * 2, list(padding), [1, 1], is_transposed, [0, 0], groups)
+        return torch.convolution(x, weight, None, *ctx.options)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolution_gradient(ctx, grad, x, weight, [True, False, False])[0]
+        if ctx.needs_input_grad[1]:
+            x = x.contiguous()
+            grad_weight = _convolution_gradient(ctx, grad, x, weight, [False, True, False])[1]
+        return grad_x, grad_weight, None, None, None, None
+
+
+def _convolution_gradient(
+    ctx, grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+) -> tuple[Tensor | None, ...]:
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *ctx.options, wanted)

@@ -40,6 +40,8 @@ class LossSettings:
             times `r1_gamma`.
         minimal_surface_sharpness: Inverse width of the shell charged, per world unit.
         eikonal_points: Random samples an image that the eikonal term looks at; null takes all.
+        consistency_points: The same for `sdf_consistency` and `density_consistency`. It saves time
+            where nothing else asks for the parts at all samples: without `semantic_adversarial`.
         density_points: Points an image of the smoothness term.
         density_distance: Standard deviation of their displacement, world units.
         density_extent: Half side of the cube they come from, world units; null is the planes' box.
@@ -68,6 +70,7 @@ class LossSettings:
     semantic_r1_gamma: float = 10.0
     minimal_surface_sharpness: float = 100.0
     eikonal_points: int | None = None
+    consistency_points: int | None = None
     density_points: int = 1000
     density_distance: float = 0.004
     density_extent: float | None = None
@@ -81,6 +84,22 @@ class LossSettings:
     def has_class_renders(self) -> bool:
         """Whether any term needs parts rendered alone, the most expensive thing to compute."""
         return self.class_color_consistency > 0 or self.color_consistency > 0
+
+    @property
+    def has_consistency(self) -> bool:
+        """Whether the whole's distances are compared with the parts'."""
+        return self.sdf_consistency > 0 or self.density_consistency > 0
+
+    @property
+    def needs_classes_everywhere(self) -> bool:
+        """Whether the parts' distances are needed at all samples of a picture."""
+        return self.has_semantic_discriminator or self.has_class_renders
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether any term looks at the samples of a picture."""
+        has_terms = self.eikonal > 0 or self.minimal_surface > 0 or self.has_consistency
+        return has_terms or self.has_class_renders
 
     @property
     def has_semantic_discriminator(self) -> bool:

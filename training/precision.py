@@ -1,0 +1,42 @@
+"""Low precision inside the trained networks; what must be exact stays in float32."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mate3d.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TrainingPrecision:
+    """How precisely backbone, super-resolutions and discriminators run.
+
+    Mapping, rays, depths, distances and their gradients, densities, compositing, losses, R1 and the
+    optimiser are float32 whatever is chosen.
+
+    Args:
+        name: "fp32", "bf16" or "fp16".
+        device: Where training runs.
+
+    Raises:
+        UserError: If the name is another one.
+    """
+
+    name: str = "fp32"
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self):
+        if self.name not in DTYPES:
+            raise UserError(f"train.precision={self.name}; use {', '.join(DTYPES)}")
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the networks run."""
+        is_low = self.name != "fp32"
+        dtype = DTYPES[self.name] if is_low else None
+        return torch.autocast(self.device.type, dtype, enabled=is_low)
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """Return what keeps small gradients of float16 above zero; it does nothing for others."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
