@@ -1,100 +1,342 @@
-"""Time the operations of torch_utils against their references: `python benchmarks/bench_ops.py`.
+"""Time the operations of torch_utils at the sizes of the full model, each against PyTorch's.
 
-Prints processor milliseconds, the best of several runs, forward and with first gradients.
+    python benchmarks/bench_ops.py device=cuda dtypes=float32,float16 runs=15
+    python benchmarks/bench_ops.py device=cpu size=reduced runs=5
+
+Words it takes:
+
+    device=cpu               cpu or cuda; on cuda "fast" is the kernel and "slow" PyTorch's
+                             operations, on a CPU these and the plain formula of each operation
+    size=full                full: 512 px images, 256 px planes, 128 x 128 rays of 96 samples;
+                             reduced: a quarter of every side
+    dtypes=float32           types to measure, separated by commas
+    cases=                   only cases whose names contain this
+    runs=5                   fast and slow alternate so often after a warm-up; medians
+    output=                  also write the JSON here
+
+The last line is one JSON object. `bytes` is what an operation has to read and write at least once;
+`share_of_limit` is the rate at which "fast" moves them, over `copy_gb_per_second`, measured by a
+large copy in the same run. A look-up reads most rows of the planes many times, from the cache:
+`gathered_bytes` counts them all, and `share_of_cache_limit` compares their rate with
+`cache_gb_per_second`, that of a sum that reads one small tensor over and over. On CUDA the caches
+are emptied before every call. On a CPU the seconds are the processor's.
 """
 
-import time
-from collections.abc import Callable
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-import torch.nn.functional as F
+from common import Stopwatch, describe_machine, read_words, report
 from torch import Tensor
 
+from mate3d.cameras import make_camera
+from mate3d.rays import sample_rays
+from mate3d.triplane import project_points
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.triplane_sample import triplane_sample
+from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
-NUM_RUNS = 5
+DEFAULTS = {
+    "device": "cpu",
+    "size": "full",
+    "dtypes": "float32",
+    "cases": "",
+    "runs": "5",
+    "output": "",
+}
 
 
-def measure(function: Callable[[], object]) -> float:
-    """Return the least processor time of a call, in milliseconds."""
-    function()
-    times = []
-    for _ in range(NUM_RUNS):
-        start = time.process_time()
-        function()
-        times.append(time.process_time() - start)
-    return 1000 * min(times)
+@dataclass(frozen=True)
+class Case:
+    """One operation or derivative at one size.
+
+    Args:
+        name: In the results.
+        fast: Call the implementation that users get.
+        slow: Call what it is compared with.
+        num_bytes: Least traffic: every input read and every result written once.
+        gathered_bytes: Traffic with every row of the planes counted as often as it is read or
+            added to; None for operations that touch everything once.
+    """
+
+    name: str
+    fast: Callable[[], object]
+    slow: Callable[[], object]
+    num_bytes: int
+    gathered_bytes: int | None = None
 
 
-def report(name: str, function: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """Print the times of one function, without and with gradients of all inputs."""
-    with torch.no_grad():
-        cotangent = torch.ones_like(function(*inputs))
-        forward = measure(lambda: function(*inputs))
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    both = measure(lambda: torch.autograd.grad(function(*leaves), leaves, cotangent))
-    print(f"{name:<58} {forward:9.2f} {both:9.2f}", flush=True)
+@dataclass(frozen=True)
+class Setting:
+    """Where and how large."""
+
+    device: torch.device
+    dtype: torch.dtype
+    shrink: int  # factor on every side
+
+    @property
+    def slow_impl(self) -> str:
+        """Name of the implementation to compare with."""
+        return "pytorch" if self.device.type == "cuda" else "reference"
+
+    def normal(self, *shape: int, channels_last: bool = False) -> Tensor:
+        """Return normal numbers."""
+        x = torch.randn(shape, device=self.device).to(self.dtype)
+        return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def bench_bias_act() -> None:
-    """Time the activation of a synthesis layer."""
-    x, bias = torch.randn(4, 64, 128, 128), torch.randn(64)
-    for clamp in (None, 256.0):
-        for impl in ("auto", "reference"):
-            report(
-                f"bias_act lrelu [4, 64, 128, 128] clamp={clamp} {impl}",
-                lambda x, b, c=clamp, i=impl: bias_act(x, b, activation="lrelu", clamp=c, impl=i),
-                x,
-                bias,
-            )
+def size_of(*tensors: Tensor) -> int:
+    """Return the bytes of tensors."""
+    return sum(x.numel() * x.element_size() for x in tensors)
 
 
-def bench_upfirdn2d() -> None:
-    """Time the resamplings of synthesis and discriminator blocks."""
-    taps = setup_filter((1, 3, 3, 1))
-    options = {
-        "upsample": {"up": 2, "padding": (2, 1, 2, 1), "gain": 4},
-        "filter": {"padding": (1, 1, 1, 1)},
-        "downsample": {"down": 2, "padding": (1, 1, 1, 1)},
+def forward_call(function: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], object]:
+    """Return a call that keeps nothing for gradients."""
+    return torch.no_grad()(lambda: function(*inputs))
+
+
+def gradient_call(
+    function: Callable[..., Tensor], inputs: list[Tensor], wanted: int
+) -> Callable[[], object]:
+    """Return a call of the backward pass alone, to one of the inputs."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    result = function(*leaves)
+    cotangent = torch.ones_like(result)
+    return lambda: torch.autograd.grad(result, leaves[wanted], cotangent, retain_graph=True)
+
+
+def bias_act_cases(setting: Setting) -> Iterator[Case]:
+    """Yield the activation of super-resolution layers, forward and backward, in both layouts."""
+    side = 512 // setting.shrink
+    bias = setting.normal(128)
+
+    def call(x, impl="auto"):
+        return bias_act(x, bias, activation="lrelu", clamp=256.0, impl=impl)
+
+    def slow(x):
+        return call(x, setting.slow_impl)
+
+    for layout in ("contiguous", "channels_last"):
+        x = setting.normal(1, 128, side, side, channels_last=layout == "channels_last")
+        calls = (forward_call(function, [x]) for function in (call, slow))
+        yield Case(f"bias_act lrelu {layout}", *calls, 2 * size_of(x))
+        calls = (gradient_call(function, [x], 0) for function in (call, slow))
+        yield Case(f"bias_act lrelu gradient {layout}", *calls, 3 * size_of(x))
+
+
+def upfirdn2d_cases(setting: Setting) -> Iterator[Case]:
+    """Yield the resamplings of generator, super-resolution and discriminators."""
+    taps = setup_filter((1, 3, 3, 1), device=setting.device)
+    separable = setup_filter((1, 3, 3, 1), separable=True, device=setting.device)
+    blur = setup_filter([1.0] * 13, separable=True, device=setting.device)
+    cases = {
+        "filter after the last up-sampling convolution": (taps, (128, 515), {"gain": 4}),
+        "separable filter, four taps": (separable, (128, 515), {"gain": 4}),
+        "upsample planes": (taps, (96, 128), {"up": 2, "padding": (2, 1, 2, 1), "gain": 4}),
+        "upsample 128 channels": (taps, (128, 256), {"up": 2, "padding": (2, 1, 2, 1), "gain": 4}),
+        "downsample discriminator": (taps, (256, 512), {"down": 2, "padding": (1, 1, 1, 1)}),
+        "blur of images, thirteen taps": (blur, (24, 512), {"padding": (6, 6, 6, 6)}),
     }
-    for shape in ((4, 96, 64, 64), (1, 128, 128, 128), (4, 512, 16, 16)):
-        for name, args in options.items():
-            for impl in ("auto", "reference"):
-                report(
-                    f"{name} {list(shape)} {impl}",
-                    lambda x, a=args, i=impl: upfirdn2d(x, taps, **a, impl=i),
-                    torch.randn(shape),
-                )
+    for name, (filter, (channels, side), options) in cases.items():
+        for layout in ("contiguous", "channels_last"):
+            side_now = max(side // setting.shrink, 8)
+            is_last = layout == "channels_last"
+            x = setting.normal(1, channels, side_now, side_now, channels_last=is_last)
+            call = partial(upfirdn2d, filter=filter, **options)
+            slow = partial(call, impl=setting.slow_impl)
+            calls = (forward_call(function, [x]) for function in (call, slow))
+            yield Case(f"upfirdn2d {name} {layout}", *calls, size_of(x, call(x)))
 
 
-def grid_sample_mean(planes: Tensor, plane_points: Tensor) -> Tensor:
-    """Look up by PyTorch's own function, which has no second derivative."""
-    features = F.grid_sample(
-        planes.flatten(0, 1), plane_points.flatten(0, 1)[:, None], align_corners=False
+def look_up_points(setting: Setting) -> Tensor:  # [1, 3, N, 2]
+    """Return the samples of the full model's rays, projected on the planes."""
+    camera = make_camera(yaw=0.3, pitch=0.1).to(setting.device)
+    origins, directions = sample_rays(camera, 128 // setting.shrink)
+    depths = torch.linspace(2.25, 3.3, 96 // setting.shrink, device=setting.device)
+    points = origins[:, :, None] + directions[:, :, None] * depths[:, None]
+    return project_points(2 * points.flatten(1, 2), "xy_xz_yz")
+
+
+def triplane_cases(setting: Setting) -> Iterator[Case]:
+    """Yield look-up and derivatives; the derivatives of the second order are the eikonal loss's."""
+    side, channels = 256 // setting.shrink, 32
+    # Channels of a pixel are neighbours, as the look-up wants them; else it copies them first.
+    planes = setting.normal(1, 3, side, side, channels).permute(0, 1, 4, 2, 3)
+    points = look_up_points(setting)
+    features = setting.normal(1, points.shape[2], channels)
+    rows = 12 * size_of(features)  # read for one feature vector each
+
+    def look_up(planes, points, impl="auto"):
+        return triplane_sample(planes, points, impl=impl)
+
+    def pull_back(features, planes, points, impl="auto"):
+        return triplane_sample_points_gradient(features, planes, points, impl=impl)
+
+    def plain_pull_back(features, planes, points):
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            found = triplane_sample(planes, leaf, impl="reference")
+        return torch.autograd.grad(found, leaf, features)[0]
+
+    def slow_look_up(planes, points):
+        return look_up(planes, points, setting.slow_impl)
+
+    def slow_pull_back(features, planes, points):
+        if setting.slow_impl == "reference":
+            return plain_pull_back(features, planes, points)
+        return pull_back(features, planes, points, setting.slow_impl)
+
+    read = size_of(points, features)
+    yield Case(
+        "triplane_sample",
+        *(forward_call(function, [planes, points]) for function in (look_up, slow_look_up)),
+        read + size_of(planes),
+        read + rows,
     )
-    return features.view(len(planes), 3, planes.shape[2], -1).mean(1).transpose(1, 2)
-
-
-def bench_triplane_sample() -> None:
-    """Time look-ups of random points, the worst case for a cache."""
-    for size, num_points in ((64, 50_000), (256, 100_000)):
-        planes = torch.randn(1, 3, 32, size, size)
-        plane_points = torch.rand(1, 3, num_points, 2) * 2 - 1
-        name = f"planes {size} px, {num_points} points"
-        report(f"triplane_sample {name} auto", triplane_sample, planes, plane_points)
-        report(
-            f"triplane_sample {name} reference",
-            lambda planes, points: triplane_sample(planes, points, impl="reference"),
-            planes,
-            plane_points,
+    sums, added = planes.numel() * 4, 12 * features.numel() * 4
+    yield Case(
+        "triplane_sample gradient of planes",
+        *(gradient_call(function, [planes, points], 0) for function in (look_up, slow_look_up)),
+        read + sums,
+        read + added,
+    )
+    inputs = [features, planes, points]
+    pull_backs = (pull_back, slow_pull_back)
+    yield Case(
+        "triplane_sample gradient of points",
+        *(forward_call(function, inputs) for function in pull_backs),
+        read + size_of(planes, points),
+        read + rows + size_of(points),
+    )
+    if setting.slow_impl == "reference":
+        return
+    second = {
+        "features": size_of(points) + rows,
+        "planes": added,
+        "points": 2 * size_of(points) + rows,
+    }
+    for wanted, (name, gathered) in enumerate(second.items()):
+        yield Case(
+            f"triplane_sample second derivative, {name}",
+            *(gradient_call(function, inputs, wanted) for function in pull_backs),
+            read + size_of(points, planes),
+            read + gathered,
         )
-        report(f"grid_sample {name}", grid_sample_mean, planes, plane_points)
+
+
+class Timer:
+    """Times calls on a device; on CUDA with empty caches and without the host's share."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._filler = torch.empty(2**28 if device.type == "cuda" else 0, device=device)
+
+    def __call__(self, function: Callable[[], object]) -> float:
+        """Return the seconds of one call."""
+        if self.device.type != "cuda":
+            with Stopwatch(self.device) as watch:
+                function()
+            return watch.processor_seconds
+        # The device is busy with this while the host prepares the call.
+        self._filler.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+
+
+def median_seconds(timer: Timer, functions: dict[str, Callable[[], object]], runs: int):
+    """Return the median seconds of functions that alternate, after one warm-up each."""
+    for function in functions.values():
+        timer(function)
+    times = {name: [] for name in functions}
+    for _ in range(runs):
+        for name, function in functions.items():
+            times[name].append(timer(function))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure_limits(timer: Timer, runs: int) -> dict[str, float]:
+    """Return the rates of a large copy and of reading one small tensor many times."""
+    is_cuda = timer.device.type == "cuda"
+    source = torch.ones(2**28 if is_cuda else 2**24, device=timer.device)
+    target = torch.empty_like(source)
+    # Sixteen MiB fit the cache of a large GPU, half a MiB that of a processor's core.
+    small = torch.ones(2**22 if is_cuda else 2**17, device=timer.device)
+    repeats = 256
+    seconds = median_seconds(
+        timer,
+        {
+            "copy": lambda: target.copy_(source),
+            "cache": lambda: small.expand(repeats, -1).sum(0),
+        },
+        runs,
+    )
+    return {
+        "copy_gb_per_second": 2 * size_of(source) / seconds["copy"] / 1e9,
+        "cache_gb_per_second": repeats * size_of(small) / seconds["cache"] / 1e9,
+    }
+
+
+def measure(case: Case, timer: Timer, limits: dict[str, float], runs: int) -> dict[str, object]:
+    """Return one entry of the results."""
+    seconds = median_seconds(timer, {"fast": case.fast, "slow": case.slow}, runs)
+    rate = case.num_bytes / seconds["fast"] / 1e9
+    entry = {
+        "seconds_fast": seconds["fast"],
+        "seconds_slow": seconds["slow"],
+        "speedup": seconds["slow"] / seconds["fast"],
+        "bytes": case.num_bytes,
+        "gb_per_second": rate,
+        "share_of_limit": rate / limits["copy_gb_per_second"],
+    }
+    if case.gathered_bytes is not None:
+        gathered = case.gathered_bytes / seconds["fast"] / 1e9
+        entry["gathered_bytes"] = case.gathered_bytes
+        entry["share_of_cache_limit"] = gathered / limits["cache_gb_per_second"]
+    return entry
+
+
+def main() -> None:
+    """Measure every case for every type, and report."""
+    options = read_words(DEFAULTS)
+    if options["size"] not in ("full", "reduced"):
+        sys.exit(f"error: size is '{options['size']}'; allowed are full and reduced")
+    device, runs = torch.device(options["device"]), int(options["runs"])
+    torch.manual_seed(0)
+    timer = Timer(device)
+    limits = measure_limits(timer, runs)
+    results = {}
+    for dtype_name in options["dtypes"].split(","):
+        shrink = 4 if options["size"] == "reduced" else 1
+        setting = Setting(device, getattr(torch, dtype_name), shrink)
+        for make_cases in (bias_act_cases, upfirdn2d_cases, triplane_cases):
+            for case in make_cases(setting):
+                if options["cases"] in case.name:
+                    entry = measure(case, timer, limits, runs)
+                    results[f"{case.name}, {dtype_name}"] = entry
+                    print(
+                        f"{case.name + ', ' + dtype_name:<78} {1000 * entry['seconds_fast']:9.3f}"
+                        f" {1000 * entry['seconds_slow']:9.3f} ms {entry['share_of_limit']:6.2f}",
+                        flush=True,
+                    )
+    document = {
+        "benchmark": "ops",
+        **describe_machine(device),
+        "cuda_version": torch.version.cuda,
+        "size": options["size"],
+        "slow": "PyTorch's operations" if device.type == "cuda" else "plain formulas",
+        "runs": runs,
+        **limits,
+        "cases": results,
+    }
+    report(document, options["output"])
 
 
 if __name__ == "__main__":
-    print(f"{'':<58} {'forward':>9} {'+backward':>9}")
-    bench_bias_act()
-    bench_upfirdn2d()
-    bench_triplane_sample()
+    main()
