@@ -1,12 +1,14 @@
 """Source and edited features joined by a region of points, decoded once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from editing.regions import EditRegion
+from editing.regions import EditRegion, reachable_points
 from mate3d.field import FieldSamples, TriPlaneField
+from mate3d.triplane import pull_back_to_points
 
 
 @dataclass
@@ -46,7 +48,11 @@ class FusedField:
         index = share[0, :, 0].nonzero().squeeze(1)
         if len(index) == 0:
             return samples
-        fused = self.source.decode(*self._fused_features(points[:, index], share[:, index]))
+        part = points[:, index], share[:, index]
+        fused = self.source.decode(
+            self._fused(TriPlaneField.texture_features, *part),
+            self._fused(TriPlaneField.shape_features, *part),
+        )
         return FieldSamples(
             features=samples.features.index_copy(1, index, fused.features),
             sdf=samples.sdf.index_copy(1, index, fused.sdf),
@@ -61,11 +67,13 @@ class FusedField:
         features = self.source.shape_features(points)
         # Asked as the source's own field asks it, so that not even rounding differs.
         sdf = self.source.decoder.sdf(features)
-        _, source_class_sdf = self.source.decoder.distances(features)
+        source_class_sdf = self.source.decoder.class_distances(features)
         share = self._share(points, source_class_sdf, self._edited_class_sdf(points))
         index = share[0, :, 0].nonzero().squeeze(1)
-        _, shape_features = self._fused_features(points[:, index], share[:, index])
-        return sdf.index_copy(1, index, self.source.decoder.sdf(shape_features))
+        if len(index) == 0:
+            return sdf
+        features = self._fused(TriPlaneField.shape_features, points[:, index], share[:, index])
+        return sdf.index_copy(1, index, self.source.decoder.sdf(features))
 
     def share(
         self,
@@ -73,8 +81,62 @@ class FusedField:
     ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
         """Return the region's share of the edited copy at world points."""
         with torch.no_grad():
-            source_class_sdf = self.source.sample(points).class_sdf
-        return self._share(points, source_class_sdf, self._edited_class_sdf(points))
+            source_class_sdf = self.source.decoder.class_distances(
+                self.source.shape_features(points)
+            )
+        return self.share_of(points, source_class_sdf)
+
+    @torch.no_grad()
+    def share_of(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
+        """Return it where the source's class distances are known; asks the copy in reach only."""
+        index = reachable_points(self.region, points, source_class_sdf)[0].nonzero().squeeze(1)
+        share = torch.zeros_like(points[..., :1])
+        if len(index) == 0:
+            return share
+        part = points[:, index]
+        found = self._share(part, source_class_sdf[:, index], self._edited_class_sdf(part))
+        return share.index_copy(1, index, found)
+
+    def distances(
+        self,
+        points: Tensor,  # [1, M, 3]
+        share: Tensor,  # [1, M, 1], above 0
+    ) -> Tensor:  # [1, M, 1 + K]
+        """Return the whole head's distance and those of its parts inside the region."""
+        features = self._fused(TriPlaneField.shape_features, points, share)
+        return torch.cat(self.source.decoder.distances(features), dim=-1)
+
+    def colors(
+        self,
+        points: Tensor,  # [1, M, 3]
+        share: Tensor,  # [1, M, 1], above 0
+    ) -> Tensor:  # [1, M, C]
+        """Return colour features inside the region."""
+        features = self._fused(TriPlaneField.texture_features, points, share)
+        return self.source.decoder.colors(features)
+
+    def sdf_gradient(
+        self,
+        points: Tensor,  # [1, M, 3]
+        share: Tensor,  # [1, M, 1], above 0
+    ) -> Tensor:  # [1, M, 3]
+        """Return the gradient of the distance inside the region, in closed form.
+
+        It is differentiable for the copy. The region's edge counts as constant, as in `sample`.
+        """
+        features = self._fused(TriPlaneField.shape_features, points, share)
+        feature_gradient = self.source.decoder.sdf_gradient(features)
+
+        def pull_back(field: TriPlaneField, points: Tensor) -> Tensor:
+            return pull_back_to_points(
+                feature_gradient, field.shape_planes, points, field.box_size, field.plane_layout
+            )
+
+        return self._fused(pull_back, points, share)
 
     def density(
         self,
@@ -107,7 +169,7 @@ class FusedField:
         self,
         points: Tensor,  # [1, N, 3]
     ) -> Tensor:  # [1, N, K]
-        return self.edited.decoder.distances(self.edited.shape_features(points))[1]
+        return self.edited.decoder.class_distances(self.edited.shape_features(points))
 
     @torch.no_grad()
     def _share(
@@ -119,14 +181,13 @@ class FusedField:
         assert len(points) == 1, points.shape
         return self.region(points, source_class_sdf, edited_class_sdf)
 
-    def _fused_features(
+    def _fused(
         self,
+        look_up: Callable[[TriPlaneField, Tensor], Tensor],
         points: Tensor,  # [1, M, 3]
         share: Tensor,  # [1, M, 1]
-    ) -> tuple[Tensor, Tensor]:  # texture [1, M, C], shape [1, M, C]
-        edited = self.edited.plane_features(points)
+    ) -> Tensor:  # [1, M, C]
+        edited = look_up(self.edited, points)
         if bool((share == 1).all()):
             return edited
-        source = self.source.plane_features(points)
-        texture, shape = map(torch.lerp, source, edited, (share, share))
-        return texture, shape
+        return torch.lerp(look_up(self.source, points), edited, share)

@@ -12,12 +12,12 @@ from tqdm import tqdm
 from editing import losses
 from editing.distillation import distill
 from editing.edited_generator import EditedGenerator
+from editing.fast_views import make_views
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.masks import edit_mask
 from editing.options import EditOptions
-from editing.soft_field import SoftField
-from mate3d.field import Field
+from editing.views import SourceView
 from mate3d.generator import RenderOutput
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 
@@ -64,7 +64,8 @@ class EditLoop:
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
         self.beta = self._soft_beta()
-        self._show_source()
+        self.views = make_views(edited, exact=options.exact)
+        self.source_view = self.views.source(target.camera, self.beta)
         self.pixel_weights = self._make_pixel_weights()
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
@@ -87,16 +88,6 @@ class EditLoop:
         soft_beta, own_beta = self.options.soft_beta, self.edited.generator.decoder.beta.item()
         return soft_beta if soft_beta is not None and soft_beta > own_beta else None
 
-    def _show_source(self) -> None:
-        """Render the source at the painted view as sharp as the edit is rendered."""
-        with torch.no_grad():
-            source = self.edited.render(self._seen(self.edited.source_field()), self.target.camera)
-        self.source_image = source.image
-        self.source_label_map = segmentation_to_label_map(source.segmentation)
-
-    def _seen(self, field: Field) -> Field:
-        return field if self.beta is None else SoftField(field, self.beta)
-
     def step(self, progress: float) -> dict[str, float]:
         """Render, guide, and take one optimiser step unless the loss is not finite.
 
@@ -108,7 +99,7 @@ class EditLoop:
         """
         if self.beta is not None and progress >= self.options.soft_share:
             self.beta = None
-            self._show_source()
+            self.source_view = self.views.source(self.target.camera, self.beta)
         head = self.edited.fused_field()
         terms = self._painted_view_terms(head)
         for name, value in self._random_view_terms(head, progress).items():
@@ -137,12 +128,19 @@ class EditLoop:
         weights, target = self.options.weights, self.target
         if not (weights.mask or weights.mask_raw or weights.preservation):
             return {}
-        view = self.edited.render(self._seen(head), target.camera)
+        source = self.source_view
+        view = self.views.fused(
+            head,
+            source,
+            with_segmentation_gradient=bool(weights.mask) and self.options.mask_loss == "classes",
+        )
         terms = self._mask_terms(view)
         if weights.preservation:
             label_map = segmentation_to_label_map(view.segmentation)
-            inside = self._edit_mask(self.source_label_map, label_map, target.painted_label_map)
-            terms["preservation"] = losses.preservation_loss(view.image, self.source_image, inside)
+            inside = self._edit_mask(source.label_map, label_map, target.painted_label_map)
+            terms["preservation"] = losses.preservation_loss(
+                view.image, source.output.image, inside
+            )
         return terms
 
     def _mask_terms(self, view: RenderOutput) -> dict[str, Tensor]:
@@ -163,26 +161,25 @@ class EditLoop:
         options = self.options
         if not options.weights.distillation:
             return {}
-        camera = self._draw_camera()
         blend = options.distillation.blend
-        view = self.edited.render(self._seen(head), camera, with_normals=blend != "image")
-        label_map = segmentation_to_label_map(view.segmentation)
+        with_normals = blend != "image"
+        source = self.views.source(self._draw_camera(), self.beta, with_normals=with_normals)
+        view = self.views.fused(
+            head, source, with_normals=with_normals, with_segmentation_gradient=False
+        )
         terms = {}
-        source_label_map = None
-        if options.weights.preservation or options.condition == "fixed":
-            with torch.no_grad():
-                source = self.edited.render(self._seen(self.edited.source_field()), camera)
-            source_label_map = segmentation_to_label_map(source.segmentation)
         if options.weights.preservation:
-            inside = self._edit_mask(source_label_map, label_map)
-            terms["preservation"] = losses.preservation_loss(view.image, source.image, inside)
-        conditions = {"updated": label_map, "fixed": source_label_map, "none": None}
+            label_map = segmentation_to_label_map(view.segmentation)
+            inside = self._edit_mask(source.label_map, label_map)
+            terms["preservation"] = losses.preservation_loss(
+                view.image, source.output.image, inside
+            )
         terms["distillation"] = distill(
             self.target.guidance,
             self.target.prompt_embeds,
             image=view.image if blend != "normals" else None,
             normal_image=view.normals,
-            control_image=self._control_image(conditions[options.condition]),
+            control_image=self._control_image(view, source),
             options=options.distillation,
             progress=progress,
             generator=self.generator,
@@ -203,8 +200,12 @@ class EditLoop:
                 head.source, head.edited, outside
             )
         if (weights.eikonal or weights.sdf_consistency) and inside.numel():
-            eikonal, consistency = losses.geometry_losses(head.edited, inside)
-            terms |= {"eikonal": eikonal, "sdf_consistency": consistency}
+            terms |= losses.geometry_losses(
+                head.edited,
+                inside,
+                with_eikonal=bool(weights.eikonal),
+                with_consistency=bool(weights.sdf_consistency),
+            )
         return terms
 
     def _make_pixel_weights(self) -> Tensor:  # [1, H, W]
@@ -212,7 +213,7 @@ class EditLoop:
         num_classes = self.edited.generator.label_set.num_classes
         return losses.pixel_weights(
             painted,
-            self._edit_mask(self.source_label_map, painted),
+            self._edit_mask(self.source_view.label_map, painted),
             zone_weight=self.options.zone_weight,
             outside_weight=self.options.outside_weight,
             class_weights=losses.balanced_class_weights(painted, num_classes),
@@ -221,9 +222,16 @@ class EditLoop:
     def _edit_mask(self, *label_maps: Tensor) -> Tensor:  # [1, 1, H, W] bool
         return edit_mask(label_maps, self.target.class_ids, self.options.zone_dilation_pixels)
 
-    def _control_image(self, label_map: Tensor | None) -> Tensor | None:  # [1, 3, H, W] in 0..1
-        if label_map is None:
+    def _control_image(
+        self, view: RenderOutput, source: SourceView
+    ) -> Tensor | None:  # [1, 3, H, W] in 0..1
+        if self.options.condition == "none":
             return None
+        label_map = (
+            source.label_map
+            if self.options.condition == "fixed"
+            else segmentation_to_label_map(view.segmentation)
+        )
         return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
 
     def _draw_camera(self) -> Tensor:  # [1, 25]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mate3d.field import TriPlaneField, sdf_gradient
+from mate3d.field import TriPlaneField
 from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
 
 
@@ -108,13 +108,20 @@ def feature_preservation_loss(
 def geometry_losses(
     edited: TriPlaneField,
     points: Tensor,  # [1, N, 3], inside the region
-) -> tuple[Tensor, Tensor]:  # eikonal, sdf_consistency: scalars
+    *,
+    with_eikonal: bool = True,
+    with_consistency: bool = True,
+) -> dict[str, Tensor]:  # eikonal, sdf_consistency: scalars
     """Return the eikonal term of the global SDF, and its distance from the union of the parts.
 
     The consistency term is MSE(max(d, 0), min_k max(d_k, 0)) with gradients on both sides, so
-    that the head's surface follows the parts that the mask moves.
+    that the head's surface follows the parts that the mask moves. Only what is asked for is
+    computed.
     """
-    points = points.detach().requires_grad_(True)
-    samples = edited.sample(points)
-    eikonal = eikonal_loss(sdf_gradient(samples.sdf, points))
-    return eikonal, sdf_consistency_loss(samples.sdf, samples.class_sdf, with_detached_whole=False)
+    terms = {}
+    if with_eikonal:
+        terms["eikonal"] = eikonal_loss(edited.sdf_and_gradient(points)[1])
+    if with_consistency:
+        distances = edited.decoder.distances(edited.shape_features(points))
+        terms["sdf_consistency"] = sdf_consistency_loss(*distances, with_detached_whole=False)
+    return terms

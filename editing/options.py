@@ -39,6 +39,8 @@ class EditOptions:
     """How an edit is optimised.
 
     Args:
+        exact: Render every view as a whole instead of what the edit can reach; the same numbers
+            up to rounding, several times slower.
         num_steps: Optimiser steps; each renders the painted and one random view.
         learnable: "ws", "planes" and names of backbone modules; see `EditedGenerator`.
         ws_lr: Adam's learning rate of the style vectors.
@@ -62,6 +64,7 @@ class EditOptions:
         distillation: How the prior is asked.
     """
 
+    exact: bool = False
     num_steps: int = 100
     learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "planes")
     ws_lr: float = 0.002

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
+from editing.views import Views
 from mate3d.atomic import atomic_files
 from mate3d.camera_paths import orbit_angles
 from mate3d.generator import RenderOutput
@@ -49,16 +50,16 @@ class ViewPair:
 @torch.no_grad()
 def render_views(
     edited: EditedGenerator,
+    views: Views,
     painted_camera: Tensor,  # [1, 25]
 ) -> tuple[ViewPair, list[ViewPair]]:
     """Render source and edited head from the painted view, with normals, and all around."""
-    source_head, edited_head = edited.source_field(), edited.fused_field()
+    head = edited.fused_field()
 
     def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
-        return ViewPair(
-            source=edited.render(source_head, camera, with_normals=with_normals),
-            edited=edited.render(edited_head, camera, with_normals=with_normals),
-        )
+        source = views.source(camera, None, with_normals=with_normals)
+        changed = views.fused(head, source, with_normals=with_normals)
+        return ViewPair(source=source.output, edited=changed)
 
     rig = edited.generator.config.camera_rig
     cameras = [rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
@@ -109,13 +110,15 @@ def write_pictures(
 
 
 @torch.no_grad()
-def write_orbit(path: Path, edited: EditedGenerator, *, num_frames: int, fps: int) -> None:
+def write_orbit(
+    path: Path, edited: EditedGenerator, views: Views, *, num_frames: int, fps: int
+) -> None:
     """Write a video of the edited head from cameras on a closed ellipse around the front."""
     head, rig = edited.fused_field(), edited.generator.config.camera_rig
 
     def frame(yaw: float, pitch: float) -> np.ndarray:
-        image = edited.render(head, rig.make_camera(yaw, pitch).to(edited.source_ws)).image
-        return to_uint8(enlarge_for_video(image)[0])
+        source = views.source(rig.make_camera(yaw, pitch).to(edited.source_ws), None)
+        return to_uint8(enlarge_for_video(views.fused(head, source).image)[0])
 
     angles = orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH)
     write_video(path, itertools.starmap(frame, angles), fps)

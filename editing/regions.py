@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,21 @@ class EditRegion(Protocol):
         edited_class_sdf: Tensor,  # [1, N, K]
     ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
         """Return the share of the edited copy's features at points."""
+
+
+@runtime_checkable
+class BoundedRegion(EditRegion, Protocol):
+    """A region of which the source alone says where it can never be, whatever the copy learns.
+
+    Its share at a point must not depend on other points.
+    """
+
+    def reachable(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N] bool
+        """Return where the share can be above 0."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,17 @@ def make_region(
     return PaintedRegion(region, camera, repainted, options.painted_reach)
 
 
+def reachable_points(
+    region: EditRegion,
+    points: Tensor,  # [1, N, 3]
+    source_class_sdf: Tensor,  # [1, N, K]
+) -> Tensor:  # [1, N] bool
+    """Return where an edit may ever act: everywhere, for regions that know no bound."""
+    if isinstance(region, BoundedRegion):
+        return region.reachable(points, source_class_sdf)
+    return torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+
+
 def dilate_volume(
     volume: Tensor,  # [B, H, W, S], 0..1
     size: int,
@@ -108,15 +134,14 @@ def nearest_class(
     return class_sdf.argmin(dim=-1)
 
 
-def _within(
-    share: Tensor,  # [1, N, 1]
+def _is_within(
     source_class_sdf: Tensor,  # [1, N, C], of some classes
     reach: float | None,
-) -> Tensor:  # [1, N, 1]
-    """Empty a region where all these classes of the source are farther away than `reach`."""
+) -> Tensor:  # [1, N, 1] bool
+    """Return where one of these classes of the source is no farther away than `reach`."""
     if reach is None:
-        return share
-    return share * (source_class_sdf.amin(dim=-1, keepdim=True) <= reach)
+        return torch.ones_like(source_class_sdf[..., :1], dtype=torch.bool)
+    return source_class_sdf.amin(dim=-1, keepdim=True) <= reach
 
 
 @dataclass(frozen=True)
@@ -153,7 +178,23 @@ class ClassRegion:
             share = (depth / self.softness + 0.5).clamp(0, 1)
         else:
             share = (depth > 0).to(points.dtype)
-        return _within(share, source_class_sdf[..., list(self.class_ids)], self.reach)
+        return share * self._is_near(source_class_sdf)
+
+    def reachable(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N] bool
+        """Return where the source's edited classes are within reach."""
+        if not self.class_ids:
+            return torch.zeros_like(points[..., 0], dtype=torch.bool)
+        return self._is_near(source_class_sdf).squeeze(-1)
+
+    def _is_near(
+        self,
+        source_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N, 1] bool
+        return _is_within(source_class_sdf[..., list(self.class_ids)], self.reach)
 
     def _depth(
         self,
@@ -191,13 +232,29 @@ class PaintedRegion:
     ) -> Tensor:  # [1, N, 1]
         """Return the larger share of the inner region and of the painted frustum."""
         share = self.inner(points, source_class_sdf, edited_class_sdf)
+        painted = self._painted_share(points) * _is_within(source_class_sdf, self.reach)
+        return torch.maximum(share, painted)
+
+    def reachable(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N] bool
+        """Return where the inner region can be, and the painted frustum near the head."""
+        is_near = _is_within(source_class_sdf, self.reach).squeeze(-1)
+        is_painted = (self._painted_share(points) > 0).squeeze(-1) & is_near
+        return is_painted | reachable_points(self.inner, points, source_class_sdf)
+
+    def _painted_share(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> Tensor:  # [1, N, 1]
         pixels = project_to_pixels(points, self.camera).unsqueeze(1) * 2 - 1
         painted = F.grid_sample(
             self.repainted.to(points.dtype), pixels, mode="bilinear", align_corners=False
         )
         # Rounding leaves traces of neighbouring pixels, which must not touch the source.
-        painted = (painted * (painted > _LEAST_SHARE)).view(1, -1, 1)
-        return torch.maximum(share, _within(painted, source_class_sdf, self.reach))
+        return (painted * (painted > _LEAST_SHARE)).view(1, -1, 1)
 
 
 @dataclass(frozen=True)

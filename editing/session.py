@@ -10,6 +10,7 @@ from torch import Tensor
 
 from editing import receipt as receipts
 from editing.edited_generator import EditedGenerator, check_editable
+from editing.fast_views import make_views
 from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import edit_mask, repainted_pixels
@@ -157,7 +158,8 @@ class EditSession:
             orbit_fps: Its frames per second.
         """
         label_set = self.portrait.generator.label_set
-        painted_view, other_views = render_views(self.edited, self.portrait.camera)
+        views = make_views(self.edited, exact=self.options.exact)
+        painted_view, other_views = render_views(self.edited, views, self.portrait.camera)
         recipe = Recipe(
             prompt=self.request.prompt,
             class_names=self._class_names(),
@@ -169,7 +171,11 @@ class EditSession:
                 temporary, painted_view, other_views, self.request.painted_label_map, label_set
             )
             write_orbit(
-                temporary / "orbit.mp4", self.edited, num_frames=num_orbit_frames, fps=orbit_fps
+                temporary / "orbit.mp4",
+                self.edited,
+                views,
+                num_frames=num_orbit_frames,
+                fps=orbit_fps,
             )
             save_edit(
                 temporary / "edit.safetensors",

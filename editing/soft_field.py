@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mate3d.field import WrappedField
+from mate3d.field import Field, WrappedField
 from mate3d.sdf_decoder import sdf_to_density
 
 
@@ -28,3 +28,8 @@ class SoftField(WrappedField):
     ) -> Tensor:  # [...], per world unit
         """Turn distances into volume density with this sharpness length."""
         return sdf_to_density(sdf, self.beta)
+
+
+def soften(field: Field, beta: float | None) -> Field:
+    """Return a field as sharp as `beta` says; None leaves it as it is."""
+    return field if beta is None else SoftField(field, beta)

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from editing import losses
@@ -76,22 +77,42 @@ def test_feature_preservation_is_zero_for_equal_planes(tiny_generator, tiny_ws):
     assert losses.feature_preservation_loss(field, other, points) > 0
 
 
-def test_geometry_terms_are_zero_for_a_plane_that_is_its_only_part():
-    class Plane:
-        def sample(self, points):
-            sdf = points[..., :1]
-            parts = torch.cat([sdf, sdf + 1], dim=-1)
-            return type("Samples", (), {"sdf": sdf, "class_sdf": parts})
+class Plane:
+    """Distance to a plane that is its only part; as decoder, reads coordinates as features."""
 
-    eikonal, consistency = losses.geometry_losses(Plane(), torch.randn(1, 50, 3))
-    assert eikonal < 1e-8
-    assert consistency == 0
+    decoder = property(lambda self: self)
+
+    def shape_features(self, points):
+        return points
+
+    def sdf_and_gradient(self, points):
+        return points[..., :1], torch.tensor([1.0, 0.0, 0.0]).expand_as(points)
+
+    def distances(self, features):
+        return features[..., :1], torch.cat([features[..., :1], features[..., :1] + 1], dim=-1)
+
+
+def test_geometry_terms_are_zero_for_a_plane_that_is_its_only_part():
+    terms = losses.geometry_losses(Plane(), torch.randn(1, 50, 3))
+    assert terms["eikonal"] < 1e-8
+    assert terms["sdf_consistency"] == 0
+
+
+@pytest.mark.parametrize("name", ["eikonal", "sdf_consistency"])
+def test_a_geometry_term_is_the_same_alone(tiny_generator, tiny_ws, name):
+    field, points = tiny_generator.make_field(tiny_ws), torch.rand(1, 50, 3) * 0.5 - 0.25
+    terms = losses.geometry_losses(field, points)
+    alone = losses.geometry_losses(
+        field, points, with_eikonal=name == "eikonal", with_consistency=name == "sdf_consistency"
+    )
+    assert set(terms) == {"eikonal", "sdf_consistency"}
+    assert alone == {name: terms[name]}
 
 
 def test_consistency_moves_whole_and_parts_towards_each_other(tiny_generator, tiny_ws):
     field = tiny_generator.make_field(tiny_ws.requires_grad_(True))
     samples = field.sample(torch.rand(1, 100, 3) * 0.5 - 0.25)
-    _, consistency = losses.geometry_losses(field, torch.rand(1, 100, 3) * 0.5 - 0.25)
+    terms = losses.geometry_losses(field, torch.rand(1, 100, 3) * 0.5 - 0.25)
     assert samples.sdf.requires_grad
-    (gradient,) = torch.autograd.grad(consistency, tiny_ws)
+    (gradient,) = torch.autograd.grad(terms["sdf_consistency"], tiny_ws)
     assert gradient.any()

@@ -1,0 +1,344 @@
+"""Time one step of an edit, rendered as a whole (exact) and where the edit can reach (fast).
+
+    python benchmarks/bench_edit.py preset=demo steps=4 runs=3
+    python benchmarks/bench_edit.py preset=face512 neural_resolution=64 steps=1 runs=1
+
+Exact is the straightforward step: both views and the source's beside the second are rendered
+whole at each step, the copy is asked at every sample, normals are differentiated twice by autograd;
+only the source's planes are kept, as they always were. Fast is `edit.exact=false`. Both start each
+step from the same weights and draws, in one warm process and taking turns, and their losses are
+compared; medians are over all steps of all runs. Parts exclude each other: superresolution is not
+counted as render. Peak memory is that of a process of its own for each, of one step.
+
+Presets: demo is `experiment=demo_cat_ears`; face512 has the published sizes and conventions with
+random weights, where a square of a tenth of the picture is edited through the whole depth. Words:
+
+    neural_resolution=    side of raw renders instead of the preset's
+    steps=4 runs=3        steps of a run, and runs
+    device=cpu            or cuda
+    output=               also write the JSON here, e.g. benchmarks/results/edit.json
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from common import cpu_name, read_words, report
+from omegaconf import OmegaConf
+
+from editing.distillation import DistillationOptions
+from editing.edited_generator import EditedGenerator
+from editing.fast_views import FastSourceView
+from editing.guidance.controlnet import load_controlnet_guidance
+from editing.loop import EditLoop, EditTarget
+from editing.masks import load_painted_mask, repainted_pixels
+from editing.options import EditOptions
+from editing.regions import ClassRegion, EditRegion, PaintedRegion, make_region
+from editing.session import Portrait, sample_portrait
+from mate3d.checkpoint import load_generator
+from mate3d.generator import Generator, GeneratorConfig
+from mate3d.mapping import latents_from_seeds
+from mate3d.renderer import RenderingConfig
+from mate3d.storage import config_from_dict
+from scripts._compose import compose_config, resolve_config
+
+SEED = 7
+WAYS = ("exact", "fast")
+PARTS = ("planes", "render", "superresolution", "guidance", "losses", "backward")
+PROMPT = "a black cat with big pointed black ears and blue eyes"
+# Published sizes and conventions; the weights are random, on which time hardly depends.
+FACE512 = GeneratorConfig(
+    label_set="celebamask_hq",
+    plane_layout="eg3d_legacy",
+    rendering=RenderingConfig(
+        density_activation="softplus_shifted",
+        importance_bins="legacy_midpoints",
+        background_class=None,
+    ),
+)
+DEFAULTS = {
+    "preset": "demo",
+    "neural_resolution": "",
+    "steps": "4",
+    "runs": "3",
+    "device": "cpu",
+    "output": "",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Everything that makes a loop.
+
+    Args:
+        portrait: Frozen head.
+        region: Where it may change.
+        target: Mask, classes, prior and prompt.
+        options: Weights and rates.
+    """
+
+    portrait: Portrait
+    region: EditRegion
+    target: EditTarget
+    options: EditOptions
+
+    def make_loop(self, *, exact: bool) -> EditLoop:
+        """Return a loop of its own copy of the backbone."""
+        options = dataclasses.replace(self.options, exact=exact)
+        edited = EditedGenerator(
+            self.portrait.generator, self.portrait.ws, self.region, learnable=options.learnable
+        )
+        return EditLoop(edited, self.target, options, seed=SEED)
+
+
+def make_case(words: dict[str, str]) -> Case:
+    """Build a preset."""
+    device, side = torch.device(words["device"]), words["neural_resolution"]
+    config = resolve_config(compose_config("edit", ["experiment=demo_cat_ears", "output=-"]))
+    guidance = load_controlnet_guidance(config.guidance.prior, device=device)
+    generator = _make_generator(words["preset"], config.generator, device)
+    if side:
+        sized = dataclasses.replace(generator.config, neural_rendering_resolution=int(side))
+        generator.config = sized
+    if words["preset"] == "demo":
+        portrait = sample_portrait(
+            generator, seed=SEED, truncation_psi=config.truncation_psi, yaw=0.0, pitch=0.0
+        )
+        options = config_from_dict(EditOptions, OmegaConf.to_container(config.edit))
+        painted = load_painted_mask(config.mask, generator.label_set, generator.config.resolution)
+        class_ids = tuple(generator.label_set.class_id(name) for name in config.edit_classes)
+        painted = painted.to(device)
+        repainted = repainted_pixels(portrait.label_map, painted, class_ids)
+        region = make_region(options.region, class_ids, portrait.camera, repainted)
+    else:
+        portrait = _blank_portrait(generator)
+        options = EditOptions(distillation=DistillationOptions(guidance_scale=10.0))
+        painted, class_ids = portrait.label_map.clone(), (1,)
+        part = slice(round(0.2 * painted.shape[1]), round(0.52 * painted.shape[1]))
+        painted[:, part, part] = 1
+        square = torch.zeros_like(painted, dtype=torch.bool)
+        square[:, part, part] = True
+        region = PaintedRegion(ClassRegion(()), portrait.camera, square.unsqueeze(1))
+    embeds = guidance.encode_prompt(PROMPT)
+    target = EditTarget(portrait.camera, painted, class_ids, guidance, embeds)
+    return Case(portrait, region, target, options)
+
+
+def _make_generator(preset: str, folder: str, device: torch.device) -> Generator:
+    if preset == "demo":
+        return load_generator(folder, device)
+    if preset != "face512":
+        sys.exit(f"error: preset={preset}; use demo or face512")
+    torch.manual_seed(SEED)
+    return Generator(FACE512).to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _blank_portrait(generator: Generator) -> Portrait:
+    """Return a head with a mask of one class; a render only for the mask would take long."""
+    device, size = next(generator.parameters()).device, generator.config.resolution
+    camera = generator.config.camera_rig.make_camera().to(device)
+    z = latents_from_seeds([SEED], generator.config.z_dim).to(device)
+    label_map = torch.zeros(1, size, size, dtype=torch.int64, device=device)
+    image = torch.zeros(1, 3, size, size, device=device)
+    return Portrait(generator, generator.map(z, camera), camera, image, label_map)
+
+
+class Stopwatch:
+    """Sorts the time of nested calls into parts that exclude each other.
+
+    Args:
+        device: Whose work is waited for.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: Counter[str] = Counter()
+        self._running: list[str] = []
+        self._last = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what happens inside as `name`, but for what another part counts."""
+        self._tick()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._tick()
+            self._running.pop()
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Count the calls of an object's method as `name`."""
+        function: Callable[..., Any] = getattr(owner, method)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        setattr(owner, method, watched)
+
+    def _tick(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._last
+        self._last = now
+
+
+class Comparison:
+    """Takes the same steps exactly and fast, and keeps what they took and returned.
+
+    Args:
+        case: What is edited.
+        device: Where.
+    """
+
+    def __init__(self, case: Case, device: torch.device):
+        self.case, self.device = case, device
+        self.watch = Stopwatch(device)
+        self.watch.watch(case.portrait.generator, "superresolve", "superresolution")
+        self.watch.watch(FastSourceView, "enlarge_image", "superresolution")
+        self.watch.watch(case.target.guidance, "encode_image", "guidance")
+        self.watch.watch(case.target.guidance, "predict_noise", "guidance")
+        self.watch.watch(torch.Tensor, "backward", "backward")
+        self.parts: dict[str, list[Counter[str]]] = {name: [] for name in WAYS}
+        self.processor_seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+        self.final_seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+        self.differences: dict[str, dict[str, float]] = {}
+        self.cosines: list[float] = []
+
+    def run(self, num_steps: int) -> None:
+        """Begin anew, warm up, take steps spread over an edit, and show its result."""
+        self.loops = {name: self._make_loop(name) for name in WAYS}
+        for loop in self.loops.values():
+            loop.step(0.0)
+        for step in range(num_steps):
+            # Which way comes first changes, so that neither gains from a warm cache.
+            self._step((step + 0.5) / num_steps, WAYS if step % 2 else WAYS[::-1])
+        for name in WAYS:
+            self.final_seconds[name].append(self._final_view(self.loops[name]))
+
+    def seconds(self, name: str) -> dict[str, float]:
+        """Return the medians of a step, and of its parts, of one way."""
+        parts = self.parts[name]
+        found = {part: statistics.median(taken[part] for taken in parts) for part in PARTS}
+        total = statistics.median(sum(taken.values()) for taken in parts)
+        found |= {"step": total, "processor": statistics.median(self.processor_seconds[name])}
+        found["final_view"] = statistics.median(self.final_seconds[name])
+        return {part: round(value, 4) for part, value in found.items()}
+
+    def reached(self) -> float:
+        """Return the share of the painted view's rays that the edit can reach."""
+        source = self.loops["fast"].source_view
+        return len(source.index) / source.values.opacity.shape[1]
+
+    def _make_loop(self, name: str) -> EditLoop:
+        loop = self.case.make_loop(exact=name == "exact")
+        self.watch.watch(loop.edited, "fused_field", "planes")
+        self.watch.watch(loop.edited, "render", "render")
+        self.watch.watch(loop.views, "source", "render")
+        self.watch.watch(loop.views, "fused", "render")
+        return loop
+
+    def _step(self, progress: float, order: tuple[str, ...]) -> None:
+        state = self.loops["exact"].edited.edit_state()
+        draws = self.loops["exact"].generator.get_state()
+        terms, gradients = {}, {}
+        for name in order:
+            loop = self.loops[name]
+            loop.edited.load_edit_state(state)
+            loop.generator.set_state(draws)
+            terms[name] = self._timed_step(name, progress)
+            gradients[name] = torch.cat([p.grad.flatten() for p in loop.parameters]).double()
+        for term, value in terms["exact"].items():
+            difference = abs(terms["fast"][term] - value)
+            if difference >= self.differences.get(term, {"absolute": -1.0})["absolute"]:
+                relative = difference / max(abs(value), 1e-12)
+                self.differences[term] = {"absolute": difference, "relative": relative}
+        cosine = torch.nn.functional.cosine_similarity(*gradients.values(), dim=0)
+        self.cosines.append(cosine.item())
+
+    def _timed_step(self, name: str, progress: float) -> dict[str, float]:
+        self.watch.seconds.clear()
+        start = time.process_time()
+        with self.watch.part("losses"):
+            terms = self.loops[name].step(progress)
+        self.processor_seconds[name].append(time.process_time() - start)
+        self.parts[name].append(Counter(self.watch.seconds))
+        return terms
+
+    @torch.no_grad()
+    def _final_view(self, loop: EditLoop) -> float:
+        head = loop.edited.fused_field()
+        self.watch.seconds.clear()
+        with self.watch.part("other"):
+            source = loop.views.source(self.case.portrait.camera, None)
+            loop.views.fused(head, source)
+            _ = source.output  # rendered when asked for
+        return sum(self.watch.seconds.values())
+
+
+def peak_gib(words: dict[str, str], exact: bool) -> dict[str, float]:
+    """Take one step in this process and return its largest memory, before and after that."""
+
+    def peak() -> float:
+        if words["device"] == "cuda":
+            return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+    case = make_case(words)
+    before = peak()
+    case.make_loop(exact=exact).step(0.0)
+    return {"loaded": before, "step": peak()}
+
+
+def main() -> None:
+    """Compare both ways here, and measure the memory of each in a process of its own."""
+    words = read_words(DEFAULTS)
+    peaks = {}
+    # First, while this process is small: a child's peak begins with its parent's.
+    for name in WAYS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peaks[name] = pool.apply(peak_gib, (words, name == "exact"))
+    case = make_case(words)
+    comparison = Comparison(case, torch.device(words["device"]))
+    for _ in range(int(words["runs"])):
+        comparison.run(int(words["steps"]))
+    config = case.portrait.generator.config
+    seconds = {name: comparison.seconds(name) for name in WAYS}
+    document = {
+        "command": " ".join(["python", "benchmarks/bench_edit.py", *sys.argv[1:]]),
+        "preset": words["preset"],
+        "neural_resolution": config.neural_rendering_resolution,
+        "resolution": config.resolution,
+        "share_of_rays_reached": round(comparison.reached(), 3),
+        "seconds_exact": seconds["exact"]["step"],
+        "seconds_fast": seconds["fast"]["step"],
+        "speedup": round(seconds["exact"]["step"] / seconds["fast"]["step"], 2),
+        "processor_speedup": round(seconds["exact"]["processor"] / seconds["fast"]["processor"], 2),
+        "parts": seconds,
+        "largest_differences": comparison.differences,
+        "least_gradient_cosine": min(comparison.cosines),
+        "peak_rss_gib" if words["device"] == "cpu" else "peak_gpu_gib": peaks,
+        "torch": torch.__version__,
+        "processor": cpu_name(),
+        "device": torch.cuda.get_device_name() if words["device"] == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+    }
+    report(document, words["output"])
+
+
+if __name__ == "__main__":
+    main()
