@@ -69,6 +69,12 @@ def _wait_for(condition, what: str) -> None:
         time.sleep(0.02)
 
 
+def test_others_may_read_a_shared_cache(tools):
+    entry = cache.find_or_build(tools, ["8.0"])
+    for path in (entry.parent.parent, entry, *entry.iterdir()):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
 def test_second_call_compiles_nothing(tools, toolkit):
     entry = cache.find_or_build(tools, ["8.0"])
     assert len(toolkit.calls) == 2
@@ -250,7 +256,7 @@ def test_slower_of_two_processes_without_lock_takes_the_library_of_the_faster(to
 def test_leftovers_of_killed_builds_are_removed_once_old(tools):
     folder = cache.chosen_folder()
     name = cache._entry_name(tools, ("sm_80",))
-    old, recent = folder / f".{name}-old", folder / f".{name}-recent"
+    old, recent = folder / ".another-old", folder / f".{name}-recent"
     for path in (old, recent):
         path.mkdir(parents=True)
     day_ago = time.time() - 24 * 3600

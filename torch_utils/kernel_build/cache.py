@@ -168,19 +168,19 @@ def _entry_name(toolchain: Toolchain, codes: Sequence[str]) -> str:
 
 def _folder_for_builds() -> Path:
     chosen, spare = chosen_folder(), spare_folder()
-    if chosen is not None and _make_folder(chosen):
+    if chosen is not None and _make_folder(chosen, 0o777):
         return chosen
     # Made for this user alone, and looked at again: another could have been faster.
-    if spare is not None and _make_folder(spare) and spare_folder() == spare:
+    if spare is not None and _make_folder(spare, 0o700) and spare_folder() == spare:
         _logger.warning("%s is not writable; using %s for kernels", chosen, spare)
         return spare
     raise BuildError(f"compiled kernels cannot be kept: {chosen} is not writable", _NAME_FOLDER)
 
 
-def _make_folder(folder: Path) -> bool:
+def _make_folder(folder: Path, mode: int) -> bool:
     try:
         folder.parent.parent.mkdir(parents=True, exist_ok=True)
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.parent.mkdir(mode=mode, exist_ok=True)
         folder.mkdir(exist_ok=True)
     except OSError:
         return False
@@ -219,17 +219,18 @@ def _raise_recent_failure(log: Path) -> None:
 
 
 def _build_entry(folder: Path, name: str, toolchain: Toolchain, codes: Sequence[str]) -> Path:
-    _remove_leftovers(folder, name)
+    _remove_leftovers(folder)
     log = folder / f"{name}.log"
     work = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}-"))
     _logger.warning("compiling the CUDA kernels for %s; kept in %s", ", ".join(codes), folder)
     started = time.monotonic()
     try:
-        compile_library(work, toolchain, codes)
+        # A folder within the temporary one, which is for this user alone.
+        compile_library(work / "entry", toolchain, codes)
         log.unlink(missing_ok=True)
-        _publish(work, folder / name)
+        _publish(work / "entry", folder / name)
     except CompileError as error:
-        output = (work / LOG_NAME).read_bytes()
+        output = (work / "entry" / LOG_NAME).read_bytes()
         log.write_bytes(f"{error.reason}\n\n".encode() + output)
         raise CompileError(error.reason, log) from None
     finally:
@@ -241,7 +242,7 @@ def _build_entry(folder: Path, name: str, toolchain: Toolchain, codes: Sequence[
 def _publish(work: Path, entry: Path) -> None:
     """Move a finished folder to its place; a damaged one there goes, a good one stays."""
     if entry.exists() and not _is_whole(entry):
-        entry.rename(work / "damaged")
+        entry.rename(work.with_name("damaged"))
     try:
         work.rename(entry)
     except OSError:
@@ -258,8 +259,8 @@ def _is_whole(entry: Path) -> bool:
     return True
 
 
-def _remove_leftovers(folder: Path, name: str) -> None:
-    for path in folder.glob(f".{name}-*"):
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*-*"):
         try:
             if time.time() - path.stat().st_mtime > _LEFTOVER_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
