@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo    install, then edit the demo cat; results in outputs/demo"
-	@echo "make test    install, then lint and run all tests"
+	@echo "make test    install, then lint and run all tests; compiles the CUDA kernels where nvcc is"
 	@echo "make lint    check format and style"
 	@echo "make format  format the code and apply safe fixes"
 	@echo "make clean   remove caches and build leftovers ($(VENV) and outputs stay)"

@@ -23,7 +23,20 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"' || exit 2
-check gpu_tests "$python" -m pytest -q -m gpu
+check doctor "$python" -m torch_utils.doctor build=true
+# From here on a missing kernel is an error, not a warning.
+export MATE3D_OPS=kernels
+check gpu_tests "$python" -m pytest -q --slow -m gpu
+check bench_ops "$python" benchmarks/bench_ops.py device=cuda dtypes=float32,float16,bfloat16 runs=15 \
+  output="$out/bench_ops.json"
+for side in 64 128; do
+  check "bench_generator_$side" "$python" benchmarks/bench_generator.py device=cuda \
+    neural_resolution=$side output="$out/bench_generator_$side.json"
+done
+check bench_training "$python" benchmarks/bench_training.py device=cuda output="$out/bench_training.json"
+check bench_edit_demo "$python" benchmarks/bench_edit.py device=cuda output="$out/bench_edit_demo.json"
+check bench_edit_face512 "$python" benchmarks/bench_edit.py device=cuda preset=face512 \
+  neural_resolution=64 output="$out/bench_edit_face512.json"
 check demo_edit "$python" -m scripts.edit experiment=demo_cat_ears device=cuda output="$work/demo"
 check data "$python" -m scripts.prepare_data num_images=64 resolution=128 output="$work/cats.zip"
 check training "$python" -m scripts.train experiment=demo_cat device=cuda data="$work/cats.zip" \
