@@ -108,21 +108,9 @@ struct BiasAct {
     load(saved + first, count, packed, value);
     if constexpr (ORDER >= 1) load(grad + first, count, packed, g);
     if constexpr (ORDER == 2) load(grad_grad + first, count, packed, gg);
-    index_t within = 0, channel = 0;
-    if (bias != nullptr) {
-      const index_t row = first / inner;
-      within = first - row * inner;
-      channel = row % channels;
-    }
+    if (bias != nullptr) add_bias(first, count, value);
 #pragma unroll
     for (int i = 0; i < kLength; ++i) {
-      if (bias != nullptr) {
-        value[i] += widen(bias[channel]);
-        if (++within == inner) {
-          within = 0;
-          if (++channel == channels) channel = 0;
-        }
-      }
       if constexpr (ORDER == 0) {
         value[i] = forward<KIND>(value[i]);
       } else {
@@ -131,6 +119,29 @@ struct BiasAct {
       }
     }
     store(result + first, count, packed, value);
+  }
+
+  __host__ __device__ void add_bias(index_t first, int count, acc_t (&value)[kLength]) const {
+    const index_t row = first / inner;
+    index_t within = first - row * inner, channel = row % channels;
+    if (inner - within >= kLength) {
+      const acc_t b = widen(bias[channel]);
+#pragma unroll
+      for (int i = 0; i < kLength; ++i) value[i] += b;
+    } else if (inner == 1 && channels % kLength == 0) {
+      acc_t b[kLength];
+      load(bias + channel, kLength, packed, b);
+#pragma unroll
+      for (int i = 0; i < kLength; ++i) value[i] += b[i];
+    } else {
+      for (int i = 0; i < count; ++i) {
+        value[i] += widen(bias[channel]);
+        if (++within == inner) {
+          within = 0;
+          if (++channel == channels) channel = 0;
+        }
+      }
+    }
   }
 
   template <Activation KIND>
@@ -181,8 +192,8 @@ void launch(const Tensor& saved, const std::optional<Tensor>& bias, const Tensor
   work.clamp = options.clamp;
   work.activation = options.activation;
   work.saved_is_output = options.saved_is_output;
-  work.packed = is_aligned(work.saved) && is_aligned(work.grad) && is_aligned(work.grad_grad) &&
-                is_aligned(work.result);
+  work.packed = is_aligned(work.saved) && is_aligned(work.bias) && is_aligned(work.grad) &&
+                is_aligned(work.grad_grad) && is_aligned(work.result);
   run<index_t>(saved, (saved.numel() + work.kLength - 1) / work.kLength, work);
 }
 
@@ -220,11 +231,9 @@ Tensor compute(const Tensor& saved_any, std::optional<Tensor> bias, const Tensor
   const Tensor* second = ORDER == 2 ? &grad_grad : nullptr;
   dispatch_floating(saved.scalar_type(), "bias_act", [&](auto zero) {
     using scalar_t = decltype(zero);
-    if (fits_32_bits(saved.numel())) {
-      launch<ORDER, scalar_t, uint32_t>(saved, bias, first, second, result, options);
-    } else {
-      launch<ORDER, scalar_t, int64_t>(saved, bias, first, second, result, options);
-    }
+    dispatch_index(saved.numel(), [&](auto count) {
+      launch<ORDER, scalar_t, decltype(count)>(saved, bias, first, second, result, options);
+    });
   });
   return result;
 }

@@ -108,6 +108,17 @@ void dispatch_floating(ScalarType type, const char* name, Body body) {
   }
 }
 
+// Call `body` with a value of the cheapest type that counts to `count`.
+template <typename Body>
+void dispatch_index(int64_t count, Body body) {
+  if (fits_32_bits(count)) return body(uint32_t{});
+  return body(int64_t{});
+}
+
+// A number known at compile time, as an argument.
+template <int N>
+using Number = std::integral_constant<int, N>;
+
 inline void check_same(const Tensor& a, const Tensor& b, const char* name, const char* what) {
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), name, ": dtype of ", what, " is ",
                   torch::headeronly::toString(b.scalar_type()), " but must be ",

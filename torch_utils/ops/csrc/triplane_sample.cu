@@ -106,18 +106,25 @@ Tensor triplane_sample(const Tensor& table_any, const Tensor& points,
       return result;
     }();
     if (features.numel() == 0) return;
-    const auto launch = [&](auto constant) {
-      constexpr int kPack = decltype(constant)::value;
-      const Sample<scalar_t, kPack> work{lookup, table.const_data_ptr<scalar_t>(),
-                                         features.mutable_data_ptr<scalar_t>(),
-                                         static_cast<uint32_t>(s.channels / kPack), mean};
-      run<int64_t>(table, s.batch * s.num_points * work.packs, work);
+    const auto launch = [&](auto width, auto repeats) {
+      constexpr int kPack = decltype(width)::value, kRepeats = decltype(repeats)::value;
+      const uint32_t lanes = s.channels / (kPack * kRepeats);
+      const auto start = [&](auto zero) {
+        using index_t = decltype(zero);
+        const Sample<scalar_t, index_t, kPack, kRepeats> work{
+            lookup, table.const_data_ptr<scalar_t>(), features.mutable_data_ptr<scalar_t>(), lanes,
+            mean};
+        run<index_t>(table, s.batch * s.num_points * lanes, work);
+      };
+      dispatch_index(s.batch * s.num_points * lanes, start);
     };
     constexpr int kPack = kWidth<scalar_t>;
-    if (can_pack(table, kPack) && can_pack(features, kPack)) {
-      launch(std::integral_constant<int, kPack>{});
+    if (!can_pack(table, kPack) || !can_pack(features, kPack)) {
+      launch(Number<1>{}, Number<1>{});
+    } else if (s.channels % (2 * kPack) != 0) {
+      launch(Number<kPack>{}, Number<1>{});
     } else {
-      launch(std::integral_constant<int, 1>{});
+      launch(Number<kPack>{}, Number<2>{});
     }
   });
   return features;
@@ -142,20 +149,24 @@ Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
     lookup.table_layout = layout_of_table(grad_table);
     lookup.features_layout = layout_of_features(grad, mean);
     if (grad.numel() == 0 || grad_table.numel() == 0) return;
-    const auto launch = [&](auto constant) {
-      constexpr int kPack = decltype(constant)::value;
-      using acc_t = accumulate_t<scalar_t>;
-      const Scatter<scalar_t, kPack> work{lookup, grad.const_data_ptr<scalar_t>(),
-                                          grad_table.mutable_data_ptr<acc_t>(),
-                                          static_cast<uint32_t>(s.channels / kPack), mean};
-      run<int64_t>(grad, s.batch * s.num_points * work.packs, work);
+    const auto launch = [&](auto width) {
+      constexpr int kPack = decltype(width)::value;
+      const uint32_t lanes = s.channels / kPack;
+      const auto start = [&](auto zero) {
+        using index_t = decltype(zero);
+        const Scatter<scalar_t, index_t, kPack> work{
+            lookup, grad.const_data_ptr<scalar_t>(),
+            grad_table.mutable_data_ptr<accumulate_t<scalar_t>>(), lanes, mean};
+        run<index_t>(grad, s.batch * s.num_points * lanes, work);
+      };
+      dispatch_index(s.batch * s.num_points * lanes, start);
     };
     // One 16-byte access of the sums, which are wider than half types.
     constexpr int kPack = kWidth<accumulate_t<scalar_t>>;
     if (can_pack(grad, kPack)) {
-      launch(std::integral_constant<int, kPack>{});
+      launch(Number<kPack>{});
     } else {
-      launch(std::integral_constant<int, 1>{});
+      launch(Number<1>{});
     }
   });
   return grad_table;
@@ -176,20 +187,19 @@ Tensor triplane_sample_points_grad(const Tensor& grad_any, const Tensor& table_a
     lookup.table_layout = layout_of_table(table);
     lookup.features_layout = layout_of_features(grad, mean);
     if (grad_points.numel() == 0 || table.numel() == 0) return;
-    const auto launch = [&](auto pack, auto group) {
-      constexpr int kPack = decltype(pack)::value, kGroup = decltype(group)::value;
+    const auto launch = [&](auto width, auto group) {
+      constexpr int kPack = decltype(width)::value, kGroup = decltype(group)::value;
       const PointGradient<scalar_t, kPack, kGroup> work{
           lookup, grad.const_data_ptr<scalar_t>(), table.const_data_ptr<scalar_t>(),
-          grad_points.mutable_data_ptr<accumulate_t<scalar_t>>(), mean};
+          grad_points.mutable_data_ptr<accumulate_t<scalar_t>>()};
       run_groups<kGroup>(table, s.batch * s.num_points, work);
     };
-    // A group reads 128 bytes of a row at once.
+    // Each thread of a group reads two packs of a row of 32 channels.
     constexpr int kPack = kWidth<scalar_t>;
     if (can_pack(table, kPack) && can_pack(grad, kPack)) {
-      constexpr int kGroup = sizeof(scalar_t) == 2 ? 4 : 8;
-      launch(std::integral_constant<int, kPack>{}, std::integral_constant<int, kGroup>{});
+      launch(Number<kPack>{}, Number<(kPack > 4 ? 2 : 4)>{});
     } else {
-      launch(std::integral_constant<int, 1>{}, std::integral_constant<int, 8>{});
+      launch(Number<1>{}, Number<8>{});
     }
   });
   return grad_points;

@@ -108,35 +108,55 @@ struct Lookup {
   }
 };
 
-// Weighted rows of the table: WIDTH channels of one point per thread.
-template <typename scalar_t, int WIDTH>
+// What threads of one point share: each takes every `lanes`th pack of WIDTH channels, REPEATS times.
+template <typename index_t>
+struct Share {
+  uint32_t batch, point;
+  int lane;
+
+  __host__ __device__ Share(index_t thread, uint32_t lanes, uint32_t num_points) {
+    const index_t index = thread / lanes;
+    lane = static_cast<int>(thread - index * lanes);
+    batch = static_cast<uint32_t>(index) / num_points;
+    point = static_cast<uint32_t>(index) - batch * num_points;
+  }
+};
+
+// Weighted rows of the table.
+template <typename scalar_t, typename index_t, int WIDTH, int REPEATS>
 struct Sample {
   using acc_t = accumulate_t<scalar_t>;
 
   Lookup<scalar_t> lookup;
   const scalar_t* table;
   scalar_t* features;
-  uint32_t packs;  // of channels
+  uint32_t lanes;
   bool with_mean;
 
-  __host__ __device__ void operator()(int64_t thread) const {
-    const uint32_t index = static_cast<uint32_t>(thread / packs);
-    const int channel = static_cast<int>(thread - static_cast<int64_t>(index) * packs) * WIDTH;
-    const uint32_t batch = index / lookup.num_points;
-    const uint32_t point = index - batch * lookup.num_points;
-    acc_t sum[WIDTH] = {};
+  __host__ __device__ void operator()(index_t thread) const {
+    const Share<index_t> share(thread, lanes, lookup.num_points);
+    const int first = share.lane * WIDTH, step = static_cast<int>(lanes) * WIDTH;
+    acc_t sum[REPEATS][WIDTH] = {};
 #pragma unroll
     for (int plane = 0; plane < 3; ++plane) {
-      lookup.each_corner(batch, plane, point, [&](int64_t offset, acc_t weight, bool is_visible) {
-        acc_t row[WIDTH];
-        load(table + offset + channel, is_visible ? WIDTH : 0, true, row);
+      lookup.each_corner(share.batch, plane, share.point,
+                         [&](int64_t offset, acc_t weight, bool is_visible) {
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) sum[i] += weight * row[i];
+        for (int part = 0; part < REPEATS; ++part) {
+          acc_t row[WIDTH];
+          load(table + offset + first + part * step, is_visible ? WIDTH : 0, true, row);
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) sum[part][i] += weight * row[i];
+        }
       });
       if (!with_mean || plane == 2) {
-        store(features + lookup.feature_offset(batch, plane, point) + channel, WIDTH, true, sum);
+        scalar_t* target = features + lookup.feature_offset(share.batch, plane, share.point);
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) sum[i] = 0;
+        for (int part = 0; part < REPEATS; ++part) {
+          store(target + first + part * step, WIDTH, true, sum[part]);
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) sum[part][i] = 0;
+        }
       }
     }
   }
@@ -169,28 +189,28 @@ __host__ __device__ inline void add_atomically(acc_t* target, const acc_t (&valu
 }
 
 // Scatter of weighted rows into the table: WIDTH channels of one point per thread.
-template <typename scalar_t, int WIDTH>
+template <typename scalar_t, typename index_t, int WIDTH>
 struct Scatter {
   using acc_t = accumulate_t<scalar_t>;
 
   Lookup<scalar_t> lookup;
   const scalar_t* grad;
   acc_t* grad_table;
-  uint32_t packs;
+  uint32_t lanes;
   bool with_mean;
 
-  __host__ __device__ void operator()(int64_t thread) const {
-    const uint32_t index = static_cast<uint32_t>(thread / packs);
-    const int channel = static_cast<int>(thread - static_cast<int64_t>(index) * packs) * WIDTH;
-    const uint32_t batch = index / lookup.num_points;
-    const uint32_t point = index - batch * lookup.num_points;
+  __host__ __device__ void operator()(index_t thread) const {
+    const Share<index_t> share(thread, lanes, lookup.num_points);
+    const int channel = share.lane * WIDTH;
     acc_t g[WIDTH];
 #pragma unroll
     for (int plane = 0; plane < 3; ++plane) {
       if (!with_mean || plane == 0) {
-        load(grad + lookup.feature_offset(batch, plane, point) + channel, WIDTH, true, g);
+        const int64_t offset = lookup.feature_offset(share.batch, plane, share.point);
+        load(grad + offset + channel, WIDTH, true, g);
       }
-      lookup.each_corner(batch, plane, point, [&](int64_t offset, acc_t weight, bool is_visible) {
+      lookup.each_corner(share.batch, plane, share.point,
+                         [&](int64_t offset, acc_t weight, bool is_visible) {
         if (!is_visible) return;
         acc_t part[WIDTH];
 #pragma unroll
@@ -220,46 +240,51 @@ struct PointGradient {
   const scalar_t* grad;
   const scalar_t* table;
   acc_t* grad_points;  // [B, 3, N, 2]
-  bool with_mean;
 
   __host__ __device__ Sum part(int64_t index, int lane) const {
     const uint32_t batch = static_cast<uint32_t>(index) / lookup.num_points;
     const uint32_t point = static_cast<uint32_t>(index) - batch * lookup.num_points;
     Sum sum;
-    for (int channel = lane * WIDTH; channel < lookup.channels; channel += GROUP * WIDTH) {
-      acc_t g[WIDTH];
 #pragma unroll
-      for (int plane = 0; plane < 3; ++plane) {
-        if (!with_mean || plane == 0) {
-          load(grad + lookup.feature_offset(batch, plane, point) + channel, WIDTH, true, g);
-        }
-        add_plane(batch, plane, point, channel, g, sum.value[2 * plane], sum.value[2 * plane + 1]);
-      }
+    for (int plane = 0; plane < 3; ++plane) {
+      add_plane(batch, plane, point, lane * WIDTH, sum.value[2 * plane], sum.value[2 * plane + 1]);
     }
     return sum;
   }
 
-  __host__ __device__ void add_plane(uint32_t batch, int plane, uint32_t point, int channel,
-                                     const acc_t (&g)[WIDTH], acc_t& sum_x, acc_t& sum_y) const {
+  __host__ __device__ void add_plane(uint32_t batch, int plane, uint32_t point, int first_channel,
+                                     acc_t& sum_x, acc_t& sum_y) const {
     const Axis<acc_t> x(lookup.coordinate(batch, plane, point, 0), lookup.width);
     const Axis<acc_t> y(lookup.coordinate(batch, plane, point, 1), lookup.height);
     const TableLayout& layout = lookup.table_layout;
     const scalar_t* first = table + batch * layout.batch + plane * layout.plane +
-                            y.index * layout.row + x.index * layout.column + channel;
+                            y.index * layout.row + x.index * layout.column;
+    const scalar_t* features = grad + lookup.feature_offset(batch, plane, point);
+    acc_t dot[2][2] = {};
+    for (int channel = first_channel; channel < lookup.channels; channel += GROUP * WIDTH) {
+      acc_t g[WIDTH];
+      load(features + channel, WIDTH, true, g);
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+#pragma unroll
+        for (int column = 0; column < 2; ++column) {
+          acc_t values[WIDTH];
+          load(first + row * layout.row + column * layout.column + channel,
+               y.inside[row] && x.inside[column] ? WIDTH : 0, true, values);
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) dot[row][column] += g[i] * values[i];
+        }
+      }
+    }
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
 #pragma unroll
       for (int column = 0; column < 2; ++column) {
-        acc_t values[WIDTH], dot = 0;
-        load(first + row * layout.row + column * layout.column,
-             y.inside[row] && x.inside[column] ? WIDTH : 0, true, values);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) dot += g[i] * values[i];
         if (lookup.direction == nullptr) {
-          sum_x += y.weight[row] * x.slope[column] * dot;
-          sum_y += y.slope[row] * x.weight[column] * dot;
+          sum_x += y.weight[row] * x.slope[column] * dot[row][column];
+          sum_y += y.slope[row] * x.weight[column] * dot[row][column];
         } else {
-          sum_x += y.slope[row] * x.slope[column] * dot;
+          sum_x += y.slope[row] * x.slope[column] * dot[row][column];
         }
       }
     }

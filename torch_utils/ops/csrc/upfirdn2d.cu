@@ -85,11 +85,14 @@ bool can_pack(const Problem& p, int pack) {
 template <typename scalar_t, int UP, int DOWN>
 bool run_factors(const Problem& p) {
   constexpr int kPack = 4;
-  // Half types read and write two columns at once; more would only waste the reads.
-  constexpr int kColumns = UP > 1 ? UP : (DOWN == 1 && sizeof(scalar_t) == 2 ? 2 : 1);
+  // More columns share more of the work, and spread the reads of a warp over more memory.
+  constexpr int kShared = sizeof(scalar_t) == 2 || UP > 1 ? 4 : 2;
+  constexpr int kColumns = DOWN > 1 ? 1 : kShared;
   if (p.channels_last) {
     return can_pack<scalar_t>(p, kPack) && run_strips<scalar_t, UP, DOWN, UP, kPack>(p);
   }
+  // Columns are neighbours there.
+  if (p.in.width > 1 && p.x_layout.column != 1) return false;
   return run_strips<scalar_t, UP, DOWN, kColumns, 1>(p);
 }
 
@@ -167,11 +170,7 @@ Tensor resample(const Tensor& x, const Tensor& filter, int height, int width, co
   dispatch_floating(x.scalar_type(), "upfirdn2d", [&](auto zero) {
     using scalar_t = decltype(zero);
     if (run_fast<scalar_t>(p)) return;
-    if (fits_32_bits(p.y.numel())) {
-      run_general<scalar_t, uint32_t>(p);
-    } else {
-      run_general<scalar_t, int64_t>(p);
-    }
+    dispatch_index(p.y.numel(), [&](auto count) { run_general<scalar_t, decltype(count)>(p); });
   });
   return p.y;
 }

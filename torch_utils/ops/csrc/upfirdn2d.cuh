@@ -35,6 +35,24 @@ struct Taps {
     const int row = flip ? ky : height - 1 - ky, column = flip ? kx : width - 1 - kx;
     return is_outer_product ? gain * data[row] * data[column] : gain * data[row * width + column];
   }
+
+  // Read all taps of a filter whose sides are known at compile time.
+  template <int SIDE>
+  __host__ __device__ void read(acc_t (&tap)[SIDE][SIDE]) const {
+    constexpr int kLast = SIDE * SIDE - 1;
+    const int step = flip ? 1 : -1;
+    if (is_outer_product) {
+      const acc_t* first = flip ? data : data + SIDE - 1;
+#pragma unroll
+      for (int i = 0; i < SIDE * SIDE; ++i) {
+        tap[i / SIDE][i % SIDE] = gain * first[step * (i / SIDE)] * first[step * (i % SIDE)];
+      }
+    } else {
+      const acc_t* first = flip ? data : data + kLast;
+#pragma unroll
+      for (int i = 0; i <= kLast; ++i) tap[i / SIDE][i % SIDE] = gain * first[step * i];
+    }
+  }
 };
 
 // Any factors, filters and layouts: one output per thread.
@@ -97,11 +115,12 @@ struct Resample {
 };
 
 constexpr int kTaps = 4;  // side of the filters that the fast kernel takes
-constexpr int kRows = 8;  // output rows per thread of the fast kernel
+constexpr int kRows = 16;  // output rows per thread of the fast kernel
 
 // A 4 x 4 filter with factors known at compile time. A thread makes COLUMNS neighbouring outputs of
 // kRows rows, each for PACK neighbouring channels: it walks down the image, reads every input of its
-// strip once and adds it to all the outputs that it reaches, which are held in registers.
+// strip once and adds it to all the outputs that it reaches, which are held in registers. Most
+// strips lie inside the image and skip the checks of rows.
 template <typename scalar_t, int UP, int DOWN, int COLUMNS, int PACK>
 struct ResampleStrip {
   using acc_t = accumulate_t<scalar_t>;
@@ -119,47 +138,80 @@ struct ResampleStrip {
   uint32_t packs, strips_x, strips_y, channels;  // of channels, columns, rows; planes an image has
   bool packed_columns;
 
-  __host__ __device__ void operator()(uint32_t index) const {
-    uint32_t rest = index;
-    const uint32_t pack = rest % packs;
-    rest /= packs;
-    const int left = static_cast<int>(rest % strips_x) * COLUMNS - shift_x;
-    rest /= strips_x;
-    const int top = static_cast<int>(rest % strips_y) * kRows - shift_y;
-    rest /= strips_y;
-    const int64_t channel = PACK > 1 ? pack * PACK : rest % channels;
-    const int64_t batch = PACK > 1 ? rest : rest / channels;
-    const scalar_t* image = x + batch * x_layout.batch + channel * x_layout.channel;
-    scalar_t* result = y + batch * y_layout.batch + channel * y_layout.channel;
-
+  struct Strip {
+    const scalar_t* line;  // of the input
+    scalar_t* result;
+    int left, top, in_top;
+    bool visible[kInColumns];
     acc_t tap[kTaps][kTaps];
-#pragma unroll
-    for (int ky = 0; ky < kTaps; ++ky) {
-#pragma unroll
-      for (int kx = 0; kx < kTaps; ++kx) tap[ky][kx] = taps.at(ky, kx);
-    }
+  };
 
-    const int in_left = (left * DOWN - pad_x) / UP, in_top = (top * DOWN - pad_y) / UP;
-    image += in_top * x_layout.row + in_left * x_layout.column;
+  __host__ __device__ void operator()(uint32_t index) const {
+    uint32_t rest = index, channel = 0;
+    if (PACK > 1) {
+      channel = rest % packs * PACK;
+      rest /= packs;
+    }
+    Strip strip;
+    strip.left = static_cast<int>(rest % strips_x) * COLUMNS - shift_x;
+    rest /= strips_x;
+    strip.top = static_cast<int>(rest % strips_y) * kRows - shift_y;
+    rest /= strips_y;
+    if (PACK == 1) {
+      channel = rest % channels;
+      rest /= channels;
+    }
+    // Exact: the shifts make the numerators multiples of UP.
+    const int in_left = (strip.left * DOWN - pad_x) / UP;
+    strip.in_top = (strip.top * DOWN - pad_y) / UP;
+    strip.line = x + rest * x_layout.batch + channel * x_layout.channel +
+                 strip.in_top * x_layout.row + in_left * in_step();
+    strip.result = y + rest * y_layout.batch + channel * y_layout.channel +
+                   strip.top * y_layout.row + strip.left * out_step();
+#pragma unroll
+    for (int column = 0; column < kInColumns; ++column) {
+      strip.visible[column] =
+          static_cast<unsigned>(in_left + column) < static_cast<unsigned>(in_width);
+    }
+    taps.read(strip.tap);
+    const bool is_inside = strip.in_top >= 0 && strip.in_top + kInRows <= in_height &&
+                           strip.top >= 0 && strip.top + kRows <= out_height;
+    if (is_inside) {
+      walk<false>(strip);
+    } else {
+      walk<true>(strip);
+    }
+  }
+
+  // Between neighbouring columns; known at compile time unless channels come in packs.
+  __host__ __device__ int64_t in_step() const { return PACK > 1 ? x_layout.column : 1; }
+  __host__ __device__ int64_t out_step() const { return PACK > 1 ? y_layout.column : 1; }
+
+  template <bool CHECKS_ROWS>
+  __host__ __device__ void walk(const Strip& strip) const {
+    const scalar_t* line = strip.line;
+    scalar_t* result = strip.result;
     acc_t sum[kRows][COLUMNS][PACK] = {};
 #pragma unroll
     for (int row = 0; row < kInRows; ++row) {
-      const bool inside = in_top + row >= 0 && in_top + row < in_height;
-      acc_t value[kInColumns][PACK];
+      if (!CHECKS_ROWS || (strip.in_top + row >= 0 && strip.in_top + row < in_height)) {
+        acc_t value[kInColumns][PACK];
 #pragma unroll
-      for (int column = 0; column < kInColumns; ++column) {
-        const bool visible = inside && in_left + column >= 0 && in_left + column < in_width;
-        const scalar_t* source = image + row * x_layout.row + column * x_layout.column;
-        load(source, visible ? PACK : 0, PACK > 1, value[column]);
+        for (int column = 0; column < kInColumns; ++column) {
+          const scalar_t* source = line + column * in_step();
+          load(source, strip.visible[column] ? PACK : 0, PACK > 1, value[column]);
+        }
+        add_row(row, value, strip.tap, sum);
       }
-      add_row(row, value, tap, sum);
+      line += x_layout.row;
       // Rows that got their last input; the compiler knows which at each step.
 #pragma unroll
       for (int out = 0; out < kRows; ++out) {
-        const int last = (out * DOWN + kTaps - 1) / UP;
-        if (row == last && top + out >= 0 && top + out < out_height) {
-          store_row(result + (top + out) * y_layout.row, left, sum[out]);
+        if (row != (out * DOWN + kTaps - 1) / UP) continue;
+        if (!CHECKS_ROWS || (strip.top + out >= 0 && strip.top + out < out_height)) {
+          store_row(result, strip.left, sum[out]);
         }
+        result += y_layout.row;
       }
     }
   }
@@ -184,22 +236,22 @@ struct ResampleStrip {
     }
   }
 
-  __host__ __device__ void store_row(scalar_t* line, int left,
+  __host__ __device__ void store_row(scalar_t* target, int left,
                                      const acc_t (&sum)[COLUMNS][PACK]) const {
     if constexpr (PACK == 1 && COLUMNS > 1) {
-      if (packed_columns && left >= 0 && left + COLUMNS <= out_width) {
+      if (packed_columns) {
         acc_t values[COLUMNS];
 #pragma unroll
         for (int i = 0; i < COLUMNS; ++i) values[i] = sum[i][0];
-        store(line + left, COLUMNS, true, values);
+        store(target, COLUMNS, true, values);
         return;
       }
     }
 #pragma unroll
     for (int column = 0; column < COLUMNS; ++column) {
-      const int place = left + column;
-      if (place >= 0 && place < out_width) {
-        store(line + place * y_layout.column, PACK, PACK > 1, sum[column]);
+      // Strips of one column begin nowhere else than at an output.
+      if (COLUMNS == 1 || (left + column >= 0 && left + column < out_width)) {
+        store(target + column * out_step(), PACK, PACK > 1, sum[column]);
       }
     }
   }
