@@ -31,6 +31,19 @@ def test_published_network_gives_the_recorded_images(full_precision):
         assert error < 1e-3, name
 
 
+def test_fast_path_keeps_50_db_to_the_exact_one_on_cuda(full_precision):
+    generator, face = make_golden_generator().cuda(), golden_face()
+    ws, camera = face["in.ws"].cuda(), face["in.c"].cuda()
+    with torch.no_grad():
+        exact, fast = (
+            generator.synthesize(ws, camera, with_normals=True, exact=exact)
+            for exact in (True, False)
+        )
+    for name in ("image", "segmentation", "normals"):
+        error = (getattr(exact, name) - getattr(fast, name)).square().mean()
+        assert 10 * torch.log10(4 / error) > 50, name
+
+
 def test_every_script_runs_on_cuda(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "ears" in run_every_script(16, "device=cuda")["mask_iou"]
