@@ -14,6 +14,7 @@ from mate3d.generator import GeneratorConfig
 from mate3d.storage import config_from_dict
 from scripts._device import choose_device
 from scripts._entry import run
+from torch_utils.heap import keep_freed_memory
 from training.data import PortraitDataset
 from training.init_from import InitSource, read_source
 from training.loop import CHECKPOINT_FOLDER, LoopSettings, Trainer, TrainingSettings
@@ -29,6 +30,8 @@ _logger = logging.getLogger(__name__)
 
 def _train(config: DictConfig, words: list[str]) -> None:
     device, output = choose_device(config.device), Path(config.output)
+    if device.type == "cpu":
+        keep_freed_memory()
     if (output / STATE_FILE).exists() and not config.resume:
         raise UserError(f"{output} holds a training run; say resume=true or choose another output")
     generator_config = read_generator_config(config)

@@ -1,19 +1,28 @@
 """`torch.compile` for the networks that training spends its time in."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+
+from mate3d.discriminator import Discriminator
+from mate3d.generator import Generator
 
 
-def compile_modules(modules: Iterable[nn.Module]) -> None:
-    """Compile modules in place on their first call; names of their weights stay the same."""
-    for module in modules:
-        module.compile()
+def compile_networks(generator: Generator, *discriminators: Discriminator) -> None:
+    """Compile the convolutional networks in place, each on its first call.
+
+    Names of weights stay the same, copies of the networks are not compiled. Fields and rendering
+    stay as written.
+    """
+    enlarging = (generator.superresolution, generator.segmentation_superresolution)
+    for module in (generator.backbone, *enlarging, *discriminators):
+        if module is not None:
+            module.compile()
 
 
 def not_compiled() -> AbstractContextManager[None]:
-    """Return a context in which compiled modules run as written: compiled ones know no second
-    derivative, which penalties on gradients need."""
+    """Return a context in which compiled networks run as written.
+
+    Compiled ones have no second derivatives, which penalties on gradients need.
+    """
     return torch.compiler.set_stance("force_eager")

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training.losses.terms import LossSettings, Metrics
 from training.monitor import Monitor
 from training.optimization import OptimizerSettings, optimizing
 from training.passes import Latents, RealBatch, StepContext, draw_latents
+from training.precision import TrainingPrecision
 from training.schedules import ScheduleSettings, ema_decay, schedule_values
 from training.snapshot import make_card, real_grids, render_grids, save_grids
 from training.stages import Stage
@@ -58,6 +60,8 @@ class LoopSettings:
         grid_columns: Their columns.
         keep_checkpoints: Keep every snapshot's checkpoint under `checkpoints/`, not only the last.
         with_progress_bar: Show a bar on stderr.
+        precision: "fp32", "bf16" or "fp16"; see `TrainingPrecision`.
+        compile: Run the networks through `torch.compile`.
     """
 
     batch_size: int = 32
@@ -70,6 +74,8 @@ class LoopSettings:
     grid_columns: int = 6
     keep_checkpoints: bool = False
     with_progress_bar: bool = True
+    precision: str = "fp32"
+    compile: bool = False
 
     def __post_init__(self):
         limits = {
@@ -83,6 +89,7 @@ class LoopSettings:
         for name, least in limits.items():
             if getattr(self, name) < least:
                 raise UserError(f"train.{name}={getattr(self, name)} must be at least {least}")
+        TrainingPrecision(self.precision)
 
 
 @dataclass(frozen=True)
@@ -111,30 +118,34 @@ def adversarial_iteration(
         settings: Weights and intervals.
         context: Schedules and random numbers.
     """
-    networks, optimizers, loss = state.networks, state.optimizers, settings.loss
+    networks, loss = state.networks, settings.loss
     generator_interval = settings.optimizer.generator_reg_interval
     discriminator_interval = settings.optimizer.discriminator_reg_interval
     is_r1_due = state.iteration % discriminator_interval == 0
-    with optimizing(networks.generator, optimizers["generator"]):
+
+    def training(name: str) -> AbstractContextManager[None]:
+        return optimizing(getattr(networks, name), state.optimizers[name], context.scaler)
+
+    with training("generator"):
         metrics = generator_step(networks, draw_latents(), loss, context)
     if loss.density_smoothness > 0 and state.iteration % generator_interval == 0:
         box_size, num = networks.generator.config.box_size, len(real.image)
         points = sample_density_points(num, box_size, loss, state.random)
-        with optimizing(networks.generator, optimizers["generator"]):
+        with training("generator"):
             metrics |= density_step(
                 networks, draw_latents(), points, loss, context, interval=generator_interval
             )
-    with optimizing(networks.discriminator, optimizers["discriminator"]):
+    with training("discriminator"):
         metrics |= discriminator_step(networks, draw_latents(), real, loss, context)
     if loss.r1_gamma > 0 and is_r1_due:
-        with optimizing(networks.discriminator, optimizers["discriminator"]):
+        with training("discriminator"):
             metrics |= r1_step(networks, real, loss, context, interval=discriminator_interval)
     if not loss.has_semantic_discriminator:
         return metrics
-    with optimizing(networks.semantic_discriminator, optimizers["semantic_discriminator"]):
+    with training("semantic_discriminator"):
         metrics |= semantic_discriminator_step(networks, draw_latents(), real, loss, context)
     if loss.semantic_r1_gamma > 0 and is_r1_due:
-        with optimizing(networks.semantic_discriminator, optimizers["semantic_discriminator"]):
+        with training("semantic_discriminator"):
             metrics |= semantic_r1_step(
                 networks, real, loss, context, interval=discriminator_interval
             )
@@ -247,7 +258,12 @@ class Trainer:
         else:
             batch_size = settings.loop.batch_size
             schedule = schedule_values(settings.schedule, state.adversarial_images)
-            context = StepContext(schedule, random=state.random)
+            context = StepContext(
+                schedule,
+                random=state.random,
+                precision=TrainingPrecision(settings.loop.precision, self._device),
+                scaler=state.scaler,
+            )
             real = self._next_real()
             metrics = adversarial_iteration(
                 state, real, lambda: self._draw_latents(batch_size), settings, context

@@ -57,10 +57,20 @@ def make_adam(
 
 
 @contextmanager
-def optimizing(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def optimizing(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Iterator[None]:
     """Switch a network's gradients on for the block, then update its weights.
 
     Averaging gradients over processes belongs right before `sanitize_gradients`.
+
+    Args:
+        network: What the block trains.
+        optimizer: Of its weights.
+        scaler: Of the losses in the block. Where it finds that a loss was scaled too much for
+            float16, the weights stay as they are and the scale is lowered.
     """
     optimizer.zero_grad(set_to_none=True)
     network.requires_grad_(True)
@@ -68,8 +78,14 @@ def optimizing(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator
         yield
     finally:
         network.requires_grad_(False)
+    if scaler is None:
+        sanitize_gradients(network.parameters())
+        optimizer.step()
+        return
+    scaler.unscale_(optimizer)
     sanitize_gradients(network.parameters())
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
 
 
 @torch.no_grad()

@@ -12,12 +12,14 @@ from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.storage import config_from_dict
+from training.compilation import compile_networks
 from training.ema import make_average
 from training.init_from import InitSource, initialize_networks
 from training.loop import TrainingSettings
 from training.losses.terms import DISTANCE_TERMS, LossSettings
 from training.optimization import make_adam
 from training.passes import Networks, StepContext, draw_latents
+from training.precision import TrainingPrecision
 from training.schedules import schedule_values
 from training.stages import SphereInitialization, Stage
 from training.state import TrainingState
@@ -89,11 +91,16 @@ def build_state(
     if source is not None:
         initialize_networks(networks, source)
     random = torch.Generator(device).manual_seed(settings.loop.seed)
+    if settings.loop.compile:
+        compile_networks(
+            networks.generator, networks.discriminator, networks.semantic_discriminator
+        )
     return TrainingState(
         networks=networks,
         average=make_average(networks.generator),
         optimizers=_build_optimizers(networks, settings),
         random=random,
+        scaler=TrainingPrecision(settings.loop.precision, device).make_scaler(),
         stages=_build_stages(networks, settings, stage_settings, cameras.to(device), random),
     )
 

@@ -29,6 +29,7 @@ class TrainingState:
         average: Moving average of the generator; what checkpoints hold.
         optimizers: By name.
         random: Source of random numbers on the training device.
+        scaler: Of losses in float16; does nothing otherwise.
         stages: What comes before the adversarial training, in order.
         data: `BatchStream.state_dict()`; empty before the first real batch.
         images_seen: Images that training has used, those of the stages included.
@@ -41,6 +42,9 @@ class TrainingState:
     average: Generator
     optimizers: dict[str, torch.optim.Optimizer]
     random: torch.Generator
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
+    )
     stages: tuple[Stage, ...] = ()
     data: dict[str, int] = field(default_factory=dict)
     images_seen: int = 0
@@ -70,6 +74,7 @@ def save_state(path: Path, state: TrainingState) -> None:
         "modules": {name: module.state_dict() for name, module in state.modules().items()},
         "optimizers": {name: item.state_dict() for name, item in state.optimizers.items()},
         "stages": {stage.name: stage.runner.state_dict() for stage in state.stages},
+        "scaler": state.scaler.state_dict(),
         "random": state.random.get_state(),
         "torch_random": torch.get_rng_state(),
         "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -105,6 +110,8 @@ def load_state(path: Path, state: TrainingState) -> None:
         optimizer.load_state_dict(document["optimizers"][name])
     for stage in state.stages:
         stage.runner.load_state_dict(document["stages"][stage.name])
+    if document.get("scaler") and state.scaler.is_enabled():
+        state.scaler.load_state_dict(document["scaler"])
     state.data = document["data"]
     state.images_seen = document["images_seen"]
     state.stage_images = document["stage_images"]

@@ -342,9 +342,7 @@ def _choose(
     """Draw samples uniformly: a mean over them is an unbiased estimate of the mean over all."""
     if number >= points.shape[1]:
         return torch.arange(points.shape[1], device=points.device)
-    return torch.randint(
-        points.shape[1], (number,), generator=context.random, device=points.device
-    )
+    return torch.randint(points.shape[1], (number,), generator=context.random, device=points.device)
 
 
 def _add_class_render_terms(

@@ -40,13 +40,15 @@ def test_equals_the_separate_steps(up, down, kernel, groups, flip_weight):
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
-def test_gradients_agree_with_finite_differences(up, down):
+def test_gradients_agree_with_finite_differences(up, down, layout):
     torch.manual_seed(1)
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
 
     def function(x, weight):
+        x = x.contiguous(memory_format=layout)
         return conv2d_resample(x, weight, FILTER, up=up, down=down, padding=1)
 
     assert gradcheck(function, (x, weight))

@@ -110,8 +110,9 @@ def _transposed(
 def _has_slow_weight_gradient(x: Tensor, weight: Tensor) -> bool:
     is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
     is_recorded = torch.is_grad_enabled() and weight.requires_grad
-    on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
-    return on_cpu and is_recorded and is_channels_last and not x.is_contiguous()
+    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    is_eager = not torch.compiler.is_compiling()
+    return on_cpu and is_eager and is_recorded and is_channels_last and not x.is_contiguous()
 
 
 class _StridedConvolution(Function):

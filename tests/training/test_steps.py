@@ -1,0 +1,225 @@
+"""What the steps evaluate, and that random subsets of samples estimate the same losses."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mate3d.cameras import make_camera
+from mate3d.labels import one_hot_mask
+from training import steps
+from training.losses.terms import LossSettings
+from training.passes import Latents, Networks, RealBatch, StepContext
+from training.schedules import ScheduleValues
+
+NOTHING = LossSettings(
+    adversarial=0,
+    semantic_adversarial=0,
+    eikonal=0,
+    minimal_surface=0,
+    sdf_consistency=0,
+)
+CONTEXT = StepContext(
+    ScheduleValues(resolution=8, blur_sigma=0.0, pose_swap_probability=0.0),
+    noise_mode="const",
+    depth_mode="fixed",
+)
+
+
+@pytest.fixture
+def networks(make_trainer, tmp_path) -> Networks:
+    """Of six classes; distances are about 1 and 2, so that every term has something to charge."""
+    networks = make_trainer(tmp_path)[1].networks
+    decoder = networks.generator.decoder
+    torch.nn.init.constant_(decoder.sdf_head[2].bias, 1.0)
+    for head in decoder.class_heads:
+        torch.nn.init.constant_(head[2].bias, 2.0)
+    return networks
+
+
+@pytest.fixture
+def latents() -> Latents:
+    generator = torch.Generator().manual_seed(0)
+    camera = torch.cat([make_camera(yaw=0.3), make_camera(yaw=-0.1, pitch=0.1)])
+    return Latents(torch.randn(2, 24, generator=generator), camera)
+
+
+@pytest.fixture
+def real(latents) -> RealBatch:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(2, 3, 16, 16, generator=generator) * 2 - 1
+    ids = torch.randint(6, (2, 16, 16), generator=generator)
+    return RealBatch(image, one_hot_mask(ids, 6), latents.camera)
+
+
+@pytest.fixture
+def calls(networks, monkeypatch) -> Counter:
+    """How often the networks run, and at how many points the class heads do."""
+    counts = Counter()
+
+    def watch(owner, method, name, number=lambda *args: 1):
+        original = getattr(owner, method)
+
+        def counted(*args, **kwargs):
+            counts[name] += number(*args)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    def num_points(features):
+        return features.shape[:-1].numel()
+
+    generator = networks.generator
+    # Both ways through a super-resolution start with it.
+    watch(generator.superresolution, "prepare", "image")
+    watch(generator.segmentation_superresolution, "prepare", "segmentation")
+    watch(networks.discriminator, "forward", "discriminator")
+    watch(networks.semantic_discriminator, "forward", "semantic_discriminator")
+    watch(generator.decoder, "distances", "class_points", num_points)
+    watch(generator.decoder, "class_distances", "class_points", num_points)
+    watch(steps, "march_classes", "marches")
+    return counts
+
+
+def train_generator(networks: Networks, latents: Latents, loss: LossSettings):
+    networks.generator.requires_grad_(True).zero_grad(set_to_none=True)
+    networks.discriminator.requires_grad_(False)
+    networks.semantic_discriminator.requires_grad_(False)
+    return steps.generator_step(networks, latents, loss, CONTEXT)
+
+
+def test_image_discriminator_sees_no_segmentation(networks, latents, real, calls):
+    networks.discriminator.requires_grad_(True)
+    steps.discriminator_step(networks, latents, real, NOTHING, CONTEXT)
+    assert calls == {"image": 1, "discriminator": 2}
+
+
+def test_discriminator_steps_record_nothing_of_the_generator(networks, latents, real):
+    networks.generator.requires_grad_(True)
+    networks.discriminator.requires_grad_(True)
+    networks.semantic_discriminator.requires_grad_(True)
+    steps.discriminator_step(networks, latents, real, NOTHING, CONTEXT)
+    steps.semantic_discriminator_step(networks, latents, real, NOTHING, CONTEXT)
+    assert all(parameter.grad is None for parameter in networks.generator.parameters())
+    weight = networks.semantic_discriminator.head.out.weight
+    assert weight.grad.abs().sum() > 0
+
+
+def test_image_alone_needs_no_parts(networks, latents, calls):
+    train_generator(networks, latents, replace(NOTHING, adversarial=1.0))
+    assert calls == {"image": 1, "discriminator": 1}
+
+
+def test_mask_discriminator_needs_parts_but_no_marches(networks, latents, calls):
+    train_generator(networks, latents, replace(NOTHING, semantic_adversarial=0.1))
+    rays, samples = 2 * 8 * 8, 12
+    assert calls == {
+        "image": 1,
+        "segmentation": 1,
+        "semantic_discriminator": 1,
+        "class_points": rays * samples,
+    }
+
+
+def test_parts_are_marched_one_by_one_only_for_their_losses(networks, latents, calls):
+    loss = replace(NOTHING, class_color_consistency=0.1)
+    train_generator(networks, latents, loss)
+    assert calls["marches"] == 1
+    assert calls["segmentation"] == calls["discriminator"] == 0
+
+
+def test_parts_are_evaluated_at_the_chosen_samples_only(networks, latents, calls):
+    loss = replace(NOTHING, adversarial=1.0, sdf_consistency=0.1, consistency_points=5)
+    train_generator(networks, latents, loss)
+    assert calls["class_points"] == 2 * 5
+    heads = networks.generator.decoder.class_heads
+    assert sum(head[0].weight.grad.abs().sum() for head in heads) > 0
+
+
+def test_terms_of_weight_zero_are_not_evaluated(networks, latents, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("evaluated")
+
+    for name in ("eikonal_loss", "sdf_consistency_loss", "sdf_and_gradient", "march_classes"):
+        monkeypatch.setattr(steps, name, refuse)
+    for name in ("minimal_surface_loss", "density_consistency_loss", "color_consistency_loss"):
+        monkeypatch.setattr(steps.geometry, name, refuse)
+    metrics = train_generator(networks, latents, replace(NOTHING, adversarial=1.0))
+    assert set(metrics) == {
+        "Loss/G/loss",
+        "Loss/beta",
+        "Loss/scores/fake",
+        "Loss/signs/fake",
+    }
+
+
+@pytest.mark.parametrize("with_mask", [True, False], ids=["parts_rendered", "parts_looked_up"])
+@pytest.mark.parametrize(
+    ("term", "points", "metric"),
+    [
+        ("eikonal", "eikonal_points", "Loss/G_eikonal/loss"),
+        ("sdf_consistency", "consistency_points", "Loss/G_sdf_consist_loss/loss"),
+        ("density_consistency", "consistency_points", "Loss/G_sigma_consist_loss/loss"),
+    ],
+)
+def test_mean_over_all_subsets_is_the_loss_on_all_samples(
+    networks, latents, monkeypatch, with_mask, term, points, metric
+):
+    """Subsets of one sample, each as likely as the others: their mean is the expectation."""
+    loss = replace(NOTHING, semantic_adversarial=0.1 if with_mask else 0.0, **{term: 1.0})
+    head, output = head_and_output(networks, latents, loss)
+    tensors = [networks.generator.decoder.class_heads[0][0].weight, head.shape_planes]
+
+    def value_and_gradients(loss, output):
+        terms = steps.LossSum()
+        steps._add_geometry_terms(terms, head, output, loss, CONTEXT)
+        gradients = torch.autograd.grad(
+            terms.total, tensors, retain_graph=True, materialize_grads=True
+        )
+        return [terms.metrics[metric], *gradients]
+
+    num_samples = output.samples.points.flatten(1, 2).shape[1]
+    # Some of the samples stand for all of them; a stride that meets rays at all depths.
+    chosen = range(0, num_samples, 7)
+    samples = output.samples
+    kept = {
+        name: getattr(samples, name).flatten(1, 2)[:, list(chosen)].unsqueeze(1)
+        for name in ("points", "sdf", "class_sdf", "sdf_gradient")
+    }
+    few = replace(output, samples=replace(samples, **kept))
+    expected = value_and_gradients(loss, few)
+    found = [0.0, *map(torch.zeros_like, expected[1:])]
+    for index in range(len(chosen)):
+        one = torch.tensor([index])
+        monkeypatch.setattr(steps.torch, "randint", lambda *args, one=one, **kwargs: one)
+        values = value_and_gradients(replace(loss, **{points: 1}), few)
+        found = [old + value / len(chosen) for old, value in zip(found, values, strict=True)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert expected[0] > 0
+
+
+def head_and_output(networks, latents, loss):
+    generator = networks.generator.requires_grad_(True)
+    ws = generator.map(latents.z, latents.camera)
+    head = steps.make_head(generator, ws, CONTEXT)
+    rendered = head if loss.needs_classes_everywhere else steps.without_classes(head)
+    output = steps.render_head(
+        generator,
+        rendered,
+        ws,
+        latents,
+        loss,
+        CONTEXT,
+        with_samples=True,
+        with_sdf_gradient=True,
+    )
+    return head, output
+
+
+def test_as_many_points_as_samples_takes_each_once(networks, latents):
+    loss = replace(NOTHING, eikonal=1.0)
+    exact = train_generator(networks, latents, loss)
+    limited = train_generator(networks, latents, replace(loss, eikonal_points=10**6))
+    torch.testing.assert_close(limited["Loss/G_eikonal/loss"], exact["Loss/G_eikonal/loss"])
