@@ -178,7 +178,7 @@ class FastSourceView(SourceView):
             segmentation=self.enlarge_image(
                 generator.segmentation_superresolution, "segmentation", scores, features.detach()
             ),
-            segmentation_raw=scores,
+            segmentation_raw=view.segmentation_raw,
             depth=view.depth,
             opacity=view.opacity,
             normals=view.normals,

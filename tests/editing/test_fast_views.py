@@ -1,0 +1,170 @@
+"""Views that render what an edit can reach give the numbers of whole views, and ask for less."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from editing.distillation import DistillationOptions
+from editing.edited_generator import EditedGenerator
+from editing.fast_views import FastViews
+from editing.fusion import FusedField
+from editing.loop import EditLoop, EditTarget
+from editing.options import EditOptions, LossWeights
+from editing.regions import ClassRegion, PaintedRegion, everywhere
+from editing.views import ExactViews
+from mate3d.cameras import make_camera
+from mate3d.field import field_gradient
+
+# The tiny generator's distances are spread widely, so that these reach some of its rays.
+BOUNDED = ClassRegion((2,), softness=0.05, reach=-0.01)
+OPTIONS = EditOptions(num_geometry_points=64)
+PAINTED_VIEW = make_camera(0.3, 0.1)
+
+
+def painted_region():
+    repainted = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    repainted[..., 4:12, 6:14] = True
+    return PaintedRegion(ClassRegion(()), PAINTED_VIEW, repainted, 0.1)
+
+
+def make_edited(generator, ws, region, learnable=OPTIONS.learnable):
+    edited = EditedGenerator(generator, ws, region, learnable=learnable)
+    with torch.no_grad():
+        noise = torch.randn(edited.ws.shape, generator=torch.Generator().manual_seed(2))
+        edited.ws.add_(0.3 * noise)
+    return edited
+
+
+def make_loop(generator, ws, guidance, options, region):
+    edited = make_edited(generator, ws, region, options.learnable)
+    painted = torch.zeros(1, 32, 32, dtype=torch.int64)
+    painted[0, 8:24, 8:24] = 2
+    embeds = guidance.encode_prompt("x")
+    return EditLoop(
+        edited, EditTarget(PAINTED_VIEW, painted, (2,), guidance, embeds), options, seed=0
+    )
+
+
+CASES = {
+    "bounded region": (OPTIONS, BOUNDED),
+    "painted frustum": (OPTIONS, painted_region()),
+    "everywhere": (OPTIONS, everywhere),
+    "soft surfaces": (dataclasses.replace(OPTIONS, soft_beta=0.1), BOUNDED),
+    "source's mask": (dataclasses.replace(OPTIONS, condition="fixed"), BOUNDED),
+    "image alone": (
+        dataclasses.replace(
+            OPTIONS, condition="none", distillation=DistillationOptions(blend="image")
+        ),
+        BOUNDED,
+    ),
+    "silhouette": (dataclasses.replace(OPTIONS, mask_loss="silhouette"), BOUNDED),
+    "raw mask": (dataclasses.replace(OPTIONS, weights=LossWeights(mask=0.0)), BOUNDED),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_gradients_are_those_of_whole_views(
+    tiny_generator, tiny_ws, fake_guidance, case
+):
+    options, region = CASES[case]
+    found = {}
+    for exact in (True, False):
+        chosen = dataclasses.replace(options, exact=exact)
+        loop = make_loop(tiny_generator, tiny_ws, fake_guidance, chosen, region)
+        terms = loop.step(0.0)
+        found[exact] = terms, torch.cat([p.grad.flatten() for p in loop.parameters])
+    for name, value in found[True][0].items():
+        assert found[False][0][name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
+    exact_gradient, fast_gradient = found[True][1], found[False][1]
+    assert exact_gradient.any()
+    torch.testing.assert_close(
+        fast_gradient, exact_gradient, rtol=1e-3, atol=1e-4 * exact_gradient.abs().max().item()
+    )
+
+
+@pytest.mark.parametrize("region", [BOUNDED, painted_region(), everywhere])
+@pytest.mark.parametrize("num_fine_samples", [0, 8])
+@torch.no_grad()
+def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_fine_samples):
+    rendering = dataclasses.replace(
+        tiny_generator.config.rendering, num_fine_samples=num_fine_samples
+    )
+    tiny_generator.config = dataclasses.replace(tiny_generator.config, rendering=rendering)
+    edited = make_edited(tiny_generator, tiny_ws, region)
+    head, camera = edited.fused_field(), make_camera(-0.4)
+    pairs = []
+    for views in (ExactViews(edited), FastViews(edited)):
+        source = views.source(camera, None, with_normals=True)
+        pairs.append((source.output, views.fused(head, source, with_normals=True)))
+    (exact_source, exact), (fast_source, fast) = pairs
+    for name in ("image", "image_raw", "segmentation", "segmentation_raw", "depth", "opacity"):
+        torch.testing.assert_close(
+            getattr(fast_source, name), getattr(exact_source, name), rtol=1e-4, atol=1e-5
+        )
+    for name in ("image", "segmentation", "segmentation_raw", "depth", "opacity", "normals"):
+        torch.testing.assert_close(getattr(fast, name), getattr(exact, name), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(exact.image, exact_source.image)
+
+
+def test_rays_out_of_reach_show_the_sources_pixels_bit_for_bit(tiny_generator, tiny_ws):
+    edited = make_edited(tiny_generator, tiny_ws, painted_region())
+    views = FastViews(edited)
+    source = views.source(PAINTED_VIEW, None)
+    view = views.fused(edited.fused_field(), source)
+    is_reached = torch.zeros(256, dtype=torch.bool)
+    is_reached[source.index] = True
+    assert 0 < is_reached.float().mean() < 0.5
+    is_same = (view.image_raw == source.output.image_raw).all(dim=1).flatten()
+    assert is_same[~is_reached].all()
+    assert not is_same[is_reached].all()
+    # The lower right corner is farther from the painted square than super-resolution looks.
+    assert torch.equal(view.image[..., 28:, 28:], source.output.image[..., 28:, 28:])
+
+
+def test_the_copy_is_asked_at_reachable_points_only(tiny_generator, tiny_ws, monkeypatch):
+    asked = []
+    ask = FusedField._edited_class_sdf
+
+    def spy(field, points):
+        asked.append(points.shape[1])
+        return ask(field, points)
+
+    monkeypatch.setattr(FusedField, "_edited_class_sdf", spy)
+    edited = make_edited(tiny_generator, tiny_ws, painted_region())
+    views = FastViews(edited)
+    views.fused(edited.fused_field(), views.source(PAINTED_VIEW, None))
+    num_samples = 16 * 16 * (8 + 8)
+    assert 0 < sum(asked) < 0.5 * num_samples
+
+
+def test_an_edit_without_reach_shows_the_source(tiny_generator, tiny_ws):
+    edited = make_edited(tiny_generator, tiny_ws, ClassRegion(()))
+    views = FastViews(edited)
+    source = views.source(PAINTED_VIEW, None, with_normals=True)
+    view = views.fused(edited.fused_field(), source, with_normals=True)
+    assert len(source.index) == 0
+    assert torch.equal(view.image, source.output.image)
+    assert torch.equal(view.segmentation, source.output.segmentation)
+    assert not view.image.requires_grad
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_gradient_inside_the_region_is_autograds(tiny_generator, tiny_ws, share):
+    edited = make_edited(tiny_generator, tiny_ws, everywhere)
+    points = torch.rand(1, 40, 3, generator=torch.Generator().manual_seed(0)) * 0.5 - 0.25
+    shares = torch.full((1, 40, 1), share)
+    found = []
+    for with_autograd in (True, False):
+        head = edited.fused_field()
+        if with_autograd:
+            at = points.clone().requires_grad_(True)
+            sdf = head.distances(at, shares)[..., :1]
+            (gradient,) = torch.autograd.grad(sdf.sum(), at, create_graph=True)
+        else:
+            gradient = head.sdf_gradient(points, shares)
+        (of_ws,) = torch.autograd.grad(gradient.square().sum(), edited.ws)
+        found.append((gradient.detach(), of_ws))
+    torch.testing.assert_close(*(pair[0] for pair in found), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*(pair[1] for pair in found), rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(found[0][0], field_gradient(edited.source_field(), points))
