@@ -70,7 +70,7 @@ __host__ __device__ inline T activate(T v, T alpha) {
 }
 
 // Order 0 is the operation, order 1 its gradient, order 2 the gradient's derivative.
-template <typename scalar_t, typename index_t, int ORDER>
+template <typename scalar_t, int ORDER>
 struct BiasAct {
   using acc_t = accumulate_t<scalar_t>;
   static constexpr int kLength = kWidth<scalar_t>;
@@ -80,48 +80,62 @@ struct BiasAct {
   const scalar_t* grad;       // from order 1
   const scalar_t* grad_grad;  // at order 2
   scalar_t* result;
-  index_t num_elements, inner, channels;  // element i has channel i / inner % channels
+  int64_t num_elements, inner, channels;  // element i has channel i / inner % channels
   acc_t alpha, gain, clamp;               // no clamping if negative
   Activation activation;
-  bool saved_is_output, packed;
+  bool saved_is_output, packed, is_small;
 
-  __host__ __device__ void operator()(index_t thread) const {
-    switch (activation) {
-      case Activation::kLinear: return work<Activation::kLinear>(thread);
-      case Activation::kRelu: return work<Activation::kRelu>(thread);
-      case Activation::kLrelu: return work<Activation::kLrelu>(thread);
-      case Activation::kTanh: return work<Activation::kTanh>(thread);
-      case Activation::kSigmoid: return work<Activation::kSigmoid>(thread);
-      case Activation::kElu: return work<Activation::kElu>(thread);
-      case Activation::kSelu: return work<Activation::kSelu>(thread);
-      case Activation::kSoftplus: return work<Activation::kSoftplus>(thread);
-      case Activation::kSwish: return work<Activation::kSwish>(thread);
+  __host__ __device__ void operator()(int64_t thread) const {
+    const int64_t first = thread * kLength;
+    const int64_t left = num_elements - first;
+    const int count = left < kLength ? static_cast<int>(left) : kLength;
+    acc_t value[kLength], factor[kLength];
+    load(saved + first, count, packed, value);
+    if constexpr (ORDER >= 1) load(grad + first, count, packed, factor);
+    if constexpr (ORDER == 2) {
+      acc_t second[kLength];
+      load(grad_grad + first, count, packed, second);
+#pragma unroll
+      for (int i = 0; i < kLength; ++i) factor[i] *= second[i];
     }
+    if (bias != nullptr) {
+      // Divisions of 32-bit numbers are far cheaper.
+      if (is_small) {
+        add_bias<uint32_t>(first, inner, channels, value);
+      } else {
+        add_bias<int64_t>(first, inner, channels, value);
+      }
+    }
+    switch (activation) {
+      case Activation::kLinear: apply<Activation::kLinear>(value, factor); break;
+      case Activation::kRelu: apply<Activation::kRelu>(value, factor); break;
+      case Activation::kLrelu: apply<Activation::kLrelu>(value, factor); break;
+      case Activation::kTanh: apply<Activation::kTanh>(value, factor); break;
+      case Activation::kSigmoid: apply<Activation::kSigmoid>(value, factor); break;
+      case Activation::kElu: apply<Activation::kElu>(value, factor); break;
+      case Activation::kSelu: apply<Activation::kSelu>(value, factor); break;
+      case Activation::kSoftplus: apply<Activation::kSoftplus>(value, factor); break;
+      case Activation::kSwish: apply<Activation::kSwish>(value, factor); break;
+    }
+    store(result + first, count, packed, value);
   }
 
+  // Replace values by the results; `factor` is what multiplies derivatives.
   template <Activation KIND>
-  __host__ __device__ void work(index_t thread) const {
-    const index_t first = thread * kLength;
-    const index_t left = num_elements - first;
-    const int count = left < kLength ? static_cast<int>(left) : kLength;
-    acc_t value[kLength], g[kLength], gg[kLength];
-    load(saved + first, count, packed, value);
-    if constexpr (ORDER >= 1) load(grad + first, count, packed, g);
-    if constexpr (ORDER == 2) load(grad_grad + first, count, packed, gg);
-    if (bias != nullptr) add_bias(first, count, value);
+  __host__ __device__ void apply(acc_t (&value)[kLength], const acc_t (&factor)[kLength]) const {
 #pragma unroll
     for (int i = 0; i < kLength; ++i) {
       if constexpr (ORDER == 0) {
         value[i] = forward<KIND>(value[i]);
       } else {
-        value[i] = g[i] * slope<KIND>(value[i]);
-        if constexpr (ORDER == 2) value[i] *= gg[i];
+        value[i] = factor[i] * slope<KIND>(value[i]);
       }
     }
-    store(result + first, count, packed, value);
   }
 
-  __host__ __device__ void add_bias(index_t first, int count, acc_t (&value)[kLength]) const {
+  template <typename index_t>
+  __host__ __device__ void add_bias(index_t first, index_t inner, index_t channels,
+                                    acc_t (&value)[kLength]) const {
     const index_t row = first / inner;
     index_t within = first - row * inner, channel = row % channels;
     if (inner - within >= kLength) {
@@ -134,7 +148,8 @@ struct BiasAct {
 #pragma unroll
       for (int i = 0; i < kLength; ++i) value[i] += b[i];
     } else {
-      for (int i = 0; i < count; ++i) {
+#pragma unroll
+      for (int i = 0; i < kLength; ++i) {
         value[i] += widen(bias[channel]);
         if (++within == inner) {
           within = 0;
@@ -174,10 +189,10 @@ struct Options {
   bool saved_is_output;
 };
 
-template <int ORDER, typename scalar_t, typename index_t>
+template <int ORDER, typename scalar_t>
 void launch(const Tensor& saved, const std::optional<Tensor>& bias, const Tensor* grad,
             const Tensor* grad_grad, Tensor& result, const Options& options) {
-  BiasAct<scalar_t, index_t, ORDER> work{};
+  BiasAct<scalar_t, ORDER> work{};
   work.saved = saved.const_data_ptr<scalar_t>();
   work.bias = bias.has_value() ? bias->const_data_ptr<scalar_t>() : nullptr;
   work.grad = grad != nullptr ? grad->const_data_ptr<scalar_t>() : nullptr;
@@ -192,9 +207,10 @@ void launch(const Tensor& saved, const std::optional<Tensor>& bias, const Tensor
   work.clamp = options.clamp;
   work.activation = options.activation;
   work.saved_is_output = options.saved_is_output;
+  work.is_small = fits_32_bits(work.num_elements);
   work.packed = is_aligned(work.saved) && is_aligned(work.bias) && is_aligned(work.grad) &&
                 is_aligned(work.grad_grad) && is_aligned(work.result);
-  run<index_t>(saved, (saved.numel() + work.kLength - 1) / work.kLength, work);
+  run<int64_t>(saved, (saved.numel() + work.kLength - 1) / work.kLength, work);
 }
 
 // Bring a tensor into the layout of another of the same shape.
@@ -231,9 +247,7 @@ Tensor compute(const Tensor& saved_any, std::optional<Tensor> bias, const Tensor
   const Tensor* second = ORDER == 2 ? &grad_grad : nullptr;
   dispatch_floating(saved.scalar_type(), "bias_act", [&](auto zero) {
     using scalar_t = decltype(zero);
-    dispatch_index(saved.numel(), [&](auto count) {
-      launch<ORDER, scalar_t, decltype(count)>(saved, bias, first, second, result, options);
-    });
+    launch<ORDER, scalar_t>(saved, bias, first, second, result, options);
   });
   return result;
 }
