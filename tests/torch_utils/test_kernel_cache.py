@@ -112,6 +112,13 @@ def test_library_for_more_gpus_serves_each_of_them(tools, toolkit):
     assert len(toolkit.calls) == 2
 
 
+def test_sources_that_change_during_a_build_spoil_no_entry(tools, toolkit, sources):
+    toolkit.write_nvcc(compiling=f"echo '// changed' >> '{sources / 'common.cuh'}'")
+    with pytest.raises(BuildError, match="changed while they were compiled"):
+        cache.find_or_build(tools, ["8.0"])
+    assert cache.find_entry(()) is None
+
+
 def test_without_tools_a_library_compiled_before_is_found(tools):
     assert cache.find_entry(GPU) is None
     entry = cache.find_or_build(tools, ["8.0"])

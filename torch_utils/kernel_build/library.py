@@ -129,6 +129,8 @@ def compile_library(folder: Path, toolchain: Toolchain, codes: Sequence[str]) ->
         with tempfile.TemporaryDirectory(dir=folder, prefix="objects-") as work:
             commands = _commands(sources, toolchain, codes)
             _run_commands(commands, toolchain.ninja, Path(work), folder / LOG_NAME)
+            if source_digest() != digest:
+                raise BuildError("the CUDA sources changed while they were compiled", "Try again")
             library = Path(work) / LIBRARY_NAME
             info = LibraryInfo(
                 digest,
