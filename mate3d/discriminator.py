@@ -113,7 +113,8 @@ class Discriminator(nn.Module):
             camera: The cameras of the images.
         """
         x = torch.cat([image, resize_antialias(image_raw, self.config.resolution)], dim=1)
-        x = x.contiguous(memory_format=torch.channels_last)  # Faster convolutions.
+        if x.device.type == "cpu":  # Its convolutions are up to 1.6 times as fast that way.
+            x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks.values():
             x = block(x)
         # Statistics over the batch can be smaller than half precision tells from zero.
