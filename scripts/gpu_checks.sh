@@ -33,7 +33,8 @@ for side in 64 128; do
   check "bench_generator_$side" "$python" benchmarks/bench_generator.py device=cuda \
     neural_resolution=$side output="$out/bench_generator_$side.json"
 done
-check bench_training "$python" benchmarks/bench_training.py device=cuda output="$out/bench_training.json"
+check bench_training "$python" benchmarks/bench_training.py device=cuda runs=3 \
+  variants=exact,fast,subset,bf16 output="$out/bench_training.json"
 check bench_edit_demo "$python" benchmarks/bench_edit.py device=cuda output="$out/bench_edit_demo.json"
 check bench_edit_face512 "$python" benchmarks/bench_edit.py device=cuda preset=face512 \
   neural_resolution=64 output="$out/bench_edit_face512.json"
