@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torch_utils.ops import _extension
+import torch_utils.ops._extension as _extension
 
 Implementation = Literal["auto", "pytorch", "reference"]
 

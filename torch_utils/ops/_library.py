@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 
-from torch_utils.ops import _extension
+import torch_utils.ops._extension as _extension
 
 NAMESPACE = "mate3d"
 

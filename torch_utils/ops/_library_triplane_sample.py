@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torch_utils.ops import _triplane_pytorch
+import torch_utils.ops._triplane_pytorch as _triplane_pytorch
 from torch_utils.ops._library import Operation, no_third_derivatives
 
 

@@ -2,7 +2,9 @@
 
 from torch.library import Library
 
-from torch_utils.ops import _library_bias_act, _library_triplane_sample, _library_upfirdn2d
+import torch_utils.ops._library_bias_act as _library_bias_act
+import torch_utils.ops._library_triplane_sample as _library_triplane_sample
+import torch_utils.ops._library_upfirdn2d as _library_upfirdn2d
 from torch_utils.ops._library import NAMESPACE, define, describe
 
 OPERATIONS = (

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from torch_utils.ops import _triplane_pytorch
+import torch_utils.ops._triplane_pytorch as _triplane_pytorch
 from torch_utils.ops._dispatch import (
     Implementation,
     wants_library,
