@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mate3d.field import Field, TriPlaneField, field_gradient
-from mate3d.triplane import PLANE_AXES
+from mate3d.triplane import PLANE_AXES, look_up_planes
 from torch_utils.ops.triplane_tables import Corners, find_corners, look_up, make_table
 
 
@@ -101,36 +101,38 @@ def _pad(
 
 
 class TriPlaneProbe:
-    """Looks each point's pixels up once, and its shape features once.
+    """Looks shape features up once for each point, and texture features where they show.
 
     Args:
         field: Its planes must not change while the probe is used.
+        with_corners: Also find each point's pixels once only, and keep them. On a GPU one kernel
+            finds them and reads the planes, faster than what is kept could be read again; None
+            decides by the device.
     """
 
-    def __init__(self, field: TriPlaneField):
+    def __init__(self, field: TriPlaneField, *, with_corners: bool | None = None):
         self.field = field
+        is_cpu = field.device.type == "cpu"
+        self._with_corners = is_cpu if with_corners is None else with_corners
         self._shape_table = make_table(field.shape_planes)
-        is_single = field.texture_planes is field.shape_planes
-        self._texture_table = self._shape_table if is_single else make_table(field.texture_planes)
+        self._has_one_table = field.texture_planes is field.shape_planes
+        self._texture_table = (
+            self._shape_table if self._has_one_table else make_table(field.texture_planes)
+        )
 
     def begin(
         self,
         points: Tensor,  # [B, N, 3]
-    ) -> tuple[Tensor, tuple[Corners, Tensor]]:
+    ) -> tuple[Tensor, tuple[Corners | None, Tensor]]:
         """See `FieldProbe`."""
-        field = self.field
-        corners = find_corners(
-            points * (2 / field.box_size),
-            PLANE_AXES[field.plane_layout],
-            field.shape_planes.shape[-2:],
-        )
-        features = look_up(self._shape_table, corners)
-        sdf = field.decoder.sdf(features.unflatten(0, points.shape[:2]))
+        corners = self._find_corners(points) if self._with_corners else None
+        features = self._look_up(self._shape_table, points, corners)
+        sdf = self.field.decoder.sdf(features.unflatten(0, points.shape[:2]))
         return sdf, (corners, features)
 
     def finish(
         self,
-        state: tuple[Corners, Tensor],
+        state: tuple[Corners | None, Tensor],
         points: Tensor,  # [B, N, 3]
         chosen: Tensor,  # [M]
         *,
@@ -140,13 +142,37 @@ class TriPlaneProbe:
         corners, shape_features = state
         shape_features = shape_features.index_select(0, chosen)
         texture_features = shape_features
-        if self._texture_table is not self._shape_table:
+        if corners is not None and not self._has_one_table:
             texture_features = look_up(self._texture_table, corners.take(chosen))
-        decoder = self.field.decoder
-        colors = decoder.colors(texture_features)
+        elif not self._has_one_table:
+            padded, is_chosen = _pad(points, chosen)
+            texture_features = self._look_up(self._texture_table, padded, None)
+            texture_features = texture_features[is_chosen.flatten()]
+        colors = self.field.decoder.colors(texture_features)
         if not with_classes:
             return colors, colors.new_empty(len(colors), 0)
-        return colors, decoder.class_distances(shape_features)
+        return colors, self.field.decoder.class_distances(shape_features)
+
+    def _find_corners(self, points: Tensor) -> Corners:
+        field = self.field
+        size = field.shape_planes.shape[-2:]
+        return find_corners(
+            points * (2 / field.box_size), PLANE_AXES[field.plane_layout], (size[0], size[1])
+        )
+
+    def _look_up(
+        self,
+        table: Tensor,
+        points: Tensor,  # [B, N, 3]
+        corners: Corners | None,
+    ) -> Tensor:  # [B * N, C]
+        if corners is not None:
+            return look_up(table, corners)
+        field = self.field
+        batch, planes, channels, height, width = field.shape_planes.shape
+        channels_last = table.view(batch, planes, height, width, channels).movedim(-1, 2)
+        features = look_up_planes(channels_last, points, field.box_size, field.plane_layout)
+        return features.flatten(0, 1)
 
 
 @open_probe.register

@@ -1,6 +1,7 @@
 """The fast path against the exact one, which is held to the golden numbers."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mate3d import fast_rendering, fast_synthesis
 from mate3d.checkpoint import load_generator
 from mate3d.fast_rendering import render_field_fast
 from mate3d.field import TriPlaneField
-from mate3d.field_probe import AnyFieldProbe, open_probe
+from mate3d.field_probe import AnyFieldProbe, TriPlaneProbe, open_probe
 from mate3d.layers import LRELU_GAIN, LRELU_SLOPE, SynthesisBlock
 from mate3d.rays import DepthDraws, sample_rays
 from mate3d.renderer import RenderingConfig, render_field
@@ -93,6 +94,18 @@ def test_given_depths_are_used(head, rays):
         expected = render_field(head, *rays, RELEASED, depths=depths, with_normals=True)
     view = render_field_fast(head, *rays, RELEASED, depths=depths, with_normals=True)
     _assert_same(view, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_single", [False, True])
+def test_ways_to_look_planes_up_give_the_same_view(head, rays, monkeypatch, is_single):
+    if is_single:
+        head = dataclasses.replace(head, texture_planes=head.shape_planes)
+    expected = render_field_fast(head, *rays, RELEASED)
+    probe = partial(TriPlaneProbe, with_corners=False)
+    monkeypatch.setattr(fast_rendering, "open_probe", probe)
+    view = render_field_fast(head, *rays, RELEASED)
+    for name in ("feature_image", "segmentation_raw", "depth", "opacity"):
+        torch.testing.assert_close(getattr(view, name), getattr(expected, name), msg=name)
 
 
 def test_any_field_renders(rays):
