@@ -20,6 +20,9 @@ from training.losses.terms import LossSettings
 from training.precision import TrainingPrecision
 from training.schedules import ScheduleValues
 
+# Samples of fakes for the discriminators that weigh less are left out, see `render_field_fast`.
+_NEGLIGIBLE_WEIGHT = 1e-6
+
 
 @dataclass
 class Networks:
@@ -211,7 +214,8 @@ def generate_fakes(
 ) -> RenderOutput:
     """Render for a discriminator's step, which is also when the average of w moves (spec 8.2).
 
-    Nothing is differentiated, so the generator's fast way serves.
+    Nothing is differentiated, so the generator's fast way serves; it leaves out what a
+    discriminator could not tell from rounding.
     """
     ws = make_styles(generator, latents, context)
     generator.mapping.update_average(ws)
@@ -222,6 +226,7 @@ def generate_fakes(
         generator.config.rendering,
         draws=_depth_draws(context),
         with_segmentation=with_segmentation,
+        negligible_weight=_NEGLIGIBLE_WEIGHT,
     )
     with context.precision.autocast():
         output = generator.superresolve(view, ws, exact=False)
