@@ -197,6 +197,8 @@ class _Rays:
         weights: Tensor,  # [M]
         bags: Tensor,  # [B * T], how many samples each ray has
     ) -> Tensor:  # [B, T, C]
+        if values.shape[1] == 0:  # With several threads embedding_bag fails on empty rows.
+            return values.new_zeros(*self.origins.shape[:2], 0)
         offsets = (bags.cumsum(0) - bags).int()
         index = torch.arange(len(values), device=values.device, dtype=torch.int32)
         summed = F.embedding_bag(

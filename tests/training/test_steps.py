@@ -95,6 +95,19 @@ def test_image_discriminator_sees_no_segmentation(networks, latents, real, calls
     assert calls == {"image": 1, "discriminator": 2}
 
 
+@pytest.fixture
+def two_threads():
+    number = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(number)
+
+
+def test_fakes_without_segmentation_on_several_threads(networks, latents, two_threads):
+    output = steps.generate_fakes(networks.generator, latents, CONTEXT, with_segmentation=False)
+    assert output.image.isfinite().all() and output.segmentation is None
+
+
 def test_discriminator_steps_record_nothing_of_the_generator(networks, latents, real):
     networks.generator.requires_grad_(True)
     networks.discriminator.requires_grad_(True)
