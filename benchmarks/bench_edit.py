@@ -5,10 +5,12 @@
 
 Exact is the straightforward step: both views and the source's beside the second are rendered
 whole at each step, the copy is asked at every sample, normals are differentiated twice by autograd;
-only the source's planes are kept, as they always were. Fast is `edit.exact=false`. Both start each
-step from the same weights and draws, in one warm process and taking turns, and their losses are
-compared; medians are over all steps of all runs. Parts exclude each other: superresolution is not
-counted as render. Peak memory is that of a process of its own for each, of one step.
+the source's planes and its picture at the painted view are kept, as they always were, and what is
+faster in the generator itself (decoder heads, look-ups) serves both. Fast is `edit.exact=false`.
+Both start each step from the same weights and draws, in one warm process and taking turns, and
+their losses are compared; medians are over all steps of all runs. Parts exclude each other:
+superresolution is not counted as render. Peak memory is that of a process of its own for each, of
+one step.
 
 Presets: demo is `experiment=demo_cat_ears`; face512 has the published sizes and conventions with
 random weights, where a square of a tenth of the picture is edited through the whole depth. Words:

@@ -12,6 +12,7 @@ from editing.regions import (
     everywhere,
     make_region,
     project_to_pixels,
+    reachable_points,
 )
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
@@ -95,3 +96,29 @@ def test_volume_dilation_grows_and_erosion_shrinks():
     assert dilate_volume(volume, 3).sum() > volume.sum()
     assert erode_volume(volume, 3).sum() < volume.sum()
     assert torch.equal(dilate_volume(volume, 1), volume)
+
+
+@pytest.mark.parametrize("painted", [False, True])
+@pytest.mark.parametrize("reach", [None, 0.1, -0.1])
+def test_no_copy_takes_a_region_beyond_what_is_reachable(painted, reach):
+    draw = torch.Generator().manual_seed(0)
+    points = torch.rand(1, 2000, 3, generator=draw) * 0.6 - 0.3
+    source = torch.randn(1, 2000, 4, generator=draw) * 0.3
+    region = ClassRegion((1, 2), dilation=0.05, softness=0.1, reach=reach)
+    if painted:
+        repainted = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+        repainted[..., 4:9, 4:9] = True
+        region = PaintedRegion(region, make_camera(0.2), repainted, reach)
+    reachable = reachable_points(region, points, source)
+    shares = [
+        region(points, source, torch.randn(1, 2000, 4, generator=draw))[..., 0] for _ in range(20)
+    ]
+    largest = torch.stack(shares).amax(dim=0)
+    assert not largest[~reachable].any()
+    # The bound is tight: almost every reachable point is taken by one copy or another.
+    assert (largest[reachable] > 0).float().mean() > 0.95
+
+
+def test_a_region_without_bound_is_reachable_everywhere():
+    points = torch.zeros(1, 5, 3)
+    assert reachable_points(everywhere, points, torch.zeros(1, 5, 4)).all()
