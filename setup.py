@@ -26,6 +26,8 @@ from torch_utils.kernel_build.toolchain import BuildError, find_toolchain  # noq
 PACKAGES = ("torch_utils", "mate3d", "training", "editing", "scripts", "configs")
 
 OPS = os.environ.get("MATE3D_OPS") or "auto"
+if OPS not in ("auto", "kernels", "pytorch"):
+    raise SystemExit(f"MATE3D_OPS={OPS}; allowed are auto, kernels, pytorch")
 
 
 def _can_compile() -> bool:
@@ -45,8 +47,13 @@ def _can_compile() -> bool:
 class BuildKernels(build_ext):
     """Compiles the kernels into the package, unless the installation is editable."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # Remembered here: setuptools changes `inplace` while it runs.
+        self.is_in_place = bool(self.inplace)
+
     def build_extension(self, ext: Extension) -> None:
-        if self.inplace or self.editable_mode:
+        if self.is_in_place or self.inplace or self.editable_mode:
             return
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         # What an earlier build left must not be shipped if this one fails.
@@ -65,6 +72,11 @@ class BuildKernels(build_ext):
         return str(Path(*fullname.split(".")[:-1], LIBRARY_NAME))
 
 
+# `optional` lets an installation go on that lacks the file.
+EXTENSIONS = (
+    [Extension("torch_utils.ops.prebuilt.kernels", [], optional=True)] if _can_compile() else []
+)
+
 setup(
     name="mate3d",
     version="0.1.0",
@@ -75,13 +87,10 @@ setup(
         include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]
     ),
     package_data={"configs": ["**/*.yaml"], "torch_utils": ["ops/csrc/*"]},
-    # `optional` lets an installation go on that lacks the file.
-    ext_modules=[Extension("torch_utils.ops.prebuilt.kernels", [], optional=True)]
-    if _can_compile()
-    else [],
+    ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildKernels},
     # The kernels do not depend on Python: a wheel with them serves all versions from this one on.
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if EXTENSIONS else {},
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",

@@ -155,7 +155,8 @@ class FastSourceView(SourceView):
         network = self.edited.generator.superresolution
         # Computed as the edited head's is, so that pixels which do not change are equal.
         image = self.enlarge_image(network, "image", features[:, :3], features)
-        return dataclasses.replace(self._whole, image=image)
+        # Normals are known only where the edit reaches.
+        return dataclasses.replace(self._whole, image=image, normals=None)
 
     @cached_property
     def _whole(self) -> RenderOutput:

@@ -258,6 +258,8 @@ class _ClasslessDecoder:
     decoder: SDFDecoder | DensityDecoder
 
     def __getattr__(self, name: str) -> Any:
+        if name == "decoder":  # Not set yet: copies are made without calling `__init__`.
+            raise AttributeError(name)
         return getattr(self.decoder, name)
 
     def distances(

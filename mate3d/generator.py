@@ -221,7 +221,8 @@ class Generator(nn.Module, PretrainedModel):
                 keep at least 50 dB PSNR to the exact ones, 68 dB and more as measured.
 
         Raises:
-            ValueError: If `exact` is false and per-sample values or gradients are asked for.
+            ValueError: If `exact` is false and per-sample values are asked for, or the style
+                vectors require gradients.
         """
         side = neural_rendering_resolution or self.config.neural_rendering_resolution
         rays = sample_rays(camera, side)
@@ -262,6 +263,8 @@ class Generator(nn.Module, PretrainedModel):
         enlarge = _call if exact else superresolve
         features = view.feature_image
         image_raw = features[:, :3]
+        # First: where its noise is random, it must not depend on whether there is a segmentation.
+        image = enlarge(self.superresolution, image_raw, features, ws)
         segmentation = None
         if view.segmentation_raw is not None and self.segmentation_superresolution is not None:
             semantic_features = features.detach() if detach_semantic_features else features
@@ -269,7 +272,7 @@ class Generator(nn.Module, PretrainedModel):
                 self.segmentation_superresolution, view.segmentation_raw, semantic_features, ws
             )
         return RenderOutput(
-            image=enlarge(self.superresolution, image_raw, features, ws),
+            image=image,
             image_raw=image_raw,
             segmentation=segmentation,
             segmentation_raw=view.segmentation_raw,

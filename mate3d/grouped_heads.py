@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
 
+from torch_utils.precision import at_least_single, own_precision
+
 _LOG2_E = math.log2(math.e)
 # exp2 of more is infinite in float32.
 _MAX_EXPONENT = 127.0
@@ -62,9 +64,9 @@ def grouped_heads(
         second_weight: Second layers, each with O outputs.
         second_bias: Their biases.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with own_precision(features):
         tensors = (features, first_weight, first_bias, second_weight, second_bias)
-        return _GroupedHeads.apply(*(_at_least_single(tensor) for tensor in tensors))
+        return _GroupedHeads.apply(*(at_least_single(tensor) for tensor in tensors))
 
 
 def grouped_heads_reference(
@@ -79,10 +81,6 @@ def grouped_heads_reference(
     hidden = F.softplus(F.linear(features, first_weight, first_bias))
     hidden = hidden.unflatten(1, (num_heads, width))
     return (torch.einsum("mgh,goh->mgo", hidden, second_weight) + second_bias).flatten(1)
-
-
-def _at_least_single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 class _GroupedHeads(Function):

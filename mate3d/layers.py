@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
+from torch_utils.precision import at_least_single, computes_in_float16, own_precision
 
 NoiseMode = Literal["const", "random", "none"]
 RESAMPLE_TAPS = (1, 3, 3, 1)
@@ -138,8 +139,13 @@ def modulated_conv2d(
     """
     demodulation = None
     if demodulate:
-        energy = styles.square() @ weight.square().sum(dim=(2, 3)).t()
-        demodulation = (energy + 1e-8).rsqrt()
+        # Sums of squares leave the range of float16, and 1e-8 vanishes in it.
+        with own_precision(x):
+            weight, styles = at_least_single(weight), at_least_single(styles)
+            if computes_in_float16(x):
+                weight, styles = _of_unit_size(weight, styles)
+            energy = styles.square() @ weight.square().sum(dim=(2, 3)).t()
+            demodulation = (energy + 1e-8).rsqrt()
     options = {
         "filter": resample_filter,
         "up": up,
@@ -149,6 +155,17 @@ def modulated_conv2d(
     scale = _scale_weights if x.device.type == "cpu" else _scale_activations
     y = scale(x, weight, styles, demodulation, options)
     return y if noise is None else y + noise
+
+
+def _of_unit_size(
+    weight: Tensor,  # [out, in, k, k]
+    styles: Tensor,  # [B, in]
+) -> tuple[Tensor, Tensor]:
+    """Scale weights and styles so that products fit float16; demodulation undoes it (spec 3)."""
+    fan_in = weight[0].numel()
+    largest = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8)
+    weight = weight / (largest * math.sqrt(fan_in))
+    return weight, styles / styles.detach().abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
 
 
 def _scale_weights(
@@ -177,8 +194,8 @@ def _scale_activations(
     options: Mapping[str, Any],
 ) -> Tensor:  # [B, out, H', W']
     """Scale before and after one ordinary convolution for the whole batch."""
-    y = conv2d_resample(x * styles[:, :, None, None], weight, **options)
-    return y if demodulation is None else y * demodulation[:, :, None, None]
+    y = conv2d_resample(x * styles[:, :, None, None].to(x.dtype), weight, **options)
+    return y if demodulation is None else y * demodulation[:, :, None, None].to(y.dtype)
 
 
 class SynthesisLayer(nn.Module):

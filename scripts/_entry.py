@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mate3d.errors import UserError
 from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
 from scripts._help import help_text
+from torch_utils.ops._extension import KernelsUnavailableError, choice
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def run(
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch(config_name, main, words)
-    except UserError as error:
+    except (UserError, KernelsUnavailableError) as error:
         # One line, whatever the message holds.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -59,6 +60,10 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
     if "-h" in flags or "--help" in flags:
         print(help_text(config_name, words))
         return
+    try:
+        choice()
+    except ValueError as error:
+        raise UserError(str(error)) from None
     config = compose_config(config_name, words)
     if flags:
         print(OmegaConf.to_yaml(config), end="")
@@ -69,7 +74,7 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
             main(config)
-        except UserError as error:
+        except (UserError, KernelsUnavailableError) as error:
             _logger.debug("error: %s", error)
             raise
         except Exception:

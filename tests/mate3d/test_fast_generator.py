@@ -1,5 +1,6 @@
 """The fast path against the exact one, which is held to the golden numbers."""
 
+import copy
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from mate3d import fast_rendering, fast_synthesis
 from mate3d.checkpoint import load_generator
 from mate3d.fast_rendering import render_field_fast
-from mate3d.field import TriPlaneField
+from mate3d.field import TriPlaneField, without_classes
 from mate3d.field_probe import AnyFieldProbe, TriPlaneProbe, open_probe
 from mate3d.layers import LRELU_GAIN, LRELU_SLOPE, SynthesisBlock
 from mate3d.rays import DepthDraws, sample_rays
@@ -246,3 +247,25 @@ def test_images_without_segmentation_are_the_same_images(tiny_generator, camera)
             image = tiny_generator.render(head, ws, camera, exact=exact, with_segmentation=False)
         assert image.segmentation is None and image.segmentation_raw is None
         assert torch.equal(image.image, both.image)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_random_noise_of_an_image_does_not_depend_on_its_segmentation(camera, exact):
+    generator = make_generator(
+        sr_noise_mode="random", label_set="catmask_hq", plane_branches="dual"
+    )
+    ws = torch.randn(1, generator.num_ws, generator.config.w_dim)
+    images = []
+    for with_segmentation in (True, False):
+        with torch.no_grad():
+            head = generator.make_field(ws)
+            torch.manual_seed(0)
+            options = {"with_segmentation": with_segmentation, "exact": exact}
+            images.append(generator.render(head, ws, camera, **options).image)
+    assert torch.equal(*images)
+
+
+def test_field_without_classes_can_be_copied(head):
+    points = torch.rand(2, 5, 3) - 0.5
+    bare = without_classes(head)
+    assert torch.equal(copy.deepcopy(bare).sample(points).sdf, bare.sample(points).sdf)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from mate3d.errors import UserError
 from scripts._compose import compose_config
 from scripts._entry import run
+from torch_utils.ops._extension import KernelsUnavailableError
 
 
 def _do_nothing(config: DictConfig) -> None:
@@ -67,6 +68,25 @@ def test_user_error_of_the_script_is_one_line_on_screen_and_in_the_log(tmp_path,
     assert info.value.code == 2
     assert capsys.readouterr().err == "error: mask is too small\n"
     assert "too small" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_wrong_choice_of_operations_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MATE3D_OPS", "fast")
+    with pytest.raises(SystemExit) as exit:
+        _run_in(tmp_path)
+    assert exit.value.code == 2
+    expected = "error: MATE3D_OPS=fast; allowed are auto, kernels, pytorch"
+    assert capsys.readouterr().err.splitlines() == [expected]
+
+
+def test_missing_kernels_that_were_asked_for_end_in_one_line(tmp_path, capsys):
+    def main(config: DictConfig) -> None:
+        raise KernelsUnavailableError("MATE3D_OPS=kernels, but nvcc was not found")
+
+    with pytest.raises(SystemExit) as exit:
+        _run_in(tmp_path, main=main)
+    assert exit.value.code == 2
+    assert "error: MATE3D_OPS=kernels, but nvcc was not found" in capsys.readouterr().err
 
 
 def test_other_exceptions_keep_their_traceback(tmp_path):

@@ -1,7 +1,9 @@
 """Cameras are swapped with the probability asked for, real pictures prepared as released."""
 
+import pytest
 import torch
 
+from mate3d.errors import UserError
 from training.losses.terms import LossSettings
 from training.passes import RealBatch, StepContext, draw_latents, real_with_mask, swap_cameras
 from training.schedules import ScheduleValues
@@ -54,3 +56,10 @@ def test_density_points_lie_in_the_box_with_close_neighbours():
     assert first.shape == (2, 500, 3)
     assert 0.34 < float(first.abs().max()) <= 0.35
     assert 0.0008 < float((second - first).std()) < 0.0012
+
+
+@pytest.mark.parametrize("name", ["eikonal_points", "consistency_points", "density_points"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_subset_without_points_is_refused(name, value):
+    with pytest.raises(UserError, match=f"loss.{name}={value} must be at least 1"):
+        LossSettings(**{name: value})

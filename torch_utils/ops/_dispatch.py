@@ -1,6 +1,5 @@
 """The one place that decides which implementation of an operation runs."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -38,10 +37,3 @@ def wants_library(x: Tensor, impl: Implementation) -> bool:
     if torch.compiler.is_compiling():
         return impl == "auto"
     return wants_kernels(x, impl)
-
-
-def own_precision(x: Tensor) -> AbstractContextManager:
-    """Suspend autocast, so that an operation computes in the type of its inputs."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
-    return nullcontext()

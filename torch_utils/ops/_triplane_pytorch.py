@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops._dispatch import own_precision
+from torch_utils.precision import own_precision
 
 # Points per piece on a CPU; the time hardly changes between 4096 and 16384.
 CHUNK_POINTS = 16384

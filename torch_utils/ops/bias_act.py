@@ -10,12 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
-from torch_utils.ops._dispatch import (
-    Implementation,
-    own_precision,
-    wants_kernels,
-    wants_reference,
-)
+from torch_utils.ops._dispatch import Implementation, wants_kernels, wants_reference
+from torch_utils.precision import own_precision
 
 Activation = Literal[
     "linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"

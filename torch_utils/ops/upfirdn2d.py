@@ -7,12 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops._dispatch import (
-    Implementation,
-    own_precision,
-    wants_library,
-    wants_reference,
-)
+from torch_utils.ops._dispatch import Implementation, wants_library, wants_reference
+from torch_utils.precision import own_precision
 
 # Shorter filters are cheaper as one 2-D filter.
 _MIN_SEPARABLE_TAPS = 8

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mate3d.errors import UserError
+
 Metrics = dict[str, Tensor]
 
 # Weights of the terms that look at distances, which a generator of densities has not.
@@ -79,6 +81,13 @@ class LossSettings:
     with_detached_semantic_features: bool = True
     with_detached_semantic_image: bool = True
     with_double_blur: bool = False
+
+    def __post_init__(self):
+        for name in ("eikonal_points", "consistency_points", "density_points"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                or_null = "" if name == "density_points" else ", or null"
+                raise UserError(f"loss.{name}={value} must be at least 1{or_null}")
 
     @property
     def has_class_renders(self) -> bool:
