@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from mate3d.analytic_gradient import feature_gradient
+from mate3d.grouped_heads import evaluate_heads
 from mate3d.sdf_decoder import (
     evaluate_class_heads,
-    evaluate_heads,
     make_class_heads,
     make_head,
     widened_sigmoid,

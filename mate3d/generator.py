@@ -211,8 +211,8 @@ class Generator(nn.Module, PretrainedModel):
             depths: See `render_field`.
             with_normals: See `render_field`.
             with_samples: See `render_field`.
-            with_segmentation: False spares class distances and the segmentation's
-                super-resolution.
+            with_segmentation: False spares the segmentation's super-resolution and, unless
+                `exact`, class distances.
             detach_semantic_density: See `render_field`.
             detach_semantic_features: Keep the segmentation's super-resolution from training the
                 feature image, as released.

@@ -1,4 +1,4 @@
-"""Decoder heads with gradients, whose hidden layers are computed again instead of kept.
+"""Decoder heads evaluated together; for gradients hidden layers are computed again, not kept.
 
 Twenty heads of 64 hidden values at 400,000 samples are 2 GB a tensor, and autograd keeps two. Here
 both passes walk over the points in pieces, and the pieces stay in a CPU's cache.
@@ -22,11 +22,11 @@ _MAX_EXPONENT = 127.0
 _CHUNK_POINTS = {"cpu": 512, "cuda": 2**17}
 
 
-def evaluate_heads_with_gradients(
+def evaluate_heads(
     heads: Sequence[nn.Sequential],
     features: Tensor,  # [..., C]
 ) -> Tensor:  # [..., outputs of all heads]
-    """Evaluate heads of `make_head` on the same features, as `evaluate_heads` does."""
+    """Evaluate heads of `make_head` on the same features, as one grouped MLP in float32."""
     rows, values = features.reshape(-1, features.shape[-1]), []
     for _, neighbours in groupby(heads, lambda head: head[2].weight.shape):
         group = list(neighbours)

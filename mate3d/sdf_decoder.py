@@ -1,12 +1,10 @@
 """Plane features -> colour, global SDF, class SDFs; SDF -> density, in one place."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from mate3d.analytic_gradient import feature_gradient
-from mate3d.grouped_heads import evaluate_heads_with_gradients
+from mate3d.grouped_heads import evaluate_heads
 from mate3d.layers import FullyConnected
 
 
@@ -31,14 +29,6 @@ def make_head(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequen
 def make_class_heads(num_inputs: int, hidden_width: int, num_classes: int) -> nn.ModuleList:
     """Return one head a class, each with a single output: its signed distance."""
     return nn.ModuleList(make_head(num_inputs, hidden_width, 1) for _ in range(num_classes))
-
-
-def evaluate_heads(
-    heads: Sequence[nn.Sequential],
-    features: Tensor,  # [B, N, C]
-) -> Tensor:  # [B, N, outputs of all heads]
-    """Evaluate heads of `make_head` on the same features, as one grouped MLP."""
-    return evaluate_heads_with_gradients(heads, features)
 
 
 def evaluate_class_heads(

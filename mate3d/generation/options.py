@@ -71,7 +71,7 @@ class GenerationOptions:
         mesh: How.
         sheet_tiles: Most tiles of a contact sheet; 0 writes none.
         neural_rendering_resolution: Side of raw renders; None is the checkpoint's.
-        dtype: Precision of networks; rays and compositing are always float32.
+        dtype: Precision of backbone and super-resolution; the rest is always float32.
         exact: Evaluate everything, see `Generator.render`.
     """
 

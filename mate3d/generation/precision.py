@@ -17,12 +17,12 @@ from mate3d.field_probe import FieldProbe, open_probe
 class Precision:
     """Where networks run and how precisely.
 
-    Rays, depths and compositing always stay in float32: half precision moves pixels and bands
-    depth.
+    Rays, depths, look-ups, the decoder's heads and compositing always stay in float32: half
+    precision moves pixels and bands depth.
 
     Args:
         device: Of generator, cameras and results.
-        dtype: torch.float32, torch.bfloat16 or torch.float16.
+        dtype: Of backbone and super-resolution: torch.float32, torch.bfloat16 or torch.float16.
         exact: Take the slower path that evaluates everything, see `Generator.render`.
     """
 

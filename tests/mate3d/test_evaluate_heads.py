@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mate3d.sdf_decoder import evaluate_heads, make_head
+from mate3d.grouped_heads import evaluate_heads
+from mate3d.sdf_decoder import make_head
 
 
 @pytest.fixture
