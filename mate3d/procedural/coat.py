@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from mate3d.procedural.cat import CatParameters
-from mate3d.procedural.head import Coordinates, HeadShape
+from mate3d.procedural.head import HeadShape
+from mate3d.procedural.portrait_field import Coordinates
 
 _BORDER = 0.004
 _MOUTH_COLOR = (0.22, 0.09, 0.09)

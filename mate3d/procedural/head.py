@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mate3d.procedural.cat import CatParameters
+from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
     ellipsoid_distance,
     extrude_profile,
@@ -16,7 +17,6 @@ from mate3d.procedural.primitives import (
     smooth_union,
 )
 
-Coordinates = tuple[Tensor, Tensor, Tensor]
 _EAR_HALF_THICKNESS = 0.021
 _EAR_EDGE_RADIUS = 0.016
 _EAR_CUP = 2.2

@@ -1,21 +1,20 @@
-"""Sphere tracing of procedural cats: antialiased image, label map, depth, normals, opacity."""
+"""Sphere tracing of procedural heads: antialiased image, label map, depth, normals, opacity."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.portrait_field import PortraitField
 from mate3d.rays import sample_rays
 
-_BOUND_RADIUS = 0.36
 _HIT_DISTANCE = 4e-4
 _MAX_STEPS = 64
 
 
 @dataclass
 class AnalyticRender:
-    """Exact picture of a procedural cat.
+    """Exact picture of procedural heads.
 
     Args:
         image: [B, 3, H, W] in [-1, 1], antialiased over the background colour.
@@ -49,12 +48,12 @@ class RayHits:
 
 @torch.no_grad()
 def trace_rays(
-    field: CatField,
+    field: PortraitField,
     ray_origins: Tensor,  # [B, R, 3]
     ray_directions: Tensor,  # [B, R, 3]
 ) -> RayHits:
     """Trace any rays, without antialiasing; training draws few from many views."""
-    bounds = _bounds(ray_origins, ray_directions)
+    bounds = _bounds(ray_origins, ray_directions, field.bound_radius)
     depth = _trace(field, ray_origins, ray_directions, *bounds)
     hit = depth > 0
     points = ray_origins + depth[..., None] * ray_directions
@@ -64,7 +63,7 @@ def trace_rays(
 
 @torch.no_grad()
 def render_analytic(
-    field: CatField,
+    field: PortraitField,
     camera: Tensor,  # [B, 25]
     resolution: int,
     *,
@@ -73,14 +72,14 @@ def render_analytic(
     """Trace one ray a pixel centre, and a grid of rays a pixel for the image.
 
     Args:
-        field: The cats, one a camera.
+        field: The heads, one a camera.
         camera: Where each is seen from.
         resolution: H = W in pixels.
         supersampling: Rays a pixel along each axis for image and opacity; 1 uses the centres.
     """
     num_batch, size = len(camera), resolution
     origins, directions = sample_rays(camera, size)
-    depth = _trace(field, origins, directions, *_bounds(origins, directions))
+    depth = _trace(field, origins, directions, *_bounds(origins, directions, field.bound_radius))
     hit = depth > 0
     points = origins + depth[..., None] * directions
     label_map, normals = _describe_hits(field, points, hit)
@@ -101,16 +100,20 @@ def _to_image(values: Tensor, size: int) -> Tensor:  # [B, R, C] -> [B, C, H, W]
     return values.transpose(1, 2).unflatten(-1, (size, size)).contiguous()
 
 
-def _bounds(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:  # each [B, R]
+def _bounds(
+    origins: Tensor,  # [B, R, 3]
+    directions: Tensor,  # [B, R, 3]
+    radius: float,
+) -> tuple[Tensor, Tensor]:  # each [B, R]
     """Return where rays enter and leave the bounding ball; entry > exit where they miss it."""
     middle = -(origins * directions).sum(dim=-1)
     closest = origins.square().sum(dim=-1) - middle.square()
-    half = (_BOUND_RADIUS**2 - closest).clamp(min=0).sqrt()
+    half = (radius**2 - closest).clamp(min=0).sqrt()
     return middle - half, torch.where(half > 0, middle + half, middle - 1)
 
 
 def _trace(
-    field: CatField,
+    field: PortraitField,
     origins: Tensor,  # [B, R, 3]
     directions: Tensor,  # [B, R, 3]
     near: Tensor,  # [B, R]
@@ -156,7 +159,7 @@ def _scatter(values: Tensor, index: Tensor, base: Tensor) -> Tensor:  # -> [B, R
 
 
 def _describe_hits(
-    field: CatField, points: Tensor, hit: Tensor
+    field: PortraitField, points: Tensor, hit: Tensor
 ) -> tuple[Tensor, Tensor]:  # [B, R], [B, R, 3]
     index, valid = _compact(hit)
     at_hits = _gather(points, index)
@@ -168,7 +171,7 @@ def _describe_hits(
     )
 
 
-def _shade(field: CatField, points: Tensor, hit: Tensor) -> Tensor:  # [B, R, 3] in 0..1
+def _shade(field: PortraitField, points: Tensor, hit: Tensor) -> Tensor:  # [B, R, 3] in 0..1
     index, valid = _compact(hit)
     background = field.background_color[:, None]
     colors = torch.where(
@@ -178,7 +181,7 @@ def _shade(field: CatField, points: Tensor, hit: Tensor) -> Tensor:  # [B, R, 3]
 
 
 def _supersample(
-    field: CatField,
+    field: PortraitField,
     camera: Tensor,  # [B, 25]
     center_depth: Tensor,  # [B, R]
     size: int,
@@ -190,7 +193,7 @@ def _supersample(
     centre rays brackets the surface, so that a few short steps are enough.
     """
     origins, directions = sample_rays(camera, size * supersampling)
-    near, far = _bounds(origins, directions)
+    near, far = _bounds(origins, directions, field.bound_radius)
     front = torch.where(center_depth > 0, center_depth, center_depth.new_tensor(torch.inf))
     front = -torch.nn.functional.max_pool2d(
         -front.view(-1, 1, size, size), kernel_size=3, stride=1, padding=1
