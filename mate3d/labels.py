@@ -1,14 +1,38 @@
-"""Label sets (class names, palette, mirror pairs) and label map <-> one-hot <-> colour."""
+"""Label sets (class names, palette, mirror pairs) and label map <-> one-hot <-> colour.
 
+The sets are the files of `mate3d/label_sets/`.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mate3d.errors import UserError
+
+LABEL_SET_FOLDER = Path(__file__).parent / "label_sets"
+MAX_CLASSES = 256
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Where each id of a label set goes in another set.
+
+    Args:
+        target: Name of the other label set.
+        table: One id of the target a class, in the order of the source's ids.
+        note: A loss that the table alone does not show, "" if there is none.
+    """
+
+    target: str
+    table: tuple[int, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -18,14 +42,44 @@ class LabelSet:
     Args:
         name: Identifier stored in datasets and checkpoints.
         class_names: One name a class, id 0 first.
-        palette: One uint8 RGB colour a class.
-        mirror_pairs: Ids that trade places under a horizontal flip.
+        palette: One uint8 RGB colour a class, all different.
+        mirror_pairs: Ids that trade places under a horizontal flip; an id is in at most one pair.
+        version: Grows when the meaning of an id changes.
+        left_side: "image" if the classes that end in `_eye`, `_brow` or `_ear` and start with `l_`
+            are on the left of the image of a frontal portrait; None if the set has no sides.
+        source: Where names, order and colours come from.
+        inferred: What no source states and we assume, one statement each.
+        converters: Direct ways to other sets; `mate3d.label_conversion` chains them.
+
+    Raises:
+        UserError: If the parts do not fit each other.
     """
 
     name: str
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     mirror_pairs: tuple[tuple[int, int], ...] = ()
+    version: int = 1
+    left_side: Literal["image"] | None = None
+    source: str = ""
+    inferred: tuple[str, ...] = ()
+    converters: tuple[Converter, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._require(len(self.class_names) <= MAX_CLASSES, "has more than 256 classes")
+        self._require(len(set(self.class_names)) == self.num_classes, "names a class twice")
+        self._require(len(self.palette) == self.num_classes, "needs one colour a class")
+        colors_fit = all(len(c) == 3 and all(0 <= v <= 255 for v in c) for c in self.palette)
+        self._require(colors_fit, "has a colour that is not three numbers of 0..255")
+        self._require(len(set(self.palette)) == self.num_classes, "uses a colour twice")
+        paired = [id_ for pair in self.mirror_pairs for id_ in pair]
+        self._require(len(set(paired)) == len(paired), "has a class in two mirror pairs")
+        self._require(set(paired) <= set(range(self.num_classes)), "mirrors an unknown id")
+        self._require(self.version >= 1, "needs a version of at least 1")
+        self._require(self.left_side in (None, "image"), "needs left_side image or null")
+        for converter in self.converters:
+            fits = len(converter.table) == self.num_classes
+            self._require(fits, f"needs one id a class in its table to {converter.target}")
 
     @property
     def num_classes(self) -> int:
@@ -52,67 +106,78 @@ class LabelSet:
             permutation[left], permutation[right] = right, left
         return permutation
 
+    def _require(self, is_true: bool, problem: str) -> None:
+        if not is_true:
+            raise UserError(f"label set {self.name} {problem}")
 
-# Colours in the order that MaTe3D's figures use; the cat set takes the first six.
-_PALETTE = (
-    (0, 0, 0),
-    (204, 0, 0),
-    (76, 153, 0),
-    (204, 204, 0),
-    (51, 51, 255),
-    (204, 0, 204),
-    (0, 255, 255),
-    (255, 204, 204),
-    (102, 51, 0),
-    (255, 0, 0),
-    (102, 204, 0),
-    (255, 255, 0),
-    (0, 0, 153),
-    (0, 0, 204),
-    (255, 51, 153),
-    (0, 204, 204),
-    (0, 51, 0),
-    (255, 153, 51),
-    (0, 204, 0),
-)
 
-CATMASK_HQ = LabelSet(
-    name="catmask_hq",
-    class_names=("background", "skin", "ears", "eyes", "mouth", "nose"),
-    palette=_PALETTE[:6],
-)
+def load_label_set(path: str | Path) -> LabelSet:
+    """Read a label set from a YAML file of the form of those in `mate3d/label_sets/`.
 
-CELEBAMASK_HQ = LabelSet(
-    name="celebamask_hq",
-    class_names=(
-        "background",
-        "skin",
-        "nose",
-        "eye_g",
-        "l_eye",
-        "r_eye",
-        "l_brow",
-        "r_brow",
-        "l_ear",
-        "r_ear",
-        "mouth",
-        "u_lip",
-        "l_lip",
-        "hair",
-        "hat",
-        "ear_r",
-        "neck_l",
-        "neck",
-        "cloth",
-    ),
-    palette=_PALETTE,
-    mirror_pairs=((4, 5), (6, 7), (8, 9)),
-)
+    Raises:
+        UserError: If the file is missing or malformed, or its parts do not fit each other.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"label set file {path} is not readable YAML: {error}") from None
+    try:
+        return _parse_label_set(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"label set file {path}: {reason}") from None
 
+
+def _parse_label_set(content: Mapping[str, Any]) -> LabelSet:
+    classes = content["classes"]
+    ids = [one["id"] for one in classes]
+    if ids != list(range(len(classes))):
+        raise UserError(f"the ids are {ids}; they must be 0, 1, 2, ... in this order")
+    names = [str(one["name"]) for one in classes]
+    return LabelSet(
+        name=str(content["name"]),
+        class_names=tuple(names),
+        palette=tuple(tuple(one["color"]) for one in classes),
+        mirror_pairs=tuple(
+            (names.index(left), names.index(right)) for left, right in content["mirror_pairs"]
+        ),
+        version=int(content["version"]),
+        left_side=content["left_side"],
+        source=content["source"].strip(),
+        inferred=tuple(statement.strip() for statement in content["inferred"]),
+        converters=tuple(
+            Converter(one["target"], tuple(one["table"]), one.get("note", "").strip())
+            for one in content["converters"]
+        ),
+    )
+
+
+def _load_label_sets(folder: Path) -> dict[str, LabelSet]:
+    """Read all sets of a folder and check that converters end where they may."""
+    label_sets = {path.stem: load_label_set(path) for path in sorted(folder.glob("*.yaml"))}
+    for stem, label_set in label_sets.items():
+        if label_set.name != stem:
+            raise UserError(f"label set file {stem}.yaml holds the set {label_set.name}")
+        for converter in label_set.converters:
+            target = label_sets.get(converter.target)
+            if target is None:
+                raise UserError(f"label set {stem} converts to unknown set {converter.target}")
+            if not set(converter.table) <= set(range(target.num_classes)):
+                raise UserError(f"label set {stem} has unknown ids in its table to {target.name}")
+    return label_sets
+
+
+_LABEL_SETS = _load_label_sets(LABEL_SET_FOLDER)
+
+CATMASK_HQ = _LABEL_SETS["catmask_hq"]
+CELEBAMASK_HQ = _LABEL_SETS["celebamask_hq"]
 # For generators without a segmentation, such as EG3D's; there are no data sets of it.
-UNLABELLED = LabelSet(name="unlabelled", class_names=(), palette=())
+UNLABELLED = _LABEL_SETS["unlabelled"]
 
-_LABEL_SETS = {label_set.name: label_set for label_set in (CATMASK_HQ, CELEBAMASK_HQ, UNLABELLED)}
+
+def label_set_names() -> tuple[str, ...]:
+    """Return the names of all label sets."""
+    return tuple(_LABEL_SETS)
 
 
 def get_label_set(name: str) -> LabelSet:
