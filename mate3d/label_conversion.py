@@ -1,0 +1,132 @@
+"""Conversion of label maps between label sets, saying what each conversion loses."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from mate3d.errors import UserError
+from mate3d.labels import Converter, LabelSet, get_label_set, label_set_names
+
+_BACKGROUND = "background"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelConversion:
+    """A way from one label set to another.
+
+    Args:
+        source: Set of the maps that come in.
+        target: Set of the maps that come out.
+        via: Names of the sets between them.
+        table: Target id of each source id, [K] uint8.
+        losses: Classes that are merged or dropped, and those that the target has but the result
+            never holds, one sentence each; empty if the conversion only renumbers.
+    """
+
+    source: LabelSet
+    target: LabelSet
+    via: tuple[str, ...]
+    table: np.ndarray
+    losses: tuple[str, ...]
+
+    def apply(
+        self,
+        label_map: np.ndarray,  # [H, W] uint8
+    ) -> np.ndarray:  # [H, W] uint8
+        """Return the map in ids of the target.
+
+        Raises:
+            UserError: If the map holds ids that the source does not have.
+        """
+        highest = int(label_map.max(initial=0))
+        if highest >= self.source.num_classes:
+            raise UserError(
+                f"a mask to convert holds unknown id {highest}; "
+                f"{self.source.name} allows 0..{self.source.num_classes - 1}"
+            )
+        return self.table[label_map]
+
+
+def find_conversion(source: LabelSet, target: LabelSet) -> LabelConversion:
+    """Return the shortest way between two sets, through other sets if there is no direct one.
+
+    Raises:
+        UserError: If no way exists.
+    """
+    ways = _find_ways(source)
+    if target.name not in ways:
+        possible = ", ".join(name for name in ways if name != source.name) or "none"
+        raise UserError(
+            f"label set {source.name} cannot become {target.name}; possible targets: {possible}"
+        )
+    way = ways[target.name]
+    table = np.arange(source.num_classes, dtype=np.uint8)
+    for step in way:
+        table = np.array(step.table, dtype=np.uint8)[table]
+    notes = tuple(_sentence(step.note) for step in way if step.note)
+    losses = (*_table_losses(source, target, table.tolist()), *notes)
+    return LabelConversion(source, target, tuple(step.target for step in way[:-1]), table, losses)
+
+
+def swap_classes(
+    label_map: np.ndarray,  # [H, W] uint8
+    first_id: int,
+    second_id: int,
+) -> np.ndarray:  # [H, W] uint8
+    """Exchange two classes, such as CatMask-HQ's mouth and nose if the ids are the other way."""
+    table = np.arange(256, dtype=np.uint8)
+    table[[first_id, second_id]] = second_id, first_id
+    return table[label_map]
+
+
+def _find_ways(source: LabelSet) -> dict[str, tuple[Converter, ...]]:
+    """Return the shortest chain of converters to every set that can be reached."""
+    ways: dict[str, tuple[Converter, ...]] = {source.name: ()}
+    queue = deque([source])
+    while queue:
+        label_set = queue.popleft()
+        for step in (*label_set.converters, *_inverses(label_set)):
+            if step.target not in ways:
+                ways[step.target] = (*ways[label_set.name], step)
+                queue.append(get_label_set(step.target))
+    return ways
+
+
+def _inverses(label_set: LabelSet) -> list[Converter]:
+    """Return the ways back along converters that only renumber, which no file has to repeat."""
+    others = [get_label_set(name) for name in label_set_names()]
+    return [
+        Converter(other.name, tuple(int(i) for i in np.argsort(converter.table)))
+        for other in others
+        for converter in other.converters
+        if converter.target == label_set.name
+        and sorted(converter.table) == list(range(label_set.num_classes))
+    ]
+
+
+def _table_losses(source: LabelSet, target: LabelSet, table: list[int]) -> tuple[str, ...]:
+    losses = []
+    for id_, name in enumerate(target.class_names):
+        merged = [s for s, t in zip(source.class_names, table, strict=True) if t == id_]
+        dropped = [s for s in merged if s != _BACKGROUND]
+        if not merged:
+            losses.append(f"{name} never occurs in the result")
+        elif name == _BACKGROUND and dropped:
+            losses.append(f"{_enumerate(dropped)} {_verb(dropped, 'is', 'are')} dropped")
+        elif len(merged) > 1:
+            quantity = "both" if len(merged) == 2 else "all"
+            losses.append(f"{_enumerate(merged)} {quantity} become {name}")
+    return tuple(_sentence(loss) for loss in losses)
+
+
+def _enumerate(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(names: list[str], singular: str, plural: str) -> str:
+    return singular if len(names) == 1 else plural
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,138 @@
+"""Label set files: the published orders, and what makes a file invalid."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mate3d.errors import UserError
+from mate3d.labels import (
+    CATMASK_HQ,
+    CELEBAMASK_HQ,
+    LABEL_SET_FOLDER,
+    UNLABELLED,
+    LabelSet,
+    get_label_set,
+    get_mask_label_set,
+    label_set_names,
+    load_label_set,
+)
+
+FACE_SETS = ("celebamask_hq", "face_parsing_bisenet", "sofgan", "face_15", "face_8", "face_5")
+
+# The orders as their releases document them.
+ORDERS = {
+    "celebamask_hq": "background skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip "
+    "l_lip hair hat ear_r neck_l neck cloth",
+    "face_parsing_bisenet": "background skin l_brow r_brow l_eye r_eye eye_g l_ear r_ear ear_r "
+    "nose mouth u_lip l_lip neck neck_l cloth hair hat",
+    "catmask_hq": "background skin ears eyes mouth nose",
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_classes_are_in_the_order_of_the_release(name):
+    assert get_label_set(name).class_names == tuple(ORDERS[name].split())
+
+
+def test_all_sets_are_named_and_versioned():
+    assert set(label_set_names()) == {*FACE_SETS, "catmask_hq", "unlabelled"}
+    assert all(get_label_set(name).version == 1 for name in label_set_names())
+    counts = [get_label_set(name).num_classes for name in FACE_SETS]
+    assert counts == [19, 19, 20, 15, 8, 5]
+    assert (CATMASK_HQ.num_classes, UNLABELLED.num_classes) == (6, 0)
+
+
+def test_cats_have_the_first_six_colours_of_people():
+    assert CATMASK_HQ.palette == CELEBAMASK_HQ.palette[:6]
+
+
+def test_a_class_has_the_same_colour_in_all_sets_of_faces():
+    colors: dict[str, tuple[int, int, int]] = {}
+    for name in FACE_SETS:
+        label_set = get_label_set(name)
+        for class_name, color in zip(label_set.class_names, label_set.palette, strict=True):
+            assert colors.setdefault(class_name, color) == color, (name, class_name)
+    # Eyes, brows and ears have the colour of their left half, no other class shares one.
+    assert len(set(colors.values())) == len(colors) - 3
+
+
+@pytest.mark.parametrize("name", FACE_SETS)
+def test_mirroring_twice_changes_nothing_and_exchanges_sides(name):
+    label_set = get_label_set(name)
+    permutation = label_set.mirror_permutation()
+    assert [permutation[i] for i in permutation] == list(range(label_set.num_classes))
+    for id_, class_name in enumerate(label_set.class_names):
+        mirrored = label_set.class_names[permutation[id_]]
+        is_side = class_name[2:] in ("eye", "brow", "ear") and class_name[1] == "_"
+        swapped = {"l": "r", "r": "l"}[class_name[0]] + class_name[1:] if is_side else class_name
+        assert mirrored == swapped
+    assert (label_set.left_side == "image") == (permutation != sorted(permutation))
+
+
+def test_inferred_facts_are_marked():
+    assert any("mouth and nose" in statement for statement in CATMASK_HQ.inferred)
+    assert any("nose_2" in statement for statement in get_label_set("sofgan").inferred)
+    assert any("left of the image" in statement for statement in CELEBAMASK_HQ.inferred)
+
+
+def test_unknown_and_empty_sets_are_refused_with_what_is_allowed():
+    with pytest.raises(UserError, match="unknown label set 'dogs'; use one of: catmask_hq, "):
+        get_label_set("dogs")
+    with pytest.raises(UserError, match="'unlabelled' has no classes for masks; use one of: cat"):
+        get_mask_label_set("unlabelled")
+
+
+def _edited(tmp_path: Path, **changes: object) -> Path:
+    content = yaml.safe_load((LABEL_SET_FOLDER / "celebamask_hq.yaml").read_text())
+    path = tmp_path / "celebamask_hq.yaml"
+    path.write_text(yaml.safe_dump(content | changes))
+    return path
+
+
+def test_an_unchanged_file_gives_the_same_set(tmp_path):
+    assert load_label_set(_edited(tmp_path)) == CELEBAMASK_HQ
+
+
+_CLASSES = [{"id": i, "name": f"c{i}", "color": [i, 0, 0]} for i in range(19)]
+_NO_SIDES = {"mirror_pairs": [], "converters": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": _CLASSES[::-1]}, "the ids are .18, 17.*must be 0, 1, 2"),
+        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "name": "c0"}]}, "names a class twice"),
+        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "color": [0, 0, 0]}]}, "a colour twice"),
+        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "color": [256, 0, 0]}]}, "0..255"),
+        ({"classes": [{"id": 0, "color": [0, 0, 0]}]}, "'name' is missing"),
+        ({"mirror_pairs": [["l_eye", "r_eye"], ["r_eye", "l_ear"]]}, "in two mirror pairs"),
+        ({"mirror_pairs": [["hair", "hair"]]}, "in two mirror pairs"),
+        ({"mirror_pairs": [["l_eye", "paw"]]}, "'paw' is not in"),
+        ({"version": 0}, "version of at least 1"),
+        ({"left_side": "person"}, "left_side image or null"),
+        ({"converters": [{"target": "face_8", "table": [0, 1]}]}, "one id a class.*face_8"),
+        ({"classes": 5}, "celebamask_hq.yaml: "),
+    ],
+)
+def test_malformed_files_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_label_set(_edited(tmp_path, **(_NO_SIDES if "classes" in changes else {}), **changes))
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="not readable YAML"):
+        load_label_set(tmp_path / "missing.yaml")
+    (tmp_path / "broken.yaml").write_text("[")
+    with pytest.raises(UserError, match="not readable YAML"):
+        load_label_set(tmp_path / "broken.yaml")
+    (tmp_path / "text.yaml").write_text("cats")
+    with pytest.raises(UserError, match="text.yaml"):
+        load_label_set(tmp_path / "text.yaml")
+
+
+def test_a_set_made_in_code_is_checked_too():
+    with pytest.raises(UserError, match="label set two needs one colour a class"):
+        LabelSet("two", ("a", "b"), ((0, 0, 0),))
+    with pytest.raises(UserError, match="mirrors an unknown id"):
+        LabelSet("one", ("a",), ((0, 0, 0),), ((0, 3),))
