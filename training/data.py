@@ -86,7 +86,7 @@ class PortraitDataset(Dataset):
         }
 
     def _decode_image(self, name: str) -> Image.Image:
-        where = self._files.path / "images" / name
+        where = self._files.where(f"images/{name}")
         content = self._files.read(f"images/{name}")
         try:
             with Image.open(io.BytesIO(content)) as image:
@@ -99,13 +99,13 @@ class PortraitDataset(Dataset):
 
     def _read_image(self, name: str) -> Image.Image:
         image = self._decode_image(name)
-        self._check_size(f"image {self._files.path / 'images' / name}", image.size)
+        self._check_size(f"image {self._files.where(f'images/{name}')}", image.size)
         return image
 
     def _read_label_map(self, name: str) -> np.ndarray:  # [H, W] uint8
-        where = self._files.path / "masks" / name
+        where = self._files.where(f"masks/{name}")
         label_map = load_label_map(
-            _NamedFile(self._files.read(f"masks/{name}"), str(where)), self.label_set
+            _NamedFile(self._files.read(f"masks/{name}"), where), self.label_set
         )
         self._check_size(f"mask {where}", (label_map.shape[1], label_map.shape[0]))
         return label_map

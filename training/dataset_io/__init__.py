@@ -1,0 +1,17 @@
+"""The on-disk data set: its files, its index, its writer. The format is in datasets/README.md."""
+
+from training.dataset_io.files import DatasetFiles, open_files
+from training.dataset_io.index import DatasetIndex, open_dataset, parse_index
+from training.dataset_io.layout import INDEX_NAME, image_name
+from training.dataset_io.writer import DatasetWriter
+
+__all__ = [
+    "INDEX_NAME",
+    "DatasetFiles",
+    "DatasetIndex",
+    "DatasetWriter",
+    "image_name",
+    "open_dataset",
+    "open_files",
+    "parse_index",
+]

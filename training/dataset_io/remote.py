@@ -1,0 +1,90 @@
+"""Files of a data set that lies behind a URL or a command, read as streams."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from webdataset.gopen import gopen
+
+from mate3d.errors import UserError
+
+PLACE = "{}"
+
+
+def is_remote(location: str) -> bool:
+    """Tell a URL (`https://...`) or a command (`pipe:...`) from a path."""
+    return location.startswith("pipe:") or "://" in location
+
+
+def file_url(location: str, name: str) -> str:
+    """Return the URL or command of one file: `{}` stands for its name, otherwise it is appended.
+
+    Raises:
+        UserError: If a command does not say where the name goes.
+    """
+    if PLACE in location:
+        return location.replace(PLACE, name)
+    if location.startswith("pipe:"):
+        raise UserError(
+            f"data set {location}: write {PLACE} where the command shall have a file's name, "
+            f"e.g. pipe:aws s3 cp s3://bucket/cats/{PLACE} -"
+        )
+    return f"{location.rstrip('/')}/{name}"
+
+
+@contextmanager
+def open_stream(url: str) -> Iterator[BinaryIO]:
+    """Open a path, URL or command for reading from start to end.
+
+    Raises:
+        UserError: If it cannot be opened, or reading it fails in the block.
+    """
+    if url.startswith(("http:", "https:")) and shutil.which("curl") is None:
+        raise UserError(f"cannot read {url}: the program curl is not installed")
+    try:
+        stream = gopen(url)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"cannot read {url}: {error}") from None
+    try:
+        yield stream
+    except OSError as error:
+        raise UserError(f"cannot read {url}: {_first_line(error)}") from None
+    finally:
+        _close(stream)
+
+
+def read_file(url: str, offset: int = 0, size: int = -1) -> bytes:
+    """Return `size` bytes of a stream after skipping `offset`; -1 for all.
+
+    Raises:
+        UserError: If it cannot be read, or ends before.
+    """
+    with open_stream(url) as stream:
+        _skip(stream, offset)
+        content = stream.read() if size < 0 else stream.read(size)
+    if size >= 0 and len(content) < size:
+        raise UserError(f"{url} ends before byte {offset + size}; is the upload complete?")
+    if size < 0 and not content:
+        raise UserError(f"cannot read {url}: it is missing or empty")
+    return content
+
+
+def _skip(stream: BinaryIO, count: int, chunk: int = 1 << 20) -> None:
+    while count > 0:
+        skipped = len(stream.read(min(count, chunk)))
+        if skipped == 0:
+            return
+        count -= skipped
+
+
+def _close(stream: BinaryIO) -> None:
+    try:
+        stream.close()
+    except OSError:
+        # A command that is stopped before its end complains; what was read is checked elsewhere.
+        return
+
+
+def _first_line(error: OSError) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

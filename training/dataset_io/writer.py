@@ -1,0 +1,231 @@
+"""Write a data set: complete or not at all."""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet, save_label_map
+from training.dataset_io.containers import (
+    Container,
+    FolderContainer,
+    ShardContainer,
+    ZipContainer,
+)
+from training.dataset_io.index import CAMERA_CONVENTION, NUM_CAMERA_VALUES
+from training.dataset_io.layout import INDEX_NAME, SUFFIX
+
+Attributes = Mapping[str, float | Sequence[float]]
+
+
+class DatasetWriter:
+    """Write a data set to a folder, an uncompressed archive (`.zip`), or tar shards in a folder.
+
+    Use as a context manager. Everything goes to a hidden sibling that takes the final name at the
+    end; an exception inside removes it, so that a data set is there complete or not at all.
+
+    Args:
+        path: Where the data set shall be.
+        label_set: Meaning of the mask ids.
+        overwrite: Replace a data set that is already there.
+        shard_size: Samples of a tar shard; None writes single files.
+
+    Raises:
+        UserError: If something is there and may not be replaced, or shards are asked for in a zip.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        label_set: LabelSet,
+        *,
+        overwrite: bool = False,
+        shard_size: int | None = None,
+    ):
+        self._path = Path(path)
+        self._label_set = label_set
+        self._shard_size = shard_size
+        self._is_zip = self._path.suffix.lower() == ".zip"
+        self._check_target(overwrite)
+        self._check_shard_size()
+        self._partial = self._path.parent / f".{self._path.name}.partial-{os.getpid()}"
+        self._container: Container | None = None
+        self._labels: dict[str, list[float]] = {}
+        self._captions: dict[str, str] = {}
+        self._residuals: dict[str, float] = {}
+        self._repeats: dict[str, int] = {}
+        self._attributes: dict[str, Attributes] = {}
+        self._preparation: dict[str, Any] = {}
+
+    def add(
+        self,
+        name: str,
+        image: np.ndarray,  # [H, W, 3] uint8
+        label_map: np.ndarray,  # [H, W] uint8
+        camera: Sequence[float],  # 25 numbers
+        caption: str = "",
+        *,
+        residual: float | None = None,
+        repeats: int = 1,
+        attributes: Attributes | None = None,
+    ) -> None:
+        """Write one sample under a name such as `image_name` gives; see `add_encoded`."""
+        assert image.dtype == np.uint8 and image.shape == (*label_map.shape, 3), image.shape
+        image_file, mask_file = io.BytesIO(), io.BytesIO()
+        Image.fromarray(image).save(image_file, format="PNG")
+        save_label_map(mask_file, label_map, self._label_set)
+        self.add_encoded(
+            name,
+            image_file.getvalue(),
+            mask_file.getvalue(),
+            camera,
+            caption,
+            residual=residual,
+            repeats=repeats,
+            attributes=attributes,
+        )
+
+    def add_encoded(
+        self,
+        name: str,
+        image_png: bytes,
+        mask_png: bytes,
+        camera: Sequence[float],  # 25 numbers
+        caption: str = "",
+        *,
+        residual: float | None = None,
+        repeats: int = 1,
+        attributes: Attributes | None = None,
+    ) -> None:
+        """Write one sample whose PNGs are ready; they are not looked into.
+
+        Args:
+            name: Relative path that ends in `.png`.
+            image_png: 8-bit RGB, square.
+            mask_png: 8-bit palette or grey, of the same size; pixel values are label ids.
+            camera: Camera label.
+            caption: What the image shows.
+            residual: RMS reprojection error of the camera's landmarks, fraction of the image side.
+            repeats: How often an epoch shows the sample.
+            attributes: Numbers that describe the sample.
+
+        Raises:
+            UserError: If the name was given before, or a file cannot be written.
+        """
+        assert name.endswith(SUFFIX) and repeats >= 1, (name, repeats)
+        assert len(camera) == NUM_CAMERA_VALUES, len(camera)
+        if name in self._labels:
+            raise UserError(f"two images of {self._path} are called {name}; names must differ")
+        values = [float(value) for value in camera]
+        record: dict[str, Any] = {"camera": values}
+        self._labels[name] = values
+        if caption:
+            self._captions[name] = record["caption"] = caption
+        if residual is not None:
+            self._residuals[name] = record["camera_residual"] = float(residual)
+        if repeats > 1:
+            self._repeats[name] = record["repeats"] = int(repeats)
+        if attributes:
+            self._attributes[name] = record["attributes"] = dict(attributes)
+        try:
+            self._container.add(name, image_png, mask_png, record)
+        except OSError as error:
+            raise UserError(f"cannot write {name} of {self._path}: {error.strerror}") from error
+
+    def describe(self, preparation: Mapping[str, Any]) -> None:
+        """Say how the data set was made: anything that JSON can hold; goes to `dataset.json`."""
+        self._preparation = dict(preparation)
+
+    def __enter__(self) -> "DatasetWriter":
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._discard()
+            self._container = self._open_container()
+        except OSError as error:
+            raise UserError(f"cannot write to {self._path}: {error.strerror}") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._container.close()
+            self._discard()
+
+    def _check_target(self, overwrite: bool) -> None:
+        path = self._path
+        is_empty = path.is_dir() and not any(path.iterdir())
+        if not path.exists() or is_empty:
+            return
+        if not overwrite:
+            raise UserError(f"output {path} exists already; remove it or give overwrite=true")
+        # Never delete something that is not a data set because of a mistyped path.
+        is_dataset = path.is_file() if self._is_zip else (path / INDEX_NAME).is_file()
+        if not is_dataset:
+            raise UserError(f"output {path} is not a data set, so it is not overwritten")
+
+    def _check_shard_size(self) -> None:
+        if self._shard_size is None:
+            return
+        if self._shard_size < 1:
+            raise UserError(f"shard_size={self._shard_size} must be at least 1")
+        if self._is_zip:
+            raise UserError(f"shards go to a folder, not to {self._path}; leave out '.zip'")
+
+    def _open_container(self) -> Container:
+        if self._is_zip:
+            return ZipContainer(self._partial)
+        if self._shard_size is not None:
+            return ShardContainer(self._partial, self._shard_size)
+        return FolderContainer(self._partial)
+
+    def _finish(self) -> None:
+        index = {
+            "label_set": self._label_set.name,
+            "label_set_version": self._label_set.version,
+            "camera_convention": CAMERA_CONVENTION,
+            "labels": list(self._labels.items()),
+            "captions": self._captions,
+        }
+        optional = {
+            "camera_residuals": self._residuals,
+            "repeats": self._repeats,
+            "attributes": self._attributes,
+            "preparation": self._preparation,
+        }
+        index |= {key: value for key, value in optional.items() if value}
+        try:
+            self._container.finish(json.dumps(index).encode())
+            self._put_in_place()
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def _put_in_place(self) -> None:
+        if self._is_zip:
+            os.replace(self._partial, self._path)
+            return
+        replaced = self._partial.with_name(f"{self._partial.name}-replaced")
+        if self._path.exists():
+            os.replace(self._path, replaced)
+        os.replace(self._partial, self._path)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _discard(self) -> None:
+        if self._partial.is_dir():
+            shutil.rmtree(self._partial)
+        else:
+            self._partial.unlink(missing_ok=True)
