@@ -6,7 +6,7 @@ super-resolution learns from whole pictures; adversarial training follows from t
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from mate3d.field import FieldSamples, TriPlaneField
 from mate3d.generator import Generator
 from mate3d.labels import one_hot_mask
 from mate3d.layers import FullyConnected
-from mate3d.procedural.cat import cat_parameters_from_direction
+from mate3d.procedural.cat import BASIC_CAT_ATTRIBUTES, cat_parameters_from_direction
 from mate3d.procedural.cat_field import CatField
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import render_analytic, trace_rays
@@ -301,7 +301,9 @@ def attribute_vectors(
 ) -> Tensor:  # [B, A]
     """Return all attributes of the cats that latents stand for, colours as three numbers each."""
     cats = cat_parameters_from_direction(z)
-    return torch.cat([getattr(cats, f.name).view(len(z), -1) for f in fields(cats)], dim=1)
+    return torch.cat(
+        [getattr(cats, name).view(len(z), -1) for name in BASIC_CAT_ATTRIBUTES], dim=1
+    )
 
 
 class WarmStart:

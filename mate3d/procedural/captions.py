@@ -2,34 +2,13 @@
 
 import random
 
-import torch
-from torch import Tensor
-
+from mate3d.procedural.attributes import BACKGROUND_PALETTE, color_name
 from mate3d.procedural.cat import EYE_PALETTE, FUR_PALETTE, NOSE_PALETTE, CatParameters
 
-Palette = dict[str, tuple[float, float, float]]
-_BACKGROUND_PALETTE: Palette = {
-    "white": (0.93, 0.93, 0.93),
-    "pink": (0.96, 0.78, 0.78),
-    "yellow": (0.90, 0.90, 0.72),
-    "green": (0.78, 0.96, 0.78),
-    "turquoise": (0.72, 0.90, 0.90),
-    "blue": (0.78, 0.78, 0.96),
-    "purple": (0.90, 0.72, 0.90),
-}
 # A pattern is named from this strength on, if its colour differs from the fur's by this much.
 _VISIBLE_STRENGTH = 0.5
 _VISIBLE_CONTRAST = 0.12
 _OPENINGS = ("a {}", "a {}", "a photo of a {}", "portrait of a {}", "the face of a {}")
-
-
-def color_name(
-    color: Tensor,  # [3] in 0..1
-    palette: Palette,
-) -> str:
-    """Return the name of the nearest palette colour."""
-    distances = (torch.tensor(list(palette.values())) - color.cpu()).norm(dim=-1)
-    return list(palette)[int(distances.argmin())]
 
 
 def _size_word(value: float, low: float, high: float, words: tuple[str, str]) -> str:
@@ -65,7 +44,7 @@ def cat_words(
         "eye_size": _size_word(float(p.eye_size[index]), 0.9, 1.12, ("small", "big")),
         "eye_color": color_name(p.eye_color[index], EYE_PALETTE),
         "nose_color": color_name(p.nose_color[index], NOSE_PALETTE),
-        "background": color_name(p.background_color[index], _BACKGROUND_PALETTE),
+        "background": color_name(p.background_color[index], BACKGROUND_PALETTE),
     }
 
 

@@ -1,0 +1,210 @@
+"""Attributes of procedural portraits: how they are declared, set, drawn from a latent and named."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mate3d.errors import UserError
+
+Palette = dict[str, tuple[float, float, float]]
+Number = float | list[float]
+Parameters = TypeVar("Parameters", bound="PortraitParameters")
+
+BACKGROUND_PALETTE: Palette = {
+    "white": (0.93, 0.93, 0.93),
+    "pink": (0.96, 0.78, 0.78),
+    "yellow": (0.90, 0.90, 0.72),
+    "green": (0.78, 0.96, 0.78),
+    "turquoise": (0.72, 0.90, 0.90),
+    "blue": (0.78, 0.78, 0.96),
+    "purple": (0.90, 0.72, 0.90),
+}
+
+
+def number(
+    low: float,
+    high: float,
+    *,
+    neutral: float | None = None,
+) -> Any:
+    """Declare a field of `PortraitParameters` that holds one number a portrait.
+
+    Args:
+        low: Smallest value a user may set.
+        high: Largest value a user may set.
+        neutral: What the field holds when the constructor is not given it; None requires it.
+    """
+    return _declare(1, low, high, neutral)
+
+
+def color(
+    *,
+    neutral: tuple[float, float, float] | None = None,
+) -> Any:
+    """Declare a field of `PortraitParameters` that holds one RGB colour in 0..1 a portrait."""
+    return _declare(3, 0.0, 1.0, neutral)
+
+
+def _declare(size: int, low: float, high: float, neutral: Any) -> Any:
+    metadata = {"size": size, "low": low, "high": high, "neutral": neutral}
+    if neutral is None:
+        return field(metadata=metadata)
+    return field(default=None, metadata=metadata)
+
+
+@dataclass
+class PortraitParameters:
+    """A batch of portraits as numbers: subclasses declare `number()` and `color()` fields only."""
+
+    def __post_init__(self) -> None:
+        first = getattr(self, fields(self)[0].name)
+        for declared in fields(self):
+            if getattr(self, declared.name) is None:
+                neutral = first.new_tensor(declared.metadata["neutral"])
+                shape = (len(first), *neutral.shape)
+                setattr(self, declared.name, neutral.expand(shape).clone())
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self: Parameters, index: slice | Tensor) -> Parameters:
+        return self._map(lambda value: value[index])
+
+    def to(self: Parameters, device: torch.device | str) -> Parameters:
+        """Return the same portraits on another device."""
+        return self._map(lambda value: value.to(device))
+
+    def _map(self, function: Any) -> Any:
+        return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+
+def attribute_rows(parameters: PortraitParameters) -> list[dict[str, Number]]:
+    """Return each portrait's attributes by name; colours are lists of three."""
+    columns = {f.name: getattr(parameters, f.name).tolist() for f in fields(parameters)}
+    return [
+        {name: column[index] for name, column in columns.items()}
+        for index in range(len(parameters))
+    ]
+
+
+def set_attributes(
+    parameters: Parameters,
+    values: Mapping[str, float | Sequence[float]] | None = None,
+    factors: Mapping[str, float] | None = None,
+) -> Parameters:
+    """Return the same portraits with some attributes set, then some multiplied.
+
+    Args:
+        parameters: The portraits.
+        values: One number, or three for a colour, that every portrait of the batch gets.
+        factors: What a number is multiplied by. A result may leave the range that `values` must
+            keep, so that an edit like "ears 1.5x" works on every head; only shares, whose range
+            ends at 1, stop there.
+
+    Raises:
+        UserError: If a name is unknown, a value is out of the attribute's range or is not as
+            many numbers as it has, or a factor is not a positive number or names a colour.
+    """
+    declared = {f.name: f for f in fields(parameters)}
+    changes = {}
+    for name, value in (values or {}).items():
+        attribute = _find(declared, name)
+        changes[name] = _checked(attribute, value, getattr(parameters, name))
+    for name, factor in (factors or {}).items():
+        metadata = _find(declared, name).metadata
+        if metadata["size"] != 1:
+            raise UserError(f"factors: {name} is a colour; factors multiply numbers only")
+        if not _is_number(factor) or not factor > 0:
+            raise UserError(f"factors: {name}={factor} must be a finite number above 0")
+        scaled = changes.get(name, getattr(parameters, name)) * factor
+        changes[name] = scaled.clamp(max=1) if metadata["high"] == 1 else scaled
+    return replace(parameters, **changes)
+
+
+def _find(declared: dict[str, Field], name: str) -> Field:
+    if name not in declared:
+        raise UserError(f"unknown attribute '{name}'; use: {', '.join(declared)}")
+    return declared[name]
+
+
+def _checked(attribute: Field, value: float | Sequence[float], like: Tensor) -> Tensor:
+    name, metadata = attribute.name, attribute.metadata
+    low, high, size = metadata["low"], metadata["high"], metadata["size"]
+    kind = "a number" if size == 1 else "three numbers"
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    entries = list(value) if is_sequence else [value]
+    is_fitting = len(entries) == size and all(_is_number(entry) for entry in entries)
+    if not is_fitting or not all(low <= entry <= high for entry in entries):
+        raise UserError(f"attributes: {name}={value} must be {kind} in {low:g}..{high:g}")
+    return like.new_tensor(entries[0] if size == 1 else entries).expand_as(like).clone()
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def uniforms_from_latent(
+    z: Tensor,  # [B, Z] standard normal, Z >= num_attributes
+    num_attributes: int,
+    seed: int,
+) -> Tensor:  # [B, num_attributes] in 0..1
+    """Return independent uniform numbers: a fixed function of z for given Z and seed.
+
+    A fixed orthonormal projection gives one standard normal number an attribute; the normal
+    distribution function makes them uniform.
+    """
+    assert z.shape[-1] >= num_attributes, z.shape
+    generator = torch.Generator().manual_seed(seed)
+    gaussian = torch.randn(z.shape[-1], num_attributes, generator=generator, dtype=torch.float64)
+    projection = torch.linalg.qr(gaussian).Q.to(device=z.device, dtype=z.dtype)
+    return torch.special.ndtr(z @ projection)
+
+
+def smoothstep(value: Tensor, low: float, high: float) -> Tensor:
+    """Rise smoothly from 0 at `low` to 1 at `high`."""
+    ramp = ((value - low) / (high - low)).clamp(0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def palette_path(
+    uniform: Tensor,  # [B] in 0..1
+    palette: Palette,
+) -> Tensor:  # [B, 3]
+    """Walk along a palette, resting on each colour for 7/10 of its share of the way.
+
+    Palettes should run from one extreme to the other, so that a colour changes mostly one way
+    with its latent direction; a network finds such a direction far sooner than one it must go
+    back and forth.
+    """
+    colors = uniform.new_tensor(list(palette.values()))
+    position = uniform * len(colors)
+    walked = colors[0].expand(len(uniform), 3)
+    for index in range(1, len(colors)):
+        step = smoothstep(position, index - 0.15, index + 0.15)[:, None]
+        walked = walked + (colors[index] - colors[index - 1]) * step
+    return walked
+
+
+def background_path(
+    hue: Tensor,  # [B] in 0..1
+    tint: Tensor,  # [B] in 0..1
+) -> Tensor:  # [B, 3]
+    """Return light background colours, near white where `tint` is low."""
+    # Half of the colour circle, for the reason given at `palette_path`.
+    phase = 0.5 * hue[:, None] + hue.new_tensor([0.0, -1 / 3, 1 / 3])
+    saturation = 0.105 * smoothstep(tint, 0.2, 0.5)
+    return (0.93 - 0.75 * saturation)[:, None] + saturation[:, None] * (2 * math.pi * phase).cos()
+
+
+def color_name(
+    color: Tensor,  # [3] in 0..1
+    palette: Palette,
+) -> str:
+    """Return the name of the nearest palette colour."""
+    distances = (torch.tensor(list(palette.values())) - color.cpu()).norm(dim=-1)
+    return list(palette)[int(distances.argmin())]
