@@ -7,6 +7,7 @@ import numpy as np
 
 from mate3d.errors import UserError
 from mate3d.labels import Converter, LabelSet, get_label_set, label_set_names
+from mate3d.wording import join_words
 
 _BACKGROUND = "background"
 
@@ -113,19 +114,11 @@ def _table_losses(source: LabelSet, target: LabelSet, table: list[int]) -> tuple
         if not merged:
             losses.append(f"{name} never occurs in the result")
         elif name == _BACKGROUND and dropped:
-            losses.append(f"{_enumerate(dropped)} {_verb(dropped, 'is', 'are')} dropped")
+            losses.append(f"{join_words(dropped)} {'is' if len(dropped) == 1 else 'are'} dropped")
         elif len(merged) > 1:
             quantity = "both" if len(merged) == 2 else "all"
-            losses.append(f"{_enumerate(merged)} {quantity} become {name}")
+            losses.append(f"{join_words(merged)} {quantity} become {name}")
     return tuple(_sentence(loss) for loss in losses)
-
-
-def _enumerate(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _verb(names: list[str], singular: str, plural: str) -> str:
-    return singular if len(names) == 1 else plural
 
 
 def _sentence(text: str) -> str:

@@ -254,10 +254,24 @@ def load_label_map(path: str | Path, label_set: LabelSet) -> np.ndarray:
             f"mask {path} has mode {image.mode}; use an 8-bit palette or grey PNG of label ids"
         )
     label_map = np.array(image, dtype=np.uint8)
-    highest = label_set.num_classes - 1
-    unknown = sorted(set(np.unique(label_map).tolist()) - set(range(label_set.num_classes)))
-    if unknown:
-        raise UserError(
-            f"mask {path} holds unknown ids {unknown[:8]}; {label_set.name} allows 0..{highest}"
-        )
+    check_known_ids(label_map, label_set, f"mask {path}")
     return label_map
+
+
+def check_known_ids(
+    label_map: np.ndarray,  # [H, W] uint8
+    label_set: LabelSet,
+    what: str,
+) -> None:
+    """Check that a label map holds no ids outside its set.
+
+    Raises:
+        UserError: If it does; `what` names the map in the message.
+    """
+    counts = np.bincount(label_map.reshape(-1), minlength=label_set.num_classes)
+    unknown = np.flatnonzero(counts[label_set.num_classes :]) + label_set.num_classes
+    if len(unknown):
+        highest = label_set.num_classes - 1
+        raise UserError(
+            f"{what} holds unknown ids {unknown[:8].tolist()}; {label_set.name} allows 0..{highest}"
+        )

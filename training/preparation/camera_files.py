@@ -1,0 +1,170 @@
+"""Camera files of other projects, their axes recognised by geometry."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mate3d.errors import UserError
+
+NUM_CAMERA_VALUES = 25
+Convention = Literal["opencv", "opengl"]
+# Entries of a label that change sign between OpenCV's and OpenGL's camera axes: those of the
+# camera's y and z axes.
+_OPENGL_ENTRIES = [1, 2, 5, 6, 9, 10]
+# Part of a file's cameras that must agree on the axes.
+_MIN_AGREEMENT = 0.98
+_ROTATION_TOLERANCE = 1e-2
+# Principal points of images divided by their size are near 0.5, those in pixels far above this.
+_MAX_PRINCIPAL_POINT = 2.0
+
+
+@dataclass(frozen=True)
+class CameraFile:
+    """The cameras of a file.
+
+    Args:
+        cameras: 25 numbers by name, OpenCV axes.
+        convention: Axes that the file has; those of "opengl" are converted here.
+        problems: Why other names of the file have no usable camera.
+    """
+
+    cameras: dict[str, tuple[float, ...]]
+    convention: Convention
+    problems: dict[str, str]
+
+
+def read_camera_file(path: str | Path) -> CameraFile:
+    """Read cameras: {"labels": [[name, [25 numbers]], ...]} as EG3D, or {name: [25 numbers]}.
+
+    Raises:
+        UserError: If the file is missing or malformed, if it has no usable camera, or if its
+            cameras are world-to-camera, in pixels, or of axes that are neither OpenCV's nor
+            OpenGL's.
+    """
+    entries = _read_entries(Path(path))
+    values: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, numbers in entries:
+        try:
+            array = np.array(numbers, dtype=np.float64)
+        except (TypeError, ValueError):
+            array = np.zeros(0)
+        if array.shape != (NUM_CAMERA_VALUES,) or not np.isfinite(array).all():
+            problems[name] = f"a camera is {NUM_CAMERA_VALUES} finite numbers"
+        else:
+            values[name] = array
+    names = list(values)
+    cameras = np.stack(list(values.values())) if names else np.zeros((0, NUM_CAMERA_VALUES))
+    for index in np.flatnonzero(~_are_rigid(cameras)):
+        problems[names[index]] = "its first 16 numbers are no camera-to-world matrix"
+    is_usable = np.array([name not in problems for name in names], dtype=bool)
+    cameras = cameras[is_usable]
+    if len(cameras) == 0:
+        first = next(iter(problems.items()), ("the file", "it is empty"))
+        raise UserError(f"camera file {path} has no usable camera: {first[0]}: {first[1]}")
+    _check_pixels(cameras, path)
+    convention = _require_convention(cameras, path)
+    if convention == "opengl":
+        cameras = flip_axes(cameras)
+    usable_names = (name for name, usable in zip(names, is_usable, strict=True) if usable)
+    rows = map(tuple, cameras.tolist())
+    return CameraFile(dict(zip(usable_names, rows, strict=True)), convention, problems)
+
+
+def camera_conventions(
+    cameras: np.ndarray,  # [N, 25]
+) -> np.ndarray:  # [N] str: "opencv", "opengl" or ""
+    """Tell the camera axes by geometry: cameras look at the head, at the origin, and up is up.
+
+    OpenCV's z axis points to what is seen and its y axis down; OpenGL's point the other ways.
+    "" is neither.
+    """
+    pose = cameras[:, :16].reshape(-1, 4, 4)
+    looks_back = np.einsum("ni,ni->n", pose[:, :3, 3], pose[:, :3, 2]) > 0
+    y_is_up = pose[:, 1, 1] > 0
+    return np.where(looks_back != y_is_up, "", np.where(looks_back, "opengl", "opencv"))
+
+
+def flip_axes(
+    cameras: np.ndarray,  # [N, 25]
+) -> np.ndarray:  # [N, 25]
+    """Exchange OpenCV's and OpenGL's camera axes."""
+    flipped = cameras.copy()
+    flipped[:, _OPENGL_ENTRIES] *= -1
+    return flipped
+
+
+def _read_entries(path: Path) -> Iterable[tuple[str, Any]]:
+    content = read_json(path, "camera file")
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    if isinstance(labels, dict):
+        return labels.items()
+    is_list = isinstance(labels, list) and all(
+        isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+        for entry in labels
+    )
+    if not is_list:
+        raise UserError(
+            f'camera file {path} must be {{"labels": [[name, [25 numbers]], ...]}} or '
+            "{name: [25 numbers]}"
+        )
+    return [(name, numbers) for name, numbers in labels]
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: If it is missing or no JSON; `what` names it in the message.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{what} not found: {path}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} {path} is not readable JSON: {error}") from None
+
+
+def _are_rigid(
+    cameras: np.ndarray,  # [N, 25]
+) -> np.ndarray:  # [N] bool
+    pose = cameras[:, :16].reshape(-1, 4, 4)
+    rotation = pose[:, :3, :3]
+    product = rotation @ rotation.transpose(0, 2, 1)
+    is_orthonormal = np.abs(product - np.eye(3)).max(axis=(1, 2), initial=0) < _ROTATION_TOLERANCE
+    has_last_row = np.abs(pose[:, 3] - [0, 0, 0, 1]).max(axis=1, initial=0) < _ROTATION_TOLERANCE
+    return is_orthonormal & has_last_row & (np.linalg.det(rotation) > 0)
+
+
+def _check_pixels(cameras: np.ndarray, path: str | Path) -> None:
+    focal, center = np.median(cameras[:, 16]), np.median(cameras[:, 18])
+    if center > _MAX_PRINCIPAL_POINT:
+        raise UserError(
+            f"camera file {path} has intrinsics in pixels (focal length {focal:g}, principal point "
+            f"{center:g}); divide their first two rows by the side of the images"
+        )
+
+
+def _require_convention(cameras: np.ndarray, path: str | Path) -> Convention:
+    positions, forward = cameras[:, [3, 7, 11]], cameras[:, [2, 6, 10]]
+    spread = np.ptp(positions, axis=0).max()
+    if spread < 1e-3 * np.abs(positions).max() and np.ptp(forward, axis=0).max() > 0.1:
+        raise UserError(
+            f"camera file {path} holds world-to-camera matrices: all positions are the same, the "
+            "directions are not; invert them"
+        )
+    conventions = camera_conventions(cameras)
+    counts: dict[Convention, int] = {
+        name: int((conventions == name).sum()) for name in ("opencv", "opengl")
+    }
+    best = max(counts, key=counts.__getitem__)
+    if counts[best] < _MIN_AGREEMENT * len(cameras):
+        raise UserError(
+            f"camera file {path}: of {len(cameras)} cameras {counts['opencv']} look at the origin "
+            f"with OpenCV's axes and {counts['opengl']} with OpenGL's; all must have the same axes"
+        )
+    return best
