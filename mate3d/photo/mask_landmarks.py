@@ -1,0 +1,223 @@
+"""Landmarks of people and cats out of a label map, whichever label set it follows.
+
+Classes are looked up by their names. Which eye, ear or corner of the mouth is the left one follows
+from where it lies in the picture, not from the name of its class, so heads are taken to be upright.
+Only what can be trusted is returned: nothing that the picture cuts off, nor what a turned head
+hides for the most part.
+"""
+
+import numpy as np
+from skimage.measure import label as label_components
+from skimage.morphology import isotropic_dilation
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet
+from mate3d.photo.landmarks import Point
+
+_EYES = ("l_eye", "r_eye", "eyes", "eye")
+_LIPS = ("mouth", "u_lip", "l_lip", "lips", "lip")
+_EARS = ("l_ear", "r_ear", "ears", "ear")
+_MIN_PIXELS = 4
+# A part this much smaller than its twin is hidden by the head; its centre is not where it seems.
+_HIDDEN_SHARE = 0.35
+# Components smaller than this share of the largest one are specks.
+_STRAY_SHARE = 0.08
+# Half the width of gaps that are closed, as a share of the square root of the area.
+_GAP_SHARE = 0.06
+
+
+def is_cat_set(label_set: LabelSet) -> bool:
+    """Return whether a label set describes cats: ears and a nose, but no hair."""
+    names = label_set.class_names
+    return "hair" not in names and "nose" in names and "ears" in names
+
+
+def landmarks_from_mask(
+    label_map: np.ndarray,  # [H, W] integer ids
+    label_set: LabelSet,
+) -> dict[str, Point]:
+    """Return the landmarks that a label map shows reliably.
+
+    People have `left_eye`, `right_eye`, `nose` (its tip), `left_mouth`, `right_mouth`; cats
+    `left_eye`, `right_eye`, `nose`, `mouth` (centres), `left_ear`, `right_ear` (tips).
+
+    Raises:
+        UserError: If the label set does not tell eyes, nose and mouth apart.
+    """
+    assert label_map.ndim == 2, label_map.shape
+    for part, names in (("eyes", _EYES), ("nose", ("nose",)), ("mouth", _LIPS)):
+        if not _class_ids(label_set, names):
+            raise UserError(
+                f"label set {label_set.name} has no landmarks: it has no class for the {part}"
+            )
+    if is_cat_set(label_set):
+        return _cat_landmarks(label_map, label_set)
+    return _person_landmarks(label_map, label_set)
+
+
+def _cat_landmarks(label_map: np.ndarray, label_set: LabelSet) -> dict[str, Point]:
+    landmarks = {}
+    nose = _largest(_where(label_map, label_set, ("nose",)))
+    mouth = _largest(_where(label_map, label_set, _LIPS))
+    if nose is not None:
+        landmarks["nose"] = _center(nose)
+    if mouth is not None:
+        landmarks["mouth"] = _center(mouth)
+    snout = landmarks.get("nose", landmarks.get("mouth"))
+    eyes = _two_sides(_where(label_map, label_set, _EYES), snout)
+    landmarks |= {f"{side}_eye": _center(eye) for side, eye in eyes.items()}
+    ears = _two_sides(_where(label_map, label_set, _EARS), snout, hidden_share=0.25)
+    face = _mean_point([*landmarks.values()])
+    if face is not None:
+        landmarks |= {f"{side}_ear": _far_end(ear, face) for side, ear in ears.items()}
+    return landmarks
+
+
+def _person_landmarks(label_map: np.ndarray, label_set: LabelSet) -> dict[str, Point]:
+    landmarks = {}
+    nose = _largest(_where(label_map, label_set, ("nose",)))
+    lips = _largest(_where(label_map, label_set, _LIPS))
+    middle = _center(nose) if nose is not None else None
+    eyes = _split_eyes(label_map, label_set, middle)
+    landmarks |= {f"{side}_eye": _center(eye) for side, eye in eyes.items()}
+    right = _right_direction(landmarks)
+    if nose is not None:
+        landmarks["nose"] = _nose_tip(nose, right)
+    if lips is not None:
+        landmarks |= _mouth_corners(lips, right, landmarks.get("nose"))
+    return landmarks
+
+
+def _split_eyes(
+    label_map: np.ndarray, label_set: LabelSet, middle: Point | None
+) -> dict[str, np.ndarray]:
+    """Return the eyes by side: one a class where the set tells them apart, else one a component."""
+    single = [_largest(_where(label_map, label_set, (name,))) for name in ("l_eye", "r_eye")]
+    if all(eye is not None for eye in single):
+        return _by_side(single, middle)
+    return _two_sides(_where(label_map, label_set, _EYES), middle)
+
+
+def _nose_tip(nose: np.ndarray, right: np.ndarray) -> Point:
+    """Return the middle of the nose's lowest third; its upper part is the bridge."""
+    points = _pixels(nose)
+    height = points @ np.array([-right[1], right[0]])
+    low, high = height.min(), height.max()
+    return _mean_point(points[height >= high - (high - low) / 3])
+
+
+def _mouth_corners(lips: np.ndarray, right: np.ndarray, nose: Point | None) -> dict[str, Point]:
+    """Return the ends of the mouth along the line of the eyes, except one behind the nose."""
+    points = _pixels(lips)
+    along = points @ right
+    low, high = along.min(), along.max()
+    margin = max((high - low) / 20, 0.5)
+    corners = {
+        "left_mouth": _mean_point(points[along <= low + margin]),
+        "right_mouth": _mean_point(points[along >= high - margin]),
+    }
+    if nose is not None:
+        if np.dot(nose, right) < low:
+            del corners["left_mouth"]
+        if np.dot(nose, right) > high:
+            del corners["right_mouth"]
+    return corners
+
+
+def _right_direction(landmarks: dict[str, Point]) -> np.ndarray:  # [2]
+    """Return the direction from the left to the right eye, or the picture's without both."""
+    if "left_eye" not in landmarks or "right_eye" not in landmarks:
+        return np.array([1.0, 0.0])
+    direction = np.subtract(landmarks["right_eye"], landmarks["left_eye"])
+    return direction / np.linalg.norm(direction)
+
+
+def _two_sides(
+    region: np.ndarray,  # [H, W] bool
+    middle: Point | None,
+    *,
+    hidden_share: float = _HIDDEN_SHARE,
+) -> dict[str, np.ndarray]:
+    """Return the two largest components of a region as "left" and "right"."""
+    parts = _components(region)[:2]
+    return _by_side(parts, middle, hidden_share=hidden_share)
+
+
+def _by_side(
+    parts: list[np.ndarray],
+    middle: Point | None,
+    *,
+    hidden_share: float = _HIDDEN_SHARE,
+) -> dict[str, np.ndarray]:
+    """Name one or two parts by side, and leave out what is cut off or mostly hidden.
+
+    A single part lies on the side that it is on as seen from the middle of the face: of a head in
+    profile one sees the near one, and the nose points away from it.
+    """
+    if len(parts) == 2:
+        left, right = sorted(parts, key=lambda part: _center(part)[0])
+        sides = {"left": left, "right": right}
+        largest = max(left.sum(), right.sum())
+        sides = {side: part for side, part in sides.items() if part.sum() > hidden_share * largest}
+    elif len(parts) == 1 and middle is not None:
+        sides = {"left" if _center(parts[0])[0] < middle[0] else "right": parts[0]}
+    else:
+        sides = {}
+    return {side: part for side, part in sides.items() if not _touches_border(part)}
+
+
+def _far_end(
+    region: np.ndarray,  # [H, W] bool
+    origin: Point,
+) -> Point:
+    """Return the middle of the 3 % of a region's pixels that are the farthest from a point."""
+    points = _pixels(region)
+    distance = np.hypot(*(points - origin).T)
+    return _mean_point(points[distance >= np.quantile(distance, 0.97)])
+
+
+def _class_ids(label_set: LabelSet, names: tuple[str, ...]) -> list[int]:
+    return [label_set.class_id(name) for name in names if name in label_set.class_names]
+
+
+def _where(label_map: np.ndarray, label_set: LabelSet, names: tuple[str, ...]) -> np.ndarray:
+    return np.isin(label_map, _class_ids(label_set, names))
+
+
+def _components(region: np.ndarray) -> list[np.ndarray]:
+    """Return the connected parts of a region as [H, W] bool, largest first, without specks.
+
+    A part that a strand of hair or a whisker cuts in two counts as one.
+    """
+    gap = max(1.0, _GAP_SHARE * np.sqrt(region.sum()))
+    labels = label_components(isotropic_dilation(region, gap), connectivity=2) * region
+    areas = np.bincount(labels.ravel())[1:]
+    if not len(areas):
+        return []
+    smallest = max(_MIN_PIXELS, _STRAY_SHARE * areas.max())
+    order = np.argsort(-areas, kind="stable")
+    return [labels == index + 1 for index in order if areas[index] >= smallest]
+
+
+def _largest(region: np.ndarray) -> np.ndarray | None:
+    parts = [part for part in _components(region)[:1] if not _touches_border(part)]
+    return parts[0] if parts else None
+
+
+def _touches_border(region: np.ndarray) -> bool:
+    return bool(region[[0, -1]].any() or region[:, [0, -1]].any())
+
+
+def _pixels(region: np.ndarray) -> np.ndarray:  # [N, 2] x, y of pixel centres
+    return np.argwhere(region)[:, ::-1] + 0.5
+
+
+def _center(region: np.ndarray) -> Point:
+    return _mean_point(_pixels(region))
+
+
+def _mean_point(points: np.ndarray | list[Point]) -> Point | None:
+    if not len(points):
+        return None
+    x, y = np.mean(points, axis=0)
+    return float(x), float(y)

@@ -1,0 +1,56 @@
+"""Tests of the average heads."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import least_squares
+
+from mate3d.cameras import make_camera
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
+from mate3d.photo.canonical_heads import CAT, PERSON, canonical_head
+from mate3d.photo.landmarks import FIVE_POINTS, mirror_landmarks
+from mate3d.photo.mask_landmarks import landmarks_from_mask
+from mate3d.procedural.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
+from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.tracer import render_analytic
+from tests.mate3d.photo.heads import project
+
+SIZE = 128
+
+
+def triangulate(views: list[tuple[torch.Tensor, tuple[float, float]]]) -> np.ndarray:
+    def errors(point: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [np.subtract(project({"p": point}, camera, SIZE)["p"], seen) for camera, seen in views]
+        )
+
+    return least_squares(errors, [0.0, 0.0, 0.1]).x
+
+
+def test_cat_is_the_average_procedural_cat_as_its_label_maps_show_it():
+    cat = cat_parameters_from_uniforms(torch.full((1, NUM_CAT_ATTRIBUTES), 0.5))
+    views = {name: [] for name in CAT.points}
+    for yaw in (-0.6, -0.3, 0.0, 0.3, 0.6):
+        for pitch in (-0.3, 0.0, 0.3):
+            camera = make_camera(yaw, pitch)
+            render = render_analytic(CatField(cat), camera, SIZE, supersampling=1)
+            for name, point in landmarks_from_mask(render.label_map[0].numpy(), CATMASK_HQ).items():
+                views[name].append((camera, point))
+    for name, point in CAT.points.items():
+        assert len(views[name]) >= 9, name
+        np.testing.assert_allclose(triangulate(views[name]), point, atol=0.006, err_msg=name)
+
+
+@pytest.mark.parametrize("head", [CAT, PERSON], ids=lambda one: one.name)
+def test_heads_are_symmetric_and_every_landmark_has_a_spread(head):
+    assert head.points.keys() == head.spread.keys()
+    for shape in (head.points, *head.modes):
+        assert shape.keys() <= head.points.keys()
+        frontal = {name: (x, y) for name, (x, y, _) in shape.items()}
+        assert mirror_landmarks(frontal, 0) == frontal
+
+
+def test_label_set_selects_the_head():
+    assert canonical_head(CATMASK_HQ) is CAT
+    assert canonical_head(CELEBAMASK_HQ) is PERSON
+    assert set(PERSON.points) == set(FIVE_POINTS)

@@ -1,0 +1,145 @@
+"""Tests of the camera estimated from landmarks."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mate3d.cameras import make_camera, mirror_camera, pack_camera, unpack_camera
+from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ
+from mate3d.photo.canonical_heads import CAT, PERSON
+from mate3d.photo.head_pose import estimate_camera
+from mate3d.photo.landmarks import mirror_landmarks
+from mate3d.photo.mask_landmarks import landmarks_from_mask
+from mate3d.procedural.cat import cat_parameters_from_latent
+from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.portraits import sample_cameras
+from mate3d.procedural.tracer import render_analytic
+from tests.mate3d.photo.heads import project
+
+
+def rolled(camera: torch.Tensor, roll: float) -> torch.Tensor:
+    """Turn a camera about its own axis, so that its picture turns counter-clockwise."""
+    cam2world, intrinsics = unpack_camera(camera)
+    turn = torch.eye(4)
+    turn[0, :2] = torch.tensor([math.cos(roll), -math.sin(roll)])
+    turn[1, :2] = torch.tensor([math.sin(roll), math.cos(roll)])
+    return pack_camera(cam2world @ turn, intrinsics)
+
+
+@pytest.mark.parametrize("head", [PERSON, CAT], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    ("yaw", "pitch", "roll"),
+    [(0, 0, 0), (0.5, 0.2, 0.1), (-0.9, -0.3, -0.3), (1.2, 0.5, 0), (0.1, -0.7, 0.4)],
+)
+def test_camera_that_projected_the_landmarks_is_recovered_exactly(head, yaw, pitch, roll):
+    camera = rolled(make_camera(yaw, pitch), roll)
+    estimate = estimate_camera(project(head.points, camera, 512), 512, head)
+    found = (estimate.yaw, estimate.pitch, estimate.roll)
+    np.testing.assert_allclose(found, (yaw, pitch, roll), atol=1e-4)
+    np.testing.assert_allclose(estimate.camera, camera[0], atol=3e-4)
+    assert estimate.residual < 1e-4
+
+
+def test_picture_turns_counter_clockwise_with_a_positive_roll():
+    eyes = project(PERSON.points, rolled(make_camera(0.0), 0.2), 100)
+    assert eyes["right_eye"][1] < eyes["left_eye"][1]
+
+
+def test_camera_is_level_and_frontal_where_the_project_says_so():
+    right = project(PERSON.points, make_camera(0.4), 100)
+    assert estimate_camera(right, 100, PERSON).yaw > 0.39
+    above = project(PERSON.points, make_camera(0.0, 0.4), 100)
+    assert estimate_camera(above, 100, PERSON).pitch > 0.39
+
+
+def test_free_target_and_distance_are_recovered():
+    camera = make_camera(0.3, 0.1, radius=3.2, target=(0.03, -0.02, 0.04), focal=3.0)
+    landmarks = project(CAT.points, camera, 256)
+    estimate = estimate_camera(
+        landmarks, 256, CAT, distance=None, focal=3.0, target_spread=math.inf
+    )
+    np.testing.assert_allclose((estimate.yaw, estimate.pitch), (0.3, 0.1), atol=1e-3)
+    np.testing.assert_allclose(estimate.camera, camera[0], atol=5e-3)
+    assert estimate.residual < 1e-4
+
+
+def test_camera_that_must_look_at_the_origin_does():
+    landmarks = project(PERSON.points, make_camera(0.2, target=(0.05, 0.0, 0.0)), 256)
+    fixed = estimate_camera(landmarks, 256, PERSON, target_spread=0.0)
+    free = estimate_camera(landmarks, 256, PERSON, target_spread=math.inf)
+    pose = np.reshape(fixed.camera[:16], (4, 4))
+    np.testing.assert_allclose(pose[:3, 3], -2.7 * pose[:3, 2], atol=1e-9)
+    assert free.residual < 1e-4 < 0.005 < fixed.residual
+
+
+def test_distance_of_the_default_rig_is_kept():
+    landmarks = project(PERSON.points, make_camera(0.2, radius=3.5), 256)
+    estimate = estimate_camera(landmarks, 256, PERSON)
+    position = np.reshape(estimate.camera[:16], (4, 4))[:3, 3]
+    assert np.linalg.norm(position) == pytest.approx(2.7)
+
+
+def test_cameras_of_procedural_cats_are_recovered_from_their_label_maps():
+    generator = torch.Generator().manual_seed(0)
+    cats = cat_parameters_from_latent(torch.randn(12, 64, generator=generator))
+    cameras = sample_cameras(12, generator)
+    label_maps = render_analytic(CatField(cats), cameras, 128, supersampling=1).label_map
+    errors = []
+    for camera, label_map in zip(cameras, label_maps, strict=True):
+        landmarks = landmarks_from_mask(label_map.numpy(), CATMASK_HQ)
+        estimate = estimate_camera(landmarks, 128, CAT)
+        yaw = math.atan2(camera[3], camera[11])
+        pitch = math.asin(camera[7] / 2.7)
+        errors.append(np.degrees([estimate.yaw - yaw, estimate.pitch - pitch, estimate.roll]))
+        assert estimate.residual < 0.02
+    assert np.abs(errors).mean(axis=0).max() < 2
+    assert np.abs(errors).max() < 6
+
+
+def test_mirrored_landmarks_give_the_mirrored_camera():
+    landmarks = project(CAT.points, rolled(make_camera(0.4, -0.2), 0.15), 128)
+    landmarks["left_eye"] = tuple(np.add(landmarks["left_eye"], (2.0, -1.0)))
+    estimate = estimate_camera(landmarks, 128, CAT)
+    mirrored = estimate_camera(mirror_landmarks(landmarks, 128), 128, CAT)
+    expected = mirror_camera(torch.tensor([estimate.camera], dtype=torch.float64))[0]
+    np.testing.assert_allclose(mirrored.camera, expected, atol=1e-4)
+    assert mirrored.residual == pytest.approx(estimate.residual, abs=1e-6)
+
+
+def test_noise_raises_the_residual_in_proportion():
+    landmarks = project(PERSON.points, make_camera(0.2, 0.1), 512)
+    residuals = []
+    for noise in (0.0, 2.0, 8.0):
+        random = np.random.default_rng(1)
+        noisy = {
+            name: tuple(np.add(xy, noise * random.standard_normal(2)))
+            for name, xy in landmarks.items()
+        }
+        residuals.append(estimate_camera(noisy, 512, PERSON).residual)
+    assert residuals[0] < 1e-4 < 1e-3 < residuals[1] < residuals[2] / 2 < 0.02
+
+
+def test_one_wrong_landmark_does_not_turn_the_camera():
+    landmarks = project(CAT.points, make_camera(0.3, 0.1), 128)
+    landmarks["left_ear"] = (10.0, 120.0)
+    estimate = estimate_camera(landmarks, 128, CAT)
+    np.testing.assert_allclose((estimate.yaw, estimate.pitch), (0.3, 0.1), atol=0.1)
+    assert estimate.residual > 0.05
+
+
+def test_landmarks_that_the_head_lacks_are_ignored():
+    landmarks = project(PERSON.points, make_camera(0.2), 128)
+    assert estimate_camera(landmarks | {"left_ear": (0.0, 0.0)}, 128, PERSON) == estimate_camera(
+        landmarks, 128, PERSON
+    )
+
+
+def test_too_few_landmarks_say_which_there_are():
+    landmarks = {"left_eye": (50.0, 50.0), "nose": (60.0, 60.0), "chin": (60.0, 90.0)}
+    with pytest.raises(UserError, match="at least 4 landmarks of a person; found left_eye, nose$"):
+        estimate_camera(landmarks, 128, PERSON)
+    with pytest.raises(UserError, match="found none"):
+        estimate_camera({}, 128, PERSON)
