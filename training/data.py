@@ -1,33 +1,52 @@
-"""Portraits with label map, camera and caption: data set, endless sampler, batch stream."""
+"""Portraits with label map, camera and caption, decoded from the files of a data set."""
 
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, load_label_map
-from training.dataset_io import open_dataset
+from training.dataset_io import DatasetFiles, DatasetIndex, NamedContent, open_dataset
+from training.dataset_io.layout import IMAGE_FOLDER, MASK_FOLDER
+
+Item = dict[str, Any]
+
+# Images that are looked at for the side of all; reasons that an error lists.
+_MAX_PROBES = 100
+_NUM_LISTED = 3
+
+
+class Unreadable(NamedTuple):
+    """A sample that was skipped.
+
+    Args:
+        name: Its name.
+        reason: One line that names the file.
+    """
+
+    name: str
+    reason: str
 
 
 class PortraitDataset(Dataset):
     """Samples of a data set on disk (format: datasets/README.md), in the order of their names.
 
     An item is a dict: `image` uint8 [3, H, W], `label_map` uint8 [H, W], `camera` float32 [25],
-    `caption` str ("" if there is none).
+    `caption` str ("" if there is none). A sample with `repeats` r is r items.
 
     Args:
-        path: Folder or zip archive.
+        path: Folder, zip archive, folder of tar shards, or the URL of such a folder.
         resolution: Side of the items; None keeps the files' own. Images are reduced with an
             antialiased bicubic filter, label maps by nearest neighbour.
-        with_flips: Append a mirrored copy of every sample, with left and right labels and the
+        with_flips: Append a mirrored copy of every item, with left and right labels and the
             camera exchanged accordingly; captions stay as they are.
 
     Raises:
@@ -37,9 +56,10 @@ class PortraitDataset(Dataset):
     def __init__(
         self, path: str | Path, *, resolution: int | None = None, with_flips: bool = False
     ):
+        self.path = str(path)
         self._files, self._index = open_dataset(path)
         self._with_flips = with_flips
-        self._file_resolution = self._decode_image(self._index.names[0]).width
+        self._file_resolution = self._find_file_resolution()
         self.resolution = self._file_resolution if resolution is None else resolution
         if not 0 < self.resolution <= self._file_resolution:
             raise UserError(
@@ -47,8 +67,19 @@ class PortraitDataset(Dataset):
                 f"{self._file_resolution} px images; use 1..{self._file_resolution}"
             )
         cameras = torch.from_numpy(self._index.cameras)
-        mirrored = [mirror_camera(cameras)] if with_flips else []
-        self._cameras = torch.cat([cameras, *mirrored])
+        self._sample_cameras = torch.stack([cameras, mirror_camera(cameras)])
+        self._samples = np.repeat(np.arange(len(self._index.names)), self._index.repeats)
+        self._mirror = np.array(self.label_set.mirror_permutation(), dtype=np.uint8)
+
+    @property
+    def files(self) -> DatasetFiles:
+        """What the samples are read from."""
+        return self._files
+
+    @property
+    def index(self) -> DatasetIndex:
+        """What is known of the samples."""
+        return self._index
 
     @property
     def label_set(self) -> LabelSet:
@@ -56,40 +87,85 @@ class PortraitDataset(Dataset):
         return self._index.label_set
 
     @property
+    def with_flips(self) -> bool:
+        """Whether there is a mirrored copy of every item."""
+        return self._with_flips
+
+    @property
     def camera_labels(self) -> Tensor:  # [N, 25]
-        """Cameras of all items, mirrored copies included."""
-        return self._cameras
+        """Cameras of all items, repeated and mirrored ones included."""
+        cameras = self._sample_cameras[: 1 + self._with_flips, torch.from_numpy(self._samples)]
+        return cameras.flatten(0, 1)
 
     def __len__(self) -> int:
-        return len(self._cameras)
+        return len(self._samples) * (1 + self._with_flips)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        num_files = len(self._index.names)
-        assert 0 <= index < len(self), index
-        file_index = index % num_files
-        name = self._index.names[file_index]
-        image = self._read_image(name)
-        label_map = self._read_label_map(name)
+    def __getitem__(self, index: int) -> Item:
+        sample, is_mirrored = self._locate(index)
+        name = self._index.names[sample]
+        image, mask = (self._files.read(folder + name) for folder in (IMAGE_FOLDER, MASK_FOLDER))
+        return self.decode(sample, image, mask, is_mirrored=is_mirrored)
+
+    def read_or_replace(self, index: int, max_unreadable: int) -> tuple[Item, list[Unreadable]]:
+        """Return an item, or the next one whose files can be read, and what was skipped for it.
+
+        Raises:
+            UserError: If more than `max_unreadable` samples in a row cannot be read.
+        """
+        positions = ((index + step) % len(self) for step in range(len(self)))
+        attempts = (
+            (self._index.names[self._locate(position)[0]], partial(self.__getitem__, position))
+            for position in positions
+        )
+        return first_readable(attempts, max_unreadable)
+
+    def decode(
+        self, sample: int, image_png: bytes, mask_png: bytes, *, is_mirrored: bool = False
+    ) -> Item:
+        """Return the item of sample number `sample` (in the order of names) from its files.
+
+        Raises:
+            UserError: If one of them is damaged or does not fit the data set.
+        """
+        name = self._index.names[sample]
+        image = self._decode_image(name, image_png)
+        label_map = self._decode_label_map(name, mask_png)
         size = (self.resolution, self.resolution)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
             label_map = np.array(Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST))
         pixels = np.array(image)
-        if index >= num_files:
-            permutation = np.array(self.label_set.mirror_permutation(), dtype=np.uint8)
-            pixels, label_map = pixels[:, ::-1], permutation[label_map[:, ::-1]]
+        if is_mirrored:
+            pixels, label_map = pixels[:, ::-1], self._mirror[label_map[:, ::-1]]
         return {
             "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
             "label_map": torch.from_numpy(np.ascontiguousarray(label_map)),
-            "camera": self._cameras[index],
-            "caption": self._index.captions[file_index],
+            "camera": self._sample_cameras[int(is_mirrored), sample],
+            "caption": self._index.captions[sample],
         }
 
-    def _decode_image(self, name: str) -> Image.Image:
-        where = self._files.where(f"images/{name}")
-        content = self._files.read(f"images/{name}")
+    def _locate(self, index: int) -> tuple[int, bool]:
+        assert 0 <= index < len(self), index
+        is_mirrored, position = divmod(index, len(self._samples))
+        return int(self._samples[position]), bool(is_mirrored)
+
+    def _find_file_resolution(self) -> int:
+        """Return the side of the first image that is readable and square."""
+        errors = []
+        for name in self._index.names[:_MAX_PROBES]:
+            where = self._files.where(IMAGE_FOLDER + name)
+            try:
+                size = self._open_image(name, self._files.read(IMAGE_FOLDER + name)).size
+                _check_size(f"image {where}", size, size[0])
+                return size[0]
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def _open_image(self, name: str, content: bytes) -> Image.Image:
+        where = self._files.where(IMAGE_FOLDER + name)
         try:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(NamedContent(content, where)) as image:
                 image.load()
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise UserError(f"image {where} is not a readable PNG: {error}") from None
@@ -97,149 +173,61 @@ class PortraitDataset(Dataset):
             raise UserError(f"image {where} has mode {image.mode}; use 8-bit RGB")
         return image
 
-    def _read_image(self, name: str) -> Image.Image:
-        image = self._decode_image(name)
-        self._check_size(f"image {self._files.where(f'images/{name}')}", image.size)
+    def _decode_image(self, name: str, content: bytes) -> Image.Image:
+        image = self._open_image(name, content)
+        where = self._files.where(IMAGE_FOLDER + name)
+        _check_size(f"image {where}", image.size, self._file_resolution)
         return image
 
-    def _read_label_map(self, name: str) -> np.ndarray:  # [H, W] uint8
-        where = self._files.where(f"masks/{name}")
-        label_map = load_label_map(
-            _NamedFile(self._files.read(f"masks/{name}"), where), self.label_set
-        )
-        self._check_size(f"mask {where}", (label_map.shape[1], label_map.shape[0]))
+    def _decode_label_map(self, name: str, content: bytes) -> np.ndarray:  # [H, W] uint8
+        where = self._files.where(MASK_FOLDER + name)
+        label_map = load_label_map(NamedContent(content, where), self.label_set)
+        _check_size(f"mask {where}", label_map.shape[::-1], self._file_resolution)
         return label_map
 
-    def _check_size(self, what: str, size: tuple[int, int]) -> None:
-        side = self._file_resolution
-        if size != (side, side):
-            raise UserError(
-                f"{what} is {size[0]} x {size[1]} px; all images and masks of a data set must be "
-                f"square and of one size, here {side} x {side}"
-            )
+
+def _check_size(what: str, size: tuple[int, ...], side: int) -> None:
+    if size != (side, side):
+        raise UserError(
+            f"{what} is {size[0]} x {size[1]} px; all images and masks of a data set must be "
+            f"square and of one size, here {side} x {side}"
+        )
 
 
-class _NamedFile(io.BytesIO):
-    """File content in memory that error messages call by its name."""
-
-    def __init__(self, content: bytes, name: str):
-        super().__init__(content)
-        self._name = name
-
-    def __str__(self) -> str:
-        return self._name
-
-
-class InfiniteSampler(Sampler[int]):
-    """Indices without end, each epoch a new permutation that depends on seed and epoch only.
+def first_readable(
+    attempts: Iterable[tuple[str, Callable[[], Item]]], max_unreadable: int
+) -> tuple[Item, list[Unreadable]]:
+    """Return the item of the first attempt that succeeds, and what was skipped for it.
 
     Args:
-        num_items: Size of the data set.
-        seed: Seed of the permutations.
-        position: Number of indices, over all replicas, that are already used.
-        rank: This process's number among the replicas.
-        num_replicas: Processes that share the sequence; each takes every `num_replicas`-th index.
-    """
-
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        seed: int = 0,
-        position: int = 0,
-        rank: int = 0,
-        num_replicas: int = 1,
-    ):
-        assert num_items > 0 and 0 <= rank < num_replicas, (num_items, rank, num_replicas)
-        self._num_items = num_items
-        self._seed = seed
-        self._start = position + rank
-        self._step = num_replicas
-
-    def __iter__(self) -> Iterator[int]:
-        position = self._start
-        while True:
-            epoch, offset = divmod(position, self._num_items)
-            order = np.random.default_rng((self._seed, epoch)).permutation(self._num_items)
-            for index in order[offset :: self._step]:
-                yield int(index)
-                position += self._step
-
-
-class BatchStream(Iterator[dict[str, Any]]):
-    """Batches without end that know their position, so that a resumed run sees the same ones.
-
-    Tensors of the items are stacked, captions come as a list.
-
-    Args:
-        loader: Batches of a data set drawn by an `InfiniteSampler`.
-        state: Seed, position and data set size at which the loader starts.
-        num_replicas: Processes that share the sequence.
-    """
-
-    def __init__(self, loader: DataLoader, state: dict[str, int], *, num_replicas: int = 1):
-        self._batches = iter(loader)
-        self._state = dict(state)
-        self._num_replicas = num_replicas
-
-    def state_dict(self) -> dict[str, int]:
-        """Return what `make_loader` needs to go on after the last batch that was handed out."""
-        return dict(self._state)
-
-    def __next__(self) -> dict[str, Any]:
-        try:
-            batch = next(self._batches)
-        except UserError as error:
-            # A worker's exception arrives wrapped in its traceback, the message on the last line.
-            message = str(error).splitlines()[-1]
-            raise UserError(message.removeprefix("mate3d.errors.UserError: ")) from None
-        self._state["position"] += len(batch["image"]) * self._num_replicas
-        return batch
-
-
-def make_loader(
-    dataset: PortraitDataset,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    state: dict[str, int] | None = None,
-    num_workers: int = 0,
-    rank: int = 0,
-    num_replicas: int = 1,
-) -> BatchStream:
-    """Return an endless stream of shuffled batches.
-
-    Args:
-        dataset: What to draw from.
-        batch_size: Items of a batch in this process.
-        seed: Seed of the order, unless `state` is given.
-        state: `BatchStream.state_dict()` of an earlier stream, to go on from there.
-        num_workers: Processes that read files; 0 reads in this one.
-        rank: This process's number among the replicas.
-        num_replicas: Processes that share the sequence.
+        attempts: Name of a sample, and what reads it.
+        max_unreadable: Different samples that may fail.
 
     Raises:
-        UserError: If `state` is of a data set of another size.
+        UserError: If more of them fail, or all.
     """
-    state = state or {"seed": seed, "position": 0, "num_items": len(dataset)}
-    if state["num_items"] != len(dataset):
-        raise UserError(
-            f"cannot resume: the run used a data set of {state['num_items']} items, "
-            f"this one has {len(dataset)}"
-        )
-    sampler = InfiniteSampler(
-        len(dataset),
-        seed=state["seed"],
-        position=state["position"],
-        rank=rank,
-        num_replicas=num_replicas,
-    )
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return BatchStream(loader, state, num_replicas=num_replicas)
+    skipped: dict[str, Unreadable] = {}
+    for name, read in attempts:
+        if name in skipped:
+            continue
+        try:
+            return read(), list(skipped.values())
+        except UserError as error:
+            skipped[name] = Unreadable(name, str(error))
+            require_few(list(skipped.values()), max_unreadable)
+    raise UserError(f"no sample is left: {_describe(list(skipped.values()))}")
+
+
+def require_few(unreadable: Sequence[Unreadable], max_unreadable: int) -> None:
+    """Check the number of samples that cannot be read.
+
+    Raises:
+        UserError: If there are more than allowed; lists the first few.
+    """
+    if len(unreadable) > max_unreadable:
+        raise UserError(f"{_describe(unreadable)}; max_unreadable={max_unreadable} allows no more")
+
+
+def _describe(unreadable: Sequence[Unreadable]) -> str:
+    reasons = "; ".join(entry.reason for entry in unreadable[:_NUM_LISTED])
+    return f"{len(unreadable)} sample(s) cannot be read, first: {reasons}"

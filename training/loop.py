@@ -15,8 +15,9 @@ from mate3d.checkpoint import save_generator
 from mate3d.errors import UserError
 from mate3d.labels import one_hot_mask
 from torch_utils.interruption import stop_on_signal
-from training.data import BatchStream, PortraitDataset, make_loader
+from training.data import PortraitDataset
 from training.ema import update_average
+from training.loader import MAX_UNREADABLE, BatchStream, make_loader
 from training.losses.terms import LossSettings, Metrics
 from training.monitor import Monitor
 from training.optimization import OptimizerSettings, optimizing
@@ -56,6 +57,8 @@ class LoopSettings:
         snapshot_ticks: Ticks between snapshots (grids, checkpoint, training state).
         seed: Seed of latents, noise and data order.
         num_workers: Processes that read the data set; 0 reads in the main one.
+        streaming: Read tar shards from start to end, in an order that depends on `num_workers`.
+        max_unreadable: Damaged samples that may be skipped; one more stops the run.
         grid_rows: Rows of sample grids.
         grid_columns: Their columns.
         keep_checkpoints: Keep every snapshot's checkpoint under `checkpoints/`, not only the last.
@@ -70,6 +73,8 @@ class LoopSettings:
     snapshot_ticks: int = 50
     seed: int = 0
     num_workers: int = 0
+    streaming: bool = False
+    max_unreadable: int = MAX_UNREADABLE
     grid_rows: int = 3
     grid_columns: int = 6
     keep_checkpoints: bool = False
@@ -83,6 +88,7 @@ class LoopSettings:
             "tick_kimg": 0.001,
             "snapshot_ticks": 1,
             "num_workers": 0,
+            "max_unreadable": 0,
             "grid_rows": 1,
             "grid_columns": 1,
         }
@@ -220,7 +226,7 @@ class Trainer:
     def _start(self) -> None:
         loop = self._settings.loop
         tiles = range(min(loop.grid_rows * loop.grid_columns, len(self._dataset)))
-        items = [self._dataset[index] for index in tiles]
+        items = [self._dataset.read_or_replace(index, loop.max_unreadable)[0] for index in tiles]
         real = self._make_real(
             {name: torch.stack([item[name] for item in items]) for name in _TENSORS}
         )
@@ -269,6 +275,7 @@ class Trainer:
                 state, real, lambda: self._draw_latents(batch_size), settings, context
             )
             metrics |= _schedule_metrics(context)
+            metrics["Progress/unreadable_samples"] = float(self._batches.num_unreadable)
             state.iteration += 1
         decay = ema_decay(settings.schedule, state.images_seen, batch_size)
         update_average(state.average, state.networks.generator, decay)
@@ -302,6 +309,8 @@ class Trainer:
                     seed=loop.seed,
                     state=self._state.data or None,
                     num_workers=loop.num_workers,
+                    streaming=loop.streaming,
+                    max_unreadable=loop.max_unreadable,
                 )
         batch = next(self._batches)
         self._state.data = self._batches.state_dict()

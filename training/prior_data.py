@@ -11,8 +11,9 @@ from torch import Tensor
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, colorize_label_map
 from mate3d.procedural.portraits import make_procedural_cat
-from training.data import InfiniteSampler, PortraitDataset, make_loader
+from training.data import PortraitDataset
 from training.dataset_io import open_dataset
+from training.loader import InfiniteSampler, make_loader
 
 _ENCODE_BATCH = 32
 

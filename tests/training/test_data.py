@@ -1,9 +1,8 @@
-"""The data set reads folder and zip alike, mirrors correctly, resumes exactly, names mistakes."""
+"""The data set reads all containers alike, mirrors correctly, repeats, and names mistakes."""
 
 import json
 import zipfile
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
 from mate3d.labels import CELEBAMASK_HQ, save_label_map
-from training.data import InfiniteSampler, PortraitDataset, make_loader
+from training.data import PortraitDataset
 from training.dataset_io import DatasetWriter, image_name
 
 
@@ -35,30 +34,6 @@ def test_item_has_documented_types(dataset_folder):
     assert item["camera"].dtype == torch.float32 and item["camera"].shape == (25,)
     torch.testing.assert_close(dataset.camera_labels[2], item["camera"])
     assert dataset.label_set.name == "catmask_hq" and dataset.resolution == 16
-
-
-def test_written_values_come_back_exactly(tmp_path, label_set):
-    rng = np.random.default_rng(1)
-    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    label_map = rng.integers(0, 6, (8, 8), dtype=np.uint8)
-    values = rng.normal(size=25).astype(np.float32)
-    with DatasetWriter(tmp_path / "data", label_set) as writer:
-        writer.add(image_name(1234), image, label_map, values.tolist())
-    item = PortraitDataset(tmp_path / "data")[0]
-    np.testing.assert_array_equal(item["image"].permute(1, 2, 0), image)
-    np.testing.assert_array_equal(item["label_map"], label_map)
-    np.testing.assert_array_equal(item["camera"], values)
-    assert item["caption"] == ""
-    assert (tmp_path / "data/images/00001/img00001234.png").is_file()
-    with Image.open(tmp_path / "data/masks/00001/img00001234.png") as mask:
-        assert mask.mode == "P"
-
-
-def test_archive_is_uncompressed_and_reproducible(dataset_zip, write_dataset, tmp_path):
-    again = write_dataset(tmp_path / "again.zip")
-    assert again.read_bytes() == dataset_zip.read_bytes()
-    infos = zipfile.ZipFile(dataset_zip).infolist()
-    assert all(info.compress_type == zipfile.ZIP_STORED for info in infos)
 
 
 def test_flip_mirrors_image_labels_and_camera(tmp_path):
@@ -86,60 +61,6 @@ def test_smaller_resolution_keeps_label_ids_and_mean_colour(dataset_folder):
     )
     means = [item["image"].float().mean().item() for item in (full[0], half[0])]
     assert abs(means[0] - means[1]) < 3
-
-
-def test_sampler_visits_every_item_once_an_epoch():
-    indices = list(islice(InfiniteSampler(10, seed=3), 30))
-    epochs = [indices[start : start + 10] for start in (0, 10, 20)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert epochs[0] != epochs[1]
-
-
-@pytest.mark.parametrize("position", [0, 4, 10, 27])
-def test_sampler_continues_from_a_position(position):
-    whole = list(islice(InfiniteSampler(10, seed=3), 60))
-    rest = list(islice(InfiniteSampler(10, seed=3, position=position), 20))
-    assert rest == whole[position : position + 20]
-
-
-def test_replicas_share_the_sequence():
-    whole = list(islice(InfiniteSampler(7, seed=1), 42))
-    parts = [islice(InfiniteSampler(7, seed=1, rank=r, num_replicas=3), 14) for r in range(3)]
-    assert [index for group in zip(*parts, strict=True) for index in group] == whole
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_stream_resumes_exactly(dataset_zip, num_workers):
-    dataset = PortraitDataset(dataset_zip, with_flips=True)
-    stream = make_loader(dataset, batch_size=5, seed=7, num_workers=num_workers)
-    for _ in range(4):
-        next(stream)
-    state = stream.state_dict()
-    resumed = make_loader(dataset, batch_size=5, state=state, num_workers=num_workers)
-    for _ in range(3):
-        expected, got = next(stream), next(resumed)
-        torch.testing.assert_close(got["image"], expected["image"])
-        torch.testing.assert_close(got["camera"], expected["camera"])
-        assert got["caption"] == expected["caption"] and len(got["caption"]) == 5
-    assert state == {"seed": 7, "position": 20, "num_items": 12}
-    assert resumed.state_dict() == stream.state_dict()
-
-
-def test_stream_refuses_the_state_of_another_data_set(dataset_folder):
-    state = {"seed": 0, "position": 0, "num_items": 99}
-    with pytest.raises(UserError, match="99 items, this one has 6"):
-        make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
-
-
-def test_error_in_a_worker_is_one_line(dataset_folder):
-    dataset = PortraitDataset(dataset_folder)
-    for mask in (dataset_folder / "masks").rglob("*.png"):
-        mask.write_bytes(b"not a png")
-    with pytest.raises(
-        UserError, match=r"^mask .*img0000000\d.png is not a readable image"
-    ) as info:
-        next(make_loader(dataset, batch_size=2, num_workers=1))
-    assert "\n" not in str(info.value)
 
 
 # What a user can get wrong in a data set folder, and the message for it.
@@ -243,37 +164,3 @@ def test_flipped_byte_in_archive_is_found(dataset_zip):
 def test_resolution_above_the_files_is_refused(dataset_folder):
     with pytest.raises(UserError, match="resolution 32 does not fit .* use 1..16"):
         PortraitDataset(dataset_folder, resolution=32)
-
-
-# The writer.
-
-
-def _sample() -> tuple[str, np.ndarray, np.ndarray, list[float]]:
-    image = np.zeros((4, 4, 3), dtype=np.uint8)
-    return image_name(0), image, np.zeros((4, 4), dtype=np.uint8), [0.0] * 25
-
-
-@pytest.mark.parametrize("name", ["data", "data.zip"])
-def test_interrupted_writer_leaves_nothing(tmp_path, label_set, name):
-    with pytest.raises(KeyboardInterrupt), DatasetWriter(tmp_path / name, label_set) as writer:
-        writer.add(*_sample())
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["data", "data.zip"])
-def test_writer_replaces_only_when_asked(tmp_path, label_set, name):
-    with DatasetWriter(tmp_path / name, label_set) as writer:
-        writer.add(*_sample())
-    with pytest.raises(UserError, match="exists already; remove it or give overwrite=true"):
-        DatasetWriter(tmp_path / name, label_set)
-    with DatasetWriter(tmp_path / name, label_set, overwrite=True) as writer:
-        writer.add(*_sample(), caption="second")
-    assert PortraitDataset(tmp_path / name)[0]["caption"] == "second"
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_writer_never_replaces_what_is_no_data_set(tmp_path, label_set):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="is not a data set"):
-        DatasetWriter(tmp_path, label_set, overwrite=True)

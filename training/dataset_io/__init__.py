@@ -1,6 +1,6 @@
 """The on-disk data set: its files, its index, its writer. The format is in datasets/README.md."""
 
-from training.dataset_io.files import DatasetFiles, open_files
+from training.dataset_io.files import DatasetFiles, NamedContent, open_files
 from training.dataset_io.index import DatasetIndex, open_dataset, parse_index
 from training.dataset_io.layout import INDEX_NAME, image_name
 from training.dataset_io.writer import DatasetWriter
@@ -10,6 +10,7 @@ __all__ = [
     "DatasetFiles",
     "DatasetIndex",
     "DatasetWriter",
+    "NamedContent",
     "image_name",
     "open_dataset",
     "open_files",

@@ -1,5 +1,6 @@
 """Read access to the files of a data set: a folder, a zip of the same tree, or tar shards."""
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -26,6 +27,19 @@ class DatasetFiles(Protocol):
 
     def where(self, name: str) -> str:
         """Say in an error message which file this is."""
+
+
+class NamedContent(io.BytesIO):
+    """File content in memory that error messages call by its name."""
+
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+    __repr__ = __str__
 
 
 class FolderFiles:
