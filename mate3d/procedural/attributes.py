@@ -78,6 +78,24 @@ class PortraitParameters:
         """Return the same portraits on another device."""
         return self._map(lambda value: value.to(device))
 
+    def columns(self) -> dict[str, Tensor]:
+        """Return the numbers as [B, 1] and leave the colours out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value[:, None] for name, value in values.items() if value.ndim == 1}
+
+    def varied(self) -> frozenset[str]:
+        """Return the names of the numbers that are not neutral on every portrait of the batch."""
+        optional = {
+            f.name: f.metadata["neutral"]
+            for f in fields(self)
+            if f.metadata["size"] == 1 and f.metadata["neutral"] is not None
+        }
+        values = torch.stack([getattr(self, name) for name in optional])
+        neutral = values.new_tensor(list(optional.values()))[:, None]
+        # One comparison for all: on an accelerator each answer has to be waited for.
+        is_varied = (values != neutral).any(dim=1).tolist()
+        return frozenset(name for name, flag in zip(optional, is_varied, strict=True) if flag)
+
     def _map(self, function: Any) -> Any:
         return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 

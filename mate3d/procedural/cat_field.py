@@ -8,7 +8,6 @@ from mate3d.procedural.head import HeadShape
 from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, ShadedPortraitField
 
 __all__ = ["BACKGROUND_SDF", "CatField"]
-_BOUND_RADIUS = 0.36
 
 
 class CatField(ShadedPortraitField):
@@ -17,9 +16,9 @@ class CatField(ShadedPortraitField):
     is_folded = True
 
     def __init__(self, parameters: CatParameters) -> None:
-        super().__init__(parameters.background_color, _BOUND_RADIUS)
-        self.parameters = parameters
         self._shape = HeadShape(parameters)
+        super().__init__(parameters.background_color, self._shape.bound_radius)
+        self.parameters = parameters
         self._coat = Coat(parameters, self._shape)
 
     def distance(self, place: Coordinates) -> Tensor:  # [B, N]

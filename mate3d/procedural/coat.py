@@ -109,7 +109,7 @@ class Coat:
         return inside * front * self._numbers["bicolor"]
 
     def _ears(self, folded: Coordinates) -> Tensor:
-        outline, height = self._shape.ear_coordinates(folded)
+        outline, height = self._shape.ears.coordinates(folded)
         inner = _ramp(outline, -0.014, -0.024) * _ramp(height, 0.0, 0.012)
         ear = self._colors["ear_color"]
         return _mix(ear, torch.lerp(ear, self._constant(_INNER_EAR), 0.8), inner)

@@ -1,20 +1,58 @@
 """Complete procedural portraits: latent, camera, image, label map, depth, normals, caption."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mate3d.cameras import make_camera
+from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ, LabelSet
+from mate3d.procedural.attributes import (
+    Number,
+    PortraitParameters,
+    attribute_rows,
+    set_attributes,
+)
 from mate3d.procedural.captions import caption_cat
 from mate3d.procedural.cat import CatParameters, cat_parameters_from_latent
 from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
 
 MAX_YAW = 0.7
 MAX_PITCH = 0.4
+
+
+@dataclass(frozen=True)
+class PortraitKind:
+    """What sets one kind of portraits apart.
+
+    Args:
+        parameters_from_latent: [B, Z] latents to parameters, one mapping a variety.
+        field: Makes the heads of parameters.
+        caption: Describes portrait `index` of a batch, in a wording drawn at random.
+        label_set: Of the label maps.
+    """
+
+    parameters_from_latent: Mapping[str, Callable[[Tensor], PortraitParameters]]
+    field: Callable[[Any], PortraitField]
+    caption: Callable[[Any, int, random.Random], str]
+    label_set: LabelSet
+
+
+CAT = PortraitKind(
+    parameters_from_latent={
+        "basic": cat_parameters_from_latent,
+    },
+    field=CatField,
+    caption=caption_cat,
+    label_set=CATMASK_HQ,
+)
+_KINDS: dict[type[PortraitParameters], PortraitKind] = {CatParameters: CAT}
 
 
 @dataclass
@@ -22,18 +60,20 @@ class ProceduralPortraits:
     """A batch of portraits with everything that is known about them.
 
     Args:
-        z: [B, Z] latents that the cats are a function of.
-        parameters: The cats' attributes.
+        z: [B, Z] latents that the portraits are a function of, but for attributes that were set.
+        parameters: Their attributes as tensors.
         camera: [B, 25].
         render: Image, label map, depth, normals and opacity.
         captions: One a portrait.
+        attributes: One dictionary a portrait; colours are lists of three.
     """
 
     z: Tensor
-    parameters: CatParameters
+    parameters: PortraitParameters
     camera: Tensor
     render: AnalyticRender
     captions: list[str]
+    attributes: list[dict[str, Number]]
 
 
 def sample_cameras(
@@ -45,28 +85,88 @@ def sample_cameras(
     return make_camera(MAX_YAW * yaw, MAX_PITCH * pitch)
 
 
+def render_portrait(
+    parameters: PortraitParameters,
+    camera: Tensor,  # [B, 25]
+    resolution: int,
+    *,
+    supersampling: int = 2,
+) -> AnalyticRender:
+    """Render heads of any kind, such as the ground truth of an edit.
+
+    The same heads with ears 1.5 times as large are
+    `dataclasses.replace(parameters, ear_size=1.5 * parameters.ear_size)`; see `set_attributes`
+    for a checked way.
+
+    Args:
+        parameters: The heads.
+        camera: Where each is seen from.
+        resolution: H = W in pixels.
+        supersampling: Rays a pixel along each axis of the image.
+    """
+    field = _KINDS[type(parameters)].field(parameters)
+    return render_analytic(field, camera, resolution, supersampling=supersampling)
+
+
 def make_procedural_cat(
     seeds: Sequence[int],
     resolution: int,
     *,
     latent_dim: int = 64,
     supersampling: int = 2,
+    variety: str = "basic",
+    attributes: Mapping[str, float | Sequence[float]] | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> ProceduralPortraits:
     """Make one portrait a seed; the same seed gives the same portrait in any batch.
 
     Args:
         seeds: One integer a portrait.
         resolution: H = W in pixels.
-        latent_dim: Number of entries of z.
+        latent_dim: Number of entries of z; at least 22 for basic cats, 54 for rich ones.
         supersampling: Rays a pixel along each axis of the image.
+        variety: "basic" cats vary in the first 21 attributes of `CatParameters`, "rich" ones in
+            all.
+        attributes: Set on every cat; names and ranges are those of `CatParameters`.
+        factors: Multiply a cat's own numbers; see `set_attributes`.
+
+    Raises:
+        UserError: If the variety or an attribute is unknown, or a value is not allowed.
     """
+    return _make_portraits(
+        CAT, seeds, resolution, latent_dim, supersampling, variety, attributes, factors
+    )
+
+
+def _make_portraits(
+    kind: PortraitKind,
+    seeds: Sequence[int],
+    resolution: int,
+    latent_dim: int,
+    supersampling: int,
+    variety: str,
+    attributes: Mapping[str, float | Sequence[float]] | None,
+    factors: Mapping[str, float] | None,
+) -> ProceduralPortraits:
+    if variety not in kind.parameters_from_latent:
+        allowed = " or ".join(kind.parameters_from_latent)
+        raise UserError(f"unknown variety '{variety}' of portraits; use {allowed}")
     latents, cameras = [], []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         latents.append(torch.randn(1, latent_dim, generator=generator))
         cameras.append(sample_cameras(1, generator))
     z, camera = torch.cat(latents), torch.cat(cameras)
-    parameters = cat_parameters_from_latent(z)
-    render = render_analytic(CatField(parameters), camera, resolution, supersampling=supersampling)
-    captions = [caption_cat(parameters, i, random.Random(seed)) for i, seed in enumerate(seeds)]
-    return ProceduralPortraits(z, parameters, camera, render, captions)
+    parameters = set_attributes(kind.parameters_from_latent[variety](z), attributes, factors)
+    return ProceduralPortraits(
+        z=z,
+        parameters=parameters,
+        camera=camera,
+        render=render_analytic(
+            kind.field(parameters), camera, resolution, supersampling=supersampling
+        ),
+        captions=[
+            kind.caption(parameters, index, random.Random(seed)) for index, seed in enumerate(seeds)
+        ],
+        attributes=attribute_rows(parameters),
+    )

@@ -77,3 +77,47 @@ def extrude_profile(
     # The floor keeps the root's gradient finite inside the plate.
     outside = outside.clamp_(min=1e-12).sqrt_()
     return torch.maximum(side, face).clamp_(max=0).add_(outside).sub_(edge_radius)
+
+
+def smooth_intersection(
+    first: Tensor,  # [B, N]
+    second: Tensor,  # [B, N]
+    width: float,
+) -> Tensor:  # [B, N]
+    """Keep what lies inside both, with a rounded edge; negate `second` to carve it out."""
+    overlap = (width - (first - second).abs()).clamp_(min=0)
+    return torch.maximum(first, second).add_(overlap.square_().mul_(0.25 / width))
+
+
+def sphere_distance(
+    offset: tuple[Tensor, Tensor, Tensor],  # each [B, N], from the centre
+    radius: Tensor | float,  # [B, 1]
+) -> Tensor:  # [B, N]
+    """Return the exact distance to a ball."""
+    squared = offset[0].square().add_(offset[1].square()).add_(offset[2].square())
+    return squared.clamp_(min=1e-12).sqrt_().sub_(radius)
+
+
+def offset_from(
+    place: tuple[Tensor, Tensor, Tensor],  # each [B, N]
+    center: Tensor,  # [B, 3]
+) -> tuple[Tensor, Tensor, Tensor]:  # each [B, N]
+    """Return coordinates relative to a centre."""
+    return tuple(axis - center[:, i : i + 1] for i, axis in enumerate(place))
+
+
+def along_axis(
+    offset: tuple[Tensor, Tensor, Tensor],  # each [B, N]
+    axis: Tensor,  # [B, 3]
+) -> Tensor:  # [B, N]
+    """Return the dot product with a vector."""
+    total = offset[0] * axis[:, :1]
+    return total.add_(offset[1] * axis[:, 1:2]).add_(offset[2] * axis[:, 2:])
+
+
+def stack_points(
+    *coordinates: Tensor | float,
+    like: Tensor,  # [B, 1]
+) -> Tensor:  # [B, 3]
+    """Make one point a batch entry of three numbers or columns."""
+    return torch.cat([torch.zeros_like(like) + value for value in coordinates], dim=-1)
