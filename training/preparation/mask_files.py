@@ -59,9 +59,7 @@ def open_mask(path: Path) -> Image.Image:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"mask {path} is not a readable image: {error}") from None
     if image.mode not in (*_GREY_MODES, *_COLOR_MODES):
-        raise UserError(
-            f"mask {path} has mode {image.mode}; use an 8-bit grey, palette or RGB PNG"
-        )
+        raise UserError(f"mask {path} has mode {image.mode}; use an 8-bit grey, palette or RGB PNG")
     return image
 
 

@@ -74,6 +74,6 @@ class Source(Protocol):
 
 
 def item_key(name: str) -> str:
-    """Return a file's name without image suffix and with forward slashes: what pairs are made by."""
+    """Return a file's name without image suffix, with forward slashes: photos are paired by it."""
     path = PurePosixPath(name.replace("\\", "/").removeprefix("./"))
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)

@@ -1,0 +1,230 @@
+"""Pairs photos with their masks and with what other files know of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet
+from training.preparation.camera_files import read_camera_file
+from training.preparation.caption_files import read_captions
+from training.preparation.captions import caption_from_attributes
+from training.preparation.raw_item import Listing, Point, RawItem, item_key
+from training.preparation.side_files import read_attributes, read_landmarks
+
+FilesByKey = dict[str, list[Path]]
+Unusable = list[tuple[str, str]]
+
+
+def find_files(
+    folder: str | Path,
+    suffixes: Sequence[str],
+    *,
+    without: str | Path | None = None,
+) -> FilesByKey:
+    """Return the files below a folder by their relative names without suffix.
+
+    Hidden files and what archives of macOS add are left out.
+
+    Args:
+        folder: Where to look, at any depth.
+        suffixes: Wanted ones in lower case, with their dots.
+        without: A folder to leave out if it lies below.
+
+    Raises:
+        UserError: If the folder is missing or holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"folder not found: {folder}")
+    left_out = None if without is None else Path(without).resolve()
+    found: FilesByKey = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
+        if path.suffix.lower() not in suffixes or is_hidden or not path.is_file():
+            continue
+        if left_out is None or left_out not in path.resolve().parents:
+            found.setdefault(relative.with_suffix("").as_posix(), []).append(path)
+    if not found:
+        raise UserError(f"folder {folder} holds no {', '.join(suffixes)} files")
+    return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """What files beside the photos say, by key.
+
+    Args:
+        cameras: 25 numbers each, OpenCV axes.
+        landmarks: Five points each, pixels.
+        captions: Texts.
+        attributes: Numbers by name each.
+        problems: Why what is said of a photo cannot be used.
+        notes: Sentences about the files.
+        files: Keys that each file names.
+    """
+
+    cameras: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    landmarks: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    files: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+
+    def make_item(self, key: str, image: Path, mask: Sequence[Path]) -> RawItem:
+        """Return a photo's item; a caption that no file has is made of its attributes."""
+        attributes = self.attributes.get(key, {})
+        return RawItem(
+            name=f"{key}.png",
+            image=image,
+            mask=tuple(mask),
+            camera=self.cameras.get(key),
+            landmarks=self.landmarks.get(key),
+            caption=self.captions.get(key) or caption_from_attributes(attributes),
+            attributes=attributes,
+        )
+
+    def coverage(self, keys: set[str]) -> list[str]:
+        """Say which names of the files and which photos have no counterpart."""
+        notes = []
+        for path, named in self.files.items():
+            if surplus := len(named - keys):
+                notes.append(f"{path}: {surplus} of {len(named)} names have no image.")
+            if missing := len(keys - named):
+                notes.append(f"{path}: {missing} of {len(keys)} images are not named.")
+        return notes
+
+
+@dataclass(frozen=True)
+class PhotoFiles:
+    """Where a source's files are.
+
+    Args:
+        images: Folder of photos, at any depth.
+        masks: Folder of PNG masks; None if a network is to make them.
+        label_set: Meaning of the masks as they come.
+        cameras: JSON file, see `read_camera_file`.
+        landmarks: JSON file or folder, see `read_landmarks`.
+        captions: JSON, JSON lines or CSV file or folder, see `read_captions`.
+        attributes: JSON file or CelebA's, see `read_attributes`.
+    """
+
+    images: str | Path
+    masks: str | Path | None
+    label_set: LabelSet
+    cameras: str | Path | None = None
+    landmarks: str | Path | None = None
+    captions: str | Path | None = None
+    attributes: str | Path | None = None
+
+    def read_known(self) -> Known:
+        """Read the files beside the photos.
+
+        Raises:
+            UserError: If one is missing or malformed.
+        """
+        found: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        notes = []
+        files: dict[Path, frozenset[str]] = {}
+        if self.cameras is not None:
+            file = read_camera_file(self.cameras)
+            found["cameras"] = _by_key(file.cameras)
+            problems |= {name: f"camera: {why}" for name, why in file.problems.items()}
+            files[Path(self.cameras)] = frozenset(map(item_key, (*file.cameras, *file.problems)))
+            if file.convention == "opengl":
+                notes.append(f"{self.cameras}: axes of OpenGL, as IDE-3D's, converted to OpenCV's.")
+        if self.landmarks is not None:
+            points, bad = read_landmarks(Path(self.landmarks))
+            found["landmarks"] = _by_key(points)
+            problems |= bad
+            files[Path(self.landmarks)] = frozenset(map(item_key, (*points, *bad)))
+        for kind, path, read in (
+            ("captions", self.captions, read_captions),
+            ("attributes", self.attributes, read_attributes),
+        ):
+            if path is not None:
+                found[kind] = _by_key(read(Path(path)))
+                files[Path(path)] = frozenset(found[kind])
+        return Known(**found, problems=_by_key(problems), notes=tuple(notes), files=files)
+
+
+def make_listing(
+    candidates: Iterable[tuple[str, Path, Sequence[Path]]],  # key, image, files of the mask
+    unusable: Unusable,
+    known: Known,
+    *,
+    where: str | Path,
+    notes: Sequence[str] = (),
+) -> Listing:
+    """Join candidates with what is known of them.
+
+    Args:
+        candidates: One a photo.
+        unusable: What was found to be unusable before.
+        known: What other files say.
+        where: The folder of the photos, for the message.
+        notes: Sentences to pass on.
+
+    Raises:
+        UserError: If no photo is usable.
+    """
+    items, keys, unusable = [], set(), list(unusable)
+    for key, image, mask in candidates:
+        keys.add(key)
+        if key in known.problems:
+            unusable.append((f"{key}.png", known.problems[key]))
+        else:
+            items.append(known.make_item(key, image, mask))
+    unusable.sort()
+    if not items:
+        name, reason = unusable[0]
+        raise UserError(f"no image below {where} can be used; first {name}: {reason}")
+    all_notes = (*notes, *known.notes, *known.coverage(keys))
+    return Listing(tuple(sorted(items, key=lambda i: i.name)), tuple(unusable), all_notes)
+
+
+def pair_files(
+    images: FilesByKey,
+    masks: FilesByKey,
+) -> tuple[list[tuple[str, Path, Sequence[Path]]], Unusable]:
+    """Pair images and masks of the same key; say of all others why they have no pair."""
+    pairs, unusable = single_files(images)
+    complete = []
+    for key, image, _ in pairs:
+        found = masks.get(key, [])
+        if len(found) == 1:
+            complete.append((key, image, found))
+        else:
+            reason = f"it has {len(found)} masks: {_names(found)}" if found else "it has no mask"
+            unusable.append((f"{key}.png", reason))
+    unusable += [
+        (f"{key}.png", f"mask {_names(paths)} has no image")
+        for key, paths in masks.items()
+        if key not in images
+    ]
+    return complete, unusable
+
+
+def single_files(
+    images: FilesByKey,
+) -> tuple[list[tuple[str, Path, Sequence[Path]]], Unusable]:
+    """Return candidates without mask; images that share their key are unusable."""
+    single = [(key, paths[0], ()) for key, paths in images.items() if len(paths) == 1]
+    unusable = [
+        (f"{key}.png", f"several images have this name: {_names(paths)}")
+        for key, paths in images.items()
+        if len(paths) > 1
+    ]
+    return single, unusable
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in paths)
+
+
+def _by_key(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {item_key(name): value for name, value in values.items()}
