@@ -86,7 +86,12 @@ setup(
     packages=find_packages(
         include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]
     ),
-    package_data={"configs": ["**/*.yaml"], "torch_utils": ["ops/csrc/*"]},
+    package_data={
+        "configs": ["**/*.yaml"],
+        "mate3d": ["label_sets/*.yaml"],
+        "torch_utils": ["ops/csrc/*"],
+        "training": ["data_doctor/*.html.jinja"],
+    },
     ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildKernels},
     # The kernels do not depend on Python: a wheel with them serves all versions from this one on.
@@ -113,9 +118,12 @@ setup(
         "huggingface_hub>=1.31",
         "pillow>=10.0",
         "jinja2>=3.1",
+        "webdataset>=0.2.100",
     ],
     extras_require={
         "dev": ["pytest>=8.0", "ruff>=0.9"],
+        # Landmarks of people by a face detector, for photos without masks or known cameras.
+        "photos": ["opencv-python-headless>=4.8"],
         # nvcc of the release that PyTorch is made for; the packages of CUDA 12 have none.
         "kernels": ["cuda-toolkit[nvcc]>=13; platform_system == 'Linux'", "ninja>=1.11"],
     },

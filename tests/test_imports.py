@@ -24,7 +24,9 @@ ALLOWED = {
 # Path prefixes of the files that may import a library.
 ONLY_IN = {
     "diffusers": ("editing/guidance/", "training/prior"),
-    "transformers": ("editing/guidance/", "training/prior"),
+    "transformers": ("editing/guidance/", "training/prior", "mate3d/photo/"),
+    "cv2": ("mate3d/photo/",),
+    "webdataset": ("training/",),
     "hydra": ("scripts/",),
     "omegaconf": ("scripts/",),
 }

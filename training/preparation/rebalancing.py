@@ -1,0 +1,47 @@
+"""Rare poses shown more often: how many times an epoch repeats each image."""
+
+import math
+
+import numpy as np
+import torch
+
+from mate3d.cameras import unpack_camera
+
+NUM_BINS = 24
+
+
+def yaw_of_cameras(
+    cameras: np.ndarray,  # [N, 25]
+) -> np.ndarray:  # [N] radians
+    """Return the horizontal angle of each camera's viewing direction, 0 for a frontal one.
+
+    The direction counts, not the position, so that cameras that do not look at the origin have
+    the yaw of the face that they see.
+    """
+    pose, _ = unpack_camera(torch.as_tensor(cameras, dtype=torch.float32))
+    forward = pose[:, :3, 2]
+    return torch.atan2(-forward[:, 0], -forward[:, 2]).numpy()
+
+
+def balancing_repeats(
+    cameras: np.ndarray,  # [N, 25]
+    max_repeats: int,
+    *,
+    num_bins: int = NUM_BINS,
+) -> np.ndarray:  # [N] int64 >= 1
+    """Return repeats that flatten the histogram of |yaw| as far as `max_repeats` allows.
+
+    The most frequent bin is shown once; a bin with a fraction f of its images is shown 1 / f
+    times, rounded, at most `max_repeats`. Both sides share a bin, because flips exchange them.
+
+    Args:
+        cameras: Camera labels.
+        max_repeats: 1 repeats nothing.
+        num_bins: Bins over the range of |yaw| that occurs.
+    """
+    yaw = np.abs(yaw_of_cameras(cameras))
+    widest = max(float(yaw.max(initial=0.0)), math.radians(1))
+    bins = np.minimum((yaw / widest * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    wanted = np.rint(counts.max() / np.maximum(counts[bins], 1)).astype(np.int64)
+    return np.clip(wanted, 1, max_repeats)
