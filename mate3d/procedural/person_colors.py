@@ -1,0 +1,180 @@
+"""Colours of a procedural person at any point, unshaded: skin, eyes, mouth, hair and clothes."""
+
+import torch
+from torch import Tensor
+
+from mate3d.labels import CELEBAMASK_HQ
+from mate3d.procedural.person import PersonParameters
+from mate3d.procedural.person_hair import PersonHair
+from mate3d.procedural.person_head import PersonHead
+from mate3d.procedural.portrait_field import Coordinates
+
+_BORDER = 0.0022
+_LASHES = (0.09, 0.06, 0.06)
+_SCLERA = (1.0, 0.99, 0.98)
+_PUPIL = (0.03, 0.03, 0.04)
+_TEETH = (0.96, 0.94, 0.90)
+_TONGUE = (0.72, 0.30, 0.30)
+_THROAT = (0.22, 0.06, 0.07)
+
+
+def _ramp(value: Tensor, low: float, high: float) -> Tensor:
+    """Rise linearly from 0 at `low` to 1 at `high` (falls where high < low)."""
+    return ((value - low) * (1 / (high - low))).clamp_(0, 1)
+
+
+def _mix(
+    color: Tensor,  # [B, 3, N or 1]
+    other: Tensor,  # [B, 3, N or 1] or [3, 1]
+    weight: Tensor,  # [B, N]
+) -> Tensor:  # [B, 3, N]
+    return torch.lerp(color, other, weight[:, None])
+
+
+class PersonColors:
+    """Unshaded colour of a batch of people at any point."""
+
+    def __init__(self, parameters: PersonParameters, head: PersonHead, hair: PersonHair) -> None:
+        self._head, self._hair = head, hair
+        self._colors = {
+            name: value[..., None] for name, value in vars(parameters).items() if value.ndim == 2
+        }
+        self._numbers = {
+            name: value[:, None] for name, value in vars(parameters).items() if value.ndim == 1
+        }
+
+    def _constant(self, color: tuple[float, float, float]) -> Tensor:  # [3, 1]
+        return self._colors["skin_color"].new_tensor(color)[:, None]
+
+    def albedo(
+        self,
+        place: Coordinates,
+        part_distances: list[Tensor],  # 18 of [B, N], in the order of the label ids
+        head_distance: Tensor,  # [B, N] their minimum
+    ) -> Tensor:  # [B, 3, N]
+        """Return the colour in 0..1; classes blend over a few thousandths at their borders."""
+        distances = dict(zip(CELEBAMASK_HQ.class_names[1:], part_distances, strict=True))
+        folded = (place[0].abs(), place[1], place[2])
+        skin = self._skin(folded, distances)
+        eye, brow = self._eye(place), self._colors["brow_color"]
+        lip = self._lip(folded)
+        colors = {
+            "skin": skin,
+            "nose": skin,
+            "neck": skin,
+            "l_ear": skin,
+            "r_ear": skin,
+            "l_eye": eye,
+            "r_eye": eye,
+            "l_brow": brow,
+            "r_brow": brow,
+            "u_lip": lip,
+            "l_lip": lip,
+            "mouth": self._mouth(folded),
+            "hair": self._strands(place),
+            "hat": self._hat(place),
+            "eye_g": self._colors["glasses_color"],
+            "cloth": self._colors["cloth_color"],
+        }
+        total, mixed = torch.zeros_like(head_distance), torch.zeros_like(skin)
+        for name, color in colors.items():
+            weight = (head_distance - distances[name]).mul_(1 / _BORDER).exp_()
+            total += weight
+            mixed.addcmul_(color.expand_as(mixed), weight[:, None])
+        return mixed.div_(total[:, None])
+
+    def _skin(self, folded: Coordinates, distances: dict[str, Tensor]) -> Tensor:
+        skin = self._colors["skin_color"]
+        x, y, z = folded
+        blush = skin * self._constant((1.0, 0.72, 0.68)) + self._constant((0.02, 0.0, 0.0))
+        cheek = ((x - 0.088).square() + (y + 0.062).square()).sqrt_()
+        tip = (x.square() + (y + 0.068).square() + (z - 0.15).square()).sqrt_()
+        ear = distances["l_ear"].minimum(distances["r_ear"])
+        rosy = torch.maximum(0.55 * _ramp(cheek, 0.055, 0.005), 0.35 * _ramp(tip, 0.045, 0.01))
+        rosy = torch.maximum(rosy * _ramp(z, 0.02, 0.06), 0.35 * _ramp(ear, 0.006, 0.0))
+        color = _mix(skin, blush, rosy)
+        color = self._beard(color, folded)
+        color = self._eyelids(color, folded)
+        return self._nostrils(color, folded)
+
+    def _beard(self, color: Tensor, folded: Coordinates) -> Tensor:
+        x, y, z = folded
+        edge = -0.100 + 0.55 * (x - 0.05).clamp(min=0)
+        jaw = _ramp(y - edge, 0.012, -0.02) * _ramp(z, -0.035, 0.0)
+        mouth = (x.square() + ((y + 0.137) * 1.5).square()).sqrt_()
+        jaw = jaw * _ramp(mouth, 0.060, 0.070)
+        moustache = _ramp((y + 0.106).abs() + 0.14 * x, 0.020, 0.010) * _ramp(x, 0.062, 0.05)
+        strength = 0.82 * self._numbers["beard"] * torch.maximum(jaw, moustache)
+        return _mix(color, self._colors["hair_color"], strength * _ramp(y, -0.27, -0.23))
+
+    def _eyelids(self, color: Tensor, folded: Coordinates) -> Tensor:
+        head = self._head
+        offset = [axis - head.eye_center[:, i : i + 1] for i, axis in enumerate(folded)]
+        above = sum(offset[i] * head.upper_lid[:, i : i + 1] for i in range(3))
+        below = sum(offset[i] * head.lower_lid[:, i : i + 1] for i in range(3))
+        # Relative to the distance from the lids' hinge, bands narrow towards the corners.
+        hinge = (offset[1].square() + offset[2].square()).clamp_(min=1e-9).sqrt_()
+        above, below = above / hinge, below / hinge
+        near = _ramp(head.eye_distance(folded), 0.009, 0.006) * _ramp(offset[2], 0.0, 0.008)
+        lashes = near * _ramp(above, 0.15, 0.08) * _ramp(above, -0.05, 0.0)
+        rim = near * _ramp(below, 0.10, 0.02) * 0.35
+        color = _mix(color, color * 0.55, rim)
+        return _mix(color, self._constant(_LASHES), 0.92 * lashes)
+
+    def _nostrils(self, color: Tensor, folded: Coordinates) -> Tensor:
+        offset, radii = self._head.nostril_offset(folded), (0.0085, 0.0055, 0.010)
+        inside = sum((axis / radius).square() for axis, radius in zip(offset, radii, strict=True))
+        return _mix(color, color * 0.35, _ramp(inside.sqrt(), 1.2, 0.7))
+
+    def _eye(self, place: Coordinates) -> Tensor:
+        folded = (place[0].abs(), place[1], place[2])
+        head, radius = self._head, self._head.eye_radius
+        across, above, front = (
+            (axis - head.eye_center[:, i : i + 1]) / radius for i, axis in enumerate(folded)
+        )
+        reach = (across.square() + above.square()).sqrt_() + _ramp(front, 0.0, -0.5)
+        iris = self._colors["iris_color"]
+        sclera = _mix(self._constant(_SCLERA), self._constant((0.86, 0.79, 0.77)), _ramp(reach, 0.75, 1.05))
+        # Darker above and at the rim, lighter below: the iris looks deep.
+        inner = _mix(iris * 0.55, (iris * 1.25 + 0.08).clamp(max=1), _ramp(above, 0.35, -0.45))
+        inner = _mix(inner, iris * 0.25, _ramp(reach, 0.43, 0.52))
+        color = _mix(sclera, inner, _ramp(reach, 0.55, 0.51))
+        color = _mix(color, self._constant(_PUPIL), _ramp(reach, 0.27, 0.22))
+        # The glints of both eyes are on the same side, where a window would be.
+        side = torch.where(place[0] < 0, -across, across)
+        glint = ((side + 0.17).square() + (above - 0.24).square()).sqrt_()
+        color = _mix(color, torch.ones_like(iris), _ramp(glint, 0.15, 0.11))
+        spark = ((side - 0.20).square() + (above + 0.22).square()).sqrt_()
+        return _mix(color, torch.ones_like(iris), 0.6 * _ramp(spark, 0.085, 0.05))
+
+    def _lip(self, folded: Coordinates) -> Tensor:
+        lip = self._colors["lip_color"]
+        gap = self._head.slit_distance(folded)
+        return _mix(lip, lip * 0.30, _ramp(gap, 0.0028, 0.0006))
+
+    def _mouth(self, folded: Coordinates) -> Tensor:
+        head = self._head
+        depth = (head.mouth_top - folded[1]) / (2 * head.mouth_half_height).clamp(min=0.002)
+        color = _mix(self._constant(_TEETH), self._constant(_THROAT), _ramp(depth, 0.42, 0.50))
+        color = _mix(color, self._constant(_TONGUE), _ramp(depth, 0.62, 0.85))
+        closed = _ramp(head.mouth_half_height, 0.004, 0.002)
+        return _mix(color, self._constant(_THROAT), closed.expand_as(depth))
+
+    def _strands(self, place: Coordinates) -> Tensor:
+        hair = self._colors["hair_color"]
+        angle, _ = self._hair.strand_angle(place)
+        sweep = angle + 0.5 * self._numbers["parting"] * place[1]
+        fine = (46 * sweep + 2 * (9 * sweep).sin()).cos_() * 0.5 + (17 * sweep).cos_() * 0.5
+        shade = 1 + (0.10 + 0.10 * (1 - self._numbers["curls"])) * fine
+        light = _ramp(place[1], -0.15, 0.22)
+        # A ring of gloss around the crown, as on combed hair under a lamp.
+        ring = ((place[1] - 0.185 - 0.012 * fine) * (1 / 0.026)).square().neg_().exp_()
+        ring = 0.30 * ring * (1 - 0.7 * self._numbers["curls"])
+        base = hair * (0.82 + 0.24 * light + ring)[:, None] + (0.012 + 0.10 * ring)[:, None]
+        return (base * shade[:, None]).clamp(0, 1)
+
+    def _hat(self, place: Coordinates) -> Tensor:
+        hat = self._colors["hat_color"]
+        angle = torch.atan2(place[0], place[2] + 0.035)
+        ribs = (36 * angle).cos_() * _ramp(self._numbers["hat_brim"], 0.5, 0.2)
+        return hat * (1 + 0.07 * ribs)[:, None]

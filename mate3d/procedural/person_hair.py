@@ -1,0 +1,150 @@
+"""Hair of a procedural person: a cap around the skull, locks that frame the face, long hair."""
+
+import torch
+from torch import Tensor
+
+from mate3d.procedural.person import PersonParameters, column_numbers
+from mate3d.procedural.person_head import PersonHead
+from mate3d.procedural.portrait_field import Coordinates
+from mate3d.procedural.primitives import (
+    offset_from,
+    round_cone_distance,
+    round_cone_profile,
+    smooth_intersection,
+    smooth_union,
+    sphere_distance,
+    stack_points,
+)
+
+_FACE_CUT_DEPTH = 0.012
+_GROOVE_DEPTH = 0.0026
+_GROOVE_COUNT = 17
+_GROOVE_RADIUS = 0.12
+_CURL_DEPTH = 0.0085
+_CURL_FREQUENCY = 72.0
+_RECEDING = 0.085
+
+
+class PersonHair:
+    """Hair of a batch of people; a parting makes it asymmetric, so points are not folded."""
+
+    def __init__(self, parameters: PersonParameters, head: PersonHead) -> None:
+        column = column_numbers(parameters)
+        self._one = torch.ones_like(column["hair"])
+        self._volume, self._curls = column["hair_volume"], column["curls"]
+        self._missing = 1 - column["hair"]
+        self.parting = column["parting"]
+        self._place_cap(column, head)
+        self._place_locks(column, head)
+        self._place_length(column)
+        # Grooves and curls make distances steeper than positions; this undoes it.
+        groove = _GROOVE_DEPTH * (_GROOVE_COUNT * 1.6 + 1) / _GROOVE_RADIUS
+        self._groove_depth = _GROOVE_DEPTH * (1 - 0.7 * self._curls)
+        taper = 0.45 * self._thickness / 0.2
+        steepness = taper + groove * (1 - 0.7 * self._curls) + _CURL_DEPTH * _CURL_FREQUENCY * self._curls
+        self._flatness = 1 / (1 + steepness)
+        self._relief = self._groove_depth + _CURL_DEPTH * self._curls
+
+    def _place_cap(self, column: dict[str, Tensor], head: PersonHead) -> None:
+        one, width, fringe = self._one, column["face_width"], column["fringe"]
+        self._thickness = 0.008 + 0.026 * self._volume
+        hairline = 0.172 * column["forehead"] - 0.035 * fringe
+        radius = 0.104 * width
+        self._opening_start = (0.0, -0.16)
+        self._opening_length = hairline - radius + 0.16
+        self._opening_radii = ((0.150 - 0.02 * column["hair_length"]) * width, radius)
+        self._ear_center = stack_points(0.160 * width, -0.036, 0.012, like=one)
+        self._ear_radius = 0.068 * (1 - column["hair_length"] / 0.35).clamp(min=0)
+        self._crown_z = head.cranium_center[:, 2:]
+
+    def _place_locks(self, column: dict[str, Tensor], head: PersonHead) -> None:
+        """Two locks sweep from the parting over the forehead to the temples."""
+        one, width, fringe = self._one, column["face_width"], column["fringe"]
+        forehead, volume = column["forehead"], self._volume
+        start_x = 0.062 * self.parting
+        start = stack_points(start_x, 0.212 * forehead, 0.066, like=one)
+        self._locks = []
+        for side in (-1.0, 1.0):
+            middle_x = 0.45 * start_x + side * 0.072 * width
+            middle = stack_points(
+                middle_x, (0.190 - 0.066 * fringe) * forehead, 0.094 + 0.016 * fringe, like=one
+            )
+            end = stack_points(
+                side * 0.128 * width, 0.118 - 0.065 * fringe, 0.030 + 0.018 * fringe, like=one
+            )
+            self._locks.append((start, middle, end))
+        self._lock_radii = (0.024 * volume, 0.028 * volume, 0.018 * volume)
+
+    def _place_length(self, column: dict[str, Tensor]) -> None:
+        one, width, length = self._one, column["face_width"], column["hair_length"]
+        drop = 0.02 + 0.44 * length
+        volume = 0.5 + 0.5 * self._volume
+        out = 0.022 * (length / 0.4).clamp(max=1)
+        self._side_start = stack_points(0.108 * width, 0.050, -0.045, like=one)
+        self._side_axis = torch.cat([out, -drop, 0.020 * length], dim=-1)
+        self._side_radii = (0.050 * volume, 0.042 * volume)
+        self._back_start = stack_points(0.0, 0.040, -0.105, like=one)
+        self._back_axis = torch.cat([torch.zeros_like(drop), -drop, -0.010 * length], dim=-1)
+        self._back_radii = (0.085 * one, 0.088 * one)
+
+    def strand_angle(self, place: Coordinates) -> tuple[Tensor, Tensor]:  # each [B, N]
+        """Return the angle around the crown, constant along a strand, and the distance to it."""
+        x, _, z = place
+        x, z = x - 0.05 * self.parting, z - self._crown_z
+        radius = (x.square() + z.square()).clamp_(min=1e-12).sqrt_()
+        return torch.atan2(x, z), radius
+
+    def distance(
+        self,
+        place: Coordinates,
+        cranium: Tensor,  # [B, N] distance to the skull
+        above: Tensor | None,  # [B, N] height over the lower edge of the hat, if there are hats
+    ) -> Tensor:  # [B, N]
+        """Return the distance to all hair; a bound where grooves or curls make it uneven."""
+        x, y, z = place
+        folded = (x.abs(), y, z)
+        # Thinner towards ears and nape, as hair is cut.
+        hair = cranium - self._thickness * (0.55 + 0.45 * ((y + 0.06) / 0.2).clamp(0, 1))
+        side = round_cone_distance(
+            offset_from(folded, self._side_start), self._side_axis, *self._side_radii
+        )
+        back = round_cone_distance(
+            offset_from(folded, self._back_start), self._back_axis, *self._back_radii
+        )
+        hair = smooth_union(hair, smooth_union(side, back, 0.05), 0.035)
+        hair = smooth_intersection(hair, -self._face_opening(folded), 0.03)
+        hair = smooth_union(hair, self._lock_distance(place), 0.022)
+        ear = sphere_distance(offset_from(folded, self._ear_center), self._ear_radius)
+        hair = smooth_intersection(hair, -ear, 0.02)
+        angle, radius = self.strand_angle(place)
+        wave = (_GROOVE_COUNT * angle + 1.2 * (6 * angle).sin() + 9 * self.parting * y).cos_()
+        fade = (radius * (1 / _GROOVE_RADIUS)).clamp_(max=1)
+        bound = hair - self._relief
+        hair = hair + self._groove_depth * wave * fade
+        if bool((self._curls > 0).any()):
+            bumps = (x * _CURL_FREQUENCY).cos_() * (y * _CURL_FREQUENCY).sin_()
+            hair = hair - _CURL_DEPTH * self._curls * bumps * (z * _CURL_FREQUENCY).sin_()
+        # Away from the relief, the smooth surface less its depth is the better bound.
+        hair = torch.maximum(hair * self._flatness, bound) + _RECEDING * self._missing
+        return hair if above is None else smooth_intersection(hair, above, 0.01)
+
+    def _face_opening(self, folded: Coordinates) -> Tensor:
+        """Return the distance to what is kept free: an upright oval column in front."""
+        x, y, z = folded
+        profile = round_cone_profile(
+            x, y - self._opening_start[1], self._opening_length, *self._opening_radii
+        )
+        return smooth_intersection(profile, _FACE_CUT_DEPTH - z, 0.03)
+
+    def _lock_distance(self, place: Coordinates) -> Tensor:
+        nearest = None
+        for lock in self._locks:
+            for i in range(2):
+                link = round_cone_distance(
+                    offset_from(place, lock[i]),
+                    lock[i + 1] - lock[i],
+                    self._lock_radii[i],
+                    self._lock_radii[i + 1],
+                )
+                nearest = link if nearest is None else smooth_union(nearest, link, 0.012)
+        return nearest

@@ -1,0 +1,315 @@
+"""Shape of a procedural person's head: one smooth surface cut into classes, eyes, brows, mouth.
+
+Heads are mirror-symmetric, so the solids are evaluated at (|x|, y, z): `folded` points.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mate3d.procedural.person import PersonParameters, column_numbers
+from mate3d.procedural.portrait_field import Coordinates
+from mate3d.procedural.primitives import (
+    along_axis,
+    ellipsoid_distance,
+    extrude_profile,
+    offset_from,
+    round_cone_distance,
+    round_cone_profile,
+    smooth_intersection,
+    smooth_union,
+    sphere_distance,
+    stack_points,
+)
+
+_EAR_HALF_THICKNESS = 0.011
+_EAR_EDGE_RADIUS = 0.010
+_LID_THICKNESS = 0.0045
+# Solids beside the middle plane meet there in a seam of this width instead of a crease.
+_SEAM = 0.012
+
+
+@dataclass
+class Flesh:
+    """The skin's surface and what part of it each class is; everything is [B, N].
+
+    Args:
+        surface: Distance to the whole of skin, nose, ears, lips and neck.
+        cranium: Distance to the skull alone, which hair and hats are built on.
+        face: Distance to the surface without the neck.
+        nose: Negative where the surface belongs to the nose; likewise the others.
+    """
+
+    surface: Tensor
+    cranium: Tensor
+    face: Tensor
+    nose: Tensor
+    upper_lip: Tensor
+    lower_lip: Tensor
+    ear: Tensor
+    neck: Tensor
+
+
+class PersonHead:
+    """Solids of a batch of heads, placed once and then evaluated at many points."""
+
+    def __init__(self, parameters: PersonParameters) -> None:
+        column = column_numbers(parameters)
+        self._one = torch.ones_like(column["face_width"])
+        self._place_skull(column)
+        self._place_eyes(column)
+        self._place_ears(column)
+        self._place_nose(column)
+        self._place_mouth(column)
+        self._place_brows(column)
+
+    def _place_skull(self, column: dict[str, Tensor]) -> None:
+        one, width = self._one, column["face_width"]
+        forehead, chin, cheeks = column["forehead"], column["chin"], column["cheeks"]
+        jaw = width * column["jaw_width"]
+        self.cranium_center = stack_points(0.0, 0.075 * forehead, -0.040, like=one)
+        self.cranium_radii = (0.148 * width, 0.165 * forehead, 0.158 * one)
+        self._face_start = stack_points(0.0, -0.030, -0.026, like=one)
+        chin_end = stack_points(0.0, -0.153 - 0.026 * chin, 0.032, like=one)
+        self._face_axis = chin_end - self._face_start
+        self._face_radii = (0.126 * width, 0.072 * one)
+        self._jaw_start = stack_points(0.080 * jaw, -0.112, -0.012, like=one)
+        jaw_end = stack_points(0.030 * jaw, -0.166 - 0.026 * chin, 0.038, like=one)
+        self._jaw_axis = jaw_end - self._jaw_start
+        self._jaw_radii = (0.048 * one, 0.050 * one)
+        self._cheek_center = stack_points(0.068 * width, -0.074, 0.036, like=one)
+        self._cheek_radius = 0.053 + 0.014 * cheeks + 0.004 * column["smile"]
+        self._muzzle_center = stack_points(0.0, -0.135, 0.054, like=one)
+        self._muzzle_radius = 0.056 * one
+        self._neck_start = stack_points(0.0, -0.10, -0.045, like=one)
+        self._neck_axis = stack_points(0.0, -0.28, -0.03, like=one)
+        self._neck_radii = (0.060 * column["neck_width"], 0.068 * column["neck_width"])
+
+    def _place_eyes(self, column: dict[str, Tensor]) -> None:
+        one, size = self._one, column["eye_size"]
+        self.eye_radius = 0.046 * size
+        center_x = 0.070 * column["eye_spacing"] * column["face_width"]
+        self.eye_center = stack_points(center_x, 0.020, 0.085 - self.eye_radius, like=one)
+        self.eye_inner_x = center_x - self.eye_radius - _LID_THICKNESS
+        self._socket_center = stack_points(center_x, 0.018, 0.142, like=one)
+        self._socket_radius = 0.078 * (0.5 + 0.5 * size)
+        self._lid_radius = self.eye_radius + _LID_THICKNESS
+        openness, tilt = column["eye_openness"], 0.36 * (column["eye_tilt"] - 0.42)
+        # The lids' edges are planes through the ball's middle, turned about its cross axis.
+        self.upper_lid = _lid_plane(-0.22 + 1.06 * openness, tilt)
+        self.lower_lid = -_lid_plane(-0.22 - 0.33 * openness, tilt)
+
+    def _place_ears(self, column: dict[str, Tensor]) -> None:
+        one, size = self._one, column["ear_size"]
+        self._ear_base = stack_points(0.136 * column["face_width"], -0.022, -0.014, like=one)
+        yaw = torch.full_like(one, 0.55)
+        self._ear_lateral = stack_points(yaw.cos(), 0.0, -yaw.sin(), like=one)
+        self._ear_front = stack_points(yaw.sin(), 0.0, yaw.cos(), like=one)
+        self._ear_size = size
+        self._ear_length = 0.050 * size
+        self._ear_radii = (0.0185 * size, 0.0325 * size)
+        self._bowl_radius = 0.026 * size
+
+    def _place_nose(self, column: dict[str, Tensor]) -> None:
+        one, width, bridge = self._one, column["nose_width"], column["nose_bridge"]
+        length = column["nose_length"]
+        tip_y = 0.030 - 0.093 * length
+        tip_radius = 0.0225 * (0.6 + 0.4 * width)
+        self._nose_start = stack_points(0.0, 0.030, 0.065 + 0.014 * bridge, like=one)
+        tip = stack_points(0.0, tip_y, 0.155 - tip_radius, like=one)
+        self._nose_axis = tip - self._nose_start
+        self._nose_radii = (0.0135 * one, tip_radius)
+        self._wing_center = stack_points(0.0200 * width, tip_y - 0.007, 0.114, like=one)
+        self._wing_radius = 0.0140 * (0.5 + 0.5 * width)
+        self._nostril = stack_points(0.0115 * width, tip_y - 0.021, 0.127, like=one)
+
+    def _place_mouth(self, column: dict[str, Tensor]) -> None:
+        one, smile, opening = self._one, column["smile"] - 0.3, column["mouth_opening"]
+        fullness = column["lip_fullness"]
+        corner_x = 0.055 * column["mouth_width"] * (1 + 0.12 * smile)
+        corner_y = -0.135 + 0.022 * smile
+        half = 0.021 * opening
+        middle = -0.1455 - 0.012 * smile - 0.3 * half
+        top, bottom = middle + half, middle - half
+        (corner, peak, dip, lower, center, upper_side, lower_side) = self._on_face(
+            [
+                (corner_x, corner_y),
+                (0.014 * one, top + 0.0080 * fullness),
+                (0.0 * one, top + 0.0056 * fullness),
+                (0.0 * one, bottom - 0.0072 * fullness),
+                (0.0 * one, middle),
+                (0.64 * corner_x, 0.55 * top + 0.45 * corner_y + 0.0040 * fullness),
+                (0.60 * corner_x, 0.65 * bottom + 0.35 * corner_y - 0.0052 * fullness),
+            ]
+        )
+        inward = stack_points(0.0, 0.0, 0.0035, like=one)
+        corner = corner - 1.2 * inward
+        self._upper_lip = (dip - inward, peak - inward, upper_side - inward, corner)
+        self._upper_radii = (0.0066 * fullness, 0.0072 * fullness, 0.0052 * fullness, 0.0018 * one)
+        self._lower_lip = (lower - inward, lower_side - inward, corner)
+        self._lower_radii = (0.0094 * fullness, 0.0068 * fullness, 0.0018 * one)
+        forward = stack_points(0.0, 0.0, 0.0035, like=one)
+        bend = 0.45 * (upper_side + lower_side) + 0.1 * center
+        self._slit = (center + forward, bend + 0.6 * forward, corner)
+        self._slit_radii = (half.clamp(min=0.0010), 0.001 + 0.66 * half, 0.001 * one)
+        self._inside = tuple(
+            point - stack_points(0.0, 0.0, 0.003 + 0.55 * half, like=one) for point in self._slit
+        )
+        self.mouth_top, self.mouth_half_height = top, half
+
+    def _place_brows(self, column: dict[str, Tensor]) -> None:
+        one, thickness = self._one, column["brow_thickness"]
+        lift = 0.020 * (column["brow_height"] - 0.5) + 0.040 * (column["eye_size"] - 1)
+        arch = 0.012 * (column["brow_arch"] - 0.5)
+        center_x = self.eye_center[:, :1]
+        places = [
+            (center_x - 0.036 * one, 0.095 + lift - 0.5 * arch),
+            (center_x + 0.006 * one, 0.104 + lift + arch),
+            (center_x + 0.045 * one, 0.089 + lift - 0.4 * arch),
+        ]
+        sunk = stack_points(0.0, 0.0, 0.0035, like=one)
+        self._brow = [point - sunk for point in self._on_face(places)]
+        self._brow_radii = [scale * thickness for scale in (0.0070, 0.0082, 0.0036)]
+        self.brow_inner_x = center_x - 0.05
+
+    def _on_face(self, places: list[tuple[Tensor, Tensor]]) -> list[Tensor]:  # [B, 3] each
+        """Return the points of the featureless face that the frontal view sees at (x, y)."""
+        x = torch.cat([x for x, _ in places], dim=-1)
+        y = torch.cat([y for _, y in places], dim=-1)
+        z = torch.full_like(x, 0.3)
+        for _ in range(40):
+            z = z - self._skull_distance((x, y, z))[1]
+        return list(torch.stack([x, y, z], dim=-1).unbind(1))
+
+    def _skull_distance(self, folded: Coordinates) -> tuple[Tensor, Tensor]:
+        """Return the distances to the cranium, and to it with face, jaw, cheeks and sockets."""
+        cranium = ellipsoid_distance(offset_from(folded, self.cranium_center), self.cranium_radii)
+        x, y, z = folded
+        soft = ((x.square() + _SEAM**2).sqrt_(), y, z)
+        face = round_cone_distance(
+            offset_from(folded, self._face_start), self._face_axis, *self._face_radii
+        )
+        jaw = round_cone_distance(
+            offset_from(soft, self._jaw_start), self._jaw_axis, *self._jaw_radii
+        )
+        cheek = sphere_distance(offset_from(soft, self._cheek_center), self._cheek_radius)
+        muzzle = sphere_distance(offset_from(folded, self._muzzle_center), self._muzzle_radius)
+        skull = smooth_union(cranium, face, 0.05)
+        skull = smooth_union(skull, jaw, 0.04)
+        skull = smooth_union(skull, cheek, 0.05)
+        skull = smooth_union(skull, muzzle, 0.03)
+        socket = sphere_distance(offset_from(soft, self._socket_center), self._socket_radius)
+        return cranium, smooth_intersection(skull, -socket, 0.03)
+
+    def flesh(self, folded: Coordinates) -> Flesh:
+        """Return the surface of everything that is skin, and its division into classes."""
+        cranium, face = self._skull_distance(folded)
+        face = smooth_union(face, self._lid_distance(folded), 0.007)
+        nose = self._nose_distance(folded)
+        face = smooth_union(face, nose, 0.022)
+        upper, lower = self._lip_distances(folded)
+        face = smooth_union(face, torch.minimum(upper, lower), 0.007)
+        face = smooth_intersection(face, -self.slit_distance(folded), 0.003)
+        ear = self._ear_distance(folded)
+        face = smooth_union(face, ear, 0.012)
+        neck = round_cone_distance(
+            offset_from(folded, self._neck_start), self._neck_axis, *self._neck_radii
+        )
+        surface = smooth_union(face, neck, 0.035)
+        ear = ear - 0.002
+        return Flesh(
+            surface=surface,
+            cranium=cranium,
+            face=face,
+            nose=nose - 0.003,
+            # Halved, so that the border between the lips is no steeper than a distance.
+            upper_lip=torch.maximum(upper - 0.0026, 0.5 * (upper - lower)),
+            lower_lip=torch.maximum(lower - 0.0026, 0.5 * (lower - upper)),
+            ear=ear,
+            neck=torch.maximum(0.010 - face, -ear),
+        )
+
+    def _chain(
+        self, folded: Coordinates, points: tuple[Tensor, ...], radii: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Return the distance to round cones from point to point."""
+        nearest = None
+        for i in range(len(points) - 1):
+            link = round_cone_distance(
+                offset_from(folded, points[i]), points[i + 1] - points[i], radii[i], radii[i + 1]
+            )
+            nearest = link if nearest is None else torch.minimum(nearest, link)
+        return nearest
+
+    def _lid_distance(self, folded: Coordinates) -> Tensor:
+        offset = offset_from(folded, self.eye_center)
+        shell = sphere_distance(offset, self._lid_radius)
+        opening = torch.maximum(
+            along_axis(offset, self.upper_lid), along_axis(offset, self.lower_lid)
+        )
+        return smooth_intersection(shell, -opening, 0.004)
+
+    def _nose_distance(self, folded: Coordinates) -> Tensor:
+        bridge = round_cone_distance(
+            offset_from(folded, self._nose_start), self._nose_axis, *self._nose_radii
+        )
+        wing = sphere_distance(offset_from(folded, self._wing_center), self._wing_radius)
+        return smooth_union(bridge, wing, 0.012)
+
+    def nostril_offset(self, folded: Coordinates) -> Coordinates:
+        """Return coordinates relative to the nostril."""
+        return offset_from(folded, self._nostril)
+
+    def _lip_distances(self, folded: Coordinates) -> tuple[Tensor, Tensor]:
+        upper = self._chain(folded, self._upper_lip, self._upper_radii)
+        return upper, self._chain(folded, self._lower_lip, self._lower_radii)
+
+    def ear_coordinates(self, folded: Coordinates) -> Coordinates:
+        """Return coordinates in the ear's plane (outward, upward) and in front of it."""
+        offset = offset_from(folded, self._ear_base)
+        return (
+            along_axis(offset, self._ear_lateral),
+            offset[1],
+            along_axis(offset, self._ear_front),
+        )
+
+    def _ear_distance(self, folded: Coordinates) -> Tensor:
+        outward, upward, height = self.ear_coordinates(folded)
+        size = self._ear_size
+        lean = 0.16
+        along = (upward + 0.032 * size) * math.cos(lean) + (outward - 0.010 * size) * math.sin(lean)
+        across = (outward - 0.010 * size) * math.cos(lean) - (upward + 0.032 * size) * math.sin(
+            lean
+        )
+        profile = round_cone_profile(across.abs(), along, self._ear_length, *self._ear_radii)
+        plate = extrude_profile(profile, height, _EAR_HALF_THICKNESS, _EAR_EDGE_RADIUS)
+        bowl = sphere_distance(
+            (outward - 0.019 * size, upward - 0.010 * size, height - 0.022 * size),
+            self._bowl_radius,
+        )
+        return smooth_intersection(plate, -bowl, 0.008)
+
+    def eye_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
+        """Return the distance to the eyeball."""
+        return sphere_distance(offset_from(folded, self.eye_center), self.eye_radius)
+
+    def brow_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
+        """Return the distance to the brow."""
+        return self._chain(folded, self._brow, self._brow_radii)
+
+    def slit_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
+        """Return the distance to the room between the lips, a line where they are closed."""
+        return self._chain(folded, self._slit, self._slit_radii)
+
+    def mouth_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
+        """Return the distance to teeth and tongue, which an open mouth shows."""
+        return self._chain(folded, self._inside, self._slit_radii)
+
+
+def _lid_plane(angle: Tensor, tilt: Tensor) -> Tensor:  # [B, 1] each -> [B, 3]
+    """Return the normal of a plane through the eye's cross axis, `angle` above the horizon."""
+    up = torch.cat([-tilt.sin(), tilt.cos(), torch.zeros_like(tilt)], dim=-1)
+    front = stack_points(0.0, 0.0, 1.0, like=angle)
+    return angle.cos() * up - angle.sin() * front
