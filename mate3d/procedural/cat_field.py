@@ -34,4 +34,4 @@ class CatField(ShadedPortraitField):
         part_distances: list[Tensor],
         head_distance: Tensor,
     ) -> Tensor:  # [B, 3, N]
-        return self._coat.albedo(place, part_distances, head_distance)
+        return self._coat.albedo(points[..., 0], place, part_distances, head_distance)
