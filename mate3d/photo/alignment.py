@@ -1,0 +1,242 @@
+"""Crop photos as the FFHQ and EG3D data sets do, and everything known about a photo with it.
+
+A crop is a similarity of the plane: picture, label map and landmarks all move by the same one.
+Points are pixels (x, y), y down, with pixel centres at +0.5.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from mate3d.errors import UserError
+from mate3d.photo.landmarks import Point
+
+# Five points of an average adult's face in decimetres, x right in a frontal portrait, y up, z
+# towards the viewer, about a point inside the head (ordered as FIVE_POINTS).
+FACE_DECIMETRES = np.array(
+    [
+        [-0.31, 0.29, 0.13],
+        [0.31, 0.29, 0.13],
+        [0.0, -0.05, 0.55],
+        [-0.25, -0.38, 0.22],
+        [0.25, -0.38, 0.22],
+    ]
+)
+# EG3D scales photos to 300 pixels a decimetre and keeps the central 700.
+_EG3D_SIDE = 700 / 300
+# Share of a crop that must come from the photo itself.
+_MIN_INSIDE = 0.25
+# Blur of what is made up outside the photo, and how far out it is fully blurred, over the side.
+_BLUR = 0.02
+_BLUR_RAMP = 0.08
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of a photo, possibly turned, that becomes a picture of `size` pixels.
+
+    Args:
+        center: Middle of the square, pixels of the photo.
+        side: Of the square, pixels of the photo.
+        turn: Angle of the square's horizontal axis to the photo's, radians, clockwise.
+        size: Side of the result, pixels.
+    """
+
+    center: Point
+    side: float
+    turn: float
+    size: int
+
+    @property
+    def photo_from_crop(self) -> np.ndarray:  # [2, 3]
+        """Matrix that takes (x, y, 1) in the crop to the photo."""
+        scale = self.side / self.size
+        cos, sin = scale * math.cos(self.turn), scale * math.sin(self.turn)
+        linear = np.array([[cos, -sin], [sin, cos]])
+        shift = np.array(self.center) - linear @ np.full(2, self.size / 2)
+        return np.column_stack([linear, shift])
+
+    def move_points(self, points: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2]
+        """Return where points of the photo lie in the crop."""
+        matrix = self.photo_from_crop
+        return np.linalg.solve(matrix[:, :2], (np.asarray(points) - matrix[:, 2]).T).T
+
+    def move_landmarks(self, landmarks: Mapping[str, Point]) -> dict[str, Point]:
+        """Return where named points of the photo lie in the crop."""
+        if not landmarks:
+            return {}
+        moved = self.move_points(np.array(list(landmarks.values())))
+        return dict(zip(landmarks, map(tuple, moved.tolist()), strict=True))
+
+    def cut_image(self, photo: Image.Image) -> Image.Image:
+        """Return the crop of an RGB photo, antialiased; outside it is mirrored and blurred."""
+        padded, offset = _pad(np.asarray(photo.convert("RGB")), self._outside(*photo.size))
+        if any(offset) or padded.shape[:2] != photo.size[::-1]:
+            padded = _blur_outside(padded, offset, photo.size, self.side)
+        # Samples no farther apart than the photo's pixels, whose means then make the result's.
+        factor = max(1, math.ceil(self.side / self.size))
+        fine = self._warp(Image.fromarray(padded), offset, factor, Image.Resampling.BICUBIC)
+        return fine.reduce(factor) if factor > 1 else fine
+
+    def cut_label_map(self, label_map: np.ndarray) -> np.ndarray:  # [H, W] -> [size, size] uint8
+        """Return the crop of a photo's label map by nearest neighbour, mirrored outside it."""
+        height, width = label_map.shape
+        padded, offset = _pad(label_map.astype(np.uint8), self._outside(width, height))
+        return np.array(self._warp(Image.fromarray(padded), offset, 1, Image.Resampling.NEAREST))
+
+    def _corners(self) -> np.ndarray:  # [4, 2] pixels of the photo
+        corners = np.array([[0, 0, 1], [self.size, 0, 1], [0, self.size, 1], [self.size] * 2 + [1]])
+        return corners @ self.photo_from_crop.T
+
+    def _outside(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return how far the crop reaches out of a photo: left, top, right, bottom."""
+        low, high = self._corners().min(axis=0), self._corners().max(axis=0)
+        inside = np.clip(np.minimum(high, (width, height)) - np.maximum(low, 0), 0, None)
+        if inside.prod() < _MIN_INSIDE * (high - low).prod():
+            raise UserError(
+                f"the crop around the landmarks lies mostly outside the photo ({width}x{height}):"
+                f" a square of {self.side:.0f} pixels about"
+                f" ({self.center[0]:.0f}, {self.center[1]:.0f})"
+            )
+        # Two more pixels than the corners need, for the interpolation at the rim.
+        reach = [-low[0], -low[1], high[0] - width, high[1] - height]
+        return tuple(max(0, math.ceil(value) + 2) for value in reach)
+
+    def _warp(
+        self,
+        image: Image.Image,
+        offset: tuple[int, int],
+        factor: int,
+        resampling: Image.Resampling,
+    ) -> Image.Image:
+        matrix = self.photo_from_crop
+        matrix[:, :2] /= factor
+        matrix[:, 2] += offset
+        size = (self.size * factor,) * 2
+        return image.transform(size, Image.Transform.AFFINE, matrix.ravel().tolist(), resampling)
+
+
+@dataclass(frozen=True)
+class AlignedPhoto:
+    """A cropped photo and the crop, which label maps and landmarks of the photo go through too."""
+
+    image: Image.Image
+    crop: Crop
+
+
+def align_ffhq(
+    photo: Image.Image,
+    five: np.ndarray,  # [5, 2]
+    size: int = 1024,
+) -> AlignedPhoto:
+    """Crop a photo as FFHQ does: level eyes, oriented by eyes and mouth; see `ffhq_crop`."""
+    crop = ffhq_crop(five, size)
+    return AlignedPhoto(crop.cut_image(photo), crop)
+
+
+def align_eg3d(
+    photo: Image.Image,
+    five: np.ndarray,  # [5, 2]
+    size: int = 512,
+) -> AlignedPhoto:
+    """Crop a photo as EG3D does: centred on the head, not turned; see `eg3d_crop`."""
+    crop = eg3d_crop(five, size)
+    return AlignedPhoto(crop.cut_image(photo), crop)
+
+
+def ffhq_crop(
+    five: np.ndarray,  # [5, 2]
+    size: int = 1024,
+) -> Crop:
+    """Return the oriented square of Karras et al. 2018 (Progressive GAN), appendix C.
+
+    Args:
+        five: Points of a face, ordered as FIVE_POINTS.
+        size: Side of the crop in pixels.
+
+    Raises:
+        UserError: If the points coincide or are those of a mirrored face.
+    """
+    left_eye, right_eye, left_mouth, right_mouth = _checked(five)[[0, 1, 3, 4]]
+    along = right_eye - left_eye
+    eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
+    up = eyes - mouth
+    center = eyes - 0.1 * up
+    side = max(4.0 * np.linalg.norm(along), 3.6 * np.linalg.norm(up))
+    # With y down, the formula's quarter turn takes (x, y) to (y, -x): right to up.
+    horizontal = along - (up[1], -up[0])
+    turn = math.atan2(horizontal[1], horizontal[0])
+    return Crop(center=tuple(center.tolist()), side=float(side), turn=turn, size=size)
+
+
+def eg3d_crop(
+    five: np.ndarray,  # [5, 2]
+    size: int = 512,
+) -> Crop:
+    """Return the upright square that EG3D (Chan et al. 2022) crops, after Deng et al. 2019.
+
+    A least-squares fit of a weak-perspective camera to an average face gives the scale and where
+    the middle of the head is seen; the square is centred there and 2.33 decimetres wide.
+
+    Args:
+        five: Points of a face, ordered as FIVE_POINTS.
+        size: Side of the crop in pixels.
+
+    Raises:
+        UserError: If the points coincide or are those of a mirrored face.
+    """
+    face = np.column_stack([FACE_DECIMETRES * (1, -1, -1), np.ones(5)])
+    camera = np.linalg.lstsq(face, _checked(five), rcond=None)[0]
+    scale = np.linalg.norm(camera[:3], axis=0).mean()
+    return Crop(
+        center=tuple(camera[3].tolist()), side=float(_EG3D_SIDE * scale), turn=0.0, size=size
+    )
+
+
+def _checked(five: np.ndarray) -> np.ndarray:  # [5, 2] float64
+    five = np.asarray(five, dtype=np.float64)
+    assert five.shape == (5, 2), five.shape
+    along = five[1] - five[0]
+    up = (five[0] + five[1] - five[3] - five[4]) / 2
+    if not np.isfinite(five).all() or min(np.linalg.norm(along), np.linalg.norm(up)) < 1:
+        raise UserError("eyes or mouth of the five landmarks coincide; there is nothing to align")
+    # In profile the eyes may trade places a little; only a clear exchange is a mistake.
+    if along @ (-up[1], up[0]) < -0.3 * (up @ up):
+        raise UserError(
+            "the five landmarks are those of a mirrored face; give the eye and the corner of the"
+            " mouth at the left of the image first"
+        )
+    return five
+
+
+def _pad(
+    array: np.ndarray,  # [H, W] or [H, W, C]
+    reach: tuple[int, int, int, int],
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Continue a picture by its mirror images; return it and where its old corner is (x, y)."""
+    left, top, right, bottom = reach
+    padding = [(top, bottom), (left, right)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, padding, mode="symmetric"), (left, top)
+
+
+def _blur_outside(
+    padded: np.ndarray,  # [H, W, 3] uint8
+    offset: tuple[int, int],
+    size: tuple[int, int],
+    side: float,
+) -> np.ndarray:  # [H, W, 3] uint8
+    """Blur a padded photo outside the photo, more so farther out."""
+    beyond = [
+        np.maximum(start - np.arange(length), np.arange(length) - (start + extent - 1)).clip(0)
+        for start, extent, length in zip(offset, size, padded.shape[1::-1], strict=True)
+    ]
+    ramp = (np.hypot(beyond[0][None, :], beyond[1][:, None]) / (_BLUR_RAMP * side)).clip(0, 1)
+    weight = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)[..., None]
+    picture = padded.astype(np.float32)
+    sigma = _BLUR * side
+    blurred = gaussian_filter(picture, (sigma, sigma, 0), mode="nearest", truncate=3)
+    return np.rint(picture + weight * (blurred - picture)).astype(np.uint8)

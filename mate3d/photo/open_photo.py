@@ -1,0 +1,39 @@
+"""Open photos as people have them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mate3d.errors import UserError
+
+
+def open_photo(path: str | Path) -> Image.Image:
+    """Read a photo as upright 8-bit RGB: EXIF orientation applied, transparency over white.
+
+    Raises:
+        UserError: If the file is missing, truncated, or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UserError(f"photo not found: {path}") from None
+    except UnidentifiedImageError:
+        raise UserError(f"photo {path} is not a picture of a known format") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"photo {path} is damaged or truncated: {error}") from None
+    return _to_rgb(upright)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey; Pillow's own conversion would clip it to white.
+        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")

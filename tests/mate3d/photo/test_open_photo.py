@@ -1,0 +1,68 @@
+"""Tests of opening photos."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mate3d.errors import UserError
+from mate3d.photo.open_photo import open_photo
+
+
+@pytest.fixture
+def gradient() -> np.ndarray:  # [8, 12] uint8
+    return np.arange(96, dtype=np.uint8).reshape(8, 12) * 2
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_orientation_is_applied(tmp_path, gradient, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(gradient).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(
+        np.asarray(open_photo(tmp_path / "a.png"))[..., 0], turn(gradient)
+    )
+
+
+def test_every_mode_becomes_rgb(tmp_path, gradient):
+    grey = Image.fromarray(gradient)
+    wide = Image.fromarray(gradient.astype(np.uint16) * 257)
+    pictures = {"l.png": grey, "p.png": grey.convert("P"), "wide.png": wide, "1.tif": wide}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+        photo = open_photo(tmp_path / name)
+        assert photo.mode == "RGB"
+        np.testing.assert_allclose(np.asarray(photo)[..., 1], gradient, atol=1, err_msg=name)
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red.save(tmp_path / "cmyk.jpg")
+    np.testing.assert_allclose(np.asarray(open_photo(tmp_path / "cmyk.jpg"))[0, 0], (255, 0, 0), 9)
+
+
+def test_transparent_parts_become_white(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 255, 0)).save(tmp_path / "a.png")
+    assert open_photo(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
+    Image.new("LA", (4, 4), (10, 255)).save(tmp_path / "b.png")
+    assert open_photo(tmp_path / "b.png").getpixel((1, 1)) == (10, 10, 10)
+
+
+def test_unusable_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"photo not found: .*none.jpg"):
+        open_photo(tmp_path / "none.jpg")
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(UserError, match=r"photo .*text.jpg is not a picture"):
+        open_photo(tmp_path / "text.jpg")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    for name in ("cut.png", "cut.jpg"):
+        Image.fromarray(noise).save(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match=rf"photo .*{name} is damaged or truncated"):
+            open_photo(tmp_path / name)
