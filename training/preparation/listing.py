@@ -92,9 +92,9 @@ class Known:
         notes = []
         for path, named in self.files.items():
             if surplus := len(named - keys):
-                notes.append(f"{path}: {surplus} of {len(named)} names have no image.")
+                notes.append(f"{path}: {surplus} of {len(named)} names have no usable image.")
             if missing := len(keys - named):
-                notes.append(f"{path}: {missing} of {len(keys)} images are not named.")
+                notes.append(f"{path}: {missing} of {len(keys)} usable images are not named.")
         return notes
 
 
