@@ -1,0 +1,233 @@
+"""What is wrong with the cameras, alone and compared with where the heads look."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS
+from training.data_doctor.camera_repairs import REPAIRS, is_column_major, split
+from training.data_doctor.findings import Finding, make_finding
+from training.dataset_io.index import NUM_CAMERA_VALUES
+
+Cameras = dict[str, np.ndarray]
+
+_ROTATION_TOLERANCE = 0.01
+_MAX_NORMALISED_FOCAL = 20.0
+_DISTANCE_RANGE = (0.4, 2.5)
+_MAX_OFF_TARGET = 0.35
+# A direction or a sign needs a few cameras, since a single one may be far from frontal.
+_MIN_FOR_WORLD = 5
+
+
+def check_cameras(
+    cameras: Mapping[str, tuple[float, ...]], sizes: Mapping[str, tuple[int, int]]
+) -> tuple[list[Finding], Cameras]:
+    """Check each camera by itself and all of them for common mistakes.
+
+    Every mistake is taken out before the next is looked for, as its repair would.
+
+    Args:
+        cameras: As stored, possibly malformed.
+        sizes: Width and height of the images.
+
+    Returns:
+        The findings, and the usable cameras with all offered repairs applied.
+    """
+    findings: list[Finding] = []
+    good = _keep_valid(cameras, findings)
+    _repair_each(good, "camera_transposed", _is_transposed, findings)
+    _repair_pixels(good, sizes, findings)
+    _drop_where(good, "camera_intrinsics", _intrinsics_fault, findings)
+    _drop_where(good, "camera_not_rotation", _rotation_fault, findings)
+    _repair_inverted(good, findings)
+    _repair_each(good, "camera_opengl", _looks_away, findings)
+    _repair_world(good, findings)
+    _repair_each(good, "camera_up_down", lambda camera: camera[5] > 0, findings)
+    _repair_distance(good, findings)
+    _check_together(good, findings)
+    return findings, good
+
+
+def camera_angles(camera: np.ndarray) -> tuple[float, float]:  # [25]
+    """Return yaw and pitch of a camera's position, radians."""
+    x, y, z = split(camera)[0][:3, 3]
+    return float(np.arctan2(x, z)), float(np.arctan2(y, np.hypot(x, z)))
+
+
+def camera_distance(camera: np.ndarray) -> float:  # [25]
+    """Return the distance of a camera from the origin, world units."""
+    return float(np.linalg.norm(split(camera)[0][:3, 3]))
+
+
+def _keep_valid(cameras: Mapping[str, tuple[float, ...]], findings: list[Finding]) -> Cameras:
+    remarks, good = {}, {}
+    for name, values in cameras.items():
+        num_finite = int(np.isfinite(values).sum()) if values else 0
+        if len(values) != NUM_CAMERA_VALUES or num_finite != NUM_CAMERA_VALUES:
+            remarks[name] = f"{num_finite} finite numbers of {len(values)} values"
+        else:
+            good[name] = np.array(values, dtype=np.float64)
+    if remarks:
+        findings.append(make_finding("camera_invalid", sorted(remarks), remarks=remarks))
+    return good
+
+
+def _apply(
+    good: Cameras,
+    code: str,
+    names: Iterable[str],
+    findings: list[Finding],
+    message: str = "",
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    names = sorted(names)
+    if not names:
+        return
+    for name in names:
+        good[name] = REPAIRS[code](good[name], details or {})
+    findings.append(make_finding(code, names, message, details=details))
+
+
+def _repair_each(
+    good: Cameras, code: str, is_wrong: Callable[[np.ndarray], bool], findings: list[Finding]
+) -> None:
+    wrong = [name for name, camera in good.items() if is_wrong(camera)]
+    _apply(good, code, wrong, findings, f"of {len(good)}" if wrong else "")
+
+
+def _drop_where(
+    good: Cameras, code: str, fault_of: Callable[[np.ndarray], str], findings: list[Finding]
+) -> None:
+    remarks = {name: fault for name, camera in good.items() if (fault := fault_of(camera))}
+    for name in remarks:
+        del good[name]
+    if remarks:
+        findings.append(make_finding(code, sorted(remarks), remarks=remarks))
+
+
+def _is_transposed(camera: np.ndarray) -> bool:
+    pose, intrinsics = split(camera)
+    return is_column_major(pose) or is_column_major(intrinsics)
+
+
+def _repair_pixels(
+    good: Cameras, sizes: Mapping[str, tuple[int, int]], findings: list[Finding]
+) -> None:
+    wrong = sorted(n for n, c in good.items() if c[16] > _MAX_NORMALISED_FOCAL and n in sizes)
+    if not wrong:
+        return
+    remarks = {name: f"focal length {good[name][16]:.4g}" for name in wrong}
+    for name in wrong:
+        good[name] = REPAIRS["camera_pixels"](good[name], {"size": sizes[name]})
+    details = {"sizes": {name: sizes[name] for name in wrong}}
+    findings.append(make_finding("camera_pixels", wrong, details=details, remarks=remarks))
+
+
+def _intrinsics_fault(camera: np.ndarray) -> str:
+    intrinsics = split(camera)[1]
+    focal, center = np.diag(intrinsics)[:2], intrinsics[:2, 2]
+    if not ((focal > 0.2) & (focal <= _MAX_NORMALISED_FOCAL)).all():
+        return f"focal lengths {focal[0]:.4g}, {focal[1]:.4g}"
+    if not (np.abs(center - 0.5) <= 0.25).all():
+        return f"principal point {center[0]:.4g}, {center[1]:.4g}"
+    is_last_row = np.allclose(intrinsics[2], [0, 0, 1], atol=1e-3)
+    return "" if is_last_row else "the last row is not 0, 0, 1"
+
+
+def _rotation_fault(camera: np.ndarray) -> str:
+    pose = split(camera)[0]
+    rotation = pose[:3, :3]
+    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-3):
+        return "the last row is not 0, 0, 0, 1"
+    deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
+    if deviation > _ROTATION_TOLERANCE:
+        return f"axes deviate by {deviation:.2g} from length 1 and right angles"
+    return "the matrix mirrors" if np.linalg.det(rotation) < 0 else ""
+
+
+def _off_target(pose: np.ndarray) -> float:
+    """Return the angle between the line of sight, in either direction, and the origin."""
+    position = pose[:3, 3]
+    cosine = abs(position @ pose[:3, 2]) / max(np.linalg.norm(position), 1e-9)
+    return float(np.arccos(min(cosine, 1.0)))
+
+
+def _repair_inverted(good: Cameras, findings: list[Finding]) -> None:
+    if len(good) < _MIN_FOR_WORLD:
+        return
+    poses = [split(camera)[0] for camera in good.values()]
+    as_stored = np.median([_off_target(pose) for pose in poses])
+    inverted = np.median([_off_target(np.linalg.inv(pose)) for pose in poses])
+    positions = np.array([pose[:3, 3] for pose in poses])
+    is_one_place = positions.std(axis=0).max() < 0.05 * np.linalg.norm(positions.mean(axis=0))
+    if is_one_place and as_stored > 0.1 and inverted < 0.25 * as_stored:
+        _apply(good, "camera_inverted", list(good), findings)
+
+
+def _looks_away(camera: np.ndarray) -> bool:
+    pose = split(camera)[0]
+    return bool(pose[:3, 2] @ pose[:3, 3] > 0)
+
+
+def _repair_world(good: Cameras, findings: list[Finding]) -> None:
+    """Find the rotation of the world that brings the mean view to the front, if one is needed."""
+    if len(good) < _MIN_FOR_WORLD:
+        return
+    poses = np.stack([split(camera)[0] for camera in good.values()])
+    places = poses[:, :3, 3] / np.linalg.norm(poses[:, :3, 3], axis=1, keepdims=True).clip(1e-9)
+    front, up = places.mean(axis=0), -poses[:, :3, 1].mean(axis=0)
+    if np.linalg.norm(front) < 0.6 or np.linalg.norm(up) < 0.6:
+        return  # Views from all around have no front.
+    front, up = _nearest_axis(front), _nearest_axis(up)
+    if front @ up != 0 or front[2] == 1:
+        return
+    rotation = np.stack([np.cross(up, front), up, front])
+    message = f"the heads look to {_axis_name(front)}, up is {_axis_name(up)}"
+    details = {"rotation": rotation.tolist()}
+    _apply(good, "camera_world_axes", list(good), findings, message, details)
+
+
+def _nearest_axis(direction: np.ndarray) -> np.ndarray:
+    axis = np.zeros(3)
+    largest = int(np.abs(direction).argmax())
+    axis[largest] = np.sign(direction[largest])
+    return axis
+
+
+def _axis_name(axis: np.ndarray) -> str:
+    largest = int(np.abs(axis).argmax())
+    return f"{'-' if axis[largest] < 0 else '+'}{'xyz'[largest]}"
+
+
+def _repair_distance(good: Cameras, findings: list[Finding]) -> None:
+    ratios = {
+        name: camera_distance(camera) / (DEFAULT_RADIUS * camera[16] / DEFAULT_FOCAL)
+        for name, camera in good.items()
+    }
+    low, high = _DISTANCE_RANGE
+    wrong = [name for name, ratio in ratios.items() if not low <= ratio <= high]
+    remarks = {name: f"{camera_distance(good[name]):.3g} units away" for name in wrong}
+    if not wrong:
+        return
+    details: dict[str, Any] = {}
+    usual = float(np.median([ratios[name] for name in wrong]))
+    if len(wrong) > len(good) / 2 and usual > 0:
+        details["factor"] = 1 / usual
+        for name in wrong:
+            good[name] = REPAIRS["camera_distance"](good[name], details)
+    findings.append(
+        make_finding("camera_distance", sorted(wrong), details=details, remarks=remarks)
+    )
+
+
+def _check_together(good: Cameras, findings: list[Finding]) -> None:
+    off = {name: _off_target(split(camera)[0]) for name, camera in good.items()}
+    past = sorted((n for n in off if off[n] > _MAX_OFF_TARGET), key=lambda n: -off[n])
+    if past:
+        remarks = {n: f"{np.degrees(off[n]):.0f} degrees past the head" for n in past}
+        findings.append(make_finding("camera_off_target", past, remarks=remarks))
+    if len(good) > 1:
+        values = np.stack(list(good.values()))
+        if np.ptp(values, axis=0).max() < 1e-6:
+            findings.append(make_finding("camera_identical", sorted(good)))

@@ -1,0 +1,104 @@
+"""Whether the cameras agree with the heads: the nose, in front of the eyes, tells the view."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from training.data_doctor.camera_repairs import REPAIRS
+from training.data_doctor.cameras import Cameras, camera_angles
+from training.data_doctor.findings import Finding, make_finding
+from training.data_doctor.geometry import Parts
+
+_MIN_SAMPLES = 8
+_MIN_FOR_UNRELATED = 16
+_MIN_ANGLE_SPREAD = 0.06
+_CLEAR_CORRELATION = 0.5
+_NO_CORRELATION = 0.3
+_OUTLIER_SIGMAS = 6.0
+# Noses move by about 0.15 of the picture a radian; less than this is anatomy.
+_MIN_RESIDUAL = 0.04
+
+
+def check_poses(cameras: Cameras, parts: Mapping[str, Parts]) -> list[Finding]:
+    """Compare the cameras with where the noses point; repairs are applied to `cameras`.
+
+    A camera that moves to the right sees the nose left of the eyes' middle, a camera that moves up
+    sees it lower. Over a data set the two must go together.
+
+    Args:
+        cameras: Usable cameras; changed in place where a repair is offered.
+        parts: Parts of the heads.
+    """
+    names = [n for n in sorted(cameras) if {"eyes", "nose"} <= parts.get(n, {}).keys()]
+    if len(names) < _MIN_SAMPLES:
+        return []
+    turn = np.array([parts[n]["nose"].x - parts[n]["eyes"].x for n in names])
+    tilt = np.array([parts[n]["nose"].y - parts[n]["eyes"].y for n in names])
+    findings, is_related = _check_sign(cameras, names, turn, 0, -1, "camera_mirrored")
+    pitch_findings, _ = _check_sign(cameras, names, tilt, 1, 1, "camera_pitch_mirrored")
+    # Individual noses differ more in length than in direction, so a weak tilt says nothing.
+    findings += [finding for finding in pitch_findings if finding.code != "camera_unrelated"]
+    if is_related:
+        findings += _find_outliers(cameras, names, turn)
+    return _merge_mirrored(findings)
+
+
+def _merge_mirrored(findings: list[Finding]) -> list[Finding]:
+    # A camera that is mirrored with all others and then by itself was right from the start.
+    mirrored = [finding for finding in findings if finding.code == "camera_mirrored"]
+    if len(mirrored) < 2:
+        return findings
+    names = sorted(set(mirrored[0].names) ^ set(mirrored[1].names))
+    merged = make_finding("camera_mirrored", names, "the others are right")
+    return [merged, *(finding for finding in findings if finding not in mirrored)]
+
+
+def _check_sign(
+    cameras: Cameras, names: list[str], offset: np.ndarray, axis: int, sign: int, code: str
+) -> tuple[list[Finding], bool]:
+    """Compare one angle with the nose's offset; return whether the two go together."""
+    angles = np.array([camera_angles(cameras[name])[axis] for name in names])
+    if angles.std() < _MIN_ANGLE_SPREAD or offset.std() < 1e-4:
+        return [], False
+    correlation = sign * float(np.corrcoef(angles, offset)[0, 1])
+    message = f"correlation with the noses {correlation:+.2f}, must be near +1"
+    if correlation <= -_CLEAR_CORRELATION:
+        for name in cameras:
+            cameras[name] = REPAIRS[code](cameras[name], {})
+        return [make_finding(code, sorted(cameras), message)], True
+    if abs(correlation) < _NO_CORRELATION and len(names) >= _MIN_FOR_UNRELATED:
+        return [make_finding("camera_unrelated", message=message)], False
+    return [], correlation >= _CLEAR_CORRELATION
+
+
+def _find_outliers(cameras: Cameras, names: list[str], turn: np.ndarray) -> list[Finding]:
+    """Find single cameras on the wrong side, and those that fit on neither side."""
+    yaws = np.array([camera_angles(cameras[name])[0] for name in names])
+    slope, intercept = _fit_line(np.sin(yaws), turn)
+    residual = np.abs(turn - intercept - slope * np.sin(yaws))
+    mirrored_residual = np.abs(turn - intercept + slope * np.sin(yaws))
+    spread = 1.4826 * float(np.median(residual))
+    limit = max(_OUTLIER_SIGMAS * spread, _MIN_RESIDUAL)
+    is_outlier = residual > limit
+    is_mirrored = is_outlier & (mirrored_residual < 0.5 * limit)
+    mirrored = [names[i] for i in np.flatnonzero(is_mirrored)]
+    order = np.argsort(-residual)
+    others = [names[i] for i in order if is_outlier[i] and not is_mirrored[i]]
+    for name in mirrored:
+        cameras[name] = REPAIRS["camera_mirrored"](cameras[name], {})
+    findings = []
+    if mirrored:
+        findings.append(make_finding("camera_mirrored", mirrored, f"of {len(names)}"))
+    if others:
+        findings.append(make_finding("camera_outlier", others))
+    return findings
+
+
+def _fit_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return slope and intercept of a line that a minority of wrong points does not turn."""
+    keep = np.ones(len(x), dtype=bool)
+    for _ in range(5):
+        slope, intercept = np.polyfit(x[keep], y[keep], 1)
+        residual = np.abs(y - intercept - slope * x)
+        keep = residual <= max(2.5 * 1.4826 * float(np.median(residual)), 1e-4)
+    return float(slope), float(intercept)

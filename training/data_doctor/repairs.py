@@ -1,0 +1,201 @@
+"""Repair of one item's files: the pixels of its image and of its mask."""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mate3d.errors import UserError
+from mate3d.label_conversion import find_conversion, swap_classes
+from mate3d.labels import LabelSet, get_label_set, save_label_map
+from training.data_doctor.examination import read_image
+from training.data_doctor.mask_reading import fill_from_nearest, find_in_between, read_mask
+from training.dataset_io import DatasetFiles
+
+Details = Mapping[str, Any]
+
+# A larger share of unknown ids cannot be filled from the neighbours with any right.
+MAX_FILLED = 0.1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One repair of one item: the finding's code and what the repair needs."""
+
+    code: str
+    details: Details
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What happens to the files of one item.
+
+    Args:
+        name: Of the item.
+        image: File of the image.
+        mask: File of the mask.
+        steps: Repairs; none leaves the files as they are.
+    """
+
+    name: str
+    image: str
+    mask: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class RepairedFiles:
+    """The item's new files; `refusal` says why there are none."""
+
+    name: str
+    image: bytes = b""
+    mask: bytes = b""
+    refusal: str = ""
+
+
+def repair_files(files: DatasetFiles, label_set: LabelSet, plan: RepairPlan) -> RepairedFiles:
+    """Read, repair and encode the files of one item."""
+    image_content, mask_content = files.read(plan.image), files.read(plan.mask)
+    if not plan.steps:
+        return RepairedFiles(plan.name, image_content, mask_content)
+    image = read_image(image_content)
+    values = read_mask(mask_content, label_set.palette).values
+    for step in plan.steps:
+        if step.code in _IMAGE_REPAIRS:
+            image = _IMAGE_REPAIRS[step.code](image, step.details)
+        if step.code in _MASK_REPAIRS:
+            try:
+                values = _MASK_REPAIRS[step.code](values, step.details, label_set)
+            except UserError as error:
+                return RepairedFiles(plan.name, refusal=str(error))
+    if (values.shape[1], values.shape[0]) != image.size:
+        mask = Image.fromarray(values).resize(image.size, Image.Resampling.NEAREST)
+        values = np.array(mask)
+    if int(values.max()) >= label_set.num_classes:
+        return RepairedFiles(plan.name, refusal=f"the mask still holds id {values.max()}")
+    mask_file = io.BytesIO()
+    save_label_map(mask_file, values, label_set)
+    has_new_image = any(step.code in _IMAGE_REPAIRS for step in plan.steps)
+    return RepairedFiles(
+        plan.name, _encode(image) if has_new_image else image_content, mask_file.getvalue()
+    )
+
+
+def _encode(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as 8-bit RGB, transparent pixels over white."""
+    if image.mode.startswith(("I", "F")):
+        values = np.array(image).astype(np.float64)
+        is_wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
+        values = values / 257 if is_wide else values
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _recode(image: Image.Image, details: Details) -> Image.Image:
+    return to_rgb(image)
+
+
+def _crop_square(image: Image.Image, details: Details) -> Image.Image:
+    return _resize(image.crop(_central_square(image.size)), details)
+
+
+def _resize(image: Image.Image, details: Details) -> Image.Image:
+    side = details["side"]
+    return to_rgb(image).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _central_square(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return left, top, left + side, top + side
+
+
+def _as_read(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    # Reading already looked up colours and joined channels.
+    return values
+
+
+def _fill_in_between(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    return fill_from_nearest(values, find_in_between(values))
+
+
+def _divide(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    return (values / details["factor"]).round().astype(np.uint8)
+
+
+def _subtract_one(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    return values.clip(min=1) - 1
+
+
+def _fill_unknown(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    is_unknown = values >= label_set.num_classes
+    if is_unknown.mean() > MAX_FILLED:
+        raise UserError(f"{100 * is_unknown.mean():.0f} % of the mask have unknown ids")
+    return fill_from_nearest(values, is_unknown)
+
+
+def _relabel(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    return find_conversion(get_label_set(details["source"]), label_set).apply(values)
+
+
+def _swap_ids(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    return swap_classes(values, *details["ids"])
+
+
+def _swap_sides(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    return np.array(label_set.mirror_permutation(), dtype=np.uint8)[values]
+
+
+def _mirror(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    mirrored = np.ascontiguousarray(values[:, ::-1])
+    return _swap_sides(mirrored, details, label_set) if details["swap_sides"] else mirrored
+
+
+def _crop_mask(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
+    if (values.shape[1], values.shape[0]) != tuple(details["size"]):
+        image = Image.fromarray(values).resize(details["size"], Image.Resampling.NEAREST)
+        values = np.array(image)
+    left, top, right, bottom = _central_square(details["size"])
+    return values[top:bottom, left:right]
+
+
+_IMAGE_REPAIRS: dict[str, Callable[[Image.Image, Details], Image.Image]] = {
+    "image_format": _recode,
+    "image_mode": _recode,
+    "image_not_square": _crop_square,
+    "image_size": _resize,
+}
+_MASK_REPAIRS: dict[str, Callable[[np.ndarray, Details, LabelSet], np.ndarray]] = {
+    "image_format": _as_read,
+    "mask_colors": _as_read,
+    "mask_blended_colors": _as_read,
+    "mask_grey_channels": _as_read,
+    "mask_depth": _as_read,
+    "mask_palette_order": _as_read,
+    "mask_palette": _as_read,
+    "mask_interpolated": _fill_in_between,
+    "mask_multiplied": _divide,
+    "mask_one_based": _subtract_one,
+    "mask_unknown_ids": _fill_unknown,
+    "label_order": _relabel,
+    "mouth_nose_swapped": _swap_ids,
+    "left_right_swapped": _swap_sides,
+    "mask_mirrored": _mirror,
+    "mask_size": _as_read,  # the mask gets the size of the repaired image
+    "image_not_square": _crop_mask,
+}
+# In the order in which they must be applied to an item.
+PIXEL_CODES = tuple(dict.fromkeys((*_MASK_REPAIRS, *_IMAGE_REPAIRS)))
