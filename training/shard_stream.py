@@ -13,7 +13,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from mate3d.errors import UserError
 from training.data import Item, PortraitDataset, Unreadable, first_readable
 from training.dataset_io.layout import IMAGE_SUFFIX, MASK_SUFFIX, name_from_key
-from training.dataset_io.remote import open_stream
+from training.dataset_io.remote import describe, open_stream
 from training.dataset_io.shards import ShardFiles, ShardTable
 
 # Samples of a shard that are held in memory, as files, and shuffled together.
@@ -201,5 +201,4 @@ def _next_sample(samples: Iterator[dict], url: str) -> dict | None:
     try:
         return next(samples, None)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        reason = str(error.args[0] if error.args else error).partition(" @ ")[0]
-        raise UserError(f"shard {url} is damaged or truncated: {reason}") from None
+        raise UserError(f"shard {url} is damaged or truncated: {describe(error)}") from None

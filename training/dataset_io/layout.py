@@ -39,12 +39,12 @@ def key_from_name(name: str) -> str:
 
 def name_from_key(key: str) -> str:
     """Return the image name of a WebDataset key."""
-    return key.replace("%2E", ".").replace("%25", "%") + SUFFIX
+    return key.removeprefix("./").replace("%2E", ".").replace("%25", "%") + SUFFIX
 
 
 def name_from_member(member: str) -> str | None:
     """Return the path that a shard's member has in a folder, or None if it has none."""
     for suffix, folder in _FOLDERS.items():
         if member.endswith(suffix):
-            return folder + name_from_key(member.removeprefix("./").removesuffix(suffix))
+            return folder + name_from_key(member.removesuffix(suffix))
     return None

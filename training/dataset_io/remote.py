@@ -1,6 +1,8 @@
 """Files of a data set that lies behind a URL or a command, read as streams."""
 
+import re
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -45,11 +47,11 @@ def open_stream(url: str) -> Iterator[BinaryIO]:
     try:
         stream = gopen(url)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"cannot read {url}: {error}") from None
+        raise UserError(f"cannot read {url}: {describe(error)}") from None
     try:
         yield stream
     except OSError as error:
-        raise UserError(f"cannot read {url}: {_first_line(error)}") from None
+        raise UserError(f"cannot read {url}: {describe(error)}") from None
     finally:
         _close(stream)
 
@@ -70,6 +72,15 @@ def read_file(url: str, offset: int = 0, size: int = -1) -> bytes:
     return content
 
 
+def describe(error: Exception) -> str:
+    """Return the reason of a failure in one line, without the command that webdataset ran."""
+    text = str(error.args[0] if isinstance(error, tarfile.TarError) and error.args else error)
+    code = re.search(r"\): exit (\d+) ", text)
+    if code:
+        return f"the command that reads it ended with exit code {code[1]}"
+    return (text or type(error).__name__).splitlines()[0].partition(" @ <")[0]
+
+
 def _skip(stream: BinaryIO, count: int, chunk: int = 1 << 20) -> None:
     while count > 0:
         skipped = len(stream.read(min(count, chunk)))
@@ -84,7 +95,3 @@ def _close(stream: BinaryIO) -> None:
     except OSError:
         # A command that is stopped before its end complains; what was read is checked elsewhere.
         return
-
-
-def _first_line(error: OSError) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
