@@ -1,6 +1,7 @@
 """Pairs photos with their masks and with what other files know of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,18 +39,31 @@ def find_files(
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"folder not found: {folder}")
-    left_out = None if without is None else Path(without).resolve()
     found: FilesByKey = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        is_hidden = any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
-        if path.suffix.lower() not in suffixes or is_hidden or not path.is_file():
-            continue
-        if left_out is None or left_out not in path.resolve().parents:
-            found.setdefault(relative.with_suffix("").as_posix(), []).append(path)
+    for parent, names in _walk(folder, None if without is None else Path(without).resolve()):
+        prefix = parent.relative_to(folder).as_posix()
+        prefix = "" if prefix == "." else f"{prefix}/"
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in suffixes and not name.startswith("."):
+                found.setdefault(f"{prefix}{stem}", []).append(parent / name)
     if not found:
         raise UserError(f"folder {folder} holds no {', '.join(suffixes)} files")
     return found
+
+
+def _walk(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders and their files in order, through links, no folder twice."""
+    seen = {left_out, folder.resolve()}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        kept = []
+        for name in sorted(folders):
+            resolved = Path(parent, name).resolve()
+            if not name.startswith(".") and name != "__MACOSX" and resolved not in seen:
+                seen.add(resolved)
+                kept.append(name)
+        folders[:] = kept
+        yield Path(parent), sorted(files)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,17 @@ def test_hidden_files_and_leftovers_of_archives_are_ignored(folders):
     assert len(listing.items) == 4 and listing.unusable == ()
 
 
+def test_linked_folders_are_followed_without_end(folders, tmp_path):
+    for folder in folders:
+        (folder / "loop").symlink_to(folder)
+        (tmp_path / f"more_{folder.name}").mkdir()
+        (folder / "linked").symlink_to(tmp_path / f"more_{folder.name}")
+    _add_image(tmp_path / "more_images/x.png")
+    _add_mask(tmp_path / "more_masks/x.png")
+    listing = FolderSource(*folders, CELEBAMASK_HQ).list_items()
+    assert len(listing.items) == 5 and "linked/x.png" in _names(listing)
+
+
 def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_path):
     images, masks = folders
     camera = make_camera(0.3)[0].tolist()
