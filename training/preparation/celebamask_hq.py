@@ -18,7 +18,7 @@ from training.preparation.listing import (
     single_files,
 )
 from training.preparation.mask_files import read_part
-from training.preparation.raw_item import IMAGE_SUFFIXES, Listing, RawItem
+from training.preparation.raw_item import IMAGE_SUFFIXES, Listing, RawItem, file_key
 
 _PART_NAME = re.compile(r"(\d+)_(\w+)")
 
@@ -37,9 +37,9 @@ class CelebAMaskHqSource(PhotoFiles):
         if self.label_set.name != CELEBAMASK_HQ.name:
             raise UserError(
                 f"CelebAMask-HQ's parts are classes of {CELEBAMASK_HQ.name}, not of "
-                f"{self.label_set.name}"
+                f"{self.label_set.name}; name that as the set of the masks and convert them"
             )
-        known = self.read_known()
+        known = self.read_known(_number_key)
         images, unusable = self._find_images()
         photos, several = single_files(images)
         unusable += several
@@ -75,9 +75,8 @@ class CelebAMaskHqSource(PhotoFiles):
         images: FilesByKey = {}
         unusable: Unusable = []
         for key, paths in find_files(self.images, IMAGE_SUFFIXES, without=self.masks).items():
-            number = key.rpartition("/")[2]
-            if number.isdecimal():
-                images.setdefault(str(int(number)), []).extend(paths)
+            if file_key(key).isdecimal():
+                images.setdefault(_number_key(key), []).extend(paths)
             else:
                 unusable.append((f"{key}.png", "the names of CelebAMask-HQ's images are numbers"))
         return images, unusable
@@ -90,8 +89,14 @@ class CelebAMaskHqSource(PhotoFiles):
             if match is None or match[2] not in self.label_set.class_names[1:]:
                 unusable.append((f"{key}.png", "it is no part file such as 00000_skin.png"))
             else:
-                parts.setdefault(str(int(match[1])), []).append(path)
+                parts.setdefault(_number_key(match[1]), []).append(path)
         return parts, unusable
 
     def _part_id(self, path: Path) -> int:
         return self.label_set.class_id(path.stem.partition("_")[2])
+
+
+def _number_key(name: str) -> str:
+    """Return the number of a photo, which files write with and without leading zeros."""
+    key = file_key(name)
+    return str(int(key)) if key.isdecimal() else key

@@ -1,7 +1,7 @@
 """Pairs photos with their masks and with what other files know of them."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,11 @@ class PhotoFiles:
     captions: str | Path | None = None
     attributes: str | Path | None = None
 
-    def read_known(self) -> Known:
+    def read_known(self, key: Callable[[str], str] = item_key) -> Known:
         """Read the files beside the photos.
+
+        Args:
+            key: Turns names in the files into the keys of the photos.
 
         Raises:
             UserError: If one is missing or malformed.
@@ -146,24 +149,24 @@ class PhotoFiles:
         files: dict[Path, frozenset[str]] = {}
         if self.cameras is not None:
             file = read_camera_file(self.cameras)
-            found["cameras"] = _by_key(file.cameras)
+            found["cameras"] = _renamed(file.cameras, key)
             problems |= {name: f"camera: {why}" for name, why in file.problems.items()}
-            files[Path(self.cameras)] = frozenset(map(item_key, (*file.cameras, *file.problems)))
+            files[Path(self.cameras)] = frozenset(map(key, (*file.cameras, *file.problems)))
             if file.convention == "opengl":
                 notes.append(f"{self.cameras}: axes of OpenGL, as IDE-3D's, converted to OpenCV's.")
         if self.landmarks is not None:
             points, bad = read_landmarks(Path(self.landmarks))
-            found["landmarks"] = _by_key(points)
+            found["landmarks"] = _renamed(points, key)
             problems |= bad
-            files[Path(self.landmarks)] = frozenset(map(item_key, (*points, *bad)))
+            files[Path(self.landmarks)] = frozenset(map(key, (*points, *bad)))
         for kind, path, read in (
             ("captions", self.captions, read_captions),
             ("attributes", self.attributes, read_attributes),
         ):
             if path is not None:
-                found[kind] = _by_key(read(Path(path)))
+                found[kind] = _renamed(read(Path(path)), key)
                 files[Path(path)] = frozenset(found[kind])
-        return Known(**found, problems=_by_key(problems), notes=tuple(notes), files=files)
+        return Known(**found, problems=_renamed(problems, key), notes=tuple(notes), files=files)
 
 
 def make_listing(
@@ -240,5 +243,5 @@ def _names(paths: Sequence[Path]) -> str:
     return ", ".join(str(path) for path in paths)
 
 
-def _by_key(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {item_key(name): value for name, value in values.items()}
+def _renamed(values: Mapping[str, Any], key: Callable[[str], str]) -> dict[str, Any]:
+    return {key(name): value for name, value in values.items()}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, check_known_ids
@@ -56,7 +56,7 @@ def open_mask(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"mask {path} is not a readable image: {error}") from None
     if image.mode not in (*_GREY_MODES, *_COLOR_MODES):
         raise UserError(f"mask {path} has mode {image.mode}; use an 8-bit grey, palette or RGB PNG")

@@ -77,3 +77,8 @@ def item_key(name: str) -> str:
     """Return a file's name without image suffix, with forward slashes: photos are paired by it."""
     path = PurePosixPath(name.replace("\\", "/").removeprefix("./"))
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
+
+
+def file_key(name: str) -> str:
+    """Return `item_key` without folders."""
+    return item_key(name).rpartition("/")[2]

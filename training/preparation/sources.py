@@ -17,7 +17,7 @@ from training.preparation.listing import (
     single_files,
 )
 from training.preparation.mask_files import read_mask_file
-from training.preparation.raw_item import IMAGE_SUFFIXES, Listing, RawItem
+from training.preparation.raw_item import IMAGE_SUFFIXES, Listing, RawItem, file_key
 
 _MASK_SUFFIXES = (".png",)
 
@@ -82,7 +82,7 @@ class CatMaskHqSource(PhotoFiles):
     swap_mouth_and_nose: bool = False
 
     def list_items(self) -> Listing:
-        known = self.read_known()
+        known = self.read_known(file_key)
         images, num_others = self._find_cats()
         if self.masks is None:
             candidates, unusable = single_files(images)
@@ -111,5 +111,5 @@ class CatMaskHqSource(PhotoFiles):
 def _by_file_name(files: FilesByKey) -> FilesByKey:
     named: FilesByKey = {}
     for key, paths in files.items():
-        named.setdefault(key.rpartition("/")[2], []).extend(paths)
+        named.setdefault(file_key(key), []).extend(paths)
     return named

@@ -89,7 +89,7 @@ def test_attributes_become_numbers_and_captions(source):
 
 
 def test_a_file_of_captions_goes_before_attributes(tmp_path, source):
-    (tmp_path / "captions.json").write_text(json.dumps({"0.jpg": "somebody"}))
+    (tmp_path / "captions.json").write_text(json.dumps({"CelebA-HQ-img/00000.jpg": "somebody"}))
     source = dataclasses.replace(source, captions=tmp_path / "captions.json")
     assert [item.caption for item in source.list_items().items][:2] == [
         "somebody",

@@ -225,6 +225,12 @@ def test_cats_are_matched_by_file_name_whatever_their_folders(cats):
     assert _names(flat) == ["flickr_cat_000002.png"] and flat.notes == ()
 
 
+def test_what_is_known_of_cats_is_joined_by_file_name_too(cats, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"test/cat/flickr_cat_000008.png": "a kitten"}))
+    items = CatMaskHqSource(*cats, captions=tmp_path / "c.json").list_items().items
+    assert [item.caption for item in items] == ["", "a kitten"]
+
+
 def test_cats_of_the_same_name_are_unusable(cats):
     _add_image(cats[0] / "test/cat/flickr_cat_000002.png")
     reasons = dict(CatMaskHqSource(*cats).list_items().unusable)
