@@ -59,7 +59,12 @@ def check_dataset(
     findings += masks.findings
     geometry = GeometryReport((), {})
     if index.label_set is not None:
-        geometry = check_geometry(masks.shapes, items, index.label_set)
+        alignments = {
+            item.name: item.alignment
+            for item in items
+            if item.alignment is not None and masks.shapes.get(item.name)
+        }
+        geometry = check_geometry(masks.shapes, alignments, index.label_set)
         findings += geometry.findings
     sizes = {i.name: i.image.size for i in items if i.image and not i.image.error}
     camera_findings, cameras = check_cameras(pairs.cameras, sizes)

@@ -1,7 +1,6 @@
 """The one pass over the files: what is worth knowing of each image and mask, as small facts."""
 
 import hashlib
-import io
 import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -9,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from PIL import Image
+from PIL import UnidentifiedImageError
 
 from mate3d.errors import UserError
 from training.data_doctor.alignment import Alignment, measure_alignment
+from training.data_doctor.image_reading import read_image, to_rgb
 from training.data_doctor.mask_reading import (
     DECODING_ERRORS,
     Color,
@@ -27,6 +27,8 @@ from training.dataset_io import DatasetFiles
 Progress = Callable[[int, int], None]
 
 _EXIF_ORIENTATION = 274
+# Below this standard deviation (of 0..255) an image shows nothing.
+MIN_SPREAD = 3.0
 _CHUNK = 8
 
 
@@ -140,20 +142,11 @@ def examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> Ite
         (None, None) if job.mask is None else _examine_mask(files, job.mask, palette)
     )
     alignment = None
-    if image is not None and reading is not None and reading.encoding != "foreign_colors":
+    can_be_compared = image is not None and reading is not None
+    # A blank image and an empty mask have nothing to compare.
+    if can_be_compared and image_facts.spread >= MIN_SPREAD and len(mask_facts.shapes) > 1:
         alignment = measure_alignment(image, reading.values)
     return ItemFacts(job.name, image_facts, mask_facts, alignment)
-
-
-def read_image(content: bytes) -> Image.Image:
-    """Decode an image completely.
-
-    Raises:
-        OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
-    """
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-    return image
 
 
 def _examine_image(
@@ -163,7 +156,7 @@ def _examine_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = read_image(files.read(file))
-            grey = np.asarray(image.convert("L"), dtype=np.float32)
+            grey = np.asarray(to_rgb(image).convert("L"), dtype=np.float32)
             orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
     except (UserError, *DECODING_ERRORS) as error:
         return ImageFacts(error=_one_line(error)), None
@@ -228,4 +221,6 @@ def _digest(*parts: object) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no known image format"
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -274,7 +274,7 @@ def _write(
         item.image,
         item.mask,
         camera,
-        diagnosis.captions.get(item.name, ""),
+        diagnosis.captions.get(item.name, "").strip(),
         residual=_entry(index, "camera_residuals", item.name, float),
         repeats=repeats if repeats and repeats > 1 else 1,
         attributes=_entry(index, "attributes", item.name, dict),

@@ -9,7 +9,7 @@ from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import LabelSet, get_label_set, label_set_names
 from training.data_doctor.alignment import Alignment
-from training.data_doctor.examination import ItemFacts, Shape
+from training.data_doctor.examination import Shape
 from training.data_doctor.findings import Finding, make_finding
 from training.data_doctor.pixels import join_shapes
 
@@ -63,7 +63,8 @@ class GeometryReport:
 
     Args:
         findings: What is wrong.
-        parts: Parts of each head ("eyes", "nose", ...) as they should lie.
+        parts: Parts of each head ("eyes", "nose", ...) as they should lie; without the heads that
+            are not upright.
     """
 
     findings: tuple[Finding, ...]
@@ -71,13 +72,13 @@ class GeometryReport:
 
 
 def check_geometry(
-    shapes: Mapping[str, Shapes], items: Sequence[ItemFacts], label_set: LabelSet
+    shapes: Mapping[str, Shapes], alignments: Mapping[str, Alignment], label_set: LabelSet
 ) -> GeometryReport:
     """Compare the places of the classes with those on a head.
 
     Args:
         shapes: Shapes by id of each mask.
-        items: Facts of the pass, for the fit of mask and image.
+        alignments: Fit of mask and image.
         label_set: Meaning of the ids.
     """
     findings: list[Finding] = []
@@ -90,7 +91,6 @@ def check_geometry(
         shapes = {name: _relabel(one, table) for name, one in shapes.items()}
     shapes, swapped = _check_mouth_and_nose(shapes, label_set)
     findings += swapped
-    alignments = {item.name: item.alignment for item in items if item.alignment is not None}
     fit_findings, mirrored = _check_fit(alignments)
     shapes = {n: _mirror(one) if n in mirrored else one for n, one in shapes.items()}
     sides = {name: _side_vote(one, label_set) for name, one in shapes.items()}
@@ -100,8 +100,10 @@ def check_geometry(
     ]
     findings += _check_sides({name: vote for name, vote in sides.items() if name not in swap})
     parts = {name: find_parts(one, label_set) for name, one in shapes.items()}
-    findings += _check_upright(parts, label_set)
-    return GeometryReport(tuple(findings), parts)
+    not_upright = _check_upright(parts, label_set)
+    odd = {name for finding in not_upright for name in finding.names}
+    upright = {name: one for name, one in parts.items() if name not in odd}
+    return GeometryReport((*findings, *not_upright), upright)
 
 
 def find_parts(shapes: Shapes, label_set: LabelSet) -> Parts:

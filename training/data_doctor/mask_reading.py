@@ -83,7 +83,8 @@ def _read_palette_image(
         for index in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
     }
     expected = {tuple(color): index for index, color in enumerate(palette)}
-    if all(index < len(palette) and colors[index] == tuple(palette[index]) for index in colors):
+    known = [index for index in colors if index < len(palette)]
+    if all(colors[index] == tuple(palette[index]) for index in known):
         return values, "values", False
     if colors and all(color in expected for color in colors.values()):
         table = np.zeros(256, dtype=np.uint8)

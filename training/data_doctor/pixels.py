@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mate3d.labels import LabelSet, get_label_set, label_set_names
-from training.data_doctor.examination import ImageFacts, ItemFacts, MaskFacts, Shape
+from training.data_doctor.examination import MIN_SPREAD, ImageFacts, ItemFacts, MaskFacts, Shape
 from training.data_doctor.findings import Finding, make_finding
 
-_MIN_SPREAD = 3.0
 # Drawn masks stay below 0.05; smooth resizing makes more than half of the border such pixels.
 _MAX_IN_BETWEEN = 0.15
 _ONE_CHANNEL = ("values", "grey_channels", "wide")
@@ -59,7 +58,7 @@ def check_images(items: Sequence[ItemFacts]) -> tuple[Finding, ...]:
         *_remarked("image_not_square", oblong, details={"side": side, "sizes": oblong_sizes}),
         *_remarked("image_size", odd, usual, details={"side": side}),
         *_remarked("image_orientation", turned),
-        *_named("image_blank", [n for n, f in readable.items() if f.spread < _MIN_SPREAD]),
+        *_named("image_blank", [n for n, f in readable.items() if f.spread < MIN_SPREAD]),
         *_find_duplicates(readable),
         *_remarked("mask_size", _sizes_that_differ(items)),
     )
@@ -86,7 +85,7 @@ def _find_duplicates(images: Mapping[str, ImageFacts]) -> list[Finding]:
     remarks: dict[str, str] = {}
     for name, facts in sorted(images.items()):
         # Blank images have a finding of their own.
-        if facts.spread >= _MIN_SPREAD and first.setdefault(facts.digest, name) != name:
+        if facts.spread >= MIN_SPREAD and first.setdefault(facts.digest, name) != name:
             remarks[name] = f"same as {first[facts.digest]}"
     return _remarked("image_duplicate", remarks)
 

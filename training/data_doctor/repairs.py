@@ -11,7 +11,7 @@ from PIL import Image
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion, swap_classes
 from mate3d.labels import LabelSet, get_label_set, save_label_map
-from training.data_doctor.examination import read_image
+from training.data_doctor.image_reading import read_image, to_rgb
 from training.data_doctor.mask_reading import fill_from_nearest, find_in_between, read_mask
 from training.dataset_io import DatasetFiles
 
@@ -88,20 +88,6 @@ def _encode(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB, transparent pixels over white."""
-    if image.mode.startswith(("I", "F")):
-        values = np.array(image).astype(np.float64)
-        is_wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
-        values = values / 257 if is_wide else values
-        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
 
 
 def _recode(image: Image.Image, details: Details) -> Image.Image:

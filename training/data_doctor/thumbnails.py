@@ -9,9 +9,8 @@ from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from training.data_doctor.examination import read_image
+from training.data_doctor.image_reading import read_image, to_rgb
 from training.data_doctor.mask_reading import DECODING_ERRORS, read_mask
-from training.data_doctor.repairs import to_rgb
 from training.dataset_io import DatasetFiles
 
 THUMBNAIL_SIDE = 136
