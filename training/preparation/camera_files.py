@@ -45,10 +45,9 @@ def read_camera_file(path: str | Path) -> CameraFile:
             cameras are world-to-camera, in pixels, or of axes that are neither OpenCV's nor
             OpenGL's.
     """
-    entries = _read_entries(Path(path))
     values: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}
-    for name, numbers in entries:
+    for name, numbers in _read_entries(Path(path)):
         try:
             array = np.array(numbers, dtype=np.float64)
         except (TypeError, ValueError):
@@ -57,22 +56,21 @@ def read_camera_file(path: str | Path) -> CameraFile:
             problems[name] = f"a camera is {NUM_CAMERA_VALUES} finite numbers"
         else:
             values[name] = array
-    names = list(values)
-    cameras = np.stack(list(values.values())) if names else np.zeros((0, NUM_CAMERA_VALUES))
-    for index in np.flatnonzero(~_are_rigid(cameras)):
-        problems[names[index]] = "its first 16 numbers are no camera-to-world matrix"
-    is_usable = np.array([name not in problems for name in names], dtype=bool)
-    cameras = cameras[is_usable]
-    if len(cameras) == 0:
+    cameras = np.array(list(values.values())).reshape(-1, NUM_CAMERA_VALUES)
+    names, cameras, others = _split(list(values), cameras, _are_rigid(cameras))
+    problems |= dict.fromkeys(others, "its first 16 numbers are no camera-to-world matrix")
+    if not names:
         first = next(iter(problems.items()), ("the file", "it is empty"))
         raise UserError(f"camera file {path} has no usable camera: {first[0]}: {first[1]}")
     _check_pixels(cameras, path)
     convention = _require_convention(cameras, path)
+    names, cameras, others = _split(names, cameras, camera_conventions(cameras) == convention)
+    problems |= dict.fromkeys(others, "it looks away from the head, or is upside down")
     if convention == "opengl":
         cameras = flip_axes(cameras)
-    usable_names = (name for name, usable in zip(names, is_usable, strict=True) if usable)
-    rows = map(tuple, cameras.tolist())
-    return CameraFile(dict(zip(usable_names, rows, strict=True)), convention, problems)
+    return CameraFile(
+        dict(zip(names, map(tuple, cameras.tolist()), strict=True)), convention, problems
+    )
 
 
 def camera_conventions(
@@ -127,6 +125,17 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{what} not found: {path}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{what} {path} is not readable JSON: {error}") from None
+
+
+def _split(
+    names: list[str],
+    cameras: np.ndarray,  # [N, 25]
+    keep: np.ndarray,  # [N] bool
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Return the kept names with their cameras, and the other names."""
+    kept = [name for name, is_kept in zip(names, keep, strict=True) if is_kept]
+    others = [name for name, is_kept in zip(names, keep, strict=True) if not is_kept]
+    return kept, cameras[keep], others
 
 
 def _are_rigid(

@@ -81,6 +81,18 @@ def test_unusable_cameras_have_a_reason_each(tmp_path, cameras):
         assert file.problems[name] == "its first 16 numbers are no camera-to-world matrix"
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_few_cameras_that_look_elsewhere_are_listed(tmp_path, cameras, flip):
+    many = np.concatenate([cameras, cameras, cameras])
+    many[7] = flip_axes(many[7:8])[0]
+    file = read_camera_file(_write(tmp_path / "c.json", flip_axes(many) if flip else many))
+    assert file.convention == ("opengl" if flip else "opencv")
+    name = _names(8)[7]
+    assert file.problems == {name: "it looks away from the head, or is upside down"}
+    assert len(file.cameras) == 119 and name not in file.cameras
+    assert file.cameras[_names(9)[8]] == tuple(cameras[8])
+
+
 def _in_pixels(cameras):
     pixels = cameras.copy()
     pixels[:, 16:22] *= 512
