@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mate3d.errors import UserError
+from training.dataset_io.index import NUM_CAMERA_VALUES
 
-NUM_CAMERA_VALUES = 25
 Convention = Literal["opencv", "opengl"]
 # Entries of a label that change sign between OpenCV's and OpenGL's camera axes: those of the
 # camera's y and z axes.
