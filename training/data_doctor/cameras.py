@@ -1,5 +1,6 @@
 """What is wrong with the cameras, alone and compared with where the heads look."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -114,13 +115,16 @@ def _is_transposed(camera: np.ndarray) -> bool:
 def _repair_pixels(
     good: Cameras, sizes: Mapping[str, tuple[int, int]], findings: list[Finding]
 ) -> None:
-    wrong = sorted(n for n, c in good.items() if c[16] > _MAX_NORMALISED_FOCAL and n in sizes)
-    if not wrong:
+    wrong = sorted(n for n, c in good.items() if c[16] > _MAX_NORMALISED_FOCAL)
+    if not wrong or not sizes:
         return
+    # An image that cannot be read most likely has the size of the others.
+    (usual, _), *_ = Counter(sizes.values()).most_common(1)
+    sizes = {name: sizes.get(name, usual) for name in wrong}
     remarks = {name: f"focal length {good[name][16]:.4g}" for name in wrong}
     for name in wrong:
         good[name] = REPAIRS["camera_pixels"](good[name], {"size": sizes[name]})
-    details = {"sizes": {name: sizes[name] for name in wrong}}
+    details = {"sizes": sizes}
     findings.append(make_finding("camera_pixels", wrong, details=details, remarks=remarks))
 
 

@@ -39,7 +39,7 @@ MASK_KINDS = (
         "coloured masks with blurred borders",
         "The masks store colours, and were resized or saved with smoothing, so that borders have "
         "colours of no class.",
-        "looks the colours up, borders get the nearest sure class",
+        "looks the colours up; mixed pixels get the class beside them that they are most like",
     ),
     Kind(
         "mask_foreign_colors",
@@ -97,7 +97,7 @@ MASK_KINDS = (
         "masks resized with smoothing",
         "Between two classes lie thin lines of ids between theirs, which are other classes. Masks "
         "must be resized by nearest neighbour.",
-        "gives those lines the nearest sure class",
+        "gives those lines the class beside them that they are most like",
     ),
     Kind(
         "mask_unknown_ids",

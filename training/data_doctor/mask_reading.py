@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt
 
 Color = tuple[int, int, int]
 MaskEncoding = Literal[
@@ -124,7 +124,7 @@ def _match_colors(
         return swapped, "bgr_colors"
     # Black and one common colour match many pictures, so a mixture needs three classes.
     if is_sure.mean() >= _MIN_SURE_SHARE and len(np.unique(values[is_sure])) >= 3:
-        return fill_from_nearest(values, ~is_sure), "blended_colors"
+        return resolve_borders(colors, values, ~is_sure, np.array(palette)), "blended_colors"
     return nothing, "foreign_colors"
 
 
@@ -147,9 +147,34 @@ def fill_from_nearest(
 ) -> np.ndarray:  # [H, W]
     """Give each unsure pixel the value of the nearest sure one; unchanged if none is sure."""
     if is_unsure.all() or not is_unsure.any():
-        return values
+        return values.copy()
     indices = distance_transform_edt(is_unsure, return_distances=False, return_indices=True)
     return values[tuple(indices)]
+
+
+def resolve_borders(
+    pixels: np.ndarray,  # [H, W, C]
+    values: np.ndarray,  # [H, W] uint8
+    is_unsure: np.ndarray,  # [H, W] bool
+    codebook: np.ndarray,  # [K, C]
+) -> np.ndarray:  # [H, W] uint8
+    """Give mixed pixels the class around them that they are most like.
+
+    Args:
+        pixels: Colours or grey levels of the file.
+        values: Class of each sure pixel.
+        is_unsure: Which pixels are mixtures.
+        codebook: Pure colour or grey level of each class.
+    """
+    result = fill_from_nearest(values, is_unsure)
+    closest = np.full(values.shape, np.inf)
+    for class_id in np.unique(values[~is_unsure]).tolist():
+        is_near = binary_dilation((values == class_id) & ~is_unsure, np.ones((5, 5)))
+        distance = np.abs(pixels - codebook[class_id].astype(np.float64)).sum(axis=-1)
+        is_better = is_unsure & is_near & (distance < closest)
+        result[is_better] = class_id
+        closest[is_better] = distance[is_better]
+    return result
 
 
 def find_boundaries(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool

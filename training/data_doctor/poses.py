@@ -11,9 +11,12 @@ from training.data_doctor.geometry import Parts
 
 _MIN_SAMPLES = 8
 _MIN_FOR_UNRELATED = 16
-_MIN_ANGLE_SPREAD = 0.06
-_CLEAR_CORRELATION = 0.5
-_NO_CORRELATION = 0.3
+# Two images are compared if their cameras differ by this much in the sine of the angle.
+_MIN_DIFFERENCE = 0.12
+_MIN_PAIRS = 12
+_MAX_PAIRS = 40_000
+_CLEAR_AGREEMENT = 0.7
+_NO_AGREEMENT = (0.4, 0.6)
 _OUTLIER_SIGMAS = 6.0
 # Noses move by about 0.15 of the picture a radian; less than this is anatomy.
 _MIN_RESIDUAL = 0.04
@@ -57,26 +60,45 @@ def _check_sign(
     cameras: Cameras, names: list[str], offset: np.ndarray, axis: int, sign: int, code: str
 ) -> tuple[list[Finding], bool]:
     """Compare one angle with the nose's offset; return whether the two go together."""
-    angles = np.array([camera_angles(cameras[name])[axis] for name in names])
-    if angles.std() < _MIN_ANGLE_SPREAD or offset.std() < 1e-4:
+    sines = np.sin([camera_angles(cameras[name])[axis] for name in names])
+    slopes = _pairwise_slopes(sines, offset)
+    if len(slopes) < _MIN_PAIRS:
         return [], False
-    correlation = sign * float(np.corrcoef(angles, offset)[0, 1])
-    message = f"correlation with the noses {correlation:+.2f}, must be near +1"
-    if correlation <= -_CLEAR_CORRELATION:
+    agreement = float((sign * slopes > 0).mean())
+    message = f"{100 * agreement:.0f} % of the pairs of images agree with their cameras"
+    if agreement <= 1 - _CLEAR_AGREEMENT:
         for name in cameras:
             cameras[name] = REPAIRS[code](cameras[name], {})
         return [make_finding(code, sorted(cameras), message)], True
-    if abs(correlation) < _NO_CORRELATION and len(names) >= _MIN_FOR_UNRELATED:
+    low, high = _NO_AGREEMENT
+    if low < agreement < high and len(names) >= _MIN_FOR_UNRELATED:
         return [make_finding("camera_unrelated", message=message)], False
-    return [], correlation >= _CLEAR_CORRELATION
+    return [], agreement >= _CLEAR_AGREEMENT
+
+
+def _pairwise_slopes(
+    x: np.ndarray,  # [N]
+    y: np.ndarray,  # [N]
+) -> np.ndarray:  # [P]
+    """Return the slopes of lines through pairs of points that are far enough apart in x.
+
+    Their median (Theil 1950, Sen 1968) is a slope that a minority of wrong points does not turn.
+    """
+    first, second = np.triu_indices(min(len(x), 280), 1)
+    if len(x) > 280:
+        first, second = np.random.default_rng(0).integers(0, len(x), (2, _MAX_PAIRS))
+    is_apart = np.abs(x[first] - x[second]) > _MIN_DIFFERENCE
+    first, second = first[is_apart], second[is_apart]
+    return (y[first] - y[second]) / (x[first] - x[second])
 
 
 def _find_outliers(cameras: Cameras, names: list[str], turn: np.ndarray) -> list[Finding]:
     """Find single cameras on the wrong side, and those that fit on neither side."""
-    yaws = np.array([camera_angles(cameras[name])[0] for name in names])
-    slope, intercept = _fit_line(np.sin(yaws), turn)
-    residual = np.abs(turn - intercept - slope * np.sin(yaws))
-    mirrored_residual = np.abs(turn - intercept + slope * np.sin(yaws))
+    sines = np.sin([camera_angles(cameras[name])[0] for name in names])
+    slope = float(np.median(_pairwise_slopes(sines, turn)))
+    intercept = float(np.median(turn - slope * sines))
+    residual = np.abs(turn - intercept - slope * sines)
+    mirrored_residual = np.abs(turn - intercept + slope * sines)
     spread = 1.4826 * float(np.median(residual))
     limit = max(_OUTLIER_SIGMAS * spread, _MIN_RESIDUAL)
     is_outlier = residual > limit
@@ -92,13 +114,3 @@ def _find_outliers(cameras: Cameras, names: list[str], turn: np.ndarray) -> list
     if others:
         findings.append(make_finding("camera_outlier", others))
     return findings
-
-
-def _fit_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return slope and intercept of a line that a minority of wrong points does not turn."""
-    keep = np.ones(len(x), dtype=bool)
-    for _ in range(5):
-        slope, intercept = np.polyfit(x[keep], y[keep], 1)
-        residual = np.abs(y - intercept - slope * x)
-        keep = residual <= max(2.5 * 1.4826 * float(np.median(residual)), 1e-4)
-    return float(slope), float(intercept)

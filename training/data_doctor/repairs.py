@@ -12,7 +12,12 @@ from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion, swap_classes
 from mate3d.labels import LabelSet, get_label_set, save_label_map
 from training.data_doctor.image_reading import read_image, to_rgb
-from training.data_doctor.mask_reading import fill_from_nearest, find_in_between, read_mask
+from training.data_doctor.mask_reading import (
+    fill_from_nearest,
+    find_in_between,
+    read_mask,
+    resolve_borders,
+)
 from training.dataset_io import DatasetFiles
 
 Details = Mapping[str, Any]
@@ -115,7 +120,8 @@ def _as_read(values: np.ndarray, details: Details, label_set: LabelSet) -> np.nd
 
 
 def _fill_in_between(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
-    return fill_from_nearest(values, find_in_between(values))
+    levels = np.arange(256)[:, None]
+    return resolve_borders(values[..., None], values, find_in_between(values), levels)
 
 
 def _divide(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
