@@ -26,8 +26,8 @@ FACE_DECIMETRES = np.array(
         [0.25, -0.38, 0.22],
     ]
 )
-# EG3D scales photos to 300 pixels a decimetre and keeps the central 700.
-_EG3D_SIDE = 700 / 300
+# EG3D scales photos to 300 pixels a decimetre and keeps the central 700: decimetres.
+EG3D_SIDE = 700 / 300
 # Share of a crop that must come from the photo itself.
 _MIN_INSIDE = 0.25
 # Blur of what is made up outside the photo, and how far out it is fully blurred, over the side.
@@ -193,7 +193,7 @@ def eg3d_crop(
     camera = np.linalg.lstsq(face, _checked(five), rcond=None)[0]
     scale = np.linalg.norm(camera[:3], axis=0).mean()
     return Crop(
-        center=tuple(camera[3].tolist()), side=float(_EG3D_SIDE * scale), turn=0.0, size=size
+        center=tuple(camera[3].tolist()), side=float(EG3D_SIDE * scale), turn=0.0, size=size
     )
 
 

@@ -7,11 +7,18 @@ as portraits of this lineage are framed.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS
 from mate3d.labels import LabelSet
+from mate3d.photo.alignment import EG3D_SIDE, FACE_DECIMETRES
+from mate3d.photo.landmarks import FIVE_POINTS
 from mate3d.photo.mask_landmarks import is_cat_set
 
 WorldPoint = tuple[float, float, float]
+# What the default rig's image is wide at the world origin.
+_IMAGE_SIDE = DEFAULT_RADIUS / DEFAULT_FOCAL
+_SIZE_SPREAD = 0.06
 
 
 @dataclass(frozen=True)
@@ -41,29 +48,56 @@ def _mirrored(
     return left | right | dict(middle)
 
 
-PERSON = CanonicalHead(
-    name="person",
-    points=_mirrored(
+def _size_mode(points: Mapping[str, WorldPoint]) -> dict[str, WorldPoint]:
+    """Return the change to a head that is seen larger, as crops are not all equally tight."""
+    return {name: tuple(_SIZE_SPREAD * value for value in xyz) for name, xyz in points.items()}
+
+
+def _person(points: Mapping[str, WorldPoint]) -> CanonicalHead:
+    spread = {name: 0.006 if name.endswith("_eye") else 0.010 for name in points}
+    return CanonicalHead("person", points, spread, modes=(_size_mode(points),))
+
+
+PERSON = _person(
+    _mirrored(
         {"eye": (0.070, 0.020, 0.085), "mouth": (0.055, -0.135, 0.095)},
         {"nose": (0.0, -0.065, 0.155)},
-    ),
-    spread={
-        "left_eye": 0.006,
-        "right_eye": 0.006,
-        "nose": 0.010,
-        "left_mouth": 0.010,
-        "right_mouth": 0.010,
-    },
+    )
+)
+
+
+def _ffhq_person() -> CanonicalHead:
+    """Return PERSON about the middle of FFHQ's crop, and of the size that its side gives it."""
+    _, eye_height, eye_depth = PERSON.points["right_eye"]
+    _, mouth_height, mouth_depth = PERSON.points["right_mouth"]
+    height = eye_height - 0.1 * (eye_height - mouth_height)
+    depth = eye_depth - 0.1 * (eye_depth - mouth_depth)
+    scale = _IMAGE_SIDE / (4.0 * 2 * PERSON.points["right_eye"][0])
+    return _person(
+        {
+            name: (scale * x, scale * (y - height), scale * (z - depth))
+            for name, (x, y, z) in PERSON.points.items()
+        }
+    )
+
+
+FFHQ_PERSON = _ffhq_person()
+EG3D_PERSON = _person(
+    {
+        name: tuple(_IMAGE_SIDE / EG3D_SIDE * value for value in xyz)
+        for name, xyz in zip(FIVE_POINTS, FACE_DECIMETRES.tolist(), strict=True)
+    }
 )
 
 # Of the average procedural cat, as `landmarks_from_mask` sees it: a centre of what shows of an eye
 # or the mouth, not a point of the anatomy. Ears vary most, but both alike: in length and in tilt.
+_CAT_POINTS = _mirrored(
+    {"eye": (0.0857, 0.0066, 0.1243), "ear": (0.1514, 0.2143, -0.0539)},
+    {"nose": (0.0, -0.0663, 0.1846), "mouth": (0.0, -0.1156, 0.1809)},
+)
 CAT = CanonicalHead(
     name="cat",
-    points=_mirrored(
-        {"eye": (0.0857, 0.0066, 0.1243), "ear": (0.1514, 0.2143, -0.0539)},
-        {"nose": (0.0, -0.0663, 0.1846), "mouth": (0.0, -0.1156, 0.1809)},
-    ),
+    points=_CAT_POINTS,
     spread={
         "left_eye": 0.006,
         "right_eye": 0.006,
@@ -75,10 +109,21 @@ CAT = CanonicalHead(
     modes=(
         _mirrored({"ear": (0.006, 0.019, -0.003)}, {}),
         _mirrored({"ear": (0.016, -0.006, -0.007)}, {}),
+        _size_mode(_CAT_POINTS),
     ),
 )
 
 
-def canonical_head(label_set: LabelSet) -> CanonicalHead:
-    """Return the average head that `landmarks_from_mask` finds the landmarks of."""
-    return CAT if is_cat_set(label_set) else PERSON
+def canonical_head(
+    label_set: LabelSet, framing: Literal["rig", "ffhq", "eg3d"] = "rig"
+) -> CanonicalHead:
+    """Return the average head that `landmarks_from_mask` finds the landmarks of.
+
+    Args:
+        label_set: Of people or of cats.
+        framing: How people were cropped, which decides what lies at the world origin, where
+            cameras look: as the procedural people are, by `align_ffhq`, or by `align_eg3d`.
+    """
+    if is_cat_set(label_set):
+        return CAT
+    return {"rig": PERSON, "ffhq": FFHQ_PERSON, "eg3d": EG3D_PERSON}[framing]

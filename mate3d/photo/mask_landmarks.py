@@ -22,6 +22,8 @@ _MIN_PIXELS = 4
 _HIDDEN_SHARE = 0.35
 # Components smaller than this share of the largest one are specks.
 _STRAY_SHARE = 0.08
+# Chosen so that the average procedural person's label maps give the nose of PERSON.
+_TIP_FROM_EYES, _TIP_FROM_MOUTH = 0.24, 0.37
 # Half the width of gaps that are closed, as a share of the square root of the area.
 _GAP_SHARE = 0.06
 
@@ -81,10 +83,11 @@ def _person_landmarks(label_map: np.ndarray, label_set: LabelSet) -> dict[str, P
     eyes = _split_eyes(label_map, label_set, middle)
     landmarks |= {f"{side}_eye": _center(eye) for side, eye in eyes.items()}
     right = _right_direction(landmarks)
-    if nose is not None:
-        landmarks["nose"] = _nose_tip(nose, right)
+    base = _nose_base(nose, right) if nose is not None else None
     if lips is not None:
-        landmarks |= _mouth_corners(lips, right, landmarks.get("nose"))
+        landmarks |= _mouth_corners(lips, right, base)
+    if base is not None:
+        landmarks["nose"] = _nose_tip(base, landmarks)
     return landmarks
 
 
@@ -98,12 +101,27 @@ def _split_eyes(
     return _two_sides(_where(label_map, label_set, _EYES), middle)
 
 
-def _nose_tip(nose: np.ndarray, right: np.ndarray) -> Point:
-    """Return the middle of the nose's lowest third; its upper part is the bridge."""
+def _nose_base(nose: np.ndarray, right: np.ndarray) -> Point:
+    """Return the middle of the nose's lowest third, tip and wings; above it is the bridge."""
     points = _pixels(nose)
     height = points @ np.array([-right[1], right[0]])
     low, high = height.min(), height.max()
     return _mean_point(points[height >= high - (high - low) / 3])
+
+
+def _nose_tip(base: Point, landmarks: dict[str, Point]) -> Point:
+    """Return where the tip is seen, which stands out from the face more than the wings do.
+
+    As far as the nose's base is ahead of eyes and mouth, a turn of the head moves it against them;
+    the tip moves on by a share of that. Without all four the base must do.
+    """
+    eyes = [landmarks.get("left_eye"), landmarks.get("right_eye")]
+    mouth = [landmarks.get("left_mouth"), landmarks.get("right_mouth")]
+    if None in (*eyes, *mouth):
+        return base
+    from_eyes = np.subtract(base, _mean_point(eyes))
+    from_mouth = np.subtract(base, _mean_point(mouth))
+    return _mean_point([base + _TIP_FROM_EYES * from_eyes + _TIP_FROM_MOUTH * from_mouth])
 
 
 def _mouth_corners(lips: np.ndarray, right: np.ndarray, nose: Point | None) -> dict[str, Point]:

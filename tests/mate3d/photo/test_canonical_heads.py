@@ -7,8 +7,15 @@ from scipy.optimize import least_squares
 
 from mate3d.cameras import make_camera
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
-from mate3d.photo.canonical_heads import CAT, PERSON, canonical_head
-from mate3d.photo.landmarks import FIVE_POINTS, mirror_landmarks
+from mate3d.photo.alignment import eg3d_crop, ffhq_crop
+from mate3d.photo.canonical_heads import (
+    CAT,
+    EG3D_PERSON,
+    FFHQ_PERSON,
+    PERSON,
+    canonical_head,
+)
+from mate3d.photo.landmarks import FIVE_POINTS, five_landmarks, mirror_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.procedural.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
 from mate3d.procedural.cat_field import CatField
@@ -41,7 +48,9 @@ def test_cat_is_the_average_procedural_cat_as_its_label_maps_show_it():
         np.testing.assert_allclose(triangulate(views[name]), point, atol=0.006, err_msg=name)
 
 
-@pytest.mark.parametrize("head", [CAT, PERSON], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "head", [CAT, PERSON, FFHQ_PERSON, EG3D_PERSON], ids=["cat", "rig", "ffhq", "eg3d"]
+)
 def test_heads_are_symmetric_and_every_landmark_has_a_spread(head):
     assert head.points.keys() == head.spread.keys()
     for shape in (head.points, *head.modes):
@@ -52,5 +61,22 @@ def test_heads_are_symmetric_and_every_landmark_has_a_spread(head):
 
 def test_label_set_selects_the_head():
     assert canonical_head(CATMASK_HQ) is CAT
+    assert canonical_head(CATMASK_HQ, "ffhq") is CAT
     assert canonical_head(CELEBAMASK_HQ) is PERSON
+    assert canonical_head(CELEBAMASK_HQ, "ffhq") is FFHQ_PERSON
+    assert canonical_head(CELEBAMASK_HQ, "eg3d") is EG3D_PERSON
     assert set(PERSON.points) == set(FIVE_POINTS)
+
+
+@pytest.mark.parametrize(
+    ("head", "make_crop"),
+    [(FFHQ_PERSON, ffhq_crop), (EG3D_PERSON, eg3d_crop)],
+    ids=["ffhq", "eg3d"],
+)
+def test_views_of_a_framed_head_are_already_cropped(head, make_crop):
+    for yaw, pitch in ((0.0, 0.0), (0.5, 0.0), (-0.3, 0.15)):
+        five = five_landmarks(project(head.points, make_camera(yaw, pitch), SIZE))
+        crop = make_crop(five, SIZE)
+        np.testing.assert_allclose(crop.center, SIZE / 2, atol=0.03 * SIZE)
+        assert crop.side == pytest.approx(SIZE, rel=0.08)
+        assert abs(crop.turn) < 0.05
