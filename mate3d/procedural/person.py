@@ -76,7 +76,7 @@ class PersonParameters(PortraitParameters):
         nose_bridge: 0 is a flat bridge, 1 a high one.
         mouth_opening: 0 is closed; teeth show from about 0.3.
         smile: 0 has the corners a little down, 0.3 level, 1 a broad smile.
-        hair: 0 is bald, about 0.6 cropped, 1 all of it.
+        hair: 0 is bald, about 0.8 cropped, 1 all of it.
         hair_length: 0 ends above the ears, 0.5 at the chin (a bob), 1 below the shoulders.
         fringe: 0 leaves the forehead free, 1 covers it.
         parting: -1 parts at the image's left, 1 at its right, 0 in the middle.
@@ -150,8 +150,11 @@ def person_parameters_from_uniforms(
     # Long hair, full lips and beards are drawn together loosely, as people expect of portraits.
     length, beard = next(u), next(u)
     hair_length = smoothstep(length, 0.3, 0.95)
-    skin = palette_path(next(u), SKIN_PALETTE) * between(0.94, 1.04)[:, None]
-    hair_color = palette_path(next(u), HAIR_PALETTE) * between(0.9, 1.1)[:, None]
+    skin_position = next(u)
+    skin = palette_path(skin_position, SKIN_PALETTE) * between(0.94, 1.04)[:, None]
+    # Fair hair is rarer on deep skin.
+    hair_position = next(u) * (0.65 + 0.35 * smoothstep(skin_position, 0.1, 0.5))
+    hair_color = palette_path(hair_position, HAIR_PALETTE) * between(0.9, 1.1)[:, None]
     lip_tint = next(u)
     return PersonParameters(
         skin_color=skin.clamp(max=1),
@@ -161,7 +164,7 @@ def person_parameters_from_uniforms(
         cheeks=next(u),
         forehead=between(0.95, 1.05),
         brow_thickness=between(0.65, 1.35),
-        brow_height=between(0.1, 0.9),
+        brow_height=between(0.2, 1.0),
         brow_arch=next(u),
         eye_size=between(0.88, 1.14),
         eye_spacing=between(0.94, 1.06),

@@ -17,8 +17,9 @@ from mate3d.procedural.primitives import (
     stack_points,
 )
 
-_HAT_TILT = 0.20
-_HAT_CENTER = (0.128, -0.035)
+_HAT_TILT = 0.13
+_HAIR_UNDER_HAT = 0.022
+_HAT_CENTER = (0.146, -0.040)
 _COLLAR_TILT = 0.30
 _COLLAR_CENTER = (-0.292, -0.066)
 
@@ -49,9 +50,7 @@ class PersonClothes:
     def _place_glasses(self, column: dict[str, Tensor], head: PersonHead) -> None:
         one, size = self._one, column["glasses_size"]
         self._frame_missing = 0.3 * (1 - column["glasses"])
-        self._frame_center = torch.cat(
-            [head.eye_center[:, :1], 0.014 * one, 0.122 * one], dim=-1
-        )
+        self._frame_center = torch.cat([head.eye_center[:, :1], 0.014 * one, 0.122 * one], dim=-1)
         self._frame_half_sizes = (0.054 * size, 0.047 * size)
         self._frame_corner = 0.041 * size
         inner = head.eye_center[:, :1] - self._frame_half_sizes[0]
@@ -71,7 +70,7 @@ class PersonClothes:
         self._cuff_half_height = 0.030 - 0.008 * brim
         self._brim_radius = 0.13 + 0.115 * brim
         self._bobble_radius = 0.040 * (1 - brim)
-        self._bobble_center = stack_points(0.0, 0.292, -0.075, like=self._one)
+        self._bobble_center = stack_points(0.0, 0.294, -0.066, like=self._one)
 
     def cloth_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance to shoulders, chest and collar."""
@@ -112,9 +111,9 @@ class PersonClothes:
         return frame + self._frame_missing
 
     def height_in_hat(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the height over the plane that the hat ends at; far below where there is none."""
+        """Return the height over the plane that hair ends at under a hat; below it without one."""
         _, height = _tilted(folded, _HAT_CENTER, _HAT_TILT)
-        return height - self._hat_missing
+        return height + _HAIR_UNDER_HAT - self._hat_missing
 
     def hat_distance(
         self,

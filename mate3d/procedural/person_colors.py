@@ -100,9 +100,9 @@ class PersonColors:
     def _beard(self, color: Tensor, folded: Coordinates) -> Tensor:
         x, y, z = folded
         edge = -0.100 + 0.55 * (x - 0.05).clamp(min=0)
-        jaw = _ramp(y - edge, 0.012, -0.02) * _ramp(z, -0.035, 0.0)
+        jaw = _ramp(y - edge, 0.022, -0.030) * _ramp(z, -0.035, 0.0)
         mouth = (x.square() + ((y + 0.137) * 1.5).square()).sqrt_()
-        jaw = jaw * _ramp(mouth, 0.060, 0.070)
+        jaw = jaw * _ramp(mouth, 0.052, 0.062)
         moustache = _ramp((y + 0.106).abs() + 0.14 * x, 0.020, 0.010) * _ramp(x, 0.062, 0.05)
         strength = 0.82 * self._numbers["beard"] * torch.maximum(jaw, moustache)
         return _mix(color, self._colors["hair_color"], strength * _ramp(y, -0.27, -0.23))
@@ -117,7 +117,7 @@ class PersonColors:
         above, below = above / hinge, below / hinge
         near = _ramp(head.eye_distance(folded), 0.009, 0.006) * _ramp(offset[2], 0.0, 0.008)
         lashes = near * _ramp(above, 0.15, 0.08) * _ramp(above, -0.05, 0.0)
-        rim = near * _ramp(below, 0.10, 0.02) * 0.35
+        rim = near * _ramp(below, 0.10, 0.02) * 0.15
         color = _mix(color, color * 0.55, rim)
         return _mix(color, self._constant(_LASHES), 0.92 * lashes)
 
@@ -134,7 +134,9 @@ class PersonColors:
         )
         reach = (across.square() + above.square()).sqrt_() + _ramp(front, 0.0, -0.5)
         iris = self._colors["iris_color"]
-        sclera = _mix(self._constant(_SCLERA), self._constant((0.86, 0.79, 0.77)), _ramp(reach, 0.75, 1.05))
+        sclera = _mix(
+            self._constant(_SCLERA), self._constant((0.93, 0.87, 0.86)), _ramp(reach, 0.75, 1.05)
+        )
         # Darker above and at the rim, lighter below: the iris looks deep.
         inner = _mix(iris * 0.55, (iris * 1.25 + 0.08).clamp(max=1), _ramp(above, 0.35, -0.45))
         inner = _mix(inner, iris * 0.25, _ramp(reach, 0.43, 0.52))

@@ -79,14 +79,14 @@ class PersonField(ShadedPortraitField):
     def _light(self, place: Coordinates, distance: Tensor, normal: Coordinates) -> Tensor:
         """Softer than cats' light: faces live by even skin; a gloss follows fixed directions."""
         openness = 1.0
-        for reach, share in ((0.015, 0.22), (0.05, 0.30)):
+        for reach, share in ((0.015, 0.18), (0.05, 0.26)):
             moved = tuple(axis + reach * slope for axis, slope in zip(place, normal, strict=True))
             rise = self.distance(moved).sub_(distance).div_(reach)
             openness = openness - share * (1 - rise).clamp_(0, 1)
         key = normal[0] * _KEY_LIGHT[0] + normal[1] * _KEY_LIGHT[1] + normal[2] * _KEY_LIGHT[2]
         key = ((key + 0.5) / 1.5).clamp_(min=0)
         gloss = key.pow(24)
-        return (0.58 * key + 0.46 + 0.08 * normal[1]) * openness + 0.08 * gloss + 0.03
+        return (0.60 * key + 0.47 + 0.08 * normal[1]) * openness + 0.08 * gloss + 0.03
 
     def _symmetric_solids(self, folded: Coordinates, flesh: Flesh) -> dict[str, Tensor]:
         solids = {

@@ -41,7 +41,9 @@ class PersonHair:
         groove = _GROOVE_DEPTH * (_GROOVE_COUNT * 1.6 + 1) / _GROOVE_RADIUS
         self._groove_depth = _GROOVE_DEPTH * (1 - 0.7 * self._curls)
         taper = 0.45 * self._thickness / 0.2
-        steepness = taper + groove * (1 - 0.7 * self._curls) + _CURL_DEPTH * _CURL_FREQUENCY * self._curls
+        steepness = (
+            taper + groove * (1 - 0.7 * self._curls) + _CURL_DEPTH * _CURL_FREQUENCY * self._curls
+        )
         self._flatness = 1 / (1 + steepness)
         self._relief = self._groove_depth + _CURL_DEPTH * self._curls
 
@@ -49,10 +51,10 @@ class PersonHair:
         one, width, fringe = self._one, column["face_width"], column["fringe"]
         self._thickness = 0.008 + 0.026 * self._volume
         hairline = 0.172 * column["forehead"] - 0.035 * fringe
-        radius = 0.104 * width
+        radius = 0.110 * width
         self._opening_start = (0.0, -0.16)
         self._opening_length = hairline - radius + 0.16
-        self._opening_radii = ((0.150 - 0.02 * column["hair_length"]) * width, radius)
+        self._opening_radii = ((0.158 - 0.03 * column["hair_length"]) * width, radius)
         self._ear_center = stack_points(0.160 * width, -0.036, 0.012, like=one)
         self._ear_radius = 0.068 * (1 - column["hair_length"] / 0.35).clamp(min=0)
         self._crown_z = head.cranium_center[:, 2:]
@@ -61,16 +63,16 @@ class PersonHair:
         """Two locks sweep from the parting over the forehead to the temples."""
         one, width, fringe = self._one, column["face_width"], column["fringe"]
         forehead, volume = column["forehead"], self._volume
-        start_x = 0.062 * self.parting
-        start = stack_points(start_x, 0.212 * forehead, 0.066, like=one)
+        start_x, start_y = 0.062 * self.parting, 0.207 * forehead
+        start = torch.cat([start_x, start_y, _front_of_cranium(head, start_x, start_y)], dim=-1)
         self._locks = []
         for side in (-1.0, 1.0):
             middle_x = 0.45 * start_x + side * 0.072 * width
-            middle = stack_points(
-                middle_x, (0.190 - 0.066 * fringe) * forehead, 0.094 + 0.016 * fringe, like=one
-            )
+            middle_y = (0.197 - 0.072 * fringe) * forehead
+            middle_z = _front_of_cranium(head, middle_x, middle_y) + 0.026 - 0.008 * fringe
+            middle = torch.cat([middle_x, middle_y, middle_z], dim=-1)
             end = stack_points(
-                side * 0.128 * width, 0.118 - 0.065 * fringe, 0.030 + 0.018 * fringe, like=one
+                side * 0.128 * width, 0.146 - 0.090 * fringe, 0.020 + 0.026 * fringe, like=one
             )
             self._locks.append((start, middle, end))
         self._lock_radii = (0.024 * volume, 0.028 * volume, 0.018 * volume)
@@ -79,13 +81,17 @@ class PersonHair:
         one, width, length = self._one, column["face_width"], column["hair_length"]
         drop = 0.02 + 0.44 * length
         volume = 0.5 + 0.5 * self._volume
-        out = 0.022 * (length / 0.4).clamp(max=1)
-        self._side_start = stack_points(0.108 * width, 0.050, -0.045, like=one)
+        # From chin length on, hair hangs over the ears.
+        is_long = (length / 0.45).clamp(max=1)
+        out = 0.014 * is_long
+        self._side_start = stack_points(
+            0.108 * width + 0.008 * is_long, 0.050, -0.045 + 0.028 * is_long, like=one
+        )
         self._side_axis = torch.cat([out, -drop, 0.020 * length], dim=-1)
-        self._side_radii = (0.050 * volume, 0.042 * volume)
-        self._back_start = stack_points(0.0, 0.040, -0.105, like=one)
+        self._side_radii = (0.050 * volume, 0.036 * volume)
+        self._back_start = stack_points(0.0, 0.040, -0.092, like=one)
         self._back_axis = torch.cat([torch.zeros_like(drop), -drop, -0.010 * length], dim=-1)
-        self._back_radii = (0.085 * one, 0.088 * one)
+        self._back_radii = (0.090 * one, 0.098 * one)
 
     def strand_angle(self, place: Coordinates) -> tuple[Tensor, Tensor]:  # each [B, N]
         """Return the angle around the crown, constant along a strand, and the distance to it."""
@@ -148,3 +154,10 @@ class PersonHair:
                 )
                 nearest = link if nearest is None else smooth_union(nearest, link, 0.012)
         return nearest
+
+
+def _front_of_cranium(head: PersonHead, x: Tensor, y: Tensor) -> Tensor:  # [B, 1] each
+    """Return z of the skull's front at (x, y); of its rim where the skull does not reach."""
+    width, height, depth = head.cranium_radii
+    level = (x / width).square() + ((y - head.cranium_center[:, 1:2]) / height).square()
+    return head.cranium_center[:, 2:] + depth * (1 - level).clamp(min=0.02).sqrt()

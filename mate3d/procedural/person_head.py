@@ -89,12 +89,12 @@ class PersonHead:
 
     def _place_eyes(self, column: dict[str, Tensor]) -> None:
         one, size = self._one, column["eye_size"]
-        self.eye_radius = 0.046 * size
+        self.eye_radius = 0.048 * size
         center_x = 0.070 * column["eye_spacing"] * column["face_width"]
         self.eye_center = stack_points(center_x, 0.020, 0.085 - self.eye_radius, like=one)
         self.eye_inner_x = center_x - self.eye_radius - _LID_THICKNESS
         self._socket_center = stack_points(center_x, 0.018, 0.142, like=one)
-        self._socket_radius = 0.078 * (0.5 + 0.5 * size)
+        self._socket_radius = 0.080 * (0.5 + 0.5 * size)
         self._lid_radius = self.eye_radius + _LID_THICKNESS
         openness, tilt = column["eye_openness"], 0.36 * (column["eye_tilt"] - 0.42)
         # The lids' edges are planes through the ball's middle, turned about its cross axis.
@@ -128,10 +128,10 @@ class PersonHead:
     def _place_mouth(self, column: dict[str, Tensor]) -> None:
         one, smile, opening = self._one, column["smile"] - 0.3, column["mouth_opening"]
         fullness = column["lip_fullness"]
-        corner_x = 0.055 * column["mouth_width"] * (1 + 0.12 * smile)
-        corner_y = -0.135 + 0.022 * smile
+        corner_x = 0.055 * column["mouth_width"] * (1 + 0.22 * smile)
+        corner_y = -0.135 + 0.017 * smile
         half = 0.021 * opening
-        middle = -0.1455 - 0.012 * smile - 0.3 * half
+        middle = -0.1450 - 0.010 * smile - 0.3 * half
         top, bottom = middle + half, middle - half
         (corner, peak, dip, lower, center, upper_side, lower_side) = self._on_face(
             [
@@ -140,8 +140,8 @@ class PersonHead:
                 (0.0 * one, top + 0.0056 * fullness),
                 (0.0 * one, bottom - 0.0072 * fullness),
                 (0.0 * one, middle),
-                (0.64 * corner_x, 0.55 * top + 0.45 * corner_y + 0.0040 * fullness),
-                (0.60 * corner_x, 0.65 * bottom + 0.35 * corner_y - 0.0052 * fullness),
+                (0.64 * corner_x, 0.60 * top + 0.40 * corner_y + 0.0040 * fullness),
+                (0.60 * corner_x, 0.68 * bottom + 0.32 * corner_y - 0.0052 * fullness),
             ]
         )
         inward = stack_points(0.0, 0.0, 0.0035, like=one)
@@ -165,8 +165,8 @@ class PersonHead:
         arch = 0.012 * (column["brow_arch"] - 0.5)
         center_x = self.eye_center[:, :1]
         places = [
-            (center_x - 0.036 * one, 0.095 + lift - 0.5 * arch),
-            (center_x + 0.006 * one, 0.104 + lift + arch),
+            (center_x - 0.036 * one, 0.099 + lift - 0.5 * arch),
+            (center_x + 0.006 * one, 0.106 + lift + arch),
             (center_x + 0.045 * one, 0.089 + lift - 0.4 * arch),
         ]
         sunk = stack_points(0.0, 0.0, 0.0035, like=one)
