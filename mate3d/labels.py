@@ -268,10 +268,10 @@ def check_known_ids(
     Raises:
         UserError: If it does; `what` names the map in the message.
     """
-    counts = np.bincount(label_map.reshape(-1), minlength=label_set.num_classes)
-    unknown = np.flatnonzero(counts[label_set.num_classes :]) + label_set.num_classes
-    if len(unknown):
-        highest = label_set.num_classes - 1
-        raise UserError(
-            f"{what} holds unknown ids {unknown[:8].tolist()}; {label_set.name} allows 0..{highest}"
-        )
+    if label_map.max(initial=0) < label_set.num_classes:
+        return
+    unknown = np.unique(label_map[label_map >= label_set.num_classes])
+    highest = label_set.num_classes - 1
+    raise UserError(
+        f"{what} holds unknown ids {unknown[:8].tolist()}; {label_set.name} allows 0..{highest}"
+    )

@@ -134,12 +134,14 @@ class PortraitDataset(Dataset):
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
             label_map = np.array(Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST))
-        pixels = np.array(image)
         if is_mirrored:
-            pixels, label_map = pixels[:, ::-1], self._mirror[label_map[:, ::-1]]
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            label_map = np.take(self._mirror, label_map[:, ::-1])
+        # Channel by channel: twice as fast as to interleave them first and take them apart again.
+        channels = np.array([np.asarray(channel) for channel in image.split()])
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            "label_map": torch.from_numpy(np.ascontiguousarray(label_map)),
+            "image": torch.from_numpy(channels),
+            "label_map": torch.from_numpy(label_map),
             "camera": self._sample_cameras[int(is_mirrored), sample],
             "caption": self._index.captions[sample],
         }

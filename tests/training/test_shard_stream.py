@@ -210,8 +210,16 @@ def test_command_without_a_place_for_names_is_refused():
 def test_shard_missing_behind_a_url_is_named(shards, server):
     dataset = PortraitDataset(server)
     (shards / "shards/000005.tar").unlink()
-    (stream,) = stream_all(dataset, batch_size=4, num_workers=2)
+    (stream,) = stream_all(dataset, batch_size=4)
     with pytest.raises(UserError, match=f"shard {server}/shards/000005.tar is ") as info:
+        captions_of([stream], 8)
+    assert "\n" not in str(info.value)
+
+
+def test_error_in_a_reading_process_is_one_line(shards):
+    (stream,) = stream_all(PortraitDataset(shards), batch_size=4, num_workers=2)
+    (shards / "shards/000005.tar").unlink()
+    with pytest.raises(UserError, match=f"^cannot read {shards}/shards/000005.tar: ") as info:
         captions_of([stream], 8)
     assert "\n" not in str(info.value)
 
