@@ -94,7 +94,7 @@ def _repair_each(
     good: Cameras, code: str, is_wrong: Callable[[np.ndarray], bool], findings: list[Finding]
 ) -> None:
     wrong = [name for name, camera in good.items() if is_wrong(camera)]
-    _apply(good, code, wrong, findings, f"of {len(good)}" if wrong else "")
+    _apply(good, code, wrong, findings, f"{len(wrong)} of {len(good)} cameras")
 
 
 def _drop_where(

@@ -110,7 +110,9 @@ def _find_outliers(cameras: Cameras, names: list[str], turn: np.ndarray) -> list
         cameras[name] = REPAIRS["camera_mirrored"](cameras[name], {})
     findings = []
     if mirrored:
-        findings.append(make_finding("camera_mirrored", mirrored, f"of {len(names)}"))
+        findings.append(
+            make_finding("camera_mirrored", mirrored, f"{len(mirrored)} of {len(names)} cameras")
+        )
     if others:
         findings.append(make_finding("camera_outlier", others))
     return findings

@@ -18,6 +18,8 @@ from training.data_doctor.thumbnails import make_thumbnail
 from training.dataset_io import DatasetFiles, open_files
 
 _MAX_PICTURES = 8
+# What concerns most items looks the same everywhere.
+_MAX_PICTURES_OF_ALL = 4
 _MAX_LISTED = 200
 _POSE_LIMIT = 90.0
 
@@ -106,7 +108,9 @@ def _describe_finding(
     diagnosis: Diagnosis, files: DatasetFiles, finding: Finding
 ) -> dict[str, Any]:
     kind = CATALOGUE[finding.code]
-    shown = [name for name in finding.names if name in diagnosis.files][:_MAX_PICTURES]
+    is_of_most = len(finding.names) > len(diagnosis.files) / 2
+    number = _MAX_PICTURES_OF_ALL if is_of_most else _MAX_PICTURES
+    shown = [name for name in finding.names if name in diagnosis.files][:number]
     # A fault of all cameras or captions does not show in the pictures.
     is_visible = not finding.code.startswith(("camera_without", "caption", "camera_identical"))
     pictures = [

@@ -35,7 +35,8 @@ PAGE = """<!doctype html>
   .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr));
              gap: .75rem; margin: .6rem 0; }
   figure { margin: 0; min-width: 0; }
-  figcaption { font-size: .8rem; color: #4b5563; overflow-wrap: anywhere; line-height: 1.3; }
+  figcaption { font-size: .8rem; color: #4b5563; overflow-wrap: anywhere; line-height: 1.3;
+               margin-top: .2rem; }
   img { width: 100%; border-radius: .25rem; display: block; }
   details { font-size: .85rem; color: #4b5563; }
   details ul { columns: 2; padding-left: 1.2rem; margin: .25rem 0; }
@@ -73,9 +74,9 @@ PAGE = """<!doctype html>
 {% if not findings %}<p>Nothing.</p>{% endif %}
 {% for finding in findings %}
 <section class="finding {{ finding.severity }}" id="{{ finding.code }}">
-<p><span class="badge {{ finding.severity }}">{{ finding.severity }}</span>
+<div><span class="badge {{ finding.severity }}">{{ finding.severity }}</span>
 <h3>{{ finding.title }}</h3>
-<span class="count">{{ finding.extent }}</span> <code>{{ finding.code }}</code></p>
+<span class="count">{{ finding.extent }}</span> <code>{{ finding.code }}</code></div>
 <p>{{ finding.meaning }}</p>
 {% if finding.message %}<p>{{ finding.message }}</p>{% endif %}
 {% if finding.fix %}<p><strong>Repair:</strong> <code>fix={{ finding.code }}</code>

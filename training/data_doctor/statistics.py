@@ -72,7 +72,7 @@ def note_statistics(statistics: Statistics) -> list[Finding]:
     """Return what is worth knowing about the numbers."""
     findings = []
     if 0 < statistics.num_images < _FEW_IMAGES:
-        findings.append(make_finding("few_images", message=str(statistics.num_images)))
+        findings.append(make_finding("few_images", message=f"there are {statistics.num_images}"))
     never = [one.name for one in statistics.class_frequencies if one.share_of_images == 0]
     if never:
         findings.append(make_finding("class_never", message=", ".join(never)))

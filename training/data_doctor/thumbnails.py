@@ -5,7 +5,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
@@ -18,6 +18,7 @@ THUMBNAIL_SIDE = 136
 _MASK_SHARE = 0.6
 _UNKNOWN_COLOR = (255, 0, 255)
 _MISSING_COLOR = (229, 231, 235)
+_CROSS_COLOR = (156, 163, 175)
 
 
 def make_thumbnail(
@@ -26,7 +27,7 @@ def make_thumbnail(
     """Return a data URI of two squares: the image, and the mask's colours over it.
 
     Ids that the label set does not have are magenta, without a label set masks are grey, and what
-    is missing or cannot be read is an empty square.
+    is missing or cannot be read is a crossed square.
 
     Args:
         files: The data set.
@@ -36,7 +37,7 @@ def make_thumbnail(
     """
     picture = _read_picture(files, image)
     colors = _read_colors(files, mask, label_set)
-    empty = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), _MISSING_COLOR)
+    empty = _draw_missing()
     overlay = colors
     if picture is not None and colors is not None:
         overlay = Image.blend(picture, colors, _MASK_SHARE)
@@ -46,6 +47,15 @@ def make_thumbnail(
     file = io.BytesIO()
     strip.save(file, format="JPEG", quality=88, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _draw_missing() -> Image.Image:
+    square = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), _MISSING_COLOR)
+    last = THUMBNAIL_SIDE - 1
+    draw = ImageDraw.Draw(square)
+    draw.line((0, 0, last, last), fill=_CROSS_COLOR, width=2)
+    draw.line((0, last, last, 0), fill=_CROSS_COLOR, width=2)
+    return square
 
 
 def _read_picture(files: DatasetFiles, file: str | None) -> Image.Image | None:
