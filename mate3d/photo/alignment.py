@@ -74,6 +74,11 @@ class Crop:
 
     def cut_image(self, photo: Image.Image) -> Image.Image:
         """Return the crop of an RGB photo, antialiased; outside it is mirrored and blurred."""
+        shrink = int(self.side / self.size)
+        if shrink > 1:
+            center = (self.center[0] / shrink, self.center[1] / shrink)
+            smaller = Crop(center, self.side / shrink, self.turn, self.size)
+            return smaller.cut_image(photo.convert("RGB").reduce(shrink))
         padded, offset = _pad(np.asarray(photo.convert("RGB")), self._outside(*photo.size))
         if any(offset) or padded.shape[:2] != photo.size[::-1]:
             padded = _blur_outside(padded, offset, photo.size, self.side)
@@ -237,6 +242,15 @@ def _blur_outside(
     ramp = (np.hypot(beyond[0][None, :], beyond[1][:, None]) / (_BLUR_RAMP * side)).clip(0, 1)
     weight = (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)[..., None]
     picture = padded.astype(np.float32)
-    sigma = _BLUR * side
-    blurred = gaussian_filter(picture, (sigma, sigma, 0), mode="nearest", truncate=3)
+    blurred = _blur(Image.fromarray(padded), _BLUR * side)
     return np.rint(picture + weight * (blurred - picture)).astype(np.uint8)
+
+
+def _blur(image: Image.Image, sigma: float) -> np.ndarray:  # [H, W, 3] float32
+    """Blur by a Gaussian, at a lower resolution if it is wide, where it costs little."""
+    shrink = max(1, int(sigma / 2))
+    small = np.asarray(image.reduce(shrink), dtype=np.float32)
+    small = gaussian_filter(small, (sigma / shrink, sigma / shrink, 0), mode="nearest", truncate=3)
+    rounded = Image.fromarray(np.rint(small).astype(np.uint8))
+    box = (0, 0, image.width / shrink, image.height / shrink)
+    return np.asarray(rounded.resize(image.size, Image.Resampling.BILINEAR, box), dtype=np.float32)

@@ -207,11 +207,15 @@ def _components(region: np.ndarray) -> list[np.ndarray]:
 
     A part that a strand of hair or a whisker cuts in two counts as one.
     """
-    gap = max(1.0, _GAP_SHARE * np.sqrt(region.sum()))
-    labels = label_components(isotropic_dilation(region, gap), connectivity=2) * region
-    areas = np.bincount(labels.ravel())[1:]
-    if not len(areas):
+    if not region.any():
         return []
+    gap = max(1.0, _GAP_SHARE * np.sqrt(region.sum()))
+    rows, columns = (np.flatnonzero(region.any(axis=axis)) for axis in (1, 0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    labels = np.zeros(region.shape, dtype=np.int32)
+    joined = isotropic_dilation(region[box], gap)
+    labels[box] = label_components(joined, connectivity=2) * region[box]
+    areas = np.bincount(labels[box].ravel())[1:]
     smallest = max(_MIN_PIXELS, _STRAY_SHARE * areas.max())
     order = np.argsort(-areas, kind="stable")
     return [labels == index + 1 for index in order if areas[index] >= smallest]

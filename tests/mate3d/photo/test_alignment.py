@@ -1,5 +1,6 @@
 """Tests of the crops of photos."""
 
+import itertools
 import math
 
 import numpy as np
@@ -72,9 +73,9 @@ def test_long_face_is_framed_by_its_height():
 
 def test_features_of_the_photo_land_where_the_landmarks_move_to():
     five = turned(FRONTAL, 0.3, 4.0, (60.0, 20.0))
-    photo = draw_discs(five, (400, 420), 9)
-    for align in (align_ffhq, align_eg3d):
-        aligned = align(photo, five, 200)
+    photo = draw_discs(five, (401, 423), 9)
+    for align, size in itertools.product((align_ffhq, align_eg3d), (400, 200, 120)):
+        aligned = align(photo, five, size)
         picture, moved = np.asarray(aligned.image), aligned.crop.move_points(five)
         for color, point in zip((LEFT_EYE, RIGHT_EYE, NOSE), moved, strict=False):
             np.testing.assert_allclose(center_of(picture, color), point, atol=0.3)
