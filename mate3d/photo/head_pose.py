@@ -48,7 +48,7 @@ def estimate_camera(
     *,
     distance: float | None = DEFAULT_RADIUS,
     focal: float = DEFAULT_FOCAL,
-    target_spread: float = 0.02,
+    target_spread: float = 0.01,
 ) -> CameraEstimate:
     """Find the camera on a sphere around the head that sees the landmarks where they are.
 
