@@ -31,12 +31,12 @@ def _run_in(tmp_path: Path, *words: str, main=_do_nothing) -> Path:
     [
         (["outptu=3"], "unknown option 'outptu'; did you mean output?"),
         (["paths.outpts=3"], "unknown option 'paths.outpts'; did you mean paths.outputs"),
-        (["label_set=x"], "unknown option 'label_set'; did you mean dataset.label_set?"),
+        (["supersampling=1"], "unknown option 'supersampling'; did you mean dataset.maker.super"),
         (["zzzzzz=3"], "unknown option 'zzzzzz'; see --help for all options"),
         (["seed.deeper=3"], "unknown option 'seed.deeper'"),
         (["debug=tinny"], "unknown choice debug=tinny; use one of: tiny"),
-        (["dataset=dogs"], "unknown choice dataset=dogs; use one of: procedural_cat"),
-        (["dataset="], "unknown choice dataset=; use one of: procedural_cat"),
+        (["dataset=dogs"], "unknown choice dataset=dogs; use one of: catmask_hq, celebamask_hq"),
+        (["dataset="], "unknown choice dataset=; use one of: catmask_hq, celebamask_hq"),
         (["num_images"], "cannot read 'num_images'; options are written as name=value"),
         (["+extra=1"], "cannot read '+extra=1'"),
         (["--output", "x"], "unknown flag --output; options are written as name=value"),
@@ -46,7 +46,7 @@ def _run_in(tmp_path: Path, *words: str, main=_do_nothing) -> Path:
         (["resolution=2.5"], "option resolution=2.5 must be a whole number"),
         (["overwrite=1"], "option overwrite=1 must be true or false"),
         (["output=${nothing}"], "option output: Interpolation key 'nothing' not found"),
-        ([], "missing value, please give: output=... (see --help)"),
+        (["dataset=folder"], "missing value, please give: dataset.label_set=... (see --help)"),
         (["output=x", "paths.run_folder=/dev/null/x"], "cannot write the run folder /dev/null/x"),
     ],
 )
@@ -175,7 +175,7 @@ def test_null_and_lists_keep_their_meaning():
 def test_cfg_prints_yaml_and_does_not_run(capsys):
     run("prepare_data", lambda config: pytest.fail("must not run"), ["--cfg", "seed=5"])
     printed = OmegaConf.create(capsys.readouterr().out)
-    assert printed.seed == 5 and OmegaConf.is_missing(printed, "output")
+    assert printed.seed == 5 and printed.output == ""
 
 
 def test_help_lists_every_option_with_its_comment(capsys):
@@ -183,10 +183,10 @@ def test_help_lists_every_option_with_its_comment(capsys):
     text = capsys.readouterr().out
     for line in (
         "prepare_data: write a data set",
-        "output=???                        The data set to write",
+        "output=                           Where the data set shall be",
         "seed=5                            Image i of a seed",
         "debug=null                        choices: tiny",
-        "dataset=procedural_cat            choices: procedural_cat",
+        "dataset=procedural_cat            choices: catmask_hq",
         "The folder that run folders of all scripts lie in.",
     ):
         assert line in text

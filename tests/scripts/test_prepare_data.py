@@ -48,6 +48,7 @@ def test_workers_change_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["output="], "missing value, please give: output=... (see --help)"),
         (["num_images=0"], "option num_images=0 must be at least 1"),
         (["seed=-1"], "option seed=-1 must be at least 0"),
         (["dataset.label_set=dogs"], "unknown label set 'dogs'"),
@@ -82,4 +83,6 @@ def test_process_ends_with_one_line_and_exit_code_2(tmp_path):
         text=True,
     )
     assert result.returncode == 2
-    assert result.stderr == "error: unknown option 'num_imgaes'; did you mean num_images?\n"
+    assert (
+        result.stderr == "error: unknown option 'num_imgaes'; did you mean num_images or images?\n"
+    )

@@ -10,7 +10,6 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from training.preparation.camera_files import read_camera_file
 from training.preparation.caption_files import read_captions
-from training.preparation.captions import caption_from_attributes
 from training.preparation.raw_item import Listing, Point, RawItem, item_key
 from training.preparation.side_files import read_attributes, read_landmarks
 
@@ -89,16 +88,15 @@ class Known:
     files: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
     def make_item(self, key: str, image: Path, mask: Sequence[Path]) -> RawItem:
-        """Return a photo's item; a caption that no file has is made of its attributes."""
-        attributes = self.attributes.get(key, {})
+        """Return a photo's item."""
         return RawItem(
             name=f"{key}.png",
             image=image,
             mask=tuple(mask),
             camera=self.cameras.get(key),
             landmarks=self.landmarks.get(key),
-            caption=self.captions.get(key) or caption_from_attributes(attributes),
-            attributes=attributes,
+            caption=self.captions.get(key, ""),
+            attributes=self.attributes.get(key, {}),
         )
 
     def coverage(self, keys: set[str]) -> list[str]:

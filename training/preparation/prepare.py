@@ -87,7 +87,10 @@ def prepare_dataset(
                     staging.add(made)
                 on_progress(1)
         except BaseException:
-            _logger.info("the same command goes on after %d samples", len(staging.names))
+            if staging.names:
+                _logger.info("the same command goes on after %d samples", len(staging.names))
+            else:
+                staging.discard()
             raise
         _tell_failures(failed)
         if not staging.names:

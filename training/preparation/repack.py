@@ -1,7 +1,5 @@
 """Samples of an existing data set, for another format, resolution or label set."""
 
-from pathlib import Path
-
 import numpy as np
 
 from mate3d.errors import UserError
@@ -16,7 +14,7 @@ class RepackMaker:
     """Make samples of those of a data set.
 
     Args:
-        path: The data set.
+        path: The data set, or its URL.
         label_set: To convert its masks to; None keeps its own.
         resolution: To reduce images and masks to, pixels; None keeps their size.
 
@@ -25,7 +23,7 @@ class RepackMaker:
             cannot be converted.
     """
 
-    def __init__(self, path: Path, label_set: LabelSet | None, resolution: int | None):
+    def __init__(self, path: str, label_set: LabelSet | None, resolution: int | None):
         self._dataset = PortraitDataset(path, resolution=resolution)
         self.label_set = label_set or self._dataset.label_set
         self._conversion = find_conversion(self._dataset.label_set, self.label_set)

@@ -129,8 +129,7 @@ def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_pat
     first, third = listing.items[0], listing.items[2]
     assert first.camera is None and third.camera == tuple(camera)
     assert first.landmarks == tuple(map(tuple, FIVE)) and third.landmarks is None
-    # A caption of a file goes before one that is made of attributes.
-    assert (first.caption, third.caption) == ("a man", "a smiling woman")
+    assert (first.caption, third.caption) == ("a man", "")
     assert first.attributes == {"Smiling": 1.0} and listing.items[1].attributes == {}
     assert f"{tmp_path / 'captions.json'}: 1 of 2 names have no usable image." in listing.notes
     assert f"{tmp_path / 'cameras.json'}: 3 of 4 usable images are not named." in listing.notes

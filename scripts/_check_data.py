@@ -1,0 +1,102 @@
+"""`prepare_data check=true`: tell what is wrong with a data set, and write a repaired copy."""
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+from omegaconf import DictConfig, ListConfig
+from tqdm import tqdm
+
+from mate3d.errors import UserError
+from training.data_doctor.check import check_dataset
+from training.data_doctor.findings import exit_code
+from training.data_doctor.fixes import FixResult, fix_dataset
+from training.data_doctor.report import write_report
+
+_logger = logging.getLogger(__name__)
+
+# Options that only the check has; null without it.
+CHECK_OPTIONS = ("fix", "label_set", "check_images")
+_MAX_TOLD = 3
+
+
+def check_data(config: DictConfig) -> None:
+    """Check `data`, or repair it and check the copy; exit with 1 if there are findings."""
+    if config.data is None:
+        raise UserError("missing value, please give: data=DATASET (see --help)")
+    if config.fix is None and config.output:
+        raise UserError("output= is where fix= writes; the report goes to the run folder")
+    path = str(config.data)
+    if config.fix is not None:
+        if not config.output:
+            raise UserError("missing value, please give: output=..., where the repaired copy goes")
+        _repair(config)
+        path = config.output
+    with _progress_bar("checking") as progress:
+        diagnosis = check_dataset(
+            path,
+            label_set=config.label_set,
+            max_images=config.check_images,
+            num_workers=config.num_workers,
+            progress=progress,
+        )
+    for finding in diagnosis.findings:
+        _logger.info("%s %s: %s", finding.severity, finding.code, finding.message)
+        for name in finding.names[:_MAX_TOLD]:
+            remark = finding.remarks.get(name)
+            _logger.info("    %s%s", name, f" ({remark})" if remark else "")
+        if len(finding.names) > _MAX_TOLD:
+            _logger.info("    ... and %d more", len(finding.names) - _MAX_TOLD)
+    page = write_report(diagnosis, config.paths.run_folder)
+    code = exit_code(diagnosis)
+    _logger.info("%s; report: %s", "faults found" if code else "no faults found", page)
+    if code:
+        sys.exit(code)
+
+
+def _repair(config: DictConfig) -> None:
+    with _progress_bar("repairing") as progress:
+        result = fix_dataset(
+            str(config.data),
+            _read_codes(config.fix),
+            config.output,
+            label_set=config.label_set,
+            overwrite=config.overwrite,
+            shard_size=config.shard_size,
+            num_workers=config.num_workers,
+            progress=progress,
+        )
+    _tell_repairs(result)
+
+
+def _read_codes(fix: str | ListConfig) -> Sequence[str] | Literal["all"]:
+    if isinstance(fix, ListConfig):
+        return list(fix)
+    return "all" if fix == "all" else [code.strip() for code in fix.split(",")]
+
+
+def _tell_repairs(result: FixResult) -> None:
+    _logger.info("wrote %d images to %s", result.num_written, result.output)
+    actions = Counter(action for done in result.changed.values() for action in done)
+    for action, count in actions.most_common():
+        _logger.info("    %d: %s", count, action)
+    for name, reason in result.dropped.items():
+        _logger.debug("left out %s: %s", name, reason)
+    if result.dropped:
+        name, reason = next(iter(result.dropped.items()))
+        _logger.info("    left out %d, such as %s: %s", len(result.dropped), name, reason)
+
+
+@contextmanager
+def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows finished and all items; a new round starts from the left."""
+    with tqdm(unit="img", desc=what) as bar:
+
+        def show(finished: int, total: int) -> None:
+            bar.total, bar.n = total, finished
+            bar.refresh()
+
+        yield show

@@ -1,0 +1,303 @@
+"""prepare_data makes data sets of photos, checks and repairs them, and packs them anew."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set, save_label_map
+from scripts import prepare_data, train
+from training.data import PortraitDataset
+from training.dataset_io import open_dataset
+from training.preparation.rebalancing import yaw_of_cameras
+
+NUM_CATS = 4
+SIDE = 48
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> Path:
+    """A data set of procedural cats: photos, masks, and the cameras that they really have."""
+    folder = tmp_path_factory.mktemp("truth")
+    words = [f"num_images={NUM_CATS}", f"resolution={SIDE}", f"output={folder / 'cats'}"]
+    prepare_data.main([*words, f"paths.outputs={folder / 'runs'}"])
+    return folder / "cats"
+
+
+@pytest.fixture
+def photos(truth, tmp_path) -> Path:
+    """Bare folders: wide JPEG photos below photos/, palette PNG masks below masks/."""
+    for path in sorted((truth / "images").rglob("*.png")):
+        with Image.open(path) as image:
+            wide = np.pad(np.array(image), ((0, 0), (6, 6), (0, 0)), mode="edge")
+        with Image.open(truth / "masks" / path.relative_to(truth / "images")) as mask:
+            wide_mask = np.pad(np.array(mask), ((0, 0), (6, 6)))
+        for kind in ("photos", "masks"):
+            (tmp_path / kind / "sub").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(wide).save(
+            tmp_path / "photos" / "sub" / f"{path.stem}.jpg", quality=98, subsampling=0
+        )
+        save_label_map(tmp_path / "masks" / "sub" / path.name, wide_mask, CATMASK_HQ)
+    return tmp_path
+
+
+def _run(tmp_path: Path, *words: str) -> None:
+    prepare_data.main([*words, f"paths.run_folder={tmp_path / 'run'}"])
+
+
+def _prepare(folder: Path, *words: str, output: str = "mine.zip") -> Path:
+    fixed = ["dataset=folder", f"images={folder / 'photos'}", "dataset.label_set=catmask_hq"]
+    _run(folder, *fixed, f"resolution={SIDE}", f"output={folder / output}", *words)
+    return folder / output
+
+
+def _fails(capsys, function, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as info:
+        function(*arguments)
+    assert info.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_bare_folders_become_a_data_set_with_the_cameras_that_the_heads_have(truth, photos):
+    path = _prepare(photos, f"masks={photos / 'masks'}")
+    _, index = open_dataset(path)
+    assert index.names == tuple(f"sub/img{i:08d}.png" for i in range(NUM_CATS))
+    expected = yaw_of_cameras(open_dataset(truth)[1].cameras)
+    np.testing.assert_allclose(yaw_of_cameras(index.cameras), expected, atol=np.radians(8))
+    assert (index.residuals < 0.03).all() and index.captions == ("a portrait of a cat",) * NUM_CATS
+    for made, real in zip(_items(path), _items(truth), strict=True):
+        assert torch.equal(made["label_map"], real["label_map"])
+        assert (made["image"].float() - real["image"].float()).abs().mean() < 4
+    with Image.open(photos / "run" / "preview.png") as preview:
+        assert preview.size == (NUM_CATS * SIDE, 2 * SIDE)
+
+
+def _items(path: Path) -> list[dict]:
+    dataset = PortraitDataset(path)
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def test_prepared_photos_pass_the_check_and_train(photos, tmp_path, capsys):
+    path = _prepare(photos, f"masks={photos / 'masks'}")
+    _run(tmp_path / "check", "check=true", f"data={path}")
+    assert "no faults found" in capsys.readouterr().out
+    assert "few images" in (tmp_path / "check" / "run" / "index.html").read_text()
+    words = ["debug=tiny", "train.total_kimg=0.008", "train.tick_kimg=0.004"]
+    train.main([*words, f"data={path}", f"output={tmp_path / 'trained'}"])
+    assert (tmp_path / "trained" / "checkpoint" / "config.yaml").is_file()
+
+
+def test_known_cameras_and_captions_are_kept_and_opengl_axes_are_converted(truth, photos, capsys):
+    cameras = open_dataset(truth)[1].cameras
+    opengl = cameras.copy()
+    opengl[:, [1, 2, 5, 6, 9, 10]] *= -1
+    names = [f"img{i:08d}" for i in range(NUM_CATS)]
+    labels = [[f"{n}.png", c.tolist()] for n, c in zip(names, opengl, strict=True)]
+    (photos / "cameras.json").write_text(json.dumps({"labels": labels}))
+    (photos / "captions.json").write_text(json.dumps({n: f"cat {n}" for n in names}))
+    path = photos / "known"
+    _run(
+        photos,
+        "dataset=catmask_hq",
+        f"images={truth / 'images'}",
+        f"masks={truth / 'masks'}",
+        f"cameras={photos / 'cameras.json'}",
+        f"captions={photos / 'captions.json'}",
+        f"resolution={SIDE}",
+        f"output={path}",
+    )
+    _, index = open_dataset(path)
+    np.testing.assert_allclose(index.cameras, cameras, atol=1e-6)
+    assert np.isnan(index.residuals).all()
+    assert index.captions == tuple(f"cat {n}" for n in names)
+    assert "OpenGL" in capsys.readouterr().out
+
+
+def test_captions_come_from_file_attributes_or_mask_in_this_order(truth, photos):
+    names = [f"img{i:08d}" for i in range(NUM_CATS)]
+    (photos / "captions.json").write_text(json.dumps({names[0]: "my cat"}))
+    attributes = {name: {"Smiling": 1} for name in names[:2]}
+    (photos / "attributes.json").write_text(json.dumps(attributes))
+    words = ["dataset=catmask_hq", f"images={truth / 'images'}", f"masks={truth / 'masks'}"]
+    words += [f"captions={photos / 'captions.json'}", f"attributes={photos / 'attributes.json'}"]
+    words += [f"resolution={SIDE}"]
+    _run(photos, *words, f"output={photos / 'all'}")
+    index = open_dataset(photos / "all")[1]
+    assert index.captions == ("my cat", "a smiling person", *["a portrait of a cat"] * 2)
+    assert index.attributes[1] == {"Smiling": 1}
+    _run(photos, *words, "caption_source=none", f"output={photos / 'few'}")
+    assert open_dataset(photos / "few")[1].captions == ("my cat", "", "", "")
+
+
+def test_photos_that_fail_are_listed_with_the_reason(photos, capsys):
+    broken, small, blank = sorted((photos / "photos" / "sub").iterdir())[:3]
+    broken.write_bytes(broken.read_bytes()[:300])
+    Image.new("RGB", (40, 40)).save(small)
+    save_label_map(
+        (photos / "masks" / "sub" / small.name).with_suffix(".png"),
+        np.zeros((40, 40), np.uint8),
+        CATMASK_HQ,
+    )
+    save_label_map(
+        (photos / "masks" / "sub" / blank.name).with_suffix(".png"),
+        np.zeros((SIDE, SIDE + 12), np.uint8),
+        CATMASK_HQ,
+    )
+    (photos / "photos" / "sub" / "lonely.png").write_bytes(b"")
+    path = _prepare(photos, f"masks={photos / 'masks'}")
+    _, index = open_dataset(path)
+    assert len(index.names) == NUM_CATS - 3
+    reasons = dict(index.preparation["failed"])
+    assert "truncated" in reasons[f"sub/{broken.stem}.png"]
+    assert f"smaller than resolution={SIDE}" in reasons[f"sub/{small.stem}.png"]
+    assert "at least 4 landmarks" in reasons[f"sub/{blank.stem}.png"]
+    assert "no mask" in reasons["sub/lonely.png"]
+    output = capsys.readouterr().out
+    assert "left out sub/lonely.png: it has no mask" in output
+    assert "wrote 1 images" in output and "left out 4" in output
+
+
+def test_workers_change_nothing(photos):
+    masks = f"masks={photos / 'masks'}"
+    alone = _prepare(photos, masks, output="alone.zip").read_bytes()
+    assert _prepare(photos, masks, "num_workers=1", output="shared.zip").read_bytes() == alone
+
+
+def _save_segmenter(folder: Path, label_set_name: str) -> None:
+    """Save a tiny network that sees class 3 everywhere."""
+    names = get_label_set(label_set_name).class_names
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        hidden_sizes=[4, 4, 4, 4],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 1, 1],
+        decoder_hidden_size=4,
+    )
+    model = SegformerForSemanticSegmentation(config)
+    model.decode_head.classifier.bias.data[3] += 1e3
+    model.save_pretrained(folder)
+    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def test_missing_masks_come_from_a_network_and_are_converted(photos, capsys):
+    _save_segmenter(photos / "parser", "face_parsing_bisenet")
+    names = [f"img{i:08d}" for i in range(NUM_CATS)]
+    face = [[20, 20], [40, 20], [30, 28], [24, 38], [36, 38]]
+    landmarks = {f"sub/{name}": face for name in names}
+    (photos / "landmarks.json").write_text(json.dumps(landmarks))
+    path = photos / "parsed"
+    _run(
+        photos,
+        "dataset=ffhq_mask",
+        "dataset.source.copies_from=null",
+        f"images={photos / 'photos'}",
+        f"landmarks={photos / 'landmarks.json'}",
+        f"parsing.model={photos / 'parser'}",
+        "parsing.label_set=face_parsing_bisenet",
+        "crop=ffhq",
+        "resolution=32",
+        f"output={path}",
+    )
+    item = PortraitDataset(path)[0]
+    r_brow = CELEBAMASK_HQ.class_id("r_brow")
+    assert item["label_map"].unique().tolist() == [r_brow]
+    assert item["caption"].startswith("a portrait of a person")
+
+
+def test_wrong_models_end_the_run_in_one_line(photos, capsys):
+    words = [f"parsing.model={photos / 'nothing'}", "parsing.label_set=face_parsing_bisenet"]
+    line = _fails(
+        capsys,
+        _run,
+        photos,
+        "dataset=ffhq_mask",
+        f"images={photos / 'photos'}",
+        f"output={photos / 'out'}",
+        "num_workers=1",
+        *words,
+    )
+    assert line.startswith("error:") and "nothing" in line
+    assert not (photos / "out").exists() and not list(photos.glob(".out*preparing"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dataset=folder", "dataset.label_set=catmask_hq"], "please give: images=FOLDER"),
+        (["dataset=ffhq_mask", "images=x"], "photos need masks=FOLDER, or parsing.model="),
+        (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "needs parsing.label_set="),
+        (["dataset=ffhq_mask", "images=/nowhere", "masks=x"], "folder not found: /nowhere"),
+        (["images=x"], "option images=x belongs to photos; choose dataset=folder"),
+        (["data=x"], "option data=x belongs to check=true or dataset=packed"),
+        (["fix=all"], "option fix=all belongs to check=true"),
+        (["dataset=packed"], "please give: data=DATASET"),
+        (["dataset=packed", "data=/nowhere"], "data set not found: /nowhere"),
+        (["crop=round"], "option crop=round; use none, center, ffhq, eg3d"),
+        (["set_attributes={ears:2}"], "unknown attribute 'ears'"),
+        (["set_attributes=big"], "use numbers by name, such as {ear_size:1.5}"),
+        (["max_repeats=0"], "option max_repeats=0 must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(tmp_path, capsys, words, message):
+    line = _fails(capsys, _run, tmp_path, f"output={tmp_path / 'out'}", *words)
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_attributes_give_the_ground_truth_of_an_edit(truth, tmp_path):
+    words = [f"num_images={NUM_CATS}", f"resolution={SIDE}", f"output={tmp_path / 'big'}"]
+    _run(tmp_path, *words, "scale_attributes={ear_size:1.5}")
+    before, after = open_dataset(truth)[1], open_dataset(tmp_path / "big")[1]
+    for one, other in zip(before.attributes, after.attributes, strict=True):
+        assert other.pop("ear_size") == pytest.approx(1.5 * one.pop("ear_size"), rel=1e-5)
+        assert one == other
+    ears = CATMASK_HQ.class_id("ears")
+    for one, other in zip(_items(truth), _items(tmp_path / "big"), strict=True):
+        assert (other["label_map"] == ears).sum() > 1.2 * (one["label_map"] == ears).sum()
+
+
+def test_data_set_is_packed_as_shards_of_another_size(truth, tmp_path):
+    _run(
+        tmp_path,
+        "dataset=packed",
+        f"data={truth}",
+        "resolution=24",
+        "shard_size=3",
+        f"output={tmp_path / 'shards'}",
+    )
+    assert len(list((tmp_path / "shards" / "shards").glob("*.tar"))) == 2
+    small, shards = PortraitDataset(truth, resolution=24), PortraitDataset(tmp_path / "shards")
+    for index in range(NUM_CATS):
+        one, other = small[index], shards[index]
+        assert one.pop("caption") == other.pop("caption") != ""
+        torch.testing.assert_close(one, other)
+    assert open_dataset(truth)[1].attributes == open_dataset(tmp_path / "shards")[1].attributes
+
+
+def test_check_exits_with_1_on_faults_and_repairs_a_copy(truth, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(truth, broken)
+    index = json.loads((broken / "dataset.json").read_text())
+    for entry in index["labels"]:
+        for position in (1, 2, 5, 6, 9, 10):
+            entry[1][position] *= -1
+    (broken / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(SystemExit) as info:
+        _run(tmp_path, "check=true", f"data={broken}")
+    assert info.value.code == 1
+    assert "error camera_opengl" in capsys.readouterr().out
+    fixed = tmp_path / "fixed.zip"
+    _run(
+        tmp_path, "check=true", f"data={broken}", "fix=camera_opengl,image_mode", f"output={fixed}"
+    )
+    assert "no faults found" in capsys.readouterr().out
+    np.testing.assert_allclose(open_dataset(fixed)[1].cameras, open_dataset(truth)[1].cameras)
+    line = _fails(capsys, _run, tmp_path, "check=true", "data=/nowhere")
+    assert "/nowhere" in line
