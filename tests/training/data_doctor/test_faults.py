@@ -3,7 +3,8 @@
 import pytest
 
 from mate3d.errors import UserError
-from tests.training.data_doctor.faults import FAULTS, Fault
+from tests.training.data_doctor import camera_faults, file_faults, mask_faults  # noqa: F401
+from tests.training.data_doctor.fault import FAULTS, Fault
 from training.data_doctor import check_dataset, exit_code, fix_dataset
 from training.data_doctor.catalogue import CATALOGUE
 
