@@ -88,7 +88,7 @@ class PersonClothes:
         ring = (folded[0].square() + across.square()).clamp_(min=1e-12).sqrt_()
         ring = (ring - self._collar_radius).square_()
         rise = height.abs().sub_(self._collar_half_height).clamp_(min=0).square_()
-        collar = (ring + rise).clamp_(min=1e-12).sqrt_().sub_(0.0125)
+        collar = (ring + rise).clamp_(min=1e-12).sqrt_() - 0.0125
         return smooth_union(body, collar, 0.015)
 
     def glasses_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
@@ -128,7 +128,7 @@ class PersonClothes:
         )
         radius = (folded[0].square() + across.square()).clamp_(min=1e-12).sqrt_()
         over = (radius - self._brim_radius).clamp_(min=0).square_()
-        brim = (over + (height + 0.018).square()).clamp_(min=1e-12).sqrt_().sub_(0.007)
+        brim = (over + (height + 0.018).square()).clamp_(min=1e-12).sqrt_() - 0.007
         bobble = sphere_distance(offset_from(folded, self._bobble_center), self._bobble_radius)
         hat = smooth_union(torch.minimum(crown, edge), brim, 0.012)
         return torch.minimum(hat, bobble) + self._hat_missing

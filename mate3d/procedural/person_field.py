@@ -16,11 +16,11 @@ from mate3d.procedural.person_hair import PersonHair
 from mate3d.procedural.person_head import Flesh, PersonHead
 from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, ShadedPortraitField
 
-BOUND_RADIUS = 0.56
+BOUND_RADIUS = 0.66
 # How deep below the surface two classes that share it overlap at their border.
 _OVERLAP = 0.004
 _SLOPE = 0.05
-_KEY_LIGHT = (-0.25, 0.50, 0.83)
+_KEY_LIGHT = (0.0, 0.52, 0.854)
 
 
 class PersonField(ShadedPortraitField):

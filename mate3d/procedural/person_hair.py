@@ -143,17 +143,22 @@ class PersonHair:
         return smooth_intersection(profile, _FACE_CUT_DEPTH - z, 0.03)
 
     def _lock_distance(self, place: Coordinates) -> Tensor:
-        nearest = None
-        for lock in self._locks:
-            for i in range(2):
-                link = round_cone_distance(
-                    offset_from(place, lock[i]),
-                    lock[i + 1] - lock[i],
-                    self._lock_radii[i],
-                    self._lock_radii[i + 1],
-                )
-                nearest = link if nearest is None else smooth_union(nearest, link, 0.012)
-        return nearest
+        left, right = (
+            smooth_union(
+                *(
+                    round_cone_distance(
+                        offset_from(place, lock[i]),
+                        lock[i + 1] - lock[i],
+                        self._lock_radii[i],
+                        self._lock_radii[i + 1],
+                    )
+                    for i in range(2)
+                ),
+                0.012,
+            )
+            for lock in self._locks
+        )
+        return smooth_union(left, right, 0.012)
 
 
 def _front_of_cranium(head: PersonHead, x: Tensor, y: Tensor) -> Tensor:  # [B, 1] each

@@ -29,6 +29,7 @@ _EAR_EDGE_RADIUS = 0.010
 _LID_THICKNESS = 0.0045
 # Solids beside the middle plane meet there in a seam of this width instead of a crease.
 _SEAM = 0.012
+_CRANIUM_DEPTH = 0.06
 
 
 @dataclass
@@ -128,8 +129,8 @@ class PersonHead:
     def _place_mouth(self, column: dict[str, Tensor]) -> None:
         one, smile, opening = self._one, column["smile"] - 0.3, column["mouth_opening"]
         fullness = column["lip_fullness"]
-        corner_x = 0.055 * column["mouth_width"] * (1 + 0.22 * smile)
-        corner_y = -0.135 + 0.017 * smile
+        corner_x = 0.057 * column["mouth_width"] * (1 + 0.22 * smile)
+        corner_y = -0.133 + 0.017 * smile
         half = 0.021 * opening
         middle = -0.1450 - 0.010 * smile - 0.3 * half
         top, bottom = middle + half, middle - half
@@ -147,9 +148,9 @@ class PersonHead:
         inward = stack_points(0.0, 0.0, 0.0035, like=one)
         corner = corner - 1.2 * inward
         self._upper_lip = (dip - inward, peak - inward, upper_side - inward, corner)
-        self._upper_radii = (0.0066 * fullness, 0.0072 * fullness, 0.0052 * fullness, 0.0018 * one)
+        self._upper_radii = (0.0066 * fullness, 0.0072 * fullness, 0.0052 * fullness, 0.0022 * one)
         self._lower_lip = (lower - inward, lower_side - inward, corner)
-        self._lower_radii = (0.0094 * fullness, 0.0068 * fullness, 0.0018 * one)
+        self._lower_radii = (0.0094 * fullness, 0.0068 * fullness, 0.0022 * one)
         forward = stack_points(0.0, 0.0, 0.0035, like=one)
         bend = 0.45 * (upper_side + lower_side) + 0.1 * center
         self._slit = (center + forward, bend + 0.6 * forward, corner)
@@ -186,6 +187,8 @@ class PersonHead:
     def _skull_distance(self, folded: Coordinates) -> tuple[Tensor, Tensor]:
         """Return the distances to the cranium, and to it with face, jaw, cheeks and sockets."""
         cranium = ellipsoid_distance(offset_from(folded, self.cranium_center), self.cranium_radii)
+        # Deep inside, the ellipsoid's approximation is steeper than a distance.
+        cranium = cranium.clamp(min=-_CRANIUM_DEPTH)
         x, y, z = folded
         soft = ((x.square() + _SEAM**2).sqrt_(), y, z)
         face = round_cone_distance(

@@ -95,7 +95,7 @@ def sphere_distance(
 ) -> Tensor:  # [B, N]
     """Return the exact distance to a ball."""
     squared = offset[0].square().add_(offset[1].square()).add_(offset[2].square())
-    return squared.clamp_(min=1e-12).sqrt_().sub_(radius)
+    return squared.clamp_(min=1e-12).sqrt_() - radius
 
 
 def offset_from(
