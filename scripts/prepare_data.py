@@ -198,6 +198,7 @@ def _plan_photos(config: DictConfig) -> _Plan:
     settings = PhotoSettings(
         resolution=config.resolution,
         crop=config.crop or config.dataset.crop,
+        framing=config.dataset.framing,
         landmark_source=config.landmark_source,
         max_residual=config.max_residual,
         camera_distance=config.camera_distance,

@@ -35,6 +35,7 @@ class PhotoSettings:
     Args:
         resolution: Side of the samples, pixels.
         crop: How a square is cut out.
+        framing: How large and where people's heads are in photos that `crop` does not align.
         landmark_source: Where landmarks come from; "auto" takes the first that there is.
         max_residual: Limit of the camera's error as a fraction of the side.
         camera_distance: World units; None estimates it.
@@ -48,6 +49,7 @@ class PhotoSettings:
 
     resolution: int
     crop: Literal["none", "center", "ffhq", "eg3d"]
+    framing: Literal["rig", "ffhq", "eg3d"]
     landmark_source: Literal["auto", "file", "mask", "detector"]
     max_residual: float
     camera_distance: float | None
@@ -211,10 +213,11 @@ class PhotoMaker:
         if item.camera is not None:
             return item.camera, None
         settings = self._settings
+        framing = settings.crop if settings.crop in ("ffhq", "eg3d") else settings.framing
         estimate = estimate_camera(
             shot.landmarks or {},
             settings.resolution,
-            canonical_head(shot.label_set),
+            canonical_head(shot.label_set, framing),
             distance=settings.camera_distance,
         )
         if estimate.residual > settings.max_residual:
