@@ -150,3 +150,13 @@ def test_no_damaged_sample_is_allowed_if_asked(dataset_folder):
 def _repeat(folder, repeats):
     path = folder / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "repeats": repeats}))
+
+
+def test_training_counts_damaged_samples(dataset_folder, make_trainer, tmp_path):
+    for kind in ("images", "masks"):
+        (dataset_folder / kind / f"00000/img0000000{len(kind) - 4}.png").write_bytes(b"no png")
+    trainer, _ = make_trainer(tmp_path / "run")
+    assert trainer.run()
+    records = (tmp_path / "run/stats.jsonl").read_text().splitlines()
+    counts = [json.loads(record)["Progress/unreadable_samples"] for record in records]
+    assert 0 < counts[-1] <= 2 and counts == sorted(counts)

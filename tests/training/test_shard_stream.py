@@ -4,6 +4,7 @@ import functools
 import http.server
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from mate3d.errors import UserError
 from tests.training.shard_data import change_member, edit_json, write_shards
 from training import shard_stream
 from training.data import PortraitDataset
-from training.dataset_io import image_name
+from training.dataset_io import DatasetWriter, image_name, open_dataset
 from training.loader import make_loader
+from training.state import STATE_FILE, load_state
 
 
 @pytest.fixture
@@ -216,8 +218,8 @@ def test_shard_missing_behind_a_url_is_named(shards, server):
     assert "\n" not in str(info.value)
 
 
-def test_error_in_a_reading_process_is_one_line(shards):
-    (stream,) = stream_all(PortraitDataset(shards), batch_size=4, num_workers=2)
+def test_local_shard_that_vanishes_is_named(shards):
+    (stream,) = stream_all(PortraitDataset(shards), batch_size=4)
     (shards / "shards/000005.tar").unlink()
     with pytest.raises(UserError, match=f"^cannot read {shards}/shards/000005.tar: ") as info:
         captions_of([stream], 8)
@@ -276,3 +278,42 @@ def test_resuming_without_streaming_is_refused(shards):
         state = make_loader(dataset, batch_size=4, streaming=was).state_dict()
         with pytest.raises(UserError, match=f"the run used train.streaming={str(was).lower()}"):
             make_loader(dataset, batch_size=4, state=state, streaming=not was)
+
+
+# A training run.
+
+
+@pytest.fixture
+def streaming_run(dataset_folder, label_set, make_trainer, tiny_settings, tmp_path):
+    """Return a function that makes a run on the usual data, one sample a shard."""
+    files, index = open_dataset(dataset_folder)
+    contents = [[files.read(f"{f}/{name}") for f in ("images", "masks")] for name in index.names]
+    with DatasetWriter(dataset_folder, label_set, overwrite=True, shard_size=1) as writer:
+        for name, content, camera in zip(index.names, contents, index.cameras, strict=True):
+            writer.add_encoded(name, *content, camera)
+
+    def make(folder, **options):
+        loop = replace(tiny_settings.loop, streaming=True, **options)
+        return make_trainer(tmp_path / folder, replace(tiny_settings, loop=loop))
+
+    return make
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_streamed_training_resumes_exactly(streaming_run, tmp_path, num_workers):
+    trainer, whole = streaming_run("whole", num_workers=num_workers)
+    assert trainer.run()
+    streaming_run("parts", num_workers=num_workers, total_kimg=0.004)[0].run()
+    trainer, resumed = streaming_run("parts", num_workers=num_workers)
+    load_state(tmp_path / "parts" / STATE_FILE, resumed)
+    assert trainer.run() and resumed.data == whole.data
+    for name, module in whole.modules().items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(resumed.modules()[name].state_dict()[key], value), (name, key)
+
+
+def test_training_stops_where_a_shard_has_nothing_readable(streaming_run, dataset_folder):
+    change_member(dataset_folder / "shards/000003.tar", ".image.png", b"no png")
+    trainer, _ = streaming_run("run")
+    with pytest.raises(UserError, match=r"no sample is left: 1 sample\(s\) cannot be read, first"):
+        trainer.run()
