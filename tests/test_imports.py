@@ -24,9 +24,9 @@ ALLOWED = {
 # Path prefixes of the files that may import a library.
 ONLY_IN = {
     "diffusers": ("editing/guidance/", "training/prior"),
-    "transformers": ("editing/guidance/", "training/prior", "mate3d/photo/"),
-    "cv2": ("mate3d/photo/",),
-    "webdataset": ("training/",),
+    "transformers": ("editing/guidance/", "training/prior", "mate3d/photo/pretrained_parts"),
+    "cv2": ("mate3d/photo/detectors",),
+    "webdataset": ("training/dataset_io/remote", "training/shard_stream"),
     "hydra": ("scripts/",),
     "omegaconf": ("scripts/",),
 }
