@@ -76,7 +76,7 @@ class PersonParameters(PortraitParameters):
         nose_bridge: 0 is a flat bridge, 1 a high one.
         mouth_opening: 0 is closed; teeth show from about 0.3.
         smile: 0 has the corners a little down, 0.3 level, 1 a broad smile.
-        hair: 0 is bald, about 0.8 cropped, 1 all of it.
+        hair: 0 is bald, about 0.8 thinning, 1 all of it.
         hair_length: 0 ends above the ears, 0.5 at the chin (a bob), 1 below the shoulders.
         fringe: 0 leaves the forehead free, 1 covers it.
         parting: -1 parts at the image's left, 1 at its right, 0 in the middle.

@@ -40,7 +40,7 @@ class PersonHair:
         # Grooves and curls make distances steeper than positions; this undoes it.
         groove = _GROOVE_DEPTH * (_GROOVE_COUNT * 1.6 + 1) / _GROOVE_RADIUS
         self._groove_depth = _GROOVE_DEPTH * (1 - 0.7 * self._curls)
-        taper = 0.45 * self._thickness / 0.2
+        taper = (1 - self._least) * self._thickness / 0.2
         steepness = (
             taper + groove * (1 - 0.7 * self._curls) + _CURL_DEPTH * _CURL_FREQUENCY * self._curls
         )
@@ -50,13 +50,14 @@ class PersonHair:
     def _place_cap(self, column: dict[str, Tensor], head: PersonHead) -> None:
         one, width, fringe = self._one, column["face_width"], column["fringe"]
         self._thickness = 0.008 + 0.026 * self._volume
+        self._least = 0.18 + 0.40 * (column["hair_length"] / 0.3).clamp(max=1)
         hairline = 0.172 * column["forehead"] - 0.035 * fringe
         radius = 0.110 * width
         self._opening_start = (0.0, -0.16)
         self._opening_length = hairline - radius + 0.16
         self._opening_radii = ((0.158 - 0.03 * column["hair_length"]) * width, radius)
-        self._ear_center = stack_points(0.160 * width, -0.036, 0.012, like=one)
-        self._ear_radius = 0.068 * (1 - column["hair_length"] / 0.35).clamp(min=0)
+        self._ear_center = stack_points(0.160 * width, -0.030, 0.014, like=one)
+        self._ear_radius = 0.075 * (1 - column["hair_length"] / 0.35).clamp(min=0)
         self._crown_z = head.cranium_center[:, 2:]
 
     def _place_locks(self, column: dict[str, Tensor], head: PersonHead) -> None:
@@ -79,7 +80,7 @@ class PersonHair:
 
     def _place_length(self, column: dict[str, Tensor]) -> None:
         one, width, length = self._one, column["face_width"], column["hair_length"]
-        drop = 0.02 + 0.44 * length
+        drop = 0.05 + 0.41 * length
         volume = 0.5 + 0.5 * self._volume
         # From chin length on, hair hangs over the ears.
         is_long = (length / 0.45).clamp(max=1)
@@ -88,7 +89,7 @@ class PersonHair:
             0.108 * width + 0.008 * is_long, 0.050, -0.045 + 0.028 * is_long, like=one
         )
         self._side_axis = torch.cat([out, -drop, 0.020 * length], dim=-1)
-        self._side_radii = (0.050 * volume, 0.036 * volume)
+        self._side_radii = (0.050 * volume, (0.028 + 0.010 * length) * volume)
         self._back_start = stack_points(0.0, 0.040, -0.092, like=one)
         self._back_axis = torch.cat([torch.zeros_like(drop), -drop, -0.010 * length], dim=-1)
         self._back_radii = (0.090 * one, 0.098 * one)
@@ -110,7 +111,9 @@ class PersonHair:
         x, y, z = place
         folded = (x.abs(), y, z)
         # Thinner towards ears and nape, as hair is cut.
-        hair = cranium - self._thickness * (0.55 + 0.45 * ((y + 0.06) / 0.2).clamp(0, 1))
+        hair = cranium - self._thickness * (
+            self._least + (1 - self._least) * ((y + 0.03) / 0.2).clamp(0, 1)
+        )
         side = round_cone_distance(
             offset_from(folded, self._side_start), self._side_axis, *self._side_radii
         )
@@ -118,7 +121,7 @@ class PersonHair:
             offset_from(folded, self._back_start), self._back_axis, *self._back_radii
         )
         hair = smooth_union(hair, smooth_union(side, back, 0.05), 0.035)
-        hair = smooth_intersection(hair, -self._face_opening(folded), 0.03)
+        hair = smooth_intersection(hair, -self._face_opening(folded), 0.04)
         hair = smooth_union(hair, self._lock_distance(place), 0.022)
         ear = sphere_distance(offset_from(folded, self._ear_center), self._ear_radius)
         hair = smooth_intersection(hair, -ear, 0.02)

@@ -209,7 +209,7 @@ class PersonHead:
     def flesh(self, folded: Coordinates) -> Flesh:
         """Return the surface of everything that is skin, and its division into classes."""
         cranium, face = self._skull_distance(folded)
-        face = smooth_union(face, self._lid_distance(folded), 0.007)
+        face = smooth_union(face, self._lid_distance(folded), 0.014)
         nose = self._nose_distance(folded)
         face = smooth_union(face, nose, 0.022)
         upper, lower = self._lip_distances(folded)

@@ -9,7 +9,7 @@ from mate3d.procedural.portrait_field import PortraitField
 from mate3d.rays import sample_rays
 
 _HIT_DISTANCE = 4e-4
-_MAX_STEPS = 64
+_MAX_STEPS = 96
 
 
 @dataclass

@@ -25,7 +25,7 @@ def set_person(**attributes):
     [
         ({"hair": 0.0}, "hair_style", "bald"),
         ({"hair": 0.0}, "hair_color", ""),
-        ({"hair": 0.8}, "hair_style", "cropped"),
+        ({"hair": 0.8}, "hair_style", "thinning"),
         ({"hair_length": 0.0}, "hair_style", "short"),
         ({"hair_length": 0.5}, "hair_style", "chin-length"),
         ({"hair_length": 1.0}, "hair_style", "long"),

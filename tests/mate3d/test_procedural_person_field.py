@@ -1,6 +1,6 @@
 """Tests of people's distances, labels and colours."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -8,9 +8,11 @@ import torch
 from mate3d.cameras import make_camera
 from mate3d.labels import CELEBAMASK_HQ
 from mate3d.procedural.person import (
+    NUM_PERSON_ATTRIBUTES,
     PersonParameters,
     average_person,
     person_parameters_from_latent,
+    person_parameters_from_uniforms,
 )
 from mate3d.procedural.person_field import BOUND_RADIUS, PersonField
 from mate3d.procedural.portrait_field import BACKGROUND_SDF
@@ -252,3 +254,27 @@ def test_closed_eyes_show_no_eyeball_and_an_open_mouth_shows_its_inside():
     closed, opened = seen(eye_openness=0.0), seen(mouth_opening=1.0)
     assert not torch.isin(closed, torch.tensor([class_id("l_eye"), class_id("r_eye")])).any()
     assert (opened == class_id("mouth")).sum() > 20
+
+
+def test_every_attribute_can_be_set_to_both_ends_of_its_range():
+    """The distances stay finite, and the average face stays where it is seen from the front."""
+    declared = [f for f in fields(PersonParameters) if f.metadata["size"] == 1]
+    people = average_person(2 * len(declared))
+    for index, attribute in enumerate(declared):
+        getattr(people, attribute.name)[2 * index] = attribute.metadata["low"]
+        getattr(people, attribute.name)[2 * index + 1] = attribute.metadata["high"]
+    generator = torch.Generator().manual_seed(6)
+    points = torch.rand(1, 400, 3, generator=generator) * 0.6 - 0.3
+    samples = PersonField(people).sample(points.expand(len(people), -1, -1))
+    assert samples.class_sdf.isfinite().all() and samples.features.isfinite().all()
+    inside = torch.tensor([0.0, -0.08, 0.02]).expand(len(people), 1, 3)
+    assert (PersonField(people).sdf(inside) < 0).all()
+
+
+def test_random_extremes_are_finite():
+    generator = torch.Generator().manual_seed(7)
+    corners = torch.randint(0, 2, (60, NUM_PERSON_ATTRIBUTES), generator=generator).float()
+    points = torch.rand(1, 400, 3, generator=generator) * 0.6 - 0.3
+    field = PersonField(person_parameters_from_uniforms(corners))
+    samples = field.sample(points.expand(60, -1, -1))
+    assert samples.class_sdf.isfinite().all() and samples.features.isfinite().all()
