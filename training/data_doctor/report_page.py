@@ -22,7 +22,8 @@ PAGE = """<!doctype html>
   .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr));
            gap: .75rem; margin: 1rem 0; }
   .tile { background: #f9fafb; border-radius: .4rem; padding: .5rem .8rem; }
-  .tile b { display: block; font-size: 1.1rem; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+  .tile b { display: block; font-size: 1.1rem; overflow-wrap: anywhere;
+    font-variant-numeric: tabular-nums; }
   .tile span { font-size: .85rem; color: #4b5563; }
   .finding { border-left: .3rem solid; padding: .1rem 0 .1rem 1rem; margin: 1.5rem 0; }
   .finding.error { border-color: #dc2626; } .finding.warning { border-color: #d97706; }

@@ -26,6 +26,19 @@ from training.dataset_io.layout import INDEX_NAME, SUFFIX
 Attributes = Mapping[str, float | Sequence[float]]
 
 
+def encode_pair(
+    image: np.ndarray,  # [H, W, 3] uint8
+    label_map: np.ndarray,  # [H, W] uint8
+    label_set: LabelSet,
+) -> tuple[bytes, bytes]:
+    """Return an image and its label map as PNG files."""
+    assert image.dtype == np.uint8 and image.shape == (*label_map.shape, 3), image.shape
+    image_file, mask_file = io.BytesIO(), io.BytesIO()
+    Image.fromarray(image).save(image_file, format="PNG")
+    save_label_map(mask_file, label_map, label_set)
+    return image_file.getvalue(), mask_file.getvalue()
+
+
 class DatasetWriter:
     """Write a data set to a folder, an uncompressed archive (`.zip`), or tar shards in a folder.
 
@@ -78,14 +91,11 @@ class DatasetWriter:
         attributes: Attributes | None = None,
     ) -> None:
         """Write one sample under a name such as `image_name` gives; see `add_encoded`."""
-        assert image.dtype == np.uint8 and image.shape == (*label_map.shape, 3), image.shape
-        image_file, mask_file = io.BytesIO(), io.BytesIO()
-        Image.fromarray(image).save(image_file, format="PNG")
-        save_label_map(mask_file, label_map, self._label_set)
+        image_png, mask_png = encode_pair(image, label_map, self._label_set)
         self.add_encoded(
             name,
-            image_file.getvalue(),
-            mask_file.getvalue(),
+            image_png,
+            mask_png,
             camera,
             caption,
             residual=residual,

@@ -1,14 +1,13 @@
 """What preparing a data set makes: finished samples, and samples that failed with a reason."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mate3d.labels import LabelSet, save_label_map
+from mate3d.labels import LabelSet
+from training.dataset_io import encode_pair
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,6 @@ def make_sample(
     **extra: Any,
 ) -> PreparedSample:
     """Encode pixels as PNG files; `extra` are the remaining fields of `PreparedSample`."""
-    image_file, mask_file = io.BytesIO(), io.BytesIO()
-    Image.fromarray(image).save(image_file, format="PNG")
-    save_label_map(mask_file, label_map, label_set)
+    image_png, mask_png = encode_pair(image, label_map, label_set)
     numbers = tuple(float(value) for value in camera)
-    return PreparedSample(name, image_file.getvalue(), mask_file.getvalue(), numbers, **extra)
+    return PreparedSample(name, image_png, mask_png, numbers, **extra)
