@@ -37,7 +37,9 @@ class PersonField(ShadedPortraitField):
     def distance(self, place: Coordinates) -> Tensor:  # [B, N]
         folded = (place[0].abs(), place[1], place[2])
         flesh = self._head.flesh(folded)
-        nearest = torch.maximum(flesh.surface, _regions(flesh).amin(dim=0) - _OVERLAP)
+        # The smallest of the regions, of which one is negative.
+        border = _special_region(flesh).abs().neg_()
+        nearest = torch.maximum(flesh.surface, border.sub_(_OVERLAP))
         for solid in self._symmetric_solids(folded, flesh).values():
             nearest = torch.minimum(nearest, solid)
         return torch.minimum(nearest, self._hair_distance(place, folded, flesh))
@@ -46,11 +48,19 @@ class PersonField(ShadedPortraitField):
         x, y, z = place
         folded = (x.abs(), y, z)
         flesh = self._head.flesh(folded)
-        names = ("skin", "nose", "u_lip", "l_lip", "ear", "neck")
+        # They divide space: one is negative, the others are not.
+        regions = {
+            "skin": -_special_region(flesh),
+            "nose": flesh.nose,
+            "u_lip": flesh.upper_lip,
+            "l_lip": flesh.lower_lip,
+            "ear": flesh.ear,
+            "neck": flesh.neck,
+        }
         near = {
             name: torch.maximum(flesh.surface, region - _OVERLAP)
             + _SLOPE * region.clamp(0, _OVERLAP)
-            for name, region in zip(names, _regions(flesh), strict=True)
+            for name, region in regions.items()
         }
         near |= self._symmetric_solids(folded, flesh)
         near["hair"] = self._hair_distance(place, folded, flesh)
@@ -106,7 +116,8 @@ class PersonField(ShadedPortraitField):
         return self._hair.distance(place, flesh.cranium, above)
 
 
-def _regions(flesh: Flesh) -> Tensor:  # [6, B, N]
-    """Divide space among skin, nose, lips, ear and neck: one is negative, the others are not."""
-    special = torch.stack([flesh.nose, flesh.upper_lip, flesh.lower_lip, flesh.ear, flesh.neck])
-    return torch.cat([-special.amin(dim=0, keepdim=True), special])
+def _special_region(flesh: Flesh) -> Tensor:  # [B, N]
+    """Return what is negative where the surface belongs to another class than skin."""
+    region = torch.minimum(flesh.nose, flesh.neck)
+    region = torch.minimum(region, torch.minimum(flesh.upper_lip, flesh.lower_lip))
+    return torch.minimum(region, flesh.ear)
