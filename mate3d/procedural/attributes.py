@@ -175,8 +175,12 @@ def uniforms_from_latent(
 
     A fixed orthonormal projection gives one standard normal number an attribute; the normal
     distribution function makes them uniform.
+
+    Raises:
+        UserError: If z has too few entries.
     """
-    assert z.shape[-1] >= num_attributes, z.shape
+    if z.shape[-1] < num_attributes:
+        raise UserError(f"latents of {z.shape[-1]} numbers: these portraits need {num_attributes}")
     generator = torch.Generator().manual_seed(seed)
     gaussian = torch.randn(z.shape[-1], num_attributes, generator=generator, dtype=torch.float64)
     projection = torch.linalg.qr(gaussian).Q.to(device=z.device, dtype=z.dtype)

@@ -164,6 +164,6 @@ class Coat:
             share = ramp(side, 0.0, 0.001) * self._numbers["odd_eyes"]
             iris = mix(iris, self._colors["odd_eye_color"], share)
         if "iris_ring" in self._varied:
-            share = ramp(radius, 0.62, 0.40) * self._numbers["iris_ring"]
-            iris = mix(iris, self._constant(_IRIS_RING), 0.75 * share)
+            share = ramp(radius, 0.66, 0.46) * self._numbers["iris_ring"]
+            iris = mix(iris, self._constant(_IRIS_RING), 0.85 * share)
         return iris

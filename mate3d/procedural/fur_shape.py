@@ -14,13 +14,13 @@ from mate3d.procedural.primitives import (
     stack_points,
 )
 
-# Ends of the cheek tufts for ruff = 1, from the cheek's end, with the radius they start from.
+# Cheek tufts for ruff = 1: where they start and end seen from the cheek's end, first radius.
 _TUFTS = (
-    ((0.052, -0.004, 0.004), 0.034),
-    ((0.046, -0.050, 0.008), 0.036),
-    ((0.012, -0.084, 0.022), 0.036),
+    ((-0.040, 0.012, 0.014), (0.066, 0.010, -0.006), 0.050),
+    ((-0.046, -0.010, 0.020), (0.056, -0.046, -0.002), 0.052),
+    ((-0.066, -0.026, 0.030), (0.022, -0.086, 0.008), 0.050),
 )
-_TUFT_TIP = 0.004
+_TUFT_TIP = 0.006
 # Locks are grooves that run outwards from the face: waves around the circle and their depth.
 _NUM_LOCKS = 22
 _LOCK_DEPTH = 0.0032
@@ -40,7 +40,7 @@ class FurShape:
         self._ruff = column["ruff"] if "ruff" in varied else None
         self._mane = column["mane"] if "mane" in varied else None
         self._length = column["fur_length"] if "fur_length" in varied else None
-        self._tuft_start = cheek_end - stack_points(0.02, 0.0, 0.0, like=column["ruff"])
+        self._cheek_end = cheek_end
 
     def apply(
         self,
@@ -59,14 +59,17 @@ class FurShape:
         return result
 
     def _add_ruff(self, skin: Tensor, folded: Coordinates) -> Tensor:
-        offset = offset_from(folded, self._tuft_start)
-        for direction, radius in _TUFTS:
-            axis = stack_points(*direction, like=self._ruff) * (0.35 + 0.65 * self._ruff)
-            first = radius * (0.5 + 0.5 * self._ruff)
+        tip_radius = torch.full_like(self._ruff, _TUFT_TIP)
+        for start, end, radius in _TUFTS:
+            first = stack_points(*start, like=self._ruff)
+            axis = stack_points(*end, like=self._ruff) - first
             tuft = round_cone_distance(
-                offset, axis * 1.25, first, torch.full_like(self._ruff, _TUFT_TIP)
+                offset_from(folded, self._cheek_end + first),
+                axis * (0.55 + 0.45 * self._ruff),
+                radius * (0.6 + 0.4 * self._ruff),
+                tip_radius,
             )
-            skin = smooth_union(skin, tuft, 0.014)
+            skin = smooth_union(skin, tuft, 0.022)
         return skin
 
     def _mane_distance(self, folded: Coordinates) -> Tensor:

@@ -156,7 +156,7 @@ class HeadShape:
             offset_from(folded, self.eye_center), self.eye_radius + _LID_THICKNESS
         )
         lids = smooth_union(
-            skin, smooth_intersection(shell, -self.lid_opening(folded), 0.006), 0.012
+            skin, smooth_intersection(shell, self.lid_opening(folded), 0.006), 0.012
         )
         return torch.where(self._lids > 0, lids, skin)
 

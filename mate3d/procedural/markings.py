@@ -67,8 +67,8 @@ class Markings:
             return None
         x, y, z = folded
         # Lower and narrower than the face: from between the eyes down to the chin.
-        radius = ((x / 0.098).square_() + ((y + 0.060) / 0.105).square_()).sqrt_()
-        return ramp(radius, 1.30, 0.55) * ramp(z, 0.01, 0.07) * self._column["points"]
+        radius = ((x / 0.112).square_() + ((y + 0.055) / 0.115).square_()).sqrt_()
+        return ramp(radius, 1.30, 0.60) * ramp(z, 0.01, 0.07) * self._column["points"]
 
     def ear_point_weight(self) -> Tensor | None:  # [B, 1]
         """Return how much of the points' colour the ears have."""

@@ -31,6 +31,10 @@ class PortraitField(Protocol):
     def bound_radius(self) -> float:
         """World units; the heads lie inside this ball around the origin."""
 
+    @property
+    def max_steps(self) -> int:
+        """Steps after which a ray that grazes a silhouette is given up."""
+
     def sdf(
         self,
         points: Tensor,  # [B, N, 3]
@@ -69,6 +73,8 @@ class ShadedPortraitField(ABC):
 
     # Whether distances are mirror-symmetric: they are then evaluated at (|x|, y, z).
     is_folded = False
+    # Steps after which a ray that grazes a silhouette is given up.
+    max_steps = 96
 
     def __init__(self, background_color: Tensor, bound_radius: float) -> None:
         self.background_color = background_color

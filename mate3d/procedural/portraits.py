@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from mate3d.labels import CATMASK_HQ, LabelSet
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet
 from mate3d.procedural.attributes import (
     Number,
     PortraitParameters,
@@ -20,8 +20,12 @@ from mate3d.procedural.attributes import (
 from mate3d.procedural.captions import caption_cat
 from mate3d.procedural.cat import CatParameters, cat_parameters_from_latent
 from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.person import PersonParameters, person_parameters_from_latent
+from mate3d.procedural.person_captions import caption_person
+from mate3d.procedural.person_field import PersonField
 from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
+from mate3d.procedural.varied_cat import varied_cat_parameters_from_latent
 
 MAX_YAW = 0.7
 MAX_PITCH = 0.4
@@ -47,12 +51,19 @@ class PortraitKind:
 CAT = PortraitKind(
     parameters_from_latent={
         "basic": cat_parameters_from_latent,
+        "rich": varied_cat_parameters_from_latent,
     },
     field=CatField,
     caption=caption_cat,
     label_set=CATMASK_HQ,
 )
-_KINDS: dict[type[PortraitParameters], PortraitKind] = {CatParameters: CAT}
+PERSON = PortraitKind(
+    parameters_from_latent={"basic": person_parameters_from_latent},
+    field=PersonField,
+    caption=caption_person,
+    label_set=CELEBAMASK_HQ,
+)
+_KIND_OF = {CatParameters: CAT, PersonParameters: PERSON}
 
 
 @dataclass
@@ -104,7 +115,7 @@ def render_portrait(
         resolution: H = W in pixels.
         supersampling: Rays a pixel along each axis of the image.
     """
-    field = _KINDS[type(parameters)].field(parameters)
+    field = _KIND_OF[type(parameters)].field(parameters)
     return render_analytic(field, camera, resolution, supersampling=supersampling)
 
 
@@ -123,7 +134,7 @@ def make_procedural_cat(
     Args:
         seeds: One integer a portrait.
         resolution: H = W in pixels.
-        latent_dim: Number of entries of z; at least 22 for basic cats, 54 for rich ones.
+        latent_dim: Number of entries of z; at least 22 for basic cats, 52 for rich ones.
         supersampling: Rays a pixel along each axis of the image.
         variety: "basic" cats vary in the first 21 attributes of `CatParameters`, "rich" ones in
             all.
@@ -135,6 +146,33 @@ def make_procedural_cat(
     """
     return _make_portraits(
         CAT, seeds, resolution, latent_dim, supersampling, variety, attributes, factors
+    )
+
+
+def make_procedural_person(
+    seeds: Sequence[int],
+    resolution: int,
+    *,
+    latent_dim: int = 64,
+    supersampling: int = 2,
+    attributes: Mapping[str, float | Sequence[float]] | None = None,
+    factors: Mapping[str, float] | None = None,
+) -> ProceduralPortraits:
+    """Make one portrait a seed; the same seed gives the same portrait in any batch.
+
+    Args:
+        seeds: One integer a portrait.
+        resolution: H = W in pixels.
+        latent_dim: Number of entries of z.
+        supersampling: Rays a pixel along each axis of the image.
+        attributes: Set on every person; names and ranges are those of `PersonParameters`.
+        factors: Multiply a person's own numbers; see `set_attributes`.
+
+    Raises:
+        UserError: If an attribute is unknown, or a value is not allowed.
+    """
+    return _make_portraits(
+        PERSON, seeds, resolution, latent_dim, supersampling, "basic", attributes, factors
     )
 
 

@@ -9,7 +9,6 @@ from mate3d.procedural.portrait_field import PortraitField
 from mate3d.rays import sample_rays
 
 _HIT_DISTANCE = 4e-4
-_MAX_STEPS = 96
 
 
 @dataclass
@@ -124,7 +123,7 @@ def _trace(
     index, alive = _compact(near < far)
     depth, far = near.gather(1, index), far.gather(1, index)
     origins, directions = _gather(origins, index), _gather(directions, index)
-    for _ in range(_MAX_STEPS):
+    for _ in range(field.max_steps):
         distance = field.sdf(torch.addcmul(origins, depth[..., None], directions))[..., 0]
         depth = depth + distance
         is_hit = alive & (distance < _HIT_DISTANCE)
