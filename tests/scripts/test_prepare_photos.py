@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set, save_label_map
 from scripts import prepare_data, train
+from tests.mate3d.photo.networks import save_captioner, save_segmenter
 from training.data import PortraitDataset
 from training.dataset_io import open_dataset
 from training.preparation.rebalancing import yaw_of_cameras
@@ -168,26 +168,10 @@ def test_workers_change_nothing(photos):
     assert _prepare(photos, masks, "num_workers=1", output="shared.zip").read_bytes() == alone
 
 
-def _save_segmenter(folder: Path, label_set_name: str) -> None:
-    """Save a tiny network that sees class 3 everywhere."""
-    names = get_label_set(label_set_name).class_names
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        hidden_sizes=[4, 4, 4, 4],
-        depths=[1, 1, 1, 1],
-        num_attention_heads=[1, 1, 1, 1],
-        decoder_hidden_size=4,
-    )
-    model = SegformerForSemanticSegmentation(config)
-    model.decode_head.classifier.bias.data[3] += 1e3
-    model.save_pretrained(folder)
-    SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-
-
-def test_missing_masks_come_from_a_network_and_are_converted(photos, capsys):
-    _save_segmenter(photos / "parser", "face_parsing_bisenet")
+def test_missing_masks_and_captions_come_from_networks(photos):
+    classes = get_label_set("face_parsing_bisenet").class_names
+    save_segmenter(photos / "parser", list(classes), classes.index("r_brow"))
+    save_captioner(photos / "captioner")
     names = [f"img{i:08d}" for i in range(NUM_CATS)]
     face = [[20, 20], [40, 20], [30, 28], [24, 38], [36, 38]]
     landmarks = {f"sub/{name}": face for name in names}
@@ -201,6 +185,8 @@ def test_missing_masks_come_from_a_network_and_are_converted(photos, capsys):
         f"landmarks={photos / 'landmarks.json'}",
         f"parsing.model={photos / 'parser'}",
         "parsing.label_set=face_parsing_bisenet",
+        f"captioning.model={photos / 'captioner'}",
+        "caption_source=model",
         "crop=ffhq",
         "resolution=32",
         f"output={path}",
@@ -208,7 +194,7 @@ def test_missing_masks_come_from_a_network_and_are_converted(photos, capsys):
     item = PortraitDataset(path)[0]
     r_brow = CELEBAMASK_HQ.class_id("r_brow")
     assert item["label_map"].unique().tolist() == [r_brow]
-    assert item["caption"].startswith("a portrait of a person")
+    assert item["caption"].startswith("cat")
 
 
 def test_wrong_models_end_the_run_in_one_line(photos, capsys):

@@ -1,20 +1,12 @@
 """Tests of captioning networks, with a tiny BLIP made here."""
 
 import pytest
-import torch
 from PIL import Image
-from transformers import (
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-    BlipProcessor,
-)
 
 from mate3d.errors import UserError
 from mate3d.photo.captioning import CaptionModel
+from tests.mate3d.photo.networks import save_captioner
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "with", "grey", "fur"]
 PHOTO = Image.new("RGB", (30, 40), "red")
 
 
@@ -27,33 +19,7 @@ def offline(monkeypatch):
 def folder(tmp_path_factory):
     """A network that says "cat" whatever it sees."""
     folder = tmp_path_factory.mktemp("blip")
-    tower = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "projection_dim": 16,
-    }
-    text = {
-        "vocab_size": len(WORDS),
-        "encoder_hidden_size": 16,
-        "max_position_embeddings": 32,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-        "pad_token_id": 0,
-        "sep_token_id": 3,
-    }
-    vision = {"image_size": 16, "patch_size": 8}
-    torch.manual_seed(0)
-    network = BlipForConditionalGeneration(
-        BlipConfig(text_config=tower | text, vision_config=tower | vision, projection_dim=16)
-    )
-    network.text_decoder.cls.predictions.decoder.bias.data[WORDS.index("cat")] = 50.0
-    network.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"))
-    images = BlipImageProcessor(size={"height": 16, "width": 16})
-    BlipProcessor(images, tokenizer).save_pretrained(folder)
+    save_captioner(folder)
     return folder
 
 

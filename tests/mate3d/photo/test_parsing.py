@@ -1,16 +1,15 @@
 """Tests of segmentation networks, with tiny ones made here."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
+from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set
 from mate3d.photo.parsing import SegmentationModel
+from tests.mate3d.photo.networks import save_segmenter
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 36, 3)).astype(np.uint8))
 
@@ -20,33 +19,8 @@ def offline(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def save_model(folder: Path, names: list[str], only_class: int | None = None) -> Path:
-    """Save a random network; it sees `only_class` everywhere if that is given."""
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[2, 1],
-        hidden_sizes=[8, 8],
-        patch_sizes=[7, 3],
-        strides=[4, 2],
-        num_attention_heads=[1, 1],
-        mlp_ratios=[1, 1],
-        decoder_hidden_size=8,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-    )
-    network = SegformerForSemanticSegmentation(config).eval()
-    if only_class is not None:
-        torch.nn.init.zeros_(network.decode_head.classifier.weight)
-        network.decode_head.classifier.bias.data = torch.eye(len(names))[only_class]
-    network.save_pretrained(folder)
-    SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
-
-
 def test_label_map_has_the_size_of_the_photo_and_ids_of_the_set(tmp_path):
-    model = SegmentationModel(save_model(tmp_path, list(CATMASK_HQ.class_names)), CATMASK_HQ)
+    model = SegmentationModel(save_segmenter(tmp_path, list(CATMASK_HQ.class_names)), CATMASK_HQ)
     label_map = model.label_map(PHOTO)
     assert label_map.shape == (48, 36) and label_map.dtype == np.uint8
     assert label_map.max() < CATMASK_HQ.num_classes
@@ -54,7 +28,7 @@ def test_label_map_has_the_size_of_the_photo_and_ids_of_the_set(tmp_path):
 
 
 def test_label_map_is_what_transformers_itself_makes(tmp_path):
-    folder = save_model(tmp_path, list(CATMASK_HQ.class_names))
+    folder = save_segmenter(tmp_path, list(CATMASK_HQ.class_names))
     processor = SegformerImageProcessor.from_pretrained(folder)
     network = SegformerForSemanticSegmentation.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -67,7 +41,7 @@ def test_label_map_is_what_transformers_itself_makes(tmp_path):
 
 def test_network_that_knows_one_class_gives_its_id(tmp_path):
     nose = CATMASK_HQ.class_id("nose")
-    model = SegmentationModel(save_model(tmp_path, ["LABEL"] * 6, nose), CATMASK_HQ)
+    model = SegmentationModel(save_segmenter(tmp_path, ["LABEL"] * 6, nose), CATMASK_HQ)
     assert (model.label_map(PHOTO) == nose).all()
 
 
@@ -75,12 +49,14 @@ def test_names_in_other_words_fit_their_label_set(tmp_path):
     names = list(CELEBAMASK_HQ.class_names)
     names[3:5] = ["Eyeglasses", "Left_Eye"]
     names[0] = "unlabeled"
-    assert SegmentationModel(save_model(tmp_path, names), CELEBAMASK_HQ).label_set is CELEBAMASK_HQ
+    assert (
+        SegmentationModel(save_segmenter(tmp_path, names), CELEBAMASK_HQ).label_set is CELEBAMASK_HQ
+    )
 
 
 def test_order_of_another_label_set_is_an_error_with_both_lists(tmp_path):
     bisenet = get_label_set("face_parsing_bisenet")
-    folder = save_model(tmp_path, list(bisenet.class_names))
+    folder = save_segmenter(tmp_path, list(bisenet.class_names))
     SegmentationModel(folder, bisenet)
     with pytest.raises(UserError) as caught:
         SegmentationModel(folder, CELEBAMASK_HQ)
@@ -91,7 +67,7 @@ def test_order_of_another_label_set_is_an_error_with_both_lists(tmp_path):
 
 
 def test_other_number_of_classes_is_an_error(tmp_path):
-    folder = save_model(tmp_path, list(CATMASK_HQ.class_names))
+    folder = save_segmenter(tmp_path, list(CATMASK_HQ.class_names))
     with pytest.raises(UserError, match="has 6 classes but label set celebamask_hq 19"):
         SegmentationModel(folder, CELEBAMASK_HQ)
 
