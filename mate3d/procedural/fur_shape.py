@@ -41,6 +41,8 @@ class FurShape:
         self._mane = column["mane"] if "mane" in varied else None
         self._length = column["fur_length"] if "fur_length" in varied else None
         self._cheek_end = cheek_end
+        # Whether any cat of the batch has any.
+        self.is_long = not varied.isdisjoint(("ruff", "mane", "fur_length"))
 
     def apply(
         self,

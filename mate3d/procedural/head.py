@@ -27,6 +27,7 @@ _LID_THICKNESS = 0.009
 _TONGUE_RADIUS = 0.013
 # Every head fits into a ball of this radius around the origin, unless its ears are enormous.
 _HEAD_REACH = 0.36
+_LONG_FUR = 0.02
 
 
 class HeadShape:
@@ -47,7 +48,8 @@ class HeadShape:
     @property
     def bound_radius(self) -> float:
         """World units; the heads lie inside this ball around the origin."""
-        return max(_HEAD_REACH, float(self.ears.reach().max()) + 0.01)
+        reach = _HEAD_REACH + (_LONG_FUR if self._fur.is_long else 0.0)
+        return max(reach, float(self.ears.reach().max()) + 0.01)
 
     def _place_skin(self, column: dict[str, Tensor]) -> None:
         one, width, cheek = self._one, column["head_width"], column["cheek_width"]
