@@ -31,10 +31,10 @@ def person_words(
     """Name a person's attributes; an average, hidden or absent one is an empty string.
 
     Returns:
-        Words under the keys skin, hair_style (bald, thinning, short, chin-length, long), hair_curls,
-        hair_color (empty on bald heads), fringe, beard, eye_size, eyes (half-closed, closed),
-        eye_color, ear_size, glasses, glasses_color, hat (beanie, hat), hat_color, expression,
-        mouth, cloth (shirt, sweater, turtleneck), cloth_color and background.
+        Words under the keys skin, hair_style (bald, thinning, short, chin-length, long),
+        hair_curls, hair_color (empty on bald heads), fringe, beard, eye_size, eyes (half-closed,
+        closed), eye_color, ear_size, glasses, glasses_color, hat (beanie, hat), hat_color,
+        expression, mouth, cloth (shirt, sweater, turtleneck), cloth_color and background.
     """
     p = parameters
     number = {name: float(v[index]) for name, v in vars(p).items() if v.ndim == 1}
@@ -43,7 +43,6 @@ def person_words(
     style = _step_word(number["hair_length"], "short", 0.25, "chin-length", 0.65, "long")
     style = _step_word(number["hair"], "bald", 0.6, "thinning", 0.9, style)
     has_locks = style not in ("bald", "thinning")
-    # Long eyelashes of closed eyes hide their colour.
     eyes = _step_word(number["eye_openness"], "closed", 0.12, "half-closed", 0.4, "")
     eye_size = _step_word(number["eye_size"], "small", 0.91, "", 1.1, "big")
     curls = _step_word(number["curls"], "straight", 0.15, "wavy", 0.5, "curly")

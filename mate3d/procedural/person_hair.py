@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mate3d.procedural.attributes import smoothstep
 from mate3d.procedural.person import PersonParameters, column_numbers
 from mate3d.procedural.person_head import PersonHead
 from mate3d.procedural.portrait_field import Coordinates
@@ -40,7 +41,7 @@ class PersonHair:
         # Grooves and curls make distances steeper than positions; this undoes it.
         groove = _GROOVE_DEPTH * (_GROOVE_COUNT * 1.6 + 1) / _GROOVE_RADIUS
         self._groove_depth = _GROOVE_DEPTH * (1 - 0.7 * self._curls)
-        taper = (1 - self._least) * self._thickness / 0.2
+        taper = 1.5 * (1 - self._least) * self._thickness / 0.2
         steepness = (
             taper + groove * (1 - 0.7 * self._curls) + _CURL_DEPTH * _CURL_FREQUENCY * self._curls
         )
@@ -111,9 +112,8 @@ class PersonHair:
         x, y, z = place
         folded = (x.abs(), y, z)
         # Thinner towards ears and nape, as hair is cut.
-        hair = cranium - self._thickness * (
-            self._least + (1 - self._least) * ((y + 0.03) / 0.2).clamp(0, 1)
-        )
+        rise = smoothstep(y, -0.03, 0.17)
+        hair = cranium - self._thickness * (self._least + (1 - self._least) * rise)
         side = round_cone_distance(
             offset_from(folded, self._side_start), self._side_axis, *self._side_radii
         )

@@ -170,7 +170,7 @@ class PersonHead:
             (center_x + 0.006 * one, 0.106 + lift + arch),
             (center_x + 0.045 * one, 0.089 + lift - 0.4 * arch),
         ]
-        sunk = stack_points(0.0, 0.0, 0.0035, like=one)
+        sunk = stack_points(0.0, 0.0, 0.0030 * thickness, like=one)
         self._brow = [point - sunk for point in self._on_face(places)]
         self._brow_radii = [scale * thickness for scale in (0.0070, 0.0082, 0.0036)]
         self.brow_inner_x = center_x - 0.05
