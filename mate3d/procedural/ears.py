@@ -138,7 +138,7 @@ class Ears:
         )
 
     def _tuft_distance(self, lateral: Tensor, up: Tensor, front: Tensor) -> Tensor:
-        length = _TUFT_LENGTH * self._tufts.clamp(min=0.02) + 0.4 * self._radii[1]
+        length = _TUFT_LENGTH * self._tufts.clamp(min=0.02) + 0.85 * self._radii[1]
         first = (0.003 + 0.4 * length).clamp(max=0.014)
         axis = torch.cat([0.12 * length, length, torch.zeros_like(length)], dim=-1)
         return round_cone_distance(

@@ -46,9 +46,14 @@ class HeadShape:
         self._tongue = column["tongue"] if "tongue" in varied else None
 
     @property
+    def has_long_fur(self) -> bool:
+        """Whether any cat of the batch has ruff, mane or locks."""
+        return self._fur.is_long
+
+    @property
     def bound_radius(self) -> float:
         """World units; the heads lie inside this ball around the origin."""
-        reach = _HEAD_REACH + (_LONG_FUR if self._fur.is_long else 0.0)
+        reach = _HEAD_REACH + (_LONG_FUR if self.has_long_fur else 0.0)
         return max(reach, float(self.ears.reach().max()) + 0.01)
 
     def _place_skin(self, column: dict[str, Tensor]) -> None:

@@ -24,7 +24,7 @@ SHAPES = {
     "ear_fold": (2,),
     "ear_tufts": (2,),
     "eyelids": (1,),
-    "head_height": (1, 3),
+    "head_height": (1,),
     "muzzle_length": (1, 4, 5),
     "pad_size": (1, 4, 5),
     "bridge_width": (1, 3, 4, 5),
