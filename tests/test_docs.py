@@ -1,0 +1,54 @@
+"""What the documents point to exists, and their tables say what the code says."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mate3d.labels import get_label_set, label_set_names
+from mate3d.procedural.cat import CatParameters
+from mate3d.procedural.person import PersonParameters
+from training.data_doctor.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path.relative_to(ROOT)
+    for folder in ("docs", "datasets", "benchmarks", "assets")
+    for path in (ROOT / folder).rglob("*.md")
+) + [Path("README.md")]
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_lead_to_files(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    local = [link for link in links if not re.match(r"[a-z]+:", link)]
+    missing = [link for link in local if not (ROOT / document).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_every_finding_of_the_check_is_listed_and_starred_if_it_can_be_repaired():
+    listed = re.findall(r"^\| (\w+) \| `(\w+)`( \*)? \|", DATA, flags=re.MULTILINE)
+    expected = {(kind.severity, kind.code, bool(kind.fix)) for kind in CATALOGUE.values()}
+    assert {(severity, code, bool(star)) for severity, code, star in listed} == expected
+
+
+def test_every_label_set_is_listed_with_its_number_of_classes():
+    listed = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", DATA, flags=re.MULTILINE))
+    sizes = {name: get_label_set(name).num_classes for name in label_set_names()}
+    with_classes = {name: str(size) for name, size in sizes.items() if size > 0}
+    assert listed == with_classes
+
+
+@pytest.mark.parametrize(
+    ("parameters", "card"),
+    [(CatParameters, "procedural_cat"), (PersonParameters, "procedural_person")],
+)
+def test_card_lists_every_attribute_with_its_range(parameters, card):
+    text = (ROOT / "datasets" / card / "README.md").read_text(encoding="utf-8")
+    for field in fields(parameters):
+        low, high, size = (field.metadata[key] for key in ("low", "high", "size"))
+        wanted = "colour" if size == 3 else f"{low:g}..{high:g}"
+        assert f"`{field.name}` {wanted}" in text, field.name
