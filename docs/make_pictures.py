@@ -151,7 +151,7 @@ def main() -> None:
         "label_sets": make_label_sets(person, cat),
         "cameras": make_cameras(person),
         "crops": make_crops(person),
-        "procedural_edit": make_edit(cat, people[9:10]),
+        "procedural_edit": make_edit(cat, make_procedural_person([9], TILE)),
     }
     for name, picture in pictures.items():
         picture.save(FOLDER / f"{name}.png", optimize=True)
