@@ -10,7 +10,6 @@ from typing import Literal
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-from mate3d.errors import UserError
 from training.data_doctor.check import check_dataset
 from training.data_doctor.findings import exit_code
 from training.data_doctor.fixes import FixResult, fix_dataset
@@ -18,21 +17,13 @@ from training.data_doctor.report import write_report
 
 _logger = logging.getLogger(__name__)
 
-# Options that only the check has; null without it.
-CHECK_OPTIONS = ("fix", "label_set", "check_images")
 _MAX_TOLD = 3
 
 
 def check_data(config: DictConfig) -> None:
     """Check `data`, or repair it and check the copy; exit with 1 if there are findings."""
-    if config.data is None:
-        raise UserError("missing value, please give: data=DATASET (see --help)")
-    if config.fix is None and config.output:
-        raise UserError("output= is where fix= writes; the report goes to the run folder")
     path = str(config.data)
     if config.fix is not None:
-        if not config.output:
-            raise UserError("missing value, please give: output=..., where the repaired copy goes")
         _repair(config)
         path = config.output
     with _progress_bar("checking") as progress:

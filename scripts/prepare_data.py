@@ -1,6 +1,7 @@
 """Write a data set in the project's on-disk format, which training reads, or check one."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +15,15 @@ from tqdm import tqdm
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from mate3d.visualize import save_image
-from scripts._check_data import CHECK_OPTIONS, check_data
+from scripts._check_data import check_data
 from scripts._device import choose_device
 from scripts._entry import run
+from scripts._prepare_options import (
+    FILE_OPTIONS,
+    PHOTO_OPTIONS,
+    PROCEDURAL_OPTIONS,
+    read_task,
+)
 from training.preparation.engine import Maker
 from training.preparation.photos import PhotoMaker, PhotoSettings
 from training.preparation.prepare import OutputSettings, prepare_dataset
@@ -26,42 +33,6 @@ from training.preparation.repack import RepackMaker
 from training.preparation.samples import FailedSample, Job
 
 _logger = logging.getLogger(__name__)
-
-_MINIMA = {
-    "num_images": 1,
-    "resolution": 1,
-    "batch_size": 1,
-    "num_workers": 0,
-    "seed": 0,
-    "max_repeats": 1,
-    "shard_size": 1,
-    "check_images": 1,
-}
-_CHOICES = {
-    "crop": ("none", "center", "ffhq", "eg3d"),
-    "landmark_source": ("auto", "file", "mask", "detector"),
-    "caption_source": ("none", "labels", "model"),
-}
-_PHOTO_OPTIONS = (
-    "images",
-    "masks",
-    "mask_label_set",
-    "cameras",
-    "landmarks",
-    "captions",
-    "attributes",
-    "crop",
-    "landmark_source",
-    "max_residual",
-    "camera_distance",
-    "caption_source",
-    "parsing",
-    "captioning",
-    "detection",
-)
-# Options that only photos have, null without them.
-_FILE_OPTIONS = ("images", "masks", "cameras", "landmarks", "captions", "attributes")
-_PROCEDURAL_OPTIONS = ("num_images", "seed", "batch_size", "set_attributes", "scale_attributes")
 
 
 @dataclass(frozen=True)
@@ -78,47 +49,20 @@ class _Plan:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the script with the words of the command line."""
-    run("prepare_data", _main, argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    run("prepare_data", lambda config: _main(config, words), words)
 
 
-def _main(config: DictConfig) -> None:
-    for option, minimum in _MINIMA.items():
-        if config[option] is not None and config[option] < minimum:
-            raise UserError(f"option {option}={config[option]} must be at least {minimum}")
-    for option, allowed in _CHOICES.items():
-        if config[option] is not None and config[option] not in allowed:
-            raise UserError(f"option {option}={config[option]}; use {', '.join(allowed)}")
-    if config.check:
+def _main(config: DictConfig, words: Sequence[str]) -> None:
+    task = read_task(config, words)
+    if task in ("check", "repair"):
         check_data(config)
         return
-    for option in CHECK_OPTIONS:
-        if config[option] is not None:
-            raise UserError(f"option {option}={config[option]} belongs to check=true")
-    if not config.output:
-        raise UserError("missing value, please give: output=... (see --help)")
-    _prepare(config)
+    plans = {"procedural": _plan_procedural, "photos": _plan_photos, "packed": _plan_repacking}
+    _prepare(config, plans[task](config))
 
 
-def _refuse_stray_options(config: DictConfig) -> None:
-    is_packed = not {"maker", "source"} & set(config.dataset)
-    for option in () if "source" in config.dataset else _FILE_OPTIONS:
-        if config[option] is not None:
-            raise UserError(
-                f"option {option}={config[option]} belongs to photos; choose dataset=folder, "
-                "ffhq_mask, celebamask_hq or catmask_hq"
-            )
-    if config.data is not None and not is_packed:
-        raise UserError(f"option data={config.data} belongs to check=true or dataset=packed")
-
-
-def _prepare(config: DictConfig) -> None:
-    _refuse_stray_options(config)
-    if "maker" in config.dataset:
-        plan = _plan_procedural(config)
-    elif "source" in config.dataset:
-        plan = _plan_photos(config)
-    else:
-        plan = _plan_repacking(config)
+def _prepare(config: DictConfig, plan: _Plan) -> None:
     output = OutputSettings(
         path=Path(config.output),
         label_set=plan.label_set,
@@ -169,7 +113,7 @@ def _plan_procedural(config: DictConfig) -> _Plan:
         jobs=procedural_jobs(config.num_images, config.batch_size),
         maker=ProceduralMaker(make, config.seed, label_set),
         label_set=label_set,
-        settings=_selected(config, _PROCEDURAL_OPTIONS),
+        settings=_selected(config, PROCEDURAL_OPTIONS),
     )
 
 
@@ -184,7 +128,10 @@ def _plan_photos(config: DictConfig) -> _Plan:
     if config.images is None:
         raise UserError("missing value, please give: images=FOLDER (see --help)")
     label_set = get_mask_label_set(config.dataset.label_set)
-    files = {name: Path(str(config[name])) for name in _FILE_OPTIONS if config[name] is not None}
+    files = {name: Path(str(config[name])) for name in FILE_OPTIONS if config[name] is not None}
+    crop = config.crop or config.dataset.crop
+    if config.cameras is not None and crop in ("ffhq", "eg3d"):
+        raise UserError(f"cameras= are those of whole photos, so they do not fit crop={crop}")
     if "masks" not in files and config.parsing.model is None:
         raise UserError("photos need masks=FOLDER, or parsing.model= to make them (see --help)")
     if config.caption_source == "model" and config.captioning.model is None:
@@ -197,7 +144,7 @@ def _plan_photos(config: DictConfig) -> _Plan:
     )
     settings = PhotoSettings(
         resolution=config.resolution,
-        crop=config.crop or config.dataset.crop,
+        crop=crop,
         framing=config.dataset.framing,
         landmark_source=config.landmark_source,
         max_residual=config.max_residual,
@@ -221,14 +168,12 @@ def _plan_photos(config: DictConfig) -> _Plan:
         jobs=[Job((item.name,), item) for item in listing.items],
         maker=maker,
         label_set=label_set,
-        settings={**_selected(config, _PHOTO_OPTIONS), "crop": settings.crop},
+        settings={**_selected(config, PHOTO_OPTIONS), "crop": crop},
         unusable=[FailedSample(name, reason) for name, reason in listing.unusable],
     )
 
 
 def _plan_repacking(config: DictConfig) -> _Plan:
-    if config.data is None:
-        raise UserError("missing value, please give: data=DATASET (see --help)")
     name = config.dataset.label_set
     label_set = None if name is None else get_mask_label_set(name)
     maker = RepackMaker(str(config.data), label_set, config.resolution)
