@@ -10,6 +10,7 @@ from typing import Literal
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
+from mate3d.labels import LabelSet, get_mask_label_set
 from training.data_doctor.check import check_dataset
 from training.data_doctor.findings import exit_code
 from training.data_doctor.fixes import FixResult, fix_dataset
@@ -29,7 +30,7 @@ def check_data(config: DictConfig) -> None:
     with _progress_bar("checking") as progress:
         diagnosis = check_dataset(
             path,
-            label_set=config.label_set,
+            label_set=_read_label_set(config),
             max_images=config.check_images,
             num_workers=config.num_workers,
             progress=progress,
@@ -54,7 +55,7 @@ def _repair(config: DictConfig) -> None:
             str(config.data),
             _read_codes(config.fix),
             config.output,
-            label_set=config.label_set,
+            label_set=_read_label_set(config),
             overwrite=config.overwrite,
             shard_size=config.shard_size,
             num_workers=config.num_workers,
@@ -65,8 +66,12 @@ def _repair(config: DictConfig) -> None:
 
 def _read_codes(fix: str | ListConfig) -> Sequence[str] | Literal["all"]:
     if isinstance(fix, ListConfig):
-        return list(fix)
-    return "all" if fix == "all" else [code.strip() for code in fix.split(",")]
+        return [str(code) for code in fix]
+    return "all" if fix == "all" else [code.strip() for code in str(fix).split(",")]
+
+
+def _read_label_set(config: DictConfig) -> LabelSet | None:
+    return None if config.label_set is None else get_mask_label_set(str(config.label_set))
 
 
 def _tell_repairs(result: FixResult) -> None:

@@ -25,7 +25,7 @@ from scripts._prepare_options import (
     read_task,
 )
 from training.preparation.engine import Maker
-from training.preparation.photos import PhotoMaker, PhotoSettings
+from training.preparation.photos import PhotoMaker, PhotoSettings, photo_jobs
 from training.preparation.prepare import OutputSettings, prepare_dataset
 from training.preparation.preview import make_preview
 from training.preparation.procedural import ProceduralMaker, procedural_jobs
@@ -165,7 +165,7 @@ def _plan_photos(config: DictConfig) -> _Plan:
     if config.num_workers == 0:
         maker.load_models()
     return _Plan(
-        jobs=[Job((item.name,), item) for item in listing.items],
+        jobs=photo_jobs(listing.items),
         maker=maker,
         label_set=label_set,
         settings={**_selected(config, PHOTO_OPTIONS), "crop": crop},

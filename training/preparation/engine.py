@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
@@ -47,7 +47,12 @@ def run_jobs(jobs: Sequence[Job], maker: Maker, num_workers: int) -> Iterator[Ma
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             running |= {pool.submit(_work, job) for job in islice(remaining, len(finished))}
             for future in finished:
-                yield from _result(future)
+                yield from future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process died, perhaps for want of memory; the same command with fewer "
+            "num_workers goes on"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -59,12 +64,3 @@ def _start_worker(maker: Maker) -> None:
 
 def _work(job: Job) -> Sequence[Made]:
     return _own_maker[0](job)
-
-
-def _result(future: Future) -> Sequence[Made]:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died, perhaps for want of memory; use fewer num_workers"
-        ) from None

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, check_known_ids
+from mate3d.mask_colors import look_up_colors, look_up_indices
 
 _GREY_MODES = ("L", "P")
 _COLOR_MODES = ("RGB", "RGBA")
@@ -32,7 +33,7 @@ def read_mask_file(
         label_map = np.array(image, dtype=np.uint8)
     check_known_ids(label_map, label_set, f"mask {path}")
     if image.mode == "P":
-        _check_palette(image, label_map, label_set, path)
+        _check_palette(image, label_set, path)
     return label_map
 
 
@@ -71,41 +72,24 @@ def _ids_of_colors(
     is_grey = (pixels == pixels[..., :1]).all()
     if is_grey:
         return pixels[..., 0].copy()
-    codes = _color_codes(pixels)
-    palette = _color_codes(np.array(label_set.palette, dtype=np.uint8))
-    order = np.argsort(palette)
-    ids = order[np.searchsorted(palette, codes, sorter=order).clip(max=len(order) - 1)]
-    is_unknown = palette[ids] != codes
+    ids, is_known = look_up_colors(pixels, label_set.palette)
+    is_unknown = ~is_known
     if is_unknown.any():
         unknown, counts = np.unique(pixels[is_unknown], axis=0, return_counts=True)
         color = tuple(unknown[counts.argmax()].tolist())
         raise UserError(
             f"mask {path} holds {len(unknown)} colour(s) that {label_set.name} does not have, most "
-            f"often {color} at {counts.max()} of {codes.size} pixels; use its palette or label ids"
+            f"often {color} at {counts.max()} of {ids.size} pixels; use its palette or label ids"
         )
-    return ids.astype(np.uint8)
+    return ids
 
 
-def _color_codes(
-    colors: np.ndarray,  # [..., 3] uint8
-) -> np.ndarray:  # [...] int64
-    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-
-
-def _check_palette(
-    image: Image.Image, label_map: np.ndarray, label_set: LabelSet, path: Path
-) -> None:
-    """Refuse indices that only number colours, as programs write that reduce RGB to a palette.
-
-    A file's palette proves something only if all its colours in use are the set's own.
-    """
-    values = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-    for id_ in np.unique(label_map).tolist():
-        color = tuple(values[id_].tolist()) if id_ < len(values) else None
-        if color not in label_set.palette:
-            return
-    for id_ in np.unique(label_map).tolist():
-        meant = label_set.palette.index(tuple(values[id_].tolist()))
+def _check_palette(image: Image.Image, label_set: LabelSet, path: Path) -> None:
+    """Refuse indices that only number colours, as programs write that reduce RGB to a palette."""
+    places = look_up_indices(image, label_set.palette)
+    if None in places.values():
+        return
+    for id_, meant in places.items():
         if meant != id_:
             raise UserError(
                 f"mask {path} contradicts itself: index {id_} is {label_set.class_names[id_]}, but "

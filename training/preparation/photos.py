@@ -71,6 +71,16 @@ class _Shot:
     landmarks: Mapping[str, Point] | None
 
 
+def photo_jobs(items: Sequence[RawItem]) -> list[Job]:
+    """Return one job a photo; a photo or mask that is changed makes another version of it."""
+    return [Job((item.name,), item, _version(item)) for item in items]
+
+
+def _version(item: RawItem) -> str:
+    stats = [path.stat() for path in (item.image, *item.mask) if path.exists()]
+    return " ".join(f"{one.st_size}:{one.st_mtime_ns}" for one in stats)
+
+
 class PhotoMaker:
     """Make the sample of a photo.
 
@@ -206,7 +216,10 @@ class PhotoMaker:
         if size[0] != size[1] and item.camera is not None:
             raise UserError(f"it is {shape}, not square, so its camera does not fit a crop of it")
         if min(size) < self._settings.resolution:
-            raise UserError(f"it is {shape}, smaller than resolution={self._settings.resolution}")
+            raise UserError(
+                f"it is {shape}, smaller than resolution={self._settings.resolution}; "
+                "give a smaller resolution="
+            )
 
     def _choose_camera(self, shot: _Shot, item: RawItem) -> tuple[Sequence[float], float | None]:
         """Return the camera that is known, or one from the landmarks with its residual."""

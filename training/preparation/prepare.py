@@ -72,7 +72,8 @@ def prepare_dataset(
         output.path, output.label_set, overwrite=output.overwrite, shard_size=output.shard_size
     )
     failed = list(unusable)
-    with Staging(output.path, settings, restart=output.restart) as staging:
+    versions = {name: job.version for job in jobs for name in job.names}
+    with Staging(output.path, settings, versions, restart=output.restart) as staging:
         missing = [job for job in jobs if not all(name in staging for name in job.names)]
         num_ready = sum(len(job.names) for job in jobs) - sum(len(job.names) for job in missing)
         if num_ready:

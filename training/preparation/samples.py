@@ -51,10 +51,12 @@ class Job:
     Args:
         names: The samples' names.
         payload: What the maker needs; goes to worker processes, so it must pickle.
+        version: Changes when what the samples are made of changes, such as a photo's file.
     """
 
     names: tuple[str, ...]
     payload: Any
+    version: str = ""
 
 
 def make_sample(

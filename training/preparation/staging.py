@@ -28,6 +28,7 @@ class _Entry:
     residual: float | None
     repeats: int
     attributes: dict[str, Any]
+    version: str
 
 
 class Staging:
@@ -39,6 +40,8 @@ class Staging:
     Args:
         output: Where the data set shall be.
         settings: All that the samples depend on; JSON values.
+        versions: What each sample is made of, by name; a sample of an earlier preparation counts
+            only if it is the same.
         restart: Discard what an earlier, interrupted preparation has done.
 
     Raises:
@@ -46,11 +49,19 @@ class Staging:
             other settings is there, or the disk cannot be written.
     """
 
-    def __init__(self, output: Path, settings: Mapping[str, Any], *, restart: bool = False):
+    def __init__(
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        versions: Mapping[str, str],
+        *,
+        restart: bool = False,
+    ):
         self.folder = output.parent / f".{output.name}.preparing"
         self._output = output
         text = json.dumps(settings, sort_keys=True)
         self._heading = {"settings": hashlib.sha256(text.encode()).hexdigest()}
+        self._versions = versions
         self._restart = restart
         self._lock = FileLock(output.parent / f".{output.name}.preparing.lock")
         self._entries: dict[str, _Entry] = {}
@@ -102,6 +113,7 @@ class Staging:
             sample.residual,
             sample.repeats,
             dict(sample.attributes),
+            self._versions[sample.name],
         )
         try:
             for folder, content in (("images", sample.image), ("masks", sample.mask)):
@@ -162,7 +174,8 @@ class Staging:
             raise self._cannot_write(error) from error
         for line in lines[1:]:
             name = line.pop("name")
-            self._entries[name] = _Entry(**line)
+            if self._versions.get(name) == line["version"]:
+                self._entries[name] = _Entry(**line)
 
     def _read_lines(self, path: Path) -> list[dict[str, Any]]:
         if not path.exists():

@@ -1,5 +1,6 @@
 """Preparing a data set: what is done is kept, what fails is told, nothing is half-written."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -45,6 +46,15 @@ class NoiseMaker:
                 name, image, label_map, CATMASK_HQ, camera, caption=name, attributes={"n": index}
             )
         ]
+
+
+class DyingMaker(NoiseMaker):
+    """Kills its process at the third sample."""
+
+    def __call__(self, job: Job):
+        if job.payload == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(job)
 
 
 def _jobs(count: int = 5) -> list[Job]:
@@ -100,6 +110,23 @@ def test_other_options_do_not_mix_with_an_interrupted_preparation(tmp_path):
     maker = NoiseMaker()
     _prepare(path, maker, settings={**SETTINGS, "resolution": 16}, restart=True)
     assert len(maker.made) == 5 and len(PortraitDataset(path)) == 5
+
+
+def test_samples_whose_photo_changed_or_is_gone_are_not_taken_over(tmp_path):
+    path = tmp_path / "noise"
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
+    jobs = _jobs()[1:]
+    jobs[1] = dataclasses.replace(jobs[1], version="another photo")
+    second = NoiseMaker()
+    _prepare(path, second, jobs=jobs)
+    assert second.made == ["sub/2.png", "sub/3.png", "sub/4.png"]
+    assert open_dataset(path)[1].names == tuple(f"sub/{i}.png" for i in range(1, 5))
+
+
+def test_worker_that_dies_ends_the_work_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="a worker process died"):
+        _prepare(tmp_path / "noise", DyingMaker(), num_workers=1)
 
 
 def test_failures_are_told_and_stored_with_the_rest(tmp_path, caplog):
