@@ -90,7 +90,6 @@ setup(
         "configs": ["**/*.yaml"],
         "mate3d": ["label_sets/*.yaml"],
         "torch_utils": ["ops/csrc/*"],
-        "training": ["data_doctor/*.html.jinja"],
     },
     ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildKernels},
