@@ -132,6 +132,9 @@ def _plan_photos(config: DictConfig) -> _Plan:
     crop = config.crop or config.dataset.crop
     if config.cameras is not None and crop in ("ffhq", "eg3d"):
         raise UserError(f"cameras= are those of whole photos, so they do not fit crop={crop}")
+    for name in ("images", "masks"):
+        if name in files and files[name].resolve() in Path(config.output).resolve().parents:
+            raise UserError(f"output={config.output} lies in {name}={files[name]}, which is read")
     if "masks" not in files and config.parsing.model is None:
         raise UserError("photos need masks=FOLDER, or parsing.model= to make them (see --help)")
     if config.caption_source == "model" and config.captioning.model is None:

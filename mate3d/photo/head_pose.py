@@ -14,6 +14,8 @@ from mate3d.photo.landmarks import Point
 
 MIN_LANDMARKS = 4
 _MAX_PITCH = 1.4
+# A landmark may lie outside a crop, but not by more sides of it than this.
+_MAX_SIDES = 4
 _MIN_DISTANCE = 0.5
 # Errors beyond this multiple of what is expected count ever less.
 _OUTLIER = 3.0
@@ -65,7 +67,8 @@ def estimate_camera(
             the projected world origin. 0 makes the camera look at the origin, inf leaves it free.
 
     Raises:
-        UserError: If there are too few landmarks, or they do not determine a camera.
+        UserError: If there are too few landmarks, one is far outside, or they do not determine a
+            camera.
     """
     names = [name for name in canonical.points if name in landmarks]
     if len(names) < MIN_LANDMARKS:
@@ -73,6 +76,10 @@ def estimate_camera(
             f"a camera needs at least {MIN_LANDMARKS} landmarks of a {canonical.name}; found "
             f"{', '.join(names) or 'none'}"
         )
+    for name in names:
+        # Not "beyond the limit", which is false for NaN.
+        if not max(map(abs, landmarks[name])) <= _MAX_SIDES * image_size:
+            raise UserError(f"landmark {name} at {landmarks[name]} is far outside the picture")
     problem = _Problem(
         world=np.array([canonical.points[name] for name in names]),
         image=np.array([landmarks[name] for name in names], dtype=np.float64) / image_size,

@@ -197,6 +197,11 @@ def test_missing_masks_and_captions_come_from_networks(photos):
     assert item["caption"].startswith("cat")
 
 
+def test_output_inside_what_is_read_is_refused(photos, capsys):
+    line = _fails(capsys, _prepare, photos, f"masks={photos / 'masks'}", f"output={photos}/masks/x")
+    assert "lies in masks=" in line
+
+
 def test_wrong_models_end_the_run_in_one_line(photos, capsys):
     words = [f"parsing.model={photos / 'nothing'}", "parsing.label_set=face_parsing_bisenet"]
     line = _fails(

@@ -162,3 +162,10 @@ def test_too_few_landmarks_say_which_there_are():
         estimate_camera(landmarks, 128, PERSON)
     with pytest.raises(UserError, match="found none"):
         estimate_camera({}, 128, PERSON)
+
+
+@pytest.mark.parametrize("value", [1e300, -1e5, math.nan, math.inf])
+def test_landmark_far_outside_is_named(value):
+    points = {name: (64.0, 64.0) for name in PERSON.points} | {"nose": (value, 64.0)}
+    with pytest.raises(UserError, match="landmark nose at .* is far outside the picture"):
+        estimate_camera(points, 128, PERSON)
