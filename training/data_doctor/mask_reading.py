@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-Color = tuple[int, int, int]
+from mate3d.mask_colors import Color, look_up_colors, look_up_indices
+
 MaskEncoding = Literal[
     "values",  # one channel: ids, or grey levels that stand for them
     "grey_channels",  # the same value in all colour channels
@@ -77,19 +78,12 @@ def _read_palette_image(
     image: Image.Image, palette: Sequence[Color]
 ) -> tuple[np.ndarray, MaskEncoding, bool]:
     values = np.array(image, dtype=np.uint8)
-    stored = image.getpalette("RGB") or []
-    colors = {
-        index: tuple(stored[3 * index : 3 * index + 3])
-        for index in np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
-    }
-    expected = {tuple(color): index for index, color in enumerate(palette)}
-    known = [index for index in colors if index < len(palette)]
-    if all(colors[index] == tuple(palette[index]) for index in known):
+    places = look_up_indices(image, palette)
+    if all(places[index] == index for index in places if index < len(palette)):
         return values, "values", False
-    if colors and all(color in expected for color in colors.values()):
+    if None not in places.values():
         table = np.zeros(256, dtype=np.uint8)
-        for index, color in colors.items():
-            table[index] = expected[color]
+        table[list(places)] = list(places.values())
         return table[values], "palette_order", False
     return values, "values", bool(palette)
 
@@ -116,29 +110,16 @@ def _match_colors(
     nothing = np.zeros(colors.shape[:2], dtype=np.uint8)
     if not palette:
         return nothing, "foreign_colors"
-    values, is_sure = _look_up(colors, palette)
+    values, is_sure = look_up_colors(colors, palette)
     if is_sure.all():
         return values, "colors"
-    swapped, is_sure_swapped = _look_up(colors[..., ::-1], palette)
+    swapped, is_sure_swapped = look_up_colors(colors[..., ::-1], palette)
     if is_sure_swapped.all():
         return swapped, "bgr_colors"
     # Black and one common colour match many pictures, so a mixture needs three classes.
     if is_sure.mean() >= _MIN_SURE_SHARE and len(np.unique(values[is_sure])) >= 3:
         return resolve_borders(colors, values, ~is_sure, np.array(palette)), "blended_colors"
     return nothing, "foreign_colors"
-
-
-def _look_up(
-    colors: np.ndarray,  # [H, W, 3]
-    palette: Sequence[Color],
-) -> tuple[np.ndarray, np.ndarray]:  # ids [H, W] uint8, whether the colour is the palette's [H, W]
-    weights = np.array([65536, 256, 1], dtype=np.int64)
-    keys = colors.astype(np.int64) @ weights
-    palette_keys = np.array(palette, dtype=np.int64) @ weights
-    order = np.argsort(palette_keys)
-    place = np.searchsorted(palette_keys[order], keys).clip(max=len(palette) - 1)
-    ids = order[place]
-    return ids.astype(np.uint8), palette_keys[ids] == keys
 
 
 def fill_from_nearest(
