@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from mate3d.camera_checks import exchange_axes, split_camera
+
 Repair = Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
 
 _FLIP_X = np.diag([-1.0, 1.0, 1.0, 1.0])
 _FLIP_Y = np.diag([1.0, -1.0, 1.0, 1.0])
-
-
-def split(camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [25] -> [4, 4], [3, 3]
-    """Return camera-to-world matrix and intrinsics."""
-    return camera[:16].reshape(4, 4), camera[16:].reshape(3, 3)
 
 
 def _join(pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -22,7 +19,7 @@ def _join(pose: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
 
 def transpose(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Transpose those of the two matrices that are stored column by column."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     return _join(
         pose.T if is_column_major(pose) else pose,
         intrinsics.T if is_column_major(intrinsics) else intrinsics,
@@ -40,7 +37,7 @@ def divide_by_size(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray
     A principal point near the middle of the image means pixels of this image; otherwise they are
     those of another size, whose middle it is.
     """
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     size = np.array(details["size"], dtype=np.float64)
     center = intrinsics[:2, 2]
     if (center > 1).all() and (np.abs(center / size - 0.5) > 0.2).any():
@@ -54,19 +51,18 @@ def divide_by_size(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray
 
 def invert(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Turn a world-to-camera matrix into the camera-to-world matrix."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     return _join(np.linalg.inv(pose), intrinsics)
 
 
 def opengl_to_opencv(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Turn the axes right, up, backward into right, down, forward."""
-    pose, intrinsics = split(camera)
-    return _join(pose @ np.diag([1.0, -1.0, -1.0, 1.0]), intrinsics)
+    return exchange_axes(camera)
 
 
 def rotate_world(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Rotate the world so that frontal is +z and up is +y."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     rotation = np.eye(4)
     rotation[:3, :3] = details["rotation"]
     return _join(rotation @ pose, intrinsics)
@@ -74,25 +70,25 @@ def rotate_world(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray: 
 
 def turn_around_view(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Turn a camera that is upside down by 180 degrees about its view."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     return _join(pose @ np.diag([-1.0, -1.0, 1.0, 1.0]), intrinsics)
 
 
 def mirror(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Exchange left and right in world and camera."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     return _join(_FLIP_X @ pose @ _FLIP_X, intrinsics)
 
 
 def mirror_vertically(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Exchange above and below in world and camera."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     return _join(_FLIP_Y @ pose @ _FLIP_Y, intrinsics)
 
 
 def scale_distance(camera: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:  # [25] -> [25]
     """Change the unit of length."""
-    pose, intrinsics = split(camera)
+    pose, intrinsics = split_camera(camera)
     scaled = pose.copy()
     scaled[:3, 3] *= details["factor"]
     return _join(scaled, intrinsics)

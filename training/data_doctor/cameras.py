@@ -6,15 +6,28 @@ from typing import Any
 
 import numpy as np
 
+from mate3d.camera_checks import (
+    AXES_TOLERANCE,
+    angle_off_origin,
+    are_inverted,
+    axes_error,
+    has_last_row,
+    has_plausible_center,
+    has_plausible_focal,
+    has_plausible_intrinsics,
+    has_y_up,
+    is_in_pixels,
+    is_rigid,
+    looks_away,
+    split_camera,
+)
 from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS
-from training.data_doctor.camera_repairs import REPAIRS, is_column_major, split
+from training.data_doctor.camera_repairs import REPAIRS, is_column_major
 from training.data_doctor.findings import Finding, make_finding
 from training.dataset_io.index import NUM_CAMERA_VALUES
 
 Cameras = dict[str, np.ndarray]
 
-_ROTATION_TOLERANCE = 0.01
-_MAX_NORMALISED_FOCAL = 20.0
 _DISTANCE_RANGE = (0.4, 2.5)
 _MAX_OFF_TARGET = 0.35
 # A direction or a sign needs a few cameras, since a single one may be far from frontal.
@@ -42,9 +55,9 @@ def check_cameras(
     _drop_where(good, "camera_intrinsics", _intrinsics_fault, findings)
     _drop_where(good, "camera_not_rotation", _rotation_fault, findings)
     _repair_inverted(good, findings)
-    _repair_each(good, "camera_opengl", _looks_away, findings)
+    _repair_each(good, "camera_opengl", lambda pose, _: looks_away(pose), findings)
     _repair_world(good, findings)
-    _repair_each(good, "camera_up_down", lambda camera: camera[5] > 0, findings)
+    _repair_each(good, "camera_up_down", lambda pose, _: has_y_up(pose), findings)
     _repair_distance(good, findings)
     _check_together(good, findings)
     return findings, good
@@ -52,13 +65,13 @@ def check_cameras(
 
 def camera_angles(camera: np.ndarray) -> tuple[float, float]:  # [25]
     """Return yaw and pitch of a camera's position, radians."""
-    x, y, z = split(camera)[0][:3, 3]
+    x, y, z = split_camera(camera)[0][:3, 3]
     return float(np.arctan2(x, z)), float(np.arctan2(y, np.hypot(x, z)))
 
 
 def camera_distance(camera: np.ndarray) -> float:  # [25]
     """Return the distance of a camera from the origin, world units."""
-    return float(np.linalg.norm(split(camera)[0][:3, 3]))
+    return float(np.linalg.norm(split_camera(camera)[0][:3, 3]))
 
 
 def _keep_valid(cameras: Mapping[str, tuple[float, ...]], findings: list[Finding]) -> Cameras:
@@ -91,9 +104,12 @@ def _apply(
 
 
 def _repair_each(
-    good: Cameras, code: str, is_wrong: Callable[[np.ndarray], bool], findings: list[Finding]
+    good: Cameras,
+    code: str,
+    is_wrong: Callable[[np.ndarray, np.ndarray], bool],  # of pose and intrinsics
+    findings: list[Finding],
 ) -> None:
-    wrong = [name for name, camera in good.items() if is_wrong(camera)]
+    wrong = [name for name, camera in good.items() if is_wrong(*split_camera(camera))]
     _apply(good, code, wrong, findings, f"{len(wrong)} of {len(good)} cameras")
 
 
@@ -107,15 +123,14 @@ def _drop_where(
         findings.append(make_finding(code, sorted(remarks), remarks=remarks))
 
 
-def _is_transposed(camera: np.ndarray) -> bool:
-    pose, intrinsics = split(camera)
+def _is_transposed(pose: np.ndarray, intrinsics: np.ndarray) -> bool:
     return is_column_major(pose) or is_column_major(intrinsics)
 
 
 def _repair_pixels(
     good: Cameras, sizes: Mapping[str, tuple[int, int]], findings: list[Finding]
 ) -> None:
-    wrong = sorted(n for n, c in good.items() if c[16] > _MAX_NORMALISED_FOCAL)
+    wrong = sorted(n for n, c in good.items() if is_in_pixels(split_camera(c)[1]))
     if not wrong or not sizes:
         return
     # An image that cannot be read most likely has the size of the others.
@@ -129,56 +144,42 @@ def _repair_pixels(
 
 
 def _intrinsics_fault(camera: np.ndarray) -> str:
-    intrinsics = split(camera)[1]
-    focal, center = np.diag(intrinsics)[:2], intrinsics[:2, 2]
-    if not ((focal > 0.2) & (focal <= _MAX_NORMALISED_FOCAL)).all():
-        return f"focal lengths {focal[0]:.4g}, {focal[1]:.4g}"
-    if not (np.abs(center - 0.5) <= 0.25).all():
-        return f"principal point {center[0]:.4g}, {center[1]:.4g}"
-    is_last_row = np.allclose(intrinsics[2], [0, 0, 1], atol=1e-3)
-    return "" if is_last_row else "the last row is not 0, 0, 1"
+    intrinsics = split_camera(camera)[1]
+    if has_plausible_intrinsics(intrinsics):
+        return ""
+    if not has_plausible_focal(intrinsics):
+        return f"focal lengths {intrinsics[0, 0]:.4g}, {intrinsics[1, 1]:.4g}"
+    if not has_plausible_center(intrinsics):
+        return f"principal point {intrinsics[0, 2]:.4g}, {intrinsics[1, 2]:.4g}"
+    return "the last row is not 0, 0, 1"
 
 
 def _rotation_fault(camera: np.ndarray) -> str:
-    pose = split(camera)[0]
-    rotation = pose[:3, :3]
-    if not np.allclose(pose[3], [0, 0, 0, 1], atol=1e-3):
+    pose = split_camera(camera)[0]
+    if is_rigid(pose):
+        return ""
+    if not has_last_row(pose):
         return "the last row is not 0, 0, 0, 1"
-    deviation = float(np.abs(rotation.T @ rotation - np.eye(3)).max())
-    if deviation > _ROTATION_TOLERANCE:
-        return f"axes deviate by {deviation:.2g} from length 1 and right angles"
-    return "the matrix mirrors" if np.linalg.det(rotation) < 0 else ""
-
-
-def _off_target(pose: np.ndarray) -> float:
-    """Return the angle between the line of sight, in either direction, and the origin."""
-    position = pose[:3, 3]
-    cosine = abs(position @ pose[:3, 2]) / max(np.linalg.norm(position), 1e-9)
-    return float(np.arccos(min(cosine, 1.0)))
+    error = axes_error(pose)
+    if error < AXES_TOLERANCE:
+        return "the matrix mirrors"
+    return f"axes deviate by {error:.2g} from length 1 and right angles"
 
 
 def _repair_inverted(good: Cameras, findings: list[Finding]) -> None:
-    if len(good) < _MIN_FOR_WORLD:
-        return
-    poses = [split(camera)[0] for camera in good.values()]
-    as_stored = np.median([_off_target(pose) for pose in poses])
-    inverted = np.median([_off_target(np.linalg.inv(pose)) for pose in poses])
-    positions = np.array([pose[:3, 3] for pose in poses])
-    is_one_place = positions.std(axis=0).max() < 0.05 * np.linalg.norm(positions.mean(axis=0))
-    if is_one_place and as_stored > 0.1 and inverted < 0.25 * as_stored:
+    if good and are_inverted(_poses(good)):
         _apply(good, "camera_inverted", list(good), findings)
 
 
-def _looks_away(camera: np.ndarray) -> bool:
-    pose = split(camera)[0]
-    return bool(pose[:3, 2] @ pose[:3, 3] > 0)
+def _poses(good: Cameras) -> np.ndarray:  # [N, 4, 4]
+    return split_camera(np.stack(list(good.values())))[0]
 
 
 def _repair_world(good: Cameras, findings: list[Finding]) -> None:
     """Find the rotation of the world that brings the mean view to the front, if one is needed."""
     if len(good) < _MIN_FOR_WORLD:
         return
-    poses = np.stack([split(camera)[0] for camera in good.values()])
+    poses = _poses(good)
     places = poses[:, :3, 3] / np.linalg.norm(poses[:, :3, 3], axis=1, keepdims=True).clip(1e-9)
     front, up = places.mean(axis=0), -poses[:, :3, 1].mean(axis=0)
     if np.linalg.norm(front) < 0.6 or np.linalg.norm(up) < 0.6:
@@ -226,7 +227,7 @@ def _repair_distance(good: Cameras, findings: list[Finding]) -> None:
 
 
 def _check_together(good: Cameras, findings: list[Finding]) -> None:
-    off = {name: _off_target(split(camera)[0]) for name, camera in good.items()}
+    off = {name: float(angle_off_origin(split_camera(c)[0])) for name, c in good.items()}
     past = sorted((n for n in off if off[n] > _MAX_OFF_TARGET), key=lambda n: -off[n])
     if past:
         remarks = {n: f"{np.degrees(off[n]):.0f} degrees past the head" for n in past}

@@ -8,18 +8,22 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mate3d.camera_checks import (
+    are_inverted,
+    exchange_axes,
+    has_plausible_intrinsics,
+    has_y_up,
+    is_in_pixels,
+    is_rigid,
+    looks_away,
+    split_camera,
+)
 from mate3d.errors import UserError
 from training.dataset_io.index import NUM_CAMERA_VALUES
 
 Convention = Literal["opencv", "opengl"]
-# Entries of a label that change sign between OpenCV's and OpenGL's camera axes: those of the
-# camera's y and z axes.
-_OPENGL_ENTRIES = [1, 2, 5, 6, 9, 10]
 # Part of a file's cameras that must agree on the axes.
 _MIN_AGREEMENT = 0.98
-_ROTATION_TOLERANCE = 1e-2
-# Principal points of images divided by their size are near 0.5, those in pixels far above this.
-_MAX_PRINCIPAL_POINT = 2.0
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,21 @@ def read_camera_file(path: str | Path) -> CameraFile:
         else:
             values[name] = array
     cameras = np.array(list(values.values())).reshape(-1, NUM_CAMERA_VALUES)
-    names, cameras, others = _split(list(values), cameras, _are_rigid(cameras))
+    names, cameras, others = _split(list(values), cameras, is_rigid(split_camera(cameras)[0]))
     problems |= dict.fromkeys(others, "its first 16 numbers are no camera-to-world matrix")
+    if names:
+        intrinsics = split_camera(cameras)[1]
+        _check_pixels(intrinsics, path)
+        names, cameras, others = _split(names, cameras, has_plausible_intrinsics(intrinsics))
+        problems |= dict.fromkeys(others, "its last 9 numbers are no plausible intrinsics")
     if not names:
         first = next(iter(problems.items()), ("the file", "it is empty"))
         raise UserError(f"camera file {path} has no usable camera: {first[0]}: {first[1]}")
-    _check_pixels(cameras, path)
     convention = _require_convention(cameras, path)
     names, cameras, others = _split(names, cameras, camera_conventions(cameras) == convention)
     problems |= dict.fromkeys(others, "it looks away from the head, or is upside down")
     if convention == "opengl":
-        cameras = flip_axes(cameras)
+        cameras = exchange_axes(cameras)
     return CameraFile(
         dict(zip(names, map(tuple, cameras.tolist()), strict=True)), convention, problems
     )
@@ -81,19 +89,9 @@ def camera_conventions(
     OpenCV's z axis points to what is seen and its y axis down; OpenGL's point the other ways.
     "" is neither.
     """
-    pose = cameras[:, :16].reshape(-1, 4, 4)
-    looks_back = np.einsum("ni,ni->n", pose[:, :3, 3], pose[:, :3, 2]) > 0
-    y_is_up = pose[:, 1, 1] > 0
-    return np.where(looks_back != y_is_up, "", np.where(looks_back, "opengl", "opencv"))
-
-
-def flip_axes(
-    cameras: np.ndarray,  # [N, 25]
-) -> np.ndarray:  # [N, 25]
-    """Exchange OpenCV's and OpenGL's camera axes."""
-    flipped = cameras.copy()
-    flipped[:, _OPENGL_ENTRIES] *= -1
-    return flipped
+    poses, _ = split_camera(cameras)
+    is_opengl = looks_away(poses)
+    return np.where(is_opengl != has_y_up(poses), "", np.where(is_opengl, "opengl", "opencv"))
 
 
 def _read_entries(path: Path) -> Iterable[tuple[str, Any]]:
@@ -138,20 +136,9 @@ def _split(
     return kept, cameras[keep], others
 
 
-def _are_rigid(
-    cameras: np.ndarray,  # [N, 25]
-) -> np.ndarray:  # [N] bool
-    pose = cameras[:, :16].reshape(-1, 4, 4)
-    rotation = pose[:, :3, :3]
-    product = rotation @ rotation.transpose(0, 2, 1)
-    is_orthonormal = np.abs(product - np.eye(3)).max(axis=(1, 2), initial=0) < _ROTATION_TOLERANCE
-    has_last_row = np.abs(pose[:, 3] - [0, 0, 0, 1]).max(axis=1, initial=0) < _ROTATION_TOLERANCE
-    return is_orthonormal & has_last_row & (np.linalg.det(rotation) > 0)
-
-
-def _check_pixels(cameras: np.ndarray, path: str | Path) -> None:
-    focal, center = np.median(cameras[:, 16]), np.median(cameras[:, 18])
-    if center > _MAX_PRINCIPAL_POINT:
+def _check_pixels(intrinsics: np.ndarray, path: str | Path) -> None:
+    if is_in_pixels(intrinsics).mean() > 0.5:
+        focal, center = np.median(intrinsics[:, 0, [0, 2]], axis=0)
         raise UserError(
             f"camera file {path} has intrinsics in pixels (focal length {focal:g}, principal point "
             f"{center:g}); divide their first two rows by the side of the images"
@@ -159,9 +146,7 @@ def _check_pixels(cameras: np.ndarray, path: str | Path) -> None:
 
 
 def _require_convention(cameras: np.ndarray, path: str | Path) -> Convention:
-    positions, forward = cameras[:, [3, 7, 11]], cameras[:, [2, 6, 10]]
-    spread = np.ptp(positions, axis=0).max()
-    if spread < 1e-3 * np.abs(positions).max() and np.ptp(forward, axis=0).max() > 0.1:
+    if are_inverted(split_camera(cameras)[0]):
         raise UserError(
             f"camera file {path} holds world-to-camera matrices: all positions are the same, the "
             "directions are not; invert them"

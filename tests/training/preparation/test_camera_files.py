@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from mate3d.camera_checks import exchange_axes
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from training.preparation.camera_files import camera_conventions, flip_axes, read_camera_file
+from training.preparation.camera_files import camera_conventions, read_camera_file
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,8 @@ def test_axes_of_opengl_are_recognised_and_converted(tmp_path, cameras):
 
 def test_the_axes_of_a_single_camera_can_be_told(cameras):
     assert (camera_conventions(cameras) == "opencv").all()
-    assert (camera_conventions(flip_axes(cameras)) == "opengl").all()
-    np.testing.assert_array_equal(flip_axes(flip_axes(cameras)), cameras)
+    assert (camera_conventions(exchange_axes(cameras)) == "opengl").all()
+    np.testing.assert_array_equal(exchange_axes(exchange_axes(cameras)), cameras)
 
 
 def test_rolled_cameras_keep_their_axes(cameras):
@@ -71,6 +72,8 @@ def test_unusable_cameras_have_a_reason_each(tmp_path, cameras):
     mirrored = cameras[0].copy()
     mirrored[[0, 4, 8]] *= -1
     labels["mirrored.png"] = mirrored.tolist()
+    labels["pixels.png"] = _in_pixels(cameras[:1])[0].tolist()
+    labels["focal.png"] = [*cameras[0, :16].tolist(), -4.0, 0, 0.5, 0, -4.0, 0.5, 0, 0, 1]
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps({"labels": list(labels.items())}))
     file = read_camera_file(path)
@@ -79,13 +82,15 @@ def test_unusable_cameras_have_a_reason_each(tmp_path, cameras):
         assert file.problems[name] == "a camera is 25 finite numbers"
     for name in ("scaled.png", "mirrored.png", "zero.png"):
         assert file.problems[name] == "its first 16 numbers are no camera-to-world matrix"
+    for name in ("pixels.png", "focal.png"):
+        assert file.problems[name] == "its last 9 numbers are no plausible intrinsics"
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_few_cameras_that_look_elsewhere_are_listed(tmp_path, cameras, flip):
     many = np.concatenate([cameras, cameras, cameras])
-    many[7] = flip_axes(many[7:8])[0]
-    file = read_camera_file(_write(tmp_path / "c.json", flip_axes(many) if flip else many))
+    many[7] = exchange_axes(many[7:8])[0]
+    file = read_camera_file(_write(tmp_path / "c.json", exchange_axes(many) if flip else many))
     assert file.convention == ("opengl" if flip else "opencv")
     name = _names(8)[7]
     assert file.problems == {name: "it looks away from the head, or is upside down"}
@@ -106,7 +111,7 @@ def _world_to_camera(cameras):
 
 
 def _mixed(cameras):
-    return np.concatenate([cameras[:20], flip_axes(cameras[20:])])
+    return np.concatenate([cameras[:20], exchange_axes(cameras[20:])])
 
 
 def _upside_down(cameras):

@@ -1,0 +1,127 @@
+"""What the numbers of cameras from elsewhere tell: rigid or not, axes, inverted, in pixels.
+
+A camera is 25 numbers: camera-to-world matrix and intrinsics, row by row. Leading dimensions are
+free.
+"""
+
+import numpy as np
+
+# Largest error of a product of two axes, which should be 0 or 1.
+AXES_TOLERANCE = 1e-2
+_ROW_TOLERANCE = 1e-3
+# Of intrinsics divided by the size of the image.
+_FOCAL_RANGE = (0.2, 20.0)
+_MAX_CENTER = 2.0
+_MAX_OFF_CENTER = 0.25
+# An inverted matrix needs a few cameras, since a single one may look anywhere.
+_MIN_INVERTED = 5
+# Entries of the camera's y and z axes.
+_OPENGL_ENTRIES = [1, 2, 5, 6, 9, 10]
+
+
+def split_camera(
+    cameras: np.ndarray,  # [..., 25]
+) -> tuple[np.ndarray, np.ndarray]:  # [..., 4, 4], [..., 3, 3]
+    """Return camera-to-world matrices and intrinsics."""
+    shape = cameras.shape[:-1]
+    return cameras[..., :16].reshape(*shape, 4, 4), cameras[..., 16:].reshape(*shape, 3, 3)
+
+
+def has_last_row(
+    matrices: np.ndarray,  # [..., N, N]
+) -> np.ndarray:  # [...] bool
+    """Tell whether the last row is 0, ..., 0, 1."""
+    expected = np.eye(matrices.shape[-1])[-1]
+    return np.abs(matrices[..., -1, :] - expected).max(axis=-1) < _ROW_TOLERANCE
+
+
+def axes_error(
+    poses: np.ndarray,  # [..., 4, 4]
+) -> np.ndarray:  # [...]
+    """Return how far the axes are from length 1 and right angles."""
+    rotations = poses[..., :3, :3]
+    return np.abs(np.swapaxes(rotations, -1, -2) @ rotations - np.eye(3)).max(axis=(-2, -1))
+
+
+def is_rigid(
+    poses: np.ndarray,  # [..., 4, 4]
+) -> np.ndarray:  # [...] bool
+    """Tell whether matrices are a rotation and a shift."""
+    is_proper = np.linalg.det(poses[..., :3, :3]) > 0
+    return has_last_row(poses) & (axes_error(poses) < AXES_TOLERANCE) & is_proper
+
+
+def is_in_pixels(
+    intrinsics: np.ndarray,  # [..., 3, 3]
+) -> np.ndarray:  # [...] bool
+    """Tell intrinsics that are not divided by the size of the image."""
+    return (intrinsics[..., 0, 0] > _FOCAL_RANGE[1]) | (intrinsics[..., 0, 2] > _MAX_CENTER)
+
+
+def has_plausible_focal(
+    intrinsics: np.ndarray,  # [..., 3, 3]
+) -> np.ndarray:  # [...] bool
+    """Tell focal lengths that a camera for portraits can have."""
+    focal = np.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
+    return ((focal > _FOCAL_RANGE[0]) & (focal <= _FOCAL_RANGE[1])).all(axis=-1)
+
+
+def has_plausible_center(
+    intrinsics: np.ndarray,  # [..., 3, 3]
+) -> np.ndarray:  # [...] bool
+    """Tell principal points that are near the middle of the image."""
+    return (np.abs(intrinsics[..., :2, 2] - 0.5) <= _MAX_OFF_CENTER).all(axis=-1)
+
+
+def has_plausible_intrinsics(
+    intrinsics: np.ndarray,  # [..., 3, 3]
+) -> np.ndarray:  # [...] bool
+    """Tell intrinsics that are divided by the size of the image and fit portraits."""
+    is_plausible = has_plausible_focal(intrinsics) & has_plausible_center(intrinsics)
+    return is_plausible & has_last_row(intrinsics)
+
+
+def angle_off_origin(
+    poses: np.ndarray,  # [..., 4, 4]
+) -> np.ndarray:  # [...] radians, 0..pi/2
+    """Return the angle between the line of sight, in either direction, and the world's origin."""
+    positions = poses[..., :3, 3]
+    along = np.abs((positions * poses[..., :3, 2]).sum(axis=-1))
+    cosine = along / np.linalg.norm(positions, axis=-1).clip(1e-9)
+    return np.arccos(cosine.clip(max=1.0))
+
+
+def are_inverted(
+    poses: np.ndarray,  # [N, 4, 4]
+) -> bool:
+    """Tell world-to-camera matrices: all are at one place, their inverses look at the origin."""
+    if len(poses) < _MIN_INVERTED:
+        return False
+    positions = poses[:, :3, 3]
+    is_one_place = positions.std(axis=0).max() < 0.05 * np.linalg.norm(positions.mean(axis=0))
+    as_stored = np.median(angle_off_origin(poses))
+    inverted = np.median(angle_off_origin(np.linalg.inv(poses)))
+    return bool(is_one_place and as_stored > 0.1 and inverted < 0.25 * as_stored)
+
+
+def looks_away(
+    poses: np.ndarray,  # [..., 4, 4]
+) -> np.ndarray:  # [...] bool
+    """Tell cameras whose z axis points away from the origin: with OpenGL's axes they look at it."""
+    return (poses[..., :3, 2] * poses[..., :3, 3]).sum(axis=-1) > 0
+
+
+def has_y_up(
+    poses: np.ndarray,  # [..., 4, 4]
+) -> np.ndarray:  # [...] bool
+    """Tell cameras whose y axis points up, as OpenGL's does; OpenCV's points down."""
+    return poses[..., 1, 1] > 0
+
+
+def exchange_axes(
+    cameras: np.ndarray,  # [..., 25]
+) -> np.ndarray:  # [..., 25]
+    """Exchange OpenCV's axes (right, down, forward) and OpenGL's (right, up, backward)."""
+    exchanged = cameras.copy()
+    exchanged[..., _OPENGL_ENTRIES] *= -1
+    return exchanged
