@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mate3d.errors import UserError
 
@@ -84,6 +84,33 @@ def read_task(config: DictConfig, words: Sequence[str]) -> Task:
     if task == "packed":
         _require(config, "data")
     return task
+
+
+def check_photo_options(config: DictConfig) -> None:
+    """Check what photos need of each other's options.
+
+    Raises:
+        UserError: If something is missing or does not fit.
+    """
+    if config.images is None:
+        raise UserError("missing value, please give: images=FOLDER (see --help)")
+    if (config.masks is None) == (config.parsing.model is None):
+        raise UserError(
+            "photos need masks=FOLDER, or parsing.model= to make them, one of both (see --help)"
+        )
+    if config.cameras is not None and config.crop in ("ffhq", "eg3d"):
+        raise UserError(
+            f"cameras= are those of whole photos, so they do not fit crop={config.crop}"
+        )
+    for option, value, needed in (
+        ("parsing.model", config.parsing.model, "parsing.label_set"),
+        ("caption_source", config.caption_source == "model", "captioning.model"),
+        ("landmark_source", config.landmark_source == "file", "landmarks"),
+        ("landmark_source", config.landmark_source == "detector", "detection.model"),
+    ):
+        if value and OmegaConf.select(config, needed) is None:
+            given = OmegaConf.select(config, option)
+            raise UserError(f"{option}={given} needs {needed}= (see --help)")
 
 
 def _find_task(config: DictConfig) -> Task:

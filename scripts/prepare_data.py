@@ -22,6 +22,7 @@ from scripts._prepare_options import (
     FILE_OPTIONS,
     PHOTO_OPTIONS,
     PROCEDURAL_OPTIONS,
+    check_photo_options,
     read_task,
 )
 from training.preparation.engine import Maker
@@ -125,22 +126,13 @@ def _read_numbers(config: DictConfig, option: str) -> dict[str, Any] | None:
 
 
 def _plan_photos(config: DictConfig) -> _Plan:
-    if config.images is None:
-        raise UserError("missing value, please give: images=FOLDER (see --help)")
     label_set = get_mask_label_set(config.dataset.label_set)
     files = {name: Path(str(config[name])) for name in FILE_OPTIONS if config[name] is not None}
     crop = config.crop or config.dataset.crop
-    if config.cameras is not None and crop in ("ffhq", "eg3d"):
-        raise UserError(f"cameras= are those of whole photos, so they do not fit crop={crop}")
     for name in ("images", "masks"):
         if name in files and files[name].resolve() in Path(config.output).resolve().parents:
             raise UserError(f"output={config.output} lies in {name}={files[name]}, which is read")
-    if "masks" not in files and config.parsing.model is None:
-        raise UserError("photos need masks=FOLDER, or parsing.model= to make them (see --help)")
-    if config.caption_source == "model" and config.captioning.model is None:
-        raise UserError("caption_source=model needs captioning.model=")
-    if config.parsing.model is not None and config.parsing.label_set is None:
-        raise UserError("parsing.model= needs parsing.label_set=, what its classes mean")
+    check_photo_options(config)
     source = instantiate(config.dataset.source)(
         label_set=get_mask_label_set(config.mask_label_set or config.dataset.label_set),
         **{"masks": None, **files},

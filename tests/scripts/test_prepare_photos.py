@@ -118,6 +118,19 @@ def test_known_cameras_and_captions_are_kept_and_opengl_axes_are_converted(truth
     assert "OpenGL" in capsys.readouterr().out
 
 
+def test_known_cameras_need_no_landmarks(truth, photos):
+    labels = json.loads((truth / "dataset.json").read_text())["labels"]
+    (photos / "cameras.json").write_text(json.dumps({"labels": labels}))
+    for path in (truth / "masks").rglob("*.png"):
+        target = photos / "few" / path.relative_to(truth / "masks")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_label_map(target, np.zeros((SIDE, SIDE), np.uint8), get_label_set("face_5"))
+    words = ["dataset=folder", "dataset.label_set=face_5", f"images={truth / 'images'}"]
+    words += [f"masks={photos / 'few'}", f"cameras={photos / 'cameras.json'}"]
+    _run(photos, *words, f"resolution={SIDE}", f"output={photos / 'out'}")
+    assert len(open_dataset(photos / "out")[1].names) == NUM_CATS
+
+
 def test_captions_come_from_file_attributes_or_mask_in_this_order(truth, photos):
     names = [f"img{i:08d}" for i in range(NUM_CATS)]
     (photos / "captions.json").write_text(json.dumps({names[0]: "my cat"}))
@@ -224,6 +237,15 @@ def test_wrong_models_end_the_run_in_one_line(photos, capsys):
         (["dataset=folder", "dataset.label_set=catmask_hq"], "please give: images=FOLDER"),
         (["dataset=ffhq_mask", "images=x"], "photos need masks=FOLDER, or parsing.model="),
         (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "needs parsing.label_set="),
+        (["dataset=ffhq_mask", "images=x", "masks=x", "parsing.model=y"], "one of both"),
+        (
+            ["dataset=ffhq_mask", "images=x", "masks=x", "landmark_source=detector"],
+            "landmark_source=detector needs detection.model=",
+        ),
+        (
+            ["dataset=ffhq_mask", "images=x", "masks=x", "caption_source=model"],
+            "caption_source=model needs captioning.model=",
+        ),
         (["dataset=ffhq_mask", "images=/nowhere", "masks=x"], "folder not found: /nowhere"),
         (
             ["dataset=ffhq_mask", "images=x", "masks=y", "cameras=z", "crop=ffhq"],

@@ -1,6 +1,5 @@
 """The sample of a photo: mask, landmarks, crop, camera, caption, each from where the user says."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from PIL import Image
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import LabelSet, get_mask_label_set
-from mate3d.photo.alignment import Crop, eg3d_crop, ffhq_crop
+from mate3d.photo.alignment import Crop, eg3d_crop, ffhq_crop, middle_box
 from mate3d.photo.canonical_heads import canonical_head
 from mate3d.photo.captioning import CaptionModel
 from mate3d.photo.detectors import YuNetDetector
@@ -25,7 +24,8 @@ from training.preparation.captions import caption_from_attributes, caption_from_
 from training.preparation.raw_item import RawItem, Source
 from training.preparation.samples import FailedSample, Job, PreparedSample, make_sample
 
-_logger = logging.getLogger(__name__)
+# Crops that landmarks decide.
+_ALIGNED = ("ffhq", "eg3d")
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ class PhotoMaker:
         else:
             raise UserError("it has no mask; give masks= or parsing.model=")
         label_map = _fit_mask(label_map, photo.size)
-        landmarks = self._find_landmarks(item, photo, label_map, label_set)
+        landmarks = None
+        if item.camera is None or self._settings.crop in _ALIGNED:
+            landmarks = self._find_landmarks(item, photo, label_map, label_set)
         return _Shot(photo, label_map, label_set, landmarks)
 
     def _find_landmarks(
@@ -194,7 +196,7 @@ class PhotoMaker:
     def _cut(self, shot: _Shot, item: RawItem) -> _Shot:
         """Return a square of the samples' size."""
         crop, size = self._settings.crop, self._settings.resolution
-        if crop in ("ffhq", "eg3d"):
+        if crop in _ALIGNED:
             five = five_landmarks(shot.landmarks or {})
             if five is None:
                 raise UserError(
@@ -226,7 +228,7 @@ class PhotoMaker:
         if item.camera is not None:
             return item.camera, None
         settings = self._settings
-        framing = settings.crop if settings.crop in ("ffhq", "eg3d") else settings.framing
+        framing = settings.crop if settings.crop in _ALIGNED else settings.framing
         estimate = estimate_camera(
             shot.landmarks or {},
             settings.resolution,
@@ -271,10 +273,8 @@ def _listed(landmarks: Mapping[str, Point] | None) -> str:
 
 
 def _middle_square(size: tuple[int, int], resolution: int) -> Crop:
-    # Whole pixels, so that what is not reduced stays as it is.
-    side = min(size)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return Crop((left + side / 2, top + side / 2), side, 0.0, resolution)
+    left, top, right, bottom = middle_box(size)
+    return Crop(((left + right) / 2, (top + bottom) / 2), right - left, 0.0, resolution)
 
 
 def _cut_upright(shot: _Shot, square: Crop) -> tuple[Image.Image, np.ndarray]:
