@@ -52,6 +52,11 @@ class Crop:
     size: int
 
     @property
+    def enlargement(self) -> float:
+        """How many pixels of the result there are for each of the photo, along a line."""
+        return self.size / self.side
+
+    @property
     def photo_from_crop(self) -> np.ndarray:  # [2, 3]
         """Matrix that takes (x, y, 1) in the crop to the photo."""
         scale = self.side / self.size
@@ -125,32 +130,17 @@ class Crop:
         return image.transform(size, Image.Transform.AFFINE, matrix.ravel().tolist(), resampling)
 
 
-@dataclass(frozen=True)
-class AlignedPhoto:
-    """A cropped photo and the crop, which label maps and landmarks of the photo go through too."""
+def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest square in the middle of a photo: left, top, right, bottom.
 
-    image: Image.Image
-    crop: Crop
+    They are whole pixels, so that what is not resized stays as it is.
 
-
-def align_ffhq(
-    photo: Image.Image,
-    five: np.ndarray,  # [5, 2]
-    size: int = 1024,
-) -> AlignedPhoto:
-    """Crop a photo as FFHQ does: level eyes, oriented by eyes and mouth; see `ffhq_crop`."""
-    crop = ffhq_crop(five, size)
-    return AlignedPhoto(crop.cut_image(photo), crop)
-
-
-def align_eg3d(
-    photo: Image.Image,
-    five: np.ndarray,  # [5, 2]
-    size: int = 512,
-) -> AlignedPhoto:
-    """Crop a photo as EG3D does: centred on the head, not turned; see `eg3d_crop`."""
-    crop = eg3d_crop(five, size)
-    return AlignedPhoto(crop.cut_image(photo), crop)
+    Args:
+        size: Width and height of the photo.
+    """
+    side = min(size)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return left, top, left + side, top + side
 
 
 def ffhq_crop(

@@ -122,7 +122,7 @@ def canonical_head(
     Args:
         label_set: Of people or of cats.
         framing: How people were cropped, which decides what lies at the world origin, where
-            cameras look: as the procedural people are, by `align_ffhq`, or by `align_eg3d`.
+            cameras look: as the procedural people are, by `ffhq_crop`, or by `eg3d_crop`.
     """
     if is_cat_set(label_set):
         return CAT

@@ -1,23 +1,12 @@
 """Detectors of the five points of a face in a photo."""
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from mate3d.errors import UserError
 
 YUNET_SOURCE = "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet"
-
-
-class FaceDetector(Protocol):
-    """Anything that finds the main face of a photo."""
-
-    def detect(
-        self,
-        image: np.ndarray,  # [H, W, 3] uint8 RGB
-    ) -> np.ndarray | None:  # [5, 2] float64
-        """Return the five points in the order of FIVE_POINTS, pixels; None if there is no face."""
 
 
 class YuNetDetector:

@@ -28,17 +28,3 @@ def named_landmarks(
     """Return five points of a face by their names; the inverse of `five_landmarks`."""
     assert np.shape(five) == (5, 2), np.shape(five)
     return {name: (float(x), float(y)) for name, (x, y) in zip(FIVE_POINTS, five, strict=True)}
-
-
-def mirror_landmarks(landmarks: Landmarks, width: float) -> dict[str, Point]:
-    """Return the landmarks of the horizontally flipped picture, whose sides trade names.
-
-    Args:
-        width: Of the picture, pixels.
-    """
-    swap = {"left": "right", "right": "left"}
-    mirrored = {}
-    for name, (x, y) in landmarks.items():
-        side, _, part = name.partition("_")
-        mirrored[f"{swap[side]}_{part}" if side in swap else name] = (width - x, y)
-    return mirrored

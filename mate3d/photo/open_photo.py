@@ -24,15 +24,20 @@ def open_photo(path: str | Path) -> Image.Image:
         raise UserError(f"photo {path} is not a picture of a known format") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"photo {path} is damaged or truncated: {error}") from None
-    return _to_rgb(upright)
+    return to_rgb(upright)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey; Pillow's own conversion would clip it to white.
-        return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB, transparent pixels over white.
+
+    Pillow's own conversion would clip wide grey values to white. Wide are those of 16 bits, and
+    those of 32 bits if any exceeds 255.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float64)
+        is_wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
+        values = values / 257 if is_wide else values
+        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import UnidentifiedImageError
 
 from mate3d.errors import UserError
+from mate3d.mask_colors import Color
+from mate3d.photo.open_photo import to_rgb
 from training.data_doctor.alignment import Alignment, measure_alignment
-from training.data_doctor.image_reading import read_image, to_rgb
+from training.data_doctor.image_reading import DECODING_ERRORS, read_image
 from training.data_doctor.mask_reading import (
-    DECODING_ERRORS,
-    Color,
     MaskEncoding,
     MaskReading,
     find_boundaries,

@@ -2,8 +2,17 @@
 
 import io
 
-import numpy as np
 from PIL import Image
+
+# Decoders raise any of these on damaged files.
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    EOFError,
+    Image.DecompressionBombError,
+)
 
 
 def read_image(content: bytes) -> Image.Image:
@@ -15,17 +24,3 @@ def read_image(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
         image.load()
     return image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB, transparent pixels over white."""
-    if image.mode.startswith(("I", "F")):
-        values = np.array(image).astype(np.float64)
-        is_wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
-        values = values / 257 if is_wide else values
-        return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")

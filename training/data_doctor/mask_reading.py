@@ -1,6 +1,5 @@
 """What a mask file really holds: ids, grey levels, colours, or a resized mixture of them."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from mate3d.mask_colors import Color, look_up_colors, look_up_indices
+from training.data_doctor.image_reading import read_image
 
 MaskEncoding = Literal[
     "values",  # one channel: ids, or grey levels that stand for them
@@ -21,16 +21,6 @@ MaskEncoding = Literal[
     "blended_colors",  # colours of the label set, mixed along the borders
     "foreign_colors",  # colours that say nothing about this label set
 ]
-# Decoders raise any of these on damaged files.
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    EOFError,
-    Image.DecompressionBombError,
-)
-
 _MIN_SURE_SHARE = 0.6
 
 
@@ -64,8 +54,7 @@ def read_mask(content: bytes, palette: Sequence[Color]) -> MaskReading:
     Raises:
         OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
     """
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
+    image = read_image(content)
     is_lossy = image.format in ("JPEG", "MPO")
     if image.mode == "P":
         values, encoding, has_other_palette = _read_palette_image(image, palette)

@@ -1,6 +1,5 @@
 """Repair of one item's files: the pixels of its image and of its mask."""
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,17 @@ from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion, swap_classes
-from mate3d.labels import LabelSet, get_label_set, save_label_map
-from training.data_doctor.image_reading import read_image, to_rgb
+from mate3d.labels import LabelSet, get_label_set
+from mate3d.photo.alignment import middle_box
+from mate3d.photo.open_photo import to_rgb
+from training.data_doctor.image_reading import read_image
 from training.data_doctor.mask_reading import (
     fill_from_nearest,
     find_in_between,
     read_mask,
     resolve_borders,
 )
-from training.dataset_io import DatasetFiles
+from training.dataset_io import DatasetFiles, encode_image, encode_mask
 
 Details = Mapping[str, Any]
 
@@ -81,18 +82,9 @@ def repair_files(files: DatasetFiles, label_set: LabelSet, plan: RepairPlan) -> 
         values = np.array(mask)
     if int(values.max()) >= label_set.num_classes:
         return RepairedFiles(plan.name, refusal=f"the mask still holds id {values.max()}")
-    mask_file = io.BytesIO()
-    save_label_map(mask_file, values, label_set)
-    has_new_image = any(step.code in _IMAGE_REPAIRS for step in plan.steps)
-    return RepairedFiles(
-        plan.name, _encode(image) if has_new_image else image_content, mask_file.getvalue()
-    )
-
-
-def _encode(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
+    if any(step.code in _IMAGE_REPAIRS for step in plan.steps):
+        image_content = encode_image(image)
+    return RepairedFiles(plan.name, image_content, encode_mask(values, label_set))
 
 
 def _recode(image: Image.Image, details: Details) -> Image.Image:
@@ -100,18 +92,12 @@ def _recode(image: Image.Image, details: Details) -> Image.Image:
 
 
 def _crop_square(image: Image.Image, details: Details) -> Image.Image:
-    return _resize(image.crop(_central_square(image.size)), details)
+    return _resize(image.crop(middle_box(image.size)), details)
 
 
 def _resize(image: Image.Image, details: Details) -> Image.Image:
     side = details["side"]
-    return to_rgb(image).resize((side, side), Image.Resampling.LANCZOS)
-
-
-def _central_square(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    side = min(size)
-    left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return left, top, left + side, top + side
+    return to_rgb(image).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _as_read(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
@@ -160,7 +146,7 @@ def _crop_mask(values: np.ndarray, details: Details, label_set: LabelSet) -> np.
     if (values.shape[1], values.shape[0]) != tuple(details["size"]):
         image = Image.fromarray(values).resize(details["size"], Image.Resampling.NEAREST)
         values = np.array(image)
-    left, top, right, bottom = _central_square(details["size"])
+    left, top, right, bottom = middle_box(details["size"])
     return values[top:bottom, left:right]
 
 

@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from training.data_doctor.image_reading import read_image, to_rgb
-from training.data_doctor.mask_reading import DECODING_ERRORS, read_mask
+from mate3d.photo.open_photo import to_rgb
+from training.data_doctor.image_reading import DECODING_ERRORS, read_image
+from training.data_doctor.mask_reading import read_mask
 from training.dataset_io import DatasetFiles
 
 THUMBNAIL_SIDE = 136

@@ -3,7 +3,7 @@
 from training.dataset_io.files import DatasetFiles, NamedContent, open_files
 from training.dataset_io.index import DatasetIndex, open_dataset, parse_index
 from training.dataset_io.layout import INDEX_NAME, image_name
-from training.dataset_io.writer import DatasetWriter, encode_pair
+from training.dataset_io.writer import DatasetWriter, encode_image, encode_mask, encode_pair
 
 __all__ = [
     "INDEX_NAME",
@@ -11,6 +11,8 @@ __all__ = [
     "DatasetIndex",
     "DatasetWriter",
     "NamedContent",
+    "encode_image",
+    "encode_mask",
     "encode_pair",
     "image_name",
     "open_dataset",

@@ -33,10 +33,24 @@ def encode_pair(
 ) -> tuple[bytes, bytes]:
     """Return an image and its label map as PNG files."""
     assert image.dtype == np.uint8 and image.shape == (*label_map.shape, 3), image.shape
-    image_file, mask_file = io.BytesIO(), io.BytesIO()
-    Image.fromarray(image).save(image_file, format="PNG")
-    save_label_map(mask_file, label_map, label_set)
-    return image_file.getvalue(), mask_file.getvalue()
+    return encode_image(Image.fromarray(image)), encode_mask(label_map, label_set)
+
+
+def encode_image(image: Image.Image) -> bytes:
+    """Return an image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def encode_mask(
+    label_map: np.ndarray,  # [H, W] uint8
+    label_set: LabelSet,
+) -> bytes:
+    """Return a label map as a palette PNG file."""
+    file = io.BytesIO()
+    save_label_map(file, label_map, label_set)
+    return file.getvalue()
 
 
 class DatasetWriter:

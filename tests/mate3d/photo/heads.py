@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mate3d.cameras import unpack_camera
 from mate3d.labels import LabelSet
+from mate3d.photo.landmarks import Landmarks, Point
 
 # Middle row, middle column, half height, half width of parts of a frontal face at 100 px.
 FACE_PARTS = (
@@ -45,3 +46,17 @@ def project(
     homogeneous = torch.cat([world, torch.ones(len(world), 1)], dim=1)
     seen = intrinsics[0] @ (torch.linalg.inv(cam2world[0]) @ homogeneous.T)[:3]
     return dict(zip(points, ((seen[:2] / seen[2]).T * size).tolist(), strict=True))
+
+
+def mirror_landmarks(landmarks: Landmarks, width: float) -> dict[str, Point]:
+    """Return the landmarks of the horizontally flipped picture, whose sides trade names.
+
+    Args:
+        width: Of the picture, pixels.
+    """
+    swap = {"left": "right", "right": "left"}
+    mirrored = {}
+    for name, (x, y) in landmarks.items():
+        side, _, part = name.partition("_")
+        mirrored[f"{swap[side]}_{part}" if side in swap else name] = (width - x, y)
+    return mirrored

@@ -13,10 +13,9 @@ from mate3d.errors import UserError
 from mate3d.photo.alignment import (
     FACE_DECIMETRES,
     Crop,
-    align_eg3d,
-    align_ffhq,
     eg3d_crop,
     ffhq_crop,
+    middle_box,
 )
 from mate3d.photo.landmarks import named_landmarks
 from tests.mate3d.photo.heads import project
@@ -74,14 +73,14 @@ def test_long_face_is_framed_by_its_height():
 def test_features_of_the_photo_land_where_the_landmarks_move_to():
     five = turned(FRONTAL, 0.3, 4.0, (60.0, 20.0))
     photo = draw_discs(five, (401, 423), 9)
-    for align, size in itertools.product((align_ffhq, align_eg3d), (400, 200, 120)):
-        aligned = align(photo, five, size)
-        picture, moved = np.asarray(aligned.image), aligned.crop.move_points(five)
+    for make_crop, size in itertools.product((ffhq_crop, eg3d_crop), (400, 200, 120)):
+        crop = make_crop(five, size)
+        picture, moved = np.asarray(crop.cut_image(photo)), crop.move_points(five)
         for color, point in zip((LEFT_EYE, RIGHT_EYE, NOSE), moved, strict=False):
             np.testing.assert_allclose(center_of(picture, color), point, atol=0.3)
-        named = aligned.crop.move_landmarks(named_landmarks(five))
+        named = crop.move_landmarks(named_landmarks(five))
         assert named["nose"] == pytest.approx(tuple(moved[2]))
-    assert aligned.crop.move_landmarks({}) == {}
+    assert crop.move_landmarks({}) == {}
 
 
 def test_cut_image_matches_an_outside_warp():
@@ -114,11 +113,11 @@ def test_label_map_is_cut_by_the_same_crop_without_new_ids():
     label_map = np.zeros(colors.shape[:2], np.uint8)
     for index, color in enumerate((LEFT_EYE, RIGHT_EYE, NOSE)):
         label_map[(colors == color).all(axis=-1)] = 3 * index + 3
-    aligned = align_ffhq(photo, five, 128)
-    cut = aligned.crop.cut_label_map(label_map)
+    crop = ffhq_crop(five, 128)
+    cut = crop.cut_label_map(label_map)
     assert cut.shape == (128, 128) and cut.dtype == np.uint8
     assert set(np.unique(cut)) == {0, 3, 6, 9}
-    for id_, point in zip((3, 6, 9), aligned.crop.move_points(five), strict=False):
+    for id_, point in zip((3, 6, 9), crop.move_points(five), strict=False):
         np.testing.assert_allclose(
             np.argwhere(cut == id_)[:, ::-1].mean(axis=0) + 0.5, point, atol=0.4
         )
@@ -165,4 +164,16 @@ def test_landmarks_that_cannot_be_aligned_say_why(make_crop):
 
 def test_crop_mostly_outside_the_photo_is_an_error():
     with pytest.raises(UserError, match=r"mostly outside the photo \(30x20\)"):
-        align_ffhq(Image.new("RGB", (30, 20)), FRONTAL)
+        ffhq_crop(FRONTAL).cut_image(Image.new("RGB", (30, 20)))
+
+
+def test_enlargement_compares_the_result_with_the_photo():
+    assert Crop(center=(0.0, 0.0), side=64.0, turn=0.3, size=256).enlargement == 4
+    assert ffhq_crop(FRONTAL, 40).enlargement == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("size", "box"), [((7, 4), (1, 0, 5, 4)), ((4, 8), (0, 2, 4, 6)), ((5, 5), (0, 0, 5, 5))]
+)
+def test_middle_box_is_the_largest_square_of_whole_pixels(size, box):
+    assert middle_box(size) == box

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mate3d.errors import UserError
-from mate3d.photo.detectors import FaceDetector, YuNetDetector, main_face
+from mate3d.photo.detectors import YuNetDetector, main_face
 
 
 class FakeNetwork:
@@ -57,7 +57,7 @@ def face_row(x: float, y: float, side: float) -> list[float]:
 
 
 def test_points_come_in_the_project_s_order(model):
-    detector: FaceDetector = YuNetDetector(model)
+    detector = YuNetDetector(model)
     FakeNetwork.faces = np.array([face_row(10, 20, 100)], np.float32)
     five = detector.detect(np.zeros((200, 150, 3), np.uint8))
     expected = [(40, 60), (80, 60), (60, 80), (45, 100), (75, 100)]

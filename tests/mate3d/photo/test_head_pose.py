@@ -11,7 +11,7 @@ from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.photo.canonical_heads import CAT, PERSON
 from mate3d.photo.head_pose import estimate_camera
-from mate3d.photo.landmarks import FIVE_POINTS, mirror_landmarks
+from mate3d.photo.landmarks import FIVE_POINTS
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.procedural.cat import cat_parameters_from_latent
 from mate3d.procedural.cat_field import CatField
@@ -19,7 +19,7 @@ from mate3d.procedural.person import person_parameters_from_latent
 from mate3d.procedural.person_field import PersonField
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import render_analytic
-from tests.mate3d.photo.heads import project
+from tests.mate3d.photo.heads import mirror_landmarks, project
 
 
 def rolled(camera: torch.Tensor, roll: float) -> torch.Tensor:
@@ -166,6 +166,6 @@ def test_too_few_landmarks_say_which_there_are():
 
 @pytest.mark.parametrize("value", [1e300, -1e5, math.nan, math.inf])
 def test_landmark_far_outside_is_named(value):
-    points = {name: (64.0, 64.0) for name in PERSON.points} | {"nose": (value, 64.0)}
+    points = dict.fromkeys(PERSON.points, (64.0, 64.0)) | {"nose": (value, 64.0)}
     with pytest.raises(UserError, match="landmark nose at .* is far outside the picture"):
         estimate_camera(points, 128, PERSON)

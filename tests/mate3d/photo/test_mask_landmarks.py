@@ -10,14 +10,13 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet, get_label_set
 from mate3d.photo.landmarks import (
     FIVE_POINTS,
     five_landmarks,
-    mirror_landmarks,
     named_landmarks,
 )
 from mate3d.photo.mask_landmarks import is_cat_set, landmarks_from_mask
 from mate3d.procedural.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
 from mate3d.procedural.cat_field import CatField
 from mate3d.procedural.tracer import render_analytic
-from tests.mate3d.photo.heads import draw_face
+from tests.mate3d.photo.heads import draw_face, mirror_landmarks
 
 MERGED = get_label_set("face_8")
 FACE_SETS = [

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mate3d.errors import UserError
-from mate3d.photo.open_photo import open_photo
+from mate3d.photo.open_photo import open_photo, to_rgb
 
 
 @pytest.fixture
@@ -46,11 +46,23 @@ def test_every_mode_becomes_rgb(tmp_path, gradient):
     np.testing.assert_allclose(np.asarray(open_photo(tmp_path / "cmyk.jpg"))[0, 0], (255, 0, 0), 9)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(np.uint16, 257), (np.int32, 257), (np.int32, 1), (np.float32, 1)]
+)
+def test_wide_grey_is_neither_clipped_nor_darkened(gradient, dtype, scale):
+    image = Image.fromarray(gradient.astype(dtype) * scale)
+    for channel in np.moveaxis(np.asarray(to_rgb(image)), -1, 0):
+        np.testing.assert_array_equal(channel, gradient)
+
+
 def test_transparent_parts_become_white(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 255, 0)).save(tmp_path / "a.png")
     assert open_photo(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
     Image.new("LA", (4, 4), (10, 255)).save(tmp_path / "b.png")
     assert open_photo(tmp_path / "b.png").getpixel((1, 1)) == (10, 10, 10)
+    one_color = Image.new("RGB", (4, 4), (7, 8, 9))
+    one_color.save(tmp_path / "c.png", transparency=(7, 8, 9))
+    assert open_photo(tmp_path / "c.png").getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_unusable_files_are_named(tmp_path):
