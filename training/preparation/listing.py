@@ -204,10 +204,15 @@ def make_listing(
 
 def pair_files(
     images: FilesByKey,
-    masks: FilesByKey,
+    masks: FilesByKey | None,
 ) -> tuple[list[tuple[str, Path, Sequence[Path]]], Unusable]:
-    """Pair images and masks of the same key; say of all others why they have no pair."""
+    """Pair images and masks of the same key; say of all others why they have no pair.
+
+    Without masks all images are candidates.
+    """
     pairs, unusable = single_files(images)
+    if masks is None:
+        return pairs, unusable
     complete = []
     for key, image, _ in pairs:
         found = masks.get(key, [])

@@ -1,6 +1,7 @@
 """Sources with one mask file a photo: any folder (FFHQ among them), and CatMask-HQ."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from mate3d.label_conversion import swap_classes
 from mate3d.labels import CATMASK_HQ, LabelSet
 from training.preparation.listing import (
     FilesByKey,
+    Known,
     PhotoFiles,
     find_files,
     make_listing,
     pair_files,
-    single_files,
 )
 from training.preparation.mask_files import read_mask_file
 from training.preparation.raw_item import IMAGE_SUFFIXES, Listing, RawItem, file_key
@@ -36,14 +37,10 @@ class FolderSource(PhotoFiles):
     def list_items(self) -> Listing:
         known = self.read_known()
         images, num_copies = self._without_copies(self._find_images())
-        if self.masks is None:
-            candidates, unusable = single_files(images)
-        else:
-            masks, _ = self._without_copies(find_files(self.masks, _MASK_SUFFIXES))
-            candidates, unusable = pair_files(images, masks)
         note = f"{num_copies} images numbered from {self.copies_from} on are copies and left out."
-        notes = [note] if num_copies else []
-        return make_listing(candidates, unusable, known, where=self.images, notes=notes)
+        return _list_pairs(
+            self, images, lambda m: self._without_copies(m)[0], known, note if num_copies else ""
+        )
 
     def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
         (path,) = item.mask
@@ -84,14 +81,8 @@ class CatMaskHqSource(PhotoFiles):
     def list_items(self) -> Listing:
         known = self.read_known(file_key)
         images, num_others = self._find_cats()
-        if self.masks is None:
-            candidates, unusable = single_files(images)
-        else:
-            masks = _by_file_name(find_files(self.masks, _MASK_SUFFIXES))
-            candidates, unusable = pair_files(images, masks)
         note = f"{num_others} images outside folders named cat are left out."
-        notes = [note] if num_others else []
-        return make_listing(candidates, unusable, known, where=self.images, notes=notes)
+        return _list_pairs(self, images, _by_file_name, known, note if num_others else "")
 
     def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
         (path,) = item.mask
@@ -106,6 +97,20 @@ class CatMaskHqSource(PhotoFiles):
         cats = {key: paths for key, paths in found.items() if "cat" in key.split("/")[:-1]}
         num_others = len(found) - len(cats) if cats else 0
         return _by_file_name(cats or found), num_others
+
+
+def _list_pairs(
+    source: PhotoFiles,
+    images: FilesByKey,
+    choose_masks: Callable[[FilesByKey], FilesByKey],
+    known: Known,
+    note: str,
+) -> Listing:
+    """List images with their masks, of those that `choose_masks` keeps and names."""
+    masks = None if source.masks is None else choose_masks(find_files(source.masks, _MASK_SUFFIXES))
+    candidates, unusable = pair_files(images, masks)
+    notes = [note] if note else []
+    return make_listing(candidates, unusable, known, where=source.images, notes=notes)
 
 
 def _by_file_name(files: FilesByKey) -> FilesByKey:
