@@ -26,6 +26,8 @@ from training.preparation.samples import FailedSample, Job, PreparedSample, make
 
 # Crops that landmarks decide.
 _ALIGNED = ("ffhq", "eg3d")
+# Crops of smaller heads would be blurred.
+_MAX_ENLARGEMENT = 2.0
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,11 @@ class PhotoMaker:
                     f"crop={crop} needs five landmarks; found {_listed(shot.landmarks)}"
                 )
             square = ffhq_crop(five, size) if crop == "ffhq" else eg3d_crop(five, size)
+            if square.enlargement > _MAX_ENLARGEMENT:
+                raise UserError(
+                    f"its head fills a square of about {square.side:.0f} px, too small for "
+                    f"resolution={size}"
+                )
             photo, label_map = square.cut_image(shot.photo), square.cut_label_map(shot.label_map)
         else:
             self._check_shape(shot.photo.size, item)
