@@ -16,6 +16,7 @@ from training.data_doctor.findings import Diagnosis, Finding
 from training.data_doctor.report_page import PAGE
 from training.data_doctor.thumbnails import make_thumbnail
 from training.dataset_io import DatasetFiles, open_files
+from training.dataset_io.remote import is_remote
 
 _MAX_PICTURES = 8
 # What concerns most items looks the same everywhere.
@@ -99,6 +100,9 @@ def _make_tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
 
 
 def _fix_command(diagnosis: Diagnosis) -> str:
+    """Return the command that repairs all; "" for what lies elsewhere, as there is no path."""
+    if is_remote(str(diagnosis.path)):
+        return ""
     path = Path(str(diagnosis.path))
     output = path.with_name(f"{path.stem}_repaired{path.suffix}")
     return f"python -m scripts.prepare_data check=true data={path} fix=all output={output}"

@@ -65,7 +65,7 @@ PAGE = """<!doctype html>
 <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
 {% endfor %}
 </div>
-{% if fixable %}
+{% if fixable and command %}
 <p>Repair everything that can be repaired, in a new copy (the original is never touched):</p>
 <pre>{{ command }}</pre>
 <p>or name single repairs, for example <code>fix=[{{ fixable[:2] | join(",") }}]</code>.</p>

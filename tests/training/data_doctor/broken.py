@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mate3d.labels import LabelSet, save_label_map
+from training.dataset_io import DatasetWriter, open_dataset
 
 
 class OpenDataset:
@@ -83,3 +84,13 @@ def swap_values(values: np.ndarray, *pairs: tuple[int, int]) -> np.ndarray:
 def resize_nearest(mask: np.ndarray, side: int) -> np.ndarray:
     """Resize without inventing values."""
     return np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+
+
+def copy_dataset(source: Path, target: Path, **options: Any) -> Path:
+    """Write the items of a data set, with the options of `DatasetWriter`."""
+    files, index = open_dataset(source)
+    with DatasetWriter(target, index.label_set, **options) as writer:
+        for name, camera in zip(index.names, index.cameras, strict=True):
+            contents = files.read(f"images/{name}"), files.read(f"masks/{name}")
+            writer.add_encoded(name, *contents, camera.tolist(), "a caption")
+    return target

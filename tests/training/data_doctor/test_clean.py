@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.data_doctor.broken import copy_dataset
 from training.data_doctor import check_dataset, exit_code
-from training.dataset_io import DatasetWriter, open_dataset, open_files
+from training.dataset_io import open_files
 
 NOTES = {"few_images", "class_never"}
 
@@ -18,20 +19,11 @@ def test_clean_data_raises_no_alarm(clean_dataset, kind: str, seed: int) -> None
     assert exit_code(diagnosis) == 0
 
 
-def _copy(source: Path, target: Path, **options) -> Path:
-    files, index = open_dataset(source)
-    with DatasetWriter(target, index.label_set, **options) as writer:
-        for name, camera in zip(index.names, index.cameras, strict=True):
-            contents = files.read(f"images/{name}"), files.read(f"masks/{name}")
-            writer.add_encoded(name, *contents, camera.tolist(), "a caption")
-    return target
-
-
 @pytest.mark.parametrize(("target", "options"), [("d.zip", {}), ("d", {"shard_size": 10})])
 def test_zip_and_shards_are_examined_like_folders(
     clean_dataset, tmp_path: Path, target: str, options: dict
 ) -> None:
-    copy = _copy(clean_dataset("cats"), tmp_path / target, **options)
+    copy = copy_dataset(clean_dataset("cats"), tmp_path / target, **options)
     assert "images" not in [p.name for p in tmp_path.iterdir()] and open_files(copy).names()
     diagnosis = check_dataset(copy)
     assert {finding.code for finding in diagnosis.findings} <= NOTES

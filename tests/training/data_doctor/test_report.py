@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tests.training.data_doctor.broken import swap_values
+from tests.training.data_doctor.broken import copy_dataset, swap_values
 from training.data_doctor import check_dataset, write_report
 
 
@@ -63,6 +63,14 @@ def test_broken_data_gets_pictures_explanations_and_the_command(open_copy, tmp_p
     saved = json.loads((tmp_path / "findings.json").read_text())
     assert [one["code"] for one in saved["findings"]] == [f.code for f in diagnosis.findings]
     assert saved["findings"][1]["names"] == [data.names[1]]
+
+
+def test_no_command_is_made_of_a_url(open_copy, tmp_path) -> None:
+    data = open_copy("cats")
+    data.change_cameras(data.names, lambda pose, k: (pose @ np.diag([1, -1, -1, 1.0]), k))
+    shards = copy_dataset(data.path, tmp_path / "shards", shard_size=10)
+    text = write_report(check_dataset(f"pipe:cat {shards}/{{}}"), tmp_path).read_text()
+    assert "fix=camera_opengl" in text and "check=true" not in text
 
 
 @pytest.mark.parametrize("what", ["images", "dataset.json"])
