@@ -63,28 +63,30 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class ImageFacts:
-    """What is known of an image file; `error` says why it could not be read."""
+class FileFacts:
+    """What is known of an image or mask file; `error` says why it could not be read."""
 
     error: str = ""
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class ImageFacts(FileFacts):
+    """What is known of an image file."""
+
     spread: float = 0.0  # standard deviation of the pixels, 0..255
     orientation: int = 1  # EXIF
 
 
 @dataclass(frozen=True)
-class MaskFacts:
-    """What is known of a mask file; `error` says why it could not be read."""
+class MaskFacts(FileFacts):
+    """What is known of a mask file."""
 
-    error: str = ""
-    size: tuple[int, int] = (0, 0)
-    mode: str = ""
     encoding: MaskEncoding = "values"
     is_lossy: bool = False
     has_other_palette: bool = False
-    digest: str = ""
     in_between: float = 0.0  # share of the border pixels that lie between their neighbours' values
     shapes: dict[int, Shape] = field(default_factory=dict)
 

@@ -77,9 +77,7 @@ def repair_files(files: DatasetFiles, label_set: LabelSet, plan: RepairPlan) -> 
                 values = _MASK_REPAIRS[step.code](values, step.details, label_set)
             except UserError as error:
                 return RepairedFiles(plan.name, refusal=str(error))
-    if (values.shape[1], values.shape[0]) != image.size:
-        mask = Image.fromarray(values).resize(image.size, Image.Resampling.NEAREST)
-        values = np.array(mask)
+    values = _resize_mask(values, image.size)
     if int(values.max()) >= label_set.num_classes:
         return RepairedFiles(plan.name, refusal=f"the mask still holds id {values.max()}")
     if any(step.code in _IMAGE_REPAIRS for step in plan.steps):
@@ -143,11 +141,15 @@ def _mirror(values: np.ndarray, details: Details, label_set: LabelSet) -> np.nda
 
 
 def _crop_mask(values: np.ndarray, details: Details, label_set: LabelSet) -> np.ndarray:
-    if (values.shape[1], values.shape[0]) != tuple(details["size"]):
-        image = Image.fromarray(values).resize(details["size"], Image.Resampling.NEAREST)
-        values = np.array(image)
+    values = _resize_mask(values, details["size"])
     left, top, right, bottom = middle_box(details["size"])
     return values[top:bottom, left:right]
+
+
+def _resize_mask(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if (values.shape[1], values.shape[0]) == tuple(size):
+        return values
+    return np.array(Image.fromarray(values).resize(size, Image.Resampling.NEAREST))
 
 
 _IMAGE_REPAIRS: dict[str, Callable[[Image.Image, Details], Image.Image]] = {

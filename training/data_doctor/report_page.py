@@ -55,6 +55,15 @@ PAGE = """<!doctype html>
   svg text { font: 11px system-ui, sans-serif; fill: #4b5563; }
 </style>
 </head>
+{% macro gallery(pictures) %}
+<div class="gallery">
+{% for picture in pictures %}
+<figure><img src="{{ picture.uri }}" alt="{{ picture.name }} and its mask">
+<figcaption>{{ picture.name }}{% if picture.remark %}: {{ picture.remark }}{% endif %}
+</figcaption></figure>
+{% endfor %}
+</div>
+{% endmacro %}
 <body>
 <h1>Check of {{ title }}</h1>
 <p>{{ where }}</p>
@@ -83,15 +92,7 @@ PAGE = """<!doctype html>
 {% if finding.fix %}<p><strong>Repair:</strong> <code>fix={{ finding.code }}</code>
 {{ finding.fix }}.</p>
 {% elif finding.severity != "note" %}<p><strong>No automatic repair.</strong></p>{% endif %}
-{% if finding.pictures %}
-<div class="gallery">
-{% for picture in finding.pictures %}
-<figure><img src="{{ picture.uri }}" alt="{{ picture.name }} and its mask">
-<figcaption>{{ picture.name }}{% if picture.remark %}: {{ picture.remark }}{% endif %}
-</figcaption></figure>
-{% endfor %}
-</div>
-{% endif %}
+{% if finding.pictures %}{{ gallery(finding.pictures) }}{% endif %}
 {% if finding.listed %}
 <details><summary>{{ finding.num_names }} {{ "name" if finding.num_names == 1 else "names" }}
 </summary><ul>
@@ -109,13 +110,7 @@ PAGE = """<!doctype html>
 <h2>Typical cases</h2>
 <p>Left the image, right its mask's colours over it; from heads seen from the one side to heads
 seen from the other.</p>
-<div class="gallery">
-{% for picture in typical %}
-<figure><img src="{{ picture.uri }}" alt="{{ picture.name }} and its mask">
-<figcaption>{{ picture.name }}{% if picture.remark %}: {{ picture.remark }}{% endif %}
-</figcaption></figure>
-{% endfor %}
-</div>
+{{ gallery(typical) }}
 {% endif %}
 
 {% if classes %}
