@@ -9,14 +9,20 @@ from mate3d.procedural.person import PersonParameters, column_numbers
 from mate3d.procedural.person_head import PersonHead
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
+    RoundCone,
+    RoundCones,
+    chain,
     offset_from,
-    round_cone_distance,
     smooth_intersection,
     smooth_union,
     sphere_distance,
     stack_points,
 )
 
+# Everything lies between these y, whatever the attributes.
+CLOTH_HEIGHTS = (-1.0, -0.21)
+GLASSES_HEIGHTS = (-0.06, 0.09)
+_WIRE_RADIUS = 0.0043
 _HAT_TILT = 0.13
 _HAIR_UNDER_HAT = 0.022
 _HAT_CENTER = (0.146, -0.040)
@@ -38,12 +44,16 @@ class PersonClothes:
 
     def _place_cloth(self, column: dict[str, Tensor]) -> None:
         one, neck = self._one, column["neck_width"]
-        self._shoulder_start = stack_points(0.030, -0.385, -0.075, like=one)
-        self._shoulder_axis = stack_points(0.195, -0.050, -0.010, like=one)
-        self._shoulder_radii = (0.098 * one, 0.080 * one)
-        self._chest_start = stack_points(0.070, -0.460, -0.060, like=one)
-        self._chest_axis = stack_points(0.0, -0.060, 0.0, like=one)
-        self._chest_radius = 0.120 * one
+        shoulder = stack_points(0.030, -0.385, -0.075, like=one)
+        shoulder_axis = stack_points(0.195, -0.050, -0.010, like=one)
+        chest = stack_points(0.070, -0.460, -0.060, like=one)
+        chest_axis = stack_points(0.0, -0.060, 0.0, like=one)
+        self._body_cones = RoundCones(
+            {
+                "shoulder": [RoundCone(shoulder, shoulder_axis, 0.098 * one, 0.080 * one)],
+                "chest": [RoundCone(chest, chest_axis, 0.120 * one, 0.120 * one)],
+            }
+        )
         self._collar_radius = 0.081 * neck
         self._collar_half_height = 0.002 + 0.030 * column["collar"]
 
@@ -54,13 +64,19 @@ class PersonClothes:
         self._frame_half_sizes = (0.054 * size, 0.047 * size)
         self._frame_corner = 0.041 * size
         inner = head.eye_center[:, :1] - self._frame_half_sizes[0]
-        self._bridge_start = stack_points(0.0, 0.031, 0.127, like=one)
-        self._bridge_axis = stack_points(inner, 0.024, 0.122, like=one) - self._bridge_start
+        bridge = (
+            stack_points(0.0, 0.031, 0.127, like=one),
+            stack_points(inner, 0.024, 0.122, like=one),
+        )
         outer = head.eye_center[:, :1] + self._frame_half_sizes[0]
-        self._temple_start = stack_points(outer, 0.026, 0.120, like=one)
-        temple_end = stack_points(0.154 * column["face_width"], 0.016, -0.010, like=one)
-        self._temple_axis = temple_end - self._temple_start
-        self._wire = (0.0043 * one, 0.0043 * one)
+        temple = (
+            stack_points(outer, 0.026, 0.120, like=one),
+            stack_points(0.154 * column["face_width"], 0.016, -0.010, like=one),
+        )
+        wire = (_WIRE_RADIUS * one, _WIRE_RADIUS * one)
+        self._frame_cones = RoundCones(
+            {"bridge": chain(bridge, wire), "temple": chain(temple, wire)}
+        )
 
     def _place_hat(self, column: dict[str, Tensor]) -> None:
         brim = column["hat_brim"]
@@ -74,16 +90,8 @@ class PersonClothes:
 
     def cloth_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance to shoulders, chest and collar."""
-        shoulder = round_cone_distance(
-            offset_from(folded, self._shoulder_start), self._shoulder_axis, *self._shoulder_radii
-        )
-        chest = round_cone_distance(
-            offset_from(folded, self._chest_start),
-            self._chest_axis,
-            self._chest_radius,
-            self._chest_radius,
-        )
-        body = smooth_union(shoulder, chest, 0.05)
+        solids = self._body_cones.distances(folded)
+        body = smooth_union(solids["shoulder"], solids["chest"], 0.05)
         across, height = _tilted(folded, _COLLAR_CENTER, _COLLAR_TILT)
         ring = (folded[0].square() + across.square()).clamp_(min=1e-12).sqrt_()
         ring = (ring - self._collar_radius).square_()
@@ -100,14 +108,9 @@ class PersonClothes:
         outside = over_x.clamp(min=0).square_().add_(over_y.clamp(min=0).square_())
         outline = outside.clamp_(min=1e-12).sqrt_() - corner
         outline = outline + torch.maximum(over_x, over_y).clamp_(max=0)
-        rim = (outline.square() + z.square()).clamp_(min=1e-12).sqrt_() - self._wire[0]
-        bridge = round_cone_distance(
-            offset_from(folded, self._bridge_start), self._bridge_axis, *self._wire
-        )
-        temple = round_cone_distance(
-            offset_from(folded, self._temple_start), self._temple_axis, *self._wire
-        )
-        frame = torch.minimum(smooth_union(rim, bridge, 0.006), temple)
+        rim = (outline.square() + z.square()).clamp_(min=1e-12).sqrt_() - _WIRE_RADIUS
+        solids = self._frame_cones.distances(folded)
+        frame = torch.minimum(smooth_union(rim, solids["bridge"], 0.006), solids["temple"])
         return frame + self._frame_missing
 
     def height_in_hat(self, folded: Coordinates) -> Tensor:  # [B, N]

@@ -8,12 +8,13 @@ from mate3d.procedural.person import PersonParameters, column_numbers
 from mate3d.procedural.person_head import PersonHead
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
-    offset_from,
-    round_cone_distance,
+    RoundCone,
+    RoundCones,
+    ball,
+    chain,
     round_cone_profile,
     smooth_intersection,
     smooth_union,
-    sphere_distance,
     stack_points,
 )
 
@@ -57,8 +58,9 @@ class PersonHair:
         self._opening_start = (0.0, -0.16)
         self._opening_length = hairline - radius + 0.16
         self._opening_radii = ((0.158 - 0.03 * column["hair_length"]) * width, radius)
-        self._ear_center = stack_points(0.160 * width, -0.030, 0.014, like=one)
-        self._ear_radius = 0.075 * (1 - column["hair_length"] / 0.35).clamp(min=0)
+        ear_center = stack_points(0.160 * width, -0.030, 0.014, like=one)
+        ear_radius = 0.075 * (1 - column["hair_length"] / 0.35).clamp(min=0)
+        self._ear = ball(ear_center, ear_radius)
         self._crown_z = head.cranium_center[:, 2:]
 
     def _place_locks(self, column: dict[str, Tensor], head: PersonHead) -> None:
@@ -67,7 +69,7 @@ class PersonHair:
         forehead, volume = column["forehead"], self._volume
         start_x, start_y = 0.062 * self.parting, 0.207 * forehead
         start = torch.cat([start_x, start_y, _front_of_cranium(head, start_x, start_y)], dim=-1)
-        self._locks = []
+        locks, radii = {}, (0.024 * volume, 0.028 * volume, 0.018 * volume)
         for side in (-1.0, 1.0):
             middle_x = 0.45 * start_x + side * 0.072 * width
             middle_y = (0.197 - 0.072 * fringe) * forehead
@@ -76,8 +78,15 @@ class PersonHair:
             end = stack_points(
                 side * 0.128 * width, 0.146 - 0.090 * fringe, 0.020 + 0.026 * fringe, like=one
             )
-            self._locks.append((start, middle, end))
-        self._lock_radii = (0.024 * volume, 0.028 * volume, 0.018 * volume)
+            locks[side] = chain((start, middle, end), radii)
+        self._lock_cones = RoundCones(
+            {
+                "left_start": locks[-1.0][:1],
+                "left_end": locks[-1.0][1:],
+                "right_start": locks[1.0][:1],
+                "right_end": locks[1.0][1:],
+            }
+        )
 
     def _place_length(self, column: dict[str, Tensor]) -> None:
         one, width, length = self._one, column["face_width"], column["hair_length"]
@@ -86,14 +95,21 @@ class PersonHair:
         # From chin length on, hair hangs over the ears.
         is_long = (length / 0.45).clamp(max=1)
         out = 0.014 * is_long
-        self._side_start = stack_points(
-            0.108 * width + 0.008 * is_long, 0.050, -0.045 + 0.028 * is_long, like=one
+        side = RoundCone(
+            stack_points(
+                0.108 * width + 0.008 * is_long, 0.050, -0.045 + 0.028 * is_long, like=one
+            ),
+            torch.cat([out, -drop, 0.020 * length], dim=-1),
+            0.050 * volume,
+            (0.028 + 0.010 * length) * volume,
         )
-        self._side_axis = torch.cat([out, -drop, 0.020 * length], dim=-1)
-        self._side_radii = (0.050 * volume, (0.028 + 0.010 * length) * volume)
-        self._back_start = stack_points(0.0, 0.040, -0.092, like=one)
-        self._back_axis = torch.cat([torch.zeros_like(drop), -drop, -0.010 * length], dim=-1)
-        self._back_radii = (0.090 * one, 0.098 * one)
+        back = RoundCone(
+            stack_points(0.0, 0.040, -0.092, like=one),
+            torch.cat([torch.zeros_like(drop), -drop, -0.010 * length], dim=-1),
+            0.090 * one,
+            0.098 * one,
+        )
+        self._folded_cones = RoundCones({"side": [side], "back": [back], "ear": [self._ear]})
 
     def strand_angle(self, place: Coordinates) -> tuple[Tensor, Tensor]:  # each [B, N]
         """Return the angle around the crown, constant along a strand, and the distance to it."""
@@ -114,17 +130,11 @@ class PersonHair:
         # Thinner towards ears and nape, as hair is cut.
         rise = smoothstep(y, -0.03, 0.17)
         hair = cranium - self._thickness * (self._least + (1 - self._least) * rise)
-        side = round_cone_distance(
-            offset_from(folded, self._side_start), self._side_axis, *self._side_radii
-        )
-        back = round_cone_distance(
-            offset_from(folded, self._back_start), self._back_axis, *self._back_radii
-        )
-        hair = smooth_union(hair, smooth_union(side, back, 0.05), 0.035)
+        solids = self._folded_cones.distances(folded)
+        hair = smooth_union(hair, smooth_union(solids["side"], solids["back"], 0.05), 0.035)
         hair = smooth_intersection(hair, -self._face_opening(folded), 0.04)
         hair = smooth_union(hair, self._lock_distance(place), 0.022)
-        ear = sphere_distance(offset_from(folded, self._ear_center), self._ear_radius)
-        hair = smooth_intersection(hair, -ear, 0.02)
+        hair = smooth_intersection(hair, -solids["ear"], 0.02)
         angle, radius = self.strand_angle(place)
         wave = (_GROOVE_COUNT * angle + 1.2 * (6 * angle).sin() + 9 * self.parting * y).cos_()
         fade = (radius * (1 / _GROOVE_RADIUS)).clamp_(max=1)
@@ -146,21 +156,9 @@ class PersonHair:
         return smooth_intersection(profile, _FACE_CUT_DEPTH - z, 0.03)
 
     def _lock_distance(self, place: Coordinates) -> Tensor:
-        left, right = (
-            smooth_union(
-                *(
-                    round_cone_distance(
-                        offset_from(place, lock[i]),
-                        lock[i + 1] - lock[i],
-                        self._lock_radii[i],
-                        self._lock_radii[i + 1],
-                    )
-                    for i in range(2)
-                ),
-                0.012,
-            )
-            for lock in self._locks
-        )
+        locks = self._lock_cones.distances(place)
+        left = smooth_union(locks["left_start"], locks["left_end"], 0.012)
+        right = smooth_union(locks["right_start"], locks["right_end"], 0.012)
         return smooth_union(left, right, 0.012)
 
 

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from mate3d.procedural.person import PersonParameters, column_numbers
-from mate3d.procedural.portrait_field import Coordinates
+from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates
 from mate3d.procedural.primitives import (
+    RoundCone,
+    RoundCones,
     along_axis,
+    ball,
+    chain,
     ellipsoid_distance,
     extrude_profile,
+    is_slab_near,
     offset_from,
-    round_cone_distance,
     round_cone_profile,
     smooth_intersection,
     smooth_union,
@@ -30,6 +34,12 @@ _LID_THICKNESS = 0.0045
 # Solids beside the middle plane meet there in a seam of this width instead of a crease.
 _SEAM = 0.012
 _CRANIUM_DEPTH = 0.06
+# How deep below the surface two classes that share it overlap at their border.
+CLASS_OVERLAP = 0.004
+_MOUTH = ("upper_lip", "lower_lip", "slit", "mouth")
+_MOUTH_HEIGHTS = (-0.26, -0.06)
+# Farther than this from the surface, a part of the face changes nothing but its own distance.
+_LONGEST_BLEND = 0.01
 
 
 @dataclass
@@ -37,12 +47,14 @@ class Flesh:
     """The skin's surface and what part of it each class is; everything is [B, N].
 
     Args:
+        solids: Distances to the round cones that make up the head, by name.
         surface: Distance to the whole of skin, nose, ears, lips and neck.
         cranium: Distance to the skull alone, which hair and hats are built on.
         face: Distance to the surface without the neck.
         nose: Negative where the surface belongs to the nose; likewise the others.
     """
 
+    solids: dict[str, Tensor]
     surface: Tensor
     cranium: Tensor
     face: Tensor
@@ -59,12 +71,17 @@ class PersonHead:
     def __init__(self, parameters: PersonParameters) -> None:
         column = column_numbers(parameters)
         self._one = torch.ones_like(column["face_width"])
+        # On the middle plane some round cones meet in a seam; all others are just folded.
+        self._folded: dict[str, list[RoundCone]] = {}
         self._place_skull(column)
         self._place_eyes(column)
         self._place_ears(column)
         self._place_nose(column)
         self._place_mouth(column)
         self._place_brows(column)
+        mouth = {name: self._folded.pop(name) for name in _MOUTH}
+        self._cones, self._mouth_cones = RoundCones(self._folded), RoundCones(mouth)
+        self._slit_cones = RoundCones({"slit": mouth["slit"]})
 
     def _place_skull(self, column: dict[str, Tensor]) -> None:
         one, width = self._one, column["face_width"]
@@ -72,21 +89,29 @@ class PersonHead:
         jaw = width * column["jaw_width"]
         self.cranium_center = stack_points(0.0, 0.075 * forehead, -0.040, like=one)
         self.cranium_radii = (0.148 * width, 0.165 * forehead, 0.158 * one)
-        self._face_start = stack_points(0.0, -0.030, -0.026, like=one)
+        face_start = stack_points(0.0, -0.030, -0.026, like=one)
         chin_end = stack_points(0.0, -0.153 - 0.026 * chin, 0.032, like=one)
-        self._face_axis = chin_end - self._face_start
-        self._face_radii = (0.126 * width, 0.072 * one)
-        self._jaw_start = stack_points(0.080 * jaw, -0.112, -0.012, like=one)
+        self._folded["face"] = chain((face_start, chin_end), (0.126 * width, 0.072 * one))
+        jaw_start = stack_points(0.080 * jaw, -0.112, -0.012, like=one)
         jaw_end = stack_points(0.030 * jaw, -0.166 - 0.026 * chin, 0.038, like=one)
-        self._jaw_axis = jaw_end - self._jaw_start
-        self._jaw_radii = (0.048 * one, 0.050 * one)
-        self._cheek_center = stack_points(0.068 * width, -0.074, 0.036, like=one)
-        self._cheek_radius = 0.053 + 0.014 * cheeks + 0.004 * column["smile"]
-        self._muzzle_center = stack_points(0.0, -0.135, 0.054, like=one)
-        self._muzzle_radius = 0.056 * one
-        self._neck_start = stack_points(0.0, -0.10, -0.045, like=one)
-        self._neck_axis = stack_points(0.0, -0.28, -0.03, like=one)
-        self._neck_radii = (0.060 * column["neck_width"], 0.068 * column["neck_width"])
+        cheek_center = stack_points(0.068 * width, -0.074, 0.036, like=one)
+        cheek_radius = 0.053 + 0.014 * cheeks + 0.004 * column["smile"]
+        socket_center = stack_points(0.070 * column["eye_spacing"] * width, 0.018, 0.142, like=one)
+        socket_radius = 0.080 * (0.5 + 0.5 * column["eye_size"])
+        self._seamed_cones = RoundCones(
+            {
+                "jaw": chain((jaw_start, jaw_end), (0.048 * one, 0.050 * one)),
+                "cheek": [ball(cheek_center, cheek_radius)],
+                "socket": [ball(socket_center, socket_radius)],
+            }
+        )
+        muzzle_center = stack_points(0.0, -0.135, 0.054, like=one)
+        self._folded["muzzle"] = [ball(muzzle_center, 0.056 * one)]
+        self._skull_cones = RoundCones(self._folded)
+        neck_start = stack_points(0.0, -0.10, -0.045, like=one)
+        neck_axis = stack_points(0.0, -0.28, -0.03, like=one)
+        neck = column["neck_width"]
+        self._folded["neck"] = [RoundCone(neck_start, neck_axis, 0.060 * neck, 0.068 * neck)]
 
     def _place_eyes(self, column: dict[str, Tensor]) -> None:
         one, size = self._one, column["eye_size"]
@@ -94,9 +119,7 @@ class PersonHead:
         center_x = 0.070 * column["eye_spacing"] * column["face_width"]
         self.eye_center = stack_points(center_x, 0.020, 0.085 - self.eye_radius, like=one)
         self.eye_inner_x = center_x - self.eye_radius - _LID_THICKNESS
-        self._socket_center = stack_points(center_x, 0.018, 0.142, like=one)
-        self._socket_radius = 0.080 * (0.5 + 0.5 * size)
-        self._lid_radius = self.eye_radius + _LID_THICKNESS
+        self._folded["eye"] = [ball(self.eye_center, self.eye_radius)]
         openness, tilt = column["eye_openness"], 0.36 * (column["eye_tilt"] - 0.42)
         # The lids' edges are planes through the ball's middle, turned about its cross axis.
         self.upper_lid = _lid_plane(-0.22 + 1.06 * openness, tilt)
@@ -118,12 +141,11 @@ class PersonHead:
         length = column["nose_length"]
         tip_y = 0.030 - 0.093 * length
         tip_radius = 0.0225 * (0.6 + 0.4 * width)
-        self._nose_start = stack_points(0.0, 0.030, 0.065 + 0.014 * bridge, like=one)
+        start = stack_points(0.0, 0.030, 0.065 + 0.014 * bridge, like=one)
         tip = stack_points(0.0, tip_y, 0.155 - tip_radius, like=one)
-        self._nose_axis = tip - self._nose_start
-        self._nose_radii = (0.0135 * one, tip_radius)
-        self._wing_center = stack_points(0.0200 * width, tip_y - 0.007, 0.114, like=one)
-        self._wing_radius = 0.0140 * (0.5 + 0.5 * width)
+        self._folded["bridge"] = chain((start, tip), (0.0135 * one, tip_radius))
+        wing_center = stack_points(0.0200 * width, tip_y - 0.007, 0.114, like=one)
+        self._folded["wing"] = [ball(wing_center, 0.0140 * (0.5 + 0.5 * width))]
         self._nostril = stack_points(0.0115 * width, tip_y - 0.021, 0.127, like=one)
 
     def _place_mouth(self, column: dict[str, Tensor]) -> None:
@@ -147,17 +169,22 @@ class PersonHead:
         )
         inward = stack_points(0.0, 0.0, 0.0035, like=one)
         corner = corner - 1.2 * inward
-        self._upper_lip = (dip - inward, peak - inward, upper_side - inward, corner)
-        self._upper_radii = (0.0066 * fullness, 0.0072 * fullness, 0.0052 * fullness, 0.0022 * one)
-        self._lower_lip = (lower - inward, lower_side - inward, corner)
-        self._lower_radii = (0.0094 * fullness, 0.0068 * fullness, 0.0022 * one)
+        self._folded["upper_lip"] = chain(
+            (dip - inward, peak - inward, upper_side - inward, corner),
+            (0.0066 * fullness, 0.0072 * fullness, 0.0052 * fullness, 0.0022 * one),
+        )
+        self._folded["lower_lip"] = chain(
+            (lower - inward, lower_side - inward, corner),
+            (0.0094 * fullness, 0.0068 * fullness, 0.0022 * one),
+        )
         forward = stack_points(0.0, 0.0, 0.0035, like=one)
         bend = 0.45 * (upper_side + lower_side) + 0.1 * center
-        self._slit = (center + forward, bend + 0.6 * forward, corner)
-        self._slit_radii = (half.clamp(min=0.0010), 0.001 + 0.66 * half, 0.001 * one)
-        self._inside = tuple(
-            point - stack_points(0.0, 0.0, 0.003 + 0.55 * half, like=one) for point in self._slit
-        )
+        # The room between the lips, a line where they are closed; teeth and tongue are deeper.
+        slit = (center + forward, bend + 0.6 * forward, corner)
+        slit_radii = (half.clamp(min=0.0010), 0.001 + 0.66 * half, 0.001 * one)
+        self._folded["slit"] = chain(slit, slit_radii)
+        depth = stack_points(0.0, 0.0, 0.003 + 0.55 * half, like=one)
+        self._folded["mouth"] = chain([point - depth for point in slit], slit_radii)
         self.mouth_top, self.mouth_half_height = top, half
 
     def _place_brows(self, column: dict[str, Tensor]) -> None:
@@ -171,8 +198,10 @@ class PersonHead:
             (center_x + 0.045 * one, 0.089 + lift - 0.4 * arch),
         ]
         sunk = stack_points(0.0, 0.0, 0.0030 * thickness, like=one)
-        self._brow = [point - sunk for point in self._on_face(places)]
-        self._brow_radii = [scale * thickness for scale in (0.0070, 0.0082, 0.0036)]
+        self._folded["brow"] = chain(
+            [point - sunk for point in self._on_face(places)],
+            [scale * thickness for scale in (0.0070, 0.0082, 0.0036)],
+        )
         self.brow_inner_x = center_x - 0.05
 
     def _on_face(self, places: list[tuple[Tensor, Tensor]]) -> list[Tensor]:  # [B, 3] each
@@ -181,48 +210,53 @@ class PersonHead:
         y = torch.cat([y for _, y in places], dim=-1)
         z = torch.full_like(x, 0.3)
         for _ in range(40):
-            z = z - self._skull_distance((x, y, z))[1]
+            place = (x, y, z)
+            z = z - self._skull_distance(place, self._skull_cones.distances(place))[1]
         return list(torch.stack([x, y, z], dim=-1).unbind(1))
 
-    def _skull_distance(self, folded: Coordinates) -> tuple[Tensor, Tensor]:
+    def _skull_distance(
+        self, folded: Coordinates, solids: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Return the distances to the cranium, and to it with face, jaw, cheeks and sockets."""
         cranium = ellipsoid_distance(offset_from(folded, self.cranium_center), self.cranium_radii)
         # Deep inside, the ellipsoid's approximation is steeper than a distance.
         cranium = cranium.clamp(min=-_CRANIUM_DEPTH)
         x, y, z = folded
-        soft = ((x.square() + _SEAM**2).sqrt_(), y, z)
-        face = round_cone_distance(
-            offset_from(folded, self._face_start), self._face_axis, *self._face_radii
-        )
-        jaw = round_cone_distance(
-            offset_from(soft, self._jaw_start), self._jaw_axis, *self._jaw_radii
-        )
-        cheek = sphere_distance(offset_from(soft, self._cheek_center), self._cheek_radius)
-        muzzle = sphere_distance(offset_from(folded, self._muzzle_center), self._muzzle_radius)
-        skull = smooth_union(cranium, face, 0.05)
-        skull = smooth_union(skull, jaw, 0.04)
-        skull = smooth_union(skull, cheek, 0.05)
-        skull = smooth_union(skull, muzzle, 0.03)
-        socket = sphere_distance(offset_from(soft, self._socket_center), self._socket_radius)
-        return cranium, smooth_intersection(skull, -socket, 0.03)
+        seamed = self._seamed_cones.distances(((x.square() + _SEAM**2).sqrt_(), y, z))
+        skull = smooth_union(cranium, solids["face"], 0.05)
+        skull = smooth_union(skull, seamed["jaw"], 0.04)
+        skull = smooth_union(skull, seamed["cheek"], 0.05)
+        skull = smooth_union(skull, solids["muzzle"], 0.03)
+        return cranium, smooth_intersection(skull, -seamed["socket"], 0.03)
 
-    def flesh(self, folded: Coordinates) -> Flesh:
-        """Return the surface of everything that is skin, and its division into classes."""
-        cranium, face = self._skull_distance(folded)
-        face = smooth_union(face, self._lid_distance(folded), 0.014)
-        nose = self._nose_distance(folded)
+    def flesh(self, folded: Coordinates, *, is_whole: bool = True) -> Flesh:
+        """Return the surface of everything that is skin, and its division into classes.
+
+        Args:
+            folded: Points, mirrored to x >= 0.
+            is_whole: Whether the distances of all parts count; else only that of the whole head
+                does, and the mouth is left out where all points are outside and far from it.
+        """
+        solids = self._cones.distances(folded)
+        cranium, face = self._skull_distance(folded, solids)
+        face = smooth_union(face, self._lid_distance(folded, solids["eye"]), 0.014)
+        nose = smooth_union(solids["bridge"], solids["wing"], 0.012)
         face = smooth_union(face, nose, 0.022)
-        upper, lower = self._lip_distances(folded)
+        is_inside = face < -CLASS_OVERLAP
+        limit = (face + _LONGEST_BLEND).masked_fill_(is_inside, torch.inf)
+        if is_whole or is_slab_near(folded[1], *_MOUTH_HEIGHTS, limit):
+            solids |= self._mouth_cones.distances(folded)
+        else:
+            solids |= dict.fromkeys(_MOUTH, torch.full_like(face, BACKGROUND_SDF))
+        upper, lower = solids["upper_lip"], solids["lower_lip"]
         face = smooth_union(face, torch.minimum(upper, lower), 0.007)
-        face = smooth_intersection(face, -self.slit_distance(folded), 0.003)
+        face = smooth_intersection(face, -solids["slit"], 0.003)
         ear = self._ear_distance(folded)
         face = smooth_union(face, ear, 0.012)
-        neck = round_cone_distance(
-            offset_from(folded, self._neck_start), self._neck_axis, *self._neck_radii
-        )
-        surface = smooth_union(face, neck, 0.035)
+        surface = smooth_union(face, solids["neck"], 0.035)
         ear = ear - 0.002
         return Flesh(
+            solids=solids,
             surface=surface,
             cranium=cranium,
             face=face,
@@ -234,40 +268,16 @@ class PersonHead:
             neck=torch.maximum(0.010 - face, -ear),
         )
 
-    def _chain(
-        self, folded: Coordinates, points: tuple[Tensor, ...], radii: tuple[Tensor, ...]
-    ) -> Tensor:
-        """Return the distance to round cones from point to point."""
-        nearest = None
-        for i in range(len(points) - 1):
-            link = round_cone_distance(
-                offset_from(folded, points[i]), points[i + 1] - points[i], radii[i], radii[i + 1]
-            )
-            nearest = link if nearest is None else torch.minimum(nearest, link)
-        return nearest
-
-    def _lid_distance(self, folded: Coordinates) -> Tensor:
+    def _lid_distance(self, folded: Coordinates, eye: Tensor) -> Tensor:
         offset = offset_from(folded, self.eye_center)
-        shell = sphere_distance(offset, self._lid_radius)
         opening = torch.maximum(
             along_axis(offset, self.upper_lid), along_axis(offset, self.lower_lid)
         )
-        return smooth_intersection(shell, -opening, 0.004)
-
-    def _nose_distance(self, folded: Coordinates) -> Tensor:
-        bridge = round_cone_distance(
-            offset_from(folded, self._nose_start), self._nose_axis, *self._nose_radii
-        )
-        wing = sphere_distance(offset_from(folded, self._wing_center), self._wing_radius)
-        return smooth_union(bridge, wing, 0.012)
+        return smooth_intersection(eye - _LID_THICKNESS, -opening, 0.004)
 
     def nostril_offset(self, folded: Coordinates) -> Coordinates:
         """Return coordinates relative to the nostril."""
         return offset_from(folded, self._nostril)
-
-    def _lip_distances(self, folded: Coordinates) -> tuple[Tensor, Tensor]:
-        upper = self._chain(folded, self._upper_lip, self._upper_radii)
-        return upper, self._chain(folded, self._lower_lip, self._lower_radii)
 
     def ear_coordinates(self, folded: Coordinates) -> Coordinates:
         """Return coordinates in the ear's plane (outward, upward) and in front of it."""
@@ -298,17 +308,9 @@ class PersonHead:
         """Return the distance to the eyeball."""
         return sphere_distance(offset_from(folded, self.eye_center), self.eye_radius)
 
-    def brow_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the distance to the brow."""
-        return self._chain(folded, self._brow, self._brow_radii)
-
     def slit_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance to the room between the lips, a line where they are closed."""
-        return self._chain(folded, self._slit, self._slit_radii)
-
-    def mouth_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the distance to teeth and tongue, which an open mouth shows."""
-        return self._chain(folded, self._inside, self._slit_radii)
+        return self._slit_cones.distances(folded)["slit"]
 
 
 def _lid_plane(angle: Tensor, tilt: Tensor) -> Tensor:  # [B, 1] each -> [B, 3]

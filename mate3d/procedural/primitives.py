@@ -3,8 +3,14 @@
 Only fresh results that no gradient needs are changed in place, so all stay differentiable.
 """
 
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+_SHORTEST_AXIS = 1e-9
 
 
 def smooth_union(
@@ -13,8 +19,8 @@ def smooth_union(
     width: float,
 ) -> Tensor:  # [B, N]
     """Join two distances with a rounded seam; `width` is the blend's reach in world units."""
-    overlap = (width - (first - second).abs()).clamp_(min=0)
-    return torch.minimum(first, second).sub_(overlap.square_().mul_(0.25 / width))
+    lack = (first - second).abs_().clamp_(max=width).sub_(width)
+    return torch.minimum(first, second).addcmul_(lack, lack, value=-0.25 / width)
 
 
 def ellipsoid_distance(
@@ -64,6 +70,95 @@ def round_cone_distance(
     return round_cone_profile(across, along, length, first_radius, last_radius)
 
 
+class RoundCone(NamedTuple):
+    """A segment thickened by radii that differ at its ends by less than its length."""
+
+    start: Tensor  # [B, 3]
+    axis: Tensor  # [B, 3] first end to last end
+    first_radius: Tensor  # [B, 1]
+    last_radius: Tensor  # [B, 1]
+
+
+def ball(
+    center: Tensor,  # [B, 3]
+    radius: Tensor,  # [B, 1]
+) -> RoundCone:
+    """Return a ball as a round cone of no length."""
+    return RoundCone(center, torch.zeros_like(center), radius, radius)
+
+
+def chain(
+    points: Sequence[Tensor],  # [B, 3] each
+    radii: Sequence[Tensor],  # [B, 1] each
+) -> list[RoundCone]:
+    """Return the round cones from point to point."""
+    return [
+        RoundCone(points[i], points[i + 1] - points[i], radii[i], radii[i + 1])
+        for i in range(len(points) - 1)
+    ]
+
+
+class RoundCones:
+    """Named unions of round cones, prepared once and then measured together.
+
+    A few operations on all of them cost far less than as many on each of them.
+
+    Args:
+        solids: The round cones that each name is the union of.
+    """
+
+    def __init__(self, solids: Mapping[str, Sequence[RoundCone]]) -> None:
+        self._counts = {name: len(cones) for name, cones in solids.items()}
+        start, axis, first, last = (
+            torch.stack(values, dim=1)  # [B, C, 3 or 1]
+            for values in zip(*(cone for cones in solids.values() for cone in cones), strict=True)
+        )
+        self._length = axis.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST_AXIS)
+        self._start, self._direction = start.split(1, dim=-1), (axis / self._length).split(1, -1)
+        self._radius, self._taper = first, (first - last) / self._length
+        self._slope = self._taper / (1 - self._taper.square()).sqrt()
+
+    def distances(
+        self,
+        place: tuple[Tensor, Tensor, Tensor],  # each [B, N]
+    ) -> dict[str, Tensor]:  # [B, N] each
+        """Return the exact distance to each name's solid, as `round_cone_distance` does."""
+        x, y, z = (
+            axis[:, None] - start for axis, start in zip(place, self._start, strict=True)
+        )  # [B, C, N]
+        along_x, along_y, along_z = self._direction
+        along = (x * along_x).addcmul_(y, along_y).addcmul_(z, along_z)
+        squared = x.square().addcmul_(y, y).addcmul_(z, z)
+        squared = squared.addcmul_(along, along, value=-1).clamp_(min=1e-12)
+        nearest = torch.addcmul(along, squared.sqrt(), self._slope, value=-1).clamp_(min=0)
+        # Clamping to a tensor as the upper limit is several times slower.
+        nearest = torch.minimum(nearest, self._length)
+        rest = along - nearest
+        distance = squared.addcmul(rest, rest).sqrt_()
+        distance = (distance - self._radius).addcmul_(nearest, self._taper)
+        groups = distance.split(list(self._counts.values()), dim=1)
+        return {
+            name: reduce(torch.minimum, group.unbind(1))
+            for name, group in zip(self._counts, groups, strict=True)
+        }
+
+
+def is_slab_near(
+    height: Tensor,  # [B, N] one coordinate of points
+    low: float,
+    high: float,
+    limit: Tensor,  # [B, N]
+) -> bool:
+    """Tell whether any point is nearer than its limit to what lies from `low` to `high`.
+
+    On an accelerator, waiting for the answer costs more than it saves, so that it is always yes.
+    """
+    if height.device.type != "cpu":
+        return True
+    gap = (height - 0.5 * (low + high)).abs_()
+    return bool((gap < limit + 0.5 * (high - low)).any())
+
+
 def extrude_profile(
     profile: Tensor,  # [B, N] exact 2D distance
     height: Tensor,  # [B, N] coordinate across the plane
@@ -85,8 +180,8 @@ def smooth_intersection(
     width: float,
 ) -> Tensor:  # [B, N]
     """Keep what lies inside both, with a rounded edge; negate `second` to carve it out."""
-    overlap = (width - (first - second).abs()).clamp_(min=0)
-    return torch.maximum(first, second).add_(overlap.square_().mul_(0.25 / width))
+    lack = (first - second).abs_().clamp_(max=width).sub_(width)
+    return torch.maximum(first, second).addcmul_(lack, lack, value=0.25 / width)
 
 
 def sphere_distance(

@@ -71,6 +71,20 @@ def test_sdf_is_the_minimum_over_classes_and_everything_is_finite(parameters, po
     torch.testing.assert_close(samples.class_sdf, field.class_sdf(points))
 
 
+def test_parts_far_from_all_points_are_left_out_without_a_trace():
+    """Rows of a picture leave out the mouth, clothes or glasses; no attribute may show that."""
+    generator = torch.Generator().manual_seed(8)
+    corners = torch.randint(0, 2, (40, NUM_PERSON_ATTRIBUTES), generator=generator).float()
+    field = PersonField(person_parameters_from_uniforms(corners))
+    for low in torch.arange(-0.35, 0.30, 0.05):
+        points = torch.rand(40, 150, 3, generator=generator) * 0.5 - 0.25
+        points[..., 1] = low + 0.1 * (points[..., 1] + 0.25)
+        # Onto the surface from both sides, where pictures look.
+        points = points - field.normals(points) * field.sdf(points) * 0.95
+        nearest = field.class_sdf(points).amin(dim=-1, keepdim=True)
+        torch.testing.assert_close(field.sdf(points), nearest, rtol=0, atol=1e-6)
+
+
 def test_background_earrings_and_necklaces_are_constant(parameters, points):
     class_sdf = PersonField(parameters).class_sdf(points)
     for name in ("background", *UNUSED):

@@ -1,0 +1,57 @@
+"""Tests of solids that are measured together."""
+
+import torch
+
+from mate3d.procedural.primitives import (
+    RoundCone,
+    RoundCones,
+    ball,
+    chain,
+    is_slab_near,
+    round_cone_distance,
+    sphere_distance,
+)
+
+
+def random_cone(generator: torch.Generator) -> RoundCone:
+    start, axis = torch.rand(2, 3, 3, generator=generator)
+    first, last = 0.1 + 0.2 * torch.rand(2, 3, 1, generator=generator)
+    return RoundCone(start, axis + 0.3, first, last)
+
+
+def test_measured_together_as_measured_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    one, two, three = (random_cone(generator) for _ in range(3))
+    place = torch.randn(3, 3, 200, generator=generator).unbind(0)  # each [3, 200]
+    together = RoundCones({"pair": [one, two], "alone": [three]}).distances(place)
+
+    def alone(cone: RoundCone) -> torch.Tensor:
+        offset = tuple(axis - cone.start[:, i : i + 1] for i, axis in enumerate(place))
+        return round_cone_distance(offset, *cone[1:])
+
+    torch.testing.assert_close(together["pair"], torch.minimum(alone(one), alone(two)))
+    torch.testing.assert_close(together["alone"], alone(three))
+
+
+def test_ball_is_a_round_cone_of_no_length():
+    center, radius = torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[0.25]])
+    place = torch.randn(3, 1, 100, generator=torch.Generator().manual_seed(1)).unbind(0)
+    offset = tuple(axis - center[:, i : i + 1] for i, axis in enumerate(place))
+    distance = RoundCones({"ball": [ball(center, radius)]}).distances(place)["ball"]
+    torch.testing.assert_close(distance, sphere_distance(offset, radius))
+
+
+def test_chain_joins_neighbouring_points():
+    points = [torch.tensor([[float(i), 0.0, 0.0]]) for i in range(3)]
+    radii = [torch.tensor([[r]]) for r in (0.1, 0.2, 0.3)]
+    first, second = chain(points, radii)
+    assert first.start is points[0] and second.start is points[1]
+    assert first.last_radius is second.first_radius
+    torch.testing.assert_close(second.start + second.axis, points[2])
+
+
+def test_slab_is_near_where_any_point_is_within_its_limit():
+    height = torch.tensor([[0.0, 0.5]])
+    assert is_slab_near(height, 0.7, 0.9, torch.tensor([[0.1, 0.25]]))
+    assert not is_slab_near(height, 0.7, 0.9, torch.tensor([[0.65, 0.15]]))
+    assert is_slab_near(height, -0.2, 0.1, torch.tensor([[0.05, 0.0]]))
