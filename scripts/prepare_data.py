@@ -25,13 +25,12 @@ from scripts._prepare_options import (
     check_photo_options,
     read_task,
 )
-from training.preparation.engine import Maker
 from training.preparation.photos import PhotoMaker, PhotoSettings, photo_jobs
 from training.preparation.prepare import OutputSettings, prepare_dataset
 from training.preparation.preview import make_preview
 from training.preparation.procedural import ProceduralMaker, procedural_jobs
 from training.preparation.repack import RepackMaker
-from training.preparation.samples import FailedSample, Job
+from training.preparation.samples import FailedSample, Job, Maker
 
 _logger = logging.getLogger(__name__)
 

@@ -301,9 +301,7 @@ def attribute_vectors(
 ) -> Tensor:  # [B, A]
     """Return all attributes of the cats that latents stand for, colours as three numbers each."""
     cats = cat_parameters_from_direction(z)
-    return torch.cat(
-        [getattr(cats, name).view(len(z), -1) for name in BASIC_CAT_ATTRIBUTES], dim=1
-    )
+    return torch.cat([getattr(cats, name).view(len(z), -1) for name in BASIC_CAT_ATTRIBUTES], dim=1)
 
 
 class WarmStart:

@@ -1,9 +1,8 @@
 """The one pass over the files: what is worth knowing of each image and mask, as small facts."""
 
 import hashlib
-import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,13 +22,13 @@ from training.data_doctor.mask_reading import (
     read_mask,
 )
 from training.dataset_io import DatasetFiles
+from training.workers import map_by_workers
 
 Progress = Callable[[int, int], None]
 
 _EXIF_ORIENTATION = 274
 # Below this standard deviation (of 0..255) an image shows nothing.
 MIN_SPREAD = 3.0
-_CHUNK = 8
 
 
 @dataclass(frozen=True)
@@ -119,22 +118,12 @@ def examine_all(
         progress: Called with the number of finished jobs and of all.
     """
     facts = []
-    for done, item in enumerate(_examine_each(files, jobs, palette, num_workers), start=1):
+    examine = partial(examine_item, files, palette=tuple(palette))
+    for done, item in enumerate(map_by_workers(examine, jobs, num_workers), start=1):
         facts.append(item)
         if progress is not None:
             progress(done, len(jobs))
     return facts
-
-
-def _examine_each(
-    files: DatasetFiles, jobs: Sequence[Job], palette: Sequence[Color], num_workers: int
-) -> Iterator[ItemFacts]:
-    examine = partial(examine_item, files, palette=tuple(palette))
-    if num_workers == 0:
-        yield from map(examine, jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-        yield from pool.imap(examine, jobs, chunksize=_CHUNK)
 
 
 def examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> ItemFacts:

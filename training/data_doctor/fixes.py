@@ -1,6 +1,5 @@
 """Write a repaired copy of a data set."""
 
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from training.data_doctor.repairs import (
     repair_files,
 )
 from training.dataset_io import DatasetFiles, DatasetWriter, open_files
+from training.workers import map_by_workers
 
 # Repairs that leave an item out.
 _DROPS = (
@@ -75,7 +75,6 @@ _BLOCKING = (
     "mask_unknown_ids",
     "camera_invalid",
 )
-_CHUNK = 8
 
 
 @dataclass(frozen=True)
@@ -257,11 +256,7 @@ def _repair_all(
     files: DatasetFiles, label_set: LabelSet, plans: Sequence[RepairPlan], num_workers: int
 ) -> Iterator[RepairedFiles]:
     repair = partial(repair_files, files, label_set)
-    if num_workers == 0:
-        yield from map(repair, plans)
-        return
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-        yield from pool.imap(repair, plans, chunksize=_CHUNK)
+    return map_by_workers(repair, plans, num_workers)
 
 
 def _write(

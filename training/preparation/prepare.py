@@ -4,16 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from training.dataset_io import DatasetWriter
-from training.preparation.engine import Maker, run_jobs
 from training.preparation.rebalancing import balancing_repeats
-from training.preparation.samples import FailedSample, Job
+from training.preparation.samples import FailedSample, Job, Maker
 from training.preparation.staging import Staging
+from training.workers import map_by_workers
 
 _logger = logging.getLogger(__name__)
 # Failures that are told one by one on the console; the log and the data set have all of them.
@@ -80,7 +81,7 @@ def prepare_dataset(
             _logger.info("going on: %d samples are ready", num_ready)
             on_progress(num_ready)
         try:
-            for made in run_jobs(missing, maker, output.num_workers):
+            for made in chain.from_iterable(map_by_workers(maker, missing, output.num_workers)):
                 if isinstance(made, FailedSample):
                     _logger.debug("%s: %s", made.name, made.reason)
                     failed.append(made)

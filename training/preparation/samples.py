@@ -1,6 +1,6 @@
 """What preparing a data set makes: finished samples, and samples that failed with a reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,9 @@ class Job:
     names: tuple[str, ...]
     payload: Any
     version: str = ""
+
+
+Maker = Callable[[Job], Sequence[PreparedSample | FailedSample]]
 
 
 def make_sample(
