@@ -35,6 +35,16 @@ HAIR_PALETTE: Palette = {
     "grey": (0.66, 0.66, 0.68),
     "white": (0.92, 0.91, 0.89),
 }
+# How many people have each hair colour: of those with deep skin, of those with fair skin.
+_HAIR_SHARES = {
+    "black": (0.56, 0.12),
+    "dark brown": (0.26, 0.22),
+    "brown": (0.04, 0.21),
+    "red": (0.015, 0.12),
+    "blonde": (0.015, 0.20),
+    "grey": (0.07, 0.08),
+    "white": (0.04, 0.05),
+}
 IRIS_PALETTE: Palette = {
     "dark brown": (0.24, 0.13, 0.07),
     "brown": (0.46, 0.26, 0.11),
@@ -81,7 +91,8 @@ class PersonParameters(PortraitParameters):
         fringe: 0 leaves the forehead free, 1 covers it.
         parting: -1 parts at the image's left, 1 at its right, 0 in the middle.
         curls: 0 is straight, 1 curly.
-        beard: Strength of hair colour on jaw, chin and upper lip; a colour, not a class.
+        beard: On jaw, chin and upper lip: to 0.4 a shadow of stubble, from 0.9 on a full beard
+            in the hair's colour; a colour, not a class.
         glasses: 0 is none, 1 is on; between, frames are thinner.
         hat: 0 is none, 1 is on; between, it sinks into the head.
         hat_brim: 0 is a beanie, 1 a wide brim.
@@ -152,8 +163,7 @@ def person_parameters_from_uniforms(
     hair_length = smoothstep(length, 0.3, 0.95)
     skin_position = next(u)
     skin = palette_path(skin_position, SKIN_PALETTE) * between(0.94, 1.04)[:, None]
-    # Fair hair is rarer on deep skin.
-    hair_position = next(u) * (0.65 + 0.35 * smoothstep(skin_position, 0.1, 0.5))
+    hair_position = _hair_position(next(u), smoothstep(skin_position, 0.25, 0.75))
     hair_color = palette_path(hair_position, HAIR_PALETTE) * between(0.9, 1.1)[:, None]
     lip_tint = next(u)
     return PersonParameters(
@@ -185,7 +195,7 @@ def person_parameters_from_uniforms(
         fringe=next(u),
         parting=between(-1.0, 1.0),
         curls=smoothstep(next(u), 0.55, 0.95),
-        beard=smoothstep(beard, 0.72, 0.85) * (1 - smoothstep(length, 0.5, 0.65)),
+        beard=smoothstep(beard, 0.74, 0.78) * (1 - smoothstep(length, 0.54, 0.58)),
         glasses=smoothstep(next(u), 0.70, 0.72),
         glasses_size=between(0.88, 1.12),
         hat=smoothstep(next(u), 0.80, 0.82),
@@ -200,6 +210,17 @@ def person_parameters_from_uniforms(
         cloth_color=palette_path(next(u), FABRIC_PALETTE),
         background_color=background_path(next(u), next(u)),
     )
+
+
+def _hair_position(
+    uniform: Tensor,  # [B] in 0..1
+    lightness: Tensor,  # [B] 0 for deep, 1 for fair skin
+) -> Tensor:  # [B] in 0..1
+    """Return a position on the hair palette's path, where each colour has its share of people."""
+    deep, fair = uniform.new_tensor(list(_HAIR_SHARES.values())).unbind(-1)
+    shares = torch.lerp(deep, fair, lightness[:, None])
+    starts = shares.cumsum(dim=-1) - shares
+    return ((uniform[:, None] - starts) / shares).clamp(0, 1).mean(dim=-1)
 
 
 def _lip_color(skin: Tensor, tint: Tensor) -> Tensor:  # [B, 3], [B] -> [B, 3]

@@ -99,13 +99,19 @@ class PersonColors:
 
     def _beard(self, color: Tensor, folded: Coordinates) -> Tensor:
         x, y, z = folded
-        edge = -0.100 + 0.55 * (x - 0.05).clamp(min=0)
-        jaw = _ramp(y - edge, 0.022, -0.030) * _ramp(z, -0.035, 0.0)
-        mouth = (x.square() + ((y + 0.137) * 1.5).square()).sqrt_()
-        jaw = jaw * _ramp(mouth, 0.052, 0.062)
-        moustache = _ramp((y + 0.106).abs() + 0.14 * x, 0.020, 0.010) * _ramp(x, 0.062, 0.05)
-        strength = 0.82 * self._numbers["beard"] * torch.maximum(jaw, moustache)
-        return _mix(color, self._colors["hair_color"], strength * _ramp(y, -0.27, -0.23))
+        # The upper edge climbs from the corners of the mouth to the ears and leaves cheeks free.
+        edge = -0.142 + 0.95 * (x - 0.050).clamp(min=0)
+        jaw = _ramp(y - edge, 0.013, -0.019) * _ramp(z, -0.040, -0.010)
+        mouth = (x.square() + ((y + 0.142) * 1.9).square()).sqrt_()
+        jaw = jaw * _ramp(mouth, 0.046, 0.062)
+        moustache = _ramp((y + 0.110 + 0.22 * x).abs(), 0.018, 0.007) * _ramp(x, 0.068, 0.052)
+        area = torch.maximum(jaw, moustache) * _ramp(y, -0.27, -0.23)
+        beard = self._numbers["beard"]
+        # Single stubs let skin through: a shadow without the hair's full colour.
+        mixed = 0.5 * (self._colors["skin_color"] + self._colors["hair_color"])
+        stubble = 0.55 * torch.lerp(mixed, mixed.mean(dim=1, keepdim=True), 0.5)
+        color = _mix(color, stubble, 0.45 * _ramp(beard, 0.0, 0.4) * area)
+        return _mix(color, 0.88 * self._colors["hair_color"], _ramp(beard, 0.4, 0.9) * area)
 
     def _eyelids(self, color: Tensor, folded: Coordinates) -> Tensor:
         head = self._head

@@ -100,7 +100,7 @@ class PersonHair:
                 0.108 * width + 0.008 * is_long, 0.050, -0.045 + 0.028 * is_long, like=one
             ),
             torch.cat([out, -drop, 0.020 * length], dim=-1),
-            0.050 * volume,
+            (0.038 + 0.012 * is_long) * volume,
             (0.028 + 0.010 * length) * volume,
         )
         back = RoundCone(
@@ -128,7 +128,7 @@ class PersonHair:
         x, y, z = place
         folded = (x.abs(), y, z)
         # Thinner towards ears and nape, as hair is cut.
-        rise = smoothstep(y, -0.03, 0.17)
+        rise = smoothstep(y, 0.02, 0.22)
         hair = cranium - self._thickness * (self._least + (1 - self._least) * rise)
         solids = self._folded_cones.distances(folded)
         hair = smooth_union(hair, smooth_union(solids["side"], solids["back"], 0.05), 0.035)
