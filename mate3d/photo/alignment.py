@@ -107,11 +107,7 @@ class Crop:
         low, high = self._corners().min(axis=0), self._corners().max(axis=0)
         inside = np.clip(np.minimum(high, (width, height)) - np.maximum(low, 0), 0, None)
         if inside.prod() < _MIN_INSIDE * (high - low).prod():
-            raise UserError(
-                f"the crop around the landmarks lies mostly outside the photo ({width}x{height}):"
-                f" a square of {self.side:.0f} pixels about"
-                f" ({self.center[0]:.0f}, {self.center[1]:.0f})"
-            )
+            raise UserError("the crop around the landmarks lies mostly outside the photo")
         # Two more pixels than the corners need, for the interpolation at the rim.
         reach = [-low[0], -low[1], high[0] - width, high[1] - height]
         return tuple(max(0, math.ceil(value) + 2) for value in reach)

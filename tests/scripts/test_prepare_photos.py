@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,16 @@ def test_photos_that_fail_are_listed_with_the_reason(photos, capsys):
     assert "wrote 1 images" in output and "left out 4" in output
 
 
+def test_check_ends_when_a_worker_dies(truth, tmp_path, monkeypatch):
+    def die(*arguments):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(Future, "result", die)
+    with pytest.raises(SystemExit) as info:
+        _run(tmp_path, "check=true", f"data={truth}", "num_workers=1")
+    assert info.value.code == 2
+
+
 def test_workers_change_nothing(photos):
     masks = f"masks={photos / 'masks'}"
     alone = _prepare(photos, masks, output="alone.zip").read_bytes()
@@ -329,3 +341,5 @@ def test_check_exits_with_1_on_faults_and_repairs_a_copy(truth, tmp_path, capsys
     np.testing.assert_allclose(open_dataset(fixed)[1].cameras, open_dataset(truth)[1].cameras)
     line = _fails(capsys, _run, tmp_path, "check=true", "data=/nowhere")
     assert "/nowhere" in line
+    line = _fails(capsys, _run, tmp_path, "check=true", f"data={tmp_path / 'run'}")
+    assert "is no data set: it has no dataset.json, images/ or masks/" in line

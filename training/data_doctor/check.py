@@ -15,9 +15,11 @@ from training.data_doctor.pairing import Pairs, pair_files, read_index
 from training.data_doctor.pixels import check_images, check_masks
 from training.data_doctor.poses import check_poses
 from training.data_doctor.statistics import collect_statistics, note_statistics
-from training.dataset_io import open_files
+from training.dataset_io import INDEX_NAME, open_files
+from training.dataset_io.layout import IMAGE_FOLDER, MASK_FOLDER
 
 _NUM_TYPICAL = 12
+_FOLDERS = (IMAGE_FOLDER, MASK_FOLDER)
 
 
 def check_dataset(
@@ -41,7 +43,7 @@ def check_dataset(
         progress: Called with the number of examined items and of all.
 
     Raises:
-        UserError: If there is nothing at the path, or an archive cannot be opened at all, or an
+        UserError: If there is no data set at the path, or an archive cannot be opened at all, or an
             option is out of range.
     """
     if max_images is not None and max_images < 1:
@@ -49,6 +51,8 @@ def check_dataset(
     given = get_mask_label_set(label_set) if isinstance(label_set, str) else label_set
     files = open_files(path)
     file_names = files.names()
+    if not any(name.startswith((INDEX_NAME, *_FOLDERS)) for name in file_names):
+        raise UserError(f"{path} is no data set: it has no {INDEX_NAME}, {' or '.join(_FOLDERS)}")
     index = read_index(files, file_names, given)
     pairs = pair_files(file_names, index)
     palette = index.label_set.palette if index.label_set else ()

@@ -190,7 +190,10 @@ def make_listing(
     items, keys, unusable = [], set(), list(unusable)
     for key, image, mask in candidates:
         keys.add(key)
-        if key in known.problems:
+        printable = key.encode(errors="replace").decode()
+        if printable != key:
+            unusable.append((f"{printable}.png", "its name is not UTF-8; rename the file"))
+        elif key in known.problems:
             unusable.append((f"{key}.png", known.problems[key]))
         else:
             items.append(known.make_item(key, image, mask))

@@ -163,7 +163,7 @@ def test_landmarks_that_cannot_be_aligned_say_why(make_crop):
 
 
 def test_crop_mostly_outside_the_photo_is_an_error():
-    with pytest.raises(UserError, match=r"mostly outside the photo \(30x20\)"):
+    with pytest.raises(UserError, match=r"mostly outside the photo"):
         ffhq_crop(FRONTAL).cut_image(Image.new("RGB", (30, 20)))
 
 

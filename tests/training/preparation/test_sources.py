@@ -1,6 +1,7 @@
 """What sources list: pairs by name, and a reason for everything that is left out."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -246,3 +247,12 @@ def test_mouth_and_nose_of_cats_can_be_exchanged(cats):
 def test_keys_have_no_suffix_and_forward_slashes():
     assert item_key("sub\\a.JPG") == item_key("./sub/a.png") == item_key("sub/a") == "sub/a"
     assert item_key("img.0001") == "img.0001"
+
+
+def test_name_that_is_not_utf8_is_unusable(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/lat\xe9n.png"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    listing = FolderSource(tmp_path, None, CELEBAMASK_HQ).list_items()
+    assert [item.name for item in listing.items] == ["b.png"]
+    assert listing.unusable == (("lat?n.png", "its name is not UTF-8; rename the file"),)
