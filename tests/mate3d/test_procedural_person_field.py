@@ -8,6 +8,7 @@ import torch
 from mate3d.cameras import make_camera
 from mate3d.labels import CELEBAMASK_HQ
 from mate3d.procedural.person import (
+    HAIR_PALETTE,
     NUM_PERSON_ATTRIBUTES,
     PersonParameters,
     average_person,
@@ -254,6 +255,33 @@ def test_colors_do_not_move_the_shape(points):
     before, after = PersonField(person).sample(points), PersonField(painted).sample(points)
     torch.testing.assert_close(before.class_sdf, after.class_sdf, rtol=0, atol=0)
     assert (before.features - after.features).abs().max() > 0.1
+
+
+def test_beard_grows_on_jaw_chin_and_upper_lip_only():
+    camera = make_camera(0.0, 0.0)
+
+    def image(beard: float) -> torch.Tensor:  # [3, 96, 96]
+        person = replace(
+            average_person(),
+            beard=torch.tensor([beard]),
+            hair_color=torch.tensor([HAIR_PALETTE["red"]]),
+        )
+        return render_analytic(PersonField(person), camera, 96, supersampling=1).image[0]
+
+    bare, stubbly, bearded = image(0.0), image(0.4), image(1.0)
+    # Brows, eyes, cheeks and nose, without the sides; 0.3166 world units are 48 rows.
+    middle = (slice(None), slice(0, 59), slice(36, 60))
+    assert (bearded[middle] - bare[middle]).abs().max() < 1e-4
+    chin = (slice(None), 78, 48)
+    assert (bearded[chin] - bare[chin]).abs().max() > 0.3
+
+    def colorfulness(color: torch.Tensor) -> float:
+        return float(color.max() - color.min())
+
+    # Stubble is a shadow of any hair, a full beard has its colour.
+    assert stubbly[chin].mean() < bare[chin].mean()
+    assert colorfulness(stubbly[chin]) < 1.1 * colorfulness(bare[chin])
+    assert colorfulness(bearded[chin]) > 1.5 * colorfulness(bare[chin])
 
 
 def test_closed_eyes_show_no_eyeball_and_an_open_mouth_shows_its_inside():
