@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mate3d.errors import UserError
+from mate3d.image_errors import DECODING_ERRORS
 
 LABEL_SET_FOLDER = Path(__file__).parent / "label_sets"
 MAX_CLASSES = 256
@@ -197,10 +198,15 @@ def get_mask_label_set(name: str) -> LabelSet:
     Raises:
         UserError: If the name is unknown, or the set has no classes.
     """
-    label_set = get_label_set(name)
-    if label_set.num_classes == 0:
+    label_set = _LABEL_SETS.get(name)
+    if label_set is None or label_set.num_classes == 0:
         allowed = ", ".join(one.name for one in _LABEL_SETS.values() if one.num_classes > 0)
-        raise UserError(f"label set '{name}' has no classes for masks; use one of: {allowed}")
+        problem = (
+            f"unknown label set '{name}'"
+            if label_set is None
+            else f"label set '{name}' has no classes for masks"
+        )
+        raise UserError(f"{problem}; use one of: {allowed}")
     return label_set
 
 
@@ -247,7 +253,7 @@ def load_label_map(path: str | Path, label_set: LabelSet) -> np.ndarray:
             image.load()
     except FileNotFoundError:
         raise UserError(f"mask not found: {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DECODING_ERRORS as error:
         raise UserError(f"mask {path} is not a readable image: {error}") from None
     if image.mode not in ("P", "L"):
         raise UserError(

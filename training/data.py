@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
+from mate3d.image_errors import DECODING_ERRORS
 from mate3d.labels import LabelSet, load_label_map
 from training.dataset_io import DatasetFiles, DatasetIndex, NamedContent, open_dataset
 from training.dataset_io.layout import IMAGE_FOLDER, MASK_FOLDER
@@ -169,8 +170,8 @@ class PortraitDataset(Dataset):
         try:
             with Image.open(NamedContent(content, where)) as image:
                 image.load()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"image {where} is not a readable PNG: {error}") from None
+        except DECODING_ERRORS as error:
+            raise UserError(f"image {where} is not a readable image: {error}") from None
         if image.mode != "RGB":
             raise UserError(f"image {where} has mode {image.mode}; use 8-bit RGB")
         return image

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mate3d.errors import UserError
+from mate3d.image_errors import DECODING_ERRORS
 
 
 def open_photo(path: str | Path) -> Image.Image:
@@ -22,7 +23,7 @@ def open_photo(path: str | Path) -> Image.Image:
         raise UserError(f"photo not found: {path}") from None
     except UnidentifiedImageError:
         raise UserError(f"photo {path} is not a picture of a known format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise UserError(f"photo {path} is damaged or truncated: {error}") from None
     return to_rgb(upright)
 

@@ -115,7 +115,7 @@ DAMAGES = {
     "label set": (_edit_index(lambda i: i.update(label_set="dog")), "unknown label set 'dog'"),
     "convention": (_edit_index(lambda i: i.update(camera_convention="gl")), "'gl'; use 'opencv'"),
     "captions": (_edit_index(lambda i: i.update(captions=[1])), "'captions' must map"),
-    "truncated": (_truncated_image, f"image .*{FIRST} is not a readable PNG"),
+    "truncated": (_truncated_image, f"image .*{FIRST} is not a readable image"),
     "grey image": (_grey_image, f"image .*{FIRST} has mode L; use 8-bit RGB"),
     "narrow image": (_narrow_image, f"image .*{FIRST} is 8 x 16 px; .* square"),
     "mask mode": (_rgb_mask, f"mask .*{FIRST} has mode RGB"),

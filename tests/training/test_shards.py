@@ -191,7 +191,7 @@ def test_fault_is_named_in_one_line(shards, name):
 def test_damaged_image_is_named_with_its_shard(shards):
     change_member(shards / SHARD, ".image.png", b"no png")
     with pytest.raises(
-        UserError, match=f"image images/00000/img00000003.png in .*{SHARD} is not a readable PNG"
+        UserError, match=f"image images/00000/img00000003.png in .*{SHARD} is not a readable image"
     ):
         PortraitDataset(shards)[3]
 

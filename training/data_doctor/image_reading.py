@@ -4,15 +4,9 @@ import io
 
 from PIL import Image
 
-# Decoders raise any of these on damaged files.
-DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    EOFError,
-    Image.DecompressionBombError,
-)
+from mate3d.image_errors import DECODING_ERRORS
+
+__all__ = ["DECODING_ERRORS", "read_image"]
 
 
 def read_image(content: bytes) -> Image.Image:

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mate3d.errors import UserError
+from mate3d.image_errors import DECODING_ERRORS
 from mate3d.labels import LabelSet, check_known_ids
 from mate3d.mask_colors import look_up_colors, look_up_indices
 
@@ -57,7 +58,7 @@ def open_mask(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise UserError(f"mask {path} is not a readable image: {error}") from None
     if image.mode not in (*_GREY_MODES, *_COLOR_MODES):
         raise UserError(f"mask {path} has mode {image.mode}; use an 8-bit grey, palette or RGB PNG")
