@@ -95,7 +95,7 @@ def test_index_of_before_the_optional_keys_is_read():
 
 BAD_VALUES = {
     "camera_residuals": ({"a.png": -1}, "'camera_residuals' must map image names to numbers of"),
-    "repeats": ({"a.png": 0}, "'repeats' must map image names to whole numbers of at least 1"),
+    "repeats": ({"a.png": 0}, "'repeats' must map image names to whole numbers of 1..1000"),
     "attributes": ({"a.png": {"ear_size": "big"}}, "'attributes' must map image names to"),
     "preparation": ([1], "'preparation' must be an object"),
     "label_set_version": (7, "label_set_version is 7, but catmask_hq has version 1 here"),

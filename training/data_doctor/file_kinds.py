@@ -66,6 +66,14 @@ FILE_KINDS = (
         "'captions' must map image names to texts.",
         "leaves these captions out",
     ),
+    Kind(
+        "values_invalid",
+        "error",
+        "malformed repeats, residuals or attributes",
+        "repeats are whole numbers of 1..1000, camera_residuals numbers of at least 0, attributes "
+        "numbers or lists of numbers.",
+        "leaves these values out",
+    ),
     Kind("no_images", "error", "no images", "There is nothing below images/."),
     Kind(
         "name_mismatch",
@@ -74,6 +82,14 @@ FILE_KINDS = (
         "Image, mask and camera belong together by the same name; these differ in extension, "
         "folder prefix, slashes or capitals.",
         "gives all parts the image's name",
+    ),
+    Kind(
+        "name_unsafe",
+        "error",
+        "names that lead out of the data set",
+        "A name must be a relative path with '/' and without '..'; writing such a file elsewhere "
+        "would put it outside of the output. Backslashes come from programs that pack on Windows.",
+        LEAVES_OUT,
     ),
     Kind(
         "image_without_mask",

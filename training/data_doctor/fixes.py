@@ -24,10 +24,12 @@ from training.data_doctor.repairs import (
     repair_files,
 )
 from training.dataset_io import DatasetFiles, DatasetWriter, open_files
+from training.dataset_io.index import VALUE_RULES
 from training.workers import map_by_workers
 
 # Repairs that leave an item out.
 _DROPS = (
+    "name_unsafe",
     "image_without_mask",
     "mask_without_image",
     "image_without_camera",
@@ -53,6 +55,7 @@ _BLOCKING = (
     "convention_unknown",
     "name_duplicate",
     "name_mismatch",
+    "name_unsafe",
     "image_without_mask",
     "mask_without_image",
     "image_without_camera",
@@ -263,24 +266,25 @@ def _write(
     writer: DatasetWriter, diagnosis: Diagnosis, item: RepairedFiles, camera: Sequence[float]
 ) -> None:
     index = diagnosis.index
-    repeats = _entry(index, "repeats", item.name, int)
+    repeats = _entry(index, "repeats", item.name)
     writer.add_encoded(
         str(Path(item.name).with_suffix(".png").as_posix()),
         item.image,
         item.mask,
         camera,
         diagnosis.captions.get(item.name, "").strip(),
-        residual=_entry(index, "camera_residuals", item.name, float),
-        repeats=repeats if repeats and repeats > 1 else 1,
-        attributes=_entry(index, "attributes", item.name, dict),
+        residual=_entry(index, "camera_residuals", item.name),
+        repeats=1 if repeats is None else repeats,
+        attributes=_entry(index, "attributes", item.name),
     )
 
 
-def _entry(index: Mapping[str, Any], key: str, name: str, kind: type) -> Any:
+def _entry(index: Mapping[str, Any], key: str, name: str) -> Any:
     """Return what `dataset.json` says about an item under an optional key, if it makes sense."""
     entries = index.get(key)
     value = entries.get(name) if isinstance(entries, dict) else None
-    return value if isinstance(value, kind) else None
+    is_valid, _ = VALUE_RULES[key]
+    return value if is_valid(value) else None
 
 
 def _describe(

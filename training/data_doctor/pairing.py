@@ -1,6 +1,5 @@
 """Which image, mask, camera and caption belong together, and what `dataset.json` says."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,9 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from training.data_doctor.findings import Finding, make_finding
 from training.dataset_io import INDEX_NAME, DatasetFiles
-from training.dataset_io.index import CAMERA_CONVENTION
+from training.dataset_io.index import CAMERA_CONVENTION, VALUE_RULES
+from training.dataset_io.json_reading import is_number, parse_json
+from training.dataset_io.layout import is_safe_name
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _SYSTEM_FILES = ("Thumbs.db", ".DS_Store", "desktop.ini")
@@ -65,16 +66,17 @@ def read_index(files: DatasetFiles, file_names: Iterable[str], given: LabelSet |
     if INDEX_NAME not in set(file_names):
         return RawIndex({}, given, {}, {}, (make_finding("index_missing"),))
     try:
-        content = json.loads(files.read(INDEX_NAME))
+        content = parse_json(files.read(INDEX_NAME), INDEX_NAME)
         if not isinstance(content, dict) or not isinstance(content.get("labels"), list | dict):
             raise ValueError("it must hold 'labels': [[name, [25 numbers]], ...]")
-    except (UserError, ValueError) as error:
+    except ValueError as error:
         return RawIndex({}, given, {}, {}, (make_finding("index_invalid", message=str(error)),))
     findings: list[Finding] = []
     label_set = _find_label_set(content, given, findings)
     _check_convention(content, findings)
     cameras = _collect_cameras(content["labels"], findings)
     captions = _collect_captions(content.get("captions"), findings)
+    _check_values(content, findings)
     return RawIndex(content, label_set, cameras, captions, tuple(findings))
 
 
@@ -140,10 +142,27 @@ def _numbers(value: Any) -> tuple[float, ...]:
     """Return the numbers of a camera, NaN for what is none; () for what is no list."""
     if not isinstance(value, list):
         return ()
-    return tuple(
-        float(v) if isinstance(v, int | float) and not isinstance(v, bool) else math.nan
-        for v in value
-    )
+    return tuple(float(v) if is_number(v) else math.nan for v in value)
+
+
+def _check_values(content: Mapping[str, Any], findings: list[Finding]) -> None:
+    """Look into the optional keys whose values the loader would refuse."""
+    names: set[str] = set()
+    keys = []
+    for key, (is_valid, _) in VALUE_RULES.items():
+        values = content.get(key) or {}
+        invalid = (
+            [name for name, value in values.items() if not is_valid(value)]
+            if isinstance(values, dict)
+            else []
+        )
+        names.update(invalid)
+        if invalid or not isinstance(values, dict):
+            keys.append(key)
+    if not isinstance(content.get("preparation") or {}, dict):
+        keys.append("preparation")
+    if keys:
+        findings.append(make_finding("values_invalid", sorted(names), ", ".join(keys)))
 
 
 def _collect_captions(captions: Any, findings: list[Finding]) -> dict[str, str]:
@@ -182,6 +201,7 @@ def pair_files(file_names: Iterable[str], index: RawIndex) -> Pairs:
     findings = [
         *_found("no_images", [], not images),
         *_found("name_mismatch", renamed),
+        *_found("name_unsafe", [name for name in [*files, *stray] if not is_safe_name(name)]),
         *_found("image_format", [n for n, raw in names.items() if not _is_png(raw)]),
         *_found("image_without_mask", [n for n, pair in files.items() if pair[1] is None]),
         *_found("mask_without_image", map(_output_name, lone_masks)),

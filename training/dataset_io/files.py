@@ -1,8 +1,11 @@
 """Read access to the files of a data set: a folder, a zip of the same tree, or tar shards."""
 
 import io
+import lzma
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +13,19 @@ from mate3d.errors import UserError
 from training.dataset_io.layout import SHARD_FOLDER
 from training.dataset_io.remote import is_remote
 from training.dataset_io.shards import LocalShardFiles, RemoteShardFiles, list_shards
+
+# Damaged archives raise any of these; RuntimeError is for encrypted members and unknown methods.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    UnicodeDecodeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 class DatasetFiles(Protocol):
@@ -76,7 +92,7 @@ class ZipFiles:
     def read(self, name: str) -> bytes:
         try:
             return self._open().read(name)
-        except (zipfile.BadZipFile, OSError, EOFError, KeyError) as error:
+        except _ZIP_ERRORS as error:
             raise UserError(f"archive {self.path} is damaged at {name}: {error}") from None
 
     def where(self, name: str) -> str:
@@ -90,7 +106,7 @@ class ZipFiles:
         if self._archive is None or self._process != os.getpid():
             try:
                 self._archive = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, OSError) as error:
+            except _ZIP_ERRORS as error:
                 raise UserError(f"archive {self.path} is not a readable zip: {error}") from None
             self._process = os.getpid()
         return self._archive

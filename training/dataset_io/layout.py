@@ -1,5 +1,7 @@
 """Names inside a data set: its index, its folders, the members of its tar shards."""
 
+from mate3d.errors import UserError
+
 INDEX_NAME = "dataset.json"
 SHARD_FOLDER = "shards"
 SHARD_INDEX_NAME = f"{SHARD_FOLDER}/index.json"
@@ -12,6 +14,8 @@ SUFFIX = ".png"
 
 _FOLDERS = {IMAGE_SUFFIX: IMAGE_FOLDER, MASK_SUFFIX: MASK_FOLDER}
 
+_HEADER_NAME_BYTES = 100
+
 
 def image_name(index: int) -> str:
     """Return the name of image number `index` in data sets that we make."""
@@ -21,6 +25,33 @@ def image_name(index: int) -> str:
 def shard_name(index: int) -> str:
     """Return the path of shard number `index`, relative to the data set."""
     return f"{SHARD_FOLDER}/{index:06d}.tar"
+
+
+def check_name(name: str) -> None:
+    """Check that a name stays below the folder that it is appended to.
+
+    Raises:
+        UserError: If it is not a relative path with forward slashes.
+    """
+    is_unsafe = "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/"))
+    if is_unsafe:
+        raise UserError(
+            f"name {name!r} is unsafe; use a relative path with '/', without '..' and empty parts"
+        )
+
+
+def is_safe_name(name: str) -> bool:
+    """Tell whether `check_name` accepts a name."""
+    try:
+        check_name(name)
+    except UserError:
+        return False
+    return True
+
+
+def with_png_suffix(name: str) -> str:
+    """Return the name of a PNG as the writer spells it: `.png` instead of `.PNG`."""
+    return name[: -len(SUFFIX)] + SUFFIX if name.lower().endswith(SUFFIX) else name
 
 
 def is_image_of(name: str, folder: str) -> bool:
@@ -48,3 +79,23 @@ def name_from_member(member: str) -> str | None:
         if member.endswith(suffix):
             return folder + name_from_key(member.removesuffix(suffix))
     return None
+
+
+def is_member_of(member: str, name: str) -> bool:
+    """Tell whether a tar header with the name `member` can be that of the path `name`.
+
+    A header has room for 100 bytes of ASCII; the whole of another name is in a record before it.
+    """
+    if name_from_member(member) == name:
+        return True
+    for suffix, folder in _FOLDERS.items():
+        if name.startswith(folder):
+            whole = _as_ascii(key_from_name(name.removeprefix(folder)) + suffix)
+            part = _as_ascii(member.removeprefix("./"))
+            is_cut_or_foreign = len(part) >= _HEADER_NAME_BYTES - 1 or "?" in part
+            return is_cut_or_foreign and whole.startswith(part[:-1])
+    return False
+
+
+def _as_ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mate3d.errors import UserError
+from training.dataset_io.json_reading import is_whole, parse_json
 from training.dataset_io.layout import (
     IMAGE_FOLDER,
     INDEX_NAME,
     SHARD_FOLDER,
     SHARD_INDEX_NAME,
+    check_name,
+    is_member_of,
     name_from_member,
 )
 from training.dataset_io.remote import file_url, read_file
@@ -85,7 +88,7 @@ class ShardFiles:
 
 
 class LocalShardFiles(ShardFiles):
-    """Shards in a folder; each read is one seek.
+    """Shards in a folder; each read is one seek, and compares the name at that place.
 
     Raises:
         UserError: If a shard is missing, damaged, or not what the index says.
@@ -100,6 +103,19 @@ class LocalShardFiles(ShardFiles):
 
     def url(self, file: str) -> str:
         return str(self.path / file)
+
+    def read(self, name: str) -> bytes:
+        table = self._tables.get(name)
+        if table is None:
+            return super().read(name)
+        offset, size = table.members[name]
+        content = self._read(table.file, offset - _BLOCK, size + _BLOCK)
+        if not _is_header_of(content[:_BLOCK], name, size):
+            raise UserError(
+                f"shard {self.path / table.file} is damaged or not what its index says: {name} is "
+                f"not at byte {offset}; remove {SHARD_INDEX_NAME} to have shards scanned"
+            )
+        return content[_BLOCK:]
 
     @property
     def _has_index(self) -> bool:
@@ -205,10 +221,20 @@ def _read_local_tables(path: Path) -> tuple[ShardTable, ...]:
     return tables
 
 
+def _is_header_of(header: bytes, name: str, size: int) -> bool:
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+    except tarfile.TarError:
+        return False
+    return member.size == size and is_member_of(member.name, name)
+
+
 def _parse_tables(content: bytes, where: str) -> tuple[ShardTable, ...]:
     try:
-        tables = [_parse_table(entry) for entry in json.loads(content)["shards"]]
-    except (ValueError, KeyError, TypeError):
+        tables = [_parse_table(entry) for entry in parse_json(content, "it")["shards"]]
+    except UserError as error:
+        raise UserError(f"{where}: {error}; remove it to have local shards scanned") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{where} is not an index of shards; remove it to have local shards scanned"
         ) from None
@@ -218,7 +244,13 @@ def _parse_tables(content: bytes, where: str) -> tuple[ShardTable, ...]:
 
 
 def _parse_table(entry: dict[str, Any]) -> ShardTable:
-    members = {
-        str(name): (int(offset), int(size)) for name, (offset, size) in entry["members"].items()
-    }
-    return ShardTable(str(entry["file"]), int(entry["num_bytes"]), members)
+    file, num_bytes = entry["file"], entry["num_bytes"]
+    members = {name: (offset, size) for name, (offset, size) in entry["members"].items()}
+    for name in (file, *members):
+        check_name(name)
+    for name, (offset, size) in members.items():
+        # A header comes before each file, and the end mark after the last.
+        fits = is_whole(offset, _BLOCK, num_bytes) and is_whole(size, 0, num_bytes - offset)
+        if not fits:
+            raise UserError(f"its entry of {name} lies outside of {file}")
+    return ShardTable(file, num_bytes, members)

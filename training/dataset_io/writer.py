@@ -20,8 +20,8 @@ from training.dataset_io.containers import (
     ShardContainer,
     ZipContainer,
 )
-from training.dataset_io.index import CAMERA_CONVENTION, NUM_CAMERA_VALUES
-from training.dataset_io.layout import INDEX_NAME, SUFFIX
+from training.dataset_io.index import CAMERA_CONVENTION, MAX_REPEATS, NUM_CAMERA_VALUES
+from training.dataset_io.layout import INDEX_NAME, SUFFIX, check_name
 
 Attributes = Mapping[str, float | Sequence[float]]
 
@@ -138,13 +138,18 @@ class DatasetWriter:
             camera: Camera label.
             caption: What the image shows.
             residual: RMS reprojection error of the camera's landmarks, fraction of the image side.
-            repeats: How often an epoch shows the sample.
+            repeats: How often an epoch shows the sample, 1..`MAX_REPEATS`.
             attributes: Numbers that describe the sample.
 
         Raises:
-            UserError: If the name was given before, or a file cannot be written.
+            UserError: If the name is unsafe, does not end in `.png` or was given before, `repeats`
+                is out of range, or a file cannot be written.
         """
-        assert name.endswith(SUFFIX) and repeats >= 1, (name, repeats)
+        check_name(name)
+        if not name.endswith(SUFFIX):
+            raise UserError(f"name {name} of an image must end in {SUFFIX}")
+        if not 1 <= repeats <= MAX_REPEATS:
+            raise UserError(f"repeats={repeats} of {name} must be in 1..{MAX_REPEATS}")
         assert len(camera) == NUM_CAMERA_VALUES, len(camera)
         if name in self._labels:
             raise UserError(f"two images of {self._path} are called {name}; names must differ")

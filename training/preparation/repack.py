@@ -1,12 +1,14 @@
 """Samples of an existing data set, for another format, resolution or label set."""
 
+from collections import Counter
+
 import numpy as np
 
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import LabelSet
 from training.data import PortraitDataset
-from training.dataset_io.layout import IMAGE_FOLDER, MASK_FOLDER
+from training.dataset_io.layout import IMAGE_FOLDER, MASK_FOLDER, with_png_suffix
 from training.preparation.samples import FailedSample, Job, PreparedSample, make_sample
 
 
@@ -34,19 +36,29 @@ class RepackMaker:
         return self._conversion.losses
 
     def jobs(self) -> list[Job]:
-        """Return one job a sample."""
-        return [Job((name,), number) for number, name in enumerate(self._dataset.index.names)]
+        """Return one job a sample, called as the writer spells its name.
+
+        Raises:
+            UserError: If two names differ in the capitals of their suffix only.
+        """
+        names = [with_png_suffix(name) for name in self._dataset.index.names]
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"data set {self._dataset.path} has two images that would be called {twice}"
+            )
+        return [Job((name,), number) for number, name in enumerate(names)]
 
     def __call__(self, job: Job) -> list[PreparedSample | FailedSample]:
         (name,), number = job.names, job.payload
         try:
-            return [self._make(name, number)]
+            return [self._make(name, self._dataset.index.names[number], number)]
         except UserError as error:
             return [FailedSample(name, str(error))]
 
-    def _make(self, name: str, number: int) -> PreparedSample:
+    def _make(self, name: str, source: str, number: int) -> PreparedSample:
         files, index = self._dataset.files, self._dataset.index
-        image, mask = (files.read(folder + name) for folder in (IMAGE_FOLDER, MASK_FOLDER))
+        image, mask = (files.read(folder + source) for folder in (IMAGE_FOLDER, MASK_FOLDER))
         item = self._dataset.decode(number, image, mask)
         residual = float(index.residuals[number])
         return make_sample(

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from mate3d.errors import UserError
 from training.dataset_io import DatasetWriter
+from training.dataset_io.layout import check_name
 from training.preparation.samples import PreparedSample
 
 _JOURNAL = "journal.jsonl"
@@ -106,7 +107,12 @@ class Staging:
             Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def add(self, sample: PreparedSample) -> None:
-        """Keep a finished sample."""
+        """Keep a finished sample.
+
+        Raises:
+            UserError: If its name is unsafe, or the disk cannot be written.
+        """
+        check_name(sample.name)
         entry = _Entry(
             list(sample.camera),
             sample.caption,

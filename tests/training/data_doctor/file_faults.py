@@ -110,7 +110,26 @@ def _caption_of_nothing(data: OpenDataset) -> Names:
     return ["nobody.png"]
 
 
+@fault("values_invalid")
+def _strange_repeats_and_residuals(data: OpenDataset) -> Names:
+    data.index["repeats"] = {data.names[0]: 10**30, data.names[1]: True, data.names[2]: 3}
+    data.index["camera_residuals"] = {data.names[3]: 10**400}
+    data.save_index()
+    return [data.names[0], data.names[1], data.names[3]]
+
+
 # Pairs
+
+
+@fault("name_unsafe")
+def _name_with_a_backslash(data: OpenDataset) -> Names:
+    name = "..\\..\\evil.png"
+    for file in (data.image_file, data.mask_file):
+        file(data.names[3]).rename(file(name))
+    data.index["labels"][3][0] = name
+    data.index["captions"][name] = data.index["captions"].pop(data.names[3])
+    data.save_index()
+    return [name]
 
 
 @fault("no_images", follows=["mask_without_image", "camera_without_image"], remains=None)
