@@ -1,7 +1,9 @@
 """Endless batches of a data set, in an order that can be taken up again anywhere."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mate3d.errors import UserError
 from training.data import Item, PortraitDataset, Unreadable, require_few
-from training.dataset_io.shards import RemoteShardFiles
+from training.dataset_io.shards import RemoteShardFiles, ShardFiles
 from training.shard_stream import ShardStream, StreamPlace
 
 MAX_UNREADABLE = 10
+
+# Entries of a state that do not name the order; states of older runs lack them.
+_EXTRA_KEYS = ("digest", "unreadable")
 
 _logger = logging.getLogger(__name__)
 
@@ -62,41 +67,44 @@ class BatchStream(Iterator[dict[str, Any]]):
 
     Args:
         loader: Batches of a data set, each with the samples that were skipped for it.
-        state: Position at which the loader starts, and what its order depends on.
+        state: Position at which the loader starts, what its order depends on, and under
+            `unreadable` the reason of each sample that was skipped before, by name.
         num_replicas: Processes that share the sequence.
         max_unreadable: Different samples of this process that may be unreadable.
+        unreadable: Further samples that were skipped, and logged, before.
     """
 
     def __init__(
         self,
         loader: DataLoader,
-        state: dict[str, int],
+        state: dict[str, Any],
         *,
         num_replicas: int = 1,
         max_unreadable: int = MAX_UNREADABLE,
+        unreadable: Sequence[Unreadable] = (),
     ):
         self._batches = iter(loader)
         self._state = dict(state)
         self._num_replicas = num_replicas
         self._max_unreadable = max_unreadable
-        self._unreadable: dict[str, Unreadable] = {}
+        before = self._state.pop("unreadable", {})
+        self._unreadable = {name: Unreadable(name, reason) for name, reason in before.items()}
+        self._unreadable |= {entry.name: entry for entry in unreadable}
 
     @property
     def num_unreadable(self) -> int:
         """Number of different samples that were skipped so far."""
         return len(self._unreadable)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what `make_loader` needs to go on after the last batch that was handed out."""
-        return dict(self._state)
+        return {**self._state, "unreadable": dict(self._unreadable.values())}
 
     def __next__(self) -> dict[str, Any]:
         try:
             batch, skipped = next(self._batches)
         except UserError as error:
-            # A worker's exception arrives wrapped in its traceback, the message on the last line.
-            message = str(error).splitlines()[-1]
-            raise UserError(message.removeprefix("mate3d.errors.UserError: ")) from None
+            raise UserError(_own_message(error)) from None
         self._note(skipped)
         self._state["position"] += len(batch["image"]) * self._num_replicas
         return batch
@@ -114,12 +122,13 @@ def make_loader(
     *,
     batch_size: int,
     seed: int = 0,
-    state: dict[str, int] | None = None,
+    state: dict[str, Any] | None = None,
     num_workers: int = 0,
     rank: int = 0,
     num_replicas: int = 1,
     streaming: bool = False,
     max_unreadable: int = MAX_UNREADABLE,
+    unreadable: Sequence[Unreadable] = (),
 ) -> BatchStream:
     """Return an endless stream of shuffled batches.
 
@@ -134,6 +143,7 @@ def make_loader(
         streaming: Read tar shards from start to end (`ShardStream`) instead of single samples in
             any order. The order then depends on batch size, workers and replicas too.
         max_unreadable: Samples that may be unreadable; one more is an error.
+        unreadable: Samples that were skipped, and logged, before; they count.
 
     Raises:
         UserError: If `state` is of another data set or order, or the data set cannot be streamed.
@@ -142,8 +152,10 @@ def make_loader(
     if streaming:
         place = StreamPlace(rank, num_replicas, num_workers, batch_size)
         fresh |= place.order_dict()
+    fresh["digest"] = _digest(dataset, streaming)
     state = state or fresh
     _check_state(state, fresh)
+    state = {**state, "digest": fresh["digest"]}
     if streaming:
         stream = ShardStream(
             dataset,
@@ -172,7 +184,13 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         collate_fn=_collate,
     )
-    return BatchStream(loader, state, num_replicas=num_replicas, max_unreadable=max_unreadable)
+    return BatchStream(
+        loader,
+        state,
+        num_replicas=num_replicas,
+        max_unreadable=max_unreadable,
+        unreadable=unreadable,
+    )
 
 
 class _Replacing(Dataset):
@@ -192,21 +210,45 @@ def _collate(
     return default_collate([item for item, _ in samples]), skipped
 
 
-def _check_state(state: dict[str, int], fresh: dict[str, int]) -> None:
+def _own_message(error: UserError) -> str:
+    """Return a user error's message without the traceback that a worker's comes wrapped in."""
+    text = str(error)
+    if not text.startswith("Caught UserError in DataLoader worker"):
+        return text
+    return text.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
+
+
+def _digest(dataset: PortraitDataset, streaming: bool) -> str:
+    """Return a short name of what a position in the order means."""
+    index = dataset.index
+    label_set = [index.label_set.name, index.label_set.version]
+    parts: list[Any] = [index.names, index.repeats.tolist(), label_set, dataset.with_flips]
+    if streaming and isinstance(dataset.files, ShardFiles):
+        parts.append([[table.file, table.names] for table in dataset.files.tables])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _check_state(state: dict[str, Any], fresh: dict[str, Any]) -> None:
     if state["num_items"] != fresh["num_items"]:
         raise UserError(
             f"cannot resume: the run used a data set of {state['num_items']} items, "
             f"this one has {fresh['num_items']}"
         )
-    if set(state) != set(fresh):
-        was_streaming = "true" if len(state) > len(fresh) else "false"
+    order, fresh_order = set(state) - set(_EXTRA_KEYS), set(fresh) - set(_EXTRA_KEYS)
+    if order != fresh_order:
+        was_streaming = "true" if len(order) > len(fresh_order) else "false"
         raise UserError(
             f"cannot resume: the run used train.streaming={was_streaming}, which sets the order of "
             "its data; say so again"
         )
-    for name in set(fresh) - {"seed", "position"}:
+    for name in sorted(fresh_order - {"seed", "position"}):
         if state[name] != fresh[name]:
             raise UserError(
                 f"cannot resume: the order of streamed data depends on {name}, which was "
                 f"{state[name]} and is {fresh[name]} now; set it back"
             )
+    if state.get("digest", fresh["digest"]) != fresh["digest"]:
+        raise UserError(
+            "cannot resume: this is another data set than the run used, although of as many items; "
+            "names, repeats, label set, flips or shards differ"
+        )

@@ -15,7 +15,7 @@ from mate3d.checkpoint import save_generator
 from mate3d.errors import UserError
 from mate3d.labels import one_hot_mask
 from torch_utils.interruption import stop_on_signal
-from training.data import PortraitDataset
+from training.data import PortraitDataset, Unreadable, require_few
 from training.ema import update_average
 from training.loader import MAX_UNREADABLE, BatchStream, make_loader
 from training.losses.terms import LossSettings, Metrics
@@ -186,6 +186,7 @@ class Trainer:
         self._device = state.random.device
         self._cameras = dataset.camera_labels.to(self._device)
         self._batches: BatchStream | None = None
+        self._unreadable: list[Unreadable] = []
         self._num_rollbacks = 0
         self._stats: dict[str, float] = {}
         for module in state.modules().values():
@@ -226,13 +227,21 @@ class Trainer:
     def _start(self) -> None:
         loop = self._settings.loop
         tiles = range(min(loop.grid_rows * loop.grid_columns, len(self._dataset)))
-        items = [self._dataset.read_or_replace(index, loop.max_unreadable)[0] for index in tiles]
+        read = [self._dataset.read_or_replace(index, loop.max_unreadable) for index in tiles]
+        items = [item for item, _ in read]
+        self._note({entry.name: entry for _, skipped in read for entry in skipped})
         real = self._make_real(
             {name: torch.stack([item[name] for item in items]) for name in _TENSORS}
         )
         self._show(real_grids(self._state.average, real, columns=loop.grid_columns))
         # Divergence before the first snapshot has something to go back to as well.
         save_state(self._run_folder / STATE_FILE, self._state)
+
+    def _note(self, skipped: Mapping[str, Unreadable]) -> None:
+        for entry in skipped.values():
+            _logger.warning("skipped a sample: %s", entry.reason)
+        self._unreadable = list(skipped.values())
+        require_few(self._unreadable, self._settings.loop.max_unreadable)
 
     def _iterate_and_report(self) -> None:
         state, loop = self._state, self._settings.loop
@@ -311,6 +320,7 @@ class Trainer:
                     num_workers=loop.num_workers,
                     streaming=loop.streaming,
                     max_unreadable=loop.max_unreadable,
+                    unreadable=self._unreadable,
                 )
         batch = next(self._batches)
         self._state.data = self._batches.state_dict()

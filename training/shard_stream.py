@@ -16,6 +16,9 @@ from training.dataset_io.layout import IMAGE_SUFFIX, MASK_SUFFIX, name_from_key
 from training.dataset_io.remote import describe, open_stream
 from training.dataset_io.shards import ShardFiles, ShardTable
 
+# Keep the random numbers of the shards' order and those inside of shards apart.
+_SHARD_ORDER, _BLOCK_ORDER = 1, 2
+
 # Samples of a shard that are held in memory, as files, and shuffled together.
 BLOCK_SIZE = 1000
 
@@ -114,7 +117,7 @@ class ShardStream(IterableDataset):
         for position in count(first, self._place.num_readers):
             if position // len(num_items) != epoch:
                 epoch = position // len(num_items)
-                order = self._permutation(len(num_items), epoch)
+                order = self._permutation(len(num_items), _SHARD_ORDER, epoch)
             shard = int(order[position % len(num_items)])
             if to_skip < num_items[shard]:
                 yield from self._read_shard(epoch, shard, to_skip)
@@ -148,14 +151,17 @@ class ShardStream(IterableDataset):
         self, epoch: int, shard: int, to_skip: int
     ) -> Iterator[tuple[Item, list[Unreadable]]]:
         raw_samples = self._read_raw(self._dataset.files.tables[shard])
+        block: list[_RawSample] = []
         for number, entries in enumerate(self._blocks[shard]):
             num_samples = len(np.unique(entries // 2))
             if to_skip >= len(entries):
                 to_skip -= len(entries)
                 next(islice(raw_samples, num_samples - 1, None))
                 continue
-            block = list(islice(raw_samples, num_samples))
-            order = entries[self._permutation(len(entries), epoch, shard, number)]
+            # Two blocks at once would double the memory.
+            block.clear()
+            block.extend(islice(raw_samples, num_samples))
+            order = entries[self._permutation(len(entries), _BLOCK_ORDER, epoch, shard, number)]
             for index in range(to_skip, len(order)):
                 yield self._decode_or_replace(block, order, index)
             to_skip = 0
@@ -192,7 +198,7 @@ class ShardStream(IterableDataset):
         missing = next(expected, None)
         if missing is not None:
             raise UserError(
-                f"shard {url} is truncated: it ends before {missing}, its index has "
+                f"shard {url} is damaged or truncated: it ends before {missing}, its index has "
                 f"{len(table.names)} samples"
             )
 
