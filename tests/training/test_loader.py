@@ -57,6 +57,43 @@ def test_stream_refuses_the_state_of_another_data_set(dataset_folder):
         make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
 
 
+def _rename_first(folder):
+    old, new = "00000/img00000000.png", "00000/renamed.png"
+    for kind in ("images", "masks"):
+        (folder / kind / old).rename(folder / kind / new)
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def _move_repeats(folder):
+    _repeat(folder, {"00000/img00000002.png": 3})
+
+
+def _reset_version(folder):
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"catmask_hq"', '"face_8"'))
+
+
+@pytest.mark.parametrize("change", [_rename_first, _move_repeats, _reset_version])
+def test_stream_refuses_another_data_set_of_equal_length(dataset_folder, change):
+    _repeat(dataset_folder, {"00000/img00000001.png": 3})
+    state = make_loader(PortraitDataset(dataset_folder), batch_size=2).state_dict()
+    make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
+    change(dataset_folder)
+    with pytest.raises(UserError, match="cannot resume: this is another data set than the run"):
+        make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
+
+
+def test_state_of_before_the_digest_is_taken_up(dataset_folder):
+    dataset = PortraitDataset(dataset_folder)
+    stream = make_loader(dataset, batch_size=2, seed=3)
+    next(stream)
+    old = {"seed": 3, "position": 2, "num_items": 6}
+    resumed = make_loader(dataset, batch_size=2, state=old)
+    assert next(resumed)["caption"] == next(stream)["caption"]
+    assert resumed.state_dict() == stream.state_dict()
+
+
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
 def test_replicas_see_together_what_one_process_sees(dataset_folder, num_replicas):
     _repeat(dataset_folder, {"00000/img00000001.png": 3})
@@ -117,6 +154,25 @@ def test_damaged_sample_is_replaced_named_once_and_counted(dataset_folder, num_w
     assert str(damaged) in caplog.text
 
 
+def test_resumed_stream_goes_on_counting(dataset_folder, caplog):
+    (dataset_folder / "images/00000/img00000003.png").write_bytes(b"no png")
+    (dataset_folder / "masks/00000/img00000004.png").write_bytes(b"no png")
+    dataset = PortraitDataset(dataset_folder)
+    stream = make_loader(dataset, batch_size=6)
+    next(stream)
+    state = stream.state_dict()
+    assert sorted(state["unreadable"]) == ["00000/img00000003.png", "00000/img00000004.png"]
+    caplog.clear()
+    resumed = make_loader(dataset, batch_size=6, state=state)
+    assert resumed.num_unreadable == 2
+    next(resumed)
+    assert resumed.num_unreadable == 2 and "skipped" not in caplog.text
+    (dataset_folder / "masks/00000/img00000005.png").write_bytes(b"no png")
+    resumed = make_loader(dataset, batch_size=6, state=state, max_unreadable=2)
+    with pytest.raises(UserError, match=r"^3 sample\(s\) cannot be read"):
+        next(resumed)
+
+
 def test_too_many_damaged_samples_stop_with_the_first_names(dataset_folder):
     for mask in sorted((dataset_folder / "masks").rglob("*.png"))[:5]:
         mask.write_bytes(b"not a png")
@@ -162,3 +218,15 @@ def test_training_counts_damaged_samples(dataset_folder, make_trainer, tmp_path)
     records = (tmp_path / "run/stats.jsonl").read_text().splitlines()
     counts = [json.loads(record)["Progress/unreadable_samples"] for record in records]
     assert 0 < counts[-1] <= 2 and counts == sorted(counts)
+
+
+def test_damaged_samples_of_the_first_grid_are_logged_once_and_counted(
+    dataset_folder, make_trainer, tmp_path, caplog
+):
+    (dataset_folder / "images/00000/img00000000.png").write_bytes(b"no png")
+    trainer, state = make_trainer(tmp_path / "run")
+    assert trainer.run()
+    assert caplog.text.count("skipped a sample: image ") == 1
+    assert list(state.data["unreadable"]) == ["00000/img00000000.png"]
+    first = json.loads((tmp_path / "run/stats.jsonl").read_text().splitlines()[0])
+    assert first["Progress/unreadable_samples"] == 1

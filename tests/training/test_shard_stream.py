@@ -79,6 +79,47 @@ def test_samples_of_a_shard_are_shuffled_block_by_block(tmp_path, monkeypatch):
     assert seen != [str(i) for i in range(10)]
 
 
+def test_only_one_block_is_held(tmp_path, monkeypatch):
+    class Raw(tuple):
+        num_alive = most = 0
+
+        def __init__(self, _):
+            Raw.num_alive += 1
+            Raw.most = max(Raw.most, Raw.num_alive)
+
+        def __del__(self):
+            Raw.num_alive -= 1
+
+    read = shard_stream.ShardStream._read_raw
+    monkeypatch.setattr(shard_stream, "BLOCK_SIZE", 4)
+    monkeypatch.setattr(
+        shard_stream.ShardStream, "_read_raw", lambda self, table: map(Raw, read(self, table))
+    )
+    dataset = PortraitDataset(write_shards(tmp_path / "data", num_samples=12, shard_size=12))
+    captions_of(stream_all(dataset, batch_size=12), 2)
+    assert Raw.most <= 5
+
+
+def test_first_block_is_not_shuffled_like_the_shards(shards, monkeypatch):
+    keys = []
+    stream = shard_stream.ShardStream(
+        PortraitDataset(shards),
+        shard_stream.StreamPlace(0, 1, 0, 1),
+        seed=5,
+        position=0,
+        max_unreadable=0,
+    )
+    permutation = stream._permutation
+    monkeypatch.setattr(
+        stream, "_permutation", lambda n, *key: keys.append(key) or permutation(n, *key)
+    )
+    rows = iter(stream)
+    for _ in range(16):
+        next(rows)
+    first_words = {len(key): key[0] for key in keys}
+    assert len(first_words) == 2 and len(set(first_words.values())) == 2
+
+
 @pytest.mark.parametrize("num_replicas", [1, 2])
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("num_done", [1, 5, 12])
@@ -234,6 +275,25 @@ def test_shard_truncated_behind_a_url_is_named(shards, server, size):
     with pytest.raises(UserError, match=r"shard .*000005.tar is (damaged or )?truncated|says") as e:
         captions_of([stream], 8)
     assert "\n" not in str(e.value)
+
+
+def test_broken_header_is_called_damaged(shards):
+    (stream,) = stream_all(PortraitDataset(shards), batch_size=4)
+    path = shards / "shards/000005.tar"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"00000/img00000011.image.png")
+    content[start + 148 : start + 156] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="shard .*000005.tar is damaged or truncated: "):
+        captions_of([stream], 8)
+
+
+def test_resuming_with_other_shards_is_refused(tmp_path):
+    paths = [write_shards(tmp_path / str(size), shard_size=size) for size in (2, 4)]
+    first, second = (PortraitDataset(path) for path in paths)
+    state = make_loader(first, batch_size=4, streaming=True).state_dict()
+    with pytest.raises(UserError, match="cannot resume: this is another data set"):
+        make_loader(second, batch_size=4, state=state, streaming=True)
 
 
 def test_shard_of_other_samples_than_its_index_says_is_named(shards, server):

@@ -179,6 +179,45 @@ FAULTS = {
 }
 
 
+def _edit_table(path, change):
+    edit_json(path / "shards/index.json", lambda content: change(content["shards"][1]))
+
+
+def _edit_place(path, offset, size):
+    places = {"images/00000/img00000003.png": [offset, size]}
+    _edit_table(path, lambda table: table["members"].update(places))
+
+
+FAULTS |= {
+    "size -1": (lambda p: _edit_place(p, 512, -1), "its entry of images/.*3.png lies outside of"),
+    "offset 0": (lambda p: _edit_place(p, 0, 5), "its entry of images/.*3.png lies outside of"),
+    "behind": (lambda p: _edit_place(p, 512, 10**9), "its entry of images/.*3.png lies outside"),
+    "fraction": (lambda p: _edit_place(p, 512.5, 3), "its entry of images/.*3.png lies outside"),
+    "infinite": (
+        lambda p: _edit_table(p, lambda table: table.update(num_bytes=float("inf"))),
+        "shard .*000001.tar has .* bytes, .* says inf",
+    ),
+    "text": (
+        lambda p: _edit_table(p, lambda table: table.update(num_bytes="many")),
+        "index.json is not an index of shards",
+    ),
+    "list": (
+        lambda p: _edit_table(p, lambda table: table.update(members=[])),
+        "index.json is not an index of shards",
+    ),
+    "unsafe": (
+        lambda p: _edit_table(
+            p, lambda table: table["members"].update({"images/../e.png": [1, 1]})
+        ),
+        "index.json: name 'images/../e.png' is unsafe",
+    ),
+    "deep": (
+        lambda p: (p / "shards/index.json").write_text("[" * 100_000),
+        "index.json: it is not valid JSON: it is nested too deeply; remove it",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_named_in_one_line(shards, name):
     damage, message = FAULTS[name]
@@ -210,3 +249,34 @@ def test_index_holds_what_scanning_finds(shards):
     indexed = open_files(shards).tables
     (shards / "shards/index.json").unlink()
     assert open_files(shards).tables == indexed
+
+
+def test_exchanged_tables_of_an_index_are_named(shards):
+    def exchange(content):
+        first, second, _ = content["shards"]
+        first["members"], second["members"] = second["members"], first["members"]
+
+    edit_json(shards / "shards/index.json", exchange)
+    message = "000000.tar is damaged or not what its index says: images/.*3.png is not at byte 512;"
+    with pytest.raises(UserError, match=message):
+        PortraitDataset(shards)[3]
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_and_foreign_names_of_any_tar_are_read_at_their_place(tmp_path, format):
+    names = ["v1.2/img.final.png", "d" * 80 + "/" + "long" * 10 + ".png", "why?.png"]
+    names += [] if format == tarfile.USTAR_FORMAT else ["ß" * 60 + "/" + "a" * 70 + ".png", "ß.png"]
+    image, label_map = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
+    with DatasetWriter(tmp_path / "data", CATMASK_HQ, shard_size=5) as writer:
+        for name in names:
+            writer.add(name, image, label_map, [0.0] * 25, name)
+    shard = tmp_path / "data/shards/000000.tar"
+    with tarfile.open(shard) as archive:
+        members = [(member, archive.extractfile(member)) for member in archive]
+        with tarfile.open(tmp_path / "other.tar", "w", format=format) as other:
+            for member, stream in members:
+                other.addfile(member, stream)
+    (tmp_path / "other.tar").replace(shard)
+    (tmp_path / "data/shards/index.json").unlink()
+    dataset = PortraitDataset(tmp_path / "data")
+    assert [dataset[index]["caption"] for index in range(len(names))] == sorted(names)
