@@ -19,9 +19,6 @@ from mate3d.procedural.primitives import (
     stack_points,
 )
 
-# Everything lies between these y, whatever the attributes.
-CLOTH_HEIGHTS = (-1.0, -0.21)
-GLASSES_HEIGHTS = (-0.06, 0.09)
 _WIRE_RADIUS = 0.0043
 _HAT_TILT = 0.13
 _HAIR_UNDER_HAT = 0.022

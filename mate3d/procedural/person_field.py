@@ -10,14 +10,15 @@ from torch import Tensor
 
 from mate3d.labels import CELEBAMASK_HQ
 from mate3d.procedural.person import PersonParameters
-from mate3d.procedural.person_clothes import CLOTH_HEIGHTS, GLASSES_HEIGHTS, PersonClothes
+from mate3d.procedural.person_clothes import PersonClothes
 from mate3d.procedural.person_colors import PersonColors
 from mate3d.procedural.person_hair import PersonHair
-from mate3d.procedural.person_head import CLASS_OVERLAP, Flesh, PersonHead
+from mate3d.procedural.person_head import Flesh, PersonHead
 from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, ShadedPortraitField
-from mate3d.procedural.primitives import is_slab_near
 
 BOUND_RADIUS = 0.66
+# How deep below the surface two classes that share it overlap at their border.
+_OVERLAP = 0.004
 _SLOPE = 0.05
 _KEY_LIGHT = (0.0, 0.52, 0.854)
 
@@ -35,11 +36,11 @@ class PersonField(ShadedPortraitField):
 
     def distance(self, place: Coordinates) -> Tensor:  # [B, N]
         folded = (place[0].abs(), place[1], place[2])
-        flesh = self._head.flesh(folded, is_whole=False)
+        flesh = self._head.flesh(folded)
         # The smallest of the regions, of which one is negative.
         border = _special_region(flesh).abs().neg_()
-        nearest = torch.maximum(flesh.surface, border.sub_(CLASS_OVERLAP))
-        for solid in self._symmetric_solids(folded, flesh, nearest).values():
+        nearest = torch.maximum(flesh.surface, border.sub_(_OVERLAP))
+        for solid in self._symmetric_solids(folded, flesh).values():
             nearest = torch.minimum(nearest, solid)
         return torch.minimum(nearest, self._hair_distance(place, folded, flesh))
 
@@ -57,8 +58,8 @@ class PersonField(ShadedPortraitField):
             "neck": flesh.neck,
         }
         near = {
-            name: torch.maximum(flesh.surface, region - CLASS_OVERLAP)
-            + _SLOPE * region.clamp(0, CLASS_OVERLAP)
+            name: torch.maximum(flesh.surface, region - _OVERLAP)
+            + _SLOPE * region.clamp(0, _OVERLAP)
             for name, region in regions.items()
         }
         near |= self._symmetric_solids(folded, flesh)
@@ -97,18 +98,10 @@ class PersonField(ShadedPortraitField):
         gloss = key.pow(24)
         return (0.60 * key + 0.47 + 0.08 * normal[1]) * openness + 0.08 * gloss + 0.03
 
-    def _symmetric_solids(
-        self, folded: Coordinates, flesh: Flesh, limit: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return solids by name, without those that no point is nearer to than its limit."""
-
-        def is_near(low: float, high: float) -> bool:
-            return limit is None or is_slab_near(folded[1], low, high, limit)
-
+    def _symmetric_solids(self, folded: Coordinates, flesh: Flesh) -> dict[str, Tensor]:
         solids = {name: flesh.solids[name] for name in ("eye", "brow", "mouth")}
-        if is_near(*CLOTH_HEIGHTS):
-            solids["cloth"] = self._clothes.cloth_distance(folded)
-        if self._clothes.has_glasses and is_near(*GLASSES_HEIGHTS):
+        solids["cloth"] = self._clothes.cloth_distance(folded)
+        if self._clothes.has_glasses:
             solids["eye_g"] = self._clothes.glasses_distance(folded)
         if self._clothes.has_hat:
             solids["hat"] = self._clothes.hat_distance(folded, flesh.cranium)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mate3d.procedural.person import PersonParameters, column_numbers
-from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates
+from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
     RoundCone,
     RoundCones,
@@ -19,7 +19,6 @@ from mate3d.procedural.primitives import (
     chain,
     ellipsoid_distance,
     extrude_profile,
-    is_slab_near,
     offset_from,
     round_cone_profile,
     smooth_intersection,
@@ -34,12 +33,6 @@ _LID_THICKNESS = 0.0045
 # Solids beside the middle plane meet there in a seam of this width instead of a crease.
 _SEAM = 0.012
 _CRANIUM_DEPTH = 0.06
-# How deep below the surface two classes that share it overlap at their border.
-CLASS_OVERLAP = 0.004
-_MOUTH = ("upper_lip", "lower_lip", "slit", "mouth")
-_MOUTH_HEIGHTS = (-0.26, -0.06)
-# Farther than this from the surface, a part of the face changes nothing but its own distance.
-_LONGEST_BLEND = 0.01
 
 
 @dataclass
@@ -79,9 +72,8 @@ class PersonHead:
         self._place_nose(column)
         self._place_mouth(column)
         self._place_brows(column)
-        mouth = {name: self._folded.pop(name) for name in _MOUTH}
-        self._cones, self._mouth_cones = RoundCones(self._folded), RoundCones(mouth)
-        self._slit_cones = RoundCones({"slit": mouth["slit"]})
+        self._cones = RoundCones(self._folded)
+        self._slit_cones = RoundCones({"slit": self._folded["slit"]})
 
     def _place_skull(self, column: dict[str, Tensor]) -> None:
         one, width = self._one, column["face_width"]
@@ -229,25 +221,13 @@ class PersonHead:
         skull = smooth_union(skull, solids["muzzle"], 0.03)
         return cranium, smooth_intersection(skull, -seamed["socket"], 0.03)
 
-    def flesh(self, folded: Coordinates, *, is_whole: bool = True) -> Flesh:
-        """Return the surface of everything that is skin, and its division into classes.
-
-        Args:
-            folded: Points, mirrored to x >= 0.
-            is_whole: Whether the distances of all parts count; else only that of the whole head
-                does, and the mouth is left out where all points are outside and far from it.
-        """
+    def flesh(self, folded: Coordinates) -> Flesh:
+        """Return the surface of everything that is skin, and its division into classes."""
         solids = self._cones.distances(folded)
         cranium, face = self._skull_distance(folded, solids)
         face = smooth_union(face, self._lid_distance(folded, solids["eye"]), 0.014)
         nose = smooth_union(solids["bridge"], solids["wing"], 0.012)
         face = smooth_union(face, nose, 0.022)
-        is_inside = face < -CLASS_OVERLAP
-        limit = (face + _LONGEST_BLEND).masked_fill_(is_inside, torch.inf)
-        if is_whole or is_slab_near(folded[1], *_MOUTH_HEIGHTS, limit):
-            solids |= self._mouth_cones.distances(folded)
-        else:
-            solids |= dict.fromkeys(_MOUTH, torch.full_like(face, BACKGROUND_SDF))
         upper, lower = solids["upper_lip"], solids["lower_lip"]
         face = smooth_union(face, torch.minimum(upper, lower), 0.007)
         face = smooth_intersection(face, -solids["slit"], 0.003)

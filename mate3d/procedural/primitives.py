@@ -143,22 +143,6 @@ class RoundCones:
         }
 
 
-def is_slab_near(
-    height: Tensor,  # [B, N] one coordinate of points
-    low: float,
-    high: float,
-    limit: Tensor,  # [B, N]
-) -> bool:
-    """Tell whether any point is nearer than its limit to what lies from `low` to `high`.
-
-    On an accelerator, waiting for the answer costs more than it saves, so that it is always yes.
-    """
-    if height.device.type != "cpu":
-        return True
-    gap = (height - 0.5 * (low + high)).abs_()
-    return bool((gap < limit + 0.5 * (high - low)).any())
-
-
 def extrude_profile(
     profile: Tensor,  # [B, N] exact 2D distance
     height: Tensor,  # [B, N] coordinate across the plane

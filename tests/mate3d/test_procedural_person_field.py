@@ -72,20 +72,6 @@ def test_sdf_is_the_minimum_over_classes_and_everything_is_finite(parameters, po
     torch.testing.assert_close(samples.class_sdf, field.class_sdf(points))
 
 
-def test_parts_far_from_all_points_are_left_out_without_a_trace():
-    """Rows of a picture leave out the mouth, clothes or glasses; no attribute may show that."""
-    generator = torch.Generator().manual_seed(8)
-    corners = torch.randint(0, 2, (12, NUM_PERSON_ATTRIBUTES), generator=generator).float()
-    people = person_parameters_from_uniforms(corners)
-    camera = make_camera(torch.zeros(1), torch.zeros(1))
-    for index in range(12):
-        field = PersonField(people[index : index + 1])
-        places = world_points(camera, render_analytic(field, camera, 40, supersampling=1).depth)
-        for row in places[places[..., 2] < 1][None].split(40, dim=1):
-            nearest = field.class_sdf(row).amin(dim=-1, keepdim=True)
-            torch.testing.assert_close(field.sdf(row), nearest, rtol=0, atol=1e-6)
-
-
 def test_background_earrings_and_necklaces_are_constant(parameters, points):
     class_sdf = PersonField(parameters).class_sdf(points)
     for name in ("background", *UNUSED):

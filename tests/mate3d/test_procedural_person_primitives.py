@@ -7,7 +7,6 @@ from mate3d.procedural.primitives import (
     RoundCones,
     ball,
     chain,
-    is_slab_near,
     round_cone_distance,
     sphere_distance,
 )
@@ -48,10 +47,3 @@ def test_chain_joins_neighbouring_points():
     assert first.start is points[0] and second.start is points[1]
     assert first.last_radius is second.first_radius
     torch.testing.assert_close(second.start + second.axis, points[2])
-
-
-def test_slab_is_near_where_any_point_is_within_its_limit():
-    height = torch.tensor([[0.0, 0.5]])
-    assert is_slab_near(height, 0.7, 0.9, torch.tensor([[0.1, 0.25]]))
-    assert not is_slab_near(height, 0.7, 0.9, torch.tensor([[0.65, 0.15]]))
-    assert is_slab_near(height, -0.2, 0.1, torch.tensor([[0.05, 0.0]]))
