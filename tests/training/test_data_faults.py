@@ -21,7 +21,17 @@ from training.preparation.samples import make_sample
 from training.preparation.staging import Staging
 
 FIRST = "00000/img00000000.png"
-UNSAFE = ["../e.png", "a/../../e.png", "/e.png", "a//e.png", "a\\e.png", "a\0.png", "./e.png", ""]
+UNSAFE = [
+    "../e.png",
+    "a/../../e.png",
+    "/e.png",
+    "a//e.png",
+    "a\\e.png",
+    "a\0.png",
+    "./e.png",
+    "",
+    "\ud800e.png",
+]
 
 
 def _index(**changes) -> bytes:

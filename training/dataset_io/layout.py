@@ -33,8 +33,10 @@ def check_name(name: str) -> None:
     Raises:
         UserError: If it is not a relative path with forward slashes.
     """
-    is_unsafe = "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/"))
-    if is_unsafe:
+    # A lone surrogate, which JSON can hold, is no text that a file can be called.
+    is_text = "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
+    is_below = "\\" not in name and {"", ".", ".."}.isdisjoint(name.split("/"))
+    if not is_text or not is_below:
         raise UserError(
             f"name {name!r} is unsafe; use a relative path with '/', without '..' and empty parts"
         )
