@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _SHORTEST_AXIS = 1e-9
+# Temporary results of more numbers than this make a process fetch new memory again and again.
+_MAX_NUMBERS = 131072
 
 
 def smooth_union(
@@ -123,6 +125,16 @@ class RoundCones:
         place: tuple[Tensor, Tensor, Tensor],  # each [B, N]
     ) -> dict[str, Tensor]:  # [B, N] each
         """Return the exact distance to each name's solid, as `round_cone_distance` does."""
+        size = max(1, _MAX_NUMBERS // self._radius.numel())
+        if place[0].device.type != "cpu" or place[0].shape[-1] <= size:
+            return self._distances_at_once(place)
+        pieces = [
+            self._distances_at_once(piece)
+            for piece in zip(*(axis.split(size, dim=-1) for axis in place), strict=True)
+        ]
+        return {name: torch.cat([piece[name] for piece in pieces], dim=-1) for name in self._counts}
+
+    def _distances_at_once(self, place: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         x, y, z = (
             axis[:, None] - start for axis, start in zip(place, self._start, strict=True)
         )  # [B, C, N]

@@ -32,6 +32,16 @@ def test_measured_together_as_measured_one_by_one():
     torch.testing.assert_close(together["alone"], alone(three))
 
 
+def test_many_points_are_measured_like_few():
+    generator = torch.Generator().manual_seed(2)
+    cones = RoundCones({"one": [random_cone(generator)], "two": [random_cone(generator)]})
+    place = torch.randn(3, 3, 60000, generator=generator)
+    few = cones.distances(place[..., -7:].unbind(0))
+    for name, distance in cones.distances(place.unbind(0)).items():
+        assert distance.shape == (3, 60000)
+        torch.testing.assert_close(distance[:, -7:], few[name])
+
+
 def test_ball_is_a_round_cone_of_no_length():
     center, radius = torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[0.25]])
     place = torch.randn(3, 1, 100, generator=torch.Generator().manual_seed(1)).unbind(0)
