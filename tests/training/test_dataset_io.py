@@ -1,14 +1,17 @@
 """What is written comes back, whatever the container; an index says what it may."""
 
+import errno
 import json
 import math
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ
 from training.data import PortraitDataset
 from training.dataset_io import DatasetWriter, image_name, open_dataset, open_files, parse_index
 
@@ -162,3 +165,71 @@ def test_shards_in_a_zip_are_refused(tmp_path, label_set):
 def test_empty_shards_are_refused(tmp_path, label_set):
     with pytest.raises(UserError, match="shard_size=0 must be at least 1"):
         DatasetWriter(tmp_path / "data", label_set, shard_size=0)
+
+
+def _add(writer: DatasetWriter, name: str, **extra) -> None:
+    image, label_map = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    writer.add(name, image, label_map, [0.0] * 25, **extra)
+
+
+def test_writer_removes_what_a_killed_one_left(tmp_path):
+    (tmp_path / ".cats.partial" / "images").mkdir(parents=True)
+    (tmp_path / ".cats.partial" / "images" / "old.png").write_bytes(b"old")
+    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
+        _add(writer, "a.png")
+    assert sorted(p.name for p in (tmp_path / "cats" / "images").iterdir()) == ["a.png"]
+    assert [p.name for p in tmp_path.iterdir()] == ["cats"]
+
+
+def test_second_writer_of_a_place_is_refused(tmp_path):
+    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
+        with (
+            pytest.raises(UserError, match="another process is writing"),
+            DatasetWriter(tmp_path / "cats", CATMASK_HQ),
+        ):
+            pass
+        _add(writer, "a.png")
+    assert len(open_dataset(tmp_path / "cats")[1].names) == 1
+
+
+def test_folder_with_files_of_the_user_is_not_overwritten(tmp_path):
+    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
+        _add(writer, "a.png")
+    (tmp_path / "cats" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds more than a data set, first notes.txt"):
+        DatasetWriter(tmp_path / "cats", CATMASK_HQ, overwrite=True)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["cats", "cats.zip"])
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, name, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(UserError, match="cannot write .*No space left on device"),
+        DatasetWriter(tmp_path / name, CATMASK_HQ) as writer,
+    ):
+        _add(writer, "a.png")
+        monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+        monkeypatch.setattr(zipfile.ZipFile, "close", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
+        _add(writer, "b.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"residual": math.nan}, "camera_residuals of a.png are nan; use numbers of at least 0"),
+        ({"attributes": {"x": math.inf}}, "attributes of a.png are"),
+        ({"attributes": {"x": "big"}}, "attributes of a.png are"),
+    ],
+)
+def test_writer_refuses_what_no_reader_takes(tmp_path, extra, message):
+    with (
+        pytest.raises(UserError, match=message),
+        DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer,
+    ):
+        _add(writer, "a.png", **extra)
+    assert not list(tmp_path.iterdir())

@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from mate3d.errors import UserError
@@ -20,8 +22,20 @@ from training.dataset_io.containers import (
     ShardContainer,
     ZipContainer,
 )
-from training.dataset_io.index import CAMERA_CONVENTION, MAX_REPEATS, NUM_CAMERA_VALUES
-from training.dataset_io.layout import INDEX_NAME, SUFFIX, check_name
+from training.dataset_io.index import (
+    CAMERA_CONVENTION,
+    MAX_REPEATS,
+    NUM_CAMERA_VALUES,
+    VALUE_RULES,
+)
+from training.dataset_io.layout import (
+    IMAGE_FOLDER,
+    INDEX_NAME,
+    MASK_FOLDER,
+    SHARD_FOLDER,
+    SUFFIX,
+    check_name,
+)
 
 Attributes = Mapping[str, float | Sequence[float]]
 
@@ -83,7 +97,8 @@ class DatasetWriter:
         self._is_zip = self._path.suffix.lower() == ".zip"
         self._check_target(overwrite)
         self._check_shard_size()
-        self._partial = self._path.parent / f".{self._path.name}.partial-{os.getpid()}"
+        self._partial = self._path.parent / f".{self._path.name}.partial"
+        self._lock = FileLock(self._path.parent / f".{self._path.name}.partial.lock")
         self._container: Container | None = None
         self._labels: dict[str, list[float]] = {}
         self._captions: dict[str, str] = {}
@@ -151,6 +166,11 @@ class DatasetWriter:
         if not 1 <= repeats <= MAX_REPEATS:
             raise UserError(f"repeats={repeats} of {name} must be in 1..{MAX_REPEATS}")
         assert len(camera) == NUM_CAMERA_VALUES, len(camera)
+        given = {"camera_residuals": residual, "attributes": attributes}
+        for key, value in given.items():
+            is_valid, allowed = VALUE_RULES[key]
+            if value is not None and not is_valid(value):
+                raise UserError(f"{key} of {name} are {value}; use {allowed}")
         if name in self._labels:
             raise UserError(f"two images of {self._path} are called {name}; names must differ")
         values = [float(value) for value in camera]
@@ -176,9 +196,17 @@ class DatasetWriter:
     def __enter__(self) -> "DatasetWriter":
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process is writing {self._path} already") from None
+        except OSError as error:
+            raise UserError(f"cannot write to {self._path}: {error.strerror}") from error
+        try:
+            # What a killed process may have left.
             self._discard()
             self._container = self._open_container()
         except OSError as error:
+            self._unlock()
             raise UserError(f"cannot write to {self._path}: {error.strerror}") from error
         return self
 
@@ -192,8 +220,11 @@ class DatasetWriter:
             if kind is None:
                 self._finish()
         finally:
-            self._container.close()
+            # A zip writes its directory even when it is given up, perhaps on a full disk.
+            with suppress(OSError):
+                self._container.close()
             self._discard()
+            self._unlock()
 
     def _check_target(self, overwrite: bool) -> None:
         path = self._path
@@ -206,6 +237,12 @@ class DatasetWriter:
         is_dataset = path.is_file() if self._is_zip else (path / INDEX_NAME).is_file()
         if not is_dataset:
             raise UserError(f"output {path} is not a data set, so it is not overwritten")
+        strangers = [] if self._is_zip else [p.name for p in path.iterdir() if not _is_ours(p.name)]
+        if strangers:
+            raise UserError(
+                f"output {path} holds more than a data set, first {min(strangers)}; it is not "
+                "overwritten"
+            )
 
     def _check_shard_size(self) -> None:
         if self._shard_size is None:
@@ -253,8 +290,16 @@ class DatasetWriter:
         os.replace(self._partial, self._path)
         shutil.rmtree(replaced, ignore_errors=True)
 
+    def _unlock(self) -> None:
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
     def _discard(self) -> None:
         if self._partial.is_dir():
             shutil.rmtree(self._partial)
         else:
             self._partial.unlink(missing_ok=True)
+
+
+def _is_ours(name: str) -> bool:
+    return name in (INDEX_NAME, IMAGE_FOLDER[:-1], MASK_FOLDER[:-1], SHARD_FOLDER)
