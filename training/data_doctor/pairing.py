@@ -88,13 +88,16 @@ def _find_label_set(
         findings.append(make_finding("label_set_missing", is_fixable=given is not None))
         return given
     try:
-        return get_mask_label_set(str(name))
+        label_set = get_mask_label_set(str(name))
+        version = content.get("label_set_version", 1)
+        if version == label_set.version:
+            return label_set
+        problem = f"label_set_version is {version!r}, {name} has {label_set.version} here"
     except UserError as error:
-        finding = make_finding(
-            "label_set_unknown", message=str(error), is_fixable=given is not None
-        )
-        findings.append(finding)
-        return given
+        problem = str(error)
+    finding = make_finding("label_set_unknown", message=problem, is_fixable=given is not None)
+    findings.append(finding)
+    return given
 
 
 def _check_convention(content: Mapping[str, Any], findings: list[Finding]) -> None:

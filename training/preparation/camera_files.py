@@ -1,6 +1,5 @@
 """Camera files of other projects, their axes recognised by geometry."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from mate3d.camera_checks import (
 )
 from mate3d.errors import UserError
 from training.dataset_io.index import NUM_CAMERA_VALUES
+from training.dataset_io.json_reading import parse_json
 
 Convention = Literal["opencv", "opengl"]
 # Part of a file's cameras that must agree on the axes.
@@ -54,7 +54,7 @@ def read_camera_file(path: str | Path) -> CameraFile:
     for name, numbers in _read_entries(Path(path)):
         try:
             array = np.array(numbers, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             array = np.zeros(0)
         if array.shape != (NUM_CAMERA_VALUES,) or not np.isfinite(array).all():
             problems[name] = f"a camera is {NUM_CAMERA_VALUES} finite numbers"
@@ -118,11 +118,12 @@ def read_json(path: Path, what: str) -> Any:
         UserError: If it is missing or no JSON; `what` names it in the message.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{what} {path} is not readable JSON: {error}") from None
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}") from None
+    return parse_json(content, f"{what} {path}")
 
 
 def _split(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mate3d.errors import UserError
+from training.dataset_io.json_reading import is_number
 from training.preparation.camera_files import read_json
 from training.preparation.raw_item import Point
 
@@ -62,15 +63,15 @@ def read_attributes(path: Path) -> dict[str, dict[str, float]]:
     found = _require_mapping(read_json(path, "attribute file"), path, "{attribute: number}")
     for name, values in found.items():
         numbers = values.values() if isinstance(values, dict) else [None]
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise UserError(f"{path}: attributes of {name} must be {{attribute: number}}")
+        if not all(isinstance(number, bool) or is_number(number) for number in numbers):
+            raise UserError(f"{path}: attributes of {name} must be {{attribute: finite number}}")
     return {name: {a: float(v) for a, v in values.items()} for name, values in found.items()}
 
 
 def _five_points(points: Any) -> tuple[Point, ...]:
     try:
         array = np.array(points, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.zeros(0)
     if array.shape == (68, 2):
         array = np.stack([array[first:end].mean(axis=0) for first, end in _FIVE_OF_68])

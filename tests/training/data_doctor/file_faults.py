@@ -46,6 +46,13 @@ def _strange_label_set(data: OpenDataset) -> Names:
     return []
 
 
+@fault("label_set_unknown", remains=None)
+def _newer_label_set(data: OpenDataset) -> Names:
+    data.index["label_set_version"] = 99
+    data.save_index()
+    return []
+
+
 @fault("convention_missing")
 def _no_convention(data: OpenDataset) -> Names:
     del data.index["camera_convention"]

@@ -140,7 +140,7 @@ def test_files_of_another_kind_are_refused(tmp_path, cameras, change, message):
     ("content", "message"),
     [
         (None, "camera file not found"),
-        ("{", "is not readable JSON"),
+        ("{", "is not valid JSON"),
         ("[]", "must be"),
         ('{"labels": null}', "must be"),
         ('{"labels": [["a.png"]]}', "must be"),

@@ -83,3 +83,20 @@ def test_malformed_attribute_files_are_refused(tmp_path, name, content, message)
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_attributes(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1" + 400 * "0", '"big"'])
+def test_attributes_that_are_no_finite_numbers_are_refused(tmp_path, value):
+    (tmp_path / "attributes.json").write_text(f'{{"a": {{"size": {value}}}}}')
+    with pytest.raises(UserError, match="attributes of a must be {attribute: finite number}"):
+        read_attributes(tmp_path / "attributes.json")
+
+
+def test_absurd_landmarks_have_a_problem_and_deep_nesting_is_one_line(tmp_path):
+    path = tmp_path / "landmarks.json"
+    path.write_text('{"a": [[' + "1" + 400 * "0" + ", 2], [2, 1], [1, 1], [0, 2], [2, 2]]}")
+    landmarks, problems = read_landmarks(path)
+    assert not landmarks and "five points" in problems["a"]
+    path.write_text("[" * 200_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_landmarks(path)
