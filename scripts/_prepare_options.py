@@ -39,7 +39,7 @@ PHOTO_OPTIONS = (
     "captioning",
     "detection",
 )
-PROCEDURAL_OPTIONS = ("num_images", "seed", "batch_size", "set_attributes", "scale_attributes")
+PROCEDURAL_OPTIONS = ("num_images", "seed", "set_attributes", "scale_attributes")
 
 _EVERYWHERE = ("check", "paths", "debug", "num_workers")
 _WRITING = ("output", "overwrite", "shard_size")
@@ -47,7 +47,7 @@ _PREPARING = (*_WRITING, "dataset", "restart", "resolution", "max_repeats")
 _OPTIONS: dict[Task, tuple[str, ...]] = {
     "check": ("data", "label_set", "check_images"),
     "repair": ("data", "label_set", "fix", *_WRITING),
-    "procedural": (*_PREPARING, *PROCEDURAL_OPTIONS),
+    "procedural": (*_PREPARING, *PROCEDURAL_OPTIONS, "batch_size"),
     "photos": (*_PREPARING, *PHOTO_OPTIONS, "device"),
     "packed": (*_PREPARING, "data"),
 }
