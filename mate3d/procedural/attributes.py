@@ -100,6 +100,14 @@ class PortraitParameters:
         return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
+def join_portraits(parts: Sequence[Parameters]) -> Parameters:
+    """Return all portraits of several batches of one kind as one batch."""
+    kind = type(parts[0])
+    return kind(
+        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(kind)}
+    )
+
+
 def attribute_rows(parameters: PortraitParameters) -> list[dict[str, Number]]:
     """Return each portrait's attributes by name; colours are lists of three."""
     columns = {f.name: getattr(parameters, f.name).tolist() for f in fields(parameters)}

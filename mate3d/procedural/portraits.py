@@ -15,6 +15,7 @@ from mate3d.procedural.attributes import (
     Number,
     PortraitParameters,
     attribute_rows,
+    join_portraits,
     set_attributes,
 )
 from mate3d.procedural.captions import caption_cat
@@ -195,7 +196,9 @@ def _make_portraits(
         latents.append(torch.randn(1, latent_dim, generator=generator))
         cameras.append(sample_cameras(1, generator))
     z, camera = torch.cat(latents), torch.cat(cameras)
-    parameters = set_attributes(kind.parameters_from_latent[variety](z), attributes, factors)
+    # One by one: a product with a matrix rounds differently in batches of different size.
+    parts = [kind.parameters_from_latent[variety](latent) for latent in latents]
+    parameters = set_attributes(join_portraits(parts), attributes, factors)
     return ProceduralPortraits(
         z=z,
         parameters=parameters,

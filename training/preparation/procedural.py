@@ -1,11 +1,12 @@
 """Samples of procedural portraits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mate3d.labels import LabelSet
+from mate3d.procedural.attributes import Number
 from mate3d.procedural.portraits import ProceduralPortraits
 from mate3d.visualize import to_uint8
 from training.dataset_io import image_name
@@ -47,10 +48,22 @@ class ProceduralMaker:
                 self.label_set,
                 portraits.camera[row].tolist(),
                 caption=portraits.captions[row],
-                attributes=portraits.attributes[row],
+                attributes=_rounded(portraits.attributes[row]),
             )
             for row, name in enumerate(job.names)
         ]
+
+
+def _rounded(attributes: Mapping[str, Number]) -> dict[str, Number]:
+    """Leave out the digits that float32 does not have."""
+    return {
+        name: [_round(v) for v in value] if isinstance(value, list) else _round(value)
+        for name, value in attributes.items()
+    }
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _image_seed(seed: int, index: int) -> int:
