@@ -78,7 +78,8 @@ def _prepare(config: DictConfig, plan: _Plan) -> None:
         **plan.settings,
     }
     num_samples = sum(len(job.names) for job in plan.jobs)
-    with tqdm(total=num_samples, unit="img") as bar:
+    # A moment later, so that an error of the options comes without a bar.
+    with tqdm(total=num_samples, unit="img", delay=0.2) as bar:
         failed = prepare_dataset(
             plan.jobs,
             plan.maker,

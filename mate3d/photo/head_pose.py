@@ -16,7 +16,9 @@ MIN_LANDMARKS = 4
 _MAX_PITCH = 1.4
 # A landmark may lie outside a crop, but not by more sides of it than this.
 _MAX_SIDES = 4
-_MIN_DISTANCE = 0.5
+# A fit that comes nearer has found no distance; the solver stops it somewhat nearer still.
+_MIN_DISTANCE = 1.2
+_DISTANCE_BOUND = 0.5
 # Errors beyond this multiple of what is expected count ever less.
 _OUTLIER = 3.0
 _START_YAWS = (-0.8, 0.0, 0.8)
@@ -94,6 +96,8 @@ def estimate_camera(
     errors = problem.project(best.x) - problem.image
     if not np.isfinite(errors).all() or abs(pitch) > _MAX_PITCH - 1e-3:
         raise UserError(f"the landmarks {', '.join(names)} do not determine a camera")
+    if problem.distance_of(best.x) < _MIN_DISTANCE:
+        raise UserError(f"the landmarks {', '.join(names)} do not determine the camera's distance")
     intrinsics = (focal, 0.0, 0.5, 0.0, focal, 0.5, 0.0, 0.0, 1.0)
     return CameraEstimate(
         camera=(*problem.cam2world(best.x).ravel().tolist(), *intrinsics),
@@ -130,10 +134,14 @@ class _Problem:
         lower, upper = np.full(len(start), -np.inf), np.full(len(start), np.inf)
         lower[1], upper[1] = -_MAX_PITCH, _MAX_PITCH
         if self.distance is None:
-            lower[-1] = _MIN_DISTANCE
+            lower[-1] = _DISTANCE_BOUND
         return least_squares(
             self.residuals, start, bounds=(lower, upper), loss="cauchy", f_scale=_OUTLIER
         )
+
+    def distance_of(self, unknowns: np.ndarray) -> float:
+        """Return the camera's distance from the world origin."""
+        return float(self._split(unknowns)[-1])
 
     def residuals(self, unknowns: np.ndarray) -> np.ndarray:
         """Return errors, offset and modes of the head, each as a multiple of its spread."""

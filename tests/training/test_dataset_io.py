@@ -3,6 +3,8 @@
 import errno
 import json
 import math
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -179,6 +181,24 @@ def test_writer_removes_what_a_killed_one_left(tmp_path):
         _add(writer, "a.png")
     assert sorted(p.name for p in (tmp_path / "cats" / "images").iterdir()) == ["a.png"]
     assert [p.name for p in tmp_path.iterdir()] == ["cats"]
+
+
+def test_replaced_data_set_of_a_killed_writer_is_removed_or_given_back(tmp_path):
+    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
+        _add(writer, "a.png")
+    shutil.copytree(tmp_path / "cats", tmp_path / ".cats.partial-replaced")
+    with DatasetWriter(tmp_path / "cats", CATMASK_HQ, overwrite=True) as writer:
+        _add(writer, "b.png")
+    assert os.listdir(tmp_path) == ["cats"]
+    # Killed between the two renames: only the old one is there, and not to be lost.
+    (tmp_path / "cats").rename(tmp_path / ".cats.partial-replaced")
+    with (
+        pytest.raises(UserError, match="exists already"),
+        DatasetWriter(tmp_path / "cats", CATMASK_HQ),
+    ):
+        pass
+    assert open_dataset(tmp_path / "cats")[1].names == ("b.png",)
+    assert os.listdir(tmp_path) == ["cats"]
 
 
 def test_second_writer_of_a_place_is_refused(tmp_path):

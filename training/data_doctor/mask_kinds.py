@@ -133,14 +133,16 @@ MASK_KINDS = (
         "masks follow another label set",
         "The classes lie where a head has other ones: the ids are those of another label set with "
         "other numbers for the same classes.",
-        "converts the ids",
+        "converts the ids; cameras that were estimated from these masks stay wrong, so prepare "
+        "such a data set again",
     ),
     Kind(
         "mouth_nose_swapped",
         "error",
         "mouth above the nose",
         "The ids of mouth and nose are exchanged.",
-        "exchanges the two ids",
+        "exchanges the two ids; cameras that were estimated from these masks stay wrong, so "
+        "prepare such a data set again",
     ),
     Kind(
         "left_right_swapped",

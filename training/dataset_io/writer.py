@@ -95,9 +95,11 @@ class DatasetWriter:
         self._label_set = label_set
         self._shard_size = shard_size
         self._is_zip = self._path.suffix.lower() == ".zip"
-        self._check_target(overwrite)
+        self._overwrite = overwrite
+        self._check_target()
         self._check_shard_size()
         self._partial = self._path.parent / f".{self._path.name}.partial"
+        self._replaced = self._path.parent / f".{self._path.name}.partial-replaced"
         self._lock = FileLock(self._path.parent / f".{self._path.name}.partial.lock")
         self._container: Container | None = None
         self._labels: dict[str, list[float]] = {}
@@ -202,9 +204,11 @@ class DatasetWriter:
         except OSError as error:
             raise UserError(f"cannot write to {self._path}: {error.strerror}") from error
         try:
-            # What a killed process may have left.
-            self._discard()
+            self._clean_up()
             self._container = self._open_container()
+        except UserError:
+            self._unlock()
+            raise
         except OSError as error:
             self._unlock()
             raise UserError(f"cannot write to {self._path}: {error.strerror}") from error
@@ -226,12 +230,12 @@ class DatasetWriter:
             self._discard()
             self._unlock()
 
-    def _check_target(self, overwrite: bool) -> None:
+    def _check_target(self) -> None:
         path = self._path
         is_empty = path.is_dir() and not any(path.iterdir())
         if not path.exists() or is_empty:
             return
-        if not overwrite:
+        if not self._overwrite:
             raise UserError(f"output {path} exists already; remove it or give overwrite=true")
         # Never delete something that is not a data set because of a mistyped path.
         is_dataset = path.is_file() if self._is_zip else (path / INDEX_NAME).is_file()
@@ -284,11 +288,18 @@ class DatasetWriter:
         if self._is_zip:
             os.replace(self._partial, self._path)
             return
-        replaced = self._partial.with_name(f"{self._partial.name}-replaced")
         if self._path.exists():
-            os.replace(self._path, replaced)
+            os.replace(self._path, self._replaced)
         os.replace(self._partial, self._path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _clean_up(self) -> None:
+        """Remove what a killed process left; give back what it was about to replace."""
+        self._discard()
+        if self._replaced.exists() and not self._path.exists():
+            os.replace(self._replaced, self._path)
+            self._check_target()
+        shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _unlock(self) -> None:
         self._lock.release()

@@ -195,6 +195,9 @@ def make_listing(
             unusable.append((f"{printable}.png", "its name is not UTF-8; rename the file"))
         elif key in known.problems:
             unusable.append((f"{key}.png", known.problems[key]))
+        elif known.cameras and key not in known.cameras:
+            # Estimated cameras would not fit those of the file: origins and distances differ.
+            unusable.append((f"{key}.png", "the camera file does not name it"))
         else:
             items.append(known.make_item(key, image, mask))
     unusable.sort()

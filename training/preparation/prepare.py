@@ -1,11 +1,12 @@
 """Prepare a data set: make samples, keep them while it takes, write all of them at the end."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mate3d.errors import UserError
@@ -13,7 +14,7 @@ from mate3d.labels import LabelSet
 from training.dataset_io import DatasetWriter
 from training.preparation.rebalancing import balancing_repeats
 from training.preparation.samples import FailedSample, Job, Maker
-from training.preparation.staging import Staging
+from training.preparation.staging import Staging, remove_leftovers
 from training.workers import map_by_workers
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def prepare_dataset(
     Raises:
         UserError: If the output is there already, cannot be written, or no sample could be made.
     """
+    remove_leftovers(output.path)
     writer = DatasetWriter(
         output.path, output.label_set, overwrite=output.overwrite, shard_size=output.shard_size
     )
@@ -112,11 +114,17 @@ def _tell_failures(failed: Sequence[FailedSample]) -> None:
     for one in failed[:_MAX_TOLD]:
         _logger.warning("left out %s: %s", one.name, one.reason)
     if len(failed) > _MAX_TOLD:
-        _logger.warning("... and %d more; all are in the log and in dataset.json", len(failed))
+        _logger.warning("... and %d more; the log has all", len(failed) - _MAX_TOLD)
 
 
 def _first(failed: Sequence[FailedSample]) -> str:
     if not failed:
         return "there is nothing to prepare"
-    reason, count = Counter(one.reason for one in failed).most_common(1)[0]
+    reason, count = Counter(map(_reason_without_file, failed)).most_common(1)[0]
     return f"{len(failed)} failed, most often ({count}): {reason}"
+
+
+def _reason_without_file(failed: FailedSample) -> str:
+    """Return the reason without the sample's own file, so that equal reasons count together."""
+    stem = re.escape(PurePosixPath(failed.name).stem)
+    return re.sub(rf"\S*\b{stem}\.\w+", "...", failed.reason)

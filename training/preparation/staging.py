@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -157,7 +158,15 @@ class Staging:
 
     def discard(self) -> None:
         """Remove the folder; called once the data set has its name."""
+        # First, so that a kill in between leaves what `remove_leftovers` knows to be done with.
+        (self.folder / _JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def remove_unused(self) -> None:
+        """Remove folder and lock, unless another process holds it."""
+        with suppress(Timeout), self._lock.acquire(timeout=0):
+            self.discard()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def _open(self) -> None:
         if self._restart:
@@ -180,8 +189,11 @@ class Staging:
             raise self._cannot_write(error) from error
         for line in lines[1:]:
             name = line.pop("name")
-            if self._versions.get(name) == line["version"]:
+            if self._versions.get(name) == line["version"] and self._has_files(name):
                 self._entries[name] = _Entry(**line)
+
+    def _has_files(self, name: str) -> bool:
+        return all((self.folder / folder / name).is_file() for folder in ("images", "masks"))
 
     def _read_lines(self, path: Path) -> list[dict[str, Any]]:
         if not path.exists():
@@ -200,3 +212,10 @@ class Staging:
 
     def _cannot_write(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self.folder}: {error.strerror or error}")
+
+
+def remove_leftovers(output: Path) -> None:
+    """Remove what a preparation of `output` left that was killed after its work was done."""
+    staging = Staging(output, {}, {})
+    if staging.folder.is_dir() and not (staging.folder / _JOURNAL).exists():
+        staging.remove_unused()

@@ -169,3 +169,10 @@ def test_landmark_far_outside_is_named(value):
     points = dict.fromkeys(PERSON.points, (64.0, 64.0)) | {"nose": (value, 64.0)}
     with pytest.raises(UserError, match="landmark nose at .* is far outside the picture"):
         estimate_camera(points, 128, PERSON)
+
+
+def test_distance_that_the_landmarks_do_not_tell_is_an_error():
+    camera = make_camera(0.2, radius=0.8)
+    points = project(CAT.points, camera, 128)
+    with pytest.raises(UserError, match="do not determine the camera's distance"):
+        estimate_camera(points, 128, CAT, distance=None)

@@ -112,8 +112,6 @@ def test_linked_folders_are_followed_without_end(folders, tmp_path):
 
 def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_path):
     images, masks = folders
-    camera = make_camera(0.3)[0].tolist()
-    (tmp_path / "cameras.json").write_text(json.dumps({"labels": [["sub/a.png", camera]]}))
     (tmp_path / "points.json").write_text(json.dumps({"a.jpg": FIVE}))
     (tmp_path / "captions.json").write_text(json.dumps({"a": "a man", "gone.png": "a woman"}))
     attributes = {"a.png": {"Smiling": 1}, "sub/a.png": {"Smiling": 1, "Male": 0}}
@@ -122,18 +120,24 @@ def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_pat
         images,
         masks,
         CELEBAMASK_HQ,
-        cameras=tmp_path / "cameras.json",
         landmarks=tmp_path / "points.json",
         captions=tmp_path / "captions.json",
         attributes=tmp_path / "attributes.json",
     ).list_items()
     first, third = listing.items[0], listing.items[2]
-    assert first.camera is None and third.camera == tuple(camera)
     assert first.landmarks == tuple(map(tuple, FIVE)) and third.landmarks is None
     assert (first.caption, third.caption) == ("a man", "")
     assert first.attributes == {"Smiling": 1.0} and listing.items[1].attributes == {}
     assert f"{tmp_path / 'captions.json'}: 1 of 2 names have no usable image." in listing.notes
-    assert f"{tmp_path / 'cameras.json'}: 3 of 4 usable images are not named." in listing.notes
+    assert f"{tmp_path / 'points.json'}: 3 of 4 usable images are not named." in listing.notes
+
+
+def test_photos_that_a_camera_file_does_not_name_are_unusable(folders, tmp_path):
+    camera = make_camera(0.3)[0].tolist()
+    (tmp_path / "cameras.json").write_text(json.dumps({"labels": [["sub/a.png", camera]]}))
+    listing = FolderSource(*folders, CELEBAMASK_HQ, cameras=tmp_path / "cameras.json").list_items()
+    assert [(item.name, item.camera) for item in listing.items] == [("sub/a.png", tuple(camera))]
+    assert ("a.png", "the camera file does not name it") in listing.unusable
 
 
 def test_a_photo_with_an_unusable_camera_or_landmarks_is_listed_so(folders, tmp_path):
@@ -146,7 +150,7 @@ def test_a_photo_with_an_unusable_camera_or_landmarks_is_listed_so(folders, tmp_
         cameras=tmp_path / "cameras.json",
         landmarks=tmp_path / "points.json",
     ).list_items()
-    assert _names(listing) == ["c.png", "sub/deep/b.png"]
+    assert _names(listing) == ["c.png"]
     reasons = dict(listing.unusable)
     assert reasons["a.png"] == "camera: a camera is 25 finite numbers"
     assert reasons["sub/a.png"].startswith("landmarks: use five points")

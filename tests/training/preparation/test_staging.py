@@ -101,6 +101,40 @@ def test_journal_that_was_cut_short_costs_one_sample(tmp_path):
     assert len(PortraitDataset(path)) == 5
 
 
+def test_leftovers_of_a_kill_after_the_work_are_removed(tmp_path):
+    path = tmp_path / "noise"
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
+    # As a kill leaves it while finished samples are deleted: no journal, some of the files.
+    staged = tmp_path / ".noise.preparing"
+    (staged / "journal.jsonl").unlink()
+    (tmp_path / "other").mkdir()
+    _prepare(path)
+    (staged / "images").mkdir(parents=True)
+    with pytest.raises(UserError, match="exists already"):
+        _prepare(path)
+    assert sorted(os.listdir(tmp_path)) == ["noise", "other"]
+
+
+def test_sample_whose_files_are_gone_is_made_again(tmp_path):
+    path = tmp_path / "noise"
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
+    (tmp_path / ".noise.preparing" / "images" / "sub" / "1.png").unlink()
+    second = NoiseMaker()
+    _prepare(path, second)
+    assert second.made == ["sub/1.png", "sub/3.png", "sub/4.png"]
+
+
+def test_failures_of_one_kind_are_counted_together(tmp_path):
+    class Bad(NoiseMaker):
+        def __call__(self, job):
+            return [FailedSample(job.names[0], f"photo /photos/{job.names[0]} is damaged")]
+
+    with pytest.raises(UserError, match=r"5 failed, most often \(5\): photo ... is damaged"):
+        _prepare(tmp_path / "noise", Bad())
+
+
 def test_other_options_do_not_mix_with_an_interrupted_preparation(tmp_path):
     path = tmp_path / "noise"
     with pytest.raises(KeyboardInterrupt):
