@@ -1,6 +1,6 @@
 """Attributes of a procedural person, their distributions, and the map from a latent to them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -237,9 +237,3 @@ def person_parameters_from_latent(
     return person_parameters_from_uniforms(
         uniforms_from_latent(z, NUM_PERSON_ATTRIBUTES, _PROJECTION_SEED)
     )
-
-
-def column_numbers(parameters: PersonParameters) -> dict[str, Tensor]:
-    """Return each number as a [B, 1] column, by name."""
-    columns = {f.name: getattr(parameters, f.name) for f in fields(parameters)}
-    return {name: value[:, None] for name, value in columns.items() if value.ndim == 1}

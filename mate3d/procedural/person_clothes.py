@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mate3d.procedural.person import PersonParameters, column_numbers
+from mate3d.procedural.person import PersonParameters
 from mate3d.procedural.person_head import PersonHead
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
@@ -31,7 +31,7 @@ class PersonClothes:
     """Clothes, glasses and hats of a batch of people; symmetric, so points are folded."""
 
     def __init__(self, parameters: PersonParameters, head: PersonHead) -> None:
-        column = column_numbers(parameters)
+        column = parameters.columns()
         self._one = torch.ones_like(column["hat"])
         self.has_glasses = bool((column["glasses"] > 0).any())
         self.has_hat = bool((column["hat"] > 0).any())

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mate3d.labels import CELEBAMASK_HQ
+from mate3d.procedural.markings import mix, ramp
 from mate3d.procedural.person import PersonParameters
 from mate3d.procedural.person_hair import PersonHair
 from mate3d.procedural.person_head import PersonHead
@@ -16,19 +17,6 @@ _PUPIL = (0.03, 0.03, 0.04)
 _TEETH = (0.96, 0.94, 0.90)
 _TONGUE = (0.72, 0.30, 0.30)
 _THROAT = (0.22, 0.06, 0.07)
-
-
-def _ramp(value: Tensor, low: float, high: float) -> Tensor:
-    """Rise linearly from 0 at `low` to 1 at `high` (falls where high < low)."""
-    return ((value - low) * (1 / (high - low))).clamp_(0, 1)
-
-
-def _mix(
-    color: Tensor,  # [B, 3, N or 1]
-    other: Tensor,  # [B, 3, N or 1] or [3, 1]
-    weight: Tensor,  # [B, N]
-) -> Tensor:  # [B, 3, N]
-    return torch.lerp(color, other, weight[:, None])
 
 
 class PersonColors:
@@ -90,9 +78,9 @@ class PersonColors:
         cheek = ((x - 0.088).square() + (y + 0.062).square()).sqrt_()
         tip = (x.square() + (y + 0.068).square() + (z - 0.15).square()).sqrt_()
         ear = distances["l_ear"].minimum(distances["r_ear"])
-        rosy = torch.maximum(0.55 * _ramp(cheek, 0.055, 0.005), 0.35 * _ramp(tip, 0.045, 0.01))
-        rosy = torch.maximum(rosy * _ramp(z, 0.02, 0.06), 0.35 * _ramp(ear, 0.006, 0.0))
-        color = _mix(skin, blush, rosy)
+        rosy = torch.maximum(0.55 * ramp(cheek, 0.055, 0.005), 0.35 * ramp(tip, 0.045, 0.01))
+        rosy = torch.maximum(rosy * ramp(z, 0.02, 0.06), 0.35 * ramp(ear, 0.006, 0.0))
+        color = mix(skin, blush, rosy)
         color = self._beard(color, folded)
         color = self._eyelids(color, folded)
         return self._nostrils(color, folded)
@@ -101,17 +89,17 @@ class PersonColors:
         x, y, z = folded
         # The upper edge climbs from the corners of the mouth to the ears and leaves cheeks free.
         edge = -0.142 + 0.95 * (x - 0.050).clamp(min=0)
-        jaw = _ramp(y - edge, 0.013, -0.019) * _ramp(z, -0.040, -0.010)
+        jaw = ramp(y - edge, 0.013, -0.019) * ramp(z, -0.040, -0.010)
         mouth = (x.square() + ((y + 0.142) * 1.9).square()).sqrt_()
-        jaw = jaw * _ramp(mouth, 0.046, 0.062)
-        moustache = _ramp((y + 0.110 + 0.22 * x).abs(), 0.018, 0.007) * _ramp(x, 0.068, 0.052)
-        area = torch.maximum(jaw, moustache) * _ramp(y, -0.27, -0.23)
+        jaw = jaw * ramp(mouth, 0.046, 0.062)
+        moustache = ramp((y + 0.110 + 0.22 * x).abs(), 0.018, 0.007) * ramp(x, 0.068, 0.052)
+        area = torch.maximum(jaw, moustache) * ramp(y, -0.27, -0.23)
         beard = self._numbers["beard"]
         # Single stubs let skin through: a shadow without the hair's full colour.
         mixed = 0.5 * (self._colors["skin_color"] + self._colors["hair_color"])
         stubble = 0.55 * torch.lerp(mixed, mixed.mean(dim=1, keepdim=True), 0.5)
-        color = _mix(color, stubble, 0.45 * _ramp(beard, 0.0, 0.4) * area)
-        return _mix(color, 0.88 * self._colors["hair_color"], _ramp(beard, 0.4, 0.9) * area)
+        color = mix(color, stubble, 0.45 * ramp(beard, 0.0, 0.4) * area)
+        return mix(color, 0.88 * self._colors["hair_color"], ramp(beard, 0.4, 0.9) * area)
 
     def _eyelids(self, color: Tensor, folded: Coordinates) -> Tensor:
         head = self._head
@@ -121,16 +109,16 @@ class PersonColors:
         # Relative to the distance from the lids' hinge, bands narrow towards the corners.
         hinge = (offset[1].square() + offset[2].square()).clamp_(min=1e-9).sqrt_()
         above, below = above / hinge, below / hinge
-        near = _ramp(head.eye_distance(folded), 0.009, 0.006) * _ramp(offset[2], 0.0, 0.008)
-        lashes = near * _ramp(above, 0.15, 0.08) * _ramp(above, -0.05, 0.0)
-        rim = near * _ramp(below, 0.10, 0.02) * 0.15
-        color = _mix(color, color * 0.55, rim)
-        return _mix(color, self._constant(_LASHES), 0.92 * lashes)
+        near = ramp(head.eye_distance(folded), 0.009, 0.006) * ramp(offset[2], 0.0, 0.008)
+        lashes = near * ramp(above, 0.15, 0.08) * ramp(above, -0.05, 0.0)
+        rim = near * ramp(below, 0.10, 0.02) * 0.15
+        color = mix(color, color * 0.55, rim)
+        return mix(color, self._constant(_LASHES), 0.92 * lashes)
 
     def _nostrils(self, color: Tensor, folded: Coordinates) -> Tensor:
         offset, radii = self._head.nostril_offset(folded), (0.0085, 0.0055, 0.010)
         inside = sum((axis / radius).square() for axis, radius in zip(offset, radii, strict=True))
-        return _mix(color, color * 0.35, _ramp(inside.sqrt(), 1.2, 0.7))
+        return mix(color, color * 0.35, ramp(inside.sqrt(), 1.2, 0.7))
 
     def _eye(self, place: Coordinates) -> Tensor:
         folded = (place[0].abs(), place[1], place[2])
@@ -138,35 +126,35 @@ class PersonColors:
         across, above, front = (
             (axis - head.eye_center[:, i : i + 1]) / radius for i, axis in enumerate(folded)
         )
-        reach = (across.square() + above.square()).sqrt_() + _ramp(front, 0.0, -0.5)
+        reach = (across.square() + above.square()).sqrt_() + ramp(front, 0.0, -0.5)
         iris = self._colors["iris_color"]
-        sclera = _mix(
-            self._constant(_SCLERA), self._constant((0.93, 0.87, 0.86)), _ramp(reach, 0.75, 1.05)
+        sclera = mix(
+            self._constant(_SCLERA), self._constant((0.93, 0.87, 0.86)), ramp(reach, 0.75, 1.05)
         )
         # Darker above and at the rim, lighter below: the iris looks deep.
-        inner = _mix(iris * 0.55, (iris * 1.25 + 0.08).clamp(max=1), _ramp(above, 0.35, -0.45))
-        inner = _mix(inner, iris * 0.25, _ramp(reach, 0.43, 0.52))
-        color = _mix(sclera, inner, _ramp(reach, 0.55, 0.51))
-        color = _mix(color, self._constant(_PUPIL), _ramp(reach, 0.27, 0.22))
+        inner = mix(iris * 0.55, (iris * 1.25 + 0.08).clamp(max=1), ramp(above, 0.35, -0.45))
+        inner = mix(inner, iris * 0.25, ramp(reach, 0.43, 0.52))
+        color = mix(sclera, inner, ramp(reach, 0.55, 0.51))
+        color = mix(color, self._constant(_PUPIL), ramp(reach, 0.27, 0.22))
         # The glints of both eyes are on the same side, where a window would be.
         side = torch.where(place[0] < 0, -across, across)
         glint = ((side + 0.17).square() + (above - 0.24).square()).sqrt_()
-        color = _mix(color, torch.ones_like(iris), _ramp(glint, 0.15, 0.11))
+        color = mix(color, torch.ones_like(iris), ramp(glint, 0.15, 0.11))
         spark = ((side - 0.20).square() + (above + 0.22).square()).sqrt_()
-        return _mix(color, torch.ones_like(iris), 0.6 * _ramp(spark, 0.085, 0.05))
+        return mix(color, torch.ones_like(iris), 0.6 * ramp(spark, 0.085, 0.05))
 
     def _lip(self, folded: Coordinates) -> Tensor:
         lip = self._colors["lip_color"]
         gap = self._head.slit_distance(folded)
-        return _mix(lip, lip * 0.30, _ramp(gap, 0.0028, 0.0006))
+        return mix(lip, lip * 0.30, ramp(gap, 0.0028, 0.0006))
 
     def _mouth(self, folded: Coordinates) -> Tensor:
         head = self._head
         depth = (head.mouth_top - folded[1]) / (2 * head.mouth_half_height).clamp(min=0.002)
-        color = _mix(self._constant(_TEETH), self._constant(_THROAT), _ramp(depth, 0.42, 0.50))
-        color = _mix(color, self._constant(_TONGUE), _ramp(depth, 0.62, 0.85))
-        closed = _ramp(head.mouth_half_height, 0.004, 0.002)
-        return _mix(color, self._constant(_THROAT), closed.expand_as(depth))
+        color = mix(self._constant(_TEETH), self._constant(_THROAT), ramp(depth, 0.42, 0.50))
+        color = mix(color, self._constant(_TONGUE), ramp(depth, 0.62, 0.85))
+        closed = ramp(head.mouth_half_height, 0.004, 0.002)
+        return mix(color, self._constant(_THROAT), closed.expand_as(depth))
 
     def _strands(self, place: Coordinates) -> Tensor:
         hair = self._colors["hair_color"]
@@ -174,7 +162,7 @@ class PersonColors:
         sweep = angle + 0.5 * self._numbers["parting"] * place[1]
         fine = (46 * sweep + 2 * (9 * sweep).sin()).cos_() * 0.5 + (17 * sweep).cos_() * 0.5
         shade = 1 + (0.10 + 0.10 * (1 - self._numbers["curls"])) * fine
-        light = _ramp(place[1], -0.15, 0.22)
+        light = ramp(place[1], -0.15, 0.22)
         # A ring of gloss around the crown, as on combed hair under a lamp.
         ring = ((place[1] - 0.185 - 0.012 * fine) * (1 / 0.026)).square().neg_().exp_()
         ring = 0.30 * ring * (1 - 0.7 * self._numbers["curls"])
@@ -184,5 +172,5 @@ class PersonColors:
     def _hat(self, place: Coordinates) -> Tensor:
         hat = self._colors["hat_color"]
         angle = torch.atan2(place[0], place[2] + 0.035)
-        ribs = (36 * angle).cos_() * _ramp(self._numbers["hat_brim"], 0.5, 0.2)
+        ribs = (36 * angle).cos_() * ramp(self._numbers["hat_brim"], 0.5, 0.2)
         return hat * (1 + 0.07 * ribs)[:, None]

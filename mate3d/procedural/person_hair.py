@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mate3d.procedural.attributes import smoothstep
-from mate3d.procedural.person import PersonParameters, column_numbers
+from mate3d.procedural.person import PersonParameters
 from mate3d.procedural.person_head import PersonHead
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
@@ -31,7 +31,7 @@ class PersonHair:
     """Hair of a batch of people; a parting makes it asymmetric, so points are not folded."""
 
     def __init__(self, parameters: PersonParameters, head: PersonHead) -> None:
-        column = column_numbers(parameters)
+        column = parameters.columns()
         self._one = torch.ones_like(column["hair"])
         self._volume, self._curls = column["hair_volume"], column["curls"]
         self._missing = 1 - column["hair"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.procedural.person import PersonParameters, column_numbers
+from mate3d.procedural.person import PersonParameters
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
     RoundCone,
@@ -62,7 +62,7 @@ class PersonHead:
     """Solids of a batch of heads, placed once and then evaluated at many points."""
 
     def __init__(self, parameters: PersonParameters) -> None:
-        column = column_numbers(parameters)
+        column = parameters.columns()
         self._one = torch.ones_like(column["face_width"])
         # On the middle plane some round cones meet in a seam; all others are just folded.
         self._folded: dict[str, list[RoundCone]] = {}

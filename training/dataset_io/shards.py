@@ -6,6 +6,7 @@ A shard holds KEY.image.png, KEY.mask.png and KEY.json of each sample one after 
 
 import json
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -49,7 +50,7 @@ class ShardTable:
         return tuple(name.removeprefix(IMAGE_FOLDER) for name in names)
 
 
-class ShardFiles:
+class ShardFiles(ABC):
     """The tree that a data set in shards was made from.
 
     Args:
@@ -66,9 +67,9 @@ class ShardFiles:
                 f"data set {location}: {count - len(self._tables)} name(s) are in its shards twice"
             )
 
+    @abstractmethod
     def url(self, file: str) -> str:
         """Return path, URL or command that reads a file of the data set."""
-        raise NotImplementedError
 
     def names(self) -> list[str]:
         return sorted([INDEX_NAME, *self._tables])
@@ -83,8 +84,9 @@ class ShardFiles:
             return self._read(name, 0, -1)
         return self._read(table.file, *table.members[name])
 
+    @abstractmethod
     def _read(self, file: str, offset: int, size: int) -> bytes:
-        raise NotImplementedError
+        """Return `size` bytes of a file from an offset on; all that follow if it is -1."""
 
 
 class LocalShardFiles(ShardFiles):
