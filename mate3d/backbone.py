@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mate3d.layers import NoiseMode, SynthesisBlock
+from mate3d.layers import Noise, SynthesisBlock
 
 PlaneBranches = Literal["dual", "single"]
 
@@ -60,25 +60,34 @@ class PlaneBackbone(nn.Module):
     def forward(
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
-        noise_mode: NoiseMode = "const",
+        noise_mode: Noise = "const",
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
         """Return the two tri-planes; with a single branch they are the same tensor."""
         x, images = None, None
-        for block, rows in self.style_rows(ws):
-            x, images = block(x, images, rows, noise_mode)
+        for block, rows, noises in self.block_inputs(ws, noise_mode):
+            x, images = block(x, images, rows, noises)
         return self.as_planes(images)
 
-    def style_rows(
+    def block_inputs(
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
-    ) -> Iterator[tuple[SynthesisBlock, Tensor]]:
-        """Yield each block with the style rows that it reads, [B, num_convs + 1, w_dim]."""
+        noise_mode: Noise,
+    ) -> Iterator[tuple[SynthesisBlock, Tensor, Noise]]:
+        """Yield each block with its style rows, [B, num_convs + 1, w_dim], and its noise."""
         assert ws.shape[1] == self.num_ws, (ws.shape, self.num_ws)
         row = 0
         for block in self.blocks.values():
+            end = row + block.num_convs
             # A block's image row is also the next block's first convolution row.
-            yield block, ws[:, row : row + block.num_convs + 1]
-            row += block.num_convs
+            noise = noise_mode if isinstance(noise_mode, str) else noise_mode[row:end]
+            yield block, ws[:, row : end + 1], noise
+            row = end
+
+    def noise_sides(self) -> list[int]:
+        """Return the side of each convolution's noise, in their order."""
+        return [
+            block.conv1.resolution for block in self.blocks.values() for _ in range(block.num_convs)
+        ]
 
     def as_planes(
         self,

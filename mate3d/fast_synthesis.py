@@ -17,10 +17,12 @@ from mate3d.backbone import PlaneBackbone
 from mate3d.layers import (
     LRELU_GAIN,
     LRELU_SLOPE,
+    Noise,
     NoiseMode,
     SynthesisBlock,
     SynthesisLayer,
     ToImage,
+    layer_noises,
 )
 from mate3d.superresolution import SuperResolution
 from torch_utils.ops.conv2d_resample import conv2d_resample
@@ -39,12 +41,12 @@ _MARGIN = 2
 def synthesize_planes(
     backbone: PlaneBackbone,
     ws: Tensor,  # [B, num_ws, w_dim]
-    noise_mode: NoiseMode = "const",
+    noise_mode: Noise = "const",
 ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
     """Compute `backbone(ws, noise_mode)` without recording gradients."""
     x, images = None, None
-    for block, rows in backbone.style_rows(ws):
-        x, images = _run_block(block, x, images, rows, noise_mode)
+    for block, rows, noises in backbone.block_inputs(ws, noise_mode):
+        x, images = _run_block(block, x, images, rows, noises)
     return backbone.as_planes(images)
 
 
@@ -71,14 +73,17 @@ def _run_block(
     x: Tensor | None,  # [B, in, H, W]
     images: dict[str, Tensor] | None,
     ws: Tensor,  # [B, num_convs + 1, w_dim]
-    noise_mode: NoiseMode,
+    noise_mode: Noise,
     *,
     with_features: bool = True,
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Compute a block one sample and one band of rows at a time."""
     size = block.conv1.resolution
     layers = [layer for layer in (block.conv0, block.conv1) if layer is not None]
-    noises = [_make_noise(layer, len(ws), noise_mode) for layer in layers]
+    noises = [
+        _make_noise(layer, len(ws), noise)
+        for layer, noise in zip(layers, layer_noises(noise_mode, len(layers)), strict=True)
+    ]
     outputs = {
         name: ws.new_empty(len(ws), len(head.bias), size, size)
         for name, head in block.to_image.items()
@@ -185,8 +190,12 @@ def _head_weights(head: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | Non
     return head.weight * styles[:, None, None], head.bias, head.clamp
 
 
-def _make_noise(layer: SynthesisLayer, num_samples: int, noise_mode: NoiseMode) -> Tensor | None:
+def _make_noise(
+    layer: SynthesisLayer, num_samples: int, noise_mode: NoiseMode | Tensor
+) -> Tensor | None:
     """Return noise of unit strength, [1 or B, size, size], or None where it would not show."""
+    if isinstance(noise_mode, Tensor):
+        return noise_mode[:, 0] if layer.noise_strength else None
     if noise_mode == "none" or not layer.noise_strength:
         return None
     if noise_mode == "const":

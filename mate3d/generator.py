@@ -12,7 +12,7 @@ from mate3d.fast_synthesis import superresolve, synthesize_planes
 from mate3d.field import Field, TriPlaneField
 from mate3d.generator_config import GeneratorConfig, check_geometry
 from mate3d.labels import LabelSet, get_label_set
-from mate3d.layers import FullyConnected, NoiseMode
+from mate3d.layers import FullyConnected, Noise
 from mate3d.mapping import MappingNetwork
 from mate3d.pretrained import PretrainedModel
 from mate3d.rays import DepthDraws, sample_rays
@@ -136,7 +136,7 @@ class Generator(nn.Module, PretrainedModel):
         self,
         ws: Tensor,  # [B, L, w_dim]
         *,
-        noise_mode: NoiseMode = "const",
+        noise_mode: Noise = "const",
         exact: bool = True,
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
         """Return the two tri-planes, which serve every view of the same head.
@@ -145,7 +145,7 @@ class Generator(nn.Module, PretrainedModel):
 
         Args:
             ws: Style vectors.
-            noise_mode: Backbone noise.
+            noise_mode: Backbone noise: its mode, or what `noise_sides` asks for.
             exact: See `render`.
         """
         if exact:
@@ -158,7 +158,7 @@ class Generator(nn.Module, PretrainedModel):
         ws: Tensor,  # [B, L, w_dim]
         planes: tuple[Tensor, Tensor] | None = None,
         *,
-        noise_mode: NoiseMode = "const",
+        noise_mode: Noise = "const",
         exact: bool = True,
     ) -> TriPlaneField:
         """Return the head as a field.
@@ -287,7 +287,7 @@ class Generator(nn.Module, PretrainedModel):
         ws: Tensor,  # [B, L, w_dim]
         camera: Tensor,  # [B, 25]
         *,
-        noise_mode: NoiseMode = "const",
+        noise_mode: Noise = "const",
         neural_rendering_resolution: int | None = None,
         draws: DepthDraws | None = None,
         with_normals: bool = False,

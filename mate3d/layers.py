@@ -1,7 +1,7 @@
 """Equalised linear and convolution layers, modulated convolution, synthesis blocks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
 from torch_utils.precision import at_least_single, computes_in_float16, own_precision
 
 NoiseMode = Literal["const", "random", "none"]
+# A mode for all convolutions, or the noise of each in order, [B, 1, resolution, resolution].
+Noise = NoiseMode | tuple[Tensor, ...]
 RESAMPLE_TAPS = (1, 3, 3, 1)
 LRELU_SLOPE, LRELU_GAIN = 0.2, math.sqrt(2)
 
@@ -198,6 +200,11 @@ def _scale_activations(
     return y if demodulation is None else y * demodulation[:, :, None, None].to(y.dtype)
 
 
+def layer_noises(noise_mode: Noise, num_layers: int) -> Sequence[NoiseMode | Tensor]:
+    """Return each layer's noise."""
+    return [noise_mode] * num_layers if isinstance(noise_mode, str) else noise_mode
+
+
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU (spec 3).
 
@@ -229,7 +236,9 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
 
-    def _make_noise(self, x: Tensor, noise_mode: NoiseMode) -> Tensor | None:
+    def _make_noise(self, x: Tensor, noise_mode: NoiseMode | Tensor) -> Tensor | None:
+        if isinstance(noise_mode, Tensor):
+            return noise_mode.to(x.dtype) * self.noise_strength
         if noise_mode == "none":
             return None
         if noise_mode == "const":
@@ -241,7 +250,7 @@ class SynthesisLayer(nn.Module):
         self,
         x: Tensor,  # [B, in, H, W]
         w: Tensor,  # [B, w_dim]
-        noise_mode: NoiseMode = "const",
+        noise_mode: NoiseMode | Tensor = "const",  # or noise, [B, 1, resolution, resolution]
     ) -> Tensor:  # [B, out, resolution, resolution]
         """Return the activated features."""
         y = modulated_conv2d(
@@ -331,15 +340,15 @@ class SynthesisBlock(nn.Module):
         x: Tensor | None,  # [B, in, H, W]; None for the first block
         images: dict[str, Tensor] | None,  # each [B, C, H, W]
         ws: Tensor,  # [B, num_convs + 1, w_dim]
-        noise_mode: NoiseMode = "const",
+        noise_mode: Noise = "const",
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return this block's features and the accumulated images."""
-        rows = iter(ws.unbind(dim=1))
+        rows, noises = iter(ws.unbind(dim=1)), iter(layer_noises(noise_mode, self.num_convs))
         if self.conv0 is None:
             x = self.const.expand(len(ws), -1, -1, -1)
         else:
-            x = self.conv0(x, next(rows), noise_mode)
-        x = self.conv1(x, next(rows), noise_mode)
+            x = self.conv0(x, next(rows), next(noises))
+        x = self.conv1(x, next(rows), next(noises))
         image_row = next(rows)
         outputs = {name: head(x, image_row) for name, head in self.to_image.items()}
         if images is not None:

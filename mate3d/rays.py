@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mate3d.cameras import unpack_camera
+from torch_utils.batch_random import BatchRandom
 
 ImportanceBins = Literal["intervals", "legacy_midpoints"]
 
@@ -55,13 +56,14 @@ class DepthDraws:
 
     Args:
         mode: "fixed" or "random".
-        generator: Source of random numbers for mode "random"; None is PyTorch's default.
+        generator: Source of random numbers for mode "random": of the whole batch, or of each
+            sample; None is PyTorch's default.
         stratified: Recorded draws in [0, 1) to use instead, [B, R, S, 1].
         importance: Recorded draws in [0, 1] to use instead, [B * R, F].
     """
 
     mode: Literal["fixed", "random"] = "fixed"
-    generator: torch.Generator | None = None
+    generator: torch.Generator | BatchRandom | None = None
     stratified: Tensor | None = None
     importance: Tensor | None = None
 
@@ -71,7 +73,7 @@ class DepthDraws:
             return self.stratified
         if self.mode == "fixed":
             return like.new_full(shape, 0.5)
-        return torch.rand(shape, generator=self.generator, device=like.device, dtype=like.dtype)
+        return self._draw(shape, like)
 
     def importance_uniforms(self, num_rays: int, num_samples: int, like: Tensor) -> Tensor:
         """Return `num_samples` numbers in [0, 1] for each ray, [num_rays, num_samples]."""
@@ -80,7 +82,15 @@ class DepthDraws:
         if self.mode == "fixed":
             even = torch.linspace(0, 1, num_samples, device=like.device, dtype=like.dtype)
             return even.expand(num_rays, num_samples)
-        shape = (num_rays, num_samples)
+        if isinstance(self.generator, BatchRandom):
+            rays_each = num_rays // len(self.generator)
+            shape = (len(self.generator), rays_each, num_samples)
+            return self._draw(shape, like).flatten(0, 1)
+        return self._draw((num_rays, num_samples), like)
+
+    def _draw(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        if isinstance(self.generator, BatchRandom):
+            return self.generator.rand(shape, like.dtype)
         return torch.rand(shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mate3d.errors import UserError
+from torch_utils.distributed import average_gradients
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -20,6 +23,7 @@ class OptimizerSettings:
         eps: Added to the root of the latter.
         generator_reg_interval: Iterations between density smoothness steps.
         discriminator_reg_interval: Iterations between R1 steps.
+        max_gradient_norm: Longer gradients of a network are shortened to this; null for none.
     """
 
     generator_lr: float = 0.0025
@@ -29,6 +33,16 @@ class OptimizerSettings:
     eps: float = 1e-8
     generator_reg_interval: int = 4
     discriminator_reg_interval: int = 16
+    max_gradient_norm: float | None = None
+
+    def __post_init__(self):
+        for name in ("generator_reg_interval", "discriminator_reg_interval"):
+            if getattr(self, name) < 1:
+                raise UserError(f"optimizer.{name}={getattr(self, name)} must be at least 1")
+        if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
+            raise UserError(
+                f"optimizer.max_gradient_norm={self.max_gradient_norm} must be above 0, or null"
+            )
 
 
 def make_adam(
@@ -61,29 +75,36 @@ def optimizing(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None = None,
+    *,
+    max_gradient_norm: float | None = None,
 ) -> Iterator[None]:
     """Switch a network's gradients on for the block, then update its weights.
 
-    Averaging gradients over processes belongs right before `sanitize_gradients`.
+    Gradients are averaged over all processes, freed of NaN and infinities, and clipped, in this
+    order.
 
     Args:
         network: What the block trains.
         optimizer: Of its weights.
         scaler: Of the losses in the block. Where it finds that a loss was scaled too much for
             float16, the weights stay as they are and the scale is lowered.
+        max_gradient_norm: Length to which the whole gradient is shortened; None for any.
     """
     optimizer.zero_grad(set_to_none=True)
     network.requires_grad_(True)
     try:
         yield
+        average_gradients(network.parameters())
     finally:
         network.requires_grad_(False)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    sanitize_gradients(network.parameters())
+    if max_gradient_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
     if scaler is None:
-        sanitize_gradients(network.parameters())
         optimizer.step()
         return
-    scaler.unscale_(optimizer)
-    sanitize_gradients(network.parameters())
     scaler.step(optimizer)
     scaler.update()
 

@@ -1,5 +1,6 @@
 """What the training steps share: their inputs, and running the networks on them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,12 +11,10 @@ from mate3d.discriminator import Discriminator
 from mate3d.fast_rendering import render_field_fast
 from mate3d.field import TriPlaneField
 from mate3d.generator import Generator, RenderOutput
-from mate3d.layers import NoiseMode
+from mate3d.layers import Noise, NoiseMode
 from mate3d.rays import DepthDraws, sample_rays
 from mate3d.renderer import RaySamples, evaluate_rays, render_field, sample_depths
-from torch_utils.ops.blur import blur_image
-from torch_utils.ops.resize import resize_antialias
-from training.compilation import not_compiled
+from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
 from training.precision import TrainingPrecision
 from training.schedules import ScheduleValues
@@ -41,10 +40,13 @@ class Latents:
         z: Standard normal, [B, z_dim].
         camera: Cameras drawn from the data set, [B, 25]; viewpoints, and conditioning but for
             swaps.
+        other_camera: What conditions a swapped sample: the camera of its neighbour in the whole
+            batch, of which this may be a part; None takes the neighbour here.
     """
 
     z: Tensor
     camera: Tensor
+    other_camera: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,73 +70,115 @@ class StepContext:
 
     Args:
         schedule: Blur, resolution and pose swap of this moment.
-        random: Source of random numbers on the training device; None is PyTorch's default.
+        random: Source of random numbers of the samples on the training device. None is for steps
+            that draw nothing.
         noise_mode: Backbone noise; training takes "random".
         depth_mode: Depth sampling; training takes "random".
         precision: Of backbone, super-resolutions and discriminators; all else is float32.
         scaler: Keeps small gradients of float16 above zero; disabled for other precisions.
+        augment: Transforms images, raw images, masks and raw masks before any discriminator sees
+            them; None leaves them as they are.
+        share: Of this part in the batch of the process, by which its gradients are weighted.
     """
 
     schedule: ScheduleValues
-    random: torch.Generator | None = None
+    random: BatchRandom | None = None
     noise_mode: NoiseMode = "random"
     depth_mode: Literal["fixed", "random"] = "random"
     precision: TrainingPrecision = TrainingPrecision()
     scaler: torch.amp.GradScaler | None = None
+    augment: Callable[..., tuple[Tensor | None, ...]] | None = None
+    share: float = 1.0
 
     def backward(
         self,
         total: Tensor,  # scalar
     ) -> None:
         """Add the gradients of a loss, scaled if there is a scaler, to the weights' own."""
+        total = total * self.share
         (total if self.scaler is None else self.scaler.scale(total)).backward()
 
 
 def draw_latents(
-    batch_size: int,
     z_dim: int,
-    cameras: Tensor,  # [N, 25], on the device of `random`
-    random: torch.Generator,
+    cameras: Tensor,  # [N, 25]
+    random: BatchRandom,
+    others: BatchRandom | None = None,
 ) -> Latents:
-    """Draw normal latents and, for each, one of the data set's cameras."""
-    z = torch.randn((batch_size, z_dim), generator=random, device=random.device)
-    chosen = torch.randint(len(cameras), (batch_size,), generator=random, device=random.device)
-    return Latents(z, cameras[chosen])
+    """Draw normal latents and, for each, one of the data set's cameras.
+
+    Args:
+        z_dim: Width of latents.
+        cameras: Of the data set, on the device of `random`.
+        random: One source a sample, from which nothing was drawn yet.
+        others: Those of each sample's neighbour, likewise; None leaves the neighbour open.
+    """
+    camera = _choose_cameras(cameras, random)
+    return Latents(
+        z=random.randn((len(random), z_dim)),
+        camera=camera,
+        other_camera=None if others is None else _choose_cameras(cameras, others),
+    )
 
 
-def swap_cameras(
-    camera: Tensor,  # [B, 25]
+def _choose_cameras(cameras: Tensor, random: BatchRandom) -> Tensor:  # [B, 25]
+    # In double precision, as there may be more cameras than single precision has numbers.
+    draws = random.rand((len(random),), torch.float64)
+    return cameras[(draws * len(cameras)).long()]
+
+
+def condition_cameras(
+    latents: Latents,
     probability: float | None,
-    random: torch.Generator | None = None,
+    random: BatchRandom | None = None,
     *,
     swap_together: bool = False,
 ) -> Tensor:  # [B, 25]
     """Return conditioning cameras, each replaced by its neighbour's with some probability.
 
     Args:
-        camera: The cameras that images are rendered from.
-        probability: Of a swap (the batch rolled by one); None conditions on zeros.
-        random: Source of random numbers.
+        latents: Their cameras are what images are rendered from.
+        probability: Of a swap; None conditions on zeros.
+        random: Source of random numbers; not read if the probability is 0 or 1.
         swap_together: Decide once for the whole batch.
     """
+    camera, other = latents.camera, latents.other_camera
     if probability is None:
         return torch.zeros_like(camera)
-    num_draws = 1 if swap_together else len(camera)
-    draws = torch.rand((num_draws, 1), generator=random, device=camera.device)
-    return torch.where(draws < probability, camera.roll(1, dims=0), camera)
+    if other is None:
+        other = camera.roll(1, dims=0)
+    if probability in (0.0, 1.0):
+        return other if probability else camera
+    if swap_together:
+        draws = torch.rand((1, 1), generator=random.shared, device=camera.device)
+    else:
+        draws = random.rand((len(camera), 1))
+    return torch.where(draws < probability, other, camera)
 
 
 def make_styles(
     generator: Generator, latents: Latents, context: StepContext, *, swap_together: bool = False
 ) -> Tensor:  # [B, L, w_dim]
-    """Map latents to style vectors, conditioned on swapped cameras."""
-    condition = swap_cameras(
-        latents.camera,
+    """Map latents to style vectors, conditioned on swapped cameras, some mixed of two latents.
+
+    A mixed head takes its rows from a random one on from a second latent (StyleGAN, section 3.1).
+    """
+    condition = condition_cameras(
+        latents,
         context.schedule.pose_swap_probability,
         context.random,
         swap_together=swap_together,
     )
-    return generator.map(latents.z, condition)
+    ws = generator.map(latents.z, condition)
+    probability = context.schedule.style_mixing_probability
+    if probability == 0:
+        return ws
+    num_heads, num_rows = ws.shape[:2]
+    is_mixed, place = context.random.rand((num_heads, 2, 1)).unbind(dim=1)
+    first = 1 + (place * (num_rows - 1)).long()
+    second = generator.map(context.random.randn(latents.z.shape), condition)
+    rows = torch.arange(num_rows, device=ws.device)
+    return torch.where(((is_mixed < probability) & (rows >= first))[..., None], second, ws)
 
 
 def make_head(
@@ -147,12 +191,20 @@ def make_head(
     """Return heads as a field in float32, whatever the precision of the backbone."""
     with context.precision.autocast():
         texture_planes, shape_planes = generator.make_planes(
-            ws, noise_mode=context.noise_mode, exact=exact
+            ws, noise_mode=_backbone_noise(generator, len(ws), context), exact=exact
         )
     planes = (texture_planes.float(), shape_planes.float())
     if shape_planes is texture_planes:
         planes = (planes[0], planes[0])
     return generator.make_field(ws, planes)
+
+
+def _backbone_noise(generator: Generator, num_heads: int, context: StepContext) -> Noise:
+    """Return noise that depends on each sample only; networks would draw it for the batch."""
+    if context.noise_mode != "random":
+        return context.noise_mode
+    sides = generator.backbone.noise_sides()
+    return tuple(context.random.randn((num_heads, 1, side, side)) for side in sides)
 
 
 def render_head(
@@ -243,53 +295,4 @@ def _in_single_precision(output: RenderOutput) -> RenderOutput:
         output,
         image=output.image.float(),
         segmentation=None if segmentation is None else segmentation.float(),
-    )
-
-
-def discriminate(
-    discriminator: Discriminator,
-    image: Tensor,  # [B, C, H, W]
-    image_raw: Tensor,  # [B, C, h, w]
-    camera: Tensor,  # [B, 25]
-    context: StepContext,
-    *,
-    differentiable_twice: bool = False,
-) -> Tensor:  # [B, 1]
-    """Return logits of full-size images blurred as scheduled; raw ones come as they are.
-
-    Args:
-        discriminator: Of images, or of images and masks.
-        image: Full-size images, or images and masks.
-        image_raw: The same at rendering resolution.
-        camera: The cameras of the images.
-        context: Blur and precision.
-        differentiable_twice: For penalties on gradients: in float32 and not compiled.
-    """
-    image = blur_image(image, context.schedule.blur_sigma)
-    if differentiable_twice:
-        with not_compiled():
-            return discriminator(image, image_raw, camera)
-    with context.precision.autocast():
-        return discriminator(image, image_raw, camera)
-
-
-def real_raw(
-    real: RealBatch,
-    context: StepContext,
-) -> Tensor:  # [B, 3, h, w]
-    """Return what a raw render is compared with: the image resized, then blurred."""
-    side = context.schedule.resolution
-    return blur_image(resize_antialias(real.image, side), context.schedule.blur_sigma)
-
-
-def real_with_mask(
-    real: RealBatch,
-    context: StepContext,
-) -> tuple[Tensor, Tensor]:  # [B, 3 + K, H, W], [B, 3 + K, h, w]
-    """Join real images and masks in [-1, 1]; raw masks are never blurred (spec 8.2)."""
-    side = context.schedule.resolution
-    mask_raw = resize_antialias(real.one_hot_mask, side)
-    return (
-        torch.cat([real.image, 2 * real.one_hot_mask - 1], dim=1),
-        torch.cat([real_raw(real, context), 2 * mask_raw - 1], dim=1),
     )

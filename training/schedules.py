@@ -16,6 +16,8 @@ class ScheduleSettings:
         pose_swap_probability: Final probability that a sample is conditioned on its neighbour's
             camera; null conditions on zeros.
         pose_swap_fade_kimg: Length of the fade from always swapping.
+        style_mixing_probability: Share of heads that take their later style rows from a second
+            latent; constant.
         ema_kimg: Half-life of the average of the generator's weights.
         ema_rampup: Upper bound of the half-life as a fraction of the images seen; null for none.
     """
@@ -27,6 +29,7 @@ class ScheduleSettings:
     blur_fade_kimg: float = 200.0
     pose_swap_probability: float | None = 0.5
     pose_swap_fade_kimg: float = 1000.0
+    style_mixing_probability: float = 0.0
     ema_kimg: float = 10.0
     ema_rampup: float | None = 0.05
 
@@ -38,6 +41,7 @@ class ScheduleValues:
     resolution: int
     blur_sigma: float
     pose_swap_probability: float | None
+    style_mixing_probability: float = 0.0
 
 
 def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleValues:
@@ -46,6 +50,7 @@ def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleVal
         resolution=raw_resolution(settings, images_seen),
         blur_sigma=blur_sigma(settings, images_seen),
         pose_swap_probability=pose_swap_probability(settings, images_seen),
+        style_mixing_probability=settings.style_mixing_probability,
     )
 
 

@@ -1,14 +1,16 @@
 """Training of the generator alone that comes before the adversarial training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from training.losses.terms import LossSettings
-from training.optimization import OptimizerSettings, make_adam, sanitize_gradients
-from training.passes import Latents, Networks, StepContext
+from training.optimization import make_adam, optimizing
+from training.parts import BatchParts, Occasion, join_metrics
+from training.passes import Networks, StepContext
+from training.schedules import schedule_values
+from training.settings import TrainingSettings
 from training.steps import sphere_initialization_step
 
 
@@ -57,37 +59,44 @@ class SphereInitialization:
     Args:
         networks: The generator is trained.
         num_steps: Length.
-        draw_latents: Latents of one step.
-        loss: Gives the radius.
-        context: Resolution and random numbers.
-        optimizer: Gives rate and decays.
+        cameras: The data set's, [N, 25], on the training device.
+        settings: Radius, resolution, learning rate, seed.
+        parts: How a step's batch is divided.
     """
 
     def __init__(
         self,
         networks: Networks,
         num_steps: int,
-        draw_latents: Callable[[], Latents],
-        loss: LossSettings,
-        context: StepContext,
-        optimizer: OptimizerSettings,
+        cameras: Tensor,
+        settings: TrainingSettings,
+        parts: BatchParts,
     ):
         self.num_steps, self.steps_done = num_steps, 0
-        self._networks, self._draw_latents = networks, draw_latents
-        self._loss, self._context = loss, context
+        self._networks, self._cameras = networks, cameras
+        self._settings, self._parts = settings, parts
         self._optimizer = make_adam(
-            networks.generator.parameters(), optimizer.generator_lr, optimizer
+            networks.generator.parameters(), settings.optimizer.generator_lr, settings.optimizer
         )
 
     def step(self) -> dict[str, Tensor]:
         """Update the generator once."""
-        self._optimizer.zero_grad(set_to_none=True)
-        metrics = sphere_initialization_step(
-            self._networks, self._draw_latents(), self._loss, self._context
-        )
-        sanitize_gradients(self._networks.generator.parameters())
-        self._optimizer.step()
+        generator, settings, parts = self._networks.generator, self._settings, self._parts
+        key = (settings.loop.seed, 0, self.steps_done, Occasion.SPHERE)
+        logged = []
+        with optimizing(generator, self._optimizer):
+            for part in range(parts.accumulation):
+                latents, random = parts.latents(key, part, generator.config.z_dim, self._cameras)
+                context = StepContext(
+                    schedule_values(settings.schedule, 0),
+                    random=random,
+                    share=1 / parts.accumulation,
+                )
+                logged.append(
+                    sphere_initialization_step(self._networks, latents, settings.loss, context)
+                )
         self.steps_done += 1
+        metrics = join_metrics(logged)
         return {"initloss": metrics["Loss/G_init/initloss"], "beta": metrics["Loss/beta"]}
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mate3d.field import TriPlaneField, sdf_and_gradient, without_classes
 from mate3d.generator import Generator, RenderOutput
 from mate3d.renderer import RaySamples, march_classes
 from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
+from torch_utils.batch_random import BatchRandom
 from torch_utils.ops.blur import blur_image
 from training.losses import geometry
 from training.losses.adversarial import (
@@ -24,15 +25,13 @@ from training.passes import (
     Networks,
     RealBatch,
     StepContext,
-    discriminate,
     generate_fakes,
     make_head,
     make_styles,
-    real_raw,
-    real_with_mask,
     render_head,
     sample_head,
 )
+from training.views import Views, discriminate, real_views
 
 
 def generator_step(
@@ -115,12 +114,10 @@ def discriminator_step(
 ) -> Metrics:
     """Train the image discriminator to tell generated from real (spec 8.5)."""
     output = generate_fakes(networks.generator, latents, context, with_segmentation=False)
-    fake_logits = discriminate(
-        networks.discriminator, output.image, output.image_raw, latents.camera, context
-    )
-    real_logits = discriminate(
-        networks.discriminator, real.image, real_raw(real, context), real.camera, context
-    )
+    fakes = Views(output.image, output.image_raw)
+    fake_logits = discriminate(networks.discriminator, fakes, latents.camera, context)
+    reals = real_views(real, context)
+    real_logits = discriminate(networks.discriminator, reals, real.camera, context)
     value = discriminator_logistic_loss(fake_logits, real_logits)
     context.backward(value.mean())
     return {
@@ -139,17 +136,11 @@ def r1_step(
     interval: int = 1,
 ) -> Metrics:
     """Penalise the image discriminator's gradient at real images (spec 8.5)."""
-    image = real.image.detach().requires_grad_()
-    image_raw = real_raw(real, context).detach().requires_grad_()
+    views = real_views(real, context).differentiable()
     logits = discriminate(
-        networks.discriminator,
-        image,
-        image_raw,
-        real.camera,
-        context,
-        differentiable_twice=True,
+        networks.discriminator, views, real.camera, context, differentiable_twice=True
     )
-    penalty = r1_penalty(logits, [image, image_raw])
+    penalty = r1_penalty(logits, views.tensors())
     weighted = loss.r1_gamma / 2 * penalty
     context.backward(weighted.mean() * interval)
     return {"Loss/r1_penalty": penalty.detach(), "Loss/D/reg": weighted.detach()}
@@ -160,16 +151,10 @@ def semantic_discriminator_step(
 ) -> Metrics:
     """Train the image-and-mask discriminator to tell generated from real (spec 8.5)."""
     output = generate_fakes(networks.generator, latents, context, with_segmentation=True)
-    fake_logits = discriminate(
-        networks.semantic_discriminator,
-        torch.cat([output.image, output.segmentation], dim=1),
-        torch.cat([output.image_raw, output.segmentation_raw], dim=1),
-        latents.camera,
-        context,
-    )
-    real_logits = discriminate(
-        networks.semantic_discriminator, *real_with_mask(real, context), real.camera, context
-    )
+    fakes = Views(output.image, output.image_raw, output.segmentation, output.segmentation_raw)
+    fake_logits = discriminate(networks.semantic_discriminator, fakes, latents.camera, context)
+    reals = real_views(real, context, with_mask=True)
+    real_logits = discriminate(networks.semantic_discriminator, reals, real.camera, context)
     value = discriminator_logistic_loss(fake_logits, real_logits)
     context.backward(value.mean())
     return {
@@ -188,11 +173,11 @@ def semantic_r1_step(
     interval: int = 1,
 ) -> Metrics:
     """Penalise the image-and-mask discriminator's gradient at real images and masks (spec 8.5)."""
-    pair = [tensor.detach().requires_grad_() for tensor in real_with_mask(real, context)]
+    views = real_views(real, context, with_mask=True).differentiable()
     logits = discriminate(
-        networks.semantic_discriminator, *pair, real.camera, context, differentiable_twice=True
+        networks.semantic_discriminator, views, real.camera, context, differentiable_twice=True
     )
-    penalty = r1_penalty(logits, pair)
+    penalty = r1_penalty(logits, views.tensors())
     weighted = loss.semantic_r1_gamma / 2 * penalty
     context.backward(weighted.mean() * interval)
     return {
@@ -202,16 +187,15 @@ def semantic_r1_step(
 
 
 def sample_density_points(
-    num_batch: int,
     box_size: float,
     loss: LossSettings,
-    random: torch.Generator,
+    random: BatchRandom,
 ) -> Tensor:  # [B, 2 N, 3], world
     """Draw points uniformly from a cube, followed by their displaced neighbours."""
     extent = box_size / 2 if loss.density_extent is None else loss.density_extent
-    shape = (num_batch, loss.density_points, 3)
-    points = torch.rand(shape, generator=random, device=random.device) * 2 * extent - extent
-    displacement = torch.randn(shape, generator=random, device=random.device)
+    shape = (len(random), loss.density_points, 3)
+    points = random.rand(shape) * 2 * extent - extent
+    displacement = random.randn(shape)
     return torch.cat([points, points + displacement * loss.density_distance], dim=1)
 
 
@@ -225,9 +209,8 @@ def _add_adversarial_terms(
 ) -> None:
     per_sample = 0.0
     if loss.adversarial > 0:
-        logits = discriminate(
-            networks.discriminator, output.image, output.image_raw, camera, context
-        )
+        views = Views(output.image, output.image_raw)
+        logits = discriminate(networks.discriminator, views, camera, context)
         per_sample = loss.adversarial * generator_logistic_loss(logits)
         terms.metrics.update(score_metrics("fake", logits))
     if loss.has_semantic_discriminator:
@@ -251,13 +234,8 @@ def _semantic_logits(
         image = blur_image(image, context.schedule.blur_sigma)
     if loss.with_detached_semantic_image:
         image, image_raw = image.detach(), image_raw.detach()
-    return discriminate(
-        networks.semantic_discriminator,
-        torch.cat([image, output.segmentation], dim=1),
-        torch.cat([image_raw, output.segmentation_raw], dim=1),
-        camera,
-        context,
-    )
+    views = Views(image, image_raw, output.segmentation, output.segmentation_raw)
+    return discriminate(networks.semantic_discriminator, views, camera, context)
 
 
 def _beta_metrics(generator: Generator) -> Metrics:
@@ -342,7 +320,8 @@ def _choose(
     """Draw samples uniformly: a mean over them is an unbiased estimate of the mean over all."""
     if number >= points.shape[1]:
         return torch.arange(points.shape[1], device=points.device)
-    return torch.randint(points.shape[1], (number,), generator=context.random, device=points.device)
+    shared = context.random.shared
+    return torch.randint(points.shape[1], (number,), generator=shared, device=points.device)
 
 
 def _add_class_render_terms(

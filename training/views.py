@@ -1,0 +1,96 @@
+"""Pictures as discriminators see them: at two sizes, with or without masks, blurred, augmented."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mate3d.discriminator import Discriminator
+from torch_utils.ops.blur import blur_image
+from torch_utils.ops.resize import resize_antialias
+from training.compilation import not_compiled
+from training.passes import RealBatch, StepContext
+
+
+@dataclass(frozen=True)
+class Views:
+    """Pictures as a discriminator sees them, all in [-1, 1].
+
+    Args:
+        image: Full-size images, [B, 3, H, W].
+        image_raw: The same at rendering resolution, [B, 3, h, w].
+        mask: Full-size masks or segmentations, [B, K, H, W].
+        mask_raw: The same at rendering resolution, [B, K, h, w].
+    """
+
+    image: Tensor
+    image_raw: Tensor
+    mask: Tensor | None = None
+    mask_raw: Tensor | None = None
+
+    def blurred(self, sigma: float) -> "Views":
+        """Blur what is of full size, masks too (spec 8.2)."""
+        mask = None if self.mask is None else blur_image(self.mask, sigma)
+        return replace(self, image=blur_image(self.image, sigma), mask=mask)
+
+    def joined(self) -> tuple[Tensor, Tensor]:  # [B, 3 + K, H, W], [B, 3 + K, h, w]
+        """Put masks behind images."""
+        if self.mask is None:
+            return self.image, self.image_raw
+        return (
+            torch.cat([self.image, self.mask], dim=1),
+            torch.cat([self.image_raw, self.mask_raw], dim=1),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """List what there is."""
+        values = (self.image, self.image_raw, self.mask, self.mask_raw)
+        return [value for value in values if value is not None]
+
+    def differentiable(self) -> "Views":
+        """Return copies that record gradients."""
+        return Views(*(value.detach().requires_grad_() for value in self.tensors()))
+
+
+def discriminate(
+    discriminator: Discriminator,
+    views: Views,
+    camera: Tensor,  # [B, 25]
+    context: StepContext,
+    *,
+    differentiable_twice: bool = False,
+) -> Tensor:  # [B, 1]
+    """Return logits of pictures blurred as scheduled, at full size only, and augmented.
+
+    Args:
+        discriminator: Of images, or of images and masks.
+        views: Pictures at both sizes, with masks if the discriminator takes them.
+        camera: The cameras of the pictures.
+        context: Blur, augmentation and precision.
+        differentiable_twice: For penalties on gradients: in float32 and not compiled.
+    """
+    views = views.blurred(context.schedule.blur_sigma)
+    if context.augment is not None:
+        augmented = context.augment(
+            views.image, views.image_raw, views.mask, views.mask_raw, context.random
+        )
+        views = Views(*augmented)
+    image, image_raw = views.joined()
+    if differentiable_twice:
+        with not_compiled():
+            return discriminator(image, image_raw, camera)
+    with context.precision.autocast():
+        return discriminator(image, image_raw, camera)
+
+
+def real_views(real: RealBatch, context: StepContext, *, with_mask: bool = False) -> Views:
+    """Return what generated pictures are compared with.
+
+    The raw image is the image resized, then blurred; raw masks are never blurred (spec 8.2).
+    """
+    side = context.schedule.resolution
+    image_raw = blur_image(resize_antialias(real.image, side), context.schedule.blur_sigma)
+    if not with_mask:
+        return Views(real.image, image_raw)
+    mask_raw = resize_antialias(real.one_hot_mask, side)
+    return Views(real.image, image_raw, 2 * real.one_hot_mask - 1, 2 * mask_raw - 1)
