@@ -9,7 +9,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
-from mate3d.atomic import atomic_folder
+from mate3d.atomic import atomic_folder, standing_folder
 from mate3d.errors import UserError
 from mate3d.hub import hub_errors, is_hub_id
 from mate3d.storage import (
@@ -198,6 +198,7 @@ def write_model_files(
 def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | None:
     """Return the local folder that is meant, or None for a hub id."""
     text, folder = str(path_or_hub_id), Path(path_or_hub_id).expanduser()
+    folder = standing_folder(folder)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"revision={revision} is for the hub, but {folder} is a local folder")

@@ -1,6 +1,11 @@
 """What checkpoints are made of: plain configs and safetensors."""
 
 import dataclasses
+import os
+import pickle
+import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -14,6 +19,18 @@ from mate3d.atomic import make_public
 from mate3d.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
+
+# What damaged archives raise, depending on where the damage is.
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    KeyError,
+    UnicodeDecodeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -60,13 +77,56 @@ def save_weights(
         state: Tensors by name.
         dtype: Precision of floating ones; None keeps theirs.
         metadata: Texts to store with them.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
     tensors = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in state.items()
     }
-    save_file(tensors, path, dict(metadata or {}))
+    try:
+        save_file(tensors, path, dict(metadata or {}))
+    except SafetensorError as error:
+        raise _system_error(error, path) from error
     make_public(Path(path))
+
+
+def save_document(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write plain values and tensors as PyTorch's own format.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with Path(path).open("wb") as file:
+        try:
+            torch.save(dict(document), file)
+        except RuntimeError as error:
+            # Finishing a broken archive fails too, and hides why it broke.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load_document(path: str | Path) -> dict[str, Any]:
+    """Read a file of `save_document` to the CPU; nothing in it is executed.
+
+    Every part is compared with its checksum, which `torch.load` does not do.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} not found")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UserError(f"{path} cannot be read: {damaged} in it is damaged")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read: {reason}") from None
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -106,3 +166,11 @@ def load_state_strictly(module: nn.Module, state: Mapping[str, Tensor], source: 
         detail = "; ".join(f"{kind}: {names[:4]}" for kind, names in parts.items() if names)
         raise UserError(f"{source} does not fit its config ({detail})")
     module.load_state_dict(state)
+
+
+def _system_error(error: SafetensorError, path: str | Path) -> OSError:
+    """Return the error of the operating system that safetensors reports as a text."""
+    match = re.search(r"os error (\d+)", str(error))
+    if match is None:
+        return OSError(str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1])), str(path))

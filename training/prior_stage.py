@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.atomic import atomic_file
+from mate3d.storage import load_document, save_document
 from training.ema import make_average, update_average
 from training.prior_steps import StageOptions
 
@@ -109,9 +110,9 @@ class Stage:
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state file, replacing the old one only when it is complete."""
     with atomic_file(path) as temporary:
-        torch.save(dict(state), temporary)
+        save_document(temporary, state)
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a state file; it can hold tensors and plain values only."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return load_document(path)

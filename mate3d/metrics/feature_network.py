@@ -1,0 +1,186 @@
+"""A small network that knows procedural portraits: features to compare sets of images, labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mate3d.atomic import atomic_folder
+from mate3d.errors import UserError
+from mate3d.labels import get_label_set
+from mate3d.storage import (
+    config_from_dict,
+    config_to_dict,
+    load_state_strictly,
+    load_weights,
+    save_weights,
+)
+
+CONFIG_FILE = "config.yaml"
+WEIGHTS_FILE = "features.safetensors"
+CARD_FILE = "card.md"
+
+
+@dataclass(frozen=True)
+class FeatureNetworkConfig:
+    """Sizes and targets of a feature network; stored beside its weights.
+
+    Args:
+        attributes: Names of the numbers that it predicts.
+        label_sets: Names of the label sets that it segments into.
+        resolution: Side that images are brought to, pixels; a multiple of 16.
+        channels: Of the trunk at 1/2, 1/4, 1/8 and 1/16 of the resolution.
+        num_features: Features an image.
+        head_channels: Of the segmentation's way back up.
+    """
+
+    attributes: tuple[str, ...]
+    label_sets: tuple[str, ...]
+    resolution: int = 64
+    channels: tuple[int, ...] = (32, 64, 128, 160)
+    num_features: int = 128
+    head_channels: int = 48
+
+    def __post_init__(self):
+        if self.resolution < 16 or self.resolution % 16:
+            raise UserError(f"resolution={self.resolution} of features; use a multiple of 16")
+        if len(self.channels) != 4 or min(*self.channels, self.num_features) < 1:
+            raise UserError(f"channels={list(self.channels)} of features; use four positive sizes")
+        for name in self.label_sets:
+            get_label_set(name)
+
+
+@dataclass
+class FeaturePrediction:
+    """What the network says of images.
+
+    Args:
+        features: [B, num_features], at least 0.
+        attributes: [B, A], in standard deviations of the training portraits.
+        segmentation: Class scores of each label set, [B, K, R, R].
+    """
+
+    features: Tensor
+    attributes: Tensor
+    segmentation: Mapping[str, Tensor]
+
+
+class FeatureNetwork(nn.Module):
+    """Convolutions down to features; attributes are linear in them, labels come from all levels.
+
+    `forward` takes what torchmetrics gives to a network of features, images in uint8.
+    """
+
+    def __init__(self, config: FeatureNetworkConfig):
+        super().__init__()
+        self.config = config
+        first, second, third, fourth = config.channels
+        width = config.head_channels
+        self.level2 = nn.Sequential(_block(3, first, stride=2, size=5), _block(first, first))
+        self.level4 = nn.Sequential(_block(first, second, stride=2), _block(second, second))
+        self.level8 = nn.Sequential(_block(second, third, stride=2), _block(third, third))
+        self.level16 = nn.Sequential(
+            _block(third, fourth, stride=2), _block(fourth, config.num_features)
+        )
+        self.attribute_head = nn.Linear(config.num_features, len(config.attributes))
+        self.lateral16 = nn.Conv2d(config.num_features, width, 1)
+        self.lateral8 = nn.Conv2d(third, width, 1)
+        self.lateral4 = nn.Conv2d(second, width, 1)
+        self.lateral2 = nn.Conv2d(first, width, 1)
+        self.merge4, self.merge2 = _block(width, width), _block(width, width)
+        # Four scores a class and place: the 2 x 2 pixels there.
+        self.label_heads = nn.ModuleDict(
+            {
+                name: nn.Conv2d(width, 4 * get_label_set(name).num_classes, 1)
+                for name in config.label_sets
+            }
+        )
+
+    @property
+    def num_features(self) -> int:
+        """Features an image; torchmetrics reads this."""
+        return self.config.num_features
+
+    def forward(
+        self,
+        images: Tensor,  # [B, 3, H, W] uint8
+    ) -> Tensor:  # [B, num_features]
+        """Return the features of images that are stored as files are."""
+        return self._trunk(images.float() / 127.5 - 1)[-1].mean(dim=(2, 3))
+
+    def predict(
+        self,
+        images: Tensor,  # [B, 3, H, W] in [-1, 1]
+    ) -> FeaturePrediction:
+        """Return features, attributes and labels; these at the network's own resolution."""
+        at2, at4, at8, at16 = self._trunk(images)
+        features = at16.mean(dim=(2, 3))
+        upward = self.lateral8(at8) + _double(self.lateral16(at16))
+        upward = self.merge4(self.lateral4(at4) + _double(upward))
+        upward = self.merge2(self.lateral2(at2) + _double(upward))
+        scores = {name: F.pixel_shuffle(head(upward), 2) for name, head in self.label_heads.items()}
+        return FeaturePrediction(features, self.attribute_head(features), scores)
+
+    def _trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        at2 = self.level2(resize_images(images, self.config.resolution))
+        at4 = self.level4(at2)
+        at8 = self.level8(at4)
+        return at2, at4, at8, self.level16(at8)
+
+
+def resize_images(
+    images: Tensor,  # [B, C, H, W]
+    side: int,
+) -> Tensor:  # [B, C, side, side]
+    """Bring images to another side with an antialiased bilinear filter."""
+    if images.shape[-2:] == (side, side):
+        return images
+    size = (side, side)
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def save_feature_network(folder: str | Path, network: FeatureNetwork, *, card: str) -> None:
+    """Write config, weights in half precision and card; the folder appears complete or not.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    with atomic_folder(folder) as temporary:
+        text = yaml.safe_dump(config_to_dict(network.config), sort_keys=False)
+        (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
+        save_weights(temporary / WEIGHTS_FILE, network.state_dict(), dtype=torch.float16)
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def load_feature_network(folder: str | Path, device: str | torch.device = "cpu") -> FeatureNetwork:
+    """Load a feature network, frozen and in eval mode.
+
+    Raises:
+        UserError: If the folder holds none, or files that are damaged or do not fit each other.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"no feature network at {folder}: {CONFIG_FILE} not found")
+    try:
+        config = config_from_dict(FeatureNetworkConfig, yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise UserError(f"{path} is not the config of a feature network: {error}") from None
+    network = FeatureNetwork(config)
+    load_state_strictly(network, load_weights(Path(folder) / WEIGHTS_FILE), str(folder))
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _block(in_channels: int, out_channels: int, *, stride: int = 1, size: int = 3) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+def _double(values: Tensor) -> Tensor:
+    return F.interpolate(values, scale_factor=2.0, mode="nearest")
