@@ -1,165 +1,44 @@
 """The training loop: fetch, steps, moving average, tick, snapshot, resume; nothing else."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mate3d.checkpoint import save_generator
 from mate3d.errors import UserError
 from mate3d.labels import one_hot_mask
+from torch_utils.batch_random import BatchRandom
+from torch_utils.distributed import all_reduce_sum, broadcast_weights, is_main, run_on_main, world
 from torch_utils.interruption import stop_on_signal
+from training.augmentation import AdaptiveProbability, Augmenter
 from training.data import PortraitDataset, Unreadable, require_few
+from training.divergence import DivergenceGuard
 from training.ema import update_average
-from training.loader import MAX_UNREADABLE, BatchStream, make_loader
-from training.losses.terms import LossSettings, Metrics
+from training.events import log_event
+from training.iteration import IterationInputs, adversarial_iteration
+from training.loader import BatchStream, make_loader
 from training.monitor import Monitor
-from training.optimization import OptimizerSettings, optimizing
-from training.passes import Latents, RealBatch, StepContext, draw_latents
+from training.parts import BatchParts, Occasion
+from training.passes import RealBatch, draw_latents
 from training.precision import TrainingPrecision
-from training.schedules import ScheduleSettings, ema_decay, schedule_values
-from training.snapshot import make_card, real_grids, render_grids, save_grids
+from training.schedules import ScheduleValues, ema_decay, schedule_values
+from training.settings import TrainingSettings
+from training.snapshots import SnapshotTaker
 from training.stages import Stage
-from training.state import STATE_FILE, TrainingState, load_state, save_state
-from training.steps import (
-    density_step,
-    discriminator_step,
-    generator_step,
-    r1_step,
-    sample_density_points,
-    semantic_discriminator_step,
-    semantic_r1_step,
-)
+from training.state import STATE_FILE, TrainingState, load_state, save_state, set_lr_factor
 
-CHECKPOINT_FOLDER = "checkpoint"
-MAX_ROLLBACKS = 5
 _TENSORS = ("image", "label_map", "camera")
-_EXPLODED = 1e4  # No sane logit comes near; losses are about 1.
-_GUARDED_LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_semantic")
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """Length, rhythm and output of a run.
-
-    Args:
-        batch_size: Images an iteration.
-        total_kimg: Length of the adversarial training, which the stages precede.
-        tick_kimg: Distance of status lines and log records.
-        snapshot_ticks: Ticks between snapshots (grids, checkpoint, training state).
-        seed: Seed of latents, noise and data order.
-        num_workers: Processes that read the data set; 0 reads in the main one.
-        streaming: Read tar shards from start to end, in an order that depends on `num_workers`.
-        max_unreadable: Damaged samples that may be skipped; one more stops the run.
-        grid_rows: Rows of sample grids.
-        grid_columns: Their columns.
-        keep_checkpoints: Keep every snapshot's checkpoint under `checkpoints/`, not only the last.
-        with_progress_bar: Show a bar on stderr.
-        precision: "fp32", "bf16" or "fp16"; see `TrainingPrecision`.
-        compile: Run the networks through `torch.compile`.
-    """
-
-    batch_size: int = 32
-    total_kimg: float = 25000.0
-    tick_kimg: float = 4.0
-    snapshot_ticks: int = 50
-    seed: int = 0
-    num_workers: int = 0
-    streaming: bool = False
-    max_unreadable: int = MAX_UNREADABLE
-    grid_rows: int = 3
-    grid_columns: int = 6
-    keep_checkpoints: bool = False
-    with_progress_bar: bool = True
-    precision: str = "fp32"
-    compile: bool = False
-
-    def __post_init__(self):
-        limits = {
-            "batch_size": 1,
-            "tick_kimg": 0.001,
-            "snapshot_ticks": 1,
-            "num_workers": 0,
-            "max_unreadable": 0,
-            "grid_rows": 1,
-            "grid_columns": 1,
-        }
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise UserError(f"train.{name}={getattr(self, name)} must be at least {least}")
-        TrainingPrecision(self.precision)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """All settings that the loop and its steps read."""
-
-    loop: LoopSettings
-    loss: LossSettings
-    schedule: ScheduleSettings
-    optimizer: OptimizerSettings
-
-
-def adversarial_iteration(
-    state: TrainingState,
-    real: RealBatch,
-    draw_latents: Callable[[], Latents],
-    settings: TrainingSettings,
-    context: StepContext,
-) -> Metrics:
-    """Train all networks once: main steps always, lazy regularisers at their intervals (spec 8.1).
-
-    Args:
-        state: Networks, optimisers and the iteration's number.
-        real: Shared by all steps.
-        draw_latents: Called anew for each step.
-        settings: Weights and intervals.
-        context: Schedules and random numbers.
-    """
-    networks, loss = state.networks, settings.loss
-    generator_interval = settings.optimizer.generator_reg_interval
-    discriminator_interval = settings.optimizer.discriminator_reg_interval
-    is_r1_due = state.iteration % discriminator_interval == 0
-
-    def training(name: str) -> AbstractContextManager[None]:
-        return optimizing(getattr(networks, name), state.optimizers[name], context.scaler)
-
-    with training("generator"):
-        metrics = generator_step(networks, draw_latents(), loss, context)
-    if loss.density_smoothness > 0 and state.iteration % generator_interval == 0:
-        box_size, num = networks.generator.config.box_size, len(real.image)
-        points = sample_density_points(num, box_size, loss, state.random)
-        with training("generator"):
-            metrics |= density_step(
-                networks, draw_latents(), points, loss, context, interval=generator_interval
-            )
-    with training("discriminator"):
-        metrics |= discriminator_step(networks, draw_latents(), real, loss, context)
-    if loss.r1_gamma > 0 and is_r1_due:
-        with training("discriminator"):
-            metrics |= r1_step(networks, real, loss, context, interval=discriminator_interval)
-    if not loss.has_semantic_discriminator:
-        return metrics
-    with training("semantic_discriminator"):
-        metrics |= semantic_discriminator_step(networks, draw_latents(), real, loss, context)
-    if loss.semantic_r1_gamma > 0 and is_r1_due:
-        with training("semantic_discriminator"):
-            metrics |= semantic_r1_step(
-                networks, real, loss, context, interval=discriminator_interval
-            )
-    return metrics
-
-
 class Trainer:
-    """One training run in a run folder.
+    """One training run in a run folder; every process of the run has one.
 
     Args:
         state: A new state, or one that `load_state` filled.
@@ -168,6 +47,10 @@ class Trainer:
         run_folder: Receives logs, sample grids, checkpoints and the training state.
         command: What a user types for this run; goes on the checkpoint's card.
         data_description: The data set in words, for the card.
+        options: All options by dotted names, for TensorBoard's table of hyper-parameters.
+
+    Raises:
+        UserError: If the batch cannot be divided among the processes.
     """
 
     def __init__(
@@ -179,43 +62,58 @@ class Trainer:
         *,
         command: str = "",
         data_description: str = "",
+        options: Mapping[str, object] | None = None,
     ):
         self._state, self._dataset, self._settings = state, dataset, settings
-        self._run_folder = run_folder
-        self._command, self._data_description = command, data_description
-        self._device = state.random.device
+        self._run_folder, self._options = run_folder, options or {}
+        self._device = state.device
         self._cameras = dataset.camera_labels.to(self._device)
+        loop = settings.loop
+        self._parts = BatchParts(loop.batch_size, loop.accumulation, world())
+        self._augmenter = Augmenter(settings.augment)
+        self._probability = AdaptiveProbability(settings.augment)
+        state.extra["augment"] = self._probability
+        self._guard = DivergenceGuard(settings.safety)
+        state.extra["divergence"] = self._guard
+        self._snapshots = SnapshotTaker(
+            state, dataset, settings, run_folder, command=command, data=data_description
+        )
         self._batches: BatchStream | None = None
         self._unreadable: list[Unreadable] = []
         self._num_rollbacks = 0
-        self._stats: dict[str, float] = {}
         for module in state.modules().values():
             module.requires_grad_(False)
 
     def run(self) -> bool:
-        """Train to the end, or until SIGTERM or SIGINT asks to stop.
+        """Train to the end, or until SIGTERM or SIGINT asks any process to stop.
 
         Returns:
             Whether the run is complete; if not, its state is saved and can be resumed.
 
         Raises:
-            UserError: If training diverges again and again.
+            UserError: If training diverges again and again, or a file cannot be written.
         """
         state = self._state
+        is_new = state.images_seen == 0
         self._monitor = Monitor(
             self._run_folder,
             images_seen=state.images_seen,
             total_images=state.images_seen + self._images_left(),
             with_progress_bar=self._settings.loop.with_progress_bar,
+            is_main=is_main(),
         )
+        self._monitor.add_hparams(self._options)
+        self._log_event("start" if is_new else "resume", "")
         try:
             with stop_on_signal() as should_stop:
-                if state.images_seen == 0:
+                if is_new:
                     self._start()
-                while self._images_left() > 0 and not should_stop():
-                    self._iterate_and_report()
-                if should_stop():
-                    self._save()
+                is_stopping = False
+                while self._images_left() > 0 and not is_stopping:
+                    is_stopping = self._iterate_and_report(should_stop)
+                if is_stopping and self._images_left() > 0:
+                    self._log_event("stop", "asked by a signal")
+                    self._snapshots.save(self._monitor)
         finally:
             self._monitor.close()
         return self._images_left() == 0
@@ -225,17 +123,20 @@ class Trainer:
         return max(adversarial, 0) + sum(stage.images_left for stage in self._state.stages)
 
     def _start(self) -> None:
-        loop = self._settings.loop
-        tiles = range(min(loop.grid_rows * loop.grid_columns, len(self._dataset)))
-        read = [self._dataset.read_or_replace(index, loop.max_unreadable) for index in tiles]
-        items = [item for item, _ in read]
-        self._note({entry.name: entry for _, skipped in read for entry in skipped})
-        real = self._make_real(
-            {name: torch.stack([item[name] for item in items]) for name in _TENSORS}
-        )
-        self._show(real_grids(self._state.average, real, columns=loop.grid_columns))
-        # Divergence before the first snapshot has something to go back to as well.
-        save_state(self._run_folder / STATE_FILE, self._state)
+        def show_and_save() -> None:
+            loop = self._settings.loop
+            tiles = range(min(loop.grid_rows * loop.grid_columns, len(self._dataset)))
+            read = [self._dataset.read_or_replace(index, loop.max_unreadable) for index in tiles]
+            items = [item for item, _ in read]
+            self._note({entry.name: entry for _, skipped in read for entry in skipped})
+            real = self._make_real(
+                {name: torch.stack([item[name] for item in items]) for name in _TENSORS}
+            )
+            self._snapshots.show_real(real, self._monitor)
+            # Divergence before the first snapshot has something to go back to as well.
+            save_state(self._run_folder / STATE_FILE, self._state)
+
+        run_on_main(show_and_save)
 
     def _note(self, skipped: Mapping[str, Unreadable]) -> None:
         for entry in skipped.values():
@@ -243,81 +144,105 @@ class Trainer:
         self._unreadable = list(skipped.values())
         require_few(self._unreadable, self._settings.loop.max_unreadable)
 
-    def _iterate_and_report(self) -> None:
+    def _iterate_and_report(self, should_stop: Callable[[], bool]) -> bool:
+        """Train one iteration; return whether any process was asked to stop."""
         state, loop = self._state, self._settings.loop
         start_time, images_before = time.monotonic(), state.images_seen
         metrics = self._iterate()
-        if has_diverged(metrics):
-            self._roll_back()
-            return
+        means, is_stopping = _agree(metrics, should_stop())
+        reason = self._guard.check(means)
+        if reason is not None:
+            self._roll_back(reason)
+            return is_stopping
+        self._adapt(means)
         state.seconds += time.monotonic() - start_time
         self._monitor.record(metrics)
         self._monitor.advance(state.images_seen)
         is_last = self._images_left() == 0
         tick = round(loop.tick_kimg * 1000)
         if is_last or state.images_seen // tick > images_before // tick:
-            self._stats = self._monitor.tick(state.images_seen)
+            self._snapshots.stats = self._monitor.tick(state.images_seen)
         snapshot = tick * loop.snapshot_ticks
         if is_last or state.images_seen // snapshot > images_before // snapshot:
-            self._show(render_grids(state.average, self._grid_latents(), columns=loop.grid_columns))
-            self._save()
+            self._snapshots.take(self._monitor)
             self._num_rollbacks = 0
+        return is_stopping
 
-    def _iterate(self) -> Mapping[str, Tensor | float]:
+    def _iterate(self) -> dict[str, Tensor]:
         state, settings = self._state, self._settings
         stage = next((stage for stage in state.stages if stage.images_left > 0), None)
         if stage is not None:
             batch_size = stage.batch_size
-            metrics = self._make_stage_step(stage)
+            metrics = _stage_step(stage, state)
             state.stage_images += batch_size
         else:
             batch_size = settings.loop.batch_size
-            schedule = schedule_values(settings.schedule, state.adversarial_images)
-            context = StepContext(
-                schedule,
-                random=state.random,
-                precision=TrainingPrecision(settings.loop.precision, self._device),
-                scaler=state.scaler,
-            )
-            real = self._next_real()
-            metrics = adversarial_iteration(
-                state, real, lambda: self._draw_latents(batch_size), settings, context
-            )
-            metrics |= _schedule_metrics(context)
-            metrics["Progress/unreadable_samples"] = float(self._batches.num_unreadable)
+            metrics = self._adversarial_iteration()
             state.iteration += 1
         decay = ema_decay(settings.schedule, state.images_seen, batch_size)
         update_average(state.average, state.networks.generator, decay)
         state.images_seen += batch_size
-        return metrics
+        return {
+            name: value if isinstance(value, Tensor) else torch.tensor(value)
+            for name, value in metrics.items()
+        }
 
-    def _make_stage_step(self, stage: Stage) -> dict[str, Tensor | float]:
-        generator = self._state.networks.generator.requires_grad_(True)
-        values = stage.runner.step()
-        generator.requires_grad_(False)
-        return {f"Loss/{stage.name}/{name}": value for name, value in values.items()}
+    def _adversarial_iteration(self) -> dict[str, Tensor | float]:
+        state, settings = self._state, self._settings
+        _seed_defaults(settings.loop.seed, state)
+        schedule = schedule_values(settings.schedule, state.adversarial_images)
+        probability = self._probability.probability
+        inputs = IterationInputs(
+            real=self._next_real(),
+            cameras=self._cameras,
+            schedule=schedule,
+            precision=TrainingPrecision(settings.loop.precision, self._device),
+            parts=self._parts,
+            augment=self._augment_with(probability) if probability > 0 else None,
+        )
+        metrics = adversarial_iteration(state, inputs, settings)
+        num_unreadable = self._batches.num_unreadable * self._parts.world.size
+        return (
+            metrics
+            | _schedule_metrics(schedule)
+            | {
+                "Augment/probability": probability,
+                "Progress/unreadable_samples": float(num_unreadable),
+                "Progress/lr_factor": state.lr_factor,
+            }
+        )
 
-    def _draw_latents(self, batch_size: int) -> Latents:
-        z_dim = self._state.networks.generator.config.z_dim
-        return draw_latents(batch_size, z_dim, self._cameras, self._state.random)
+    def _augment_with(self, probability: float) -> Callable[..., tuple[Tensor | None, ...]]:
+        def augment(
+            image: Tensor,
+            image_raw: Tensor,
+            mask: Tensor | None,
+            mask_raw: Tensor | None,
+            random: BatchRandom,
+        ) -> tuple[Tensor | None, ...]:
+            return self._augmenter(image, image_raw, mask, mask_raw, probability, random)
 
-    def _grid_latents(self) -> Latents:
-        loop = self._settings.loop
-        random = torch.Generator(self._device).manual_seed(loop.seed)
-        z_dim = self._state.networks.generator.config.z_dim
-        return draw_latents(loop.grid_rows * loop.grid_columns, z_dim, self._cameras, random)
+        return augment
+
+    def _adapt(self, means: Mapping[str, float]) -> None:
+        """Steer the augmentation by the image discriminator's opinion of real images."""
+        sign = means.get("Loss/signs/real")
+        if sign is not None:
+            self._probability.update(sign, self._settings.loop.batch_size)
 
     def _next_real(self) -> RealBatch:
         if self._batches is None:
-            loop = self._settings.loop
+            loop, place = self._settings.loop, self._parts.world
             # Making a loader draws one of PyTorch's random numbers, which a resumed run must not.
             with torch.random.fork_rng(devices=[]):
                 self._batches = make_loader(
                     self._dataset,
-                    batch_size=loop.batch_size,
+                    batch_size=self._parts.process_batch_size,
                     seed=loop.seed,
                     state=self._state.data or None,
                     num_workers=loop.num_workers,
+                    rank=place.rank,
+                    num_replicas=place.size,
                     streaming=loop.streaming,
                     max_unreadable=loop.max_unreadable,
                     unreadable=self._unreadable,
@@ -334,66 +259,63 @@ class Trainer:
             camera=batch["camera"].to(self._device),
         )
 
-    def _show(self, grids: dict[str, Tensor]) -> None:
-        save_grids(self._run_folder / "samples", grids, self._state.images_seen)
-        for name, picture in grids.items():
-            self._monitor.add_picture(f"samples/{name}", picture, self._state.images_seen)
-
-    def _save(self) -> None:
-        state = self._state
-        card = make_card(
-            command=self._command,
-            data=self._data_description,
-            images_seen=state.images_seen,
-            seconds=state.seconds,
-            device=_describe_device(self._device),
-            stats=self._stats,
-        )
-        save_generator(self._run_folder / CHECKPOINT_FOLDER, state.average, card=card)
-        if self._settings.loop.keep_checkpoints:
-            kept = self._run_folder / "checkpoints" / f"{state.images_seen:09d}"
-            save_generator(kept, state.average, card=card)
-        save_state(self._run_folder / STATE_FILE, state)
-
-    def _roll_back(self) -> None:
+    def _roll_back(self, reason: str) -> None:
         """Return to the last saved state, with other random numbers than led astray."""
-        state, failed_at = self._state, self._state.images_seen
+        state, safety, failed_at = self._state, self._settings.safety, self._state.images_seen
         self._num_rollbacks += 1
-        if self._num_rollbacks > MAX_ROLLBACKS:
+        self._log_event("rollback", reason)
+        if self._num_rollbacks > safety.max_rollbacks:
             raise UserError(
-                f"training diverged {self._num_rollbacks} times near {failed_at} images; lower the "
-                "optimizer's learning rates or raise loss.r1_gamma, then resume"
+                f"training diverged {self._num_rollbacks} times near {failed_at} images ({reason}); "
+                "lower the optimizer's learning rates or raise loss.r1_gamma, then resume"
             )
+        num_rollbacks, lr_factor = state.num_rollbacks, state.lr_factor
         load_state(self._run_folder / STATE_FILE, state)
+        state.num_rollbacks = num_rollbacks + 1
+        set_lr_factor(state, lr_factor * safety.rollback_lr_factor)
         self._batches = None
-        seed = self._settings.loop.seed + failed_at + self._num_rollbacks
-        state.random.manual_seed(seed)
-        torch.manual_seed(seed)
+        self._monitor.rewind(state.images_seen)
         _logger.warning(
-            "loss not finite or exploding at %d images; back to %d images",
+            "%s at %d images; back to %d images, learning rates times %g",
+            reason,
             failed_at,
             state.images_seen,
+            state.lr_factor,
         )
 
-
-def has_diverged(metrics: Mapping[str, Tensor | float]) -> bool:
-    """Tell whether any value is not finite or an adversarial loss has exploded."""
-    magnitudes = {name: float(torch.as_tensor(v).abs().max()) for name, v in metrics.items()}
-    return not all(map(math.isfinite, magnitudes.values())) or any(
-        magnitudes.get(name, 0.0) > _EXPLODED for name in _GUARDED_LOSSES
-    )
+    def _log_event(self, kind: str, reason: str) -> None:
+        if is_main():
+            log_event(self._run_folder, kind, self._state.images_seen, reason)
 
 
-def _schedule_metrics(context: StepContext) -> dict[str, float]:
-    schedule = context.schedule
+def _stage_step(stage: Stage, state: TrainingState) -> dict[str, Tensor | float]:
+    generator = state.networks.generator.requires_grad_(True)
+    values = stage.runner.step()
+    generator.requires_grad_(False)
+    if stage.images_left == 0:
+        # Processes that computed the same may differ by rounding.
+        broadcast_weights([generator])
+    return {f"Loss/{stage.name}/{name}": value for name, value in values.items()}
+
+
+def _agree(metrics: Mapping[str, Tensor], is_stopping: bool) -> tuple[dict[str, float], bool]:
+    """Return means over all processes, and whether any of them is stopping."""
+    values = [value.detach().double().mean().cpu() for value in metrics.values()]
+    total = all_reduce_sum(torch.stack([*values, torch.tensor(float(is_stopping)).double()]))
+    *sums, num_stopping = total.tolist()
+    size = world().size
+    return dict(zip(metrics, (value / size for value in sums), strict=True)), num_stopping > 0
+
+
+def _seed_defaults(seed: int, state: TrainingState) -> None:
+    """Make PyTorch's own random numbers, which only noise of super-resolutions reads, our own."""
+    key = (seed, state.num_rollbacks, state.iteration, Occasion.OTHER, world().rank)
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0]))
+
+
+def _schedule_metrics(schedule: ScheduleValues) -> dict[str, float]:
     return {
         "Progress/resolution": float(schedule.resolution),
         "Progress/blur_sigma": schedule.blur_sigma,
         "Progress/pose_swap_probability": schedule.pose_swap_probability or 0.0,
     }
-
-
-def _describe_device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,132 @@
+"""What a run does at a snapshot: pictures, histograms, metrics, checkpoint, state, summary."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mate3d.checkpoint import save_generator
+from mate3d.generator import Generator
+from torch_utils.batch_random import BatchRandom
+from torch_utils.distributed import run_on_main
+from training.data import PortraitDataset
+from training.evaluation import TrainingEvaluator
+from training.monitor import Monitor
+from training.parts import Occasion
+from training.passes import Latents, RealBatch, draw_latents
+from training.retention import keep_checkpoints
+from training.settings import TrainingSettings
+from training.snapshot import make_card, real_grids, render_grids
+from training.state import STATE_FILE, TrainingState, save_state
+
+CHECKPOINT_FOLDER = "checkpoint"
+_HISTOGRAM_POINTS = 4096
+
+
+class SnapshotTaker:
+    """Takes the snapshots of a run; the main process writes.
+
+    Args:
+        state: The run's.
+        dataset: Real portraits.
+        settings: All settings.
+        run_folder: Where to write.
+        command: See `Trainer`.
+        data: The data set in words.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        dataset: PortraitDataset,
+        settings: TrainingSettings,
+        run_folder: Path,
+        *,
+        command: str,
+        data: str,
+    ):
+        self._state, self._dataset, self._settings = state, dataset, settings
+        self._run_folder, self._command, self._data = run_folder, command, data
+        self._cameras = dataset.camera_labels.to(state.device)
+        self._evaluator = TrainingEvaluator(
+            settings.metrics, dataset, state.device, run_folder / "statistics"
+        )
+        # Means of the last tick, for the card.
+        self.stats: dict[str, float] = {}
+
+    def show_real(self, real: RealBatch, monitor: Monitor) -> None:
+        """Show real portraits, to compare samples with."""
+        columns = self._settings.loop.grid_columns
+        monitor.add_grids(real_grids(self._state.average, real, columns=columns), 0)
+
+    def take(self, monitor: Monitor) -> None:
+        """Show, measure and save; all processes call this together."""
+        state, loop = self._state, self._settings.loop
+        run_on_main(lambda: self._show(monitor))
+        metrics = self._measure()
+        monitor.add_values(metrics, state.images_seen)
+        self.stats |= metrics
+        self.save(monitor, score=metrics.get(f"Metrics/{self._settings.safety.best_metric}"))
+
+    def save(self, monitor: Monitor, *, score: float | None = None) -> None:
+        """Save checkpoint and state; all processes call this together."""
+        run_on_main(lambda: self._save(monitor, score))
+
+    def _show(self, monitor: Monitor) -> None:
+        average, images_seen = self._state.average, self._state.images_seen
+        loop = self._settings.loop
+        grids = render_grids(average, self._grid_latents(), columns=loop.grid_columns)
+        monitor.add_grids(grids, images_seen)
+        for name, values in _geometry_values(average, self._grid_latents()).items():
+            monitor.add_histogram(f"geometry/{name}", values, images_seen)
+
+    def _grid_latents(self) -> Latents:
+        loop = self._settings.loop
+        places = range(loop.grid_rows * loop.grid_columns)
+        random = BatchRandom((loop.seed, Occasion.GRID), places, self._state.device)
+        return draw_latents(self._state.average.config.z_dim, self._cameras, random)
+
+    def _measure(self) -> dict[str, float]:
+        """Measure at every so many snapshots, counted from the start of the run."""
+        loop = self._settings.loop
+        snapshot = round(loop.tick_kimg * 1000) * loop.snapshot_ticks
+        if self._state.images_seen // snapshot % self._settings.metrics.interval != 0:
+            return {}
+        return self._evaluator.measure(
+            self._state.average, self._cameras, self._settings.loop.seed
+        )
+
+    def _save(self, monitor: Monitor, score: float | None) -> None:
+        state = self._state
+        card = make_card(
+            command=self._command,
+            data=self._data,
+            images_seen=state.images_seen,
+            seconds=state.seconds,
+            device=_describe_device(state.device),
+            stats=self.stats,
+        )
+        save_generator(self._run_folder / CHECKPOINT_FOLDER, state.average, card=card)
+        keep_checkpoints(self._run_folder, state.images_seen, score, self._settings.safety)
+        save_state(self._run_folder / STATE_FILE, state)
+        monitor.write_summary(self._command)
+
+
+@torch.no_grad()
+def _geometry_values(generator: Generator, latents: Latents) -> dict[str, Tensor]:
+    """Return distances of whole and parts at random points of the box, and the sharpness."""
+    head = generator.make_field(generator.map(latents.z, latents.camera))
+    random = torch.Generator().manual_seed(0)
+    points = torch.rand((1, _HISTOGRAM_POINTS, 3), generator=random) - 0.5
+    points = (points * generator.config.box_size).to(latents.z.device)
+    samples = head.sample(points.expand(len(latents.z), -1, -1))
+    values = {"sdf": samples.sdf, "class_sdf": samples.class_sdf}
+    if generator.config.geometry == "sdf":
+        values["beta"] = generator.decoder.beta
+    return values
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
