@@ -29,6 +29,7 @@ class DensityDecoder(nn.Module):
         density_level: Raw density of the surface; EG3D extracts shapes at 10.
         with_joint_head: One head gives density, then colours, from the same features, as in EG3D.
             Otherwise colours have a head of their own, which reads the texture features.
+        with_local_sdfs: See `make_class_heads`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class DensityDecoder(nn.Module):
         *,
         density_level: float = 10.0,
         with_joint_head: bool = True,
+        with_local_sdfs: bool = True,
     ):
         super().__init__()
         self.density_level = density_level
@@ -48,7 +50,10 @@ class DensityDecoder(nn.Module):
         self.color_head = (
             None if with_joint_head else make_head(plane_channels, hidden_width, num_features)
         )
-        self.class_heads = make_class_heads(plane_channels, hidden_width, num_classes)
+        self.num_classes = num_classes
+        self.class_heads = make_class_heads(
+            plane_channels, hidden_width, num_classes, with_local_sdfs=with_local_sdfs
+        )
 
     def colors(
         self,
@@ -79,8 +84,7 @@ class DensityDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
         """Return the pseudo distance and every class's signed distance."""
         values = evaluate_heads([self.density_head, *self.class_heads], shape_features)
-        num_classes = len(self.class_heads)
-        split = values.shape[-1] - num_classes
+        split = values.shape[-1] - self.num_classes
         return self.density_level - values[..., :1], values[..., split:]
 
     def class_distances(

@@ -337,5 +337,11 @@ def _make_decoder(config: GeneratorConfig, num_classes: int) -> SDFDecoder | Den
             *sizes,
             density_level=config.density_level,
             with_joint_head=config.plane_branches == "single",
+            with_local_sdfs=config.with_local_sdfs,
         )
-    return SDFDecoder(*sizes, beta=config.beta, learn_beta=config.learn_beta)
+    return SDFDecoder(
+        *sizes,
+        beta=config.beta,
+        learn_beta=config.learn_beta,
+        with_local_sdfs=config.with_local_sdfs,
+    )

@@ -38,6 +38,9 @@ class GeneratorConfig:
             density_activation "softplus_shifted".
         plane_branches: "dual" makes a tri-plane for texture and one for shape; "single" makes one
             for both, as EG3D does.
+        with_local_sdfs: Decode a signed distance a class, each by a head of its own. False decodes
+            the logits of all classes by one head, as a semantic field without shapes: `class_sdf`
+            then holds pseudo distances, -logit, which need semantic_sharpness 1.
         density_level: Raw density of the surface; only read for geometry "density".
         box_size: Side of the cube that the planes span, world units.
         beta: Initial sharpness length of SDF -> density, world units.
@@ -70,6 +73,7 @@ class GeneratorConfig:
     num_features: int = 32
     geometry: Geometry = "sdf"
     plane_branches: PlaneBranches = "dual"
+    with_local_sdfs: bool = True
     density_level: float = 10.0
     box_size: float = 1.0
     beta: float = 0.1

@@ -188,7 +188,7 @@ def _check_labels(label_set: LabelSet | None, purpose: str) -> None:
 
 
 def _class_distance(field: Field, class_id: int) -> Distance:
-    if isinstance(field, TriPlaneField):
+    if isinstance(field, TriPlaneField) and len(field.decoder.class_heads) > 1:
         # All the other heads, and colours, would cost several times as much.
         head = field.decoder.class_heads[class_id]
         return lambda points: head(field.shape_features(points))

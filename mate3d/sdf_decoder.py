@@ -26,8 +26,15 @@ def make_head(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequen
     )
 
 
-def make_class_heads(num_inputs: int, hidden_width: int, num_classes: int) -> nn.ModuleList:
-    """Return one head a class, each with a single output: its signed distance."""
+def make_class_heads(
+    num_inputs: int, hidden_width: int, num_classes: int, *, with_local_sdfs: bool = True
+) -> nn.ModuleList:
+    """Return one head a class, each with a single output: its signed distance.
+
+    Without local SDFs there is one head for all classes; its outputs are pseudo distances, -logit.
+    """
+    if not with_local_sdfs and num_classes > 0:
+        return nn.ModuleList([make_head(num_inputs, hidden_width, num_classes)])
     return nn.ModuleList(make_head(num_inputs, hidden_width, 1) for _ in range(num_classes))
 
 
@@ -58,6 +65,7 @@ class SDFDecoder(nn.Module):
         num_classes: Label classes K.
         beta: Initial sharpness length of SDF -> density, world units.
         learn_beta: Make beta a parameter; published weights hold it as a buffer.
+        with_local_sdfs: See `make_class_heads`.
     """
 
     def __init__(
@@ -69,11 +77,14 @@ class SDFDecoder(nn.Module):
         *,
         beta: float = 0.1,
         learn_beta: bool = False,
+        with_local_sdfs: bool = True,
     ):
         super().__init__()
         self.color_head = make_head(plane_channels, hidden_width, num_features)
         self.sdf_head = make_head(plane_channels, hidden_width, 1)
-        self.class_heads = make_class_heads(plane_channels, hidden_width, num_classes)
+        self.class_heads = make_class_heads(
+            plane_channels, hidden_width, num_classes, with_local_sdfs=with_local_sdfs
+        )
         value = torch.full((1,), beta)
         if learn_beta:
             self.beta = nn.Parameter(value)

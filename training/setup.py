@@ -16,7 +16,7 @@ from training.compilation import compile_networks
 from training.ema import make_average
 from training.init_from import InitSource, initialize_networks
 from training.loop import TrainingSettings
-from training.losses.terms import DISTANCE_TERMS, LossSettings
+from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS, LossSettings
 from training.optimization import make_adam
 from training.passes import Networks, StepContext, draw_latents
 from training.precision import TrainingPrecision
@@ -108,7 +108,9 @@ def build_state(
 def _check_geometry(
     config: GeneratorConfig, loss: LossSettings, stage_settings: StageSettings
 ) -> None:
-    """Refuse terms and stages on distances for a generator of densities."""
+    """Refuse terms and stages on distances that the generator has not."""
+    if not config.with_local_sdfs:
+        _check_no_local_sdfs(config, loss, stage_settings)
     if config.geometry == "sdf":
         return
     used = [f"loss.{name}" for name in DISTANCE_TERMS if getattr(loss, name) > 0]
@@ -120,6 +122,24 @@ def _check_geometry(
         raise UserError(
             f"model.generator.geometry=density has no distances for {', '.join(used)}; say "
             "loss=density, train.sphere_init_steps=0 and train.warm_start=none"
+        )
+
+
+def _check_no_local_sdfs(
+    config: GeneratorConfig, loss: LossSettings, stage_settings: StageSettings
+) -> None:
+    used = [f"loss.{name}" for name in CLASS_DISTANCE_TERMS if getattr(loss, name) > 0]
+    if stage_settings.sphere_init_steps > 0:
+        used.append("train.sphere_init_steps")
+    if used:
+        raise UserError(
+            "model.generator.with_local_sdfs=false has no distances of classes for "
+            f"{', '.join(used)}; say 0 or choose ablation=no_local_sdfs"
+        )
+    if config.rendering.semantic_sharpness != 1:
+        raise UserError(
+            "model.generator.with_local_sdfs=false with rendering.semantic_sharpness="
+            f"{config.rendering.semantic_sharpness:g}: it decodes logits as they are; say 1"
         )
 
 

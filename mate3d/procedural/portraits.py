@@ -11,6 +11,7 @@ from torch import Tensor
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet
+from mate3d.layers import normalize_second_moment
 from mate3d.procedural.attributes import (
     Number,
     PortraitParameters,
@@ -48,6 +49,19 @@ class PortraitKind:
     caption: Callable[[Any, int, random.Random], str]
     label_set: LabelSet
 
+    def parameters_from_direction(
+        self,
+        z: Tensor,  # [B, Z]
+    ) -> PortraitParameters:
+        """Return the basic portrait that a generator should make of a latent.
+
+        Mapping networks see the direction of z only, so its length must not matter here either.
+
+        Raises:
+            UserError: If z has fewer entries than the portraits need.
+        """
+        return self.parameters_from_latent["basic"](normalize_second_moment(z))
+
 
 CAT = PortraitKind(
     parameters_from_latent={
@@ -65,6 +79,20 @@ PERSON = PortraitKind(
     label_set=CELEBAMASK_HQ,
 )
 _KIND_OF = {CatParameters: CAT, PersonParameters: PERSON}
+
+
+def kind_of_labels(label_set: str) -> PortraitKind:
+    """Return the portraits that have a label set.
+
+    Raises:
+        UserError: If none have it.
+    """
+    kinds = {kind.label_set.name: kind for kind in (CAT, PERSON)}
+    if label_set not in kinds:
+        raise UserError(
+            f"no procedural portraits have labels {label_set}; use {' or '.join(kinds)}"
+        )
+    return kinds[label_set]
 
 
 @dataclass

@@ -107,7 +107,7 @@ def test_unnamed_data_is_asked_for(tmp_path, capsys):
         (["train.tick_kimg=0.0"], "train.tick_kimg=0.0 must be at least 0.001"),
         (["train.warm_start=magic"], "train.warm_start=magic; use none or procedural"),
         (["loss.eikonall=1"], "unknown option 'loss.eikonall'; did you mean loss.eikonal"),
-        (["loss=best"], "unknown choice loss=best; use one of: default, density, released"),
+        (["loss=best"], "unknown choice loss=best; use one of: default, density, paper, released"),
         (["device=tpu"], "device=tpu; use auto, cpu or cuda"),
         (["resume=true"], "nothing to resume"),
     ],
@@ -118,7 +118,8 @@ def test_wrong_options_are_named(cats, tmp_path, capsys, words, message):
 
 @pytest.mark.parametrize("experiment", group_choices("train", "experiment"))
 def test_every_experiment_builds_its_settings(experiment):
-    config = resolve_config(compose_config("train", [f"experiment={experiment}", "data=x"]))
+    words = [f"experiment={experiment}", "data=x", "init_from=x"]
+    config = resolve_config(compose_config("train", words))
     train.read_settings(config)
     generator = train.read_generator_config(config)
     assert generator.label_set == config.dataset.label_set

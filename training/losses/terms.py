@@ -10,15 +10,15 @@ from mate3d.errors import UserError
 
 Metrics = dict[str, Tensor]
 
-# Weights of the terms that look at distances, which a generator of densities has not.
-DISTANCE_TERMS = (
-    "eikonal",
-    "minimal_surface",
+# Weights of the terms that look at the classes' distances, which not every generator has.
+CLASS_DISTANCE_TERMS = (
     "sdf_consistency",
     "density_consistency",
     "class_color_consistency",
     "color_consistency",
 )
+# Weights of the terms that look at any distances, which a generator of densities has not.
+DISTANCE_TERMS = ("eikonal", "minimal_surface", *CLASS_DISTANCE_TERMS)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,125 @@
+"""Notice that training has diverged, and go back to a state that had not."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mate3d.errors import UserError
+from training.safety import SafetySettings
+from training.state import TrainingState, load_state, previous_path, set_lr_factor
+
+GUARDED_LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_semantic")
+# Losses near zero multiply easily; a logistic loss of 1 is nothing unusual.
+_LEAST_MEDIAN = 1.0
+
+
+class DivergenceGuard:
+    """Looks at the values of each iteration.
+
+    Args:
+        settings: Size and length of what counts as a spike.
+    """
+
+    def __init__(self, settings: SafetySettings):
+        self.num_rollbacks = 0
+        """Returns to a saved state since the last snapshot."""
+        self._settings = settings
+        self._windows = {name: self._window() for name in GUARDED_LOSSES}
+
+    def check(self, metrics: Mapping[str, float | Tensor]) -> str | None:
+        """Return why training has diverged, or None.
+
+        Processes see values of their own, so they have to agree on the answer.
+
+        Args:
+            metrics: Values of one iteration; of a tensor the largest magnitude counts.
+        """
+        values = {name: _magnitude(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                return f"{name} is {'NaN' if math.isnan(value) else 'infinite'}"
+        guarded = {name: values[name] for name in self._windows if name in values}
+        for name, value in guarded.items():
+            reason = self._spike(name, value)
+            if reason is not None:
+                return reason
+        for name, value in guarded.items():
+            self._windows[name].append(value)
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on."""
+        windows = {name: list(values) for name, values in self._windows.items()}
+        return {"num_rollbacks": self.num_rollbacks, "windows": windows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.num_rollbacks = state["num_rollbacks"]
+        self._windows = {
+            name: self._window(state["windows"].get(name, ())) for name in GUARDED_LOSSES
+        }
+
+    def _window(self, values: tuple[float, ...] = ()) -> deque[float]:
+        return deque(values, maxlen=self._settings.spike_window)
+
+    def _spike(self, name: str, value: float) -> str | None:
+        factor = self._settings.spike_factor
+        if factor is None:
+            return None
+        window = self._windows[name]
+        median = statistics.median(window) if window else _LEAST_MEDIAN
+        if value <= factor * max(median, _LEAST_MEDIAN):
+            return None
+        return f"{name} is {value:.4g}, its running median {median:.4g}"
+
+
+def roll_back(
+    path: Path,
+    state: TrainingState,
+    guard: DivergenceGuard,
+    settings: SafetySettings,
+    reason: str,
+) -> None:
+    """Return to the last saved state with other random numbers and, if asked for, lower rates.
+
+    Where that did not help, the next time returns to the one before. Save the state afterwards
+    (`with_previous=False`), so that a resumed run knows of the return.
+
+    Args:
+        path: Of the newest state.
+        state: Changed; its sources of random numbers must be made anew by who keeps others.
+        guard: Counts the returns, and stops counting from zero at a snapshot.
+        settings: Their number and the factor of the rates.
+        reason: Goes into the error.
+
+    Raises:
+        UserError: If training diverges again and again.
+    """
+    failed_at, num_rollbacks = state.images_seen, guard.num_rollbacks + 1
+    if num_rollbacks > settings.max_rollbacks:
+        raise UserError(
+            f"training diverged {num_rollbacks} times in a row, last at {failed_at} images "
+            f"({reason}); lower the optimizer's learning rates or raise loss.r1_gamma, then resume"
+        )
+    is_repeated = guard.num_rollbacks > 0 and previous_path(path).is_file()
+    total, lr_factor = state.num_rollbacks + 1, state.lr_factor * settings.rollback_lr_factor
+    load_state(previous_path(path) if is_repeated else path, state)
+    # These count on, whatever the file says.
+    guard.num_rollbacks, state.num_rollbacks = num_rollbacks, total
+    set_lr_factor(state, lr_factor)
+    drawn = torch.randint(2**62, (1,), generator=state.random, device=state.random.device)
+    seed = int(drawn) + total
+    state.random.manual_seed(seed)
+    torch.manual_seed(seed)
+
+
+def _magnitude(value: float | Tensor) -> float:
+    if isinstance(value, Tensor):
+        return float(value.detach().abs().max())
+    return abs(value)
