@@ -113,10 +113,8 @@ def roll_back(
     # These count on, whatever the file says.
     guard.num_rollbacks, state.num_rollbacks = num_rollbacks, total
     set_lr_factor(state, lr_factor)
-    drawn = torch.randint(2**62, (1,), generator=state.random, device=state.random.device)
-    seed = int(drawn) + total
-    state.random.manual_seed(seed)
-    torch.manual_seed(seed)
+    # Stages draw from PyTorch's default; everything else counts the rollbacks itself.
+    torch.manual_seed(torch.initial_seed() + total)
 
 
 def _magnitude(value: float | Tensor) -> float:

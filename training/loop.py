@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mate3d.errors import UserError
 from mate3d.labels import one_hot_mask
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import all_reduce_sum, broadcast_weights, is_main, run_on_main, world
 from torch_utils.interruption import stop_on_signal
 from training.augmentation import AdaptiveProbability, Augmenter
 from training.data import PortraitDataset, Unreadable, require_few
-from training.divergence import DivergenceGuard
+from training.divergence import DivergenceGuard, roll_back
 from training.ema import update_average
 from training.events import log_event
 from training.iteration import IterationInputs, adversarial_iteration
@@ -28,9 +27,9 @@ from training.passes import RealBatch, draw_latents
 from training.precision import TrainingPrecision
 from training.schedules import ScheduleValues, ema_decay, schedule_values
 from training.settings import TrainingSettings
-from training.snapshots import SnapshotTaker
+from training.snapshot_taker import SnapshotTaker
 from training.stages import Stage
-from training.state import STATE_FILE, TrainingState, load_state, save_state, set_lr_factor
+from training.state import STATE_FILE, TrainingState, save_state
 
 _TENSORS = ("image", "label_map", "camera")
 
@@ -80,7 +79,6 @@ class Trainer:
         )
         self._batches: BatchStream | None = None
         self._unreadable: list[Unreadable] = []
-        self._num_rollbacks = 0
         for module in state.modules().values():
             module.requires_grad_(False)
 
@@ -113,7 +111,7 @@ class Trainer:
                     is_stopping = self._iterate_and_report(should_stop)
                 if is_stopping and self._images_left() > 0:
                     self._log_event("stop", "asked by a signal")
-                    self._snapshots.save(self._monitor)
+                    self._snapshots.save(self._monitor, {})
         finally:
             self._monitor.close()
         return self._images_left() == 0
@@ -165,7 +163,7 @@ class Trainer:
         snapshot = tick * loop.snapshot_ticks
         if is_last or state.images_seen // snapshot > images_before // snapshot:
             self._snapshots.take(self._monitor)
-            self._num_rollbacks = 0
+            self._guard.num_rollbacks = 0
         return is_stopping
 
     def _iterate(self) -> dict[str, Tensor]:
@@ -260,20 +258,13 @@ class Trainer:
         )
 
     def _roll_back(self, reason: str) -> None:
-        """Return to the last saved state, with other random numbers than led astray."""
-        state, safety, failed_at = self._state, self._settings.safety, self._state.images_seen
-        self._num_rollbacks += 1
+        """Return to a saved state, with other random numbers than led astray."""
+        state, failed_at = self._state, self._state.images_seen
+        path = self._run_folder / STATE_FILE
         self._log_event("rollback", reason)
-        if self._num_rollbacks > safety.max_rollbacks:
-            raise UserError(
-                f"training diverged {self._num_rollbacks} times near {failed_at} images ({reason}); "
-                "lower the optimizer's learning rates or raise loss.r1_gamma, then resume"
-            )
-        num_rollbacks, lr_factor = state.num_rollbacks, state.lr_factor
-        load_state(self._run_folder / STATE_FILE, state)
-        state.num_rollbacks = num_rollbacks + 1
-        set_lr_factor(state, lr_factor * safety.rollback_lr_factor)
+        roll_back(path, state, self._guard, self._settings.safety, reason)
         self._batches = None
+        run_on_main(lambda: save_state(path, state, with_previous=False))
         self._monitor.rewind(state.images_seen)
         _logger.warning(
             "%s at %d images; back to %d images, learning rates times %g",

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from mate3d.errors import UserError
 from training.augmentation.settings import AugmentSettings
-from training.divergence import SafetySettings
 from training.evaluation.settings import MetricSettings
 from training.loader import MAX_UNREADABLE
 from training.losses.terms import LossSettings
 from training.optimization import OptimizerSettings
 from training.precision import TrainingPrecision
+from training.safety import SafetySettings
 from training.schedules import ScheduleSettings
 
 

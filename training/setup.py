@@ -12,15 +12,16 @@ from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.storage import config_from_dict
+from torch_utils.distributed import world
 from training.compilation import compile_networks
 from training.ema import make_average
 from training.init_from import InitSource, initialize_networks
-from training.loop import TrainingSettings
 from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS, LossSettings
 from training.optimization import make_adam
-from training.passes import Networks, StepContext, draw_latents
+from training.parts import BatchParts
+from training.passes import Networks
 from training.precision import TrainingPrecision
-from training.schedules import schedule_values
+from training.settings import TrainingSettings
 from training.stages import SphereInitialization, Stage
 from training.state import TrainingState
 from training.warm_start import WarmStart, WarmStartConfig
@@ -79,7 +80,8 @@ def build_state(
             generator has not.
     """
     _check_geometry(generator_config, settings.loss, stage_settings)
-    _check_batch_size(settings.loop.batch_size, discriminator_sizes)
+    parts = BatchParts(settings.loop.batch_size, settings.loop.accumulation, world())
+    _check_part_size(parts, discriminator_sizes)
     num_classes = get_label_set(generator_config.label_set).num_classes
     networks = Networks(
         generator=_build_generator(generator_config).to(device),
@@ -90,7 +92,6 @@ def build_state(
     )
     if source is not None:
         initialize_networks(networks, source)
-    random = torch.Generator(device).manual_seed(settings.loop.seed)
     if settings.loop.compile:
         compile_networks(
             networks.generator, networks.discriminator, networks.semantic_discriminator
@@ -99,9 +100,8 @@ def build_state(
         networks=networks,
         average=make_average(networks.generator),
         optimizers=_build_optimizers(networks, settings),
-        random=random,
         scaler=TrainingPrecision(settings.loop.precision, device).make_scaler(),
-        stages=_build_stages(networks, settings, stage_settings, cameras.to(device), random),
+        stages=_build_stages(networks, settings, stage_settings, cameras.to(device), parts),
     )
 
 
@@ -143,15 +143,18 @@ def _check_no_local_sdfs(
         )
 
 
-def _check_batch_size(batch_size: int, discriminator_sizes: Mapping[str, Any]) -> None:
+def _check_part_size(parts: BatchParts, discriminator_sizes: Mapping[str, Any]) -> None:
     group_size = discriminator_sizes.get(
         "stddev_group_size", DiscriminatorConfig().stddev_group_size
     )
-    if batch_size % min(group_size, batch_size) != 0:
-        raise UserError(
-            f"train.batch_size={batch_size} must be a multiple of "
-            f"model.discriminator.stddev_group_size={group_size}, or smaller"
-        )
+    size = parts.part_size
+    if size % min(group_size, size) == 0:
+        return
+    share = "" if parts.num_units == 1 else f", divided into {parts.num_units} of {size},"
+    raise UserError(
+        f"train.batch_size={parts.batch_size}{share} must be a multiple of "
+        f"model.discriminator.stddev_group_size={group_size}, or smaller"
+    )
 
 
 def _build_generator(config: GeneratorConfig) -> Generator:
@@ -206,23 +209,21 @@ def _build_stages(
     settings: TrainingSettings,
     stage_settings: StageSettings,
     cameras: Tensor,  # [N, 25]
-    random: torch.Generator,
+    parts: BatchParts,
 ) -> tuple[Stage, ...]:
     stages = []
-    generator, batch_size = networks.generator, settings.loop.batch_size
     if stage_settings.sphere_init_steps > 0:
         sphere = SphereInitialization(
             networks,
             stage_settings.sphere_init_steps,
-            lambda: draw_latents(batch_size, generator.config.z_dim, cameras, random),
-            settings.loss,
-            StepContext(schedule_values(settings.schedule, 0), random=random),
-            settings.optimizer,
+            cameras,
+            settings,
+            parts,
         )
-        stages.append(Stage("sphere_init", batch_size, sphere))
+        stages.append(Stage("sphere_init", parts.batch_size, sphere))
     if stage_settings.warm_start == "procedural":
         config = stage_settings.warm_start_config
-        stages.append(Stage("warm_start", config.batch_size, WarmStart(generator, config)))
+        stages.append(Stage("warm_start", config.batch_size, WarmStart(networks.generator, config)))
     elif stage_settings.warm_start != "none":
         raise UserError(f"train.warm_start={stage_settings.warm_start}; use none or procedural")
     return tuple(stages)

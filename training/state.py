@@ -55,7 +55,6 @@ class TrainingState:
         networks: What is trained.
         average: Moving average of the generator; what checkpoints hold.
         optimizers: By name.
-        random: Source of random numbers on the training device.
         scaler: Of losses in float16; does nothing otherwise.
         stages: What comes before the adversarial training, in order.
         extra: Whatever else goes on where it stopped, by name.
@@ -72,7 +71,6 @@ class TrainingState:
     networks: Networks
     average: Generator
     optimizers: dict[str, torch.optim.Optimizer]
-    random: torch.Generator
     scaler: torch.amp.GradScaler = field(
         default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
     )
@@ -85,6 +83,11 @@ class TrainingState:
     seconds: float = 0.0
     num_rollbacks: int = 0
     lr_factor: float = 1.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where training runs."""
+        return self.average.mapping.w_avg.device
 
     @property
     def adversarial_images(self) -> int:
@@ -128,7 +131,7 @@ def save_state(path: Path, state: TrainingState, *, with_previous: bool = True) 
         "stages": {stage.name: stage.runner.state_dict() for stage in state.stages},
         "extra": {name: item.state_dict() for name, item in state.extra.items()},
         "scaler": state.scaler.state_dict(),
-        "random": _random_state(state),
+        "random": _random_state(),
         **{name: getattr(state, name) for name in _COUNTERS},
     }
     with atomic_files(path.parent) as temporary:
@@ -167,7 +170,7 @@ def load_state(path: Path, state: TrainingState) -> None:
     for name in _COUNTERS:
         setattr(state, name, document[name])
     set_lr_factor(state, state.lr_factor)
-    _restore_random(state, document["random"])
+    _restore_random(document["random"])
 
 
 def set_lr_factor(state: TrainingState, factor: float) -> None:
@@ -236,10 +239,9 @@ def _load_extra(
         _logger.warning("%s of %s is not used any more", name, path)
 
 
-def _random_state(state: TrainingState) -> dict[str, Any]:
+def _random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached_gaussian = np.random.get_state()
     return {
-        "own": state.random.get_state(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": python_random.getstate(),
@@ -247,8 +249,7 @@ def _random_state(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def _restore_random(state: TrainingState, document: Mapping[str, Any]) -> None:
-    state.random.set_state(document["own"])
+def _restore_random(document: Mapping[str, Any]) -> None:
     torch.set_rng_state(document["torch"])
     if len(document["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(document["cuda"])

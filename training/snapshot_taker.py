@@ -1,5 +1,6 @@
 """What a run does at a snapshot: pictures, histograms, metrics, checkpoint, state, summary."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,12 +15,11 @@ from training.evaluation import TrainingEvaluator
 from training.monitor import Monitor
 from training.parts import Occasion
 from training.passes import Latents, RealBatch, draw_latents
-from training.retention import keep_checkpoints
+from training.retention import CHECKPOINT_FOLDER, keep_checkpoints
 from training.settings import TrainingSettings
 from training.snapshot import make_card, real_grids, render_grids
 from training.state import STATE_FILE, TrainingState, save_state
 
-CHECKPOINT_FOLDER = "checkpoint"
 _HISTOGRAM_POINTS = 4096
 
 
@@ -66,11 +66,16 @@ class SnapshotTaker:
         metrics = self._measure()
         monitor.add_values(metrics, state.images_seen)
         self.stats |= metrics
-        self.save(monitor, score=metrics.get(f"Metrics/{self._settings.safety.best_metric}"))
+        self.save(monitor, metrics)
 
-    def save(self, monitor: Monitor, *, score: float | None = None) -> None:
-        """Save checkpoint and state; all processes call this together."""
-        run_on_main(lambda: self._save(monitor, score))
+    def save(self, monitor: Monitor, metrics: Mapping[str, float]) -> None:
+        """Save checkpoint and state; all processes call this together.
+
+        Args:
+            monitor: Writes the summary.
+            metrics: What was measured at this snapshot.
+        """
+        run_on_main(lambda: self._save(monitor, metrics))
 
     def _show(self, monitor: Monitor) -> None:
         average, images_seen = self._state.average, self._state.images_seen
@@ -96,7 +101,7 @@ class SnapshotTaker:
             self._state.average, self._cameras, self._settings.loop.seed
         )
 
-    def _save(self, monitor: Monitor, score: float | None) -> None:
+    def _save(self, monitor: Monitor, metrics: Mapping[str, float]) -> None:
         state = self._state
         card = make_card(
             command=self._command,
@@ -107,7 +112,7 @@ class SnapshotTaker:
             stats=self.stats,
         )
         save_generator(self._run_folder / CHECKPOINT_FOLDER, state.average, card=card)
-        keep_checkpoints(self._run_folder, state.images_seen, score, self._settings.safety)
+        keep_checkpoints(self._run_folder, state.images_seen, metrics, self._settings.safety)
         save_state(self._run_folder / STATE_FILE, state)
         monitor.write_summary(self._command)
 
