@@ -1,0 +1,102 @@
+"""Random movements of images as affine maps (ADA paper, appendix B).
+
+A map takes points of the augmented image to points of the original, which is what resampling needs,
+so transforms are composed by their inverses. Points are (x right, y down, 1) in units of the
+image's side, with the image's centre as origin: a map fits every resolution of the same image.
+"""
+
+import math
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from training.augmentation.dice import Dice
+from training.augmentation.settings import AugmentSettings
+
+
+def draw_movement(
+    settings: AugmentSettings, dice: Dice, side: int
+) -> Tensor:  # [B, 3, 3], augmented -> original
+    """Draw the movement of each sample.
+
+    Args:
+        settings: Which transforms, how strong; at least one that moves.
+        dice: Random numbers.
+        side: Of the image whose pixels shifts by whole pixels mean.
+    """
+    return reduce(compose, _draw_steps(settings, dice, side))
+
+
+def compose(
+    first: Tensor,  # [B, n, n]
+    second: Tensor,  # [B, n, n]
+) -> Tensor:  # [B, n, n]
+    """Return the matrix product at full precision, whatever matrix units and autocast would do."""
+    return (first[:, :, :, None] * second[:, None]).sum(dim=2)
+
+
+def translation(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
+    """Return maps that add (x, y)."""
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    return _matrix([[one, zero, x], [zero, one, y], [zero, zero, one]])
+
+
+def scaling(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
+    """Return maps that multiply by (x, y)."""
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    return _matrix([[x, zero, zero], [zero, y, zero], [zero, zero, one]])
+
+
+def rotation(angle: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
+    """Return maps that turn x towards y by an angle in radians."""
+    sin, cos = angle.sin(), angle.cos()
+    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
+    return _matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
+
+
+def _draw_steps(settings: AugmentSettings, dice: Dice, side: int) -> list[Tensor]:
+    """Draw the inverses of all transforms, in the order in which an image undergoes them."""
+    steps = []
+    if settings.with_flip:
+        sign = 1 - 2 * dice.integer(2)
+        steps.append(_where(dice.hits(), scaling(sign, torch.ones_like(sign))))
+    if settings.with_quarter_turns:
+        steps.append(_where(dice.hits(), rotation(dice.integer(4) * (math.pi / 2))))
+    if settings.with_blit:
+        x, y = (dice.uniform(-settings.shift, settings.shift) for _ in range(2))
+        pixels = translation((x * side).round() / side, (y * side).round() / side)
+        steps.append(_where(dice.hits(), pixels))
+    if settings.with_geometry:
+        steps += _draw_general_steps(settings, dice)
+    return steps
+
+
+def _draw_general_steps(settings: AugmentSettings, dice: Dice) -> list[Tensor]:
+    scale = dice.log_normal(settings.scale_octaves)
+    steps = [_where(dice.hits(), scaling(scale, scale))]
+    steps.append(_draw_rotation(settings, dice))
+    stretch = dice.log_normal(settings.scale_octaves)
+    steps.append(_where(dice.hits(), scaling(stretch, 1 / stretch)))
+    steps.append(_draw_rotation(settings, dice))
+    x, y = (dice.normal(settings.translation) for _ in range(2))
+    return [*steps, _where(dice.hits(), translation(x, y))]
+
+
+def _draw_rotation(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 3, 3]
+    """Draw one of two rotations, of which at least one takes place with the common probability."""
+    limit = math.radians(settings.rotation_degrees)
+    one_of_two = 1 - math.sqrt(1 - dice.probability)
+    return _where(dice.hits(one_of_two), rotation(dice.uniform(-limit, limit)))
+
+
+def _where(hit: Tensor, matrices: Tensor) -> Tensor:  # [B], [B, 3, 3] -> [B, 3, 3]
+    return torch.where(hit[:, None, None], matrices, _identity(hit))
+
+
+def _identity(like: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
+    return torch.eye(3, device=like.device).expand(len(like), 3, 3)
+
+
+def _matrix(rows: list[list[Tensor]]) -> Tensor:  # rows of [B] -> [B, n, m]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
