@@ -4,26 +4,34 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from training.evaluation import MetricSettings
 
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from mate3d.storage import config_from_dict
+from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._entry import run
+from torch_utils.distributed import broadcast_object, distributed, is_main
 from torch_utils.heap import keep_freed_memory
+from training.augmentation import AugmentSettings
 from training.data import PortraitDataset
-from training.init_from import InitSource, read_source
-from training.loop import CHECKPOINT_FOLDER, LoopSettings, Trainer, TrainingSettings
+from training.init_from import read_source
+from training.loop import Trainer
 from training.losses.terms import LossSettings
 from training.optimization import OptimizerSettings
+from training.retention import CHECKPOINT_FOLDER
+from training.safety import SafetySettings, only_writer
 from training.schedules import ScheduleSettings
+from training.settings import LoopSettings, TrainingSettings
 from training.setup import StageSettings, build_state, check_label_set
-from training.state import STATE_FILE, load_state
-from training.warm_start import WarmStartConfig
+from training.state import STATE_FILE, has_state, load_state
+from training.warm_start_losses import WarmStartConfig
 
 _logger = logging.getLogger(__name__)
 
@@ -32,8 +40,15 @@ def _train(config: DictConfig, words: list[str]) -> None:
     device, output = choose_device(config.device), Path(config.output)
     if device.type == "cpu":
         keep_freed_memory()
-    if (output / STATE_FILE).exists() and not config.resume:
-        raise UserError(f"{output} holds a training run; say resume=true or choose another output")
+    with distributed(device.type), ExitStack() as stack:
+        if is_main():
+            stack.enter_context(only_writer(output))
+        _run(config, words, device, output, resume=_is_resuming(config.resume, output))
+
+
+def _run(
+    config: DictConfig, words: list[str], device: torch.device, output: Path, *, resume: bool
+) -> None:
     generator_config = read_generator_config(config)
     dataset = PortraitDataset(
         config.data, resolution=generator_config.resolution, with_flips=config.with_flips
@@ -48,17 +63,24 @@ def _train(config: DictConfig, words: list[str]) -> None:
         stages,
         dataset.camera_labels,
         device,
-        _read_init_source(config),
+        # A resumed run has its weights already.
+        None if resume or config.init_from is None else read_source(config.init_from),
     )
-    if config.resume:
-        load_state(output / STATE_FILE, state)
     # What stays the same when this run is repeated or resumed.
     own_words = [word for word in words if not word.startswith(("output=", "resume="))]
     command = shlex.join(["python", "-m", "scripts.train", *own_words, f"output={output}"])
     description = f"{config.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
-        state, dataset, settings, output, command=command, data_description=description
+        state,
+        dataset,
+        settings,
+        output,
+        command=command,
+        data_description=description,
+        options=dict(flatten(config)),
     )
+    if resume:
+        load_state(output / STATE_FILE, state)
     if trainer.run():
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
     else:
@@ -66,11 +88,18 @@ def _train(config: DictConfig, words: list[str]) -> None:
         _logger.info("  %s resume=true", command)
 
 
-def _read_init_source(config: DictConfig) -> InitSource | None:
-    """Return the weights to start from; a resumed run has them already."""
-    if config.init_from is None or config.resume:
-        return None
-    return read_source(config.init_from)
+def _is_resuming(choice: bool | str, output: Path) -> bool:
+    """Tell whether to go on with the run in `output`; decided by the main process for all.
+
+    Raises:
+        UserError: If the choice is no choice, or a new run would write over another one.
+    """
+    if choice not in (True, False, "auto"):
+        raise UserError(f"resume={choice}; use true, false or auto")
+    has_run = broadcast_object(has_state(output / STATE_FILE))
+    if has_run and choice is False:
+        raise UserError(f"{output} holds a training run; say resume=true or choose another output")
+    return has_run if choice == "auto" else choice
 
 
 def read_generator_config(config: DictConfig) -> GeneratorConfig:
@@ -92,6 +121,9 @@ def read_settings(config: DictConfig) -> tuple[StageSettings, TrainingSettings]:
         loss=config_from_dict(LossSettings, values["loss"]),
         schedule=config_from_dict(ScheduleSettings, values["schedule"]),
         optimizer=config_from_dict(OptimizerSettings, values["optimizer"]),
+        augment=config_from_dict(AugmentSettings, values["augment"]),
+        metrics=config_from_dict(MetricSettings, values["metrics"]),
+        safety=config_from_dict(SafetySettings, values["safety"]),
     )
     return stages, settings
 

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from training.iteration import IterationInputs, adversarial_iteration
 from training.loader import BatchStream, make_loader
 from training.monitor import Monitor
 from training.parts import BatchParts, Occasion
-from training.passes import RealBatch, draw_latents
+from training.passes import RealBatch
 from training.precision import TrainingPrecision
 from training.schedules import ScheduleValues, ema_decay, schedule_values
 from training.settings import TrainingSettings

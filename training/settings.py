@@ -1,6 +1,6 @@
 """Settings of a run: its length, rhythm and division into parts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mate3d.errors import UserError
 from training.augmentation.settings import AugmentSettings
@@ -77,6 +77,6 @@ class TrainingSettings:
     loss: LossSettings = LossSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    metrics: MetricSettings = field(default_factory=MetricSettings)
-    safety: SafetySettings = field(default_factory=SafetySettings)
+    augment: AugmentSettings = AugmentSettings()
+    metrics: MetricSettings = MetricSettings(procedural_network="", names=())
+    safety: SafetySettings = SafetySettings()

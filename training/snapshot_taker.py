@@ -61,7 +61,7 @@ class SnapshotTaker:
 
     def take(self, monitor: Monitor) -> None:
         """Show, measure and save; all processes call this together."""
-        state, loop = self._state, self._settings.loop
+        state = self._state
         run_on_main(lambda: self._show(monitor))
         metrics = self._measure()
         monitor.add_values(metrics, state.images_seen)
@@ -95,11 +95,9 @@ class SnapshotTaker:
         """Measure at every so many snapshots, counted from the start of the run."""
         loop = self._settings.loop
         snapshot = round(loop.tick_kimg * 1000) * loop.snapshot_ticks
-        if self._state.images_seen // snapshot % self._settings.metrics.interval != 0:
+        if not self._settings.metrics.is_due(self._state.images_seen // snapshot):
             return {}
-        return self._evaluator.measure(
-            self._state.average, self._cameras, self._settings.loop.seed
-        )
+        return self._evaluator.measure(self._state.average, self._cameras, self._settings.loop.seed)
 
     def _save(self, monitor: Monitor, metrics: Mapping[str, float]) -> None:
         state = self._state

@@ -109,6 +109,11 @@ def previous_path(path: Path) -> Path:
     return path.with_stem(f"{path.stem}.previous")
 
 
+def has_state(path: Path) -> bool:
+    """Tell whether there is something to go on with, which `load_state` may still refuse."""
+    return path.is_file() or previous_path(path).is_file()
+
+
 def save_state(path: Path, state: TrainingState, *, with_previous: bool = True) -> None:
     """Write the state; an interrupted write leaves the files as they were.
 

@@ -9,10 +9,11 @@ import torch
 
 from mate3d.generator import Generator
 from training.data import PortraitDataset
-from training.loop import LoopSettings, Trainer, TrainingSettings
+from training.loop import Trainer
 from training.losses.terms import LossSettings
 from training.optimization import OptimizerSettings
 from training.schedules import ScheduleSettings
+from training.settings import LoopSettings, TrainingSettings
 from training.setup import StageSettings, build_state
 from training.state import TrainingState
 
