@@ -19,6 +19,13 @@ _DEPTH_COLORS = (
     (0.27, 0.00, 0.33),
 )
 
+# Distances: inside, outside, at zero; the colours of the lines are shares of what they cover.
+_INSIDE_COLOR = (0.13, 0.36, 0.76)
+_OUTSIDE_COLOR = (0.93, 0.52, 0.16)
+_LEVELS = 4
+_LEVEL_SHADE = 0.85
+_OUTLINE_SHADE = 0.6
+
 
 def make_image_grid(
     images: Tensor,  # [B, C, H, W]
@@ -70,6 +77,54 @@ def colorize_segmentation(
 ) -> Tensor:  # [B, 3, H, W] in [-1, 1]
     """Paint each pixel in the colour of its highest-scoring class."""
     return colorize_label_map(segmentation_to_label_map(segmentation), label_set)
+
+
+def overlay_colors(
+    image: Tensor,  # [B, 3, H, W] in [-1, 1]
+    colors: Tensor,  # [B, 3, H, W] in [-1, 1]
+    share: float = 0.5,
+) -> Tensor:  # [B, 3, H, W] in [-1, 1]
+    """Lay the colours of a segmentation over its image, opaque to the given share."""
+    return torch.lerp(image, colors, share)
+
+
+def colorize_distance(
+    distance: Tensor,  # [B, 1, H, W]
+    *,
+    scale: float,
+    outline: Tensor | None = None,  # [B, 1, H, W], another distance
+) -> Tensor:  # [B, 3, H, W] in [-1, 1]
+    """Show signed distances: inside blue, outside orange, the zero level as a black line.
+
+    Args:
+        distance: Any unit; what is not finite is black.
+        scale: Distance of the full colours; fine lines mark each quarter of it.
+        outline: Its zero level is a grey line.
+    """
+    position = (distance / scale).clamp(-1, 1)
+    sides = torch.tensor((_INSIDE_COLOR, _OUTSIDE_COLOR), dtype=distance.dtype)
+    inside, outside = sides.to(distance.device).view(2, 1, 3, 1, 1)
+    # Some colour right at the surface, so that the sides differ however small the distances.
+    strength = 0.3 + 0.7 * position.abs()
+    colors = torch.lerp(
+        torch.ones_like(inside), torch.where(position < 0, inside, outside), strength
+    )
+    levels = (position * _LEVELS).floor()
+    shade = torch.where(_changes(levels), _LEVEL_SHADE, 1.0)
+    if outline is not None:
+        shade = torch.where(_changes((outline < 0).to(shade)), _OUTLINE_SHADE, shade)
+    is_black = _changes((distance < 0).to(shade)) | ~distance.isfinite()
+    return torch.where(is_black, 0.0, colors * shade) * 2 - 1
+
+
+def _changes(
+    values: Tensor,  # [B, 1, H, W]
+) -> Tensor:  # [B, 1, H, W] bool
+    """Tell which pixels differ from the next one below or to the right."""
+    changed = torch.zeros_like(values, dtype=torch.bool)
+    changed[..., :-1, :] |= values[..., :-1, :] != values[..., 1:, :]
+    changed[..., :, :-1] |= values[..., :, :-1] != values[..., :, 1:]
+    return changed
 
 
 def resize_nearest(

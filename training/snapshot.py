@@ -7,18 +7,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mate3d.atomic import atomic_file
 from mate3d.generator import Generator
 from mate3d.visualize import (
     colorize_depth,
     colorize_normals,
     colorize_segmentation,
     make_image_grid,
+    overlay_colors,
     resize_nearest,
     save_image,
 )
 from training.passes import Latents, RealBatch
+from training.sdf_slices import draw_sdf_slices
 
 _RENDER_BATCH = 4
+_SLICE_RESOLUTION = 96
 
 
 def render_grids(
@@ -35,7 +39,8 @@ def render_grids(
         columns: Tiles in a row.
 
     Returns:
-        Grids named image, segmentation, depth and normals.
+        Grids named image, depth and normals; with labels segmentation and overlay too; and
+        sdf_slices of the first head, see `draw_sdf_slices`.
     """
     tiles: dict[str, list[Tensor]] = {}
     for z, camera in zip(
@@ -43,7 +48,22 @@ def render_grids(
     ):
         for name, pictures in _render_pictures(generator, z, camera).items():
             tiles.setdefault(name, []).append(pictures.detach().cpu())
-    return {name: make_image_grid(torch.cat(parts), columns) for name, parts in tiles.items()}
+    grids = {name: make_image_grid(torch.cat(parts), columns) for name, parts in tiles.items()}
+    return grids | {"sdf_slices": _draw_slices(generator, latents)}
+
+
+@torch.no_grad()
+def _draw_slices(generator: Generator, latents: Latents) -> Tensor:  # [3, H, W] in [-1, 1]
+    config = generator.config
+    ws = generator.map(latents.z[:1], latents.camera[:1])
+    return draw_sdf_slices(
+        generator.make_field(ws),
+        generator.label_set,
+        box_size=config.box_size,
+        # Planes hold nothing finer.
+        resolution=min(4 * config.plane_resolution, _SLICE_RESOLUTION),
+        scale=config.box_size / 4 if config.geometry == "sdf" else config.density_level,
+    )
 
 
 def _render_pictures(
@@ -60,12 +80,16 @@ def _render_pictures(
         far=config.rendering.far,
         opacity=output.opacity,
     )
-    return {
+    pictures = {
         "image": output.image.clamp(-1, 1),
-        "segmentation": colorize_segmentation(output.segmentation, generator.label_set),
         "depth": resize_nearest(depth, config.resolution),
         "normals": resize_nearest(colorize_normals(output.normals), config.resolution),
     }
+    if output.segmentation is not None:
+        colors = colorize_segmentation(output.segmentation, generator.label_set)
+        pictures["segmentation"] = colors
+        pictures["overlay"] = overlay_colors(pictures["image"], colors)
+    return pictures
 
 
 def real_grids(
@@ -75,18 +99,23 @@ def real_grids(
     columns: int,
 ) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
     """Show real images and masks, to compare the samples with."""
-    masks = colorize_segmentation(real.one_hot_mask, generator.label_set)
-    return {
-        "real_image": make_image_grid(real.image, columns).cpu(),
-        "real_segmentation": make_image_grid(masks, columns).cpu(),
-    }
+    pictures = {"real_image": real.image}
+    if generator.label_set.num_classes > 0:
+        colors = colorize_segmentation(real.one_hot_mask, generator.label_set)
+        pictures["real_segmentation"] = colors
+        pictures["real_overlay"] = overlay_colors(real.image, colors)
+    return {name: make_image_grid(tiles, columns).cpu() for name, tiles in pictures.items()}
 
 
 def save_grids(folder: Path, grids: Mapping[str, Tensor], images_seen: int) -> None:
-    """Write each grid as `<images_seen>_<name>.png`."""
-    folder.mkdir(exist_ok=True)
+    """Write each grid as `<images_seen>_<name>.png`, whole or not at all.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
     for name, picture in grids.items():
-        save_image(folder / f"{images_seen:09d}_{name}.png", picture)
+        with atomic_file(folder / f"{images_seen:09d}_{name}.png") as path:
+            save_image(path, picture)
 
 
 def make_card(

@@ -1,0 +1,76 @@
+"""Distances between two sets of images by their features, computed by torchmetrics."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+_KID_SUBSET_SIZE = 1000
+
+
+def frechet_distance(
+    real: Tensor,  # [N, F]
+    fake: Tensor,  # [M, F]
+) -> float:
+    """Return the Frechet distance of Gaussians fitted to features (FID, Heusel et al. 2017).
+
+    Lower is better, 0 is equal. With fewer samples than features it is biased upwards: compare
+    values of the same numbers of samples only.
+    """
+    assert min(len(real), len(fake)) >= 2, (len(real), len(fake))
+    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), sync_on_compute=False)
+    metric.set_dtype(torch.float64)
+    metric.update(real.double().cpu(), real=True)
+    metric.update(fake.double().cpu(), real=False)
+    return metric.compute().item()
+
+
+def kernel_distance(
+    real: Tensor,  # [N, F]
+    fake: Tensor,  # [M, F]
+    *,
+    seed: int = 0,
+) -> float:
+    """Return the kernel distance with the cubic kernel (KID, Binkowski et al. 2018, section 4).
+
+    The mean over 100 random subsets of up to 1000 features. Lower is better; it is unbiased, so
+    equal sets give about 0 and slightly negative values occur.
+
+    Args:
+        real: Features of real images.
+        fake: Features of generated images.
+        seed: Of the subsets.
+    """
+    subset_size = min(len(real), len(fake), _KID_SUBSET_SIZE)
+    assert subset_size >= 2, subset_size
+    with warnings.catch_warnings():
+        # It says that it keeps all features, which is what they were collected for.
+        warnings.simplefilter("ignore", UserWarning)
+        metric = KernelInceptionDistance(
+            feature=_Given(real.shape[1]), subset_size=subset_size, sync_on_compute=False
+        )
+    metric.update(real.float().cpu(), real=True)
+    metric.update(fake.float().cpu(), real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mean, _ = metric.compute()
+    return mean.item()
+
+
+class _Given(nn.Module):
+    """Stands where torchmetrics expects a network of features, and passes given ones on.
+
+    So one pass of the real network serves both distances, and its results can be kept.
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(
+        self,
+        features: Tensor,  # [B, F]
+    ) -> Tensor:  # [B, F]
+        return features

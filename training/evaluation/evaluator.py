@@ -1,0 +1,163 @@
+"""The metrics of a generator against the data set that it learns from."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from mate3d.metrics.frechet import frechet_distance, kernel_distance
+from mate3d.metrics.geometry import eikonal_residual
+from mate3d.metrics.segmentation import confusion_matrix, mean_iou
+from mate3d.visualize import to_uint8
+from torch_utils.batch_random import BatchRandom
+from torch_utils.distributed import all_reduce_sum
+from training.data import PortraitDataset
+from training.dataset_io.shards import RemoteShardFiles
+from training.evaluation.judges import choose_features, choose_labels, mask_at
+from training.evaluation.real_features import own_batches, real_features
+from training.evaluation.settings import MetricSettings
+
+# Keeps these random numbers apart from those of training.
+_STREAM = 0x6D6574
+_EIKONAL_POINTS = 4096
+
+
+class TrainingEvaluator:
+    """Measures generators against one data set; networks are loaded at once, so errors come early.
+
+    With several processes each makes its share of the images, and all get the same values, which
+    do not depend on the number of processes.
+
+    Args:
+        settings: What to measure.
+        dataset: Real portraits at the generator's resolution.
+        device: Of generators and networks.
+        cache_folder: Keeps features of real images; one folder may serve all runs.
+
+    Raises:
+        UserError: If a network that was asked for is not there, or FID or KID is to be measured
+            on a data set that can only be streamed.
+    """
+
+    def __init__(
+        self,
+        settings: MetricSettings,
+        dataset: PortraitDataset,
+        device: torch.device,
+        cache_folder: Path,
+    ):
+        self._settings, self._dataset = settings, dataset
+        self._device, self._cache_folder = device, cache_folder
+        self._features = self._labels = None
+        if {"fid", "kid"} & set(settings.names):
+            if isinstance(dataset.files, RemoteShardFiles):
+                raise UserError(
+                    f"data set {dataset.path} can only be streamed, but FID and KID look at its"
+                    " images in any order; use metrics.names=[eikonal]"
+                )
+            self._features = choose_features(settings, dataset, device)
+        if "miou" in settings.names:
+            self._labels = choose_labels(settings, dataset, device)
+
+    @torch.no_grad()
+    def measure(
+        self,
+        generator: Generator,
+        cameras: Tensor,  # [N, 25]
+        seed: int,
+    ) -> dict[str, float]:
+        """Measure random heads from cameras of the data set.
+
+        Args:
+            generator: In eval mode; usually the moving average.
+            cameras: Drawn from; each also conditions the head that it looks at.
+            seed: The same latents, cameras and values every time.
+
+        Returns:
+            Metrics/fid_<features>, Metrics/kid_<features>, Metrics/miou and
+            Metrics/eikonal_residual, as far as they were asked for and can be measured.
+        """
+        names, judge = self._settings.names, self._features
+        num_features = judge.network.num_features if judge else 0
+        fake = torch.zeros(self._settings.num_samples, num_features)
+        num_classes = generator.label_set.num_classes
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.long)
+        residuals = torch.zeros(2, dtype=torch.float64)
+        cuda = [self._device] if self._device.type == "cuda" else []
+        # Some published generators add noise of PyTorch's global source to each image.
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            for places in own_batches(self._num_heads(generator), self._settings.batch_size):
+                residuals += self._look_at(generator, cameras, seed, places, fake, counts)
+        fake, counts, residuals = map(all_reduce_sum, (fake, counts, residuals))
+        values = {}
+        if judge is not None:
+            real = self._real_features()
+            if "fid" in names:
+                values[f"Metrics/fid_{judge.name}"] = frechet_distance(real, fake)
+            if "kid" in names:
+                values[f"Metrics/kid_{judge.name}"] = kernel_distance(real, fake, seed=seed)
+        if self._labels is not None and num_classes > 0:
+            values["Metrics/miou"] = mean_iou(counts)
+        if residuals[1] > 0:
+            values["Metrics/eikonal_residual"] = (residuals[0] / residuals[1]).item()
+        return values
+
+    def _num_heads(self, generator: Generator) -> int:
+        """Return how many heads to make: distances alone need only a few."""
+        if self._features or self._labels:
+            return self._settings.num_samples
+        return self._num_eikonal_heads(generator)
+
+    def _num_eikonal_heads(self, generator: Generator) -> int:
+        if "eikonal" not in self._settings.names or generator.config.geometry != "sdf":
+            return 0
+        return min(self._settings.eikonal_heads, self._settings.num_samples)
+
+    def _look_at(
+        self,
+        generator: Generator,
+        cameras: Tensor,
+        seed: int,
+        places: list[int],
+        fake: Tensor,  # [M, F], rows `places` are filled in
+        counts: Tensor,  # [K, K], added to
+    ) -> Tensor:  # [2]: sum of eikonal residuals, number of heads
+        random = BatchRandom((_STREAM, seed), places, self._device)
+        z = random.randn((len(places), generator.config.z_dim))
+        chosen = (random.rand((len(places),), torch.float64) * len(cameras)).long()
+        camera = cameras.to(self._device)[chosen]
+        ws = generator.map(z, camera)
+        head = generator.make_field(ws, exact=False)
+        if self._features or self._labels:
+            view = generator.render(
+                head, ws, camera, with_segmentation=self._labels is not None, exact=False
+            )
+            image = view.image.float().clamp(-1, 1)
+            if self._features:
+                # As files hold them: the real ones are of 8 bits, too.
+                pixels = torch.from_numpy(to_uint8(image)).movedim(-1, -3).to(self._device)
+                fake[places] = self._features.network(pixels).float().cpu()
+            if self._labels and view.segmentation is not None:
+                judged = self._labels(image)
+                own = mask_at(view.segmentation.float(), judged.shape[-1])
+                counts += confusion_matrix(own, judged, len(counts)).cpu()
+        num = sum(place < self._num_eikonal_heads(generator) for place in places)
+        if num == 0:
+            return torch.zeros(2, dtype=torch.float64)
+        points = random.rand((len(places), _EIKONAL_POINTS, 3)) - 0.5
+        # Places ascend: the heads to examine come first.
+        each = eikonal_residual(head, points * generator.config.box_size)[:num]
+        return torch.tensor([each.double().sum(), num], dtype=torch.float64)
+
+    def _real_features(self) -> Tensor:  # [N, F]
+        return real_features(
+            self._dataset,
+            self._features,
+            self._cache_folder,
+            num_real=self._settings.num_real,
+            batch_size=max(self._settings.batch_size, 32),
+            device=self._device,
+        )

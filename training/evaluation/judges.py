@@ -1,0 +1,155 @@
+"""The networks that judge: features of images, and labels to compare masks with."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet
+from mate3d.metrics.feature_network import (
+    WEIGHTS_FILE,
+    FeatureNetwork,
+    load_feature_network,
+    resize_images,
+)
+from mate3d.metrics.inception import (
+    WEIGHTS_NAME,
+    file_digest,
+    find_inception_weights,
+    load_inception,
+)
+from mate3d.photo.parsing import SegmentationModel
+from mate3d.visualize import to_uint8
+from training.data import PortraitDataset
+from training.evaluation.settings import MetricSettings
+
+_PROCEDURAL_PREFIX = "procedural_"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FeatureJudge:
+    """A network of features.
+
+    Args:
+        name: procedural or inception.
+        network: From uint8 images [B, 3, H, W] to [B, num_features].
+        digest: Of its weights.
+    """
+
+    name: str
+    network: nn.Module
+    digest: str
+
+
+class LabelJudge(Protocol):
+    """Labels images as a generator's mask should."""
+
+    def __call__(
+        self,
+        images: Tensor,  # [B, 3, H, W] in [-1, 1]
+    ) -> Tensor:  # [B, R, R] int64
+        """Return the class of each pixel, at a size of the judge's own."""
+
+
+def is_procedural(dataset: PortraitDataset) -> bool:
+    """Tell whether a data set was computed, by what it says of its preparation."""
+    source = dataset.index.preparation.get("dataset", {})
+    return str(source.get("name", "")).startswith(_PROCEDURAL_PREFIX)
+
+
+def choose_features(
+    settings: MetricSettings, dataset: PortraitDataset, device: torch.device
+) -> FeatureJudge:
+    """Return the network of FID and KID.
+
+    Raises:
+        UserError: If the chosen one is not there.
+    """
+    if settings.features == "inception" or (
+        settings.features == "auto" and not is_procedural(dataset)
+    ):
+        weights = find_inception_weights(settings.inception_weights)
+        if weights is not None:
+            return FeatureJudge("inception", load_inception(weights, device), file_digest(weights))
+        place = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+        where = f"put torch-fidelity's weights at {place} or name them: metrics.inception_weights="
+        if settings.features == "inception":
+            raise UserError(f"metrics.features=inception, but its weights are not here; {where}")
+        _logger.warning(
+            "FID and KID by procedural features, which tell little about photos; %s", where
+        )
+    folder = settings.procedural_network
+    network = load_feature_network(folder, device)
+    return FeatureJudge("procedural", network, file_digest(Path(folder) / WEIGHTS_FILE))
+
+
+def choose_labels(
+    settings: MetricSettings, dataset: PortraitDataset, device: torch.device
+) -> LabelJudge | None:
+    """Return what judges masks; None, with a warning, where nothing here knows data and labels.
+
+    Raises:
+        UserError: If a network cannot be loaded, or has other classes than the data set.
+    """
+    label_set = dataset.label_set
+    if label_set.num_classes == 0:
+        return None
+    if settings.parsing_model is not None:
+        return _ParsedLabels(settings.parsing_model, label_set, device)
+    if is_procedural(dataset):
+        network = load_feature_network(settings.procedural_network, device)
+        if label_set.name in network.config.label_sets:
+            return _ProceduralLabels(network, label_set.name)
+    _logger.warning(
+        "no mIoU: the procedural network does not know this data set; metrics.parsing_model= names"
+        " a network that labels %s",
+        label_set.name,
+    )
+    return None
+
+
+@dataclass(frozen=True)
+class _ProceduralLabels:
+    network: FeatureNetwork
+    label_set: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.network.predict(images).segmentation[self.label_set].argmax(dim=1)
+
+
+class _ParsedLabels:
+    def __init__(self, location: str, label_set: LabelSet, device: torch.device):
+        self._model = SegmentationModel(location, label_set, device=device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        label_maps = [self._model.label_map(Image.fromarray(p)) for p in to_uint8(images)]
+        return torch.stack([torch.from_numpy(m).long() for m in label_maps]).to(images.device)
+
+
+def mask_at(
+    segmentation: Tensor,  # [B, K, H, W] class scores
+    side: int,
+) -> Tensor:  # [B, side, side] int64
+    """Return the likeliest classes of a mask at another size."""
+    return resize_images(segmentation, side).argmax(dim=1)
+
+
+def dataset_digest(dataset: PortraitDataset) -> str:
+    """Return a name of a data set's content: index, resolution, flips and some of its files."""
+    index = dataset.index
+    digest = hashlib.sha256()
+    parts = (index.names, index.label_set.name, index.repeats.tolist(), dataset.resolution)
+    digest.update(repr((*parts, dataset.with_flips)).encode())
+    digest.update(index.cameras.tobytes())
+    step = max(len(dataset) // 64, 1)
+    for position in range(0, len(dataset), step):
+        item, _ = dataset.read_or_replace(position, len(dataset))
+        digest.update(item["image"].numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""Features of a data set's images, computed once and kept on disk."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mate3d.atomic import atomic_file
+from mate3d.errors import UserError
+from mate3d.storage import load_weights
+from torch_utils.distributed import all_reduce_sum, broadcast_object, run_on_main, world
+from training.data import PortraitDataset
+from training.evaluation.judges import FeatureJudge, dataset_digest
+from training.loader import MAX_UNREADABLE
+
+_logger = logging.getLogger(__name__)
+_KEY = "features"
+
+
+def own_batches(count: int, batch_size: int) -> Iterator[list[int]]:
+    """Yield the samples 0 ... count - 1 that are this process's, some at a time."""
+    place = world()
+    samples = list(range(place.rank, count, place.size))
+    for start in range(0, len(samples), batch_size):
+        yield samples[start : start + batch_size]
+
+
+def real_features(
+    dataset: PortraitDataset,
+    judge: FeatureJudge,
+    cache_folder: Path,
+    *,
+    num_real: int | None,
+    batch_size: int,
+    device: torch.device,
+) -> Tensor:  # [N, F] float32 on CPU, on all processes
+    """Return the features of all images, or of some that are evenly spaced.
+
+    They come from `cache_folder` if they were computed before: for the same images, resolution
+    and network. Each process computes its share of what is missing.
+
+    Args:
+        dataset: Real images; mirrored copies count.
+        judge: Network of features.
+        cache_folder: Receives one file a data set and network; shared by runs.
+        num_real: Images to take; None takes all.
+        batch_size: Images at a time.
+        device: Of the network.
+
+    Raises:
+        UserError: If images cannot be read.
+    """
+    count = len(dataset) if num_real is None else min(num_real, len(dataset))
+    name = f"real_{dataset_digest(dataset)}_{judge.name}_{judge.digest}_{count}.safetensors"
+    path = cache_folder / name
+    # One process decides: the file may appear between two looks.
+    features = broadcast_object(_read(path))
+    if features is not None:
+        return features
+    _logger.info("features of %d real images (%s), kept in %s", count, judge.name, path)
+    features = torch.zeros(count, judge.network.num_features)
+    for places in own_batches(count, batch_size):
+        items = [
+            dataset.read_or_replace(place * len(dataset) // count, MAX_UNREADABLE)[0]
+            for place in places
+        ]
+        images = torch.stack([item["image"] for item in items])
+        with torch.no_grad():
+            features[places] = judge.network(images.to(device)).float().cpu()
+    features = all_reduce_sum(features)
+    run_on_main(lambda: _write(path, features))
+    return features
+
+
+def _read(path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        return load_weights(path)[_KEY]
+    except (UserError, KeyError):
+        _logger.warning("%s is damaged; its features are computed anew", path)
+        return None
+
+
+def _write(path: Path, features: Tensor) -> None:
+    """Keep features; a disk that is full costs time at the next start, not this run."""
+    try:
+        with atomic_file(path) as temporary:
+            save_file({_KEY: features.contiguous()}, temporary)
+    # What safetensors raises for a full disk is not an OSError.
+    except Exception as error:
+        _logger.warning("features of real images could not be kept: %s", error)
