@@ -12,7 +12,6 @@ from PIL import Image
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from training import loop
-from training.loop import has_diverged
 from training.setup import StageSettings
 from training.state import STATE_FILE, load_state
 from training.warm_start import WarmStartConfig
@@ -115,11 +114,6 @@ def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
     trainer, _ = make_trainer(tmp_path / "run")
     with pytest.raises(UserError, match="training diverged"):
         trainer.run()
-
-
-def test_exploded_adversarial_loss_counts_as_divergence():
-    assert has_diverged({"Loss/G/loss": torch.tensor([1.0, 1e6])})
-    assert not has_diverged({"Loss/G_sigma_consist_loss/loss": torch.tensor(1e6)})
 
 
 def test_terms_of_weight_zero_are_not_logged(make_trainer, tiny_settings, tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from mate3d.cameras import make_camera
 from mate3d.labels import one_hot_mask
+from torch_utils.batch_random import BatchRandom
 from training import steps
 from training.losses.terms import LossSettings
 from training.passes import Latents, Networks, RealBatch, StepContext
@@ -22,6 +23,7 @@ NOTHING = LossSettings(
 )
 CONTEXT = StepContext(
     ScheduleValues(resolution=8, blur_sigma=0.0, pose_swap_probability=0.0),
+    random=BatchRandom((0,), range(2)),
     noise_mode="const",
     depth_mode="fixed",
 )
