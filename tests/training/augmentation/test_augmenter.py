@@ -128,5 +128,5 @@ def test_r1_trains_a_discriminator_through_the_augmentation():
     for offset in (1e-5, -2e-5):
         with torch.no_grad():
             weight[0, 5] += offset
-        values.append(float(penalty()))
+        values.append(penalty().item())
     assert float(gradient) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
