@@ -1,4 +1,6 @@
-"""Make the pictures of docs/data.md: `python -m docs.make_pictures` (a few minutes on a CPU).
+"""Make the pictures of data and of its augmentation (a few minutes on a CPU).
+
+    python -m docs.make_pictures
 
 The page of the check (`docs/images/data_doctor.png`) is a screenshot and is not made here.
 """
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -25,6 +28,8 @@ from mate3d.procedural.portraits import (
     render_portrait,
 )
 from mate3d.visualize import colorize_normals, to_uint8
+from torch_utils.batch_random import BatchRandom
+from training.augmentation import Augmenter, AugmentSettings
 
 FOLDER = Path(__file__).parent / "images"
 TILE = 160
@@ -119,6 +124,22 @@ def make_edit(cat: ProceduralPortraits, person: ProceduralPortraits) -> Image.Im
     return _titled(tiles, titles, columns=8)
 
 
+def make_augmentation(cats: ProceduralPortraits) -> Image.Image:
+    """Show images and masks as a discriminator sees them, at growing probabilities."""
+    image, label_map = cats.render.image, cats.render.label_map
+    mask = F.one_hot(label_map.long(), CATMASK_HQ.num_classes).movedim(-1, 1).float() * 2 - 1
+    small = torch.zeros(len(image), 3, 8, 8), torch.zeros(len(image), mask.shape[1], 8, 8)
+    augmenter = Augmenter(AugmentSettings(mode="fixed"))
+    tiles, titles = [], []
+    for probability in (0.0, 0.2, 0.5, 0.8):
+        random = BatchRandom((2,), range(len(image)))
+        seen, _, seen_mask, _ = augmenter(image, small[0], mask, small[1], probability, random)
+        tiles += list(_tiles(seen))
+        tiles += list(_tiles(colorize_label_map(seen_mask.argmax(dim=1), CATMASK_HQ)))
+        titles += [f"probability {probability:g}"] + [""] * (2 * len(image) - 1)
+    return _titled(tiles, titles, columns=len(image))
+
+
 def _tiles(images: Tensor) -> np.ndarray:  # [B, 3, H, W] -> [B, TILE, TILE, 3] uint8
     return to_uint8(images)
 
@@ -151,6 +172,7 @@ def main() -> None:
         "label_sets": make_label_sets(person, cat),
         "cameras": make_cameras(person),
         "crops": make_crops(person),
+        "augmentation": make_augmentation(make_procedural_cat(range(8), TILE, variety="rich")),
         "procedural_edit": make_edit(cat, make_procedural_person([9], TILE)),
     }
     for name, picture in pictures.items():

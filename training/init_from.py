@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,17 @@ from torch import Tensor, nn
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
+from mate3d.labels import LabelSet, get_label_set
 from mate3d.published.conversion import convert_generator
 from mate3d.published.names import convert_discriminator_state
 from mate3d.published.networks import PublishedNetwork, read_networks
+from mate3d.storage import load_document
 from training import density_to_sdf
+from training.init_labels import common_classes, picture_layer, reading_layer
 from training.init_warnings import warn_of_differences
 from training.passes import Networks
+from training.retention import CHECKPOINT_FOLDER
+from training.state import STATE_FILE
 from training.weight_filler import WeightFiller, tensors_below
 
 _logger = logging.getLogger(__name__)
@@ -56,16 +62,27 @@ class InitSource:
 
 
 def read_source(path: str) -> InitSource:
-    """Read a published snapshot (.pkl) or a checkpoint that `load_generator` knows.
+    """Read a published snapshot (.pkl), a run folder, or what `load_generator` knows.
+
+    Only the first two have discriminators; a run folder's are those of its training state.
 
     Raises:
         UserError: If it is missing, damaged, or holds no generator.
     """
-    if not path.endswith(".pkl"):
+    if path.endswith(".pkl"):
+        return source_from_networks(path, read_networks(path))
+    if not (Path(path) / CHECKPOINT_FOLDER).is_dir():
         generator = load_generator(path)
         return InitSource(path, generator.config, generator.state_dict())
-    networks = read_networks(path)
-    return source_from_networks(path, networks)
+    generator, state_file = load_generator(Path(path) / CHECKPOINT_FOLDER), Path(path) / STATE_FILE
+    modules = load_document(state_file)["modules"] if state_file.is_file() else {}
+    return InitSource(
+        path,
+        generator.config,
+        generator.state_dict(),
+        modules.get("discriminator"),
+        modules.get("semantic_discriminator"),
+    )
 
 
 def source_from_networks(path: str, networks: Mapping[str, PublishedNetwork]) -> InitSource:
@@ -113,8 +130,10 @@ def initialize_networks(networks: Networks, source: InitSource) -> None:
       little noise. Then min_k max(d_k, 0) = max(d, 0): the parts' union is the whole from the
       first step, no surface has to be undone, and the classes divide the head among themselves as
       the masks tell them to.
-    - Segmentation super-resolution starts from the image's, the image-and-mask discriminator from
-      the image's, but for the layers that make or read pictures (spec 8.7).
+    - A source of other labels gives the networks of masks what they know of the classes that both
+      have by the same name.
+    - Without labels, segmentation super-resolution starts from the image's but for the layers that
+      make pictures (spec 8.7), and the image-and-mask discriminator from the image's.
 
     Args:
         networks: Changed in place. Make the moving average afterwards.
@@ -154,7 +173,8 @@ def _initialize_generator(generator: Generator, source: InitSource) -> None:
             filler.fill(f"of the {branch} branch from the source's one branch", renamed)
     if config.geometry == "density":
         _fill_from_density(filler, generator, source)
-    if generator.config.geometry == "sdf" and "decoder.sdf_head.2.weight" in filler.origins:
+    is_sdf = generator.config.geometry == "sdf" and generator.config.with_local_sdfs
+    if is_sdf and "decoder.sdf_head.2.weight" in filler.origins:
         _fill_class_heads(filler, generator)
     segmentation = {
         f"segmentation_superresolution.{name}": tensor
@@ -162,6 +182,8 @@ def _initialize_generator(generator: Generator, source: InitSource) -> None:
         if ".to_image." not in name
     }
     filler.fill("of segmentation super-resolution from the image's", segmentation)
+    if not has_same_labels:
+        _fill_class_pictures(filler, source, generator.label_set)
     # What the copies above were made of has been used, though it has no equal here.
     is_used = re.compile(r".*\.to_image\.planes\.|decoder\.density_head\.").match
     filler.report(
@@ -215,6 +237,17 @@ def _fill_class_heads(filler: WeightFiller, generator: Generator) -> None:
         filler.fill_module(origin, f"decoder.class_heads.{index}", head)
 
 
+def _fill_class_pictures(filler: WeightFiller, source: InitSource, label_set: LabelSet) -> None:
+    """Give the layers that make segmentations the channels of the classes that both sets have."""
+    pairs = common_classes(get_label_set(source.config.label_set), label_set)
+    rows = {
+        name: picture_layer(filler.targets[name], tensor, pairs)
+        for name, tensor in source.generator.items()
+        if name in filler.targets and _makes_class_pictures(name)
+    }
+    filler.fill("of segmentation super-resolution by classes of the same name", rows)
+
+
 def _warn_of_fog(generator: Generator, distance: float) -> None:
     """Warn if empty space absorbs, because beta is large against the distances found there."""
     density = generator.decoder.density(torch.tensor(distance)).item()
@@ -241,18 +274,25 @@ def _initialize_discriminator(discriminator: nn.Module, source: InitSource) -> N
 
 def _initialize_semantic_discriminator(networks: Networks, source: InitSource) -> None:
     own, other = source.semantic_discriminator, source.discriminator
-    if source.config.label_set != networks.generator.config.label_set:
-        own = None
     if own is None and other is None:
         _logger.info("  semantic discriminator: keeps its initial values, the source has none")
         return
     filler = WeightFiller(networks.semantic_discriminator)
-    filler.fill("copied", own or {})
-    filler.fill(
-        "from the image discriminator",
-        {name: tensor for name, tensor in (other or {}).items() if ".from_image." not in name},
-    )
-    filler.report("semantic discriminator", own or {})
+    label_set = networks.generator.label_set
+    if own is None:
+        pairs, origin, state = [], "from the image discriminator", other
+    else:
+        pairs = common_classes(get_label_set(source.config.label_set), label_set)
+        origin, state = "copied", own
+    if own is None or source.config.label_set != label_set.name:
+        state = {
+            name: reading_layer(tensor, label_set.num_classes, pairs)
+            if name.endswith(".from_image.weight")
+            else tensor
+            for name, tensor in state.items()
+        }
+    filler.fill(origin, state)
+    filler.report("semantic discriminator", state)
 
 
 def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
@@ -308,5 +348,9 @@ def _rescaled_mapping(source: InitSource, config: GeneratorConfig) -> dict[str, 
 
 def _is_of_labels(name: str) -> bool:
     """Tell whether a tensor's meaning depends on which labels there are."""
+    return _makes_class_pictures(name) or name.startswith("decoder.class_heads.")
+
+
+def _makes_class_pictures(name: str) -> bool:
     is_picture = name.startswith("segmentation_superresolution.") and ".to_image." in name
-    return is_picture or name.startswith("decoder.class_heads.")
+    return is_picture and ".affine." not in name

@@ -25,6 +25,7 @@ _RENDER_BATCH = 4
 _SLICE_RESOLUTION = 96
 
 
+@torch.no_grad()
 def render_grids(
     generator: Generator,
     latents: Latents,
@@ -52,7 +53,6 @@ def render_grids(
     return grids | {"sdf_slices": _draw_slices(generator, latents)}
 
 
-@torch.no_grad()
 def _draw_slices(generator: Generator, latents: Latents) -> Tensor:  # [3, H, W] in [-1, 1]
     config = generator.config
     ws = generator.map(latents.z[:1], latents.camera[:1])
@@ -72,8 +72,7 @@ def _render_pictures(
     camera: Tensor,  # [B, 25]
 ) -> dict[str, Tensor]:  # name -> [B, 3, H, W]
     config = generator.config
-    # Normals are gradients of the distance, so this records; nothing of it is kept.
-    output = generator.synthesize(generator.map(z, camera), camera, with_normals=True)
+    output = generator.synthesize(generator.map(z, camera), camera, with_normals=True, exact=False)
     depth = colorize_depth(
         output.depth,
         near=config.rendering.near,

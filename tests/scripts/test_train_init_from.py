@@ -22,7 +22,7 @@ def cats(tmp_path_factory) -> Path:
 def _make_source() -> Generator:
     """Return an EG3D generator of debug=tiny's sizes."""
     return make_generator(
-        z_dim=32,
+        z_dim=64,
         w_dim=32,
         plane_resolution=16,
         plane_channels=8,

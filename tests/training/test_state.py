@@ -1,12 +1,48 @@
 """The training state refuses what it cannot continue, and a broken write harms nothing."""
 
+import logging
+import random
+
+import numpy as np
 import pytest
 import torch
 
 from mate3d.errors import UserError
+from mate3d.storage import load_document, save_document
+from tests.processes import error_with_file_limit
 from training import state as state_module
 from training.setup import StageSettings
-from training.state import STATE_FILE, load_state, save_state
+from training.state import (
+    STATE_FILE,
+    find_non_finite,
+    load_state,
+    previous_path,
+    save_state,
+    set_lr_factor,
+)
+
+
+class Counter:
+    """Something that a run changes."""
+
+    def __init__(self, value=0):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def take_steps(state, number=1):
+    """Fill the optimisers' moments."""
+    for _ in range(number):
+        for name, optimizer in state.optimizers.items():
+            for parameter in state.modules()[name].parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+    state.images_seen += number
 
 
 def test_missing_state_is_named(make_trainer, tmp_path):
@@ -39,20 +75,137 @@ def test_state_with_other_stages_is_refused(make_trainer, tmp_path):
         load_state(tmp_path / STATE_FILE, other)
 
 
-def test_failed_write_keeps_the_previous_state(make_trainer, tmp_path, monkeypatch):
+def test_state_of_another_version_is_refused(make_trainer, tmp_path):
     _, state = make_trainer(tmp_path)
+    save_document(tmp_path / STATE_FILE, {"model": "", "random": torch.zeros(3)})
+    with pytest.raises(UserError, match="written by another version"):
+        load_state(tmp_path / STATE_FILE, state)
+
+
+def test_file_that_cannot_grow_keeps_both_states(make_trainer, tmp_path):
+    _, state = make_trainer(tmp_path)
+    path = tmp_path / STATE_FILE
+    for _ in range(2):
+        take_steps(state)
+        save_state(path, state)
+    before = path.read_bytes(), previous_path(path).read_bytes()
+    message = error_with_file_limit(lambda: save_state(path, state), len(before[0]) // 2)
+    assert message.startswith(f"UserError: cannot write {path.parent}")
+    assert message.endswith(": File too large")
+    assert (path.read_bytes(), previous_path(path).read_bytes()) == before
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_previous_state_is_kept_and_taken_when_the_newest_is_damaged(
+    make_trainer, tmp_path, caplog
+):
+    _, state = make_trainer(tmp_path)
+    path = tmp_path / STATE_FILE
+    for images in (2, 4, 6):
+        state.images_seen = images
+        save_state(path, state)
+    _, resumed = make_trainer(tmp_path)
+    load_state(path, resumed)
+    assert resumed.images_seen == 6 and not caplog.messages
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    load_state(path, resumed)
+    assert resumed.images_seen == 4
+    assert "cannot be read" in caplog.text and "going on from" in caplog.text
+    path.unlink()
+    load_state(path, resumed)
+    assert "training_state.pt not found; going on from" in caplog.text
+    previous_path(path).write_bytes(b"")
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="training_state.pt cannot.*training_state.previous.pt"):
+        load_state(path, resumed)
+
+
+def test_previous_state_can_be_left_alone(make_trainer, tmp_path):
+    _, state = make_trainer(tmp_path)
+    path = tmp_path / STATE_FILE
+    for images, with_previous in ((2, True), (4, True), (6, False)):
+        state.images_seen = images
+        save_state(path, state, with_previous=with_previous)
+    assert load_document(path)["images_seen"] == 6
+    assert load_document(previous_path(path))["images_seen"] == 2
+
+
+def test_previous_state_is_kept_without_links_too(make_trainer, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(state_module.os, "link", refuse)
+    _, state = make_trainer(tmp_path)
+    path = tmp_path / STATE_FILE
+    for state.images_seen in (2, 4, 6):
+        save_state(path, state)
+    assert load_document(path)["images_seen"] == 6
+    assert load_document(previous_path(path))["images_seen"] == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_not_saved(make_trainer, tmp_path, value):
+    _, state = make_trainer(tmp_path)
+    take_steps(state)
     save_state(tmp_path / STATE_FILE, state)
-    before = (tmp_path / STATE_FILE).read_bytes()
-
-    def fail(_, file):
-        file.write(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(state_module.torch, "save", fail)
-    with pytest.raises(UserError, match="no space left"):
+    assert find_non_finite(state) is None
+    adam = state.optimizers["discriminator"].state
+    moment = next(iter(adam.values()))["exp_avg_sq"]
+    moment.view(-1)[0] = value
+    assert find_non_finite(state) == "exp_avg_sq of weight 0 in the optimiser of discriminator"
+    next(state.average.parameters()).data.view(-1)[-1] = value
+    with pytest.raises(UserError, match="not written: average.* is not finite; the last state"):
         save_state(tmp_path / STATE_FILE, state)
-    assert (tmp_path / STATE_FILE).read_bytes() == before
-    assert [path.name for path in tmp_path.glob(".*")] == []
+    load_state(tmp_path / STATE_FILE, state)
+    assert find_non_finite(state) is None
+
+
+def test_extra_parts_go_on_or_start_anew_with_a_warning(make_trainer, tmp_path, caplog):
+    _, state = make_trainer(tmp_path)
+    state.extra = {"augmentation": Counter(7), "gone": Counter()}
+    save_state(tmp_path / STATE_FILE, state)
+    _, other = make_trainer(tmp_path)
+    other.extra = {"augmentation": Counter(), "new": Counter(1)}
+    with caplog.at_level(logging.WARNING):
+        load_state(tmp_path / STATE_FILE, other)
+    assert other.extra["augmentation"].value == 7 and other.extra["new"].value == 1
+    assert "holds no new, which starts anew" in caplog.text
+    assert "gone of" in caplog.text
+
+
+def test_random_numbers_of_every_kind_go_on(make_trainer, tmp_path):
+    _, state = make_trainer(tmp_path)
+
+    def draw():
+        own = torch.rand((), generator=state.random)
+        return own.item(), torch.rand(()).item(), random.random(), np.random.randn()
+
+    np.random.randn()  # Leaves a second Gaussian number in store.
+    save_state(tmp_path / STATE_FILE, state)
+    expected = draw()
+    draw()
+    load_state(tmp_path / STATE_FILE, state)
+    assert draw() == expected
+
+
+def test_rates_are_those_of_the_configuration_times_the_factor(make_trainer, tmp_path):
+    _, state = make_trainer(tmp_path)
+    take_steps(state)
+    configured = state.optimizers["generator"].param_groups[0]["lr"]
+    set_lr_factor(state, 0.5)
+    set_lr_factor(state, 0.25)
+    assert state.optimizers["generator"].param_groups[0]["lr"] == configured * 0.25
+    save_state(tmp_path / STATE_FILE, state)
+    _, other = make_trainer(tmp_path)
+    group = other.optimizers["generator"].param_groups[0]
+    group["lr"], group["betas"] = 8.0, (0.5, 0.5)
+    load_state(tmp_path / STATE_FILE, other)
+    group = other.optimizers["generator"].param_groups[0]
+    assert group["lr"] == 2.0 and group["betas"] == (0.5, 0.5)
+    load_state(tmp_path / STATE_FILE, other)
+    assert other.optimizers["generator"].param_groups[0]["lr"] == 2.0 and other.lr_factor == 0.25
 
 
 def test_state_loads_without_executing_anything(make_trainer, tmp_path):

@@ -32,7 +32,12 @@ class Curve:
 
 
 def make_chart(
-    title: str, curves: Mapping[str, Curve], *, marks: Sequence[float] = (), with_dots: bool = False
+    title: str,
+    curves: Mapping[str, Curve],
+    *,
+    marks: Sequence[float] = (),
+    with_dots: bool = False,
+    with_log: bool = True,
 ) -> dict[str, Any]:
     """Return what the template draws.
 
@@ -41,10 +46,11 @@ def make_chart(
         curves: By the names of the key, at least one of them with a finite value.
         marks: Images seen where something happened; dashed lines.
         with_dots: Show each point: for values that are few and apart.
+        with_log: Take a logarithmic axis if the values are positive and far apart.
     """
     finite = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves.values()])
     right = max(*(curve.x[-1] for curve in curves.values()), 1)
-    is_log = bool(finite.min() > 0 and finite.max() / finite.min() > _LOG_RATIO)
+    is_log = bool(with_log and finite.min() > 0 and finite.max() / finite.min() > _LOG_RATIO)
     low, high = _range(finite, is_log)
     shares = np.log10 if is_log else np.asarray
 

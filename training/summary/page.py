@@ -24,10 +24,11 @@ PAGE = """<!doctype html>
             font-variant-numeric: tabular-nums; }
   .tile span { font-size: .85rem; color: #4b5563; }
   .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr));
-            gap: 1.25rem; }
+            gap: 1.25rem; align-items: end; }
   figure { margin: 0; min-width: 0; }
   figcaption { font-size: .85rem; color: #1f2937; overflow-wrap: anywhere; line-height: 1.4; }
-  figcaption i { font-style: normal; color: #4b5563; font-variant-numeric: tabular-nums; }
+  figcaption i { font-style: normal; color: #4b5563; white-space: nowrap;
+                 font-variant-numeric: tabular-nums; }
   svg { width: 100%; height: auto; background: #f9fafb; border-radius: .25rem; }
   svg text { font: 11px system-ui, sans-serif; fill: #4b5563; }
   .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));

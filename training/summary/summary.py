@@ -26,8 +26,8 @@ SUMMARY_FILE = "summary.html"
 
 _ADVERSARIAL = {
     "generator": "Loss/G/loss",
-    "image discriminator": "Loss/D/loss",
-    "image-and-mask discriminator": "Loss/D/loss_semantic",
+    "images": "Loss/D/loss",
+    "images and masks": "Loss/D/loss_semantic",
 }
 _SPEED = ("Timing/images_per_sec",)
 _HIGHER_IS_BETTER = ("Metrics/miou",)
@@ -184,10 +184,14 @@ def _make_sections(curves: Mapping[str, Curve], marks: Sequence[float]) -> list[
     memory = [name for name in curves if name.startswith("Resources/")]
     adversarial = {title: curves[name] for title, name in _ADVERSARIAL.items() if name in curves}
     adversarial = {title: curve for title, curve in adversarial.items() if has_points(curve)}
-    joint = [make_chart("adversarial losses", adversarial, marks=marks)] if adversarial else []
+    joint = (
+        [make_chart("generator and discriminators", adversarial, marks=marks)]
+        if adversarial
+        else []
+    )
     sections = [
-        ("Quality", _make_charts(metrics, curves, marks, with_dots=True)),
-        ("Losses", joint + _make_charts(losses, curves, marks)),
+        ("Quality", _make_charts(metrics, curves, marks, with_dots=True, with_log=True)),
+        ("Losses", joint + _make_charts(losses, curves, marks, with_log=True)),
         ("Schedules and augmentation", _make_charts(changing, curves, marks)),
         ("Speed and memory", _make_charts([*_SPEED, *memory], curves, marks)),
     ]
@@ -214,9 +218,12 @@ def _make_charts(
     marks: Sequence[float],
     *,
     with_dots: bool = False,
+    with_log: bool = False,
 ) -> list[dict[str, Any]]:
     return [
-        make_chart(_title(name), {"": curves[name]}, marks=marks, with_dots=with_dots)
+        make_chart(
+            _title(name), {"": curves[name]}, marks=marks, with_dots=with_dots, with_log=with_log
+        )
         for name in names
         if name in curves and has_points(curves[name])
     ]

@@ -103,3 +103,16 @@ def test_warp_has_exact_first_and_second_derivatives():
     image = PATTERN[:1, :1, :4, :4].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: warp(x, inverse), image)
     assert torch.autograd.gradgradcheck(lambda x: warp(x, inverse).sin(), image)
+
+
+@pytest.mark.gpu
+def test_warp_and_its_derivatives_agree_on_gpu_and_cpu():
+    inverse = compose(rotation(numbers(0.9, 0.1)), translation(numbers(0.3, 0), numbers(0.1, 0.2)))
+    results = []
+    for device in ("cpu", "cuda"):
+        image = PATTERN.to(device).requires_grad_()
+        moved = warp(image, inverse.to(device))
+        (gradient,) = torch.autograd.grad(moved.pow(3).sum(), image, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), image)
+        results.append([tensor.detach().cpu() for tensor in (moved, gradient, second)])
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)

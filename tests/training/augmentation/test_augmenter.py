@@ -1,0 +1,132 @@
+"""Augmentation of whole batches: what moves together, what stays, and what is random."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torch_utils.batch_random import BatchRandom
+from training.augmentation import Augmenter, AugmentSettings
+from training.losses.adversarial import r1_penalty
+
+ALL = AugmentSettings(mode="fixed", with_flip=True, with_quarter_turns=True)
+NO_COLOR = AugmentSettings(mode="fixed", with_color=False)
+COLOR = AugmentSettings(mode="fixed", with_blit=False, with_geometry=False)
+
+
+def source(places: Sequence[int] = range(8)) -> BatchRandom:
+    return BatchRandom((5,), places)
+
+
+def make_views(num_batch: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Return images of 16 and 8 pixels and masks of four labels."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(3, 16), (3, 8), (4, 16), (4, 8)]
+    return tuple(
+        torch.rand((num_batch, channels, side, side), generator=generator, dtype=dtype) * 2 - 1
+        for channels, side in shapes
+    )
+
+
+def test_probability_zero_returns_its_arguments_and_draws_nothing():
+    views, random = make_views(), source()
+    result = Augmenter(ALL)(*views, 0.0, random)
+    assert all(a is b for a, b in zip(result, views, strict=True))
+    assert torch.equal(random.rand((8, 2)), source().rand((8, 2)))
+
+
+def test_without_augmentation_any_probability_returns_the_arguments():
+    views = make_views()
+    result = Augmenter(AugmentSettings())(*views, 0.7, source())
+    assert all(a is b for a, b in zip(result, views, strict=True))
+
+
+def test_rare_augmentation_keeps_most_samples_as_they_are():
+    views = make_views(64)
+    result = Augmenter(ALL)(*views, 0.01, source(range(64)))
+    for before, after in zip(views, result, strict=True):
+        is_same = (after - before).abs().amax(dim=(1, 2, 3)) < 1e-4
+        assert 0.75 < float(is_same.float().mean()) < 1
+
+
+def test_probability_one_changes_every_sample():
+    views = make_views()
+    result = Augmenter(ALL)(*views, 1.0, source())
+    for before, after in zip(views, result, strict=True):
+        assert after.shape == before.shape
+        assert (after - before).abs().amax(dim=(1, 2, 3)).min() > 0.1
+
+
+def test_masks_move_with_their_images():
+    image, image_raw, _, _ = make_views()
+    result = Augmenter(NO_COLOR)(image, image_raw, image, image_raw, 0.8, source())
+    assert torch.equal(result[0], result[2])
+    assert torch.equal(result[1], result[3])
+
+
+def test_images_move_alike_with_and_without_masks():
+    image, image_raw, mask, mask_raw = make_views()
+    with_masks = Augmenter(ALL)(image, image_raw, mask, mask_raw, 0.8, source())
+    without = Augmenter(ALL)(image, image_raw, None, None, 0.8, source())
+    torch.testing.assert_close(without[:2], with_masks[:2])
+    assert without[2] is None and without[3] is None
+
+
+def test_colors_change_images_of_both_sizes_alike_and_masks_not():
+    image_raw, mask, mask_raw = make_views()[1:]
+    image = image_raw.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    result = Augmenter(COLOR)(image, image_raw, mask, mask_raw, 1.0, source())
+    assert (result[0] - image).abs().amax(dim=(1, 2, 3)).min() > 0.05
+    torch.testing.assert_close(result[0][:, :, ::2, ::2], result[1])
+    assert result[2] is mask and result[3] is mask_raw
+
+
+def test_split_batch_is_augmented_like_the_whole():
+    views = make_views()
+    whole = Augmenter(ALL)(*views, 0.6, source())
+    for first in range(2):
+        part = Augmenter(ALL)(*(v[first::2] for v in views), 0.6, source(range(first, 8, 2)))
+        for a, b in zip(part, whole, strict=True):
+            torch.testing.assert_close(a, b[first::2], atol=1e-5, rtol=0)
+
+
+def test_global_random_numbers_are_left_alone():
+    before = torch.get_rng_state()
+    Augmenter(ALL)(*make_views(), 0.6, source())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_augmentation_has_exact_first_and_second_derivatives():
+    views = [view[:, :, :4, :4].clone().requires_grad_() for view in make_views(1, torch.float64)]
+
+    def augmented(*views: Tensor) -> tuple[Tensor, ...]:
+        return Augmenter(ALL)(*views, 1.0, source([3]))
+
+    assert torch.autograd.gradcheck(augmented, views, fast_mode=True)
+
+    def squared(*views: Tensor) -> tuple[Tensor, ...]:
+        return tuple(view.square() for view in augmented(*views))
+
+    assert torch.autograd.gradgradcheck(squared, views, fast_mode=True)
+
+
+def test_r1_trains_a_discriminator_through_the_augmentation():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(784, 1)).double()
+    weight = critic[3].weight
+
+    def penalty() -> Tensor:
+        image, image_raw, _, _ = make_views(2, torch.float64)
+        image, image_raw = image.requires_grad_(), image_raw.requires_grad_()
+        moved, moved_raw, _, _ = Augmenter(ALL)(image, image_raw, None, None, 1.0, source([0, 1]))
+        logits = critic(moved) + moved_raw.square().sum(dim=(1, 2, 3))[:, None]
+        return r1_penalty(logits, [image, image_raw]).mean()
+
+    gradient = torch.autograd.grad(penalty(), weight)[0][0, 5]
+    values = []
+    for offset in (1e-5, -2e-5):
+        with torch.no_grad():
+            weight[0, 5] += offset
+        values.append(penalty().item())
+    assert float(gradient) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
