@@ -4,8 +4,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 
 def frechet_distance(
@@ -17,6 +15,9 @@ def frechet_distance(
     Lower is better, 0 is equal. With fewer samples than features it is biased upwards: compare
     values of the same numbers of samples only.
     """
+    # Importing it takes seconds, which only a measurement shall cost.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     assert min(len(real), len(fake)) >= 2, (len(real), len(fake))
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), sync_on_compute=False)
     metric.set_dtype(torch.float64)
@@ -43,6 +44,8 @@ def kernel_distance(
         subset_size: Features of a subset; all, where there are fewer.
         seed: Of the subsets.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     subset_size = min(len(real), len(fake), subset_size)
     assert subset_size >= 2, subset_size
     with warnings.catch_warnings():
