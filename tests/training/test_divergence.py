@@ -38,10 +38,10 @@ def test_the_median_goes_on_after_a_resume():
     settings = SafetySettings(spike_factor=10.0, spike_window=3)
     guard, resumed = DivergenceGuard(settings), DivergenceGuard(settings)
     for _ in range(3):
-        guard.check({LOSS: 20.0})
-    assert resumed.check({LOSS: 150.0}) is not None
+        guard.check({LOSS: 8.0})
+    assert resumed.check({LOSS: 60.0}) is not None
     resumed.load_state_dict(guard.state_dict())
-    assert resumed.check({LOSS: 150.0}) is None
+    assert resumed.check({LOSS: 60.0}) is None
 
 
 @pytest.fixture

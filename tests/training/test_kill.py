@@ -73,8 +73,8 @@ def test_a_kill_at_any_line_of_a_snapshot_loses_nothing(run, monkeypatch, has_li
     while killed_at_line(lambda: snapshot(folder, state, 4), next(moments), atomic, retention):
         check(folder, resumed, {3, 4})
         with only_writer(folder):
-            assert not list(folder.rglob(".partial*")) + list(folder.rglob(".replaced*"))
-        check(folder, resumed, {3, 4})
+            assert not [*folder.rglob(".partial*"), *folder.rglob(".replaced*")]
+        assert (folder / CHECKPOINT_FOLDER).is_dir()
         if resumed.images_seen == 4:
             snapshot(folder, state, 3)
     assert next(moments) > 10 * stride and check(folder, resumed, {4}) == 4
@@ -92,7 +92,7 @@ def test_a_kill_after_any_time_loses_nothing(run):
         for images_seen in itertools.count(resumed.images_seen + 1):
             snapshot(folder, state, images_seen)
 
-    resumed.images_seen, num_rounds = 3, 12
+    resumed.images_seen, num_rounds = 3, 8
     for number in range(num_rounds):
         before = resumed.images_seen
         assert killed_after(save_again_and_again, seconds * (1 + 2 * number / num_rounds))
