@@ -237,3 +237,9 @@ def test_durations_have_two_units(seconds, text):
 
 def test_duration_that_is_not_known_is_a_question_mark():
     assert format_duration(math.inf) == "?"
+
+
+def test_run_of_an_earlier_version_has_a_page(tmp_path):
+    (tmp_path / "stats.jsonl").write_text('{"images_seen": 2000, "Loss/G/loss": 1.0}\n')
+    text = read_page(tmp_path).text
+    assert "Not complete. 2 thousand images seen." in text and "None." in text

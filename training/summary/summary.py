@@ -133,11 +133,9 @@ def _describe_status(
         done += f", about {100 * last['images_seen'] / total:.0f} %"
     if events and events[-1].get("kind") == "stop":
         return {"kind": "stopped", "headline": "Stopped.", "advice": f"{done}."}
-    return {
-        "kind": "going",
-        "headline": "Not complete.",
-        "advice": f"{done}; at the last tick {format_duration(left)} were left.",
-    }
+    if math.isfinite(left):
+        done += f"; at the last tick {format_duration(left)} were left"
+    return {"kind": "going", "headline": "Not complete.", "advice": f"{done}."}
 
 
 def _make_tiles(
