@@ -42,7 +42,7 @@ def compose_config(config_name: str, words: Sequence[str] = ()) -> DictConfig:
         groups = _group_names(config_name)
         choices, values = [], []
         for word in words:
-            key, value = _split_word(word)
+            key, value = split_word(word)
             if key in groups:
                 choices.append(f"{key}={_find_choice(config_name, key, value)}")
             else:
@@ -92,7 +92,7 @@ def chosen_files(config_name: str, words: Sequence[str] = ()) -> dict[str, str |
     """Return the choice of each group (None for an empty one) after the user's words."""
     with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
         groups = _group_names(config_name)
-        pairs = [_split_word(word) for word in words]
+        pairs = [split_word(word) for word in words]
         choices = [f"{k}={_find_choice(config_name, k, v)}" for k, v in pairs if k in groups]
         return _runtime_choices(config_name, choices)
 
@@ -117,7 +117,31 @@ def _group_names(config_name: str) -> frozenset[str]:
     return frozenset(_runtime_choices(config_name, ()))
 
 
-def _split_word(word: str) -> tuple[str, str]:
+def normalize_words(config_name: str, words: Sequence[str]) -> list[str]:
+    """Return the words as Hydra's own sweeper reads them; commas separate values.
+
+    Raises:
+        UserError: If a word or a choice of a group is unknown.
+    """
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base=None):
+        groups = _group_names(config_name)
+    normal = []
+    for word in words:
+        key, value = split_word(word)
+        if key in groups:
+            choices = [_find_choice(config_name, key, choice) for choice in value.split(",")]
+            normal.append(f"{key}={','.join(choices)}")
+        else:
+            normal.append(_quote_unreadable(word))
+    return normal
+
+
+def split_word(word: str) -> tuple[str, str]:
+    """Split `name=value`.
+
+    Raises:
+        UserError: If the word has another form.
+    """
     key, equal, value = word.partition("=")
     if not equal or not re.fullmatch(r"[A-Za-z_][\w.@/]*", key):
         raise UserError(f"cannot read '{word}'; options are written as name=value (see --help)")
@@ -158,6 +182,19 @@ def _quote_free_text(word: str, *, is_text: bool) -> str:
             return word
     except HydraException:
         pass
+    return _quote(word)
+
+
+def _quote_unreadable(word: str) -> str:
+    """Quote a value that Hydra's grammar refuses; commas still separate values."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return _quote(word)
+    return word
+
+
+def _quote(word: str) -> str:
     key, _, value = word.partition("=")
     # Hydra reads backslashes literally except before a quote and at the end.
     value = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)

@@ -12,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from mate3d.errors import UserError
 from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
 from scripts._help import help_text
+from scripts._multirun import multirun
+from torch_utils.connection import OtherProcessFailedError, connected
+from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
 
 _logger = logging.getLogger(__name__)
@@ -21,6 +24,7 @@ _RUN_HEADING = "# Resolved options of a run of scripts."
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_ONE_LINE_ERRORS = (UserError, KernelsUnavailableError, DistributedError)
 
 
 def run(
@@ -32,6 +36,10 @@ def run(
     other exception keeps its traceback. The run folder (`paths.run_folder`) gets the resolved
     configuration, the log and the git revision.
 
+    Processes that torchrun, Slurm or submitit launched together use the configuration of the
+    main one, which alone writes the run folder. Where one fails, all end with its exit code, and
+    only the first failure is shown.
+
     Args:
         config_name: The script's name and that of its primary configuration file.
         main: Receives the resolved configuration.
@@ -39,8 +47,11 @@ def run(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(config_name, main, words)
-    except (UserError, KernelsUnavailableError) as error:
+        with connected(_exit_code):
+            _dispatch(config_name, main, words)
+    except OtherProcessFailedError as error:
+        sys.exit(error.exit_code)
+    except _ONE_LINE_ERRORS as error:
         # One line, whatever the message holds.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -49,10 +60,18 @@ def run(
         sys.exit(EXIT_INTERRUPTED)
 
 
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, _ONE_LINE_ERRORS):
+        return EXIT_USER_ERROR
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
 def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[str]) -> None:
     flags = [word for word in words if word.startswith("-")]
     words = [word for word in words if not word.startswith("-")]
-    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg")]
+    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg", "--multirun")]
     if unknown:
         raise UserError(
             f"unknown flag {unknown[0]}; options are written as name=value (see --help)"
@@ -64,17 +83,22 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
         choice()
     except ValueError as error:
         raise UserError(str(error)) from None
+    if "--multirun" in flags:
+        multirun(config_name, words)
+        return
     config = compose_config(config_name, words)
     if flags:
         print(OmegaConf.to_yaml(config), end="")
         return
-    config = resolve_config(config)
+    # The clock gives each process another default of `output`.
+    config = broadcast_object(resolve_config(config))
     folder = Path(config.paths.run_folder)
-    with _logging_to(_make_run_folder(folder, config_name, config) / "log.txt"):
+    run_on_main(lambda: _make_run_folder(folder, config_name, config))
+    with _logging_to(folder / "log.txt" if is_main() else None):
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
             main(config)
-        except (UserError, KernelsUnavailableError) as error:
+        except _ONE_LINE_ERRORS as error:
             _logger.debug("error: %s", error)
             raise
         except Exception:
@@ -82,7 +106,7 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
             raise
 
 
-def _make_run_folder(folder: Path, config_name: str, config: DictConfig) -> Path:
+def _make_run_folder(folder: Path, config_name: str, config: DictConfig) -> None:
     path, heading = folder / "config.yaml", f"{_RUN_HEADING}{config_name}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +116,6 @@ def _make_run_folder(folder: Path, config_name: str, config: DictConfig) -> Path
         (folder / "git_revision.txt").write_text(_git_revision() + "\n")
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
-    return folder
 
 
 def _check_own_run(path: Path, heading: str) -> None:
@@ -122,21 +145,28 @@ def _git_revision() -> str:
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Send log records of our packages to the console (info) and to a file (all, with times)."""
+def _logging_to(path: Path | None) -> Iterator[None]:
+    """Send log records of our packages to the console (info) and to a file (all, with times).
+
+    Without a file, only warnings reach the console.
+    """
     console = logging.StreamHandler(sys.stdout)
-    console.setLevel(logging.INFO)
+    console.setLevel(logging.WARNING if path is None else logging.INFO)
     console.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handlers: list[logging.Handler] = [console]
+    if path is not None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers.append(file)
     loggers = [logging.getLogger(name) for name in ("torch_utils", "mate3d", "training")]
     loggers += [logging.getLogger(name) for name in ("editing", "scripts", "__main__")]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
-        logger.handlers[:] = [console, file]
+        logger.handlers[:] = handlers
     try:
         yield
     finally:
         for logger in loggers:
             logger.handlers.clear()
-        file.close()
+        for handler in handlers:
+            handler.close()

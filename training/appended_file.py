@@ -2,6 +2,7 @@
 
 from collections import deque
 from pathlib import Path
+from typing import BinaryIO
 
 # Records that wait for space take no more memory than this; the oldest go first.
 _MAX_WAITING_BYTES = 64 * 2**20
@@ -49,7 +50,7 @@ class AppendedFile:
             self._waiting.popleft()
 
 
-def _write_all(file, data: bytes) -> None:
+def _write_all(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

@@ -82,10 +82,15 @@ def _axis(box_size: float, resolution: int) -> Tensor:  # [resolution], world
 
 
 def _innermost_points(field: Field, box_size: float) -> Tensor:  # [1 + K, 3], world
-    """Return the box's middle, then each part's point of smallest distance on a coarse grid."""
+    """Return the box's middle, then each part's point of smallest distance on a coarse grid.
+
+    A part that is equally far everywhere is nowhere; it gets the middle too.
+    """
     axis = _axis(box_size, _SEARCH_RESOLUTION).to(field.device)
     points = torch.cartesian_prod(axis, axis, axis)
-    innermost = points[_distances(field, points[None])[0].argmin(dim=0)]
+    distances = _distances(field, points[None])[0]
+    innermost = points[distances.argmin(dim=0)]
+    innermost[distances.amin(dim=0) == distances.amax(dim=0)] = 0.0
     innermost[0] = 0.0
     return innermost
 

@@ -41,9 +41,9 @@ class FeatureNetworkConfig:
     attributes: tuple[str, ...]
     label_sets: tuple[str, ...]
     resolution: int = 64
-    channels: tuple[int, ...] = (32, 64, 128, 160)
+    channels: tuple[int, ...] = (24, 48, 96, 128)
     num_features: int = 128
-    head_channels: int = 48
+    head_channels: int = 32
 
     def __post_init__(self):
         if self.resolution < 16 or self.resolution % 16:

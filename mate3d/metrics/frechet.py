@@ -4,10 +4,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
-
-_KID_SUBSET_SIZE = 1000
 
 
 def frechet_distance(
@@ -19,6 +15,9 @@ def frechet_distance(
     Lower is better, 0 is equal. With fewer samples than features it is biased upwards: compare
     values of the same numbers of samples only.
     """
+    # Importing it takes seconds, which only a measurement shall cost.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     assert min(len(real), len(fake)) >= 2, (len(real), len(fake))
     metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), sync_on_compute=False)
     metric.set_dtype(torch.float64)
@@ -31,19 +30,23 @@ def kernel_distance(
     real: Tensor,  # [N, F]
     fake: Tensor,  # [M, F]
     *,
+    subset_size: int = 1000,
     seed: int = 0,
 ) -> float:
     """Return the kernel distance with the cubic kernel (KID, Binkowski et al. 2018, section 4).
 
-    The mean over 100 random subsets of up to 1000 features. Lower is better; it is unbiased, so
+    The mean over 100 random subsets. Lower is better; it is unbiased, so
     equal sets give about 0 and slightly negative values occur.
 
     Args:
         real: Features of real images.
         fake: Features of generated images.
+        subset_size: Features of a subset; all, where there are fewer.
         seed: Of the subsets.
     """
-    subset_size = min(len(real), len(fake), _KID_SUBSET_SIZE)
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    subset_size = min(len(real), len(fake), subset_size)
     assert subset_size >= 2, subset_size
     with warnings.catch_warnings():
         # It says that it keeps all features, which is what they were collected for.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchmetrics.image.fid import NoTrainInceptionV3
 
 from mate3d.errors import UserError
 
@@ -37,14 +36,17 @@ def load_inception(weights: Path, device: str | torch.device = "cpu") -> nn.Modu
     Raises:
         UserError: If torch-fidelity is not installed, or the file holds other weights.
     """
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
     _check_is_plain(weights)
     try:
         network = NoTrainInceptionV3(
             "inception-v3-compat", [str(_NUM_FEATURES)], feature_extractor_weights_path=str(weights)
         )
-    except (RuntimeError, AttributeError, KeyError, TypeError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise UserError(f"{weights} does not hold the Inception weights of FID: {first}") from None
+    except (RuntimeError, AttributeError, KeyError, TypeError):
+        raise UserError(
+            f"{weights} does not hold FID's Inception weights, torch-fidelity's {WEIGHTS_NAME}"
+        ) from None
     except ModuleNotFoundError:
         raise UserError(
             "metrics.features=inception needs a package that is missing: pip install torch-fidelity"

@@ -1,17 +1,76 @@
 """Processes of one run agree on values, gradients and failures."""
 
+import json
+
 import pytest
 import torch
 
 from tests.torch_utils.distributed_processes import run_processes, torchrun_environments
 from torch_utils import distributed
-from torch_utils.distributed import DistributedError, World, first_host, launched_world
+from torch_utils.distributed import DistributedError, World, launched_world
+from torch_utils.launchers import first_host
 
-PRELUDE = """
+CODE = """
+import json, time
+from datetime import timedelta
 import torch
-from torch_utils.distributed import *
 from torch_utils import distributed as d
-torch.set_num_threads(1)
+from torch_utils.distributed import *
+
+told = {}
+
+def gradients(rank):
+    a, b, c, e = (torch.nn.Parameter(torch.zeros(2)) for _ in range(4))
+    frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+    a.grad = torch.full((2,), 1.0 + rank)
+    if rank == 1:
+        b.grad = torch.full((2,), 12.0)
+    e.grad = torch.tensor([1.0, 2.0])
+    average_gradients([a, frozen, b, c, e])
+    told["gradients"] = [None if p.grad is None else p.grad.tolist() for p in (a, b, c, e)]
+
+def buckets(rank):
+    d._BUCKET_BYTES = 40
+    torch.manual_seed(rank)
+    parameters = [torch.nn.Parameter(torch.zeros(n, 3)) for n in (1, 5, 2, 7)]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    sums = [all_reduce_sum(p.grad) for p in parameters]
+    average_gradients(parameters)
+    told["buckets"] = all(torch.allclose(p.grad, s / 3) for p, s in zip(parameters, sums))
+
+def values(rank):
+    layer = torch.nn.BatchNorm1d(2)
+    torch.nn.init.constant_(layer.weight, rank + 5.0)
+    layer.num_batches_tracked += rank + 1
+    broadcast_weights([layer])
+    told["weights"] = [layer.weight.tolist(), layer.num_batches_tracked.item()]
+    told["sum"] = all_reduce_sum(torch.tensor([1.0, rank])).tolist()
+    told["any"] = [any_process(rank == 1), any_process(False)]
+    told["object"] = broadcast_object({"rank": rank})
+    told["is_main"] = is_main()
+
+def main_alone(rank):
+    told["ran"] = False
+    def note():
+        told["ran"] = True
+        time.sleep(4.5)
+    start = time.monotonic()
+    run_on_main(note)
+    told["waited"] = time.monotonic() - start
+    def fail():
+        raise ValueError("disk full")
+    try:
+        run_on_main(fail)
+    except ValueError as error:
+        told["error"] = str(error)
+    barrier()
+
+d.TIMEOUT = timedelta(seconds=4)
+with distributed("cpu") as world:
+    for check in (gradients, buckets, values, main_alone):
+        check(world.rank)
+print(json.dumps(told))
 """
 LAUNCHER_VARIABLES = (
     "RANK WORLD_SIZE LOCAL_RANK SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_NTASKS "
@@ -31,12 +90,13 @@ def environment(monkeypatch):
     return set_all
 
 
-def run_two(code: str, size: int = 2) -> list[str]:
-    """Run the code on several processes; return what each printed."""
-    results = run_processes(["-c", PRELUDE + code], torchrun_environments(size))
+@pytest.fixture(scope="module")
+def told() -> list[dict]:
+    """Run the code below on three processes; what each found out under each name."""
+    results = run_processes(["-c", CODE], torchrun_environments(3))
     for result in results:
         assert result.returncode == 0, result.stderr
-    return [result.stdout.strip() for result in results]
+    return [json.loads(result.stdout) for result in results]
 
 
 def test_world_without_launcher_is_one_process(environment):
@@ -44,10 +104,10 @@ def test_world_without_launcher_is_one_process(environment):
 
 
 def test_world_is_read_from_each_launcher(environment):
-    environment(SUBMITIT_LOCAL_GLOBALID=1, SUBMITIT_LOCAL_NTASKS=2, SUBMITIT_LOCAL_LOCALID=1)
-    assert launched_world() == World(1, 2, 1)
     environment(SLURM_PROCID=5, SLURM_STEP_NUM_TASKS=8, SLURM_LOCALID=1)
     assert launched_world() == World(5, 8, 1)
+    environment(SUBMITIT_LOCAL_GLOBALID=1, SUBMITIT_LOCAL_NTASKS=2, SUBMITIT_LOCAL_LOCALID=1)
+    assert launched_world() == World(1, 2, 1)
     environment(RANK=3, WORLD_SIZE=4, LOCAL_RANK=3)
     assert launched_world() == World(3, 4, 3)
 
@@ -92,80 +152,28 @@ def test_alone_everything_returns_what_it_got(environment):
         assert distributed.is_main()
 
 
-def test_gradients_are_averaged_and_missing_ones_are_zeros():
-    code = """
-with distributed("cpu") as world:
-    a, b, c, e = (torch.nn.Parameter(torch.zeros(3)) for _ in range(4))
-    frozen = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
-    a.grad = torch.full((3,), 1.0 + 2 * world.rank)
-    if world.rank == 1:
-        b.grad = torch.full((3,), 4.0)
-    e.grad = torch.tensor([1.0, 2.0, 3.0])
-    average_gradients([a, frozen, b, c, e])
-    print([None if p.grad is None else p.grad.tolist() for p in (a, b, c, e)])
-"""
-    expected = "[[2.0, 2.0, 2.0], [2.0, 2.0, 2.0], None, [1.0, 2.0, 3.0]]"
-    assert run_two(code) == [expected, expected]
+def test_gradients_are_averaged_and_missing_ones_are_zeros(told):
+    expected = [[2.0, 2.0], [4.0, 4.0], None, [1.0, 2.0]]
+    assert [one["gradients"] for one in told] == [expected] * 3
 
 
-def test_many_buckets_give_the_same_mean_as_one():
-    code = """
-d._BUCKET_BYTES = 40
-with distributed("cpu") as world:
-    torch.manual_seed(world.rank)
-    parameters = [torch.nn.Parameter(torch.zeros(n, 3)) for n in (1, 5, 2, 7)]
-    for p in parameters:
-        p.grad = torch.randn_like(p)
-    sums = [all_reduce_sum(p.grad) for p in parameters]
-    average_gradients(parameters)
-    print(all(torch.allclose(p.grad, s / 3) for p, s in zip(parameters, sums)))
-"""
-    assert run_two(code, size=3) == ["True"] * 3
+def test_many_buckets_give_the_mean(told):
+    assert all(one["buckets"] for one in told)
 
 
-def test_sums_flags_objects_and_weights_reach_all():
-    code = """
-with distributed("cpu") as world:
-    layer = torch.nn.BatchNorm1d(2)
-    torch.nn.init.constant_(layer.weight, world.rank + 5.0)
-    layer.num_batches_tracked += world.rank + 1
-    broadcast_weights([layer])
-    barrier()
-    print(
-        all_reduce_sum(torch.tensor([1.0, world.rank])).tolist(),
-        any_process(world.rank == 1), any_process(False),
-        broadcast_object({"rank": world.rank}),
-        layer.weight.tolist(), layer.num_batches_tracked.item(),
-        is_main() == (world.rank == 0),
-    )
-"""
-    expected = "[2.0, 1.0] True False {'rank': 0} [5.0, 5.0] 1 True"
-    assert run_two(code) == [expected, expected]
+def test_sums_flags_objects_and_weights_reach_all(told):
+    for rank, one in enumerate(told):
+        assert one["sum"] == [3.0, 3.0]
+        assert one["any"] == [True, False]
+        assert one["object"] == {"rank": 0}
+        assert one["weights"] == [[5.0, 5.0], 1]
+        assert one["is_main"] == (rank == 0)
 
 
-def test_failure_on_main_is_raised_on_all_and_only_main_runs():
-    code = """
-from mate3d.errors import UserError
-def fail():
-    raise UserError("disk full")
-with distributed("cpu") as world:
-    run_on_main(lambda: print("ran"))
-    try:
-        run_on_main(fail)
-    except UserError as error:
-        print(error)
-    print(any_process(world.rank == 1))
-"""
-    assert run_two(code) == ["ran\ndisk full\nTrue", "disk full\nTrue"]
+def test_failure_on_main_is_raised_on_all_and_only_main_runs(told):
+    assert [one["ran"] for one in told] == [True, False, False]
+    assert [one["error"] for one in told] == ["disk full"] * 3
 
 
-def test_others_wait_for_main_longer_than_the_timeout_of_the_backend():
-    code = """
-import time
-from datetime import timedelta
-d.TIMEOUT = timedelta(seconds=1)
-with distributed("cpu") as world:
-    run_on_main(lambda: time.sleep(3))
-    print(any_process(False))
-"""
-    assert run_two(code) == ["False", "False"]
+def test_others_wait_for_main_longer_than_the_timeout_of_the_backend(told):
+    assert all(one["waited"] >= 4 for one in told)

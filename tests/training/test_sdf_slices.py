@@ -53,3 +53,15 @@ def test_part_off_the_middle_is_cut_through_its_inside():
         tile = ear[:, :side, index * (side + 4) : index * (side + 4) + side]
         assert bool((tile[2].int() - tile[0].int() > 20).any()), index
         assert bool((tile == 0).all(dim=0).any()), index
+
+
+def test_part_that_is_nowhere_is_cut_at_the_middle():
+    side = 48
+    picture = draw(head_with_ear(), resolution=side)
+    cell_width = 3 * side + 4 * 4
+    tile = picture[:, 4 + 28 : 4 + 28 + side, cell_width + 4 : cell_width + 4 + side].int()
+    grey = (tile != tile[:, :1, :1]).any(dim=0)
+    rows, columns = torch.nonzero(grey, as_tuple=True)
+    middle = (side - 1) / 2
+    distances = torch.hypot(rows - middle, columns - middle) / side
+    assert float((distances - 0.2).abs().max()) < 2 / side

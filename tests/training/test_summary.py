@@ -201,9 +201,22 @@ def test_long_curve_is_thinned_but_keeps_its_peaks():
     assert band[:, 1].min() < 25
 
 
+def test_smoothing_keeps_slopes_and_leaves_other_curves_alone():
+    x = np.arange(100.0)
+    noise = np.where(x % 2 == 0, 0.2, -0.2)
+    curves = {"": Curve(x, x + 10 * noise)}
+    (smoothed,) = make_chart("", curves, with_smoothing=True)["lines"]
+    (plain,) = make_chart("", curves)["lines"]
+    assert smoothed["faint"] == plain["path"] and plain["faint"] == ""
+    points = np.array(re.findall(r"[-\d.]+", smoothed["path"]), dtype=float).reshape(-1, 2)
+    slopes = np.diff(points[1:-1, 1])
+    assert (slopes < 0).all()
+
+
 @pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [-2.0, -2.0], [1e-9, 1e9], [0.0, 1e-30]])
 def test_odd_ranges_have_ticks(values):
-    chart = make_chart("", {"": Curve(np.arange(len(values)) + 1.0, np.array(values))})
+    curve = Curve(np.arange(len(values)) + 1.0, np.array(values))
+    chart = make_chart("", {"": curve}, with_log=True)
     assert len(chart["y_ticks"]) >= 2
     assert all(12 <= tick["at"] <= 182 for tick in chart["y_ticks"])
 
@@ -224,3 +237,9 @@ def test_durations_have_two_units(seconds, text):
 
 def test_duration_that_is_not_known_is_a_question_mark():
     assert format_duration(math.inf) == "?"
+
+
+def test_run_of_an_earlier_version_has_a_page(tmp_path):
+    (tmp_path / "stats.jsonl").write_text('{"images_seen": 2000, "Loss/G/loss": 1.0}\n')
+    text = read_page(tmp_path).text
+    assert "Not complete. 2 thousand images seen." in text and "None." in text

@@ -50,16 +50,17 @@ class TrainingEvaluator:
     ):
         self._settings, self._dataset = settings, dataset
         self._device, self._cache_folder = device, cache_folder
-        self._features = self._labels = None
-        if {"fid", "kid"} & set(settings.names):
-            if isinstance(dataset.files, RemoteShardFiles):
-                raise UserError(
-                    f"data set {dataset.path} can only be streamed, but FID and KID look at its"
-                    " images in any order; use metrics.names=[eikonal]"
-                )
-            self._features = choose_features(settings, dataset, device)
-        if "miou" in settings.names:
-            self._labels = choose_labels(settings, dataset, device)
+        has_distances = bool({"fid", "kid"} & set(settings.names))
+        if has_distances and isinstance(dataset.files, RemoteShardFiles):
+            raise UserError(
+                f"data set {dataset.path} can only be streamed, but FID and KID look at its"
+                " images in any order; use metrics.names=[eikonal]"
+            )
+        # New networks draw random weights, which a training's numbers must not depend on.
+        with torch.random.fork_rng(devices=[]):
+            self._features = choose_features(settings, dataset, device) if has_distances else None
+            has_labels = "miou" in settings.names
+            self._labels = choose_labels(settings, dataset, device) if has_labels else None
 
     @torch.no_grad()
     def measure(

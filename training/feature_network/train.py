@@ -48,6 +48,7 @@ class FeatureTrainingSettings:
         max_noise: Largest noise, where images are in [-1, 1].
         max_warp: Largest bend, fraction of the side.
         held_out: Share of the portraits that measures the network and trains nothing.
+        with_bfloat16: Compute the forward pass in bfloat16.
     """
 
     steps: int = 4000
@@ -61,6 +62,7 @@ class FeatureTrainingSettings:
     max_noise: float = 0.4
     max_warp: float = 0.06
     held_out: float = 0.05
+    with_bfloat16: bool = True
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "learning_rate"):
@@ -156,7 +158,9 @@ def _optimize(
             order = torch.randperm(len(portraits), generator=random)
         batch, order = portraits[order[: settings.batch_size]], order[settings.batch_size :]
         images, amounts = _degraded(batch.images.to(device), settings, random)
-        prediction = network.predict(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.with_bfloat16):
+            prediction = network.predict(images)
         losses = feature_losses(prediction, batch, amounts)
         loss = losses["attributes"] + settings.label_weight * losses["labels"]
         optimizer.zero_grad()
@@ -198,13 +202,13 @@ def feature_losses(
     # Amounts are 0..1; three deviations wide, they weigh about as much as an attribute.
     targets = torch.cat([portraits.attributes, 3 * amounts.cpu()], dim=1).to(device)
     is_known = ~targets.isnan()
-    errors = (prediction.attributes - targets.nan_to_num()).square() * is_known
+    errors = (prediction.attributes.float() - targets.nan_to_num()).square() * is_known
     label_maps = portraits.label_maps.to(device).long()
     total = prediction.features.new_zeros(())
     for number, name in enumerate(portraits.label_set_names):
         is_of_set = (portraits.label_set == number).to(device)
         if is_of_set.any():
-            scores = prediction.segmentation[name][is_of_set]
+            scores = prediction.segmentation[name][is_of_set].float()
             entropy = F.cross_entropy(scores, label_maps[is_of_set], reduction="none")
             total = total + entropy.mean(dim=(1, 2)).sum()
     return {"attributes": errors.sum() / is_known.sum(), "labels": total / len(portraits)}

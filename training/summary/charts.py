@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, HEIGHT = 420, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 412, 12, 182
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 400, 12, 182
 _COLORS = ("#2563eb", "#dc2626", "#059669", "#9333ea", "#d97706", "#0891b2")
 # More points than this are shown as means over equal stretches, over a band of all values.
 _MAX_POINTS = 200
@@ -37,7 +37,8 @@ def make_chart(
     *,
     marks: Sequence[float] = (),
     with_dots: bool = False,
-    with_log: bool = True,
+    with_log: bool = False,
+    with_smoothing: bool = False,
 ) -> dict[str, Any]:
     """Return what the template draws.
 
@@ -47,6 +48,7 @@ def make_chart(
         marks: Images seen where something happened; dashed lines.
         with_dots: Show each point: for values that are few and apart.
         with_log: Take a logarithmic axis if the values are positive and far apart.
+        with_smoothing: Draw the mean over a tenth of a long curve, and the curve faintly.
     """
     finite = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves.values()])
     right = max(*(curve.x[-1] for curve in curves.values()), 1)
@@ -66,7 +68,7 @@ def make_chart(
         keep = np.isfinite(curve.y)
         x, y = place_x(curve.x[keep]), place_y(curve.y[keep])
         band, x, y = _thin(x, y)
-        is_smoothed = not with_dots and len(y) >= _MIN_SMOOTHED
+        is_smoothed = with_smoothing and len(y) >= _MIN_SMOOTHED
         lines.append(
             {
                 "name": name,
@@ -88,7 +90,10 @@ def make_chart(
         "lines": lines,
         "marks": [round(float(place_x(np.asarray(mark))), 1) for mark in marks if mark <= right],
         "x_ticks": [
-            {"at": round(float(place_x(np.asarray(tick * scale))), 1), "text": f"{tick:g}{unit}"}
+            {
+                "at": round(float(place_x(np.asarray(tick * scale))), 1),
+                "text": f"{tick:g}{unit if tick else ''}",
+            }
             for tick in _ticks(0, right / scale)
         ],
         "y_ticks": [
@@ -155,12 +160,12 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """Return means over a tenth of the curve around each point."""
-    reach = len(y) // 20
+    """Return means over a tenth of the curve around each point, and over less near the ends."""
+    places = np.arange(len(y))
+    # As far to both sides, so that a slope is not pulled towards the middle.
+    reach = np.minimum(np.minimum(places, places[::-1]), len(y) // 20)
     sums = np.concatenate([[0.0], np.cumsum(y)])
-    first = np.maximum(np.arange(len(y)) - reach, 0)
-    last = np.minimum(np.arange(len(y)) + reach + 1, len(y))
-    return (sums[last] - sums[first]) / (last - first)
+    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
 
 
 def _points(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:

@@ -103,8 +103,8 @@ stroke-linejoin="round"/>
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
 {% if loop.first %}
-<p>Over images seen. Beside each title the last value; a thick line is the mean over a tenth of the
-curve. Dashed lines are resumed starts and rollbacks.</p>
+<p>Over images seen. Beside each title the last value; the thick line over a loss is its mean over a
+tenth of the curve. Dashed lines are resumed starts and rollbacks.</p>
 {% endif %}
 <div class="charts">
 {% for chart in section.charts %}

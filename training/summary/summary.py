@@ -29,6 +29,7 @@ _ADVERSARIAL = {
     "images": "Loss/D/loss",
     "images and masks": "Loss/D/loss_semantic",
 }
+_LOSS_STYLE = {"with_log": True, "with_smoothing": True}
 _SPEED = ("Timing/images_per_sec",)
 _HIGHER_IS_BETTER = ("Metrics/miou",)
 # Repeats of other curves, or not for reading as a curve.
@@ -132,11 +133,9 @@ def _describe_status(
         done += f", about {100 * last['images_seen'] / total:.0f} %"
     if events and events[-1].get("kind") == "stop":
         return {"kind": "stopped", "headline": "Stopped.", "advice": f"{done}."}
-    return {
-        "kind": "going",
-        "headline": "Not complete.",
-        "advice": f"{done}; at the last tick {format_duration(left)} were left.",
-    }
+    if math.isfinite(left):
+        done += f"; at the last tick {format_duration(left)} were left"
+    return {"kind": "going", "headline": "Not complete.", "advice": f"{done}."}
 
 
 def _make_tiles(
@@ -185,13 +184,13 @@ def _make_sections(curves: Mapping[str, Curve], marks: Sequence[float]) -> list[
     adversarial = {title: curves[name] for title, name in _ADVERSARIAL.items() if name in curves}
     adversarial = {title: curve for title, curve in adversarial.items() if has_points(curve)}
     joint = (
-        [make_chart("generator and discriminators", adversarial, marks=marks)]
+        [make_chart("generator and discriminators", adversarial, marks=marks, **_LOSS_STYLE)]
         if adversarial
         else []
     )
     sections = [
         ("Quality", _make_charts(metrics, curves, marks, with_dots=True, with_log=True)),
-        ("Losses", joint + _make_charts(losses, curves, marks, with_log=True)),
+        ("Losses", joint + _make_charts(losses, curves, marks, **_LOSS_STYLE)),
         ("Schedules and augmentation", _make_charts(changing, curves, marks)),
         ("Speed and memory", _make_charts([*_SPEED, *memory], curves, marks)),
     ]
@@ -213,17 +212,10 @@ def _other_names(curves: Mapping[str, Curve]) -> list[str]:
 
 
 def _make_charts(
-    names: Sequence[str],
-    curves: Mapping[str, Curve],
-    marks: Sequence[float],
-    *,
-    with_dots: bool = False,
-    with_log: bool = False,
+    names: Sequence[str], curves: Mapping[str, Curve], marks: Sequence[float], **style: bool
 ) -> list[dict[str, Any]]:
     return [
-        make_chart(
-            _title(name), {"": curves[name]}, marks=marks, with_dots=with_dots, with_log=with_log
-        )
+        make_chart(_title(name), {"": curves[name]}, marks=marks, **style)
         for name in names
         if name in curves and has_points(curves[name])
     ]

@@ -1,0 +1,128 @@
+"""Jobs of several values: their folders, their words, preemption, and what a user gets wrong."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from scripts import prepare_data
+from scripts._compose import CONFIG_FOLDER, compose_config
+from scripts._multirun import _job_words
+
+submitit = pytest.importorskip("submitit")
+ROOT = Path(__file__).parents[2]
+
+
+def fail(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as info:
+        prepare_data.main(["--multirun", *words])
+    assert info.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seeed=1,2"], "unknown option 'seeed'"),
+        (["seed=1,many"], "option seed=many must be a whole number"),
+        (["debug=tiny,small"], "unknown choice debug=small; use one of: tiny"),
+        (["hydra/launcher=pbs"], "unknown choice hydra/launcher=pbs; use one of: basic, local"),
+        (["hydra/launcher=local", "hydra.launcher.nodez=2"], "hydra.launcher: "),
+        (["hydra.sweep.dir=x"], "unknown option 'hydra.sweep.dir'; of Hydra's own"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_starts(words, message, capsys, tmp_path):
+    line = fail(capsys, f"output={tmp_path / 'jobs'}", *words)
+    assert line.startswith(f"error: {message}")
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_slurm_away_from_a_cluster_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = fail(capsys, "hydra/launcher=slurm", "seed=1,2")
+    assert "sbatch and srun are not on this machine" in line
+
+
+def test_jobs_of_this_process_get_folders_named_after_what_differs(tmp_path, capsys):
+    words = ["debug=tiny", "num_images=2", f"paths.outputs={tmp_path}"]
+    prepare_data.main(["--multirun", *words, "seed=3,4", f"output={tmp_path / 'jobs'}"])
+    assert f"2 jobs in {tmp_path / 'jobs'}" in capsys.readouterr().out
+    for seed in (3, 4):
+        assert (tmp_path / f"jobs/seed={seed}/dataset.json").is_file()
+
+
+def test_job_of_submitit_runs_and_its_failure_is_one_line(tmp_path, capfd):
+    words = ["hydra/launcher=local", "debug=tiny", "num_images=2", f"paths.outputs={tmp_path}"]
+    words += ["seed=3,4", f"output={tmp_path / 'jobs'}"]
+    prepare_data.main(["--multirun", *words])
+    assert (tmp_path / "jobs/seed=4/dataset.json").is_file()
+    line = fail(capfd, *words)
+    assert line.startswith(f"error: a job failed: error: output {tmp_path / 'jobs/seed=3'} exists")
+
+
+def test_job_goes_on_where_it_stopped():
+    assert _job_words("train", Path("a b")) == ["output='a b'", "resume=auto"]
+    assert "resume" not in compose_config("prepare_data")
+
+
+@pytest.mark.parametrize("name", ["slurm", "local"])
+def test_launcher_files_explain_every_option(name):
+    path = CONFIG_FOLDER / f"hydra/launcher/{name}.yaml"
+    lines = path.read_text().splitlines()
+    for key in OmegaConf.load(path):
+        (number,) = (i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
+        assert key == "defaults" or lines[number - 1].startswith("# ")
+
+
+class CountingJob:
+    """Counts as training does: stops on SIGTERM on all processes together, and goes on later."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self) -> int:
+        sys.path.insert(0, str(ROOT))
+        from scripts._multirun import _saving_before_requeue
+        from torch_utils.distributed import any_process, broadcast_object, distributed, is_main
+        from torch_utils.interruption import stop_on_signal
+
+        state = self.folder / "state.txt"
+        with _saving_before_requeue(), distributed("cpu"), stop_on_signal() as should_stop:
+            count = broadcast_object(int(state.read_text()) if state.exists() else 0)
+            (self.folder / f"started_at_{count}").touch()
+            limit = 10**9 if count == 0 else count + 3
+            while count < limit and not any_process(should_stop()):
+                count += 1
+                time.sleep(0.01)
+            if is_main():
+                state.write_text(str(count))
+        return count
+
+    def checkpoint(self):
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def test_preempted_job_of_two_processes_saves_and_goes_on(tmp_path):
+    executor = submitit.LocalExecutor(tmp_path / "logs", max_num_timeout=2)
+    executor.update_parameters(tasks_per_node=2, timeout_min=5, signal_delay_s=1)
+    job = executor.submit(CountingJob(tmp_path))
+    end = time.monotonic() + 120
+    while not (tmp_path / "started_at_0").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    time.sleep(1)
+    # What submitit's controller does when time is over, at each process.
+    for task in _tasks(job):
+        task.send_signal(signal.SIGUSR2)
+    counts = job.results()
+    saved = [int(path.name.split("_")[-1]) for path in tmp_path.glob("started_at_*")]
+    assert len(saved) == 2 and max(saved) > 0
+    assert counts[0] == max(saved) + 3
+
+
+def _tasks(job) -> list:
+    psutil = pytest.importorskip("psutil")
+    return psutil.Process(int(job.job_id)).children()

@@ -1,0 +1,292 @@
+"""Metrics of a tiny generator: exact repeats, processes, cached features, and error lines."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mate3d.checkpoint import save_generator
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from mate3d.metrics.feature_network import (
+    FeatureNetwork,
+    FeatureNetworkConfig,
+    save_feature_network,
+)
+from mate3d.metrics.frechet import frechet_distance
+from mate3d.visualize import to_uint8
+from scripts import evaluate
+from tests.torch_utils.distributed_processes import run_processes, torchrun_environments
+from training.data import PortraitDataset
+from training.dataset_io import DatasetWriter, image_name
+from training.evaluation import MetricSettings, TrainingEvaluator, judges
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network_folder(tmp_path):
+    torch.manual_seed(1)
+    config = FeatureNetworkConfig(
+        attributes=("a",),
+        label_sets=("catmask_hq",),
+        resolution=16,
+        channels=(4, 6, 8, 8),
+        num_features=4,
+        head_channels=8,
+    )
+    network = FeatureNetwork(config)
+    save_feature_network(tmp_path / "network", network, card="")
+    return tmp_path / "network"
+
+
+@pytest.fixture
+def procedural_folder(dataset_folder):
+    """The noise data set, which says of itself that it was computed."""
+    index = dataset_folder / "dataset.json"
+    text = index.read_text().rstrip()
+    assert text.endswith("}")
+    index.write_text(text[:-1] + ', "preparation": {"dataset": {"name": "procedural_cat"}}}')
+    return dataset_folder
+
+
+@pytest.fixture
+def settings(network_folder):
+    return MetricSettings(
+        str(network_folder), num_samples=5, batch_size=2, eikonal_heads=3, interval=2
+    )
+
+
+@pytest.fixture
+def measure(procedural_folder, tiny_generator, tmp_path):
+    def run(settings, seed=0, generator=tiny_generator):
+        dataset = PortraitDataset(procedural_folder)
+        evaluator = TrainingEvaluator(settings, dataset, CPU, tmp_path / "cache")
+        return evaluator.measure(generator, dataset.camera_labels, seed)
+
+    return run
+
+
+def test_all_metrics_have_their_names_and_repeat_exactly(measure, settings):
+    before = torch.get_rng_state()
+    values = measure(settings)
+    assert set(values) == {
+        "Metrics/fid_procedural",
+        "Metrics/kid_procedural",
+        "Metrics/miou",
+        "Metrics/eikonal_residual",
+    }
+    assert values["Metrics/fid_procedural"] > 0 and 0 <= values["Metrics/miou"] <= 1
+    assert measure(settings) == values
+    assert measure(settings, seed=1) != values
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_do_not_change_the_values(measure, settings):
+    values = measure(settings)
+    whole = measure(replace(settings, batch_size=5))
+    assert whole == pytest.approx(values, rel=1e-3)
+
+
+def test_generator_of_random_noise_per_image_is_measured_repeatably(
+    measure, settings, tiny_generator
+):
+    config = replace(tiny_generator.config, sr_noise_mode="random")
+    noisy = Generator(config).eval().requires_grad_(False)
+    assert measure(settings, generator=noisy) == measure(settings, generator=noisy)
+
+
+def test_fid_compares_features_of_the_data_with_those_of_generated_images(
+    measure, settings, procedural_folder, tmp_path, monkeypatch
+):
+    dataset = PortraitDataset(procedural_folder)
+    judge = judges.choose_features(settings, dataset, CPU)
+    seen = []
+    real_forward = FeatureNetwork.forward
+    monkeypatch.setattr(
+        FeatureNetwork, "forward", lambda self, x: seen.append(x) or real_forward(self, x)
+    )
+    value = measure(replace(settings, names=("fid",)))["Metrics/fid_procedural"]
+    images = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
+    fakes = torch.cat(seen[:-1])
+    assert len(fakes) == 5 and torch.equal(seen[-1], images)
+    expected = frechet_distance(judge.network(images), judge.network(fakes))
+    assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_real_features_are_computed_once_for_the_same_data(
+    measure, settings, procedural_folder, tmp_path
+):
+    values = measure(settings)
+    (cached,) = (tmp_path / "cache").iterdir()
+    written = cached.stat().st_mtime_ns
+    assert measure(settings) == values and cached.stat().st_mtime_ns == written
+    # Another image is another data set.
+    first, second = sorted((procedural_folder / "images").rglob("*.png"))[:2]
+    shutil.copy(second, first)
+    assert measure(settings) != values
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_damaged_cache_is_computed_anew(measure, settings, tmp_path, caplog):
+    values = measure(settings)
+    (cached,) = (tmp_path / "cache").iterdir()
+    cached.write_bytes(cached.read_bytes()[:40])
+    assert measure(settings) == values
+    assert "is damaged" in caplog.text
+
+
+def test_cache_that_cannot_be_written_is_a_warning(measure, settings, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file in its place")
+    assert "Metrics/fid_procedural" in measure(settings)
+    assert "could not be kept" in caplog.text
+
+
+PROCESS = """
+import json, sys, torch
+from pathlib import Path
+from mate3d.checkpoint import load_generator
+from torch_utils.distributed import distributed
+from training.data import PortraitDataset
+from training.evaluation import MetricSettings, TrainingEvaluator
+network, data, model, cache = sys.argv[1:]
+with distributed("cpu"):
+    settings = MetricSettings(network, num_samples=5, batch_size=2, eikonal_heads=3)
+    dataset = PortraitDataset(data)
+    evaluator = TrainingEvaluator(settings, dataset, torch.device("cpu"), Path(cache))
+    values = evaluator.measure(load_generator(model), dataset.camera_labels, 0)
+print(sorted(values.items()))
+"""
+
+
+def test_two_processes_measure_what_one_does(
+    measure, settings, network_folder, procedural_folder, tiny_generator, tmp_path
+):
+    save_generator(tmp_path / "model", tiny_generator)
+    words = [network_folder, procedural_folder, tmp_path / "model", tmp_path / "cache2"]
+    command = ["-c", PROCESS, *map(str, words)]
+    results = run_processes(command, torchrun_environments(2))
+    for result in results:
+        assert result.returncode == 0, result.stderr
+    first, second = (dict(eval(result.stdout)) for result in results)
+    assert first == second == pytest.approx(measure(settings), rel=1e-3)
+    assert len(list((tmp_path / "cache2").iterdir())) == 1
+
+
+def test_only_what_is_asked_for_is_measured(measure, settings, network_folder, monkeypatch):
+    shutil.rmtree(network_folder)
+    monkeypatch.setattr(Generator, "render", None)
+    values = measure(replace(settings, names=("eikonal",)))
+    assert set(values) == {"Metrics/eikonal_residual"}
+
+
+def test_photos_have_no_procedural_labels_and_a_warning_about_features(
+    dataset_folder, settings, tmp_path, tiny_generator, caplog, monkeypatch
+):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    dataset = PortraitDataset(dataset_folder)
+    evaluator = TrainingEvaluator(settings, dataset, CPU, tmp_path / "cache")
+    values = evaluator.measure(tiny_generator, dataset.camera_labels, 0)
+    assert "Metrics/fid_procedural" in values and "Metrics/miou" not in values
+    assert "tell little about photos" in caplog.text and "parsing_model" in caplog.text
+
+
+def test_perfect_masks_agree_fully(measure, settings, monkeypatch, procedural_folder):
+    # A judge that sees exactly the mask: both of an image's halves are classes of their own.
+    half = torch.zeros(8, 8, dtype=torch.long)
+    half[:, 4:] = 2
+    monkeypatch.setattr(
+        "training.evaluation.evaluator.choose_labels",
+        lambda *arguments: lambda images: half.expand(len(images), 8, 8),
+    )
+    monkeypatch.setattr(
+        "training.evaluation.evaluator.mask_at",
+        lambda segmentation, side: half.expand(len(segmentation), side, side),
+    )
+    assert measure(replace(settings, names=("miou",))) == {"Metrics/miou": 1.0}
+
+
+def test_snapshots_to_measure_at(settings):
+    assert [settings.is_due(number) for number in (1, 2, 3, 4)] == [False, True, False, True]
+    assert not replace(settings, interval=0).is_due(2)
+    assert not replace(settings, names=()).is_due(2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"names": ["fid", "is"]}, "metrics.names: unknown 'is'; use any of fid, kid"),
+        ({"features": "vgg"}, "metrics.features=vgg; use auto, procedural, inception"),
+        ({"num_samples": 1}, "metrics.num_samples=1; use a whole number from 2"),
+        ({"num_real": 0}, "metrics.num_real=0"),
+        ({"interval": -1}, "metrics.interval=-1"),
+        ({"batch_size": 0}, "metrics.batch_size=0"),
+        ({"eikonal_heads": 0}, "metrics.eikonal_heads=0"),
+    ],
+)
+def test_impossible_settings_are_one_line(values, message):
+    with pytest.raises(UserError, match=message):
+        MetricSettings("network", **values)
+
+
+def test_missing_inception_weights_are_one_line(dataset_folder, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    dataset = PortraitDataset(dataset_folder)
+    wanted = replace(settings, features="inception")
+    with pytest.raises(UserError, match="its weights are not here; put torch-fidelity's"):
+        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
+    wanted = replace(wanted, inception_weights=str(tmp_path / "none.pth"))
+    with pytest.raises(UserError, match="there is no such file"):
+        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
+    (tmp_path / "bad.pth").write_bytes(b"nothing")
+    wanted = replace(wanted, inception_weights=str(tmp_path / "bad.pth"))
+    with pytest.raises(UserError, match="bad.pth cannot be read"):
+        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
+
+
+def test_script_compares_a_checkpoint_with_a_data_set(
+    procedural_folder, tiny_generator, network_folder, tmp_path, capsys
+):
+    save_generator(tmp_path / "model", tiny_generator)
+    words = [
+        "debug=tiny",
+        f"generator={tmp_path / 'model'}",
+        f"data={procedural_folder}",
+        f"cache={tmp_path / 'cache'}",
+        f"metrics.procedural_network={network_folder}",
+    ]
+    evaluate.main([*words, f"output={tmp_path / 'out'}"])
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    for name in ("fid_procedural", "kid_procedural", "miou", "eikonal_residual"):
+        assert f"Metrics/{name}" in text
+    with pytest.raises(SystemExit) as end:
+        evaluate.main([*words, f"output={tmp_path / 'out'}", "metrics=none"])
+    assert end.value.code == 2
+    assert "metrics.names=[] measures nothing" in capsys.readouterr().err
+
+
+def test_script_refuses_data_of_other_labels(tiny_generator, tmp_path, capsys):
+    save_generator(tmp_path / "model", tiny_generator)
+    _write_people(tmp_path / "people")
+    with pytest.raises(SystemExit) as end:
+        evaluate.main(
+            [
+                f"generator={tmp_path / 'model'}",
+                f"data={tmp_path / 'people'}",
+                f"output={tmp_path / 'out'}",
+            ]
+        )
+    assert end.value.code == 2
+    assert "has labels celebamask_hq, but the generator catmask_hq" in capsys.readouterr().err
+
+
+def _write_people(path: Path) -> None:
+    from mate3d.cameras import make_camera
+    from mate3d.labels import CELEBAMASK_HQ
+
+    image = torch.zeros(3, 16, 16)
+    with DatasetWriter(path, CELEBAMASK_HQ) as writer:
+        labels = torch.zeros(16, 16, dtype=torch.uint8).numpy()
+        writer.add(image_name(0), to_uint8(image), labels, make_camera(0.0)[0].tolist(), "")

@@ -1,0 +1,103 @@
+"""Values that are not finite and spikes are noticed; a run goes back, on another way."""
+
+import pytest
+import torch
+
+from mate3d.errors import UserError
+from training.divergence import DivergenceGuard, roll_back
+from training.safety import SafetySettings
+from training.state import STATE_FILE, load_state, save_state
+
+LOSS = "Loss/G/loss"
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinite"), (-float("inf"), "inf")]
+)
+def test_a_value_that_is_not_finite_is_named(value, word):
+    guard = DivergenceGuard(SafetySettings(spike_factor=None))
+    assert guard.check({"Loss/beta": 0.1, LOSS: 1e9}) is None
+    assert guard.check({"Loss/beta": value}).startswith(f"Loss/beta is {word}")
+    assert "Loss/x is" in guard.check({LOSS: 1.0, "Loss/x": torch.tensor([1.0, value])})
+
+
+def test_a_spike_is_measured_by_the_running_median():
+    guard = DivergenceGuard(SafetySettings(spike_factor=10.0, spike_window=5))
+    for value in (4.0, 5.0, 6.0, 30.0):
+        assert guard.check({LOSS: torch.tensor([value, 0.0])}) is None
+    assert guard.check({LOSS: 54.0}) is None
+    assert guard.check({LOSS: 61.0}) == "Loss/G/loss is 61, its running median 6"
+    assert guard.check({"Loss/G_eikonal/loss": 1e9}) is None
+    for _ in range(5):
+        assert guard.check({LOSS: 0.01}) is None
+    # A loss near zero may rise to what is ordinary.
+    assert guard.check({LOSS: 9.0}) is None
+
+
+def test_the_median_goes_on_after_a_resume():
+    settings = SafetySettings(spike_factor=10.0, spike_window=3)
+    guard, resumed = DivergenceGuard(settings), DivergenceGuard(settings)
+    for _ in range(3):
+        guard.check({LOSS: 8.0})
+    assert resumed.check({LOSS: 60.0}) is not None
+    resumed.load_state_dict(guard.state_dict())
+    assert resumed.check({LOSS: 60.0}) is None
+
+
+@pytest.fixture
+def run(make_trainer, tmp_path):
+    """A state saved at 2 and at 4 images that has since gone on, with its guard."""
+    _, state = make_trainer(tmp_path)
+    settings = SafetySettings(rollback_lr_factor=0.5, max_rollbacks=3)
+    guard = DivergenceGuard(settings)
+    state.extra["divergence_guard"] = guard
+    for state.images_seen in (2, 4):
+        save_state(tmp_path / STATE_FILE, state)
+    state.images_seen = 6
+    next(state.networks.generator.parameters()).data.fill_(float("nan"))
+    return tmp_path / STATE_FILE, state, guard, settings
+
+
+def test_going_back_restores_weights_and_changes_random_numbers(run):
+    path, state, guard, settings = run
+    roll_back(path, state, guard, settings, "reason")
+    assert state.images_seen == 4 and state.num_rollbacks == 1
+    assert all(parameter.isfinite().all() for parameter in state.networks.generator.parameters())
+    drawn = torch.rand((), generator=state.random), torch.rand(())
+    load_state(path, state)
+    assert drawn != (torch.rand((), generator=state.random), torch.rand(()))
+
+
+def test_rates_are_lowered_each_time_and_stay_so(run, make_trainer, tmp_path):
+    path, state, guard, settings = run
+    configured = state.optimizers["generator"].param_groups[0]["lr"]
+    for times, factor in ((1, 0.5), (2, 0.25)):
+        roll_back(path, state, guard, settings, "reason")
+        assert state.optimizers["generator"].param_groups[0]["lr"] == configured * factor
+        assert guard.num_rollbacks == state.num_rollbacks == times
+    save_state(path, state, with_previous=False)
+    _, resumed = make_trainer(tmp_path / "other")
+    resumed.extra["divergence_guard"] = resumed_guard = DivergenceGuard(settings)
+    load_state(path, resumed)
+    for name, optimizer in resumed.optimizers.items():
+        assert optimizer.param_groups[0]["lr"] == state.optimizers[name].param_groups[0]["lr"]
+    assert resumed.optimizers["generator"].param_groups[0]["lr"] == configured * 0.25
+    assert resumed_guard.num_rollbacks == resumed.num_rollbacks == 2
+
+
+def test_the_second_time_goes_back_further(run):
+    path, state, guard, settings = run
+    for images_seen in (4, 2, 2):
+        roll_back(path, state, guard, settings, "reason")
+        save_state(path, state, with_previous=False)
+        assert state.images_seen == images_seen
+
+
+def test_endless_divergence_is_an_error_with_the_reason(run):
+    path, state, guard, settings = run
+    for _ in range(3):
+        roll_back(path, state, guard, settings, "Loss/beta is NaN")
+    with pytest.raises(UserError, match="diverged 4 times in a row.*Loss/beta is NaN.*lower"):
+        roll_back(path, state, guard, settings, "Loss/beta is NaN")
+    guard.num_rollbacks = 0
+    roll_back(path, state, guard, settings, "Loss/beta is NaN")

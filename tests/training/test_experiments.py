@@ -1,0 +1,113 @@
+"""Every experiment and ablation trains three ticks in tiny sizes, is stopped, resumes, finishes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mate3d.checkpoint import load_generator
+from scripts import prepare_data, train
+from scripts._compose import group_choices
+from training.monitor import Monitor
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = group_choices("train", "experiment")
+ABLATIONS = group_choices("train", "ablation")
+# An experiment, alone or with an ablation; the slow tests have all pairs of these.
+RUNS = [(name, None) for name in EXPERIMENTS] + [("demo_cat", name) for name in ABLATIONS]
+NUM_TICKS = 3
+
+MakeWords = Callable[[str, str | None], list[str]]
+
+
+@pytest.fixture(scope="module")
+def make_words(tmp_path_factory) -> MakeWords:
+    """Return a function from an experiment and an ablation to words for `scripts.train`."""
+    folder = tmp_path_factory.mktemp("portraits")
+    for kind in ("cat", "person"):
+        words = ["debug=tiny", f"dataset=procedural_{kind}", f"paths.outputs={folder}"]
+        prepare_data.main([*words, f"output={folder / kind}"])
+    faces = folder / "faces"
+
+    def make(experiment: str, ablation: str | None) -> list[str]:
+        kind = "cat" if "cat" in experiment else "person"
+        words = ["debug=tiny", f"experiment={experiment}", f"data={folder / kind}"]
+        if ablation is not None:
+            words.append(f"ablation={ablation}")
+        if experiment == "catmask_512":
+            if not faces.exists():
+                first = ["train.total_kimg=0.004", f"output={faces}"]
+                train.main([*make("ffhq_mask_512", None), *first])
+            words.append(f"init_from={faces}")
+        return words
+
+    return make
+
+
+def images_at_ticks(folder: Path) -> list[int]:
+    path = folder / "stats.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [round(1000 * json.loads(line)["Progress/kimg"]) for line in lines]
+
+
+def check_finished(folder: Path, experiment: str) -> None:
+    ticks = images_at_ticks(folder)
+    assert len(ticks) >= NUM_TICKS
+    # The stages' images come before those of the adversarial training.
+    assert ticks[-1] >= 48
+    generator = load_generator(folder / "checkpoint")
+    labels = "catmask_hq" if "cat" in experiment else "celebamask_hq"
+    assert generator.config.label_set == labels
+
+
+def stop_after_first_tick(monkeypatch) -> None:
+    """Send SIGTERM to this process at the first tick, and at no other."""
+    tick = Monitor.tick
+
+    def tick_and_stop(self, *args, **kwargs):
+        monkeypatch.setattr(Monitor, "tick", tick)
+        result = tick(self, *args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(Monitor, "tick", tick_and_stop)
+
+
+@pytest.mark.parametrize(("experiment", "ablation"), RUNS)
+def test_run_is_stopped_resumes_and_finishes(
+    make_words, tmp_path, monkeypatch, capsys, experiment, ablation
+):
+    words = [*make_words(experiment, ablation), f"output={tmp_path}"]
+    capsys.readouterr()
+    stop_after_first_tick(monkeypatch)
+    train.main(words)
+    assert "resume=true" in capsys.readouterr().out.splitlines()[-1]
+    assert len(images_at_ticks(tmp_path)) == 1
+    train.main([*words, "resume=true"])
+    assert "done:" in capsys.readouterr().out
+    check_finished(tmp_path, experiment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "ablation"), RUNS)
+def test_run_is_killed_resumes_and_finishes(make_words, tmp_path, experiment, ablation):
+    command = [sys.executable, "-m", "scripts.train", *make_words(experiment, ablation)]
+    command += [f"output={tmp_path}"]
+    process = subprocess.Popen(
+        [*command, "train.total_kimg=100.0"], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while len(images_at_ticks(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    result = subprocess.run(
+        [*command, "resume=true"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    check_finished(tmp_path, experiment)
