@@ -25,6 +25,7 @@ def help_text(config_name: str, words: Sequence[str] = ()) -> str:
         "",
         *_entry("--help", "print this text and stop"),
         *_entry("--cfg", "print the composed configuration and stop"),
+        *_entry("--multirun", "one job for each of seed=0,1 and the like; see docs/scaling.md"),
     ]
     if choices:
         lines += ["", "Groups of options:"]
