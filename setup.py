@@ -120,7 +120,9 @@ setup(
         "webdataset>=0.2.100",
     ],
     extras_require={
-        "dev": ["pytest>=8.0", "ruff>=0.9"],
+        "dev": ["pytest>=8.0", "ruff>=0.9", "hydra-submitit-launcher>=1.2", "psutil>=5.9"],
+        # Many runs through Slurm: `--multirun hydra/launcher=slurm`.
+        "slurm": ["hydra-submitit-launcher>=1.2"],
         # Landmarks of people by a face detector, for photos without masks or known cameras.
         "photos": ["opencv-python-headless>=4.8"],
         # nvcc of the release that PyTorch is made for; the packages of CUDA 12 have none.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from training.evaluation import MetricSettings
 
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
@@ -21,6 +20,7 @@ from torch_utils.distributed import broadcast_object, distributed, is_main
 from torch_utils.heap import keep_freed_memory
 from training.augmentation import AugmentSettings
 from training.data import PortraitDataset
+from training.evaluation import MetricSettings
 from training.init_from import read_source
 from training.loop import Trainer
 from training.losses.terms import LossSettings
@@ -88,18 +88,18 @@ def _run(
         _logger.info("  %s resume=true", command)
 
 
-def _is_resuming(choice: bool | str, output: Path) -> bool:
+def _is_resuming(choice: str, output: Path) -> bool:
     """Tell whether to go on with the run in `output`; decided by the main process for all.
 
     Raises:
         UserError: If the choice is no choice, or a new run would write over another one.
     """
-    if choice not in (True, False, "auto"):
+    if choice not in ("true", "false", "auto"):
         raise UserError(f"resume={choice}; use true, false or auto")
     has_run = broadcast_object(has_state(output / STATE_FILE))
-    if has_run and choice is False:
+    if has_run and choice == "false":
         raise UserError(f"{output} holds a training run; say resume=true or choose another output")
-    return has_run if choice == "auto" else choice
+    return has_run if choice == "auto" else choice == "true"
 
 
 def read_generator_config(config: DictConfig) -> GeneratorConfig:

@@ -28,7 +28,7 @@ from training.schedules import ScheduleValues, ema_decay, schedule_values
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
 from training.stages import Stage
-from training.state import STATE_FILE, TrainingState, save_state
+from training.state import STATE_FILE, TrainingState, find_non_finite, save_state
 
 _TENSORS = ("image", "label_map", "camera")
 
@@ -111,6 +111,8 @@ class Trainer:
                 if is_stopping and self._images_left() > 0:
                     self._log_event("stop", "asked by a signal")
                     self._snapshots.save(self._monitor, {})
+                else:
+                    self._log_event("finish", "")
         finally:
             self._monitor.close()
         return self._images_left() == 0
@@ -161,8 +163,12 @@ class Trainer:
             self._snapshots.stats = self._monitor.tick(state.images_seen)
         snapshot = tick * loop.snapshot_ticks
         if is_last or state.images_seen // snapshot > images_before // snapshot:
-            self._snapshots.take(self._monitor)
+            damage = find_non_finite(state)
+            if damage is not None:
+                self._roll_back(f"{damage} is not finite")
+                return is_stopping
             self._guard.num_rollbacks = 0
+            self._snapshots.take(self._monitor)
         return is_stopping
 
     def _iterate(self) -> dict[str, Tensor]:
@@ -204,6 +210,7 @@ class Trainer:
             | _schedule_metrics(schedule)
             | {
                 "Augment/probability": probability,
+                "Augment/sign": self._probability.sign,
                 "Progress/unreadable_samples": float(num_unreadable),
                 "Progress/lr_factor": state.lr_factor,
             }

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mate3d.checkpoint import save_generator
-from mate3d.generator import Generator
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import run_on_main
 from training.data import PortraitDataset
 from training.evaluation import TrainingEvaluator
+from training.geometry_histograms import geometry_histograms
 from training.monitor import Monitor
 from training.parts import Occasion
 from training.passes import Latents, RealBatch, draw_latents
@@ -19,8 +18,6 @@ from training.retention import CHECKPOINT_FOLDER, keep_checkpoints
 from training.settings import TrainingSettings
 from training.snapshot import make_card, real_grids, render_grids
 from training.state import STATE_FILE, TrainingState, save_state
-
-_HISTOGRAM_POINTS = 4096
 
 
 class SnapshotTaker:
@@ -82,8 +79,8 @@ class SnapshotTaker:
         loop = self._settings.loop
         grids = render_grids(average, self._grid_latents(), columns=loop.grid_columns)
         monitor.add_grids(grids, images_seen)
-        for name, values in _geometry_values(average, self._grid_latents()).items():
-            monitor.add_histogram(f"geometry/{name}", values, images_seen)
+        for name, values in geometry_histograms(average, self._grid_latents()).items():
+            monitor.add_histogram(name, values, images_seen)
 
     def _grid_latents(self) -> Latents:
         loop = self._settings.loop
@@ -113,20 +110,6 @@ class SnapshotTaker:
         keep_checkpoints(self._run_folder, state.images_seen, metrics, self._settings.safety)
         save_state(self._run_folder / STATE_FILE, state)
         monitor.write_summary(self._command)
-
-
-@torch.no_grad()
-def _geometry_values(generator: Generator, latents: Latents) -> dict[str, Tensor]:
-    """Return distances of whole and parts at random points of the box, and the sharpness."""
-    head = generator.make_field(generator.map(latents.z, latents.camera))
-    random = torch.Generator().manual_seed(0)
-    points = torch.rand((1, _HISTOGRAM_POINTS, 3), generator=random) - 0.5
-    points = (points * generator.config.box_size).to(latents.z.device)
-    samples = head.sample(points.expand(len(latents.z), -1, -1))
-    values = {"sdf": samples.sdf, "class_sdf": samples.class_sdf}
-    if generator.config.geometry == "sdf":
-        values["beta"] = generator.decoder.beta
-    return values
 
 
 def _describe_device(device: torch.device) -> str:
