@@ -69,7 +69,8 @@ class PersonColors:
             weight = (head_distance - distances[name]).mul_(1 / _BORDER).exp_()
             total += weight
             mixed.addcmul_(color.expand_as(mixed), weight[:, None])
-        return mixed.div_(total[:, None])
+        # Far from the head no class is near: the head's distance is that of classes without parts.
+        return mixed.div_(total.clamp_(min=1e-30)[:, None])
 
     def _skin(self, folded: Coordinates, distances: dict[str, Tensor]) -> Tensor:
         skin = self._colors["skin_color"]

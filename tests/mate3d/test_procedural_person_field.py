@@ -306,3 +306,9 @@ def test_random_extremes_are_finite():
     field = PersonField(person_parameters_from_uniforms(corners))
     samples = field.sample(points.expand(60, -1, -1))
     assert samples.class_sdf.isfinite().all() and samples.features.isfinite().all()
+
+
+def test_colours_are_finite_far_from_the_head(parameters):
+    random = torch.Generator().manual_seed(2)
+    corner = 0.55 + 0.1 * torch.rand(NUM_PEOPLE, 256, 3, generator=random)
+    assert torch.isfinite(PersonField(parameters).sample(corner).features).all()
