@@ -26,6 +26,8 @@ WORDS = [
     *("schedule.pose_swap_fade_kimg=0", "model.generator.camera_scale=1.0"),
     *("model.discriminator.stddev_group_size=4", "optimizer.discriminator_reg_interval=2"),
     "optimizer.max_gradient_norm=1.0",
+    # By default Adam's first steps are all of one length: rounding decides those of no gradient.
+    "optimizer.eps=0.01",
 ]
 
 
@@ -106,9 +108,14 @@ def test_division_of_a_batch_does_not_change_what_is_trained(
     assert expected_stats["Augment/probability"] > 0.5
     assert (state["iteration"], state["images_seen"]) == (2, 24)
     assert state["data"]["position"] == expected_state["data"]["position"] == 16
+    start = load_document(whole / "training_state.previous.pt")
     for network, weights in expected_state["modules"].items():
-        for name, expected in weights.items():
-            found = state["modules"][network][name]
-            torch.testing.assert_close(
-                found, expected, rtol=1e-3, atol=2e-5, msg=f"{network} {name}"
-            )
+        moved = distance(weights, start["modules"][network])
+        # Rounding, and what Adam and two iterations make of it; another seed gives about 1.
+        assert moved > 0.01
+        assert distance(state["modules"][network], weights) < 0.005 * moved, network
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    squares = [(value - second[name]).double().square().sum() for name, value in first.items()]
+    return float(sum(squares)) ** 0.5

@@ -61,6 +61,7 @@ PUBLISHED = [
     (8.2, "schedule.pose_swap_fade_kimg", 1000.0),
     (8.2, "schedule.blur_initial_sigma", 10.0),
     (8.2, "schedule.blur_fade_kimg", 200.0),
+    (8.2, "schedule.style_mixing_probability", 0.0),
     (8.2, "schedule.resolution_initial", 128),
     (8.2, "schedule.resolution_final", 128),
     (8.3, "loss.adversarial", 1.0),
@@ -102,6 +103,7 @@ CATS = [
     ("schedule.pose_swap_fade_kimg", 0.0),
     ("schedule.blur_fade_kimg", 0.0),
     ("schedule.ema_rampup", None),
+    ("augment.mode", "adaptive"),
 ]
 RELEASED = ["loss=released", "rendering=released", "model.generator.plane_layout=eg3d_legacy"]
 # The options that an ablation sets, by group.
