@@ -12,6 +12,7 @@ from PIL import Image
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from training import loop
+from training.augmentation import AugmentSettings
 from training.setup import StageSettings
 from training.state import STATE_FILE, load_state
 from training.warm_start import WarmStartConfig
@@ -59,18 +60,35 @@ def test_checkpoint_holds_the_moving_average(make_trainer, tmp_path):
     assert "images seen: 8" in (tmp_path / "run" / "checkpoint" / "card.md").read_text()
 
 
-def test_resumed_run_equals_an_uninterrupted_one(make_trainer, tiny_settings, tmp_path):
-    trainer, whole = make_trainer(tmp_path / "whole")
+def test_ten_and_ten_steps_are_bit_for_bit_twenty(make_trainer, tiny_settings, tmp_path):
+    settings = replace(
+        with_loop(tiny_settings, total_kimg=0.04, tick_kimg=0.02, snapshot_ticks=1),
+        augment=AugmentSettings(mode="adaptive", probability=0.3, interval=2, ramp_kimg=0.1),
+        schedule=replace(
+            tiny_settings.schedule, style_mixing_probability=0.5, pose_swap_fade_kimg=0.02
+        ),
+    )
+    trainer, whole = make_trainer(tmp_path / "whole", settings)
     trainer.run()
-    shorter = with_loop(tiny_settings, total_kimg=0.004)
-    make_trainer(tmp_path / "parts", shorter)[0].run()
+    assert whole.iteration == 20
+    make_trainer(tmp_path / "parts", with_loop(settings, total_kimg=0.02))[0].run()
     torch.manual_seed(123)
-    trainer, resumed = make_trainer(tmp_path / "parts")
+    trainer, resumed = make_trainer(tmp_path / "parts", settings)
     load_state(tmp_path / "parts" / STATE_FILE, resumed)
+    assert resumed.iteration == 10
     assert trainer.run()
     assert read_stats(tmp_path / "parts") == read_stats(tmp_path / "whole")
+    probabilities = [record["Augment/probability"] for record in read_stats(tmp_path / "whole")]
+    assert len(set(probabilities)) == 2
     for name, module in whole.modules().items():
         assert_same_weights(module, resumed.modules()[name])
+    for name, optimizer in whole.optimizers.items():
+        states = optimizer.state_dict()["state"], resumed.optimizers[name].state_dict()["state"]
+        for index, values in states[0].items():
+            for key, value in values.items():
+                assert value.equal(states[1][index][key]), (name, index, key)
+    for name, item in whole.extra.items():
+        assert item.state_dict() == resumed.extra[name].state_dict(), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

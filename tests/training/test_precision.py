@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mate3d.errors import UserError
-from training import passes
-from training.loop import LoopSettings
+from training import passes, views
 from training.optimization import OptimizerSettings, make_adam, optimizing
 from training.precision import TrainingPrecision
+from training.settings import LoopSettings
 from training.state import STATE_FILE, load_state, save_state
 
 
@@ -60,9 +60,9 @@ def test_only_networks_see_low_precision(make_trainer, tiny_settings, tmp_path, 
     watch("blocks", state.networks.discriminator.blocks["b16"].conv0, "forward")
     watch("head", state.networks.discriminator.head, "forward")
     autocasts = []
-    original = passes.not_compiled
+    original = views.not_compiled
     monkeypatch.setattr(
-        passes,
+        views,
         "not_compiled",
         lambda: autocasts.append(torch.is_autocast_enabled("cpu")) or original(),
     )
