@@ -168,7 +168,7 @@ class Trainer:
                 self._roll_back(f"{damage} is not finite")
                 return is_stopping
             self._guard.num_rollbacks = 0
-            self._snapshots.take(self._monitor)
+            self._snapshots.take(self._monitor, is_last=is_last)
         return is_stopping
 
     def _iterate(self) -> dict[str, Tensor]:

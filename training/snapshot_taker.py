@@ -56,11 +56,11 @@ class SnapshotTaker:
         columns = self._settings.loop.grid_columns
         monitor.add_grids(real_grids(self._state.average, real, columns=columns), 0)
 
-    def take(self, monitor: Monitor) -> None:
-        """Show, measure and save; all processes call this together."""
+    def take(self, monitor: Monitor, *, is_last: bool) -> None:
+        """Show, measure if it is time or the run ends, and save; all processes call this together."""
         state = self._state
         run_on_main(lambda: self._show(monitor))
-        metrics = self._measure()
+        metrics = self._measure(is_last)
         monitor.add_values(metrics, state.images_seen)
         self.stats |= metrics
         self.save(monitor, metrics)
@@ -88,11 +88,11 @@ class SnapshotTaker:
         random = BatchRandom((loop.seed, Occasion.GRID), places, self._state.device)
         return draw_latents(self._state.average.config.z_dim, self._cameras, random)
 
-    def _measure(self) -> dict[str, float]:
-        """Measure at every so many snapshots, counted from the start of the run."""
+    def _measure(self, is_last: bool) -> dict[str, float]:
         loop = self._settings.loop
         snapshot = round(loop.tick_kimg * 1000) * loop.snapshot_ticks
-        if not self._settings.metrics.is_due(self._state.images_seen // snapshot):
+        number = self._state.images_seen // snapshot
+        if not self._settings.metrics.is_due(number, is_last=is_last):
             return {}
         return self._evaluator.measure(self._state.average, self._cameras, self._settings.loop.seed)
 

@@ -21,7 +21,7 @@ class MetricSettings:
             inception where its weights are, else procedural with a warning.
         num_samples: Generated images.
         num_real: Real images, evenly spaced; None takes all.
-        interval: Measure at every n-th snapshot; 0 never.
+        interval: Measure at every n-th snapshot and at the last; 0 never.
         batch_size: Images at a time on each process.
         eikonal_heads: Heads whose distances are examined.
         inception_weights: File of weights; None looks in the torch hub's cache.
@@ -56,6 +56,8 @@ class MetricSettings:
         check_count("metrics.batch_size", self.batch_size, 1, 4096)
         check_count("metrics.eikonal_heads", self.eikonal_heads, 1, _MANY)
 
-    def is_due(self, snapshot: int) -> bool:
-        """Tell whether to measure at snapshot number 1, 2, ..."""
-        return bool(self.names) and self.interval > 0 and snapshot % self.interval == 0
+    def is_due(self, snapshot: int, *, is_last: bool = False) -> bool:
+        """Tell whether to measure at snapshot number 1, 2, ..., of which the last always is."""
+        if not self.names or self.interval == 0:
+            return False
+        return is_last or snapshot % self.interval == 0

@@ -210,7 +210,8 @@ def test_perfect_masks_agree_fully(measure, settings, monkeypatch, procedural_fo
 
 def test_snapshots_to_measure_at(settings):
     assert [settings.is_due(number) for number in (1, 2, 3, 4)] == [False, True, False, True]
-    assert not replace(settings, interval=0).is_due(2)
+    assert settings.is_due(3, is_last=True)
+    assert not replace(settings, interval=0).is_due(2, is_last=True)
     assert not replace(settings, names=()).is_due(2)
 
 
