@@ -57,7 +57,7 @@ class SnapshotTaker:
         monitor.add_grids(real_grids(self._state.average, real, columns=columns), 0)
 
     def take(self, monitor: Monitor, *, is_last: bool) -> None:
-        """Show, measure if it is time or the run ends, and save; all processes call this together."""
+        """Show, measure if it is time, and save; all processes call this together."""
         state = self._state
         run_on_main(lambda: self._show(monitor))
         metrics = self._measure(is_last)
