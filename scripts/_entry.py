@@ -4,11 +4,12 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
 from scripts._help import help_text
@@ -28,7 +29,11 @@ _ONE_LINE_ERRORS = (UserError, KernelsUnavailableError, DistributedError)
 
 
 def run(
-    config_name: str, main: Callable[[DictConfig], None], argv: Sequence[str] | None = None
+    config_name: str,
+    main: Callable[[DictConfig], None],
+    argv: Sequence[str] | None = None,
+    *,
+    guard: Callable[[DictConfig], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Call `main` with the configuration composed from `configs/<config_name>.yaml` and `argv`.
 
@@ -44,11 +49,13 @@ def run(
         config_name: The script's name and that of its primary configuration file.
         main: Receives the resolved configuration.
         argv: Words of the command line; None takes those of the process.
+        guard: Opened by the main process around all that is written to the run folder; refuses,
+            by raising, what would spoil another run.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with connected(_exit_code):
-            _dispatch(config_name, main, words)
+            _dispatch(config_name, main, words, guard)
     except OtherProcessFailedError as error:
         sys.exit(error.exit_code)
     except _ONE_LINE_ERRORS as error:
@@ -68,7 +75,12 @@ def _exit_code(error: BaseException) -> int:
     return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
 
 
-def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[str]) -> None:
+def _dispatch(
+    config_name: str,
+    main: Callable[[DictConfig], None],
+    words: list[str],
+    guard: Callable[[DictConfig], AbstractContextManager[object]],
+) -> None:
     flags = [word for word in words if word.startswith("-")]
     words = [word for word in words if not word.startswith("-")]
     unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg", "--multirun")]
@@ -93,8 +105,11 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
     # The clock gives each process another default of `output`.
     config = broadcast_object(resolve_config(config))
     folder = Path(config.paths.run_folder)
-    run_on_main(lambda: _make_run_folder(folder, config_name, config))
-    with _logging_to(folder / "log.txt" if is_main() else None):
+    with ExitStack() as stack:
+        run_on_main(lambda: _check_own_run(folder / "config.yaml", config_name))
+        run_on_main(lambda: stack.enter_context(guard(config)))
+        run_on_main(lambda: _make_run_folder(folder, config_name, config))
+        stack.enter_context(_logging_to(folder / "log.txt" if is_main() else None))
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
             main(config)
@@ -107,22 +122,23 @@ def _dispatch(config_name: str, main: Callable[[DictConfig], None], words: list[
 
 
 def _make_run_folder(folder: Path, config_name: str, config: DictConfig) -> None:
-    path, heading = folder / "config.yaml", f"{_RUN_HEADING}{config_name}\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_own_run(path, heading)
-        path.write_text(heading + OmegaConf.to_yaml(config), encoding="utf-8")
         (folder / "git_revision.txt").write_text(_git_revision() + "\n")
+        with atomic_file(folder / "config.yaml") as path:
+            text = f"{_RUN_HEADING}{config_name}\n{OmegaConf.to_yaml(config)}"
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
 
 
-def _check_own_run(path: Path, heading: str) -> None:
+def _check_own_run(path: Path, config_name: str) -> None:
     """Refuse to write over the configuration of a checkpoint or of another script's run."""
+    if not path.exists():
+        return
     with path.open(encoding="utf-8", errors="replace") as file:
         found = file.readline()
-    if found == heading:
+    if found == f"{_RUN_HEADING}{config_name}\n":
         return
     is_run = found.startswith(_RUN_HEADING)
     script = found.removeprefix(_RUN_HEADING).strip()

@@ -3,8 +3,8 @@
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from mate3d.storage import config_from_dict
 from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._entry import run
-from torch_utils.distributed import broadcast_object, distributed, is_main
+from torch_utils.distributed import broadcast_object, distributed
 from torch_utils.heap import keep_freed_memory
 from training.augmentation import AugmentSettings
 from training.data import PortraitDataset
@@ -40,10 +40,26 @@ def _train(config: DictConfig, words: list[str]) -> None:
     device, output = choose_device(config.device), Path(config.output)
     if device.type == "cpu":
         keep_freed_memory()
-    with distributed(device.type), ExitStack() as stack:
-        if is_main():
-            stack.enter_context(only_writer(output))
+    with distributed(device.type):
         _run(config, words, device, output, resume=_is_resuming(config.resume, output))
+
+
+@contextmanager
+def _only_run(config: DictConfig) -> Iterator[None]:
+    """Hold the run folder, unless that would spoil a run that is in it.
+
+    Raises:
+        UserError: If `resume` is no choice, or a new run would write over another one.
+    """
+    choice, output = config.resume, Path(config.output)
+    if choice not in ("true", "false", "auto"):
+        raise UserError(f"resume={choice}; use true, false or auto")
+    with only_writer(output):
+        if choice == "false" and has_state(output / STATE_FILE):
+            raise UserError(
+                f"{output} holds a training run; say resume=true or choose another output"
+            )
+        yield
 
 
 def _run(
@@ -89,16 +105,8 @@ def _run(
 
 
 def _is_resuming(choice: str, output: Path) -> bool:
-    """Tell whether to go on with the run in `output`; decided by the main process for all.
-
-    Raises:
-        UserError: If the choice is no choice, or a new run would write over another one.
-    """
-    if choice not in ("true", "false", "auto"):
-        raise UserError(f"resume={choice}; use true, false or auto")
+    """Tell whether to go on with the run in `output`; decided by the main process for all."""
     has_run = broadcast_object(has_state(output / STATE_FILE))
-    if has_run and choice == "false":
-        raise UserError(f"{output} holds a training run; say resume=true or choose another output")
     return has_run if choice == "auto" else choice == "true"
 
 
@@ -131,7 +139,7 @@ def read_settings(config: DictConfig) -> tuple[StageSettings, TrainingSettings]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
-    run("train", lambda config: _train(config, words), words)
+    run("train", lambda config: _train(config, words), words, guard=_only_run)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mate3d.checkpoint import load_generator
 from scripts import prepare_data, train
 from scripts._compose import compose_config, group_choices, resolve_config
+from training.safety import only_writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,8 +54,20 @@ def test_run_folder_holds_everything_and_refuses_a_second_run(cats, tmp_path, ca
     )
     card = (tmp_path / "run" / "checkpoint" / "card.md").read_text()
     assert "python -m scripts.train debug=tiny" in card
-    line = fail_train(capsys, f"data={cats}", f"output={tmp_path / 'run'}")
+    texts = [(tmp_path / "run" / name).read_text() for name in ("config.yaml", "log.txt")]
+    line = fail_train(capsys, f"data={cats}", f"output={tmp_path / 'run'}", "train.seed=7")
     assert "holds a training run; say resume=true" in line
+    assert texts == [(tmp_path / "run" / name).read_text() for name in ("config.yaml", "log.txt")]
+
+
+def test_a_running_run_keeps_its_configuration(cats, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "only_writer", partial(only_writer, patience_s=0))
+    config = tmp_path / "config.yaml"
+    config.write_text("# Resolved options of a run of scripts.train\nseed: 1\n")
+    with only_writer(tmp_path):
+        line = fail_train(capsys, f"data={cats}", f"output={tmp_path}", "resume=auto")
+    assert "another process trains in" in line
+    assert config.read_text().endswith("seed: 1\n")
 
 
 def test_warm_start_precedes_training(cats, tmp_path, capsys):
