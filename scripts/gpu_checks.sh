@@ -42,9 +42,17 @@ check demo_edit "$python" -m scripts.edit experiment=demo_cat_ears device=cuda o
 check data "$python" -m scripts.prepare_data num_images=64 resolution=128 output="$work/cats.zip"
 check training "$python" -m scripts.train experiment=demo_cat device=cuda data="$work/cats.zip" \
   output="$work/run" warm_start.num_field_steps=200 warm_start.num_image_steps=50 train.total_kimg=0.2
+check cats64 "$python" -m scripts.prepare_data num_images=2000 resolution=64 num_workers=8 \
+  output="$work/cats64.zip"
+check small_cat "$python" -m scripts.train experiment=small_cat device=cuda data="$work/cats64.zip" \
+  output="$work/small" train.total_kimg=16 train.num_workers=4
+check nccl "$python" -m torch.distributed.run --nproc-per-node gpu -m scripts.train \
+  experiment=demo_cat debug=tiny device=cuda data="$work/cats.zip" output="$work/nccl"
 check orbit_demo "$python" benchmarks/bench_orbit.py device=cuda output="$out/orbit_demo.json"
 check orbit_face512 "$python" benchmarks/bench_orbit.py device=cuda preset=face512 frames=20 \
   output="$out/orbit_face512.json"
 cp "$work/demo/receipt.json" "$out/demo_receipt.json"
 cp "$work/run/stats.jsonl" "$out/training_stats.jsonl"
+cp "$work/small/stats.jsonl" "$out/small_cat_stats.jsonl"
+cp "$work/small/summary.html" "$out/small_cat_summary.html"
 exit $failed
