@@ -27,7 +27,7 @@ class BatchRandom:
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
-        # The samples' keys are longer than the shared one, so no stream is another's.
+        # Places count from 1 and the shared key is one number longer, so no stream is another's.
         self._streams = [_generator((*key, 1 + place), self.device) for place in places]
         self.shared = _generator((*key, 0, 0), self.device)
 

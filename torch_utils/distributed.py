@@ -103,8 +103,9 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if current() is None:
         return
     buckets = _buckets([parameter for parameter in parameters if parameter.requires_grad])
+    # Outside of `talking`: a GPU without memory for copies has not lost anybody.
+    flats = [_flatten_gradients(bucket) for bucket in buckets]
     with talking():
-        flats = [_flatten_gradients(bucket) for bucket in buckets]
         works = [dist.all_reduce(flat, async_op=True) for flat in flats]
         for work, flat, bucket in zip(works, flats, buckets, strict=True):
             work.wait()
@@ -133,8 +134,9 @@ def barrier() -> None:
 
 
 def broadcast_object(value: T) -> T:
-    """Return the main process's value on all processes; it must be picklable.
+    """Return the main process's value on all processes; it must be picklable and small.
 
+    A message of the store takes 8 MiB at most; tensors travel by `all_reduce_sum`.
     Like `run_on_main`, this needs the processes only connected, not `distributed`.
     """
     connection = current()

@@ -11,7 +11,13 @@ from torch import Tensor
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.storage import load_weights
-from torch_utils.distributed import all_reduce_sum, broadcast_object, run_on_main, world
+from torch_utils.distributed import (
+    all_reduce_sum,
+    broadcast_object,
+    is_main,
+    run_on_main,
+    world,
+)
 from training.data import PortraitDataset
 from training.evaluation.judges import FeatureJudge, dataset_digest
 from training.loader import MAX_UNREADABLE
@@ -56,12 +62,13 @@ def real_features(
     count = len(dataset) if num_real is None else min(num_real, len(dataset))
     name = f"real_{dataset_digest(dataset)}_{judge.name}_{judge.digest}_{count}.safetensors"
     path = cache_folder / name
-    # One process decides: the file may appear between two looks.
-    features = broadcast_object(_read(path))
-    if features is not None:
-        return features
+    shape = (count, judge.network.num_features)
+    # One process reads and decides: the file may appear between two looks, or be out of sight.
+    kept = _read(path, shape) if is_main() else None
+    if broadcast_object(kept is not None):
+        return all_reduce_sum(torch.zeros(shape) if kept is None else kept)
     _logger.info("features of %d real images (%s), kept in %s", count, judge.name, path)
-    features = torch.zeros(count, judge.network.num_features)
+    features = torch.zeros(shape)
     for places in own_batches(count, batch_size):
         items = [
             dataset.read_or_replace(place * len(dataset) // count, MAX_UNREADABLE)[0]
@@ -75,14 +82,17 @@ def real_features(
     return features
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     if not path.is_file():
         return None
     try:
-        return load_weights(path)[_KEY]
-    except (UserError, KeyError):
+        features = load_weights(path).get(_KEY)
+    except UserError:
+        features = None
+    if features is None or features.shape != shape or features.dtype != torch.float32:
         _logger.warning("%s is damaged; its features are computed anew", path)
         return None
+    return features
 
 
 def _write(path: Path, features: Tensor) -> None:
