@@ -11,7 +11,14 @@ from torch import Tensor
 
 from mate3d.labels import one_hot_mask
 from torch_utils.batch_random import BatchRandom
-from torch_utils.distributed import all_reduce_sum, broadcast_weights, is_main, run_on_main, world
+from torch_utils.distributed import (
+    all_reduce_sum,
+    barrier,
+    broadcast_weights,
+    is_main,
+    run_on_main,
+    world,
+)
 from torch_utils.interruption import stop_on_signal
 from training.augmentation import AdaptiveProbability, Augmenter
 from training.data import PortraitDataset, Unreadable, require_few
@@ -76,6 +83,8 @@ class Trainer:
         self._snapshots = SnapshotTaker(
             state, dataset, settings, run_folder, command=command, data=data_description
         )
+        # Images seen by the state saved last; saved twice, it would be the previous one as well.
+        self._saved_at: int | None = None
         self._batches: BatchStream | None = None
         self._unreadable: list[Unreadable] = []
         for module in state.modules().values():
@@ -110,7 +119,8 @@ class Trainer:
                     is_stopping = self._iterate_and_report(should_stop)
                 if is_stopping and self._images_left() > 0:
                     self._log_event("stop", "asked by a signal")
-                    self._snapshots.save(self._monitor, {})
+                    if self._saved_at != state.images_seen:
+                        self._snapshots.save(self._monitor, {})
                 else:
                     self._log_event("finish", "")
         finally:
@@ -169,9 +179,10 @@ class Trainer:
                 return is_stopping
             self._guard.num_rollbacks = 0
             self._snapshots.take(self._monitor, is_last=is_last)
+            self._saved_at = state.images_seen
         return is_stopping
 
-    def _iterate(self) -> dict[str, Tensor]:
+    def _iterate(self) -> dict[str, Tensor | float]:
         state, settings = self._state, self._settings
         stage = next((stage for stage in state.stages if stage.images_left > 0), None)
         if stage is not None:
@@ -185,10 +196,7 @@ class Trainer:
         decay = ema_decay(settings.schedule, state.images_seen, batch_size)
         update_average(state.average, state.networks.generator, decay)
         state.images_seen += batch_size
-        return {
-            name: value if isinstance(value, Tensor) else torch.tensor(value)
-            for name, value in metrics.items()
-        }
+        return metrics
 
     def _adversarial_iteration(self) -> dict[str, Tensor | float]:
         state, settings = self._state, self._settings
@@ -270,7 +278,10 @@ class Trainer:
         self._log_event("rollback", reason)
         roll_back(path, state, self._guard, self._settings.safety, reason)
         self._batches = None
+        # Nobody shall read the file that the main process now replaces.
+        barrier()
         run_on_main(lambda: save_state(path, state, with_previous=False))
+        self._saved_at = state.images_seen
         self._monitor.rewind(state.images_seen)
         _logger.warning(
             "%s at %d images; back to %d images, learning rates times %g",
@@ -295,10 +306,20 @@ def _stage_step(stage: Stage, state: TrainingState) -> dict[str, Tensor | float]
     return {f"Loss/{stage.name}/{name}": value for name, value in values.items()}
 
 
-def _agree(metrics: Mapping[str, Tensor], is_stopping: bool) -> tuple[dict[str, float], bool]:
+def _agree(
+    metrics: Mapping[str, Tensor | float], is_stopping: bool
+) -> tuple[dict[str, float], bool]:
     """Return means over all processes, and whether any of them is stopping."""
-    values = [value.detach().double().mean().cpu() for value in metrics.values()]
-    total = all_reduce_sum(torch.stack([*values, torch.tensor(float(is_stopping)).double()]))
+    means = {
+        name: value.detach().double().mean()
+        for name, value in metrics.items()
+        if isinstance(value, Tensor)
+    }
+    # Read at once: on a GPU each reading means waiting.
+    numbers = torch.stack(list(means.values())).tolist() if means else []
+    read = dict(zip(means, numbers, strict=True))
+    own = [float(read.get(name, value)) for name, value in metrics.items()]
+    total = all_reduce_sum(torch.tensor([*own, float(is_stopping)], dtype=torch.float64))
     *sums, num_stopping = total.tolist()
     size = world().size
     return dict(zip(metrics, (value / size for value in sums), strict=True)), num_stopping > 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from training.optimization import make_adam, optimizing
@@ -82,7 +83,8 @@ class SphereInitialization:
     def step(self) -> dict[str, Tensor]:
         """Update the generator once."""
         generator, settings, parts = self._networks.generator, self._settings, self._parts
-        key = (settings.loop.seed, 0, self.steps_done, Occasion.SPHERE)
+        # The seed of PyTorch's default is the run's until a rollback changes it.
+        key = (torch.initial_seed(), 0, self.steps_done, Occasion.SPHERE)
         logged = []
         with optimizing(generator, self._optimizer):
             for part in range(parts.accumulation):

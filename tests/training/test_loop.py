@@ -14,7 +14,7 @@ from mate3d.errors import UserError
 from training import loop
 from training.augmentation import AugmentSettings
 from training.setup import StageSettings
-from training.state import STATE_FILE, load_state
+from training.state import STATE_FILE, load_state, previous_path
 from training.warm_start import WarmStartConfig
 
 
@@ -106,6 +106,29 @@ def test_signal_finishes_the_step_and_saves(make_trainer, tmp_path, monkeypatch,
     load_state(tmp_path / "run" / STATE_FILE, resumed)
     assert resumed.images_seen == 2
     assert (tmp_path / "run" / "checkpoint").is_dir()
+
+
+def test_signal_before_a_snapshot_does_not_save_it_twice(
+    make_trainer, tiny_settings, tmp_path, monkeypatch
+):
+    original = loop.adversarial_iteration
+
+    def iterate_and_signal(state, *arguments):
+        # The second iteration ends with a snapshot.
+        if state.images_seen == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(state, *arguments)
+
+    monkeypatch.setattr(loop, "adversarial_iteration", iterate_and_signal)
+    trainer, state = make_trainer(tmp_path / "run")
+    monkeypatch.setattr(trainer._snapshots, "_measure", lambda _: {"Metrics/fid_procedural": 7.0})
+    assert not trainer.run()
+    assert state.images_seen == 4
+    # What was measured is still known, and the previous state is an earlier one.
+    measured = json.loads((tmp_path / "run" / "checkpoints" / "metrics.json").read_text())
+    assert measured == {"000000004": {"fid_procedural": 7.0}}
+    load_state(previous_path(tmp_path / "run" / STATE_FILE), state)
+    assert state.images_seen == 0
 
 
 def test_divergence_returns_to_the_last_state(make_trainer, tmp_path, monkeypatch, caplog):
