@@ -47,9 +47,10 @@ from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import one_hot_mask
 from mate3d.renderer import RenderingConfig
 from mate3d.sdf_decoder import widened_sigmoid
+from torch_utils.batch_random import BatchRandom
 from torch_utils.heap import keep_freed_memory
 from training import passes, steps
-from training.losses.terms import LossSettings
+from training.losses.terms import LossSettings, Metrics
 from training.optimization import OptimizerSettings, make_adam, optimizing
 from training.passes import Latents, Networks, RealBatch, StepContext
 from training.precision import TrainingPrecision
@@ -184,8 +185,8 @@ def make_networks(case: Case, variant: str) -> Networks:
 
 
 def make_steps(
-    case: Case, networks: Networks, loss: LossSettings, context: StepContext
-) -> dict[str, Callable[[], dict[str, Tensor]]]:
+    case: Case, networks: Networks, loss: LossSettings
+) -> dict[str, Callable[[StepContext], Metrics]]:
     """Return the steps by name, each with latents of its own."""
     random, batch = torch.Generator().manual_seed(SEED), case.batch_size
     generator = networks.generator
@@ -201,21 +202,20 @@ def make_steps(
     ids = torch.randint(num_classes, (batch, side, side), generator=random)
     real = RealBatch(image.to(case.device), one_hot_mask(ids, num_classes).to(case.device), cameras)
     points = torch.rand(batch, 2 * loss.density_points, 3, generator=random).to(case.device) - 0.5
-    shared = (networks, loss, context)
     latents = [draw() for _ in range(4)]
     return {
-        "generator": lambda: steps.generator_step(networks, latents[0], loss, context),
-        "discriminator": lambda: steps.discriminator_step(
+        "generator": lambda context: steps.generator_step(networks, latents[0], loss, context),
+        "discriminator": lambda context: steps.discriminator_step(
             networks, latents[1], real, loss, context
         ),
-        "semantic_discriminator": lambda: steps.semantic_discriminator_step(
+        "semantic_discriminator": lambda context: steps.semantic_discriminator_step(
             networks, latents[2], real, loss, context
         ),
-        "density_smoothness": lambda: steps.density_step(
+        "density_smoothness": lambda context: steps.density_step(
             networks, latents[3], points, loss, context
         ),
-        "r1": lambda: steps.r1_step(networks, real, *shared[1:]),
-        "semantic_r1": lambda: steps.semantic_r1_step(networks, real, *shared[1:]),
+        "r1": lambda context: steps.r1_step(networks, real, loss, context),
+        "semantic_r1": lambda context: steps.semantic_r1_step(networks, real, loss, context),
     }
 
 
@@ -231,22 +231,19 @@ def measure(case: Case, variant: str, gradients_path: str) -> dict[str, Any]:
     schedule = ScheduleValues(case.neural_resolution, blur_sigma=0.0, pose_swap_probability=0.5)
     context = StepContext(
         schedule,
-        random=torch.Generator(device),
         precision=TrainingPrecision("bf16" if variant == "bf16" else "fp32", device),
     )
-    all_steps = make_steps(case, networks, loss, context)
+    all_steps = make_steps(case, networks, loss)
     settings = OptimizerSettings()
     optimizers = {
         name: make_adam(getattr(networks, name).parameters(), 0.0, settings) for name in NETWORKS
     }
 
-    def run(name: str, trained: str) -> tuple[Stopwatch, dict[str, Tensor]]:
-        # Of depths, and of the backbone's noise.
-        context.random.manual_seed(SEED)
-        torch.manual_seed(SEED)
+    def run(name: str, trained: str) -> tuple[Stopwatch, Metrics]:
+        random = BatchRandom((SEED,), range(case.batch_size), device)
         watch = Stopwatch(device)
         with watch, optimizing(getattr(networks, trained), optimizers[trained]):
-            metrics = all_steps[name]()
+            metrics = all_steps[name](replace(context, random=random))
         return watch, metrics
 
     iterations, losses = [], {}
