@@ -19,6 +19,29 @@ def check_number(name: str, value: object, *, above: float = -math.inf) -> float
     return float(value)
 
 
+def check_range(
+    name: str, value: object, low: float, high: float = math.inf, *, or_null: bool = False
+) -> None:
+    """Refuse what is no finite number in a range, bounds included.
+
+    Args:
+        name: The option.
+        value: What the user gave.
+        low: Smallest value.
+        high: Largest value.
+        or_null: Also allow None.
+
+    Raises:
+        UserError: Saying what is allowed.
+    """
+    if value is None and or_null:
+        return
+    check_number(name, value)
+    if not low <= value <= high:
+        allowed = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise UserError(f"{name}={value}; use a number {allowed}{' or null' if or_null else ''}")
+
+
 def check_numbers(name: str, values: object) -> tuple[float, ...]:
     """Return a user's list of finite numbers.
 

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from mate3d.option_checks import check_count, check_range
+
+_MOST_PIXELS = 4096
+
 
 @dataclass(frozen=True)
 class ScheduleSettings:
@@ -32,6 +36,22 @@ class ScheduleSettings:
     style_mixing_probability: float = 0.0
     ema_kimg: float = 10.0
     ema_rampup: float | None = 0.05
+
+    def __post_init__(self):
+        for name in ("resolution_initial", "resolution_final"):
+            check_count(f"schedule.{name}", getattr(self, name), 1, _MOST_PIXELS)
+        for name in (
+            "resolution_fade_kimg",
+            "blur_initial_sigma",
+            "blur_fade_kimg",
+            "pose_swap_fade_kimg",
+            "ema_kimg",
+        ):
+            check_range(f"schedule.{name}", getattr(self, name), 0)
+        check_range("schedule.style_mixing_probability", self.style_mixing_probability, 0, 1)
+        swap, rampup = self.pose_swap_probability, self.ema_rampup
+        check_range("schedule.pose_swap_probability", swap, 0, 1, or_null=True)
+        check_range("schedule.ema_rampup", rampup, 0, or_null=True)
 
 
 @dataclass(frozen=True)

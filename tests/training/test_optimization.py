@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from mate3d.errors import UserError
+from training.losses.terms import LossSettings
 from training.optimization import OptimizerSettings, make_adam, optimizing, sanitize_gradients
 
 
@@ -45,3 +47,18 @@ def test_bad_gradients_are_made_finite():
     parameter.grad = torch.tensor([float("nan"), float("inf"), -float("inf"), 2.0])
     sanitize_gradients([parameter, nn.Parameter(torch.zeros(1))])
     assert parameter.grad.tolist() == [0.0, 1e5, -1e5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OptimizerSettings(generator_lr=0.0), "optimizer.generator_lr=0.0; use a number"),
+        (lambda: OptimizerSettings(beta2=1.0), "optimizer.beta2=1.0; use a number from 0 to below"),
+        (lambda: OptimizerSettings(generator_reg_interval=0), "generator_reg_interval=0; use a"),
+        (lambda: LossSettings(r1_gamma=-1.0), "loss.r1_gamma=-1.0; use a number of at least 0"),
+        (lambda: LossSettings(eikonal=float("inf")), "loss.eikonal=inf; use a number"),
+    ],
+)
+def test_impossible_rates_and_weights_are_one_line(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

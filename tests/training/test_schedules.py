@@ -2,6 +2,7 @@
 
 import pytest
 
+from mate3d.errors import UserError
 from training import schedules
 from training.schedules import ScheduleSettings
 
@@ -68,3 +69,18 @@ def test_schedule_values_collects_what_the_steps_read():
     values = schedules.schedule_values(ScheduleSettings(), 100_000)
     assert (values.resolution, values.blur_sigma) == (64, 5.0)
     assert values.pose_swap_probability == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"resolution_final": 0}, "resolution_final=0; use a whole number from 1 to 4096"),
+        ({"blur_fade_kimg": -1.0}, "blur_fade_kimg=-1.0; use a number of at least 0"),
+        ({"pose_swap_probability": 1.5}, "pose_swap_probability=1.5; use a number from 0 to 1 or"),
+        ({"style_mixing_probability": "some"}, "style_mixing_probability=some; use a number"),
+        ({"ema_rampup": float("nan")}, "ema_rampup=nan; use a number"),
+    ],
+)
+def test_impossible_schedules_are_one_line(values, message):
+    with pytest.raises(UserError, match=f"schedule.{message}"):
+        ScheduleSettings(**values)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mate3d.errors import UserError
-from mate3d.option_checks import check_count, check_number
+from mate3d.option_checks import check_count, check_number, check_range
 
 Mode = Literal["none", "fixed", "adaptive"]
 
@@ -61,13 +61,13 @@ class AugmentSettings:
         if self.mode not in get_args(Mode):
             raise UserError(f"augment.mode={self.mode}; use one of {', '.join(get_args(Mode))}")
         for name in ("probability", "max_probability", "target", "shift"):
-            self._check_range(name, 1)
+            check_range(f"augment.{name}", getattr(self, name), 0, 1)
         for name in ("rotation_degrees", "hue_degrees"):
-            self._check_range(name, 180)
+            check_range(f"augment.{name}", getattr(self, name), 0, 180)
         for name in ("scale_octaves", "contrast_octaves", "saturation_octaves"):
-            self._check_range(name, 4)
+            check_range(f"augment.{name}", getattr(self, name), 0, 4)
         for name in ("translation", "brightness"):
-            self._check_range(name, 2)
+            check_range(f"augment.{name}", getattr(self, name), 0, 2)
         check_count("augment.interval", self.interval, 1, 1_000_000)
         check_number("augment.ramp_kimg", self.ramp_kimg, above=0)
         self._check_effects()
@@ -76,12 +76,6 @@ class AugmentSettings:
     def moves(self) -> bool:
         """Whether any transform moves pixels."""
         return self.with_blit or self.with_flip or self.with_quarter_turns or self.with_geometry
-
-    def _check_range(self, name: str, high: float) -> None:
-        value = getattr(self, name)
-        check_number(f"augment.{name}", value)
-        if not 0 <= value <= high:
-            raise UserError(f"augment.{name}={value}; use a number from 0 to {high}")
 
     def _check_effects(self) -> None:
         if self.mode == "none" and self.probability > 0:

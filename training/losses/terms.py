@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mate3d.errors import UserError
+from mate3d.option_checks import check_range
 
 Metrics = dict[str, Tensor]
 
@@ -16,6 +17,14 @@ CLASS_DISTANCE_TERMS = (
     "density_consistency",
     "class_color_consistency",
     "color_consistency",
+)
+# All other weights.
+_OTHER_TERMS = (
+    "adversarial",
+    "semantic_adversarial",
+    "density_smoothness",
+    "r1_gamma",
+    "semantic_r1_gamma",
 )
 # Weights of the terms that look at any distances, which a generator of densities has not.
 DISTANCE_TERMS = ("eikonal", "minimal_surface", *CLASS_DISTANCE_TERMS)
@@ -83,6 +92,8 @@ class LossSettings:
     with_double_blur: bool = False
 
     def __post_init__(self):
+        for name in (*DISTANCE_TERMS, *_OTHER_TERMS):
+            check_range(f"loss.{name}", getattr(self, name), 0)
         for name in ("eikonal_points", "consistency_points", "density_points"):
             value = getattr(self, name)
             if value is not None and value < 1:
