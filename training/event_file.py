@@ -29,18 +29,17 @@ class EventFile:
         purge_step: TensorBoard hides what earlier files of the folder hold from this step on.
     """
 
-    def __init__(self, folder: Path, *, purge_step: int | None = None):
+    def __init__(self, folder: Path, *, purge_step: int):
         # The time orders the files of a run; nanoseconds tell apart those of one process.
         name = f"events.out.tfevents.{time.time():.9f}.{socket.gethostname()}.{os.getpid()}"
         self._file = AppendedFile(folder / name)
-        self._first = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        if purge_step is not None:
-            start = Event(
-                wall_time=time.time(),
-                step=purge_step,
-                session_log=SessionLog(status=SessionLog.START),
-            )
-            self._first += _record(start)
+        start = Event(
+            wall_time=time.time(),
+            step=purge_step,
+            session_log=SessionLog(status=SessionLog.START),
+        )
+        version = Event(wall_time=time.time(), file_version="brain.Event:2")
+        self._first = _record(version) + _record(start)
 
     def add_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each curve."""

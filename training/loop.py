@@ -3,12 +3,14 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mate3d.errors import UserError
 from mate3d.labels import one_hot_mask
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import (
@@ -123,6 +125,11 @@ class Trainer:
                         self._snapshots.save(self._monitor, {})
                 else:
                     self._log_event("finish", "")
+        except Exception as error:
+            # A full disk may be why; the error that ends the run is the one to show.
+            with suppress(UserError):
+                self._log_event("failure", str(error))
+            raise
         finally:
             self._monitor.close()
         return self._images_left() == 0
@@ -275,8 +282,10 @@ class Trainer:
         """Return to a saved state, with other random numbers than led astray."""
         state, failed_at = self._state, self._state.images_seen
         path = self._run_folder / STATE_FILE
-        self._log_event("rollback", reason)
         roll_back(path, state, self._guard, self._settings.safety, reason)
+        if is_main():
+            more = {"back_to": state.images_seen, "lr_factor": state.lr_factor}
+            log_event(self._run_folder, "rollback", failed_at, reason, **more)
         self._batches = None
         # Nobody shall read the file that the main process now replaces.
         barrier()

@@ -98,8 +98,7 @@ class Monitor:
         self._ticks = deque([(now, images_seen)], maxlen=_ETA_TICKS + 1)
         if self._is_main:
             self._write("stats.jsonl", lambda: self._stats.rewind(images_seen))
-            purge_step = images_seen + 1 if images_seen else None
-            self._events = EventFile(self._run_folder, purge_step=purge_step)
+            self._events = EventFile(self._run_folder, purge_step=images_seen + 1)
 
     def rewind(self, images_seen: int) -> None:
         """Forget what was recorded after the state that a rollback returns to."""

@@ -13,6 +13,7 @@ from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from training import loop
 from training.augmentation import AugmentSettings
+from training.events import read_events
 from training.setup import StageSettings
 from training.state import STATE_FILE, load_state, previous_path
 from training.warm_start import WarmStartConfig
@@ -144,6 +145,9 @@ def test_divergence_returns_to_the_last_state(make_trainer, tmp_path, monkeypatc
     assert trainer.run()
     assert calls == [0, 2, 4, 6, 4, 6]
     assert "back to 4 images" in caplog.text
+    (event,) = [one for one in read_events(tmp_path / "run") if one["kind"] == "rollback"]
+    assert event["images_seen"] > event["back_to"] == 4 and event["lr_factor"] == 1
+    assert event["reason"] == "Loss/G/loss is NaN"
 
 
 def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
@@ -155,6 +159,8 @@ def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
     trainer, _ = make_trainer(tmp_path / "run")
     with pytest.raises(UserError, match="training diverged"):
         trainer.run()
+    last = read_events(tmp_path / "run")[-1]
+    assert last["kind"] == "failure" and "training diverged" in last["reason"]
 
 
 def test_terms_of_weight_zero_are_not_logged(make_trainer, tiny_settings, tmp_path):

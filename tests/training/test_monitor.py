@@ -135,19 +135,21 @@ def test_time_left_follows_from_the_speed(tmp_path, monkeypatch):
     assert monitor.tick(100)["Timing/eta_sec"] == 0
 
 
-def test_rollback_takes_back_what_came_after(tmp_path):
+@pytest.mark.parametrize("back_to, kept", [(10, [(10, 1.0)]), (0, [])])
+def test_rollback_takes_back_what_came_after(tmp_path, back_to, kept):
     monitor = make_monitor(tmp_path)
     for images_seen in (10, 20, 30):
         monitor.record({"Loss/G/loss": 1.0})
         monitor.tick(images_seen)
     monitor.record({"Loss/G/loss": 1e9})
-    monitor.rewind(10)
+    monitor.rewind(back_to)
     monitor.record({"Loss/G/loss": 2.0})
     monitor.tick(20)
     monitor.close()
-    assert [record["images_seen"] for record in read_stats(tmp_path)] == [10, 20]
+    expected = [*kept, (20, 2.0)]
+    assert [record["images_seen"] for record in read_stats(tmp_path)] == [x for x, _ in expected]
     points = [(one.step, one.value) for one in read_events(tmp_path).Scalars("Loss/G/loss")]
-    assert points == [(10, 1.0), (20, 2.0)]
+    assert points == expected
 
 
 def test_processes_that_are_not_main_write_nothing(tmp_path, caplog):
