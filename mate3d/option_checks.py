@@ -22,18 +22,7 @@ def check_number(name: str, value: object, *, above: float = -math.inf) -> float
 def check_range(
     name: str, value: object, low: float, high: float = math.inf, *, or_null: bool = False
 ) -> None:
-    """Refuse what is no finite number in a range, bounds included.
-
-    Args:
-        name: The option.
-        value: What the user gave.
-        low: Smallest value.
-        high: Largest value.
-        or_null: Also allow None.
-
-    Raises:
-        UserError: Saying what is allowed.
-    """
+    """Refuse what is no finite number in a range; otherwise as `check_count`."""
     if value is None and or_null:
         return
     check_number(name, value)

@@ -94,7 +94,7 @@ def roll_back(
     Args:
         path: Of the newest state.
         state: Changed; its sources of random numbers must be made anew by who keeps others.
-        guard: Counts the returns, and stops counting from zero at a snapshot.
+        guard: Counts the returns; its user sets the count to zero at each snapshot.
         settings: Their number and the factor of the rates.
         reason: Goes into the error.
 
