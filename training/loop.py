@@ -311,7 +311,7 @@ def _stage_step(stage: Stage, state: TrainingState) -> dict[str, Tensor | float]
     generator.requires_grad_(False)
     if stage.images_left == 0:
         # Processes that computed the same may differ by rounding.
-        broadcast_weights([generator])
+        broadcast_weights([generator, state.average])
     return {f"Loss/{stage.name}/{name}": value for name, value in values.items()}
 
 
