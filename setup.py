@@ -123,6 +123,8 @@ setup(
         "dev": ["pytest>=8.0", "ruff>=0.9", "hydra-submitit-launcher>=1.2", "psutil>=5.9"],
         # Many runs through Slurm: `--multirun hydra/launcher=slurm`.
         "slurm": ["hydra-submitit-launcher>=1.2"],
+        # FID and KID by Inception's features.
+        "inception": ["torch-fidelity>=0.3"],
         # Landmarks of people by a face detector, for photos without masks or known cameras.
         "photos": ["opencv-python-headless>=4.8"],
         # nvcc of the release that PyTorch is made for; the packages of CUDA 12 have none.
