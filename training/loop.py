@@ -15,6 +15,7 @@ from mate3d.labels import one_hot_mask
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import (
     all_reduce_sum,
+    any_process,
     barrier,
     broadcast_weights,
     is_main,
@@ -181,8 +182,8 @@ class Trainer:
         snapshot = tick * loop.snapshot_ticks
         if is_last or state.images_seen // snapshot > images_before // snapshot:
             damage = find_non_finite(state)
-            if damage is not None:
-                self._roll_back(f"{damage} is not finite")
+            if any_process(damage is not None):
+                self._roll_back(f"{damage or 'a weight of another process'} is not finite")
                 return is_stopping
             self._guard.num_rollbacks = 0
             self._snapshots.take(self._monitor, is_last=is_last)
