@@ -4,7 +4,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +17,7 @@ from scripts._multirun import multirun
 from torch_utils.connection import OtherProcessFailedError, connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
+from training.appended_file import AppendedFile
 
 _logger = logging.getLogger(__name__)
 
@@ -160,6 +161,19 @@ def _git_revision() -> str:
     return result.stdout.strip()
 
 
+class _LogFile(logging.Handler):
+    """Appends to a file; records wait while the disk is full, instead of an error for each."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._file = AppendedFile(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record after those that wait."""
+        with suppress(OSError):
+            self._file.append(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+
+
 @contextmanager
 def _logging_to(path: Path | None) -> Iterator[None]:
     """Send log records of our packages to the console (info) and to a file (all, with times).
@@ -171,7 +185,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     console.setFormatter(logging.Formatter("%(message)s"))
     handlers: list[logging.Handler] = [console]
     if path is not None:
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _LogFile(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handlers.append(file)
     loggers = [logging.getLogger(name) for name in ("torch_utils", "mate3d", "training")]

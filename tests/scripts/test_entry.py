@@ -70,6 +70,20 @@ def test_user_error_of_the_script_is_one_line_on_screen_and_in_the_log(tmp_path,
     assert "too small" in (tmp_path / "run/log.txt").read_text()
 
 
+def test_log_on_a_full_disk_adds_no_lines(tmp_path, capsys):
+    def fail(config: DictConfig) -> None:
+        logging.getLogger("training").info("hello")
+        raise UserError("no space")
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as info:
+        _run_in(tmp_path, main=fail)
+    assert info.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == "hello\n" and captured.err == "error: no space\n"
+
+
 def test_wrong_choice_of_operations_ends_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MATE3D_OPS", "fast")
     with pytest.raises(SystemExit) as exit:
