@@ -35,6 +35,15 @@ for side in 64 128; do
 done
 check bench_training "$python" benchmarks/bench_training.py device=cuda runs=3 \
   variants=exact,fast,subset,bf16 output="$out/bench_training.json"
+for name in small_cat demo_cat; do
+  check "bench_memory_$name" "$python" benchmarks/bench_memory.py device=cuda experiment=$name \
+    output="$out/memory_$name.json"
+done
+for side in 64 128; do
+  check "bench_memory_ffhq_mask_512_$side" "$python" benchmarks/bench_memory.py device=cuda \
+    experiment=ffhq_mask_512 neural_resolution=$side batch_sizes=1,2,4 \
+    output="$out/memory_ffhq_mask_512_${side}px.json"
+done
 check bench_edit_demo "$python" benchmarks/bench_edit.py device=cuda output="$out/bench_edit_demo.json"
 check bench_edit_face512 "$python" benchmarks/bench_edit.py device=cuda preset=face512 \
   neural_resolution=64 output="$out/bench_edit_face512.json"
