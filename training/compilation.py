@@ -23,6 +23,8 @@ def compile_networks(generator: Generator, *discriminators: Discriminator) -> No
 def not_compiled() -> AbstractContextManager[None]:
     """Return a context in which compiled networks run as written.
 
-    Compiled ones have no second derivatives, which penalties on gradients need.
+    Compiled ones have no second derivatives, which penalties on gradients need; and weights that a
+    loss does not reach get gradients of zero from them instead of none, which Adam counts as a
+    step. Losses of distances alone do not reach the texture.
     """
     return torch.compiler.set_stance("force_eager")

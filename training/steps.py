@@ -13,6 +13,7 @@ from mate3d.renderer import RaySamples, march_classes
 from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
 from torch_utils.batch_random import BatchRandom
 from torch_utils.ops.blur import blur_image
+from training.compilation import not_compiled
 from training.losses import geometry
 from training.losses.adversarial import (
     discriminator_logistic_loss,
@@ -80,7 +81,8 @@ def density_step(
     """
     generator = networks.generator
     ws = make_styles(generator, latents, context, swap_together=True)
-    head = make_head(generator, ws, context)
+    with not_compiled():
+        head = make_head(generator, ws, context)
     density = head.density(head.sdf(points))
     terms = LossSum()
     terms.add(
@@ -98,7 +100,9 @@ def sphere_initialization_step(
     """Train the generator to make spheres of the whole and of every part (spec 8.6)."""
     generator = networks.generator
     ws = make_styles(generator, latents, context)
-    samples = sample_head(generator, make_head(generator, ws, context), latents, context)
+    with not_compiled():
+        head = make_head(generator, ws, context)
+    samples = sample_head(generator, head, latents, context)
     value = geometry.sphere_initialization_loss(
         samples.sdf.flatten(1, 2),
         samples.class_sdf.flatten(1, 2),
