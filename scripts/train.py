@@ -16,7 +16,7 @@ from mate3d.storage import config_from_dict
 from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._entry import run
-from torch_utils.distributed import broadcast_object, distributed
+from torch_utils.distributed import broadcast_object, distributed, world
 from torch_utils.heap import keep_freed_memory
 from training.augmentation import AugmentSettings
 from training.data import PortraitDataset
@@ -100,7 +100,8 @@ def _run(
     if trainer.run():
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
     else:
-        _logger.info("stopped at %d images; to go on:", state.images_seen)
+        launched = ", launched as before" if world().size > 1 else ""
+        _logger.info("stopped at %d images; to go on%s:", state.images_seen, launched)
         _logger.info("  %s resume=true", command)
 
 

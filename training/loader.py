@@ -20,6 +20,13 @@ MAX_UNREADABLE = 10
 # Entries of a state that do not name the order; states of older runs lack them.
 _EXTRA_KEYS = ("digest", "unreadable")
 
+# What a user calls the parts of a streamed order.
+_ORDER_WORDS = {
+    "batch_size": "the batch size of each process",
+    "num_replicas": "the number of processes",
+    "num_workers": "train.num_workers",
+}
+
 _logger = logging.getLogger(__name__)
 
 
@@ -241,11 +248,12 @@ def _check_state(state: dict[str, Any], fresh: dict[str, Any]) -> None:
             f"cannot resume: the run used train.streaming={was_streaming}, which sets the order of "
             "its data; say so again"
         )
-    for name in sorted(fresh_order - {"seed", "position"}):
-        if state[name] != fresh[name]:
+    for name in fresh:
+        if name in fresh_order - {"seed", "position"} and state[name] != fresh[name]:
+            words = _ORDER_WORDS.get(name, name)
             raise UserError(
-                f"cannot resume: the order of streamed data depends on {name}, which was "
-                f"{state[name]} and is {fresh[name]} now; set it back"
+                f"cannot resume: the order of streamed data depends on {words}, "
+                f"which was {state[name]} and is {fresh[name]} now; set it back"
             )
     if state.get("digest", fresh["digest"]) != fresh["digest"]:
         raise UserError(

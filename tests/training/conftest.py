@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,7 @@ def make_trainer(
         folder: Path,
         settings: TrainingSettings = tiny_settings,
         stages: StageSettings | None = None,
+        **kwargs: Any,
     ) -> tuple[Trainer, TrainingState]:
         folder.mkdir(parents=True, exist_ok=True)
         dataset = PortraitDataset(dataset_folder)
@@ -67,6 +69,6 @@ def make_trainer(
             dataset.camera_labels,
             torch.device("cpu"),
         )
-        return Trainer(state, dataset, settings, folder), state
+        return Trainer(state, dataset, settings, folder, **kwargs), state
 
     return make

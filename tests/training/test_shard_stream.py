@@ -320,15 +320,21 @@ def test_fewer_shards_than_readers_are_refused(shards):
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 2}, {"num_workers": 2}, {"num_replicas": 2}], ids=str
+    ("change", "words"),
+    [
+        ({"batch_size": 2}, "the batch size of each process"),
+        ({"num_workers": 2}, "train.num_workers"),
+        ({"num_replicas": 2}, "the number of processes"),
+    ],
+    ids=str,
 )
-def test_resuming_in_another_order_is_refused(shards, change):
+def test_resuming_in_another_order_is_refused(shards, change, words):
     dataset = PortraitDataset(shards)
     (stream,) = stream_all(dataset, batch_size=4, num_workers=0)
     next(stream)
-    (name, value), state = next(iter(change.items())), stream.state_dict()
+    (value,), state = change.values(), stream.state_dict()
     options = {"batch_size": 4, "num_workers": 0} | change
-    with pytest.raises(UserError, match=f"depends on {name}, which was .* is {value} now"):
+    with pytest.raises(UserError, match=f"depends on {words}, which was .* is {value} now"):
         make_loader(dataset, state=state, streaming=True, **options)
 
 
