@@ -34,7 +34,9 @@ def run_folder(make_trainer, tiny_settings, tmp_path) -> Path:
 
 
 def test_tensorboard_finds_all_tags(run_folder):
-    reader = EventAccumulator(str(run_folder), size_guidance={"images": 0, "scalars": 0})
+    reader = EventAccumulator(
+        str(run_folder), size_guidance={"images": 0, "scalars": 0, "histograms": 0}
+    )
     reader.Reload()
     tags = reader.Tags()
     records = [json.loads(line) for line in (run_folder / "stats.jsonl").read_text().splitlines()]
