@@ -12,7 +12,6 @@ from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.errors import UserError
 from mate3d.field import sdf_gradient
 from mate3d.generator import Generator
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.mapping import latents_from_seeds
 from mate3d.published.networks import PublishedNetwork, read_networks
 from mate3d.rays import sample_rays
@@ -20,6 +19,14 @@ from mate3d.renderer import render_field
 from mate3d.sdf_losses import sdf_consistency_loss
 from tests.eg3d import EG3D, make_generator
 from tests.golden import SNAPSHOT
+from tests.training.started_networks import (
+    MODEL,
+    head_of,
+    make_networks,
+    make_source,
+    random_points,
+    vars_of,
+)
 from training.init_from import (
     InitSource,
     initialize_networks,
@@ -29,34 +36,6 @@ from training.init_from import (
 from training.passes import Networks
 from training.setup import StageSettings, build_state
 
-# What a user trains from EG3D: distances and labels, all else alike.
-MODEL = dataclasses.replace(EG3D, geometry="sdf", plane_branches="dual", label_set="catmask_hq")
-
-
-def make_networks(config=MODEL, seed: int = 5) -> Networks:
-    torch.manual_seed(seed)
-    generator = Generator(config)
-    classes = generator.label_set.num_classes
-    sizes = DiscriminatorConfig(
-        resolution=config.resolution, channel_base=64, channel_max=8, mapping_layers=1
-    )
-    return Networks(
-        generator,
-        Discriminator(sizes),
-        Discriminator(dataclasses.replace(sizes, image_channels=3 + classes)),
-    )
-
-
-def make_source(generator: Generator | None = None, *, with_discriminator=True) -> InitSource:
-    generator = generator or make_generator()
-    discriminator = make_networks(seed=6).discriminator if with_discriminator else None
-    return InitSource(
-        "eg3d.pkl",
-        generator.config,
-        generator.state_dict(),
-        discriminator.state_dict() if discriminator else None,
-    )
-
 
 @pytest.fixture
 def started() -> Networks:
@@ -64,15 +43,6 @@ def started() -> Networks:
     networks = make_networks()
     initialize_networks(networks, make_source())
     return networks
-
-
-def head_of(generator: Generator, seed: int):
-    z = latents_from_seeds([seed], generator.config.z_dim)
-    return generator.make_field(generator.map(z, make_camera(yaw=0.2)))
-
-
-def random_points(num: int = 4096) -> torch.Tensor:
-    return torch.rand(1, num, 3, generator=torch.Generator().manual_seed(7)) - 0.5
 
 
 @pytest.mark.parametrize("seed", [20, 21])
@@ -190,65 +160,6 @@ def test_own_checkpoint_is_copied_whole(tmp_path, caplog):
     for name, tensor in networks.generator.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-def vars_of(config) -> dict:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def test_heads_of_other_labels_start_from_the_whole_head():
-    source = make_source(make_generator(**vars_of(MODEL)))
-    networks = make_networks(dataclasses.replace(MODEL, label_set="celebamask_hq"))
-    initialize_networks(networks, source)
-    samples = head_of(networks.generator, 20).sample(random_points())
-    assert samples.class_sdf.shape[-1] == 19
-    close = (samples.class_sdf - samples.sdf).abs().mean() / samples.sdf.abs().mean()
-    assert 0 < close < 0.1
-
-
-def other_labels() -> tuple[Networks, InitSource]:
-    """Return new networks of cats, and a source of people with a semantic discriminator."""
-    people = make_networks(dataclasses.replace(MODEL, label_set="celebamask_hq"), seed=8)
-    source = InitSource(
-        "faces",
-        people.generator.config,
-        people.generator.state_dict(),
-        people.discriminator.state_dict(),
-        people.semantic_discriminator.state_dict(),
-    )
-    return make_networks(), source
-
-
-def test_segmentation_of_other_labels_keeps_the_classes_of_the_same_name():
-    networks, source = other_labels()
-    before = {name: t.clone() for name, t in networks.generator.state_dict().items()}
-    initialize_networks(networks, source)
-    after, prefix = networks.generator.state_dict(), "segmentation_superresolution.blocks.0"
-    assert torch.equal(after[f"{prefix}.conv1.weight"], source.generator[f"{prefix}.conv1.weight"])
-    name = f"{prefix}.to_image.image.weight"
-    for class_name in ("background", "skin", "nose", "mouth"):
-        ours, theirs = CATMASK_HQ.class_id(class_name), CELEBAMASK_HQ.class_id(class_name)
-        assert torch.equal(after[name][ours], source.generator[name][theirs])
-    for class_name in ("ears", "eyes"):
-        ours = CATMASK_HQ.class_id(class_name)
-        assert torch.equal(after[name][ours], before[name][ours])
-
-
-def test_semantic_discriminator_of_other_labels_judges_what_both_know_as_before():
-    networks, source = other_labels()
-    initialize_networks(networks, source)
-    theirs = make_networks(source.config).semantic_discriminator
-    theirs.load_state_dict(source.semantic_discriminator)
-    cats, people = torch.randn(2, 9, 16, 16), torch.zeros(2, 22, 16, 16)
-    # Ears and eyes have no equal: what stands there must not matter.
-    people[:, :3] = cats[:, :3]
-    for class_name in ("background", "skin", "nose", "mouth"):
-        channel = 3 + CELEBAMASK_HQ.class_id(class_name)
-        people[:, channel] = cats[:, 3 + CATMASK_HQ.class_id(class_name)]
-    camera = make_camera(yaw=torch.zeros(2))
-    torch.testing.assert_close(
-        networks.semantic_discriminator(cats, cats, camera), theirs(people, people, camera)
-    )
 
 
 def test_run_folder_gives_its_discriminators_too(make_trainer, tmp_path):

@@ -1,16 +1,18 @@
 """The template of the report's page."""
 
-PAGE = """<!doctype html>
+from training.page_style import STYLE
+
+PAGE = (
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Data set check: {{ title }}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-         padding: 0 1rem; color: #1f2937; background: #fff; }
-  h1 { font-size: 1.5rem; margin-bottom: .25rem; overflow-wrap: anywhere; }
-  h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+<style>"""
+    + STYLE
+    + """
+  body { max-width: 70rem; }
   h3 { font-size: 1rem; margin: 0; display: inline; }
   p { margin: .25rem 0; max-width: 50rem; }
   code { font-size: .85em; background: #f3f4f6; padding: .1rem .3rem; border-radius: .25rem; }
@@ -19,12 +21,6 @@ PAGE = """<!doctype html>
   .verdict { padding: .75rem 1rem; border-radius: .4rem; margin: 1rem 0; font-size: 1.05rem; }
   .verdict.error { background: #fee2e2; } .verdict.warning { background: #fef3c7; }
   .verdict.note { background: #d1fae5; }
-  .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr));
-           gap: .75rem; margin: 1rem 0; }
-  .tile { background: #f9fafb; border-radius: .4rem; padding: .5rem .8rem; }
-  .tile b { display: block; font-size: 1.1rem; overflow-wrap: anywhere;
-    font-variant-numeric: tabular-nums; }
-  .tile span { font-size: .85rem; color: #4b5563; }
   .finding { border-left: .3rem solid; padding: .1rem 0 .1rem 1rem; margin: 1.5rem 0; }
   .finding.error { border-color: #dc2626; } .finding.warning { border-color: #d97706; }
   .finding.note { border-color: #9ca3af; }
@@ -158,3 +154,4 @@ stroke="#9ca3af" stroke-width="1"/>
 </body>
 </html>
 """
+)

@@ -1,28 +1,24 @@
 """The template of the page."""
 
-PAGE = """<!doctype html>
+from training.page_style import STYLE
+
+PAGE = (
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Training run: {{ title }}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 82rem;
-         padding: 0 1rem; color: #1f2937; background: #fff; }
-  h1 { font-size: 1.5rem; margin-bottom: .25rem; overflow-wrap: anywhere; }
-  h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+<style>"""
+    + STYLE
+    + """
+  body { max-width: 82rem; }
   p { margin: .25rem 0; max-width: 60rem; color: #4b5563; overflow-wrap: anywhere; }
   pre { background: #f3f4f6; padding: .6rem .8rem; border-radius: .25rem; font-size: .85rem;
         margin: .5rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
   .status { padding: .75rem 1rem; border-radius: .4rem; margin: 1rem 0; font-size: 1.05rem; }
   .status.going { background: #dbeafe; } .status.stopped { background: #fef3c7; }
   .status.complete { background: #d1fae5; }
-  .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr));
-           gap: .75rem; margin: 1rem 0; }
-  .tile { background: #f9fafb; border-radius: .4rem; padding: .5rem .8rem; }
-  .tile b { display: block; font-size: 1.1rem; overflow-wrap: anywhere;
-            font-variant-numeric: tabular-nums; }
-  .tile span { font-size: .85rem; color: #4b5563; }
   .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr));
             gap: 1.25rem; align-items: end; }
   figure { margin: 0; min-width: 0; }
@@ -167,3 +163,4 @@ tenth of the curve. Dashed lines are resumed starts and rollbacks.</p>
 </body>
 </html>
 """
+)
