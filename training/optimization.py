@@ -39,8 +39,11 @@ class OptimizerSettings:
     max_gradient_norm: float | None = None
 
     def __post_init__(self):
-        for name in ("generator_lr", "discriminator_lr", "eps"):
-            check_number(f"optimizer.{name}", getattr(self, name), above=0)
+        check_number("optimizer.eps", self.eps, above=0)
+        for name in ("generator_lr", "discriminator_lr"):
+            value = check_number(f"optimizer.{name}", getattr(self, name))
+            if value < 0:
+                raise UserError(f"optimizer.{name}={value}; use 0 (trains nothing) or more")
         for name in ("beta1", "beta2"):
             value = check_number(f"optimizer.{name}", getattr(self, name))
             if not 0 <= value < 1:

@@ -52,7 +52,7 @@ def test_bad_gradients_are_made_finite():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimizerSettings(generator_lr=0.0), "optimizer.generator_lr=0.0; use a number"),
+        (lambda: OptimizerSettings(generator_lr=-1.0), "optimizer.generator_lr=-1.0; use 0"),
         (lambda: OptimizerSettings(beta2=1.0), "optimizer.beta2=1.0; use a number from 0 to below"),
         (lambda: OptimizerSettings(generator_reg_interval=0), "generator_reg_interval=0; use a"),
         (lambda: LossSettings(r1_gamma=-1.0), "loss.r1_gamma=-1.0; use a number of at least 0"),
