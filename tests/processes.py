@@ -11,6 +11,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 
 def killed_at_line(function: Callable[[], object], moment: int, *modules: ModuleType) -> bool:
@@ -83,6 +84,8 @@ def _fork(function: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         status = 1
+        # The parent's other threads are not here, but OpenMP would wait for them.
+        torch.set_num_threads(1)
         try:
             function()
             status = 0

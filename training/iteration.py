@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torch_utils.distributed import all_reduce_sum
-from training.losses.terms import Metrics
+from training.losses.terms import LossSettings, Metrics
 from training.optimization import optimizing
 from training.parts import BatchParts, Occasion, join_metrics
 from training.passes import Latents, RealBatch, StepContext
@@ -167,10 +167,20 @@ def _make_part(
         random=random,
         precision=inputs.precision,
         scaler=state.scaler,
+        camera_noise=_camera_noise(inputs.cameras, settings.loss),
         augment=inputs.augment,
         share=1 / parts.accumulation,
     )
     return _Part(latents, parts.real(inputs.real, number), context)
+
+
+def _camera_noise(
+    cameras: Tensor,  # [N, 25]
+    loss: LossSettings,
+) -> Tensor | None:  # [25]
+    if loss.camera_noise == 0:
+        return None
+    return loss.camera_noise * cameras.std(dim=0, correction=0)
 
 
 class _StyleAverage:

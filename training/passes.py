@@ -76,6 +76,8 @@ class StepContext:
         depth_mode: Depth sampling; training takes "random".
         precision: Of backbone, super-resolutions and discriminators; all else is float32.
         scaler: Keeps small gradients of float16 above zero; disabled for other precisions.
+        camera_noise: Standard deviation of noise on the cameras that condition the discriminators,
+            [25]; None for no noise.
         augment: Transforms images, raw images, masks and raw masks before any discriminator sees
             them; None leaves them as they are.
         share: Of this part in the batch of the process, by which its gradients are weighted.
@@ -87,6 +89,7 @@ class StepContext:
     depth_mode: Literal["fixed", "random"] = "random"
     precision: TrainingPrecision = TrainingPrecision()
     scaler: torch.amp.GradScaler | None = None
+    camera_noise: Tensor | None = None
     augment: Callable[..., tuple[Tensor | None, ...]] | None = None
     share: float = 1.0
 

@@ -75,6 +75,8 @@ def discriminate(
             views.image, views.image_raw, views.mask, views.mask_raw, context.random
         )
         views = Views(*augmented)
+    if context.camera_noise is not None:
+        camera = camera + context.random.randn(camera.shape) * context.camera_noise
     image, image_raw = views.joined()
     if differentiable_twice:
         with not_compiled():

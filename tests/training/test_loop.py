@@ -13,6 +13,7 @@ from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from training import loop
 from training.augmentation import AugmentSettings
+from training.data import PortraitDataset
 from training.events import read_events
 from training.setup import StageSettings
 from training.state import STATE_FILE, load_state, previous_path
@@ -171,6 +172,29 @@ def test_terms_of_weight_zero_are_not_logged(make_trainer, tiny_settings, tmp_pa
     assert "Loss/G_minimal_surface/loss" not in record
     for absent in ("Loss/G_eikonal/loss", "Loss/r1_penalty", "Loss/D/loss_semantic"):
         assert absent not in record
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_discriminators_see_cameras_with_noise_if_asked_for(
+    make_trainer, tiny_settings, tmp_path, monkeypatch, noise
+):
+    loss = replace(tiny_settings.loss, camera_noise=noise)
+    settings = replace(with_loop(tiny_settings, total_kimg=0.002), loss=loss)
+    trainer, state = make_trainer(tmp_path / "run", settings)
+    seen = []
+    for discriminator in (state.networks.discriminator, state.networks.semantic_discriminator):
+        original = discriminator.forward
+
+        def watched(image, image_raw, camera, original=original):
+            seen.append(camera)
+            return original(image, image_raw, camera)
+
+        monkeypatch.setattr(discriminator, "forward", watched)
+    trainer.run()
+    cameras = PortraitDataset(tmp_path / "data").camera_labels
+    distances = torch.cdist(torch.cat(seen).detach(), cameras).amin(dim=1)
+    assert len(seen) == 8
+    assert (distances == 0).all() if noise == 0 else (distances > 0.01).all()
 
 
 def test_parts_rendered_alone_can_be_trained(make_trainer, tiny_settings, tmp_path):

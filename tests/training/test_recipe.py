@@ -46,6 +46,7 @@ PUBLISHED = [
     (7, "model.discriminator.channel_max", 512),
     (7, "model.discriminator.clamp", 256.0),
     (7, "model.discriminator.stddev_group_size", 4),
+    (7, "loss.camera_noise", 0.0),
     (8.1, "optimizer.generator_reg_interval", 4),
     (8.1, "optimizer.discriminator_reg_interval", 16),
     (8.1, "optimizer.beta1", 0.0),

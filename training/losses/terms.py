@@ -58,6 +58,8 @@ class LossSettings:
         density_extent: Half side of the cube they come from, world units; null is the planes' box.
             The release takes 1, so that seven eighths of its points lie outside.
         sphere_radius: Radius of the sphere initialisation, world units.
+        camera_noise: Noise on the cameras that condition the discriminators, as a share of the data
+            set's standard deviation of each entry (`disc_c_noise`, spec 7).
         with_detached_whole: Consistency terms and the marched segmentation train parts only, as
             released (`semantic_density_detach`).
         with_detached_semantic_features: Keep the segmentation's super-resolution from training
@@ -86,13 +88,14 @@ class LossSettings:
     density_distance: float = 0.004
     density_extent: float | None = None
     sphere_radius: float = 0.2625
+    camera_noise: float = 0.0
     with_detached_whole: bool = True
     with_detached_semantic_features: bool = True
     with_detached_semantic_image: bool = True
     with_double_blur: bool = False
 
     def __post_init__(self):
-        for name in (*DISTANCE_TERMS, *_OTHER_TERMS):
+        for name in (*DISTANCE_TERMS, *_OTHER_TERMS, "camera_noise"):
             check_range(f"loss.{name}", getattr(self, name), 0)
         for name in ("eikonal_points", "consistency_points", "density_points"):
             value = getattr(self, name)
