@@ -92,12 +92,14 @@ def test_a_kill_after_any_time_loses_nothing(run):
         for images_seen in itertools.count(resumed.images_seen + 1):
             snapshot(folder, state, images_seen)
 
-    resumed.images_seen, num_rounds = 3, 8
-    for number in range(num_rounds):
+    resumed.images_seen, num_rounds = 3, 0
+    # Processes are slower at times than the snapshot timed above: go on until some were whole.
+    while num_rounds < 8 or (resumed.images_seen <= 5 and num_rounds < 40):
         before = resumed.images_seen
-        assert killed_after(save_again_and_again, seconds * (1 + 2 * number / num_rounds))
+        assert killed_after(save_again_and_again, seconds * (1 + num_rounds / 4))
         check(folder, resumed, range(before, before + 100))
         with only_writer(folder):
             pass
-    assert resumed.images_seen > 3
+        num_rounds += 1
+    assert resumed.images_seen > 5
     assert load_document(previous_path(folder / STATE_FILE))["images_seen"] >= 3
