@@ -164,7 +164,8 @@ class _HiddenLayers:
     """The hidden layers before their activation, piece by piece, [G * H, points].
 
     Points come last, so that a head's few outputs are a product with contiguous rows. On a CPU
-    everything is in base 2: exp2 and log1p are half the time of softplus there.
+    everything is in base 2: exp2 and log are half the time of softplus there. log1p would be exact
+    for values near 0, where nobody needs it, and is scalar in some releases of PyTorch (2.14).
     """
 
     def __init__(self, features: Tensor, weight: Tensor, bias: Tensor):
@@ -184,7 +185,7 @@ class _HiddenLayers:
         """Return the activation; overwrites its argument."""
         if not self._is_safe(scaled):
             return F.softplus(self._unscaled(scaled))
-        return scaled.exp2_().log1p_()
+        return scaled.exp2_().add_(1).log_()
 
     def softplus_and_slope(
         self, scaled: Tensor, *, with_value: bool
@@ -194,9 +195,9 @@ class _HiddenLayers:
             plain = self._unscaled(scaled)
             return F.softplus(plain) if with_value else None, torch.sigmoid(plain)
         power = scaled.exp2_()
-        slope = power + 1
-        torch.div(power, slope, out=slope)
-        return power.log1p_() if with_value else None, slope
+        power_plus_1 = power + 1
+        slope = power.div_(power_plus_1)
+        return power_plus_1.log_() if with_value else None, slope
 
     def _is_safe(self, scaled: Tensor) -> bool:
         return self._in_base_2 and float(scaled.amax()) < _MAX_EXPONENT
