@@ -28,9 +28,9 @@ from PIL import Image, ImageOps
 
 from mate3d.cameras import make_camera
 from mate3d.labels import CELEBAMASK_HQ
-from training.data import PortraitDataset
-from training.dataset_io import DatasetWriter, image_name
-from training.loader import make_loader
+from training.data.dataset import PortraitDataset
+from training.data.format import DatasetWriter, image_name
+from training.data.loader import make_loader
 
 DEFAULTS = {
     "num_images": "48",

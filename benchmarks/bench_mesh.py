@@ -18,8 +18,8 @@ import torch
 from common import describe_machine, peak_memory_gib, read_words, report
 
 from mate3d.checkpoint import load_generator
-from mate3d.mapping import latents_from_seeds
-from mate3d.mesh import extract_mesh
+from mate3d.network.mapping import latents_from_seeds
+from mate3d.outputs.mesh import extract_mesh
 
 DEFAULTS = {
     "generator": "assets/demo_generator",

@@ -33,8 +33,8 @@ from common import Stopwatch, describe_machine, read_words, report
 from torch import Tensor
 
 from mate3d.cameras import make_camera
-from mate3d.rays import sample_rays
-from mate3d.triplane import project_points
+from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.triplane import project_points
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d

@@ -41,20 +41,20 @@ from common import Stopwatch, describe_machine, peak_memory_gib, read_words, rep
 from torch import Tensor
 
 from mate3d.cameras import make_camera
-from mate3d.discriminator import Discriminator, DiscriminatorConfig
-from mate3d.field import FieldSamples, TriPlaneField
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import one_hot_mask
-from mate3d.renderer import RenderingConfig
-from mate3d.sdf_decoder import widened_sigmoid
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.network.sdf_decoder import widened_sigmoid
+from mate3d.rendering.field import FieldSamples, TriPlaneField
+from mate3d.rendering.renderer import RenderingConfig
 from torch_utils.batch_random import BatchRandom
 from torch_utils.heap import keep_freed_memory
 from training import passes, steps
 from training.losses.terms import LossSettings, Metrics
-from training.optimization import OptimizerSettings, make_adam, optimizing
+from training.optimization.adam import OptimizerSettings, make_adam, optimizing
+from training.optimization.precision import TrainingPrecision
+from training.optimization.schedules import ScheduleValues
 from training.passes import Latents, Networks, RealBatch, StepContext
-from training.precision import TrainingPrecision
-from training.schedules import ScheduleValues
 
 SEED = 0
 RELEASED = RenderingConfig(

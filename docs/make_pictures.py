@@ -18,6 +18,7 @@ from torch import Tensor
 from mate3d.cameras import make_camera
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet, colorize_label_map, get_label_set
+from mate3d.outputs.visualize import colorize_normals, to_uint8
 from mate3d.photo.alignment import eg3d_crop, ffhq_crop
 from mate3d.photo.landmarks import five_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
@@ -27,7 +28,6 @@ from mate3d.procedural.portraits import (
     make_procedural_person,
     render_portrait,
 )
-from mate3d.visualize import colorize_normals, to_uint8
 from torch_utils.batch_random import BatchRandom
 from training.augmentation import Augmenter, AugmentSettings
 

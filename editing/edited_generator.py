@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from editing.fusion import FusedField
 from editing.regions import EditRegion
 from mate3d.errors import UserError
-from mate3d.field import Field, TriPlaneField
 from mate3d.generator import Generator, RenderOutput
+from mate3d.rendering.field import Field, TriPlaneField
 
 
 class EditedGenerator(nn.Module):

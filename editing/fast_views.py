@@ -27,12 +27,12 @@ from editing.ray_values import (
 from editing.regions import reachable_points
 from editing.soft_field import soften
 from editing.views import ExactViews, SourceView, Views
-from mate3d.field import field_gradient
 from mate3d.generator import RenderOutput
-from mate3d.rays import sample_rays
-from mate3d.renderer import RaySamples
-from mate3d.superresolution import SuperResolution
-from mate3d.volume_rendering import interval_weights
+from mate3d.network.superresolution import SuperResolution
+from mate3d.rendering.field import field_gradient
+from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.renderer import RaySamples
+from mate3d.rendering.volume_rendering import interval_weights
 
 
 class FastSourceView(SourceView):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from editing.regions import EditRegion, reachable_points
-from mate3d.field import FieldSamples, TriPlaneField
-from mate3d.triplane import pull_back_to_points
+from mate3d.rendering.field import FieldSamples, TriPlaneField
+from mate3d.rendering.triplane import pull_back_to_points
 
 
 @dataclass

@@ -15,8 +15,8 @@ from mate3d.atomic import atomic_files
 from mate3d.camera_paths import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
-from mate3d.video import enlarge_for_video, write_video
-from mate3d.visualize import (
+from mate3d.outputs.video import enlarge_for_video, write_video
+from mate3d.outputs.visualize import (
     colorize_normals,
     make_image_grid,
     resize_nearest,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mate3d.rays import DepthDraws, importance_depths, stratified_depths
-from mate3d.renderer import (
+from mate3d.rendering.rays import DepthDraws, importance_depths, stratified_depths
+from mate3d.rendering.renderer import (
     FieldRender,
     RaySamples,
     RenderingConfig,
@@ -16,7 +16,7 @@ from mate3d.renderer import (
     composite_segmentation,
     to_image,
 )
-from mate3d.volume_rendering import expected_depth, interval_weights
+from mate3d.rendering.volume_rendering import expected_depth, interval_weights
 
 # Samples of less weight add less to values of order one than float32 resolves.
 LEAST_WEIGHT = 1e-8

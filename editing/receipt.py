@@ -13,7 +13,7 @@ from torch import Tensor
 
 from editing.distillation import add_noise
 from editing.guidance.base import Guidance, PromptEmbeds
-from mate3d.visualize import to_uint8
+from mate3d.outputs.visualize import to_uint8
 
 # 8-bit pictures that are equal have no finite PSNR; JSON has no infinity.
 MAX_PSNR_DB = 100.0

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from editing.edited_generator import EditedGenerator
 from editing.regions import RegionOptions, make_region
+from mate3d.checkpoints.storage import config_from_dict, save_weights
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.storage import config_from_dict, save_weights
 
 FORMAT_VERSION = 1
 _EDIT_PREFIX = "edit."

@@ -23,7 +23,7 @@ from editing.report import write_report
 from mate3d.atomic import atomic_files
 from mate3d.generator import Generator
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
-from mate3d.mapping import latents_from_seeds
+from mate3d.network.mapping import latents_from_seeds
 
 
 @dataclass(frozen=True)

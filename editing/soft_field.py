@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mate3d.field import Field, WrappedField
-from mate3d.sdf_decoder import sdf_to_density
+from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.rendering.field import Field, WrappedField
 
 
 @dataclass(frozen=True)

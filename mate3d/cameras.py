@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Of a camera label: the pose, 4 x 4, and the intrinsics, 3 x 3.
+CAMERA_DIM = 25
 DEFAULT_FOCAL = 4.2647
 DEFAULT_RADIUS = 2.7
 
@@ -19,7 +21,7 @@ def unpack_camera(
     camera: Tensor,  # [B, 25]
 ) -> tuple[Tensor, Tensor]:  # cam2world [B, 4, 4], intrinsics [B, 3, 3]
     """Split a camera label into its camera-to-world matrix and normalised intrinsics."""
-    assert camera.shape[-1] == 25, camera.shape
+    assert camera.shape[-1] == CAMERA_DIM, camera.shape
     return camera[..., :16].unflatten(-1, (4, 4)), camera[..., 16:].unflatten(-1, (3, 3))
 
 
@@ -130,6 +132,6 @@ def mirror_camera(
     camera: Tensor,  # [B, 25]
 ) -> Tensor:  # [B, 25]
     """Return the camera that sees the mirrored scene as the flipped image (spec 8.8)."""
-    signs = torch.ones(25, dtype=camera.dtype, device=camera.device)
+    signs = torch.ones(CAMERA_DIM, dtype=camera.dtype, device=camera.device)
     signs[[1, 2, 3, 4, 8]] = -1
     return camera * signs

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from mate3d.atomic import atomic_folder
+from mate3d.checkpoints.pretrained import write_model_files
 from mate3d.generator import Generator
-from mate3d.pretrained import write_model_files
 
 
 def save_generator(

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from mate3d.backbone import PlaneBranches
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
-from mate3d.layers import NoiseMode
-from mate3d.renderer import RenderingConfig
-from mate3d.triplane import PlaneLayout
+from mate3d.network.backbone import PlaneBranches
+from mate3d.network.layers import NoiseMode
+from mate3d.rendering.renderer import RenderingConfig
+from mate3d.rendering.triplane import PlaneLayout
 
 Geometry = Literal["sdf", "density"]
 
@@ -26,8 +26,9 @@ class GeneratorConfig:
         camera_scale: Factor on the conditioning camera; 0 switches pose conditioning off.
         plane_resolution: Side of the planes.
         plane_channels: Channels of each plane.
-        plane_layout: Axes of the planes, see `mate3d.triplane`: "eg3d_legacy" is what published
-            weights were trained with, "xy_xz_zy" what they were after that slip was corrected.
+        plane_layout: Axes of the planes, see `mate3d.rendering.triplane`: "eg3d_legacy" is what
+            published weights were trained with, "xy_xz_zy" what they were after that slip was
+            corrected.
         channel_base: Backbone channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
         backbone_clamp: Limit of the backbone's activations; None is none.

@@ -1,13 +1,13 @@
 """Conversion of label maps between label sets, saying what each conversion loses."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mate3d.errors import UserError
 from mate3d.labels import Converter, LabelSet, get_label_set, label_set_names
-from mate3d.wording import join_words
 
 _BACKGROUND = "background"
 
@@ -123,3 +123,8 @@ def _table_losses(source: LabelSet, target: LabelSet, table: list[int]) -> tuple
 
 def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"; at least one word is needed."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

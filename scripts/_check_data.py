@@ -11,10 +11,10 @@ from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
 from mate3d.labels import LabelSet, get_mask_label_set
-from training.data_doctor.check import check_dataset
-from training.data_doctor.findings import exit_code
-from training.data_doctor.fixes import FixResult, fix_dataset
-from training.data_doctor.report import write_report
+from training.data.doctor.check import check_dataset
+from training.data.doctor.findings import exit_code
+from training.data.doctor.fixes import FixResult, fix_dataset
+from training.data.doctor.report import write_report
 
 _logger = logging.getLogger(__name__)
 

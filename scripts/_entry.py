@@ -17,7 +17,7 @@ from scripts._multirun import multirun
 from torch_utils.connection import OtherProcessFailedError, connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
-from training.appended_file import AppendedFile
+from training.run_folder.appended_file import AppendedFile
 
 _logger = logging.getLogger(__name__)
 

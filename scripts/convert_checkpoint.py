@@ -9,9 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from mate3d.checkpoint import save_generator
+from mate3d.checkpoints.pretrained import check_replaceable
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.pretrained import check_replaceable
+from mate3d.outputs.visualize import save_image
 from mate3d.published.card import make_card, report_lines
 from mate3d.published.conversion import convert_generator
 from mate3d.published.networks import PublishedNetwork, PublishedSnapshot, read_published
@@ -22,7 +23,6 @@ from mate3d.published.verify import (
     load_expected,
     verify,
 )
-from mate3d.visualize import save_image
 from scripts._entry import run
 
 _logger = logging.getLogger(__name__)

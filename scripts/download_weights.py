@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from omegaconf import DictConfig, OmegaConf
 
+from mate3d.checkpoints.hub_download import HubFile, HubRepository, download_file, read_repository
 from mate3d.errors import UserError
-from mate3d.hub_download import HubFile, HubRepository, download_file, read_repository
 from mate3d.option_checks import parse_words
 from scripts._entry import run
 

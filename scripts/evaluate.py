@@ -14,7 +14,7 @@ from mate3d.generator import Generator
 from mate3d.metrics.procedural import measure_against_truth
 from scripts._device import choose_device
 from scripts._entry import run
-from training.data import PortraitDataset
+from training.data.dataset import PortraitDataset
 from training.evaluation import MetricSettings, TrainingEvaluator
 
 _logger = logging.getLogger(__name__)

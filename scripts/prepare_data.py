@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
-from mate3d.visualize import save_image
+from mate3d.outputs.visualize import save_image
 from scripts._check_data import check_data
 from scripts._device import choose_device
 from scripts._entry import run
@@ -25,12 +25,12 @@ from scripts._prepare_options import (
     check_photo_options,
     read_task,
 )
-from training.preparation.photos import PhotoMaker, PhotoSettings, photo_jobs
-from training.preparation.prepare import OutputSettings, prepare_dataset
-from training.preparation.preview import make_preview
-from training.preparation.procedural import ProceduralMaker, procedural_jobs
-from training.preparation.repack import RepackMaker
-from training.preparation.samples import FailedSample, Job, Maker
+from training.data.preparation.photos import PhotoMaker, PhotoSettings, photo_jobs
+from training.data.preparation.prepare import OutputSettings, prepare_dataset
+from training.data.preparation.preview import make_preview
+from training.data.preparation.procedural import ProceduralMaker, procedural_jobs
+from training.data.preparation.repack import RepackMaker
+from training.data.preparation.samples import FailedSample, Job, Maker
 
 _logger = logging.getLogger(__name__)
 

@@ -10,28 +10,28 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
-from mate3d.storage import config_from_dict
 from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._entry import run
 from torch_utils.distributed import broadcast_object, distributed, world
 from torch_utils.heap import keep_freed_memory
 from training.augmentation import AugmentSettings
-from training.data import PortraitDataset
+from training.build_state import StageSettings, build_state, check_label_set
+from training.data.dataset import PortraitDataset
 from training.evaluation import MetricSettings
-from training.init_from import read_source
 from training.loop import Trainer
 from training.losses.terms import LossSettings
-from training.optimization import OptimizerSettings
-from training.retention import CHECKPOINT_FOLDER
-from training.safety import SafetySettings, only_writer
-from training.schedules import ScheduleSettings
+from training.optimization.adam import OptimizerSettings
+from training.optimization.schedules import ScheduleSettings
+from training.run_folder.retention import CHECKPOINT_FOLDER
+from training.run_folder.safety import SafetySettings, only_writer
 from training.settings import LoopSettings, TrainingSettings
-from training.setup import StageSettings, build_state, check_label_set
+from training.start.init_from import read_source
+from training.start.warm_start_losses import WarmStartConfig
 from training.state import STATE_FILE, has_state, load_state
-from training.warm_start_losses import WarmStartConfig
 
 _logger = logging.getLogger(__name__)
 

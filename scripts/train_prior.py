@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from scripts._device import choose_device
 from scripts._entry import run
-from training.prior import PriorOptions, train_prior
+from training.prior.trainer import PriorOptions, train_prior
 
 _logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from mate3d.cameras import make_camera
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import CATMASK_HQ, LabelSet
-from mate3d.renderer import RenderingConfig
-from training.dataset_io import DatasetWriter, image_name
+from mate3d.rendering.renderer import RenderingConfig
+from training.data.format import DatasetWriter, image_name
 
 pytest_plugins = ["tests.compiled_kernels"]
 

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from mate3d.generator import Generator, GeneratorConfig
-from mate3d.renderer import RenderingConfig
+from mate3d.rendering.renderer import RenderingConfig
 
 RENDERING = RenderingConfig(
     num_coarse_samples=8,

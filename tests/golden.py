@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.generator import Generator, GeneratorConfig
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.published.names import convert_discriminator_state, convert_generator_state
-from mate3d.renderer import RenderingConfig
+from mate3d.rendering.renderer import RenderingConfig
 
 DATA = Path(__file__).parent / "data"
 # A snapshot in the published pickle structure, and what it holds and renders.

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mate3d.labels import get_label_set, label_set_names
-from mate3d.procedural.cat import CatParameters
-from mate3d.procedural.person import PersonParameters
-from training.data_doctor.catalogue import CATALOGUE
+from mate3d.procedural.cats.cat import CatParameters
+from mate3d.procedural.people.person import PersonParameters
+from training.data.doctor.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(

@@ -21,12 +21,25 @@ ALLOWED = {
     "configs": set(),
     "scripts": {"torch_utils", "mate3d", "training", "editing", "configs"},
 }
+# Rooms of a package, each of which may import those before it. Files beside the rooms are not listed.
+ROOMS = {
+    "torch_utils": ("kernel_build", "ops"),
+    "mate3d": (
+        *("network", "rendering", "checkpoints", "outputs", "photo", "procedural"),
+        *("generation", "metrics", "published"),
+    ),
+    "training": (
+        *("losses", "augmentation", "optimization", "pages", "data"),
+        *("evaluation", "feature_network", "run_folder", "prior", "start"),
+    ),
+    "editing": ("guidance",),
+}
 # Path prefixes of the files that may import a library.
 ONLY_IN = {
-    "diffusers": ("editing/guidance/", "training/prior"),
-    "transformers": ("editing/guidance/", "training/prior", "mate3d/photo/pretrained_parts"),
+    "diffusers": ("editing/guidance/", "training/prior/"),
+    "transformers": ("editing/guidance/", "training/prior/", "mate3d/photo/pretrained_parts"),
     "cv2": ("mate3d/photo/detectors",),
-    "webdataset": ("training/dataset_io/remote", "training/shard_stream"),
+    "webdataset": ("training/data/format/remote", "training/data/shard_stream"),
     "hydra": ("scripts/",),
     "omegaconf": ("scripts/",),
 }
@@ -77,6 +90,30 @@ def test_modules_import_each_other_without_cycles():
         _module_name(path): (set(_imported_names(path)) & modules) - {_module_name(path)}
         for path in _source_files()
     }
+    TopologicalSorter(graph).prepare()
+
+
+def _room(module: str) -> str:
+    """Return the package and the folder in it, or the whole name of a file beside the rooms."""
+    parts = module.split(".")
+    is_folder = (ROOT / Path(*parts)).is_dir()
+    return ".".join(parts[:2]) if is_folder or len(parts) > 2 else module
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_downwards(package):
+    order = [f"{package}.{name}" for name in ROOMS[package]]
+    folders = {path.parent for path in (ROOT / package).glob("*/__init__.py")}
+    assert {folder.name for folder in folders} == set(ROOMS[package])
+    modules = {name for name in _all_modules() if name.startswith(f"{package}.")}
+    graph: dict[str, set[str]] = {}
+    for path in (ROOT / package).rglob("*.py"):
+        room = _room(_module_name(path))
+        above = {_room(name) for name in set(_imported_names(path)) & modules} - {room}
+        graph.setdefault(room, set()).update(above)
+        if room in order:
+            forbidden = above & set(order[order.index(room) :])
+            assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}"
     TopologicalSorter(graph).prepare()
 
 

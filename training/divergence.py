@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mate3d.errors import UserError
-from training.safety import SafetySettings
+from training.run_folder.safety import SafetySettings
 from training.state import TrainingState, load_state, previous_path, set_lr_factor
 
 GUARDED_LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_semantic")

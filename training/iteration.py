@@ -8,11 +8,11 @@ from torch import Tensor
 
 from torch_utils.distributed import all_reduce_sum
 from training.losses.terms import LossSettings, Metrics
-from training.optimization import optimizing
+from training.optimization.adam import optimizing
+from training.optimization.precision import TrainingPrecision
+from training.optimization.schedules import ScheduleValues
 from training.parts import BatchParts, Occasion, join_metrics
 from training.passes import Latents, RealBatch, StepContext
-from training.precision import TrainingPrecision
-from training.schedules import ScheduleValues
 from training.settings import TrainingSettings
 from training.state import TrainingState
 from training.steps import (

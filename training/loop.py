@@ -24,17 +24,17 @@ from torch_utils.distributed import (
 )
 from torch_utils.interruption import stop_on_signal
 from training.augmentation import AdaptiveProbability, Augmenter
-from training.data import PortraitDataset, Unreadable, require_few
+from training.data.dataset import PortraitDataset, Unreadable, require_few
+from training.data.loader import BatchStream, make_loader
 from training.divergence import DivergenceGuard, roll_back
-from training.ema import update_average
-from training.events import log_event
 from training.iteration import IterationInputs, adversarial_iteration
-from training.loader import BatchStream, make_loader
-from training.monitor import Monitor
+from training.optimization.ema import update_average
+from training.optimization.precision import TrainingPrecision
+from training.optimization.schedules import ScheduleValues, ema_decay, schedule_values
 from training.parts import BatchParts, Occasion
 from training.passes import RealBatch
-from training.precision import TrainingPrecision
-from training.schedules import ScheduleValues, ema_decay, schedule_values
+from training.run_folder.events import log_event
+from training.run_folder.monitor import Monitor
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
 from training.stages import Stage

@@ -7,17 +7,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mate3d.discriminator import Discriminator
-from mate3d.fast_rendering import render_field_fast
-from mate3d.field import TriPlaneField
 from mate3d.generator import Generator, RenderOutput
-from mate3d.layers import Noise, NoiseMode
-from mate3d.rays import DepthDraws, sample_rays
-from mate3d.renderer import RaySamples, evaluate_rays, render_field, sample_depths
+from mate3d.network.discriminator import Discriminator
+from mate3d.network.layers import Noise, NoiseMode
+from mate3d.rendering.fast_rendering import render_field_fast
+from mate3d.rendering.field import TriPlaneField
+from mate3d.rendering.rays import DepthDraws, sample_rays
+from mate3d.rendering.renderer import RaySamples, evaluate_rays, render_field, sample_depths
 from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
-from training.precision import TrainingPrecision
-from training.schedules import ScheduleValues
+from training.optimization.precision import TrainingPrecision
+from training.optimization.schedules import ScheduleValues
 
 # Samples of fakes for the discriminators that weigh less are left out, see `render_field_fast`.
 _NEGLIGIBLE_WEIGHT = 1e-6

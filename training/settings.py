@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from mate3d.errors import UserError
 from training.augmentation.settings import AugmentSettings
+from training.data.loader import MAX_UNREADABLE
 from training.evaluation.settings import MetricSettings
-from training.loader import MAX_UNREADABLE
 from training.losses.terms import LossSettings
-from training.optimization import OptimizerSettings
-from training.precision import TrainingPrecision
-from training.safety import SafetySettings
-from training.schedules import ScheduleSettings
+from training.optimization.adam import OptimizerSettings
+from training.optimization.precision import TrainingPrecision
+from training.optimization.schedules import ScheduleSettings
+from training.run_folder.safety import SafetySettings
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import torch
 from mate3d.checkpoint import save_generator
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import run_on_main
-from training.data import PortraitDataset
+from training.data.dataset import PortraitDataset
 from training.evaluation import TrainingEvaluator
-from training.geometry_histograms import geometry_histograms
-from training.monitor import Monitor
 from training.parts import Occasion
 from training.passes import Latents, RealBatch, draw_latents
-from training.retention import CHECKPOINT_FOLDER, keep_checkpoints
+from training.run_folder.geometry_histograms import geometry_histograms
+from training.run_folder.grids import make_card, real_grids, render_grids
+from training.run_folder.monitor import Monitor
+from training.run_folder.retention import CHECKPOINT_FOLDER, keep_checkpoints
 from training.settings import TrainingSettings
-from training.snapshot import make_card, real_grids, render_grids
 from training.state import STATE_FILE, TrainingState, save_state
 
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.optimization import make_adam, optimizing
+from training.optimization.adam import make_adam, optimizing
+from training.optimization.schedules import schedule_values
 from training.parts import BatchParts, Occasion, join_metrics
 from training.passes import Networks, StepContext
-from training.schedules import schedule_values
 from training.settings import TrainingSettings
 from training.steps import sphere_initialization_step
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.atomic import atomic_files
+from mate3d.checkpoints.storage import config_to_dict, load_document, save_document
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.storage import config_to_dict, load_document, save_document
 from training.passes import Networks
 from training.stages import Stage
 

@@ -1,19 +1,18 @@
 """The training steps: each computes one loss, leaves its gradients, and returns values to log.
 
-A step neither zeroes gradients nor updates weights; the caller does (`training.optimization`),
+A step neither zeroes gradients nor updates weights; the caller does (`training.optimization.adam`),
 and switches gradients on for the one network that the step trains.
 """
 
 import torch
 from torch import Tensor
 
-from mate3d.field import TriPlaneField, sdf_and_gradient, without_classes
 from mate3d.generator import Generator, RenderOutput
-from mate3d.renderer import RaySamples, march_classes
-from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
+from mate3d.rendering.field import TriPlaneField, sdf_and_gradient, without_classes
+from mate3d.rendering.renderer import RaySamples, march_classes
+from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
 from torch_utils.batch_random import BatchRandom
 from torch_utils.ops.blur import blur_image
-from training.compilation import not_compiled
 from training.losses import geometry
 from training.losses.adversarial import (
     discriminator_logistic_loss,
@@ -21,6 +20,7 @@ from training.losses.adversarial import (
     r1_penalty,
 )
 from training.losses.terms import LossSettings, LossSum, Metrics, score_metrics
+from training.optimization.compilation import not_compiled
 from training.passes import (
     Latents,
     Networks,

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mate3d.discriminator import Discriminator
+from mate3d.network.discriminator import Discriminator
 from torch_utils.ops.blur import blur_image
 from torch_utils.ops.resize import resize_antialias
-from training.compilation import not_compiled
+from training.optimization.compilation import not_compiled
 from training.passes import RealBatch, StepContext
 
 

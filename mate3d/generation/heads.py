@@ -8,10 +8,10 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from mate3d.field import TriPlaneField
 from mate3d.generation.precision import Precision
 from mate3d.generator import Generator
-from mate3d.mapping import latents_from_seeds
+from mate3d.network.mapping import latents_from_seeds
+from mate3d.rendering.field import TriPlaneField
 
 
 @dataclass(frozen=True)

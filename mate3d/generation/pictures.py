@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
-from mate3d.renderer import RenderingConfig
-from mate3d.video import enlarge_for_video
-from mate3d.visualize import (
+from mate3d.outputs.video import enlarge_for_video
+from mate3d.outputs.visualize import (
     colorize_depth,
     colorize_normals,
     colorize_segmentation,
@@ -22,6 +21,7 @@ from mate3d.visualize import (
     save_image,
     to_uint8,
 )
+from mate3d.rendering.renderer import RenderingConfig
 
 # Sheets are for looking through; a tile is no larger than this.
 _TILE_SIDE = 256

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
-from mate3d.fast_rendering import render_field_fast
 from mate3d.generation.heads import Head
 from mate3d.generation.precision import LowPrecisionField, Precision
 from mate3d.generator import Generator, RenderOutput
-from mate3d.rays import sample_rays
-from mate3d.renderer import FieldRender, RenderingConfig, render_field
+from mate3d.rendering.fast_rendering import render_field_fast
+from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.renderer import FieldRender, RenderingConfig, render_field
 
 _TILE_SIDE = 128
 

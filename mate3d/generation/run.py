@@ -19,8 +19,8 @@ from mate3d.generation.pictures import ContactSheet, PictureMaker, save_depth_va
 from mate3d.generation.precision import Precision, repeatable
 from mate3d.generation.rendering import ViewRenderer, move_range
 from mate3d.generator import Generator, RenderOutput
-from mate3d.mesh import write_meshes
-from mate3d.video import open_videos
+from mate3d.outputs.mesh import write_meshes
+from mate3d.outputs.video import open_videos
 
 # Columns of a sheet where views do not decide: heads with one view, moments of a video.
 _SHEET_COLUMNS = 8

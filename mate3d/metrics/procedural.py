@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from mate3d.field import TriPlaneField
 from mate3d.generator import Generator
 from mate3d.labels import segmentation_to_label_map
 from mate3d.metrics.segmentation import class_iou
-from mate3d.procedural.cat import cat_parameters_from_direction
-from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.cats.cat import cat_parameters_from_direction
+from mate3d.procedural.cats.cat_field import CatField
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import render_analytic
+from mate3d.rendering.field import TriPlaneField
 
 _BATCH = 4
 # Points this near the true surface measure the distance field.

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from mate3d.checkpoints.hub import is_hub_id
 from mate3d.errors import UserError
-from mate3d.hub import is_hub_id
 
 
 def load_network(

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mate3d.field import FieldSamples
-from mate3d.sdf_decoder import sdf_to_density
+from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.rendering.field import FieldSamples
 
 Coordinates = tuple[Tensor, Tensor, Tensor]  # x, y, z, each [B, N]
 BACKGROUND_SDF = 0.5
@@ -61,7 +61,7 @@ class PortraitField(Protocol):
 
 
 class ShadedPortraitField(ABC):
-    """A `PortraitField` (and a `mate3d.field.Field`) made of distances and unshaded colours.
+    """A `PortraitField` (and a `Field`) made of distances and unshaded colours.
 
     Kinds of portraits derive from it and give `distance`, `part_distances` and `albedo`.
     Colours do not depend on the view: light, fill and ambient occlusion are part of them.

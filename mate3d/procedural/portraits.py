@@ -11,7 +11,7 @@ from torch import Tensor
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet
-from mate3d.layers import normalize_second_moment
+from mate3d.network.layers import normalize_second_moment
 from mate3d.procedural.attributes import (
     Number,
     PortraitParameters,
@@ -19,15 +19,15 @@ from mate3d.procedural.attributes import (
     join_portraits,
     set_attributes,
 )
-from mate3d.procedural.captions import caption_cat
-from mate3d.procedural.cat import CatParameters, cat_parameters_from_latent
-from mate3d.procedural.cat_field import CatField
-from mate3d.procedural.person import PersonParameters, person_parameters_from_latent
-from mate3d.procedural.person_captions import caption_person
-from mate3d.procedural.person_field import PersonField
+from mate3d.procedural.cats.captions import caption_cat
+from mate3d.procedural.cats.cat import CatParameters, cat_parameters_from_latent
+from mate3d.procedural.cats.cat_field import CatField
+from mate3d.procedural.cats.varied_cat import varied_cat_parameters_from_latent
+from mate3d.procedural.people.captions import caption_person
+from mate3d.procedural.people.field import PersonField
+from mate3d.procedural.people.person import PersonParameters, person_parameters_from_latent
 from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
-from mate3d.procedural.varied_cat import varied_cat_parameters_from_latent
 
 MAX_YAW = 0.7
 MAX_PITCH = 0.4

@@ -212,3 +212,17 @@ def stack_points(
 ) -> Tensor:  # [B, 3]
     """Make one point a batch entry of three numbers or columns."""
     return torch.cat([torch.zeros_like(like) + value for value in coordinates], dim=-1)
+
+
+def ramp(value: Tensor, low: float, high: float) -> Tensor:
+    """Rise linearly from 0 at `low` to 1 at `high` (falls where high < low)."""
+    return ((value - low) * (1 / (high - low))).clamp_(0, 1)
+
+
+def mix(
+    color: Tensor,  # [B, 3, N or 1]
+    other: Tensor,  # [B, 3, N or 1] or [3, 1]
+    weight: Tensor,  # [B, N]
+) -> Tensor:  # [B, 3, N]
+    """Go from one colour to another by a weight in 0..1."""
+    return torch.lerp(color, other, weight[:, None])

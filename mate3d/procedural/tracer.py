@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mate3d.procedural.portrait_field import PortraitField
-from mate3d.rays import sample_rays
+from mate3d.rendering.rays import sample_rays
 
 _HIT_DISTANCE = 4e-4
 

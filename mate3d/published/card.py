@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
+from mate3d.checkpoints.storage import config_to_dict
 from mate3d.generator import GeneratorConfig
 from mate3d.published.conversion import Conversion
 from mate3d.published.networks import PublishedSnapshot
-from mate3d.storage import config_to_dict
 
 _LICENSE_NOTE = """\
 These weights are not this project's. They stay under the terms of those who trained and published

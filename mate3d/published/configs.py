@@ -7,9 +7,9 @@ problem is an error unless the caller asks for the list.
 import re
 from dataclasses import dataclass, field
 
-from mate3d.discriminator import DiscriminatorConfig
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
+from mate3d.network.discriminator import DiscriminatorConfig
 from mate3d.published.facts import GeneratorFacts, channel_rule
 from mate3d.published.layers import stored_gains
 from mate3d.published.networks import PublishedNetwork

@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS, CameraRig
+from mate3d.cameras import CAMERA_DIM, DEFAULT_FOCAL, DEFAULT_RADIUS, CameraRig
 from mate3d.errors import UserError
-from mate3d.generator import CAMERA_DIM, GeneratorConfig
+from mate3d.generator import GeneratorConfig
 from mate3d.published.layers import find_clamp, layer_problems
 from mate3d.published.networks import PublishedNetwork
 from mate3d.published.pickle_machine import shown
 from mate3d.published.plain_values import is_number, plain_numbers
-from mate3d.renderer import RenderingConfig
-from mate3d.triplane import PlaneLayout, find_plane_layout
+from mate3d.rendering.renderer import RenderingConfig
+from mate3d.rendering.triplane import PlaneLayout, find_plane_layout
 
 LABEL_SETS = {19: "celebamask_hq", 6: "catmask_hq", 0: "unlabelled"}
 _DEFAULT_CHANNELS = (32768, 512)

@@ -9,16 +9,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mate3d.discriminator import Discriminator
+from mate3d.cameras import CAMERA_DIM
+from mate3d.checkpoints.storage import load_state_strictly
 from mate3d.errors import UserError
-from mate3d.generator import CAMERA_DIM, Generator
+from mate3d.generator import Generator
 from mate3d.labels import LabelSet
+from mate3d.network.discriminator import Discriminator
+from mate3d.outputs.visualize import colorize_depth, colorize_segmentation, resize_nearest
 from mate3d.published.configs import discriminator_config
 from mate3d.published.names import convert_discriminator_state
 from mate3d.published.networks import PublishedNetwork
 from mate3d.published.pickle_machine import shown
-from mate3d.storage import load_state_strictly
-from mate3d.visualize import colorize_depth, colorize_segmentation, resize_nearest
 
 TOLERANCE = 1e-4
 # Sums of float64 in another order differ by far less; one changed weight by far more.

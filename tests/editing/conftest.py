@@ -19,7 +19,7 @@ from editing.guidance.base import PromptEmbeds
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
-from mate3d.renderer import RenderingConfig
+from mate3d.rendering.renderer import RenderingConfig
 
 TINY_CONFIG = GeneratorConfig(
     label_set="catmask_hq",

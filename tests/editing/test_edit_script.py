@@ -17,7 +17,7 @@ from editing.recipe import load_edit
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
-from mate3d.visualize import to_uint8
+from mate3d.outputs.visualize import to_uint8
 from scripts._compose import CONFIG_FOLDER
 from scripts.edit import main
 

@@ -14,7 +14,7 @@ from editing.options import EditOptions, LossWeights
 from editing.regions import ClassRegion, PaintedRegion, everywhere
 from editing.views import ExactViews
 from mate3d.cameras import make_camera
-from mate3d.field import field_gradient
+from mate3d.rendering.field import field_gradient
 
 # The tiny generator's distances are spread widely, so that these reach some of its rays.
 BOUNDED = ClassRegion((2,), softness=0.05, reach=-0.01)

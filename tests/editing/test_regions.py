@@ -16,7 +16,7 @@ from editing.regions import (
 )
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from mate3d.rays import sample_rays
+from mate3d.rendering.rays import sample_rays
 
 # Two classes that meet in the plane x = 0: class 0 on the left, class 1 on the right.
 POINTS = torch.tensor([[[-0.3, 0.0, 0.0], [-0.05, 0.0, 0.0], [0.05, 0.0, 0.0], [0.3, 0.0, 0.0]]])

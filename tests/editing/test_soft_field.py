@@ -3,8 +3,8 @@
 import torch
 
 from editing.soft_field import SoftField
-from mate3d.renderer import RenderingConfig, render_field
-from mate3d.sdf_decoder import sdf_to_density
+from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.rendering.renderer import RenderingConfig, render_field
 from tests.mate3d.fields import SphereField
 
 

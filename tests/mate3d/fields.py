@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.field import FieldSamples
-from mate3d.sdf_decoder import sdf_to_density
+from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.rendering.field import FieldSamples
 
 
 @dataclass

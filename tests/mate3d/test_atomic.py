@@ -12,8 +12,8 @@ from mate3d.atomic import (
     remove_leftovers,
     standing_folder,
 )
+from mate3d.checkpoints.storage import save_weights
 from mate3d.errors import UserError
-from mate3d.storage import save_weights
 from tests.processes import error_with_file_limit, killed_at_line, run_on_small_disk
 
 

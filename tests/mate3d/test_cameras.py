@@ -6,7 +6,7 @@ import torch
 
 from mate3d.cameras import CameraRig, make_camera, unpack_camera
 from mate3d.errors import UserError
-from mate3d.mapping import latents_from_seeds
+from mate3d.network.mapping import latents_from_seeds
 
 
 def test_rig_looks_at_its_target_from_its_radius():

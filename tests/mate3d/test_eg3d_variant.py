@@ -10,13 +10,13 @@ from editing.edited_generator import EditedGenerator
 from editing.session import sample_portrait
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator, save_generator
-from mate3d.density_decoder import DensityDecoder
 from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.labels import get_label_set, get_mask_label_set
-from mate3d.mesh import extract_mesh
-from mate3d.rays import sample_rays
-from mate3d.renderer import RenderingConfig, render_field
+from mate3d.network.density_decoder import DensityDecoder
+from mate3d.outputs.mesh import extract_mesh
+from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.renderer import RenderingConfig, render_field
 from scripts import edit
 from tests.eg3d import EG3D, RENDERING, make_generator
 from tests.golden import assert_golden

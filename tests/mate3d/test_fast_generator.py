@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mate3d import fast_rendering, fast_synthesis
 from mate3d.checkpoint import load_generator
-from mate3d.fast_rendering import render_field_fast
-from mate3d.field import TriPlaneField, without_classes
-from mate3d.field_probe import AnyFieldProbe, TriPlaneProbe, open_probe
-from mate3d.layers import LRELU_GAIN, LRELU_SLOPE, SynthesisBlock
-from mate3d.rays import DepthDraws, sample_rays
-from mate3d.renderer import RenderingConfig, render_field
-from mate3d.volume_rendering import interval_weights
+from mate3d.network import fast_synthesis
+from mate3d.network.layers import LRELU_GAIN, LRELU_SLOPE, SynthesisBlock
+from mate3d.rendering import fast_rendering
+from mate3d.rendering.fast_rendering import render_field_fast
+from mate3d.rendering.field import TriPlaneField, without_classes
+from mate3d.rendering.field_probe import AnyFieldProbe, TriPlaneProbe, open_probe
+from mate3d.rendering.rays import DepthDraws, sample_rays
+from mate3d.rendering.renderer import RenderingConfig, render_field
+from mate3d.rendering.volume_rendering import interval_weights
 from tests.eg3d import make_generator
 from tests.mate3d.fields import SphereField
 

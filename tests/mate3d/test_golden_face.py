@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mate3d.field import sdf_gradient
-from mate3d.layers import normalize_second_moment
-from mate3d.rays import DepthDraws, importance_depths, sample_rays, stratified_depths
-from mate3d.renderer import march_classes
-from mate3d.sdf_decoder import sdf_to_density
-from mate3d.triplane import look_up_each_plane
-from mate3d.volume_rendering import interval_weights
+from mate3d.network.layers import normalize_second_moment
+from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.rendering.field import sdf_gradient
+from mate3d.rendering.rays import DepthDraws, importance_depths, sample_rays, stratified_depths
+from mate3d.rendering.renderer import march_classes
+from mate3d.rendering.triplane import look_up_each_plane
+from mate3d.rendering.volume_rendering import interval_weights
 from tests.golden import (
     assert_golden,
     golden_face,

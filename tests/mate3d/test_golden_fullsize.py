@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.generator import Generator, GeneratorConfig
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.published.names import discriminator_name, generator_name
-from mate3d.renderer import RenderingConfig
+from mate3d.rendering.renderer import RenderingConfig
 from tests.golden import DATA, assert_golden
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mate3d.checkpoints.hub_download import HubFile, HubRepository, download_file
 from mate3d.errors import UserError
-from mate3d.hub_download import HubFile, HubRepository, download_file
 from scripts._compose import compose_config
 from scripts.download_weights import main
 from tests.hub_server import Fault, HubServer, hub_environment, use_hub

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts import prepare_data
-from training.data import PortraitDataset
+from training.data.dataset import PortraitDataset
 
 
 def _prepare(tmp_path: Path, output: str, *words: str) -> Path:

@@ -14,9 +14,9 @@ from PIL import Image
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set, save_label_map
 from scripts import prepare_data, train
 from tests.mate3d.photo.networks import save_captioner, save_segmenter
-from training.data import PortraitDataset
-from training.dataset_io import open_dataset
-from training.preparation.rebalancing import yaw_of_cameras
+from training.data.dataset import PortraitDataset
+from training.data.format import open_dataset
+from training.data.preparation.rebalancing import yaw_of_cameras
 
 NUM_CATS = 4
 SIDE = 48

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mate3d.checkpoint import load_generator
 from scripts import prepare_data, train
 from scripts._compose import compose_config, group_choices, resolve_config
-from training.safety import only_writer
+from training.run_folder.safety import only_writer
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from mate3d.generator import Generator
-from training.data import PortraitDataset
+from training.build_state import StageSettings, build_state
+from training.data.dataset import PortraitDataset
 from training.loop import Trainer
 from training.losses.terms import LossSettings
-from training.optimization import OptimizerSettings
-from training.schedules import ScheduleSettings
+from training.optimization.adam import OptimizerSettings
+from training.optimization.schedules import ScheduleSettings
 from training.settings import LoopSettings, TrainingSettings
-from training.setup import StageSettings, build_state
 from training.state import TrainingState
 
 TrainerFactory = Callable[..., tuple[Trainer, TrainingState]]

@@ -5,12 +5,12 @@ import dataclasses
 import torch
 
 from mate3d.cameras import make_camera
-from mate3d.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.generator import Generator
-from mate3d.mapping import latents_from_seeds
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.network.mapping import latents_from_seeds
 from tests.eg3d import EG3D, make_generator
-from training.init_from import InitSource
 from training.passes import Networks
+from training.start.init_from import InitSource
 
 # What a user trains from EG3D: distances and labels, all else alike.
 MODEL = dataclasses.replace(EG3D, geometry="sdf", plane_branches="dual", label_set="catmask_hq")

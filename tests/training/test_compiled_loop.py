@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def quick_compiler(monkeypatch):
     """Capture and differentiate graphs as ever, but run them without generated code.
 
-    Generating it takes minutes; tests/training/test_compilation.py does for single networks.
+    Generating it takes minutes; test_compilation.py does for single networks.
     """
     torch._dynamo.reset()
     compile_module = torch.nn.Module.compile

@@ -5,7 +5,7 @@ import torch
 
 from mate3d.errors import UserError
 from training.divergence import DivergenceGuard, roll_back
-from training.safety import SafetySettings
+from training.run_folder.safety import SafetySettings
 from training.state import STATE_FILE, load_state, save_state
 
 LOSS = "Loss/G/loss"

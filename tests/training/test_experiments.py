@@ -13,7 +13,7 @@ import pytest
 from mate3d.checkpoint import load_generator
 from scripts import prepare_data, train
 from scripts._compose import group_choices
-from training.monitor import Monitor
+from training.run_folder.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = group_choices("train", "experiment")

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from mate3d.labels import one_hot_mask
 from mate3d.published.names import discriminator_name, generator_name
-from mate3d.renderer import march_classes
+from mate3d.rendering.renderer import march_classes
 from tests.golden import (
     DATA,
     assert_golden,
@@ -19,8 +19,8 @@ from tests.golden import (
 from training import steps
 from training.losses import geometry
 from training.losses.terms import LossSettings
+from training.optimization.schedules import ScheduleValues
 from training.passes import Latents, Networks, RealBatch, StepContext
-from training.schedules import ScheduleValues
 
 # The release, with the two consistency terms that it reports but does not weigh left out.
 RELEASED = LossSettings(with_double_blur=True)

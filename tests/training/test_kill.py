@@ -8,12 +8,12 @@ import torch
 
 from mate3d import atomic
 from mate3d.checkpoint import load_generator, save_generator
-from mate3d.storage import load_document
+from mate3d.checkpoints.storage import load_document
 from tests.processes import killed_after, killed_at_line
-from training import retention
 from training import state as state_module
-from training.retention import CHECKPOINT_FOLDER, keep_checkpoints
-from training.safety import CHECKPOINTS_FOLDER, SafetySettings, only_writer
+from training.run_folder import retention
+from training.run_folder.retention import CHECKPOINT_FOLDER, keep_checkpoints
+from training.run_folder.safety import CHECKPOINTS_FOLDER, SafetySettings, only_writer
 from training.state import STATE_FILE, load_state, previous_path, save_state
 
 SETTINGS = SafetySettings(keep_last=1, keep_best=1)

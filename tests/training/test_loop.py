@@ -13,11 +13,11 @@ from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from training import loop
 from training.augmentation import AugmentSettings
-from training.data import PortraitDataset
-from training.events import read_events
-from training.setup import StageSettings
+from training.build_state import StageSettings
+from training.data.dataset import PortraitDataset
+from training.run_folder.events import read_events
+from training.start.warm_start import WarmStartConfig
 from training.state import STATE_FILE, load_state, previous_path
-from training.warm_start import WarmStartConfig
 
 
 def with_loop(settings, **changes):

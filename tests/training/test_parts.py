@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mate3d.cameras import make_camera
+from mate3d.checkpoints.storage import load_document
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ
-from mate3d.storage import load_document
 from tests.torch_utils.distributed_processes import run_processes, torchrun_environments
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import World
-from training.dataset_io import DatasetWriter, image_name
+from training.data.format import DatasetWriter, image_name
 from training.parts import BatchParts
 
 # Every step, lazy ones and the sphere among them, swapped, mixed, blurred and augmented samples.

@@ -8,8 +8,8 @@ import torch
 from mate3d.errors import UserError
 from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
+from training.optimization.schedules import ScheduleValues
 from training.passes import Latents, RealBatch, StepContext, condition_cameras, draw_latents
-from training.schedules import ScheduleValues
 from training.steps import sample_density_points
 from training.views import real_views
 

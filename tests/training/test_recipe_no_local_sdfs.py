@@ -9,9 +9,9 @@ from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.mesh import extract_label_meshes
+from mate3d.outputs.mesh import extract_label_meshes
+from training.build_state import StageSettings, build_state
 from training.losses.terms import LossSettings
-from training.setup import StageSettings, build_state
 
 NO_CLASS_TERMS = LossSettings(sdf_consistency=0.0)
 

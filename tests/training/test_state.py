@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
-from mate3d.storage import load_document, save_document
 from tests.processes import error_with_file_limit
 from training import state as state_module
-from training.setup import StageSettings
+from training.build_state import StageSettings
 from training.state import (
     STATE_FILE,
     find_non_finite,

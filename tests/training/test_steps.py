@@ -11,8 +11,8 @@ from mate3d.labels import one_hot_mask
 from torch_utils.batch_random import BatchRandom
 from training import steps
 from training.losses.terms import LossSettings
+from training.optimization.schedules import ScheduleValues
 from training.passes import Latents, Networks, RealBatch, StepContext
-from training.schedules import ScheduleValues
 
 NOTHING = LossSettings(
     adversarial=0,

@@ -45,7 +45,7 @@ def find_corners(
 
     Args:
         points: In units of half a plane.
-        plane_axes: See `mate3d.triplane`.
+        plane_axes: See `mate3d.rendering.triplane`.
         size: Height and width of the planes.
 
     Raises:

@@ -10,11 +10,11 @@ from mate3d.generator import Generator
 from mate3d.metrics.frechet import frechet_distance, kernel_distance
 from mate3d.metrics.geometry import eikonal_residual
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
-from mate3d.visualize import to_uint8
+from mate3d.outputs.visualize import to_uint8
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import all_reduce_sum
-from training.data import PortraitDataset
-from training.dataset_io.shards import RemoteShardFiles
+from training.data.dataset import PortraitDataset
+from training.data.format.shards import RemoteShardFiles
 from training.evaluation.judges import choose_features, choose_labels, mask_at
 from training.evaluation.real_features import own_batches, real_features
 from training.evaluation.settings import MetricSettings

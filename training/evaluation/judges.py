@@ -24,9 +24,9 @@ from mate3d.metrics.inception import (
     find_inception_weights,
     load_inception,
 )
+from mate3d.outputs.visualize import to_uint8
 from mate3d.photo.parsing import SegmentationModel
-from mate3d.visualize import to_uint8
-from training.data import PortraitDataset
+from training.data.dataset import PortraitDataset
 from training.evaluation.settings import MetricSettings
 
 _PROCEDURAL_PREFIX = "procedural_"

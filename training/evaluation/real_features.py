@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mate3d.atomic import atomic_file
+from mate3d.checkpoints.storage import load_weights
 from mate3d.errors import UserError
-from mate3d.storage import load_weights
 from torch_utils.distributed import (
     all_reduce_sum,
     broadcast_object,
@@ -18,9 +18,9 @@ from torch_utils.distributed import (
     run_on_main,
     world,
 )
-from training.data import PortraitDataset
+from training.data.dataset import PortraitDataset
+from training.data.loader import MAX_UNREADABLE
 from training.evaluation.judges import FeatureJudge, dataset_digest
-from training.loader import MAX_UNREADABLE
 
 _logger = logging.getLogger(__name__)
 _KEY = "features"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mate3d.cameras import unpack_camera
 from mate3d.errors import UserError
-from training.data import PortraitDataset
-from training.dataset_io import DatasetIndex
+from training.data.dataset import PortraitDataset
+from training.data.format import DatasetIndex
 
 # Numbers that differ less than this within a data set are constants of it.
 _MIN_SPREAD = 1e-4

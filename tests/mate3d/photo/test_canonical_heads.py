@@ -17,8 +17,8 @@ from mate3d.photo.canonical_heads import (
 )
 from mate3d.photo.landmarks import FIVE_POINTS, five_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
-from mate3d.procedural.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
-from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.cats.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
+from mate3d.procedural.cats.cat_field import CatField
 from mate3d.procedural.tracer import render_analytic
 from tests.mate3d.photo.heads import mirror_landmarks, project
 

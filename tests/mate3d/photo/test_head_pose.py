@@ -13,10 +13,10 @@ from mate3d.photo.canonical_heads import CAT, PERSON
 from mate3d.photo.head_pose import estimate_camera
 from mate3d.photo.landmarks import FIVE_POINTS
 from mate3d.photo.mask_landmarks import landmarks_from_mask
-from mate3d.procedural.cat import cat_parameters_from_latent
-from mate3d.procedural.cat_field import CatField
-from mate3d.procedural.person import person_parameters_from_latent
-from mate3d.procedural.person_field import PersonField
+from mate3d.procedural.cats.cat import cat_parameters_from_latent
+from mate3d.procedural.cats.cat_field import CatField
+from mate3d.procedural.people.field import PersonField
+from mate3d.procedural.people.person import person_parameters_from_latent
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import render_analytic
 from tests.mate3d.photo.heads import mirror_landmarks, project

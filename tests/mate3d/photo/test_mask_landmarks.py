@@ -13,8 +13,8 @@ from mate3d.photo.landmarks import (
     named_landmarks,
 )
 from mate3d.photo.mask_landmarks import is_cat_set, landmarks_from_mask
-from mate3d.procedural.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
-from mate3d.procedural.cat_field import CatField
+from mate3d.procedural.cats.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
+from mate3d.procedural.cats.cat_field import CatField
 from mate3d.procedural.tracer import render_analytic
 from tests.mate3d.photo.heads import draw_face, mirror_landmarks
 

@@ -16,11 +16,11 @@ from mate3d.metrics.feature_network import (
     save_feature_network,
 )
 from mate3d.metrics.frechet import frechet_distance
-from mate3d.visualize import to_uint8
+from mate3d.outputs.visualize import to_uint8
 from scripts import evaluate
 from tests.torch_utils.distributed_processes import run_processes, torchrun_environments
-from training.data import PortraitDataset
-from training.dataset_io import DatasetWriter, image_name
+from training.data.dataset import PortraitDataset
+from training.data.format import DatasetWriter, image_name
 from training.evaluation import MetricSettings, TrainingEvaluator, judges
 
 CPU = torch.device("cpu")
@@ -149,7 +149,7 @@ import json, sys, torch
 from pathlib import Path
 from mate3d.checkpoint import load_generator
 from torch_utils.distributed import distributed
-from training.data import PortraitDataset
+from training.data.dataset import PortraitDataset
 from training.evaluation import MetricSettings, TrainingEvaluator
 network, data, model, cache = sys.argv[1:]
 with distributed("cpu"):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mate3d.metrics.feature_network import FeaturePrediction, load_feature_network
+from mate3d.outputs.visualize import to_uint8
 from mate3d.procedural.portraits import make_procedural_cat, make_procedural_person
-from mate3d.visualize import to_uint8
 from scripts import train_features
-from training.dataset_io import DatasetWriter, image_name
+from training.data.format import DatasetWriter, image_name
 from training.feature_network.degradations import degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
 from training.feature_network.train import feature_losses

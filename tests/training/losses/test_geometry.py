@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mate3d.sdf_losses import eikonal_loss, sdf_consistency_loss
+from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
 from training.losses import geometry
 
 

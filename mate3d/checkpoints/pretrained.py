@@ -1,0 +1,303 @@
+"""Models that load from a folder or a hub id, save to a folder, and go to the hub."""
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
+
+from mate3d.atomic import atomic_folder, standing_folder
+from mate3d.checkpoints.hub import hub_errors, is_hub_id
+from mate3d.checkpoints.storage import (
+    config_from_dict,
+    config_to_dict,
+    load_state_strictly,
+    load_weights,
+    save_weights,
+)
+from mate3d.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+GENERATOR_FILE = "generator.safetensors"
+CARD_FILE = "card.md"
+HUB_CARD_FILE = "README.md"
+FILES = (CONFIG_FILE, GENERATOR_FILE, CARD_FILE, HUB_CARD_FILE)
+FORMAT_VERSION = 1
+EMPTY_CARD = "# Generator\n\nNo card was written.\n"
+UNKNOWN_LICENSE = "other"
+
+ModelT = TypeVar("ModelT", bound="PretrainedModel")
+
+
+class PretrainedModel(
+    ModelHubMixin,
+    library_name="mate3d",
+    pipeline_tag="unconditional-image-generation",
+    tags=["mate3d", "3d", "portrait", "image-editing"],
+):
+    """Gives a module built from one config dataclass its folder format and its way to the hub.
+
+    A folder holds config.yaml, generator.safetensors and card.md. The hub's copy has README.md
+    as well, the card with the metadata that the hub indexes. There is no config.json.
+    """
+
+    # Dataclass that the constructor takes.
+    config_type: ClassVar[type]
+
+    # Text of card.md, and the licence in README.md, of the folder that the weights came from.
+    card: str = ""
+    license: str = UNKNOWN_LICENSE
+
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT],
+        path_or_hub_id: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> ModelT:
+        """Load a checkpoint, frozen and in eval mode; nothing in it is executed.
+
+        Args:
+            path_or_hub_id: Checkpoint folder, or owner/name on the Hugging Face hub. An existing
+                folder wins.
+            revision: Branch, tag or commit on the hub; None is its main branch.
+            device: Where the weights go.
+            token: Of the hub; None takes HF_TOKEN or that of `hf auth login`.
+            cache_dir: Where downloads are kept; None is the hub client's cache.
+            force_download: Download even what is in the cache.
+            local_files_only: Use the cache only.
+
+        Raises:
+            UserError: If there is no such checkpoint, it is damaged or does not fit its config,
+                or the hub does not give it.
+        """
+        folder = _local_folder(path_or_hub_id, revision)
+        if folder is None:
+            folder = _download(
+                str(path_or_hub_id),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+            _check_is_checkpoint(folder, str(path_or_hub_id))
+        return cls._load(folder, device)
+
+    @classmethod
+    def _load(cls: type[ModelT], folder: Path, device: str | torch.device) -> ModelT:
+        if not (folder / CONFIG_FILE).is_file():
+            raise UserError(f"no checkpoint at {folder}: {CONFIG_FILE} not found")
+        model = _build(folder / CONFIG_FILE, cls)
+        load_state_strictly(model, load_weights(folder / GENERATOR_FILE), str(folder))
+        if (folder / CARD_FILE).is_file():
+            model.card = (folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+        model.license = _read_license(folder / HUB_CARD_FILE)
+        return model.to(device).eval().requires_grad_(False)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        card: str | None = None,
+        license: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write a checkpoint folder with a model card for the hub, all of it or nothing.
+
+        Args:
+            save_directory: Replaced as a whole if it is a checkpoint folder.
+            card: Markdown; None keeps the card that the model was loaded with.
+            license: Licence in the words of the hub, such as "apache-2.0"; None keeps the one
+                that the model was loaded with, or "other".
+            dtype: Precision of the stored weights, e.g. torch.float16; None stores them as they
+                are in memory, which after loading is float32, however they were stored.
+
+        Raises:
+            UserError: If the folder holds files that are not a checkpoint's.
+        """
+        folder = Path(save_directory).expanduser().absolute()
+        check_replaceable(folder)
+        with atomic_folder(folder) as temporary:
+            write_model_files(temporary, self, card=card or self.card, dtype=dtype)
+            self.generate_model_card(card=card, license=license).save(temporary / HUB_CARD_FILE)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        license: str | None = None,
+        dtype: torch.dtype | None = None,
+        commit_message: str = "Upload a MaTe3D generator",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the files of `save_pretrained`, and no others, in one commit.
+
+        Args:
+            repo_id: owner/name on the hub; made if it is not there.
+            card: See `save_pretrained`.
+            license: See `save_pretrained`.
+            dtype: See `save_pretrained`.
+            commit_message: First line of the commit.
+            private: Whether a new repository is private; None is the owner's default.
+            token: With write access; None takes HF_TOKEN or that of `hf auth login`.
+            branch: Branch to commit to; None is main.
+            create_pr: Open a pull request instead of changing the branch.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: If the hub refuses or cannot be reached.
+        """
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as temporary, hub_errors(repo_id, branch):
+            self.save_pretrained(Path(temporary) / "model", card=card, license=license, dtype=dtype)
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=Path(temporary) / "model",
+                allow_patterns=list(FILES),
+                commit_message=commit_message,
+                revision=branch,
+                create_pr=create_pr,
+            )
+
+    def generate_model_card(
+        self, *, card: str | None = None, license: str | None = None
+    ) -> ModelCard:
+        """Return the card with the metadata that the hub indexes; see `save_pretrained`."""
+        metadata = ModelCardData(**self._hub_mixin_info.model_card_data.to_dict())
+        metadata.license = license or self.license
+        text = card or self.card or EMPTY_CARD
+        return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
+
+
+def write_model_files(
+    folder: Path, model: PretrainedModel, *, card: str, dtype: torch.dtype | None
+) -> None:
+    """Write config, weights and card of a model into an existing folder."""
+    document = {"format_version": FORMAT_VERSION, "generator": config_to_dict(model.config)}
+    (folder / CONFIG_FILE).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    save_weights(folder / GENERATOR_FILE, model.state_dict(), dtype=dtype)
+    (folder / CARD_FILE).write_text(card or EMPTY_CARD, encoding="utf-8")
+
+
+def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | None:
+    """Return the local folder that is meant, or None for a hub id."""
+    text, folder = str(path_or_hub_id), Path(path_or_hub_id).expanduser()
+    folder = standing_folder(folder)
+    if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"revision={revision} is for the hub, but {folder} is a local folder")
+        return folder
+    if folder.exists():
+        advice = f"give the checkpoint folder that holds {CONFIG_FILE}"
+        if folder.suffix == ".pkl":
+            words = [f"source={folder}", f"output=checkpoints/{folder.stem}"]
+            command = shlex.join(["python", "-m", "scripts.convert_checkpoint", *words])
+            advice = f"convert it first: {command}"
+        raise UserError(f"{folder} is a file, no checkpoint folder; {advice}")
+    # `assets/demo_generater` is more likely a slip of the pen than a hub id.
+    is_slip = isinstance(path_or_hub_id, Path) or Path(text.split("/")[0]).is_dir()
+    if is_slip or not is_hub_id(text):
+        raise UserError(
+            f"no checkpoint at {text}: there is no such folder (ids of the hub are owner/name)"
+        )
+    return None
+
+
+def _download(
+    repo_id: str,
+    *,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    force_download: bool,
+    local_files_only: bool,
+) -> Path:
+    """Fetch a checkpoint's files, all from one commit and no others; return their folder."""
+    try:
+        with hub_errors(repo_id, revision):
+            folder = snapshot_download(
+                repo_id,
+                revision=revision,
+                allow_patterns=list(FILES),
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
+    except UserError as error:
+        # What was meant may be a folder that is not there.
+        raise UserError(f"no checkpoint at {repo_id}: no such folder, and {error}") from error
+    return Path(folder)
+
+
+def _check_is_checkpoint(folder: Path, repo_id: str) -> None:
+    """Say what to do with a repository of something else."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"no checkpoint at {repo_id}: this repository holds no {CONFIG_FILE}, so no checkpoint"
+            " of this project; if it holds published .pkl files, fetch and convert them: python -m"
+            f" scripts.download_weights repo_id={repo_id}, then scripts.convert_checkpoint"
+        )
+
+
+def _build(path: Path, model_type: type[ModelT]) -> ModelT:
+    """Return a model of random weights as a config file describes it."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        version = document.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise UserError(f"{path} has format_version {version}; known is {FORMAT_VERSION}")
+        config = config_from_dict(model_type.config_type, document["generator"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a generator config: {_one_line(error)}") from None
+    try:
+        return model_type(config)
+    except UserError:
+        raise
+    # Whatever a constructor says to values of a wrong type or an impossible size.
+    except Exception as error:
+        raise UserError(f"{path} describes no generator: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that cannot be replaced by a checkpoint without losing other files.
+
+    Raises:
+        UserError: If it is a file, or holds files that are not a checkpoint's.
+    """
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose another folder")
+    if folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+        if others:
+            raise UserError(
+                f"{folder} also holds {', '.join(others[:4])}, which saving would delete;"
+                " choose another folder"
+            )
+
+
+def _read_license(path: Path) -> str:
+    try:
+        return ModelCard.load(path, ignore_metadata_errors=True).data.license or UNKNOWN_LICENSE
+    except (OSError, ValueError, yaml.YAMLError):
+        return UNKNOWN_LICENSE

@@ -1,0 +1,124 @@
+"""Discriminator of image pairs (full size + raw); with masks it takes 3 + K channels (spec 7)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mate3d.cameras import CAMERA_DIM
+from mate3d.network.layers import Conv2d, FullyConnected, minibatch_stddev
+from mate3d.network.mapping import MappingNetwork
+from torch_utils.ops.resize import resize_antialias
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Everything that rebuilds a discriminator; the defaults are the published sizes.
+
+    Args:
+        image_channels: Channels of one image: 3, or 3 + K with segmentation.
+        resolution: Side of full-size images.
+        channel_base: Channels at resolution r are min(channel_base / r, channel_max).
+        channel_max: See `channel_base`.
+        mapping_layers: Layers that embed the camera.
+        clamp: Limit of the activations' magnitude, or None.
+        stddev_group_size: Samples over which minibatch statistics are taken.
+    """
+
+    image_channels: int = 3
+    resolution: int = 512
+    channel_base: int = 32768
+    channel_max: int = 512
+    mapping_layers: int = 8
+    clamp: float | None = 256.0
+    stddev_group_size: int = 4
+
+    def channels(self, resolution: int) -> int:
+        """Return the channels of features at a resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block that halves the resolution; the first one also reads the image."""
+
+    def __init__(self, config: DiscriminatorConfig, resolution: int):
+        super().__init__()
+        channels, clamp = config.channels(resolution), config.clamp
+        out_channels = config.channels(resolution // 2)
+        self.from_image = None
+        if resolution == config.resolution:
+            self.from_image = Conv2d(
+                2 * config.image_channels, channels, 1, activation="lrelu", clamp=clamp
+            )
+        self.conv0 = Conv2d(channels, channels, 3, activation="lrelu", clamp=clamp)
+        self.conv1 = Conv2d(channels, out_channels, 3, activation="lrelu", down=2, clamp=clamp)
+        self.skip = Conv2d(channels, out_channels, 1, with_bias=False, down=2)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C, H, W]
+    ) -> Tensor:  # [B, C', H / 2, W / 2]
+        """Return features at half the resolution."""
+        if self.from_image is not None:
+            x = self.from_image(x)
+        half = 0.5**0.5
+        return self.skip(x, gain=half) + self.conv1(self.conv0(x), gain=half)
+
+
+class DiscriminatorHead(nn.Module):
+    """Minibatch statistics, convolution and two linear layers at 4 px, to the camera's width."""
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__()
+        channels = config.channels(4)
+        self.group_size = config.stddev_group_size
+        self.conv = Conv2d(channels + 1, channels, 3, activation="lrelu", clamp=config.clamp)
+        self.fc = FullyConnected(channels * 16, channels, activation="lrelu")
+        self.out = FullyConnected(channels, channels)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, C, 4, 4]
+    ) -> Tensor:  # [B, C]
+        """Return one vector a sample."""
+        x = self.conv(minibatch_stddev(x, self.group_size))
+        return self.out(self.fc(x.flatten(1)))
+
+
+class Discriminator(nn.Module):
+    """Dual discriminator conditioned on the camera (EG3D, section 4.4; spec 7)."""
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleDict()
+        resolution = config.resolution
+        while resolution > 4:
+            self.blocks[f"b{resolution}"] = DiscriminatorBlock(config, resolution)
+            resolution //= 2
+        self.head = DiscriminatorHead(config)
+        self.mapping = MappingNetwork(0, CAMERA_DIM, config.channels(4), config.mapping_layers)
+
+    def forward(
+        self,
+        image: Tensor,  # [B, C, H, W] in about -1..1
+        image_raw: Tensor,  # [B, C, h, w]
+        camera: Tensor,  # [B, 25]
+    ) -> Tensor:  # [B, 1]
+        """Return logits; larger is more real.
+
+        Args:
+            image: Full-size images, or images and segmentations joined along channels.
+            image_raw: The same at rendering resolution.
+            camera: The cameras of the images.
+        """
+        x = torch.cat([image, resize_antialias(image_raw, self.config.resolution)], dim=1)
+        if x.device.type == "cpu":  # Its convolutions are up to 1.6 times as fast that way.
+            x = x.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks.values():
+            x = block(x)
+        # Statistics over the batch can be smaller than half precision tells from zero.
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.head(x.float())
+            condition = self.mapping(None, camera)
+            return (x * condition).sum(dim=1, keepdim=True) / condition.shape[1] ** 0.5

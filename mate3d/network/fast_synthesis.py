@@ -1,0 +1,213 @@
+"""Synthesis networks without gradients: styles folded into weights, images in bands of rows.
+
+The results are those of `mate3d.network.layers` up to rounding. What is saved is traffic between
+memory and processor: a band's activations stay in the processor's cache from the first convolution
+of a block to its image heads, convolutions read channels-last tensors, and styles, demodulation and
+the activation's gain cost a pass over the weights instead of passes over the activations.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mate3d.network.backbone import PlaneBackbone
+from mate3d.network.layers import (
+    LRELU_GAIN,
+    LRELU_SLOPE,
+    Noise,
+    NoiseMode,
+    SynthesisBlock,
+    SynthesisLayer,
+    ToImage,
+    layer_noises,
+)
+from mate3d.network.superresolution import SuperResolution
+from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.upfirdn2d import upsample2d
+
+# Bytes of a band's activations on a CPU. Larger bands leave the cache, and the C library's
+# allocator asks the system for fresh pages for every tensor beyond 32 MiB; smaller bands spend more
+# on the rows that neighbours share.
+_BAND_BYTES = 12 * 2**20
+# Input rows beside a band that an up-sampled row can depend on: one of the 3x3 convolution and one
+# of the 4-tap filter, which reaches 2 rows of twice the density.
+_MARGIN = 2
+
+
+@torch.no_grad()
+def synthesize_planes(
+    backbone: PlaneBackbone,
+    ws: Tensor,  # [B, num_ws, w_dim]
+    noise_mode: Noise = "const",
+) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
+    """Compute `backbone(ws, noise_mode)` without recording gradients."""
+    x, images = None, None
+    for block, rows, noises in backbone.block_inputs(ws, noise_mode):
+        x, images = _run_block(block, x, images, rows, noises)
+    return backbone.as_planes(images)
+
+
+@torch.no_grad()
+def superresolve(
+    network: SuperResolution,
+    image_raw: Tensor,  # [B, image_channels, h, w]
+    feature_image: Tensor,  # [B, feature_channels, h, w]
+    ws: Tensor,  # [B, L, w_dim]
+) -> Tensor:  # [B, image_channels, H, W]
+    """Compute `network(image_raw, feature_image, ws)` without recording gradients."""
+    image_raw, x, rows = network.prepare(image_raw, feature_image, ws)
+    images = {"image": image_raw}
+    last = network.blocks[-1]
+    for block in network.blocks:
+        x, images = _run_block(
+            block, x, images, rows, network.noise_mode, with_features=block is not last
+        )
+    return images["image"]
+
+
+def _run_block(
+    block: SynthesisBlock,
+    x: Tensor | None,  # [B, in, H, W]
+    images: dict[str, Tensor] | None,
+    ws: Tensor,  # [B, num_convs + 1, w_dim]
+    noise_mode: Noise,
+    *,
+    with_features: bool = True,
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Compute a block one sample and one band of rows at a time."""
+    size = block.conv1.resolution
+    layers = [layer for layer in (block.conv0, block.conv1) if layer is not None]
+    noises = [
+        _make_noise(layer, len(ws), noise)
+        for layer, noise in zip(layers, layer_noises(noise_mode, len(layers)), strict=True)
+    ]
+    outputs = {
+        name: ws.new_empty(len(ws), len(head.bias), size, size)
+        for name, head in block.to_image.items()
+    }
+    features = None
+    for item in range(len(ws)):
+        rows = iter(ws[item : item + 1].unbind(dim=1))
+        plans = [
+            _LayerPlan.make(layer, next(rows), None if noise is None else noise[item % len(noise)])
+            for layer, noise in zip(layers, noises, strict=True)
+        ]
+        image_row = next(rows)
+        heads = {name: _head_weights(head, image_row) for name, head in block.to_image.items()}
+        source = block.const[None] if x is None else x[item : item + 1]
+        source = source.contiguous(memory_format=torch.channels_last)
+        for first, last in _bands(size, plans[-1].weight.shape[0], ws.device):
+            band = _run_layers(plans, source, first, last)
+            if with_features:
+                if features is None:
+                    features = _empty_features(band, len(ws), size)
+                features[item, :, first:last] = band[0]
+            for name, (weight, bias, clamp) in heads.items():
+                part = F.conv2d(band, weight, bias)
+                if clamp is not None:
+                    part.clamp_(-clamp, clamp)
+                outputs[name][item, :, first:last] = part[0]
+    if images is not None:
+        for name, image in images.items():
+            skip = upsample2d(image, block.resample_filter) if block.up == 2 else image
+            outputs[name] += skip
+    return features, outputs
+
+
+@dataclass(frozen=True)
+class _LayerPlan:
+    """A synthesis layer for one sample: style, demodulation and gain are in the weights."""
+
+    layer: SynthesisLayer
+    weight: Tensor  # [out, in, 3, 3]
+    bias: Tensor  # [out]
+    noise: Tensor | None  # [size, size]
+
+    @staticmethod
+    def make(layer: SynthesisLayer, w: Tensor, noise: Tensor | None) -> "_LayerPlan":
+        weight = layer.weight * layer.affine(w)[0, :, None, None].to(layer.weight)
+        norm = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
+        weight *= (norm.square() + 1e-8).rsqrt() * LRELU_GAIN
+        noise = None if noise is None else noise * (layer.noise_strength * LRELU_GAIN)
+        return _LayerPlan(layer, weight, layer.bias * LRELU_GAIN, noise)
+
+    def activate(self, y: Tensor, first: int, last: int) -> Tensor:
+        """Finish rows `first` to `last`, which hold convolution and bias; changes them in place.
+
+        The positive gain is in them already: it moves through the activation.
+        """
+        if self.noise is not None:
+            y += self.noise[first:last]
+        F.leaky_relu_(y, LRELU_SLOPE)
+        clamp = self.layer.clamp
+        return y if clamp is None else y.clamp_(-clamp, clamp)
+
+
+def _run_layers(plans: list[_LayerPlan], x: Tensor, first: int, last: int) -> Tensor:
+    """Return rows `first` to `last` of the output of layers of which the first may up-sample."""
+    *earlier, plan = plans
+    if plan.layer.up == 2:
+        return _run_upsampling(plan, x, first, last)
+    # One more row on each side, or the zeros beyond the image.
+    low, high = max(first - 1, 0), min(last + 1, plan.layer.resolution)
+    x = _run_layers(earlier, x, low, high) if earlier else x[:, :, low:high]
+    missing = [0, 0, low - (first - 1), (last + 1) - high]
+    x = F.pad(x, missing) if any(missing) else x
+    y = F.conv2d(x, plan.weight, plan.bias, padding=(0, 1))
+    return plan.activate(y, first, last)
+
+
+def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tensor:
+    low = max(first // 2 - _MARGIN, 0)
+    high = min((last + 1) // 2 + _MARGIN, x.shape[2])
+    y = conv2d_resample(
+        x[:, :, low:high],
+        plan.weight,
+        plan.layer.resample_filter,
+        up=2,
+        padding=1,
+        flip_weight=False,
+    )
+    y = y[:, :, first - 2 * low : last - 2 * low] + plan.bias[:, None, None]
+    return plan.activate(y, first, last)
+
+
+def _empty_features(band: Tensor, num_samples: int, size: int) -> Tensor:  # [B, C, size, size]
+    """Return room for a block's features, of the type that autocast gave a band of them."""
+    return torch.empty(
+        (num_samples, band.shape[1], size, size),
+        dtype=band.dtype,
+        device=band.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def _head_weights(head: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | None]:
+    styles = head.affine(w)[0] * head.style_gain
+    return head.weight * styles[:, None, None], head.bias, head.clamp
+
+
+def _make_noise(
+    layer: SynthesisLayer, num_samples: int, noise_mode: NoiseMode | Tensor
+) -> Tensor | None:
+    """Return noise of unit strength, [1 or B, size, size], or None where it would not show."""
+    if isinstance(noise_mode, Tensor):
+        return noise_mode[:, 0] if layer.noise_strength else None
+    if noise_mode == "none" or not layer.noise_strength:
+        return None
+    if noise_mode == "const":
+        return layer.noise_const[None]
+    size = layer.resolution
+    return torch.randn((num_samples, size, size), device=layer.noise_const.device)
+
+
+def _bands(size: int, channels: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Yield first and last row of bands whose activations fit in a CPU's cache."""
+    rows = size
+    if device.type == "cpu":
+        rows = min(max(_BAND_BYTES // (4 * channels * size) // 2 * 2, 8), size)
+    for first in range(0, size, rows):
+        yield first, min(first + rows, size)

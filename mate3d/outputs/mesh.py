@@ -1,0 +1,222 @@
+"""Any field to triangle meshes with normals and colours: marching cubes of its distances."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import trimesh
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet
+from mate3d.option_checks import as_text, check_count
+from mate3d.outputs.mesh_export import MESH_FORMATS, save_mesh, save_scene
+from mate3d.outputs.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
+from mate3d.rendering.field import Field, TriPlaneField, spatial_gradient, unit_normals
+
+Coloring = Literal["texture", "label"]
+
+_MIN_RESOLUTION, _MAX_RESOLUTION = 8, 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """Which meshes `write_meshes` makes of a head.
+
+    Args:
+        resolution: Grid points a side of the box.
+        formats: File formats, of "ply", "obj" and "glb".
+        coloring: The head in the colours of its texture, or in those of its labels.
+        per_label: Also write the closed part of each label.
+
+    Raises:
+        UserError: If a value is not allowed.
+    """
+
+    resolution: int = 256
+    formats: tuple[str, ...] = ("ply",)
+    coloring: Coloring = "texture"
+    per_label: bool = False
+
+    def __post_init__(self):
+        check_count("mesh.resolution", self.resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
+        _check_coloring(self.coloring)
+        if not self.formats or not set(self.formats) <= set(MESH_FORMATS):
+            raise UserError(
+                f"mesh.formats={as_text(self.formats)}; use some of {', '.join(MESH_FORMATS)}"
+            )
+
+
+@torch.no_grad()
+def extract_mesh(
+    field: Field,
+    box_size: float,
+    resolution: int = 256,
+    *,
+    coloring: Coloring = "texture",
+    label_set: LabelSet | None = None,
+    evaluation: Evaluation = "auto",
+) -> trimesh.Trimesh:
+    """Return the surface where the global distance is zero, with normals and sRGB colours.
+
+    Args:
+        field: One head (batch of 1) on any device.
+        box_size: Side of the cube searched, centred at the origin, world units.
+        resolution: Grid points a side.
+        coloring: "texture" is the field's RGB at the vertices. "label" is the palette's colour of
+            the class whose distance is least there, which is the class that renders highest.
+        label_set: The classes, for coloring "label".
+        evaluation: See `evaluate_volume`.
+
+    Raises:
+        UserError: If the distance is nowhere negative in the box, an option is not allowed, or
+            labels are asked of a field without any.
+    """
+    check_count("mesh.resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
+    _check_coloring(coloring)
+    if coloring == "label":
+        _check_labels(label_set, "coloring by label")
+    grid = Grid(box_size, resolution, field.device)
+    mesh = _extract_surface(field.sdf, grid, evaluation)
+    if mesh is None:
+        raise UserError("the head has no surface: its distance is negative nowhere in the box")
+    points = _points_on_surface(mesh, grid)
+    if coloring == "label":
+        labels = in_chunks(lambda p: field.sample(p).class_sdf.argmin(-1, keepdim=True), points)
+        mesh.visual.vertex_colors = np.array(label_set.palette, dtype=np.uint8)[labels[:, 0]]
+    else:
+        colors = in_chunks(lambda p: field.sample(p).features[..., :3], points)
+        mesh.visual.vertex_colors = (colors.clip(0, 1) * 255).round().astype(np.uint8)
+    return mesh
+
+
+@torch.no_grad()
+def extract_label_meshes(
+    field: Field,
+    box_size: float,
+    label_set: LabelSet,
+    resolution: int = 256,
+    *,
+    evaluation: Evaluation = "auto",
+) -> dict[str, trimesh.Trimesh]:
+    """Return the closed part of each class, where its own distance is zero, in palette colours.
+
+    The background is no part, and classes without a surface are left out. Arguments are those of
+    `extract_mesh`.
+
+    Raises:
+        UserError: If there are no labels or no class has a surface.
+    """
+    check_count("mesh.resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
+    _check_labels(label_set, "one mesh per label")
+    grid = Grid(box_size, resolution, field.device)
+    meshes = {}
+    for class_id, name in enumerate(label_set.class_names):
+        if name == "background":
+            continue
+        mesh = _extract_surface(_class_distance(field, class_id), grid, evaluation)
+        if mesh is None:
+            logger.info("no mesh of class %s: it has no surface in the box", name)
+            continue
+        mesh.visual.vertex_colors = np.array([label_set.palette[class_id]] * len(mesh.vertices))
+        meshes[name] = mesh
+    if not meshes:
+        raise UserError(f"no class of {label_set.name} has a surface in the box")
+    return meshes
+
+
+def write_meshes(
+    folder: str | Path,
+    stem: str,
+    field: Field,
+    options: MeshOptions,
+    *,
+    box_size: float,
+    label_set: LabelSet,
+) -> list[Path]:
+    """Write the head, and on request its parts, each file complete or not at all.
+
+    Args:
+        folder: Made if it is missing.
+        stem: The head becomes `<stem>.ply`, a part `<stem>_<class>.ply`; parts in GLB also become
+            the nodes of one scene, `<stem>_parts.glb`.
+        field: One head (batch of 1) on any device.
+        options: What to write.
+        box_size: Side of the cube searched, world units.
+        label_set: The field's classes.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: See `extract_mesh` and `extract_label_meshes`; or if a file cannot be written.
+    """
+    meshes = {
+        stem: extract_mesh(
+            field, box_size, options.resolution, coloring=options.coloring, label_set=label_set
+        )
+    }
+    parts = {}
+    if options.per_label:
+        parts = extract_label_meshes(field, box_size, label_set, options.resolution)
+        meshes |= {f"{stem}_{name}": part for name, part in parts.items()}
+    folder, paths = Path(folder), []
+    for kind in options.formats:
+        for name, mesh in meshes.items():
+            paths.append(folder / f"{name}.{kind}")
+            save_mesh(paths[-1], mesh)
+        if parts and kind == "glb":
+            paths.append(folder / f"{stem}_parts.glb")
+            save_scene(paths[-1], parts)
+    return paths
+
+
+def _check_coloring(coloring: str) -> None:
+    if coloring not in get_args(Coloring):
+        raise UserError(f"mesh.coloring={coloring}; use {' or '.join(get_args(Coloring))}")
+
+
+def _check_labels(label_set: LabelSet | None, purpose: str) -> None:
+    if label_set is None or label_set.num_classes == 0:
+        raise UserError(f"{purpose} needs labels, and this head has none")
+
+
+def _class_distance(field: Field, class_id: int) -> Distance:
+    if isinstance(field, TriPlaneField) and len(field.decoder.class_heads) > 1:
+        # All the other heads, and colours, would cost several times as much.
+        head = field.decoder.class_heads[class_id]
+        return lambda points: head(field.shape_features(points))
+    return lambda points: field.sample(points).class_sdf[..., class_id : class_id + 1]
+
+
+def _extract_surface(
+    distance: Distance, grid: Grid, evaluation: Evaluation
+) -> trimesh.Trimesh | None:
+    """Return the zero level of a distance with vertex normals; None if there is none."""
+    volume = evaluate_volume(distance, grid, evaluation)
+    if volume.min() >= 0:
+        return None
+    vertices, faces, _, _ = marching_cubes(volume, level=0.0)
+    # The volume has one layer around the grid.
+    vertices = (vertices.astype(np.float64) - 1) * grid.spacing - grid.box_size / 2
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    gradient = spatial_gradient(distance, _points_on_surface(mesh, grid))
+    normals = unit_normals(gradient)[0].cpu().numpy()
+    normals = np.where(np.abs(normals).sum(axis=1, keepdims=True) > 0, normals, mesh.vertex_normals)
+    # Vertices outside are those of the lids over what the box cuts.
+    outside = np.abs(vertices) > grid.box_size / 2
+    is_lid = outside.any(axis=1, keepdims=True)
+    mesh.vertex_normals = np.where(is_lid, np.sign(vertices) * outside, normals)
+    return mesh
+
+
+def _points_on_surface(mesh: trimesh.Trimesh, grid: Grid) -> Tensor:  # [1, N, 3]
+    half = grid.box_size / 2
+    points = torch.from_numpy(mesh.vertices.clip(-half, half).astype(np.float32))
+    return points.unsqueeze(0).to(grid.device)

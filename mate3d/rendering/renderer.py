@@ -1,0 +1,296 @@
+"""Coarse and fine pass over any field, then one march that returns everything asked for."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mate3d.rendering.field import Field, field_gradient, sample_with_gradient, unit_normals
+from mate3d.rendering.rays import DepthDraws, ImportanceBins, importance_depths, stratified_depths
+from mate3d.rendering.volume_rendering import (
+    DensityActivation,
+    composite,
+    expected_depth,
+    interval_weights,
+)
+
+
+@dataclass(frozen=True)
+class RenderingConfig:
+    """How fields are rendered; stored with every checkpoint.
+
+    Args:
+        near: Distance of the first sample along a ray, world units.
+        far: Distance of the last.
+        num_coarse_samples: Stratified samples a ray.
+        num_fine_samples: Importance samples a ray.
+        density_activation: See `interval_weights`; published weights need "softplus_shifted".
+        importance_bins: See `importance_depths`; published weights need "legacy_midpoints".
+        semantic_sharpness: Score of class k at a point is sigmoid(-sharpness * class_sdf).
+        white_background: What shines through counts as white.
+        background_class: What shines through counts as this class; None for published weights,
+            which know no empty space.
+    """
+
+    near: float = 2.25
+    far: float = 3.3
+    num_coarse_samples: int = 48
+    num_fine_samples: int = 48
+    density_activation: DensityActivation = "identity"
+    importance_bins: ImportanceBins = "intervals"
+    semantic_sharpness: float = 20.0
+    white_background: bool = False
+    background_class: int | None = 0
+
+
+@dataclass
+class RaySamples:
+    """Everything known at the merged samples of each ray.
+
+    Args:
+        depths: Ascending distances, [B, R, S, 1].
+        points: World positions, [B, R, S, 3].
+        features: Colour features, [B, R, S, C].
+        sdf: Global distance, [B, R, S, 1].
+        class_sdf: Class distances, [B, R, S, K].
+        density: Global density, [B, R, S, 1]; raw, of any sign, where geometry is a density.
+        weights: Compositing weight of each interval, [B, R, S - 1, 1].
+        sdf_gradient: Gradient of `sdf` at `points` when asked for, [B, R, S, 3].
+    """
+
+    depths: Tensor
+    points: Tensor
+    features: Tensor
+    sdf: Tensor
+    class_sdf: Tensor
+    density: Tensor
+    weights: Tensor
+    sdf_gradient: Tensor | None
+
+
+@dataclass
+class FieldRender:
+    """A field seen through square images of h * w = R rays.
+
+    Args:
+        feature_image: Composited colour features, [B, C, h, w] in about -1..1.
+        segmentation_raw: Composited class scores, [B, K, h, w] in -1..1, or None without classes.
+        depth: Expected distance along the ray, [B, 1, h, w].
+        opacity: Sum of weights, [B, 1, h, w] in 0..1.
+        normals: Composited unit normals in world axes, [B, 3, h, w], or None.
+        samples: Per-sample values, or None.
+    """
+
+    feature_image: Tensor
+    segmentation_raw: Tensor | None
+    depth: Tensor
+    opacity: Tensor
+    normals: Tensor | None
+    samples: RaySamples | None
+
+
+@torch.no_grad()
+def sample_depths(
+    field: Field,
+    ray_origins: Tensor,  # [B, R, 3]
+    ray_directions: Tensor,  # [B, R, 3]
+    config: RenderingConfig,
+    draws: DepthDraws,
+) -> Tensor:  # [B, R, S, 1], ascending
+    """Return coarse and importance depths merged; only the global distance is evaluated."""
+    num_batch, num_rays, _ = ray_origins.shape
+    shape = (num_batch, num_rays, config.num_coarse_samples, 1)
+    coarse = stratified_depths(
+        draws.stratified_uniforms(shape, ray_origins), config.near, config.far
+    )
+    if config.num_fine_samples == 0:
+        return coarse
+    points = ray_origins.unsqueeze(2) + coarse * ray_directions.unsqueeze(2)
+    density = field.density(field.sdf(points.flatten(1, 2))).view(shape)
+    weights = interval_weights(density, coarse, config.density_activation)
+    uniforms = draws.importance_uniforms(num_batch * num_rays, config.num_fine_samples, ray_origins)
+    fine = importance_depths(coarse, weights, uniforms, config.importance_bins)
+    return torch.cat([coarse, fine], dim=2).sort(dim=2).values
+
+
+def evaluate_rays(
+    field: Field,
+    ray_origins: Tensor,  # [B, R, 3]
+    ray_directions: Tensor,  # [B, R, 3]
+    depths: Tensor,  # [B, R, S, 1]
+    config: RenderingConfig,
+    *,
+    with_sdf_gradient: bool = False,
+) -> RaySamples:
+    """Evaluate a field once at given depths and weigh the intervals."""
+    points = ray_origins.unsqueeze(2) + depths * ray_directions.unsqueeze(2)
+    flat = points.flatten(1, 2)
+    gradient = None
+    if with_sdf_gradient and torch.is_grad_enabled():
+        values, gradient = sample_with_gradient(field, flat)
+    else:
+        values = field.sample(flat)
+        if with_sdf_gradient:
+            gradient = field_gradient(field, flat)
+    samples_shape = depths.shape[:3]
+    sdf = values.sdf.unflatten(1, samples_shape[1:])
+    density = field.density(sdf)
+    return RaySamples(
+        depths=depths,
+        points=points,
+        features=values.features.unflatten(1, samples_shape[1:]),
+        sdf=sdf,
+        class_sdf=values.class_sdf.unflatten(1, samples_shape[1:]),
+        density=density,
+        weights=interval_weights(density, depths, config.density_activation),
+        sdf_gradient=None if gradient is None else gradient.unflatten(1, samples_shape[1:]),
+    )
+
+
+def to_image(
+    values: Tensor,  # [B, R, C]
+) -> Tensor:  # [B, C, h, w]
+    """Arrange the rays of a square image, listed row by row, as an image."""
+    side = round(values.shape[1] ** 0.5)
+    return values.transpose(1, 2).unflatten(2, (side, side))
+
+
+def composite_segmentation(
+    samples: RaySamples,
+    config: RenderingConfig,
+    *,
+    detach_density: bool,
+) -> Tensor:  # [B, R, K] in -1..1
+    """March class scores sigmoid(-sharpness * class_sdf) with the global density (spec 6.5)."""
+    weights = samples.weights.detach() if detach_density else samples.weights
+    scores = composite(class_scores(samples.class_sdf, config), weights)
+    return fill_scores(scores, weights.sum(dim=2), config)
+
+
+def class_scores(
+    class_sdf: Tensor,  # [..., K]
+    config: RenderingConfig,
+) -> Tensor:  # [..., K] in 0..1
+    """Return the score of each class at points (spec 6.5)."""
+    return torch.sigmoid(-config.semantic_sharpness * class_sdf)
+
+
+def fill_scores(
+    scores: Tensor,  # [B, R, K] composited
+    opacity: Tensor,  # [B, R, 1]
+    config: RenderingConfig,
+) -> Tensor:  # [B, R, K] in -1..1
+    """Count what shines through as the background's class, if there is one."""
+    if config.background_class is not None:
+        empty = torch.zeros_like(scores)
+        empty[..., config.background_class] = 1
+        scores = scores + empty * (1 - opacity)
+    return 2 * scores - 1
+
+
+def composite_features(
+    features: Tensor,  # [B, R, S, C]
+    weights: Tensor,  # [B, R, S - 1, 1]
+    config: RenderingConfig,
+    background: Tensor | None = None,  # [B, C]
+) -> Tensor:  # [B, R, C] in about -1..1
+    """March colour features in front of a background."""
+    return fill_colors(composite(features, weights), weights.sum(dim=2), config, background)
+
+
+def fill_colors(
+    colors: Tensor,  # [B, R, C] composited
+    opacity: Tensor,  # [B, R, 1]
+    config: RenderingConfig,
+    background: Tensor | None = None,  # [B, C]
+) -> Tensor:  # [B, R, C] in about -1..1
+    """Put a background behind composited colours."""
+    if background is not None:
+        colors = colors + (1 - opacity) * background.unsqueeze(1)
+    elif config.white_background:
+        colors = colors + 1 - opacity
+    return 2 * colors - 1
+
+
+def composite_normals(
+    samples: RaySamples,
+) -> Tensor:  # [B, R, 3], length at most 1
+    """March unit normals: neighbours averaged, normalised, weighted (spec 10.2)."""
+    return march_normals(samples.sdf_gradient, samples.weights)
+
+
+def march_normals(
+    sdf_gradient: Tensor,  # [B, R, S, 3]
+    weights: Tensor,  # [B, R, S - 1, 1]
+) -> Tensor:  # [B, R, 3], length at most 1
+    """March unit normals of given gradients."""
+    between = unit_normals((sdf_gradient[:, :, 1:] + sdf_gradient[:, :, :-1]) / 2)
+    return (between * weights).sum(dim=2)
+
+
+def march_classes(
+    samples: RaySamples,
+    class_density: Tensor,  # [B, R, S, K]
+    config: RenderingConfig,
+) -> tuple[Tensor, Tensor]:  # images [B, K, 3, h, w], depths [B, K, 1, h, w]
+    """March the colours with each class's own density (spec 6.5); previews and one loss use it."""
+    images, depths = [], []
+    for density in class_density.split(1, dim=-1):
+        weights = interval_weights(density, samples.depths, config.density_activation)
+        colors = composite_features(samples.features[..., :3], weights, config)
+        images.append(to_image(colors))
+        depths.append(to_image(expected_depth(samples.depths, weights)))
+    return torch.stack(images, dim=1), torch.stack(depths, dim=1)
+
+
+def render_field(
+    field: Field,
+    ray_origins: Tensor,  # [B, R, 3], R = h * w
+    ray_directions: Tensor,  # [B, R, 3]
+    config: RenderingConfig,
+    *,
+    draws: DepthDraws | None = None,
+    depths: Tensor | None = None,  # [B, R, S, 1]
+    with_normals: bool = False,
+    with_samples: bool = False,
+    with_segmentation: bool = True,
+    detach_semantic_density: bool = True,
+) -> FieldRender:
+    """Render any field.
+
+    Args:
+        field: What to render.
+        ray_origins: World positions, rays of a square image row by row.
+        ray_directions: Unit vectors.
+        config: Ranges, sample counts and conventions.
+        draws: Uniform numbers of depth sampling; None is fixed.
+        depths: Sample here instead of where the field has weight.
+        with_normals: Also composite SDF normals.
+        with_samples: Also return per-sample values; with normals, the SDF's gradient too.
+        with_segmentation: Also composite class scores, where there are classes.
+        detach_semantic_density: Let segmentation train class distances only, as released.
+    """
+    if depths is None:
+        depths = sample_depths(field, ray_origins, ray_directions, config, draws or DepthDraws())
+    samples = evaluate_rays(
+        field,
+        ray_origins,
+        ray_directions,
+        depths,
+        config,
+        with_sdf_gradient=with_normals,
+    )
+    features = composite_features(samples.features, samples.weights, config, field.background)
+    segmentation = None
+    if with_segmentation and samples.class_sdf.shape[-1] > 0:
+        segmentation = to_image(
+            composite_segmentation(samples, config, detach_density=detach_semantic_density)
+        )
+    return FieldRender(
+        feature_image=to_image(features),
+        segmentation_raw=segmentation,
+        depth=to_image(expected_depth(depths, samples.weights)),
+        opacity=to_image(samples.weights.sum(dim=2)),
+        normals=to_image(composite_normals(samples)) if with_normals else None,
+        samples=samples if with_samples else None,
+    )

@@ -1,0 +1,87 @@
+"""Heads with recomputed hidden layers against the same formula in PyTorch's own functions."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mate3d.network import grouped_heads as module
+from mate3d.network.grouped_heads import (
+    evaluate_heads,
+    grouped_heads,
+    grouped_heads_reference,
+)
+from mate3d.network.sdf_decoder import make_head
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Several pieces, the last one shorter."""
+    monkeypatch.setitem(module._CHUNK_POINTS, "cpu", 7)
+
+
+def make_arguments(num_outputs: int = 1, *, dtype: torch.dtype = torch.float32, gain: float = 1.0):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+
+    features = (draw(17, 3) * gain).detach().requires_grad_()
+    return [features, draw(4 * 5, 3), draw(4 * 5), draw(4, num_outputs, 5), draw(4, num_outputs)]
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+@pytest.mark.parametrize("gain", [1.0, 300.0], ids=["usual", "beyond_exp"])
+def test_values_and_gradients_match_the_formula(num_outputs, gain):
+    arguments = make_arguments(num_outputs, gain=gain)
+    found, expected = grouped_heads(*arguments), grouped_heads_reference(*arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * gain)
+    cotangent = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    pairs = zip(
+        torch.autograd.grad(found, arguments, cotangent),
+        torch.autograd.grad(expected, arguments, cotangent),
+        strict=True,
+    )
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * gain)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_first_and_second_gradients_are_exact(num_outputs):
+    arguments = make_arguments(num_outputs, dtype=torch.float64)
+    assert torch.autograd.gradcheck(grouped_heads, arguments)
+    assert torch.autograd.gradgradcheck(grouped_heads, arguments)
+
+
+@pytest.mark.parametrize("wanted", range(5))
+def test_only_gradients_asked_for_are_returned(wanted):
+    arguments = [argument.detach() for argument in make_arguments()]
+    arguments[wanted].requires_grad_()
+    grouped_heads(*arguments).square().sum().backward()
+    has_gradient = [argument.grad is not None for argument in arguments]
+    assert has_gradient == [index == wanted for index in range(5)]
+
+
+def test_hidden_layers_are_not_kept():
+    arguments, shapes = make_arguments(), []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: shapes.append(tensor.shape) or tensor, lambda tensor: tensor
+    ):
+        grouped_heads(*arguments)
+    assert sorted(shapes) == sorted(argument.shape for argument in arguments)
+
+
+def test_heads_with_different_outputs_are_evaluated_in_order():
+    torch.manual_seed(0)
+    heads = [make_head(3, 5, num_outputs) for num_outputs in (4, 1, 1)]
+    features = torch.randn(2, 9, 3)
+    expected = torch.cat([head(features) for head in heads], dim=-1)
+    torch.testing.assert_close(evaluate_heads(heads, features), expected)
+
+
+def test_autocast_leaves_distances_in_single_precision():
+    arguments = make_arguments()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = grouped_heads(*arguments)
+        half = grouped_heads(arguments[0].bfloat16(), *arguments[1:])
+    assert found.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(found, grouped_heads_reference(*arguments))

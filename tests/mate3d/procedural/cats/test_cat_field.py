@@ -1,0 +1,112 @@
+"""Tests of the cats' distances and colours."""
+
+import pytest
+import torch
+
+from mate3d.procedural.cats.cat import CatParameters, cat_parameters_from_latent
+from mate3d.procedural.cats.cat_field import BACKGROUND_SDF, CatField
+
+NUM_CATS = 6
+
+
+@pytest.fixture(scope="module")
+def parameters() -> CatParameters:
+    return cat_parameters_from_latent(
+        torch.randn(NUM_CATS, 64, generator=torch.Generator().manual_seed(0))
+    )
+
+
+@pytest.fixture(scope="module")
+def points() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(NUM_CATS, 3000, 3, generator=generator) * 0.7 - 0.35
+
+
+def class_gradient_norms(field: CatField, points: torch.Tensor) -> torch.Tensor:
+    step = 1e-3
+    differences = [
+        field.class_sdf(points + step * axis) - field.class_sdf(points - step * axis)
+        for axis in torch.eye(3)
+    ]
+    return torch.stack(differences, dim=-1).norm(dim=-1) / (2 * step)
+
+
+def test_sdf_is_the_minimum_over_classes_and_background_is_constant(parameters, points):
+    field = CatField(parameters)
+    samples = field.sample(points)
+    assert samples.features.shape == (NUM_CATS, 3000, 3)
+    assert samples.class_sdf.shape == (NUM_CATS, 3000, 6)
+    assert (samples.class_sdf[..., 0] == BACKGROUND_SDF).all()
+    torch.testing.assert_close(samples.sdf, samples.class_sdf.amin(dim=-1, keepdim=True))
+    torch.testing.assert_close(samples.sdf, field.sdf(points))
+    torch.testing.assert_close(samples.class_sdf, field.class_sdf(points))
+
+
+def test_features_are_colors(parameters, points):
+    features = CatField(parameters).sample(points).features
+    assert features.min() >= 0 and features.max() <= 1
+
+
+def test_class_distances_have_gradient_near_one(parameters, points):
+    field = CatField(parameters)
+    norms = class_gradient_norms(field, points)[..., 1:]
+    # Smooth seams flatten distances in creases, so a few points are allowed to be lower.
+    assert torch.quantile(norms.flatten(), 0.05) > 0.85
+    assert torch.quantile(norms.flatten(), 0.995) < 1.2
+    near = norms[field.class_sdf(points)[..., 1:].abs() < 0.02]
+    assert (near - 1).abs().mean() < 0.06
+
+
+def test_distance_never_promises_more_than_its_lipschitz_bound(parameters, points):
+    """Sphere tracing relies on this: distances change at most a little faster than position."""
+    field = CatField(parameters)
+    generator = torch.Generator().manual_seed(2)
+    direction = torch.nn.functional.normalize(
+        torch.randn(points.shape, generator=generator), dim=-1
+    )
+    change = (field.sdf(points + 0.01 * direction) - field.sdf(points)).abs()
+    outside = field.sdf(points) > 0
+    assert change[outside].max() < 0.0125
+
+
+def test_head_stays_inside_the_demo_box(parameters):
+    generator = torch.Generator().manual_seed(3)
+    face = torch.rand(NUM_CATS, 4000, 3, generator=generator) * 0.7 - 0.35
+    axis = torch.randint(0, 3, (NUM_CATS, 4000, 1), generator=generator)
+    side = torch.randint(0, 2, (NUM_CATS, 4000, 1), generator=generator) * 0.7 - 0.35
+    assert CatField(parameters).sdf(face.scatter(2, axis, side)).min() > 0
+
+
+def test_mirrored_points_see_the_same_distances(parameters, points):
+    field = CatField(parameters)
+    mirrored = points * torch.tensor([-1.0, 1.0, 1.0])
+    torch.testing.assert_close(field.class_sdf(points), field.class_sdf(mirrored))
+
+
+def test_normals_agree_with_autograd(parameters, points):
+    field = CatField(parameters)
+    near = points.clone().requires_grad_()
+    distance = field.sdf(near)
+    (gradient,) = torch.autograd.grad(distance.sum(), near)
+    cosine = torch.cosine_similarity(gradient, field.normals(points), dim=-1)
+    surface = distance[..., 0].abs() < 0.05
+    assert (cosine[surface] > 0.98).float().mean() > 0.97
+
+
+def test_ears_are_thick_enough_for_the_planes(parameters):
+    """A ray from the front through the middle of an ear stays inside for 0.03 or more."""
+    average = parameters[slice(None)]
+    average.ear_size = torch.ones(NUM_CATS)
+    average.ear_spread = torch.full((NUM_CATS,), 0.3)
+    z = torch.linspace(-0.15, 0.15, 301)
+    columns = torch.stack([torch.full_like(z, 0.119), torch.full_like(z, 0.153), z], dim=-1)
+    inside = CatField(average).class_sdf(columns.expand(NUM_CATS, -1, -1))[..., 2] < 0
+    assert (inside.sum(dim=1) * 0.001 > 0.03).all()
+
+
+def test_set_attribute_changes_its_part_only(parameters, points):
+    changed = parameters[slice(None)]
+    changed.ear_size = parameters.ear_size * 1.2
+    before, after = CatField(parameters).class_sdf(points), CatField(changed).class_sdf(points)
+    assert (before[..., 2] - after[..., 2]).abs().max() > 0.01
+    torch.testing.assert_close(before[..., [0, 1, 3, 4, 5]], after[..., [0, 1, 3, 4, 5]])

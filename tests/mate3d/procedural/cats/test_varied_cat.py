@@ -1,0 +1,206 @@
+"""Tests of the attributes that basic cats lack, and of the map that varies them."""
+
+import random
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from mate3d.cameras import make_camera
+from mate3d.labels import CATMASK_HQ
+from mate3d.procedural.attributes import set_attributes
+from mate3d.procedural.cats.captions import caption_cat, cat_words
+from mate3d.procedural.cats.cat import CatParameters, cat_parameters_from_latent
+from mate3d.procedural.cats.cat_field import CatField
+from mate3d.procedural.cats.varied_cat import varied_cat_parameters_from_latent
+from mate3d.procedural.portraits import render_portrait
+
+NUM_CATS = 6
+# What each attribute may change: the ids of classes whose distances move; () is colour only.
+SHAPES = {
+    "ear_width": (2,),
+    "ear_spacing": (2,),
+    "ear_turn": (2,),
+    "ear_fold": (2,),
+    "ear_tufts": (2,),
+    "eyelids": (1,),
+    "head_height": (1,),
+    "muzzle_length": (1, 4, 5),
+    "pad_size": (1, 4, 5),
+    "bridge_width": (1, 3, 4, 5),
+    "nose_size": (5,),
+    "nose_height": (4, 5),
+    "smile": (4,),
+    "tongue": (4,),
+    "ruff": (1,),
+    "mane": (1,),
+    "fur_length": (1,),
+    "points": (),
+    "calico": (),
+    "bib": (),
+    "eye_patch": (),
+    "odd_eyes": (),
+    "iris_ring": (),
+}
+
+
+@pytest.fixture(scope="module")
+def basic() -> CatParameters:
+    return cat_parameters_from_latent(
+        torch.randn(NUM_CATS, 64, generator=torch.Generator().manual_seed(0))
+    )
+
+
+@pytest.fixture(scope="module")
+def varied() -> CatParameters:
+    return varied_cat_parameters_from_latent(
+        torch.randn(60, 64, generator=torch.Generator().manual_seed(1))
+    )
+
+
+@pytest.fixture(scope="module")
+def points() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(NUM_CATS, 3000, 3, generator=generator) * 0.7 - 0.35
+
+
+def high(name: str) -> float:
+    declared = {f.name: f.metadata["high"] for f in fields(CatParameters)}
+    return declared[name]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_attribute_changes_its_classes_and_no_others(basic, points, name):
+    plain, changed = CatField(basic), CatField(set_attributes(basic, {name: high(name)}))
+    before, after = plain.sample(points), changed.sample(points)
+    for class_id in range(6):
+        difference = (before.class_sdf - after.class_sdf)[..., class_id].abs().max()
+        if class_id in SHAPES[name]:
+            assert difference > 1e-3, (class_id, difference)
+        else:
+            # Features sit on the skin and may follow it a little.
+            assert difference <= (2e-3 if 1 in SHAPES[name] else 0), (class_id, difference)
+    assert (before.features - after.features).abs().max() > 0.02
+
+
+def test_slant_moves_lids_and_nothing_without_them(basic, points):
+    slanted = set_attributes(basic, {"eye_slant": 0.5})
+    open_eyes = CatField(basic).sample(points)
+    assert torch.equal(open_eyes.class_sdf, CatField(slanted).class_sdf(points))
+    lids = set_attributes(basic, {"eyelids": 0.5})
+    before = CatField(lids).class_sdf(points)
+    after = CatField(set_attributes(lids, {"eye_slant": 0.5})).class_sdf(points)
+    assert (before - after)[..., 1].abs().max() > 1e-3
+
+
+def test_neutral_cat_is_bit_identical_beside_varied_ones(basic, varied, points):
+    """Skipped code and code at neutral values agree to the last bit."""
+    mixed = [
+        torch.cat([getattr(basic, f.name)[:3], getattr(varied, f.name)[:3]]) for f in fields(basic)
+    ]
+    together = CatField(CatParameters(*mixed)).sample(points)
+    alone = CatField(basic).sample(points)
+    assert torch.equal(together.class_sdf[:3], alone.class_sdf[:3])
+    assert torch.equal(together.features[:3], alone.features[:3])
+
+
+def test_distances_of_varied_cats_change_no_faster_than_those_of_basic_ones(basic, varied):
+    """Sphere tracing relies on it: a smooth seam or a lock of fur must not promise too much."""
+    generator = torch.Generator().manual_seed(3)
+    places = torch.rand(1, 1500, 3, generator=generator) * 0.7 - 0.35
+    direction = torch.nn.functional.normalize(torch.randn(places.shape, generator=generator), dim=2)
+    field = CatField(varied)
+    places, direction = places.expand(60, -1, -1), direction.expand(60, -1, -1)
+    before = field.sdf(places)
+    change = (field.sdf(places + 0.004 * direction) - before).abs()[before > 0] / 0.004
+    assert change.max() < 1.25
+    assert change.quantile(0.99) < 1.06
+
+
+def test_varied_cats_lie_inside_the_bounding_ball(varied):
+    field = CatField(varied)
+    direction = torch.randn(60, 3000, 3, generator=torch.Generator().manual_seed(4))
+    on_ball = field.bound_radius * torch.nn.functional.normalize(direction, dim=-1)
+    assert field.sdf(on_ball).min() > 0
+
+
+def test_sampled_values_lie_in_the_range_that_can_be_set(varied):
+    for declared in fields(varied):
+        value, limits = getattr(varied, declared.name), declared.metadata
+        assert value.isfinite().all(), declared.name
+        assert value.min() >= limits["low"] - 1e-5, declared.name
+        assert value.max() <= limits["high"] + 1e-5, declared.name
+
+
+def test_every_attribute_varies(varied):
+    for declared in fields(varied):
+        assert getattr(varied, declared.name).std(dim=0).max() > 0.01, declared.name
+
+
+def test_every_class_of_a_varied_cat_is_seen_from_the_front(varied):
+    heads = varied[:12]
+    label_map = render_portrait(heads, make_camera(torch.zeros(12)), 64).label_map
+    for class_id in range(1, CATMASK_HQ.num_classes):
+        assert ((label_map == class_id).sum(dim=(1, 2)) >= 5).all(), class_id
+
+
+def test_larger_ears_leave_the_rest_of_the_picture(basic):
+    cat, camera = basic[:1], make_camera(torch.zeros(1))
+    before = render_portrait(cat, camera, 64)
+    after = render_portrait(replace(cat, ear_size=1.5 * cat.ear_size), camera, 64)
+    ears = CATMASK_HQ.class_id("ears")
+    assert (after.label_map == ears).sum() > 1.5 * (before.label_map == ears).sum()
+    # Ambient occlusion reaches a little beyond the ears; the face below them stays.
+    below = slice(32, None)
+    assert torch.equal(before.label_map[:, below], after.label_map[:, below])
+    assert (before.image - after.image)[:, :, below].abs().max() < 0.02
+
+
+def test_enormous_ears_are_not_cut_by_the_bounding_ball(basic):
+    huge = replace(basic[:1], ear_size=torch.tensor([2.4]))
+    field = CatField(huge)
+    direction = torch.randn(1, 20000, 3, generator=torch.Generator().manual_seed(5))
+    on_ball = field.bound_radius * torch.nn.functional.normalize(direction, dim=-1)
+    assert field.bound_radius > 0.4 and field.sdf(on_ball).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"ear_fold": 1.0}, "folded"),
+        ({"ear_tufts": 1.0}, "tufted"),
+        ({"fur_length": 1.0}, "long-haired"),
+        ({"calico": 1.0, "fur_color": [0.95, 0.94, 0.92]}, "calico cat"),
+        ({"calico": 1.0, "fur_color": [0.2, 0.1, 0.1]}, "tortoiseshell cat"),
+        ({"points": 1.0, "point_color": [0.24, 0.16, 0.13]}, "seal point"),
+        ({"odd_eyes": 1.0, "eye_color": [0.42, 0.72, 0.22]}, "one green and one blue eye"),
+        ({"muzzle_length": 0.0}, "a flat face"),
+        ({"tongue": 1.0}, "its tongue out"),
+        ({"ruff": 1.0}, "cheek tufts"),
+        ({"bib": 1.0, "fur_color": [0.1] * 3, "second_color": [0.95, 0.94, 0.92]}, "a white bib"),
+        (
+            {"eye_patch": 1.0, "fur_color": [0.95, 0.94, 0.92], "second_color": [0.1] * 3},
+            "a black patch over one eye",
+        ),
+    ],
+)
+def test_captions_name_what_shows(basic, values, words):
+    cat = set_attributes(basic[:1], values)
+    plain = [caption_cat(basic[:1], 0, random.Random(seed)) for seed in range(12)]
+    captions = [caption_cat(cat, 0, random.Random(seed)) for seed in range(12)]
+    assert any(words in caption for caption in captions), captions
+    assert not any(words in caption for caption in plain)
+
+
+def test_basic_cats_have_no_varied_words(basic):
+    names = ("points", "fur_length", "ear_fold", "odd_eyes", "face", "bib", "ruff", "tongue")
+    for index in range(NUM_CATS):
+        words = cat_words(basic, index)
+        assert not any(words[name] for name in names)
+
+
+def test_only_one_kind_of_coat_is_painted(varied):
+    patchwork = torch.stack([varied.points, varied.calico])
+    patterns = torch.stack([varied.tabby, varied.bicolor, varied.spots])
+    assert ((patchwork > 0).sum(dim=0) <= 1).all()
+    assert (patterns[:, (patchwork > 0.5).any(dim=0)] == 0).all()

@@ -1,0 +1,314 @@
+"""Tests of people's distances, labels and colours."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from mate3d.cameras import make_camera
+from mate3d.labels import CELEBAMASK_HQ
+from mate3d.procedural.people.field import BOUND_RADIUS, PersonField
+from mate3d.procedural.people.person import (
+    HAIR_PALETTE,
+    NUM_PERSON_ATTRIBUTES,
+    PersonParameters,
+    average_person,
+    person_parameters_from_latent,
+    person_parameters_from_uniforms,
+)
+from mate3d.procedural.portrait_field import BACKGROUND_SDF
+from mate3d.procedural.tracer import render_analytic
+from mate3d.rendering.rays import sample_rays
+
+NUM_PEOPLE = 6
+UNUSED = ("ear_r", "neck_l")
+
+
+def class_id(name: str) -> int:
+    return CELEBAMASK_HQ.class_id(name)
+
+
+@pytest.fixture(scope="module")
+def parameters() -> PersonParameters:
+    people = person_parameters_from_latent(
+        torch.randn(NUM_PEOPLE, 64, generator=torch.Generator().manual_seed(0))
+    )
+    # One person at least with each thing that may be missing.
+    people.hat[0] = people.glasses[1] = people.curls[2] = people.mouth_opening[3] = 1.0
+    people.hair[4] = 0.0
+    people.hair_length[5] = people.hat_brim[0] = 1.0
+    return people
+
+
+@pytest.fixture(scope="module")
+def points() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(NUM_PEOPLE, 4000, 3, generator=generator) * 0.8 - 0.4
+
+
+def world_points(camera: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:  # [H, W, 3]
+    size = depth.shape[-1]
+    origins, directions = sample_rays(camera, size)
+    return (origins + depth.view(1, -1, 1) * directions).view(size, size, 3)
+
+
+def gradient_norms(function, points: torch.Tensor) -> torch.Tensor:
+    step = 1e-3
+    differences = [
+        function(points + step * axis) - function(points - step * axis) for axis in torch.eye(3)
+    ]
+    return torch.stack(differences, dim=-1).norm(dim=-1) / (2 * step)
+
+
+def test_sdf_is_the_minimum_over_classes_and_everything_is_finite(parameters, points):
+    field = PersonField(parameters)
+    samples = field.sample(points)
+    assert samples.features.shape == (NUM_PEOPLE, 4000, 3)
+    assert samples.class_sdf.shape == (NUM_PEOPLE, 4000, CELEBAMASK_HQ.num_classes)
+    assert samples.features.isfinite().all() and samples.class_sdf.isfinite().all()
+    assert samples.features.min() >= 0 and samples.features.max() <= 1
+    torch.testing.assert_close(samples.sdf, samples.class_sdf.amin(dim=-1, keepdim=True))
+    torch.testing.assert_close(samples.sdf, field.sdf(points))
+    torch.testing.assert_close(samples.class_sdf, field.class_sdf(points))
+
+
+def test_background_earrings_and_necklaces_are_constant(parameters, points):
+    class_sdf = PersonField(parameters).class_sdf(points)
+    for name in ("background", *UNUSED):
+        assert (class_sdf[..., class_id(name)] == BACKGROUND_SDF).all(), name
+
+
+def test_distances_change_no_faster_than_position(parameters, points):
+    """Sphere tracing relies on this: it never steps through a surface."""
+    field = PersonField(parameters)
+    outside = field.sdf(points)[..., 0] > 0.002
+    assert gradient_norms(field.sdf, points)[..., 0][outside].max() <= 1.05
+    assert gradient_norms(field.class_sdf, points).max() <= 1.06
+
+
+def test_distances_far_from_the_head_lead_a_ray_to_it(parameters):
+    field = PersonField(parameters)
+    far = torch.tensor([0.0, 0.0, 0.5]).expand(NUM_PEOPLE, 1, 3)
+    distance = field.sdf(far)[:, 0, 0]
+    assert ((distance > 0.2) & (distance < 0.40)).all()
+
+
+def test_normals_agree_with_autograd(parameters, points):
+    field = PersonField(parameters)
+    near = points.clone().requires_grad_()
+    distance = field.sdf(near)
+    (gradient,) = torch.autograd.grad(distance.sum(), near)
+    assert gradient.isfinite().all()
+    cosine = torch.cosine_similarity(gradient, field.normals(points), dim=-1)
+    surface = (distance[..., 0] > 0) & (distance[..., 0] < 0.05)
+    assert (cosine[surface] > 0.97).float().mean() > 0.97
+
+
+def test_person_alone_equals_person_in_a_batch(parameters, points):
+    """Though hats and glasses are left out of batches that have none."""
+    batch = PersonField(parameters).sample(points[:, :500])
+    for index in range(NUM_PEOPLE):
+        one = slice(index, index + 1)
+        alone = PersonField(parameters[one]).sample(points[one, :500])
+        torch.testing.assert_close(alone.sdf[0], batch.sdf[index], rtol=0, atol=1e-5)
+        torch.testing.assert_close(alone.features[0], batch.features[index], rtol=0, atol=1e-3)
+
+
+def test_mirrored_points_swap_left_and_right_classes(parameters, points):
+    symmetric = replace(parameters, parting=torch.zeros(NUM_PEOPLE))
+    field = PersonField(symmetric)
+    mirrored = field.class_sdf(points * torch.tensor([-1.0, 1.0, 1.0]))
+    permuted = field.class_sdf(points)[..., CELEBAMASK_HQ.mirror_permutation()]
+    torch.testing.assert_close(mirrored, permuted, rtol=0, atol=1e-5)
+
+
+def test_parting_to_the_other_side_mirrors_the_hair(parameters, points):
+    other = replace(parameters, parting=-parameters.parting)
+    mirrored = PersonField(other).class_sdf(points * torch.tensor([-1.0, 1.0, 1.0]))
+    hair = class_id("hair")
+    torch.testing.assert_close(
+        mirrored[..., hair], PersonField(parameters).class_sdf(points)[..., hair], atol=1e-5, rtol=0
+    )
+
+
+@pytest.fixture(scope="module")
+def average_view():
+    camera = make_camera(0.0, 0.0)
+    render = render_analytic(PersonField(average_person()), camera, 128, supersampling=1)
+    return render.label_map[0], world_points(camera, render.depth)
+
+
+def test_average_person_has_the_canonical_landmarks(average_view):
+    labels, places = average_view
+
+    def pixels(*names: str) -> torch.Tensor:  # [M, 3] world points seen
+        return places[sum((labels == class_id(name)).int() for name in names).bool()]
+
+    lips, nose = pixels("u_lip", "l_lip", "mouth"), pixels("nose")
+    eyes = {"l_eye": -0.070, "r_eye": 0.070}
+    for name, x in eyes.items():
+        eye = pixels(name)
+        assert (eye.mean(dim=0)[:2] - torch.tensor([x, 0.020])).norm() < 0.01
+        assert abs(eye[:, 2].max() - 0.085) < 0.01
+    tip = nose[nose[:, 2].argmax()]
+    assert (tip - torch.tensor([0.0, -0.065, 0.155])).norm() < 0.01
+    for side in (-1, 1):
+        corner = lips[(side * lips[:, 0]).argmax()]
+        assert (corner - torch.tensor([side * 0.055, -0.135, 0.095])).norm() < 0.01
+    assert abs(pixels("skin")[:, 1].min() + 0.24) < 0.012
+    assert abs(pixels("hair")[:, 1].max() - 0.28) < 0.012
+    for name, x in {"l_ear": -0.165, "r_ear": 0.165}.items():
+        ear = pixels(name).mean(dim=0)
+        assert (ear - torch.tensor([x, -0.02, -0.01])).norm() < 0.015
+
+
+def test_left_classes_are_at_the_left_of_a_frontal_image(average_view):
+    labels, _ = average_view
+    columns = torch.arange(labels.shape[1]).expand_as(labels)
+    for part in ("eye", "brow", "ear"):
+        left = columns[labels == class_id(f"l_{part}")].float().mean()
+        right = columns[labels == class_id(f"r_{part}")].float().mean()
+        assert left < 63.5 < right, part
+
+
+def test_labels_are_the_documented_subset_and_each_appears(parameters):
+    camera = make_camera(torch.linspace(-0.7, 0.7, NUM_PEOPLE), torch.linspace(0.4, -0.4, 6))
+    render = render_analytic(PersonField(parameters), camera, 96, supersampling=1)
+    seen = {CELEBAMASK_HQ.class_names[i] for i in render.label_map.unique().tolist()}
+    assert seen == set(CELEBAMASK_HQ.class_names) - set(UNUSED)
+    assert render.image.isfinite().all() and render.normals.isfinite().all()
+    # The middle of the picture is always covered.
+    assert (render.opacity[:, 0, 30:66, 40:56] > 0).all()
+
+
+def test_everything_lies_inside_the_bounding_ball(parameters):
+    generator = torch.Generator().manual_seed(5)
+    direction = torch.randn(NUM_PEOPLE, 8000, 3, generator=generator)
+    shell = BOUND_RADIUS * torch.nn.functional.normalize(direction, dim=-1)
+    assert PersonField(parameters).sdf(shell).min() > 0
+
+
+def test_frame_ends_before_the_shoulders_do(parameters):
+    """The picture's lower edge shows cloth, hair or neck, never a body that ends in the air."""
+    camera = make_camera(torch.linspace(-0.7, 0.7, 6), torch.linspace(-0.4, 0.4, 6))
+    render = render_analytic(PersonField(parameters), camera, 64, supersampling=1)
+    cloth = render.label_map == class_id("cloth")
+    assert cloth.any(dim=2)[:, -1].all()
+
+
+def test_larger_ears_change_the_neighbourhood_of_ears_only():
+    person, camera = average_person(), make_camera(0.2, 0.1)
+    larger = replace(person, ear_size=1.5 * person.ear_size)
+    before, after = (
+        render_analytic(PersonField(p), camera, 96, supersampling=1) for p in (person, larger)
+    )
+    ears = [class_id("l_ear"), class_id("r_ear")]
+    region = torch.isin(before.label_map, torch.tensor(ears))
+    region |= torch.isin(after.label_map, torch.tensor(ears))
+    # Occlusion reaches 0.05 world units, which are 8 pixels.
+    near = torch.nn.functional.max_pool2d(region.float(), 17, stride=1, padding=8) > 0
+    assert not near.all()
+    change = (before.image - after.image).abs().amax(dim=1)
+    assert change[near].max() > 0.3
+    assert change[~near].max() < 0.03
+    assert (before.label_map == after.label_map)[~near].all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "classes"),
+    [
+        ("glasses", 1.0, {"eye_g"}),
+        ("hat", 1.0, {"hat", "hair"}),
+        ("hair", 0.0, {"hair"}),
+        ("hair_length", 0.8, {"hair"}),
+        ("fringe", 1.0, {"hair"}),
+        ("curls", 1.0, {"hair"}),
+        ("collar", 1.0, {"cloth"}),
+        ("brow_thickness", 1.5, {"l_brow", "r_brow"}),
+    ],
+)
+def test_set_attribute_changes_its_own_classes_only(points, name, value, classes):
+    person = average_person(NUM_PEOPLE)
+    changed = replace(person, **{name: torch.full((NUM_PEOPLE,), value)})
+    before, after = PersonField(person).class_sdf(points), PersonField(changed).class_sdf(points)
+    moved = ((before - after).abs() > 1e-6).flatten(0, 1).any(dim=0)
+    assert {CELEBAMASK_HQ.class_names[i] for i in moved.nonzero()[:, 0].tolist()} == classes
+
+
+def test_colors_do_not_move_the_shape(points):
+    person = average_person(NUM_PEOPLE)
+    painted = replace(person, iris_color=torch.zeros(NUM_PEOPLE, 3))
+    before, after = PersonField(person).sample(points), PersonField(painted).sample(points)
+    torch.testing.assert_close(before.class_sdf, after.class_sdf, rtol=0, atol=0)
+    assert (before.features - after.features).abs().max() > 0.1
+
+
+def test_beard_grows_on_jaw_chin_and_upper_lip_only():
+    camera = make_camera(0.0, 0.0)
+
+    def image(beard: float) -> torch.Tensor:  # [3, 96, 96]
+        person = replace(
+            average_person(),
+            beard=torch.tensor([beard]),
+            hair_color=torch.tensor([HAIR_PALETTE["red"]]),
+        )
+        return render_analytic(PersonField(person), camera, 96, supersampling=1).image[0]
+
+    bare, stubbly, bearded = image(0.0), image(0.4), image(1.0)
+    # Brows, eyes, cheeks and nose, without the sides; 0.3166 world units are 48 rows.
+    middle = (slice(None), slice(0, 59), slice(36, 60))
+    assert (bearded[middle] - bare[middle]).abs().max() < 1e-4
+    chin = (slice(None), 78, 48)
+    assert (bearded[chin] - bare[chin]).abs().max() > 0.3
+
+    def colorfulness(color: torch.Tensor) -> float:
+        return float(color.max() - color.min())
+
+    # Stubble is a shadow of any hair, a full beard has its colour.
+    assert stubbly[chin].mean() < bare[chin].mean()
+    assert colorfulness(stubbly[chin]) < 1.1 * colorfulness(bare[chin])
+    assert colorfulness(bearded[chin]) > 1.5 * colorfulness(bare[chin])
+
+
+def test_closed_eyes_show_no_eyeball_and_an_open_mouth_shows_its_inside():
+    person = average_person()
+    camera = make_camera(0.0, 0.0)
+
+    def seen(**attributes: float) -> torch.Tensor:
+        changed = {name: torch.tensor([value]) for name, value in attributes.items()}
+        field = PersonField(replace(person, **changed))
+        return render_analytic(field, camera, 96, supersampling=1).label_map
+
+    closed, opened = seen(eye_openness=0.0), seen(mouth_opening=1.0)
+    assert not torch.isin(closed, torch.tensor([class_id("l_eye"), class_id("r_eye")])).any()
+    assert (opened == class_id("mouth")).sum() > 20
+
+
+def test_every_attribute_can_be_set_to_both_ends_of_its_range():
+    """The distances stay finite, and the average face stays where it is seen from the front."""
+    declared = [f for f in fields(PersonParameters) if f.metadata["size"] == 1]
+    people = average_person(2 * len(declared))
+    for index, attribute in enumerate(declared):
+        getattr(people, attribute.name)[2 * index] = attribute.metadata["low"]
+        getattr(people, attribute.name)[2 * index + 1] = attribute.metadata["high"]
+    generator = torch.Generator().manual_seed(6)
+    points = torch.rand(1, 400, 3, generator=generator) * 0.6 - 0.3
+    samples = PersonField(people).sample(points.expand(len(people), -1, -1))
+    assert samples.class_sdf.isfinite().all() and samples.features.isfinite().all()
+    inside = torch.tensor([0.0, -0.08, 0.02]).expand(len(people), 1, 3)
+    assert (PersonField(people).sdf(inside) < 0).all()
+
+
+def test_random_extremes_are_finite():
+    generator = torch.Generator().manual_seed(7)
+    corners = torch.randint(0, 2, (60, NUM_PERSON_ATTRIBUTES), generator=generator).float()
+    points = torch.rand(1, 400, 3, generator=generator) * 0.6 - 0.3
+    field = PersonField(person_parameters_from_uniforms(corners))
+    samples = field.sample(points.expand(60, -1, -1))
+    assert samples.class_sdf.isfinite().all() and samples.features.isfinite().all()
+
+
+def test_colours_are_finite_far_from_the_head(parameters):
+    random = torch.Generator().manual_seed(2)
+    corner = 0.55 + 0.1 * torch.rand(NUM_PEOPLE, 256, 3, generator=random)
+    assert torch.isfinite(PersonField(parameters).sample(corner).features).all()

@@ -1,0 +1,93 @@
+"""Tests of attributes that are declared with a range, set and multiplied."""
+
+import pytest
+import torch
+
+from mate3d.errors import UserError
+from mate3d.procedural.attributes import attribute_rows, set_attributes, uniforms_from_latent
+from mate3d.procedural.cats.cat import (
+    BASIC_CAT_ATTRIBUTES,
+    CatParameters,
+    cat_parameters_from_latent,
+)
+
+
+@pytest.fixture(scope="module")
+def cats() -> CatParameters:
+    return cat_parameters_from_latent(
+        torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    )
+
+
+def test_set_values_reach_every_portrait_and_leave_the_others_alone(cats):
+    changed = set_attributes(cats, {"ear_size": 1.2, "eye_color": [0.1, 0.2, 0.3]})
+    torch.testing.assert_close(changed.ear_size, torch.full((3,), 1.2))
+    torch.testing.assert_close(changed.eye_color, torch.tensor([[0.1, 0.2, 0.3]]).expand(3, 3))
+    for name in set(vars(cats)) - {"ear_size", "eye_color"}:
+        assert torch.equal(getattr(changed, name), getattr(cats, name)), name
+
+
+def test_factors_multiply_after_values_and_may_leave_the_range(cats):
+    changed = set_attributes(cats, {"ear_size": 1.2}, {"ear_size": 1.5, "eye_size": 0.5})
+    torch.testing.assert_close(changed.ear_size, torch.full((3,), 1.8))
+    torch.testing.assert_close(changed.eye_size, cats.eye_size * 0.5)
+
+
+def test_multiplied_shares_stop_at_one(cats):
+    assert (set_attributes(cats, {"tabby": 0.8}, {"tabby": 2.0}).tabby == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "factors", "parts"),
+    [
+        ({"ear_sise": 1.0}, None, ["unknown attribute 'ear_sise'", "ear_size", "tongue"]),
+        (None, {"whiskers": 2.0}, ["unknown attribute 'whiskers'"]),
+        ({"ear_size": 2.0}, None, ["ear_size=2.0", "0.7..1.35"]),
+        ({"ear_size": float("nan")}, None, ["ear_size=nan", "0.7..1.35"]),
+        ({"ear_size": "big"}, None, ["ear_size=big", "a number"]),
+        ({"ear_size": None}, None, ["ear_size=None", "a number"]),
+        ({"ear_size": [1.0, 1.0, 1.0]}, None, ["ear_size", "a number"]),
+        ({"fur_color": 0.5}, None, ["fur_color=0.5", "three numbers in 0..1"]),
+        ({"fur_color": [0.5, 0.5, 1.5]}, None, ["fur_color", "three numbers in 0..1"]),
+        (None, {"ear_size": 0.0}, ["ear_size=0.0", "above 0"]),
+        (None, {"ear_size": float("inf")}, ["ear_size=inf", "finite"]),
+        (None, {"fur_color": 1.1}, ["fur_color is a colour"]),
+    ],
+)
+def test_mistakes_are_one_line_with_what_is_allowed(cats, values, factors, parts):
+    with pytest.raises(UserError) as error:
+        set_attributes(cats, values, factors)
+    assert all(part in str(error.value) for part in parts) and "\n" not in str(error.value)
+
+
+def test_rows_hold_plain_numbers_that_can_be_set_again(cats):
+    rows = attribute_rows(cats)
+    assert len(rows) == 3 and list(rows[0]) == list(vars(cats))
+    assert isinstance(rows[1]["ear_size"], float) and len(rows[1]["fur_color"]) == 3
+    again = set_attributes(cats[:1], {name: rows[1][name] for name in BASIC_CAT_ATTRIBUTES})
+    for name in vars(cats):
+        assert torch.equal(getattr(again, name)[0], getattr(cats, name)[1]), name
+
+
+def test_indexing_and_moving_keep_every_attribute(cats):
+    part = cats.to("cpu")[1:]
+    assert len(part) == 2 and torch.equal(part.bib, cats.bib[1:])
+
+
+def test_neutral_attributes_are_not_varied(cats):
+    assert cats.varied() == frozenset()
+    assert set_attributes(cats, {"bib": 0.3, "nose_size": 1.1}).varied() == {"bib", "nose_size"}
+
+
+def test_uniforms_are_uniform_and_independent():
+    z = torch.randn(20000, 64, generator=torch.Generator().manual_seed(1))
+    uniforms = uniforms_from_latent(z, 30, seed=3)
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    quantiles = uniforms.quantile(levels, dim=0)
+    torch.testing.assert_close(quantiles, levels[:, None].expand(3, 30), rtol=0, atol=0.02)
+    assert (torch.corrcoef(uniforms.T) - torch.eye(30)).abs().max() < 0.04
+
+
+def test_too_short_latents_are_a_mistake():
+    with pytest.raises(UserError, match="latents of 8 numbers: these portraits need 22"):
+        cat_parameters_from_latent(torch.zeros(1, 8))

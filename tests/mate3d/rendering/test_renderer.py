@@ -1,0 +1,106 @@
+"""Rendering of a ball with known silhouette, depth, normals and labels."""
+
+import math
+
+import torch
+
+from mate3d.cameras import make_camera
+from mate3d.rendering.rays import DepthDraws, sample_rays
+from mate3d.rendering.renderer import RenderingConfig, render_field
+from mate3d.rendering.volume_rendering import composite, expected_depth, interval_weights
+from tests.mate3d.fields import SphereField
+
+CONFIG = RenderingConfig(near=2.3, far=3.1, num_coarse_samples=64, num_fine_samples=64)
+
+
+def render_ball(camera, resolution=48, field=None, **options):
+    origins, directions = sample_rays(camera, resolution)
+    return render_field(field or SphereField(), origins, directions, CONFIG, **options)
+
+
+def test_a_ball_renders_as_a_disc_of_the_right_area_from_any_side():
+    camera = make_camera(torch.tensor([0.0, 0.6, -0.7]), torch.tensor([0.0, 0.3, -0.4]))
+    opacity = render_ball(camera).opacity
+    # The silhouette is a cone of half angle arcsin(radius / distance).
+    radius_in_image = 4.2647 * math.tan(math.asin(0.2 / 2.7))
+    area = opacity.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(
+        area, torch.full((3,), math.pi * radius_in_image**2), rtol=0.03, atol=0
+    )
+
+
+def test_depth_normals_and_labels_of_the_centre_are_those_of_the_ball():
+    camera = make_camera(0.5, 0.2)
+    view = render_ball(camera, resolution=49, with_normals=True)
+    centre = (0, slice(None), 24, 24)
+    assert abs(view.depth[centre].item() - 2.5) < 0.01
+    towards_camera = camera[0, :16].view(4, 4)[:3, 3] / 2.7
+    torch.testing.assert_close(view.normals[centre], towards_camera, atol=0.02, rtol=0)
+    label_map = view.segmentation_raw.argmax(dim=1)
+    assert label_map[0, 24, 24] == 1 and label_map[0, 0, 0] == 0
+    corner = (0, slice(None), 0, 0)
+    torch.testing.assert_close(
+        view.segmentation_raw[corner], torch.tensor([1.0, -1.0]), atol=1e-2, rtol=0
+    )
+
+
+def test_what_shines_through_is_the_background():
+    blue = torch.tensor([[0.0, 0.0, 1.0]])
+    view = render_ball(make_camera(0.0), field=SphereField(background=blue))
+    corner, centre = view.feature_image[0, :, 0, 0], view.feature_image[0, :, 24, 24]
+    torch.testing.assert_close(corner, torch.tensor([-1.0, -1.0, 1.0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(centre, torch.tensor([1.0, -1.0, -1.0]), atol=1e-2, rtol=0)
+
+
+def test_importance_bins_of_the_lineage_sample_nearer_than_the_surface():
+    origins, directions = sample_rays(make_camera(0.0), 1)
+    field, errors = SphereField(), {}
+    for bins in ("intervals", "legacy_midpoints"):
+        config = RenderingConfig(2.3, 3.1, 24, 64, importance_bins=bins)
+        view = render_field(field, origins, directions, config, with_samples=True)
+        near_surface = (view.samples.sdf.abs() < 0.02).sum()
+        errors[bins] = near_surface.item()
+    assert errors["intervals"] > errors["legacy_midpoints"]
+
+
+def test_random_draws_repeat_with_their_generator_and_differ_without():
+    camera = make_camera(0.1)
+    views = [
+        render_ball(
+            camera,
+            resolution=4,
+            with_samples=True,
+            draws=DepthDraws(mode="random", generator=torch.Generator().manual_seed(seed)),
+        ).samples.depths
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    assert (views[0].diff(dim=2) >= 0).all()
+
+
+def test_weights_are_non_negative_and_sum_to_at_most_one():
+    depths = torch.rand(2, 5, 16, 1).sort(dim=2).values * 3
+    for activation in ("identity", "softplus_shifted"):
+        weights = interval_weights(torch.rand(2, 5, 16, 1) * 50, depths, activation)
+        assert (weights >= 0).all() and (weights.sum(dim=2) <= 1 + 1e-5).all()
+
+
+def test_empty_space_absorbs_only_with_the_activation_of_published_weights():
+    depths = torch.linspace(2.25, 3.3, 33).view(1, 1, -1, 1)
+    empty = torch.zeros_like(depths)
+    assert interval_weights(empty, depths, "identity").sum() == 0
+    absorbed = interval_weights(empty, depths, "softplus_shifted").sum()
+    expected = 1 - math.exp(-math.log(1 + math.exp(-1)) * 1.05)
+    torch.testing.assert_close(absorbed.item(), expected, atol=1e-4, rtol=0)
+
+
+def test_composite_is_the_mean_of_interval_ends_times_weight():
+    values, weights = torch.randn(2, 3, 6, 4), torch.rand(2, 3, 5, 1)
+    middle = (values[:, :, 1:] + values[:, :, :-1]) / 2
+    torch.testing.assert_close(composite(values, weights), (middle * weights).sum(dim=2))
+
+
+def test_depth_of_an_empty_ray_is_the_farthest():
+    depths = torch.linspace(1, 2, 5).view(1, 1, -1, 1)
+    assert expected_depth(depths, torch.zeros(1, 1, 4, 1)).item() == 2.0

@@ -1,0 +1,238 @@
+"""The kernels on a GPU: what the loops of test_host_kernels cannot see, and the way to them."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.autograd import gradgradcheck
+
+from tests.torch_utils.ops.library_cases import (
+    BIAS_ACT_CASES,
+    DTYPES,
+    LAYOUTS,
+    UPFIRDN2D_CASES,
+    check_bias_act,
+    check_triplane_sample,
+    check_upfirdn2d,
+    normal,
+    triplane_inputs,
+)
+from torch_utils.ops import _extension
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+
+pytestmark = pytest.mark.gpu
+
+BYTES_OF_A_BIG_TENSOR = 2 * (2**31 + 2**22)
+
+
+@pytest.fixture
+def ops():
+    """The operations, with kernels behind them."""
+    if not _extension.load():
+        pytest.skip("the kernels cannot be had here: see python -m torch_utils.doctor")
+    return torch.ops.mate3d
+
+
+@pytest.fixture
+def deterministic():
+    """Ask PyTorch for deterministic algorithms during a test."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def _skip_without_memory(num_bytes: int) -> None:
+    if torch.cuda.mem_get_info()[0] < num_bytes:
+        pytest.skip(f"needs {num_bytes / 2**30:.0f} GiB of GPU memory")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bias_act_and_derivatives(ops, layout, dtype):
+    for case in BIAS_ACT_CASES:
+        check_bias_act(ops, case, dtype, layout=layout, device="cuda")
+        check_bias_act(ops, case, dtype, layout=layout, shape=(2, 33, 37, 41), device="cuda")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_upfirdn2d_and_derivatives(ops, layout, dtype):
+    for case in UPFIRDN2D_CASES:
+        for shape in ((2, 4, 13, 10), (2, 5, 37, 70), (1, 32, 64, 64)):
+            check_upfirdn2d(ops, case, dtype, layout=layout, shape=shape, device="cuda")
+
+
+@pytest.mark.parametrize("mean", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_triplane_sample_and_derivatives(ops, layout, dtype, mean):
+    for channels in (5, 32):
+        options = {"layout": layout, "channels": channels, "num_points": 1001, "device": "cuda"}
+        check_triplane_sample(ops, dtype, mean=mean, **options)
+
+
+def test_second_gradients_agree_with_finite_differences(ops):
+    x = normal((2, 3, 5, 4), torch.float64, "contiguous", "cuda").requires_grad_()
+    bias = normal((3,), torch.float64, "contiguous", "cuda").requires_grad_()
+    assert gradgradcheck(lambda x, b: ops.bias_act(x, b, 1, "swish", 0.0, 1.0, None), (x, bias))
+    taps = normal((4, 4), torch.float64, "contiguous", "cuda")
+    sizes = (2, 2, 1, 1, 2, 1, 2, 1)
+    assert gradgradcheck(lambda x: ops.upfirdn2d(x, taps, *sizes, False, 4.0), (x,))
+    table, points = triplane_inputs(
+        torch.float64, channels=2, num_points=4, size=(3, 4), device="cuda"
+    )
+    inputs = (table.requires_grad_(), points.requires_grad_())
+    # Atomic additions round differently from call to call.
+    assert gradgradcheck(
+        lambda t, p: ops.triplane_sample(t, p, None, True), inputs, nondet_tol=1e-10
+    )
+
+
+def test_public_functions_agree_with_pytorch_operations(ops):
+    def results(impl):
+        x = normal((2, 96, 32, 32), torch.float32, "channels_last", "cuda").requires_grad_()
+        points = (torch.rand(2, 3, 777, 2, device="cuda") * 2 - 1).requires_grad_()
+        y = bias_act(x, torch.ones(96, device="cuda"), activation="lrelu", clamp=2.0, impl=impl)
+        taps = setup_filter((1, 3, 3, 1), device="cuda")
+        y = upfirdn2d(y, taps, up=2, padding=[2, 1], gain=4, impl=impl)
+        # The channels of a pixel are neighbours: the kernel reads them where they are.
+        planes = y.unflatten(1, (3, 32))
+        features = triplane_sample(planes, points, impl=impl)
+        (slopes,) = torch.autograd.grad(features.sum(), points, create_graph=True)
+        grads = torch.autograd.grad((slopes**2).sum() + (features**2).sum(), (x, points))
+        direct = triplane_sample_points_gradient(
+            torch.ones_like(features), planes, points, impl=impl
+        )
+        return features, slopes, direct, *grads
+
+    torch.manual_seed(0)
+    actual = results("auto")
+    torch.manual_seed(0)
+    for a, e in zip(actual, results("pytorch"), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-3 * e.abs().max().item())
+
+
+def test_empty_tensors_give_empty_results(ops):
+    empty = torch.zeros(0, 3, 8, 8, device="cuda")
+    assert bias_act(empty, torch.zeros(3, device="cuda"), activation="relu").shape == empty.shape
+    assert upfirdn2d(empty, None, up=2, padding=[1, 0]).shape == (0, 3, 16, 16)
+    planes = torch.zeros(2, 3, 8, 4, 4, device="cuda", requires_grad=True)
+    points = torch.zeros(2, 3, 0, 2, device="cuda", requires_grad=True)
+    features = triplane_sample(planes, points)
+    assert features.shape == (2, 0, 8)
+    grads = torch.autograd.grad(features.sum(), (planes, points))
+    assert (grads[0] == 0).all()
+    assert grads[1].shape == points.shape
+
+
+def test_bias_act_of_more_elements_than_32_bits_count(ops):
+    _skip_without_memory(3 * BYTES_OF_A_BIG_TENSOR)
+    x = torch.zeros(2**20 + 2, 2048, dtype=torch.bfloat16, device="cuda")
+    bias = torch.arange(2048, device="cuda") % 7
+    y = bias_act(x, bias.bfloat16(), activation="lrelu", gain=1.0)
+    for row in (0, 2**19, 2**20, 2**20 + 1):
+        assert (y[row] == bias).all()
+
+
+@pytest.mark.parametrize("size", [4, 3])
+def test_upfirdn2d_of_more_elements_than_32_bits_count(ops, size):
+    _skip_without_memory(3 * BYTES_OF_A_BIG_TENSOR)
+    x = torch.zeros(1, 513, 2048, 2048, dtype=torch.float16, device="cuda")
+    x[:, -1] = torch.rand(2048, 2048, device="cuda")
+    taps = torch.ones(size, size, device="cuda") / size**2
+    y = upfirdn2d(x, taps, padding=[size - 1, 0])
+    assert (y[:, :-1:64] == 0).all()
+    expected = upfirdn2d(x[:, -1:].contiguous(), taps, padding=[size - 1, 0], impl="pytorch")
+    torch.testing.assert_close(y[:, -1:], expected, rtol=0, atol=2e-3)
+
+
+def test_too_many_points_are_refused(ops):
+    planes = torch.zeros(1, 3, 8, 4, 4, device="cuda")
+    points = torch.zeros(1, 3, 1, 2, device="cuda").expand(-1, -1, 2**31, -1)
+    with pytest.raises(RuntimeError, match="2147483648 points on each plane of 1 images"):
+        triplane_sample(planes, points)
+
+
+def _all_gradients(num_points: int = 20000):
+    planes = normal((1, 3, 32, 64, 64), torch.float32, "contiguous", "cuda").requires_grad_()
+    generator = torch.Generator("cuda").manual_seed(0)
+    points = torch.rand(1, 3, num_points, 2, device="cuda", generator=generator) * 2 - 1
+    points.requires_grad_()
+    features = triplane_sample(planes, points)
+    return features, *torch.autograd.grad((features**2).sum(), (points, planes))
+
+
+def test_values_and_gradients_of_points_repeat_bit_for_bit(ops):
+    first, second = _all_gradients(), _all_gradients()
+    assert (first[0] == second[0]).all()
+    assert (first[1] == second[1]).all()
+    torch.testing.assert_close(first[2], second[2])
+
+
+def test_deterministic_mode_makes_gradients_of_planes_repeat_bit_for_bit(ops, deterministic):
+    first, second = _all_gradients(), _all_gradients()
+    assert (first[2] == second[2]).all()
+
+
+def test_kernels_run_in_the_current_stream(ops):
+    stream = torch.cuda.Stream()
+    x = torch.zeros(2**26, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            x += 1
+        y = bias_act(x[None], activation="linear", gain=2.0)
+    stream.synchronize()
+    assert (y == 40).all()
+
+
+def test_types_are_kept_under_autocast(ops):
+    x = torch.randn(2, 6, 8, 8, device="cuda")
+    points = torch.rand(2, 3, 9, 2, device="cuda", dtype=torch.float16)
+    with torch.autocast("cuda", torch.float16):
+        for dtype in (torch.float32, torch.float16):
+            bias = torch.zeros(6, device="cuda")
+            assert bias_act(x.to(dtype), bias, activation="softplus").dtype == dtype
+            assert upfirdn2d(x.to(dtype), None, up=2, padding=[1, 0]).dtype == dtype
+            planes = x.to(dtype).unflatten(1, (3, 2))
+            assert triplane_sample(planes, points).dtype == dtype
+
+
+def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(ops):
+    taps = setup_filter((1, 3, 3, 1), device="cuda")
+
+    def function(x, points):
+        x = upfirdn2d(bias_act(x, activation="lrelu", clamp=2.0), taps, up=2, padding=[2, 1])
+        return triplane_sample(x.unflatten(1, (3, -1)), points) ** 2
+
+    def gradients(function):
+        x = normal((2, 12, 8, 8), torch.float32, "contiguous", "cuda").requires_grad_()
+        points = normal((2, 3, 50, 2), torch.float32, "contiguous", "cuda").requires_grad_()
+        y = function(x, points)
+        return y, *torch.autograd.grad(y.sum(), (x, points))
+
+    compiled = torch.compile(function, fullgraph=True)
+    torch.testing.assert_close(gradients(compiled), gradients(function), rtol=1e-4, atol=1e-4)
+
+
+def test_without_kernels_pytorch_operations_serve_cuda_tensors():
+    program = (
+        "import os; os.environ['MATE3D_OPS'] = 'pytorch'\n"
+        "import torch\n"
+        "from torch_utils.ops.bias_act import bias_act\n"
+        "from torch_utils.ops.triplane_sample import triplane_sample\n"
+        "from torch_utils.ops.upfirdn2d import upfirdn2d\n"
+        "x = torch.ones(1, 6, 8, 8, device='cuda')\n"
+        "x = upfirdn2d(bias_act(x, activation='relu'), None, up=2, padding=[1, 0])\n"
+        "planes = x.unflatten(1, (3, 2)).requires_grad_()\n"
+        "y = triplane_sample(planes, torch.zeros(1, 3, 5, 2, device='cuda'))\n"
+        "torch.autograd.grad(y.sum(), planes)\n"
+        "torch.ops.mate3d.bias_act(x, None, 1, 'relu', 0.0, 1.0, None)\n"
+        "from torch_utils.ops import _extension\n"
+        "assert not _extension.load()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,96 @@
+"""A data set in a folder that tests break in a controlled way."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mate3d.labels import LabelSet, save_label_map
+from training.data.format import DatasetWriter, open_dataset
+
+
+class OpenDataset:
+    """Direct access to the files of a data set in a folder."""
+
+    def __init__(self, path: Path, label_set: LabelSet):
+        self.path = path
+        self.label_set = label_set
+        self.index: dict[str, Any] = json.loads((path / "dataset.json").read_text())
+        self.names = sorted(name for name, _ in self.index["labels"])
+
+    def image_file(self, name: str) -> Path:
+        return self.path / "images" / name
+
+    def mask_file(self, name: str) -> Path:
+        return self.path / "masks" / name
+
+    def image(self, name: str) -> Image.Image:
+        with Image.open(self.image_file(name)) as image:
+            image.load()
+        return image
+
+    def mask(self, name: str) -> np.ndarray:
+        with Image.open(self.mask_file(name)) as mask:
+            return np.array(mask)
+
+    def colored_mask(self, name: str) -> np.ndarray:
+        return np.array(self.label_set.palette, dtype=np.uint8)[self.mask(name)]
+
+    def change_masks(self, names: list[str], change: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Rewrite masks as palette PNGs of ids."""
+        for name in names:
+            save_label_map(self.mask_file(name), change(self.mask(name)), self.label_set)
+
+    def save_grey_masks(
+        self, names: list[str], change: Callable[[np.ndarray], np.ndarray], **options: Any
+    ) -> None:
+        """Rewrite masks without a palette."""
+        for name in names:
+            values = change(self.mask(name))
+            Image.fromarray(values).save(self.mask_file(name), **options)
+
+    def change_images(self, names: list[str], change: Callable[[Image.Image], Image.Image]) -> None:
+        """Rewrite images."""
+        for name in names:
+            change(self.image(name)).save(self.image_file(name), format="PNG")
+
+    def change_cameras(
+        self, names: list[str], change: Callable[[np.ndarray, np.ndarray], Any]
+    ) -> None:
+        """Rewrite cameras from pose [4, 4] and intrinsics [3, 3]."""
+        chosen = set(names)
+        for entry in self.index["labels"]:
+            if entry[0] in chosen:
+                values = np.array(entry[1])
+                pose, intrinsics = change(values[:16].reshape(4, 4), values[16:].reshape(3, 3))
+                entry[1] = [*np.ravel(pose).tolist(), *np.ravel(intrinsics).tolist()]
+        self.save_index()
+
+    def save_index(self) -> None:
+        (self.path / "dataset.json").write_text(json.dumps(self.index))
+
+
+def swap_values(values: np.ndarray, *pairs: tuple[int, int]) -> np.ndarray:
+    """Exchange values pairwise."""
+    table = np.arange(256, dtype=np.uint8)
+    for first, second in pairs:
+        table[[first, second]] = second, first
+    return table[values]
+
+
+def resize_nearest(mask: np.ndarray, side: int) -> np.ndarray:
+    """Resize without inventing values."""
+    return np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+
+
+def copy_dataset(source: Path, target: Path, **options: Any) -> Path:
+    """Write the items of a data set, with the options of `DatasetWriter`."""
+    files, index = open_dataset(source)
+    with DatasetWriter(target, index.label_set, **options) as writer:
+        for name, camera in zip(index.names, index.cameras, strict=True):
+            contents = files.read(f"images/{name}"), files.read(f"masks/{name}")
+            writer.add_encoded(name, *contents, camera.tolist(), "a caption")
+    return target

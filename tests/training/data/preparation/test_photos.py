@@ -1,0 +1,55 @@
+"""Samples of photos: crops that the photo has too few pixels for."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mate3d.labels import CELEBAMASK_HQ, save_label_map
+from training.data.preparation.photos import PhotoMaker, PhotoSettings
+from training.data.preparation.raw_item import RawItem
+from training.data.preparation.samples import FailedSample, Job, PreparedSample
+from training.data.preparation.sources import FolderSource
+
+# Of a face in a square of 80 pixels.
+LANDMARKS = ((40.0, 40.0), (60.0, 40.0), (50.0, 52.0), (43.0, 62.0), (57.0, 62.0))
+
+
+def _make(tmp_path, resolution: int) -> PreparedSample | FailedSample:
+    settings = PhotoSettings(
+        resolution=resolution,
+        crop="ffhq",
+        framing="rig",
+        landmark_source="file",
+        max_residual=0.1,
+        camera_distance=2.7,
+        caption_source="none",
+        parsing_model=None,
+        parsing_label_set=None,
+        captioning_model=None,
+        detection_model=None,
+        device="cpu",
+    )
+    Image.new("RGB", (100, 100), (90, 90, 90)).save(tmp_path / "photo.png")
+    save_label_map(tmp_path / "mask.png", np.ones((100, 100), np.uint8), CELEBAMASK_HQ)
+    source = FolderSource(tmp_path, tmp_path, CELEBAMASK_HQ)
+    maker = PhotoMaker(settings, source, CELEBAMASK_HQ)
+    item = RawItem(
+        name="photo.png",
+        image=tmp_path / "photo.png",
+        mask=(tmp_path / "mask.png",),
+        camera=None,
+        landmarks=LANDMARKS,
+    )
+    (sample,) = maker(Job((item.name,), item))
+    return sample
+
+
+@pytest.mark.parametrize("resolution", [80, 160])
+def test_heads_may_be_enlarged_up_to_twice(tmp_path, resolution):
+    assert isinstance(_make(tmp_path, resolution), PreparedSample)
+
+
+def test_smaller_heads_are_refused(tmp_path):
+    sample = _make(tmp_path, 161)
+    assert isinstance(sample, FailedSample)
+    assert "square of about 80 px, too small for resolution=161" in sample.reason

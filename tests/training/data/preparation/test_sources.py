@@ -1,0 +1,262 @@
+"""What sources list: pairs by name, and a reason for everything that is left out."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mate3d.cameras import make_camera
+from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
+from training.data.preparation.raw_item import item_key
+from training.data.preparation.sources import CatMaskHqSource, FolderSource
+
+FIVE = [[3.0, 3], [6, 3], [4, 5], [3, 7], [6, 7]]
+
+
+def _add_image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(path)
+    return path
+
+
+def _add_mask(path: Path, label_set=CELEBAMASK_HQ, value: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_label_map(path, np.full((8, 8), value, np.uint8), label_set)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    """Four photos of all formats in nested folders with their masks."""
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for name in ("a.jpg", "sub/a.png", "sub/deep/b.webp", "c.JPEG"):
+        _add_image(images / name)
+        _add_mask(masks / Path(name).with_suffix(".png"))
+    return images, masks
+
+
+def _names(listing) -> list[str]:
+    return [item.name for item in listing.items]
+
+
+def test_photos_of_all_formats_are_paired_by_relative_name(folders):
+    source = FolderSource(*folders, CELEBAMASK_HQ)
+    listing = source.list_items()
+    assert _names(listing) == ["a.png", "c.png", "sub/a.png", "sub/deep/b.png"]
+    for item in listing.items:
+        assert [item_key(str(p.relative_to(folders[1]))) for p in item.mask] == [
+            item_key(item.name)
+        ]
+    assert listing.unusable == () and listing.notes == ()
+    assert (source.read_mask(listing.items[0]) == 1).all()
+
+
+def test_sources_pickle(folders):
+    source = FolderSource(*folders, CELEBAMASK_HQ)
+    assert pickle.loads(pickle.dumps(source)) == source
+
+
+def test_everything_unpaired_is_listed_with_its_reason(folders):
+    images, masks = folders
+    _add_image(images / "a.png")
+    _add_image(images / "lonely.png")
+    _add_mask(masks / "sub/extra.png")
+    listing = FolderSource(images, masks, CELEBAMASK_HQ).list_items()
+    assert _names(listing) == ["c.png", "sub/a.png", "sub/deep/b.png"]
+    reasons = dict(listing.unusable)
+    assert list(reasons) == ["a.png", "lonely.png", "sub/extra.png"]
+    assert "several images have this name" in reasons["a.png"] and "a.jpg" in reasons["a.png"]
+    assert reasons["lonely.png"] == "it has no mask"
+    assert "has no image" in reasons["sub/extra.png"]
+
+
+def test_photos_without_masks_are_listed_for_a_network(folders):
+    listing = FolderSource(folders[0], None, CELEBAMASK_HQ).list_items()
+    assert len(listing.items) == 4 and all(item.mask == () for item in listing.items)
+
+
+def test_masks_may_lie_beside_or_below_the_photos(tmp_path):
+    _add_image(tmp_path / "beside/a.jpg")
+    _add_mask(tmp_path / "beside/a.png")
+    listing = FolderSource(tmp_path / "beside", tmp_path / "beside", CELEBAMASK_HQ).list_items()
+    assert [item.image.name for item in listing.items] == ["a.jpg"]
+    _add_image(tmp_path / "below/a.jpg")
+    _add_mask(tmp_path / "below/masks/a.png")
+    listing = FolderSource(tmp_path / "below", tmp_path / "below/masks", CELEBAMASK_HQ).list_items()
+    assert _names(listing) == ["a.png"] and listing.unusable == ()
+
+
+def test_hidden_files_and_leftovers_of_archives_are_ignored(folders):
+    for name in (".hidden.png", "__MACOSX/a.png", "sub/._a.png", ".cache/a.png"):
+        _add_image(folders[0] / name)
+    (folders[0] / "notes.txt").write_text("")
+    listing = FolderSource(*folders, CELEBAMASK_HQ).list_items()
+    assert len(listing.items) == 4 and listing.unusable == ()
+
+
+def test_linked_folders_are_followed_without_end(folders, tmp_path):
+    for folder in folders:
+        (folder / "loop").symlink_to(folder)
+        (tmp_path / f"more_{folder.name}").mkdir()
+        (folder / "linked").symlink_to(tmp_path / f"more_{folder.name}")
+    _add_image(tmp_path / "more_images/x.png")
+    _add_mask(tmp_path / "more_masks/x.png")
+    listing = FolderSource(*folders, CELEBAMASK_HQ).list_items()
+    assert len(listing.items) == 5 and "linked/x.png" in _names(listing)
+
+
+def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_path):
+    images, masks = folders
+    (tmp_path / "points.json").write_text(json.dumps({"a.jpg": FIVE}))
+    (tmp_path / "captions.json").write_text(json.dumps({"a": "a man", "gone.png": "a woman"}))
+    attributes = {"a.png": {"Smiling": 1}, "sub/a.png": {"Smiling": 1, "Male": 0}}
+    (tmp_path / "attributes.json").write_text(json.dumps(attributes))
+    listing = FolderSource(
+        images,
+        masks,
+        CELEBAMASK_HQ,
+        landmarks=tmp_path / "points.json",
+        captions=tmp_path / "captions.json",
+        attributes=tmp_path / "attributes.json",
+    ).list_items()
+    first, third = listing.items[0], listing.items[2]
+    assert first.landmarks == tuple(map(tuple, FIVE)) and third.landmarks is None
+    assert (first.caption, third.caption) == ("a man", "")
+    assert first.attributes == {"Smiling": 1.0} and listing.items[1].attributes == {}
+    assert f"{tmp_path / 'captions.json'}: 1 of 2 names have no usable image." in listing.notes
+    assert f"{tmp_path / 'points.json'}: 3 of 4 usable images are not named." in listing.notes
+
+
+def test_photos_that_a_camera_file_does_not_name_are_unusable(folders, tmp_path):
+    camera = make_camera(0.3)[0].tolist()
+    (tmp_path / "cameras.json").write_text(json.dumps({"labels": [["sub/a.png", camera]]}))
+    listing = FolderSource(*folders, CELEBAMASK_HQ, cameras=tmp_path / "cameras.json").list_items()
+    assert [(item.name, item.camera) for item in listing.items] == [("sub/a.png", tuple(camera))]
+    assert ("a.png", "the camera file does not name it") in listing.unusable
+
+
+def test_a_photo_with_an_unusable_camera_or_landmarks_is_listed_so(folders, tmp_path):
+    camera = make_camera(0.3)[0].tolist()
+    (tmp_path / "cameras.json").write_text(json.dumps({"a.jpg": camera[:20], "c.jpg": camera}))
+    (tmp_path / "points.json").write_text(json.dumps({"sub/a.png": FIVE[:3]}))
+    listing = FolderSource(
+        *folders,
+        CELEBAMASK_HQ,
+        cameras=tmp_path / "cameras.json",
+        landmarks=tmp_path / "points.json",
+    ).list_items()
+    assert _names(listing) == ["c.png"]
+    reasons = dict(listing.unusable)
+    assert reasons["a.png"] == "camera: a camera is 25 finite numbers"
+    assert reasons["sub/a.png"].startswith("landmarks: use five points")
+
+
+def test_converted_axes_are_noted(folders, tmp_path):
+    camera = make_camera(0.3)[0]
+    turned = camera.clone()
+    turned[[1, 2, 5, 6, 9, 10]] *= -1
+    (tmp_path / "cameras.json").write_text(json.dumps({"a.png": turned.tolist()}))
+    source = FolderSource(*folders, CELEBAMASK_HQ, cameras=tmp_path / "cameras.json")
+    listing = source.list_items()
+    assert listing.items[0].camera == tuple(camera.tolist())
+    assert any("axes of OpenGL, as IDE-3D's, converted" in note for note in listing.notes)
+
+
+@pytest.mark.parametrize("copies_from", [None, 140000])
+def test_numbered_copies_of_eg3ds_ffhq_are_left_out_where_wanted(tmp_path, copies_from):
+    numbers = (0, 139999, 140000, 152345)
+    names = [f"{n // 1000:05d}/img{n:08d}.png" for n in numbers]
+    for name in names:
+        _add_image(tmp_path / "images" / name)
+        _add_mask(tmp_path / "masks" / name)
+    camera = make_camera(0.0)[0].tolist()
+    known = [*names, "00069/img00069999.png"]
+    dataset_json = {"labels": [[name, camera] for name in known]}
+    (tmp_path / "images/dataset.json").write_text(json.dumps(dataset_json))
+    listing = FolderSource(
+        tmp_path / "images",
+        tmp_path / "masks",
+        CELEBAMASK_HQ,
+        cameras=tmp_path / "images/dataset.json",
+        copies_from=copies_from,
+    ).list_items()
+    assert _names(listing) == names[: 4 if copies_from is None else 2]
+    assert all(item.camera is not None for item in listing.items) and listing.unusable == ()
+    note = "2 images numbered from 140000 on are copies and left out."
+    assert (note in listing.notes) == (copies_from is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images, masks: ("nowhere", masks), "folder not found: nowhere"),
+        (lambda images, masks: (images, "nowhere"), "folder not found: nowhere"),
+        (lambda images, masks: (masks.parent / "empty", masks), "holds no .png, .jpg"),
+        (lambda images, masks: (images, images / "sub/deep"), "holds no .png files"),
+        (lambda images, masks: (images, masks / "sub/deep"), "can be used; first a.png: it has no"),
+    ],
+)
+def test_nothing_usable_is_one_clear_line(folders, change, message):
+    (folders[0].parent / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        FolderSource(*change(*folders), CELEBAMASK_HQ).list_items()
+
+
+@pytest.fixture
+def cats(tmp_path) -> tuple[Path, Path]:
+    """AFHQv2's tree with three cats and a dog, and masks of two of the cats."""
+    for name in ("train/cat/flickr_cat_000002", "train/cat/pixabay_cat_000001"):
+        _add_image(tmp_path / f"afhq_v2/{name}.png")
+    _add_image(tmp_path / "afhq_v2/test/cat/flickr_cat_000008.png")
+    _add_image(tmp_path / "afhq_v2/train/dog/flickr_dog_000003.png")
+    for name in ("flickr_cat_000002", "flickr_cat_000008"):
+        _add_mask(tmp_path / f"CatMask/{name}.png", CATMASK_HQ, 4)
+    return tmp_path / "afhq_v2", tmp_path / "CatMask"
+
+
+def test_cats_are_matched_by_file_name_whatever_their_folders(cats):
+    listing = CatMaskHqSource(*cats).list_items()
+    assert _names(listing) == ["flickr_cat_000002.png", "flickr_cat_000008.png"]
+    assert listing.items[1].image.parent.parent.name == "test"
+    assert listing.unusable == (("pixabay_cat_000001.png", "it has no mask"),)
+    assert listing.notes == ("1 images outside folders named cat are left out.",)
+    flat = CatMaskHqSource(cats[0] / "train/cat", cats[1]).list_items()
+    assert _names(flat) == ["flickr_cat_000002.png"] and flat.notes == ()
+
+
+def test_what_is_known_of_cats_is_joined_by_file_name_too(cats, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"test/cat/flickr_cat_000008.png": "a kitten"}))
+    items = CatMaskHqSource(*cats, captions=tmp_path / "c.json").list_items().items
+    assert [item.caption for item in items] == ["", "a kitten"]
+
+
+def test_cats_of_the_same_name_are_unusable(cats):
+    _add_image(cats[0] / "test/cat/flickr_cat_000002.png")
+    reasons = dict(CatMaskHqSource(*cats).list_items().unusable)
+    assert "several images have this name" in reasons["flickr_cat_000002.png"]
+
+
+def test_mouth_and_nose_of_cats_can_be_exchanged(cats):
+    for swap, name in ((False, "mouth"), (True, "nose")):
+        source = CatMaskHqSource(*cats, swap_mouth_and_nose=swap)
+        label_map = source.read_mask(source.list_items().items[0])
+        assert (label_map == CATMASK_HQ.class_id(name)).all()
+
+
+def test_keys_have_no_suffix_and_forward_slashes():
+    assert item_key("sub\\a.JPG") == item_key("./sub/a.png") == item_key("sub/a") == "sub/a"
+    assert item_key("img.0001") == "img.0001"
+
+
+def test_name_that_is_not_utf8_is_unusable(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/lat\xe9n.png"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    listing = FolderSource(tmp_path, None, CELEBAMASK_HQ).list_items()
+    assert [item.name for item in listing.items] == ["b.png"]
+    assert listing.unusable == (("lat?n.png", "its name is not UTF-8; rename the file"),)

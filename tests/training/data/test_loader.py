@@ -1,0 +1,232 @@
+"""Batches come in an order that replicas share and a run resumes; damaged samples are skipped."""
+
+import json
+import logging
+from itertools import islice
+
+import pytest
+import torch
+
+from mate3d.errors import UserError
+from training.data.dataset import PortraitDataset
+from training.data.loader import InfiniteSampler, make_loader
+
+
+def test_sampler_visits_every_item_once_an_epoch():
+    indices = list(islice(InfiniteSampler(10, seed=3), 30))
+    epochs = [indices[start : start + 10] for start in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize("position", [0, 4, 10, 27])
+def test_sampler_continues_from_a_position(position):
+    whole = list(islice(InfiniteSampler(10, seed=3), 60))
+    rest = list(islice(InfiniteSampler(10, seed=3, position=position), 20))
+    assert rest == whole[position : position + 20]
+
+
+def test_replicas_share_the_sequence():
+    whole = list(islice(InfiniteSampler(7, seed=1), 42))
+    parts = [islice(InfiniteSampler(7, seed=1, rank=r, num_replicas=3), 14) for r in range(3)]
+    assert [index for group in zip(*parts, strict=True) for index in group] == whole
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_stream_resumes_exactly(dataset_zip, num_workers):
+    dataset = PortraitDataset(dataset_zip, with_flips=True)
+    stream = make_loader(dataset, batch_size=5, seed=7, num_workers=num_workers)
+    for _ in range(4):
+        next(stream)
+    state = stream.state_dict()
+    resumed = make_loader(dataset, batch_size=5, state=state, num_workers=num_workers)
+    for _ in range(3):
+        expected, got = next(stream), next(resumed)
+        torch.testing.assert_close(got["image"], expected["image"])
+        torch.testing.assert_close(got["camera"], expected["camera"])
+        assert got["caption"] == expected["caption"] and len(got["caption"]) == 5
+    assert state["unreadable"] == {} and len(state["digest"]) == 32
+    order = {key: state[key] for key in ("seed", "position", "num_items")}
+    assert order == {"seed": 7, "position": 20, "num_items": 12}
+    assert resumed.state_dict() == stream.state_dict()
+
+
+def test_stream_refuses_the_state_of_another_data_set(dataset_folder):
+    state = {"seed": 0, "position": 0, "num_items": 99}
+    with pytest.raises(UserError, match="99 items, this one has 6"):
+        make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
+
+
+def _rename_first(folder):
+    old, new = "00000/img00000000.png", "00000/renamed.png"
+    for kind in ("images", "masks"):
+        (folder / kind / old).rename(folder / kind / new)
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def _move_repeats(folder):
+    _repeat(folder, {"00000/img00000002.png": 3})
+
+
+def _reset_version(folder):
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"catmask_hq"', '"face_8"'))
+
+
+@pytest.mark.parametrize("change", [_rename_first, _move_repeats, _reset_version])
+def test_stream_refuses_another_data_set_of_equal_length(dataset_folder, change):
+    _repeat(dataset_folder, {"00000/img00000001.png": 3})
+    state = make_loader(PortraitDataset(dataset_folder), batch_size=2).state_dict()
+    make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
+    change(dataset_folder)
+    with pytest.raises(UserError, match="cannot resume: this is another data set than the run"):
+        make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
+
+
+def test_state_of_before_the_digest_is_taken_up(dataset_folder):
+    dataset = PortraitDataset(dataset_folder)
+    stream = make_loader(dataset, batch_size=2, seed=3)
+    next(stream)
+    old = {"seed": 3, "position": 2, "num_items": 6}
+    resumed = make_loader(dataset, batch_size=2, state=old)
+    assert next(resumed)["caption"] == next(stream)["caption"]
+    assert resumed.state_dict() == stream.state_dict()
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 4])
+def test_replicas_see_together_what_one_process_sees(dataset_folder, num_replicas):
+    _repeat(dataset_folder, {"00000/img00000001.png": 3})
+    dataset = PortraitDataset(dataset_folder, with_flips=True)
+    single = make_loader(dataset, batch_size=8, seed=5)
+    parts = [
+        make_loader(
+            dataset, batch_size=8 // num_replicas, seed=5, rank=rank, num_replicas=num_replicas
+        )
+        for rank in range(num_replicas)
+    ]
+    for _ in range(5):
+        cameras = torch.cat([next(part)["camera"] for part in parts])
+        assert sorted(cameras.tolist()) == sorted(next(single)["camera"].tolist())
+    assert all(part.state_dict() == single.state_dict() for part in parts)
+
+
+def test_run_resumes_with_another_number_of_replicas(dataset_folder):
+    dataset = PortraitDataset(dataset_folder)
+    single = make_loader(dataset, batch_size=4, seed=5)
+    first = [make_loader(dataset, batch_size=2, seed=5, rank=r, num_replicas=2) for r in range(2)]
+    for _ in range(2):
+        _ = next(single), [next(part) for part in first]
+    resumed = make_loader(dataset, batch_size=4, state=first[1].state_dict())
+    for _ in range(3):
+        torch.testing.assert_close(next(resumed)["image"], next(single)["image"])
+
+
+def test_epoch_shows_repeated_samples_more_often(dataset_folder):
+    rare = "00000/img00000002.png"
+    _repeat(dataset_folder, {rare: 4})
+    dataset = PortraitDataset(dataset_folder)
+    assert len(dataset) == len(dataset.camera_labels) == 9
+    captions = next(make_loader(dataset, batch_size=9, seed=1))["caption"]
+    assert captions.count("cat number 2") == 4 and len(set(captions)) == 6
+    for index in range(9):
+        torch.testing.assert_close(dataset[index]["camera"], dataset.camera_labels[index])
+
+
+# Samples that cannot be read.
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damaged_sample_is_replaced_named_once_and_counted(dataset_folder, num_workers, caplog):
+    damaged = dataset_folder / "images/00000/img00000003.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    dataset = PortraitDataset(dataset_folder)
+    streams = [
+        make_loader(dataset, batch_size=6, seed=2, num_workers=num_workers) for _ in range(2)
+    ]
+    with caplog.at_level(logging.WARNING):
+        captions = [[next(stream)["caption"] for _ in range(4)] for stream in streams]
+    assert captions[0] == captions[1]
+    for epoch in captions[0]:
+        assert sorted(epoch) == [f"cat number {i}" for i in (0, 1, 2, 4, 4, 5)]
+    assert [stream.num_unreadable for stream in streams] == [1, 1]
+    assert caplog.text.count("skipped a sample: image ") == len(streams)
+    assert str(damaged) in caplog.text
+
+
+def test_resumed_stream_goes_on_counting(dataset_folder, caplog):
+    (dataset_folder / "images/00000/img00000003.png").write_bytes(b"no png")
+    (dataset_folder / "masks/00000/img00000004.png").write_bytes(b"no png")
+    dataset = PortraitDataset(dataset_folder)
+    stream = make_loader(dataset, batch_size=6)
+    next(stream)
+    state = stream.state_dict()
+    assert sorted(state["unreadable"]) == ["00000/img00000003.png", "00000/img00000004.png"]
+    caplog.clear()
+    resumed = make_loader(dataset, batch_size=6, state=state)
+    assert resumed.num_unreadable == 2
+    next(resumed)
+    assert resumed.num_unreadable == 2 and "skipped" not in caplog.text
+    (dataset_folder / "masks/00000/img00000005.png").write_bytes(b"no png")
+    resumed = make_loader(dataset, batch_size=6, state=state, max_unreadable=2)
+    with pytest.raises(UserError, match=r"^3 sample\(s\) cannot be read"):
+        next(resumed)
+
+
+def test_too_many_damaged_samples_stop_with_the_first_names(dataset_folder):
+    for mask in sorted((dataset_folder / "masks").rglob("*.png"))[:5]:
+        mask.write_bytes(b"not a png")
+    stream = make_loader(
+        PortraitDataset(dataset_folder), batch_size=1, seed=2, num_workers=2, max_unreadable=4
+    )
+    message = (
+        r"^5 sample\(s\) cannot be read, first: mask .*png is not a readable image.*; mask .*; "
+        r"max_unreadable=4 allows no more$"
+    )
+    with pytest.raises(UserError, match=message) as info:
+        for _ in range(20):
+            next(stream)
+    assert "\n" not in str(info.value)
+
+
+def test_data_set_of_damaged_samples_is_an_error(dataset_folder):
+    dataset = PortraitDataset(dataset_folder)
+    for mask in (dataset_folder / "masks").rglob("*.png"):
+        mask.unlink()
+    with pytest.raises(UserError, match=r"^no sample is left: 6 sample\(s\)") as info:
+        next(make_loader(dataset, batch_size=2, num_workers=1))
+    assert "\n" not in str(info.value)
+
+
+def test_no_damaged_sample_is_allowed_if_asked(dataset_folder):
+    dataset = PortraitDataset(dataset_folder)
+    (dataset_folder / "masks/00000/img00000000.png").unlink()
+    with pytest.raises(UserError, match="cannot read .*; max_unreadable=0 allows no more"):
+        next(make_loader(dataset, batch_size=6, max_unreadable=0))
+
+
+def _repeat(folder, repeats):
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "repeats": repeats}))
+
+
+def test_training_counts_damaged_samples(dataset_folder, make_trainer, tmp_path):
+    for kind in ("images", "masks"):
+        (dataset_folder / kind / f"00000/img0000000{len(kind) - 4}.png").write_bytes(b"no png")
+    trainer, _ = make_trainer(tmp_path / "run")
+    assert trainer.run()
+    records = (tmp_path / "run/stats.jsonl").read_text().splitlines()
+    counts = [json.loads(record)["Progress/unreadable_samples"] for record in records]
+    assert 0 < counts[-1] <= 2 and counts == sorted(counts)
+
+
+def test_damaged_samples_of_the_first_grid_are_logged_once_and_counted(
+    dataset_folder, make_trainer, tmp_path, caplog
+):
+    (dataset_folder / "images/00000/img00000000.png").write_bytes(b"no png")
+    trainer, state = make_trainer(tmp_path / "run")
+    assert trainer.run()
+    assert caplog.text.count("skipped a sample: image ") == 1
+    assert list(state.data["unreadable"]) == ["00000/img00000000.png"]
+    first = json.loads((tmp_path / "run/stats.jsonl").read_text().splitlines()[0])
+    assert first["Progress/unreadable_samples"] == 1

@@ -1,0 +1,133 @@
+"""Parts of a prior's training: tokenizer, loss weights, schedule, label maps, quality."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from mate3d.labels import CATMASK_HQ
+from training.prior.data import class_weights, make_control_image, make_normal_maps
+from training.prior.models import make_scheduler, make_tokenizer
+from training.prior.quality import PartColors, class_iou, train_segmenter
+from training.prior.stage import Stage, learning_rate_factor
+from training.prior.steps import StageOptions, snr_weights
+
+CAPTIONS = ["a black cat with blue eyes", "a grey cat with a pink nose", "a black cat"]
+
+
+def test_tokenizer_learns_whole_words_and_gives_the_same_ids_each_time():
+    first, second = (make_tokenizer(CAPTIONS, vocabulary_size=600, max_tokens=8) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+    ids = first("black cat").input_ids
+    assert first.convert_ids_to_tokens(ids[1:-1]) == ["black</w>", "cat</w>"]
+    assert (ids[0], ids[-1]) == (first.bos_token_id, first.eos_token_id)
+
+
+def test_tokenizer_encodes_letters_that_no_caption_has():
+    tokenizer = make_tokenizer(CAPTIONS, vocabulary_size=600, max_tokens=16)
+    tokens = tokenizer("Zürich").input_ids
+    assert tokenizer.decode(tokens, skip_special_tokens=True).strip() == "zürich"
+    assert tokenizer.unk_token_id not in tokens[1:-1]
+
+
+def test_tokenizer_pads_and_cuts_to_its_length():
+    tokenizer = make_tokenizer(CAPTIONS, vocabulary_size=600, max_tokens=6)
+    for text in ("", "a cat", "a black cat with blue eyes and more words"):
+        ids = tokenizer(text, padding="max_length", truncation=True).input_ids
+        assert len(ids) == 6
+
+
+def test_control_image_shows_palette_colours_in_0_to_1():
+    label_map = torch.arange(6).view(1, 2, 3)
+    control = make_control_image(label_map, CATMASK_HQ)
+    expected = torch.tensor(CATMASK_HQ.palette).T.reshape(1, 3, 2, 3) / 255
+    torch.testing.assert_close(control, expected)
+
+
+def test_class_weights_average_to_one_over_the_pixels():
+    label_maps = torch.tensor([[[0, 0, 0, 0], [0, 0, 0, 1]]], dtype=torch.uint8)
+    weights = class_weights(label_maps, 3, exponent=0.5)
+    torch.testing.assert_close(weights[label_maps.long()].mean(), torch.tensor(1.0))
+    torch.testing.assert_close(weights[1] / weights[0], torch.tensor(math.sqrt(7)))
+    assert weights[2] == 0
+
+
+def test_normal_maps_have_a_grey_background():
+    images, label_maps = make_normal_maps(2, 16, seed=0)
+    assert images.shape == (2, 3, 16, 16) and label_maps.shape == (2, 16, 16)
+    background = (label_maps == 0).unsqueeze(1).expand_as(images)
+    assert set(images[background].tolist()) == {128}
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_snr_weights_cap_the_weight_of_clean_samples(prediction_type):
+    scheduler = DDPMScheduler.from_config(make_scheduler().config, prediction_type=prediction_type)
+    timesteps = torch.tensor([10, 999])
+    alphas = scheduler.alphas_cumprod[timesteps]
+    snr = alphas / (1 - alphas)
+    unit = snr + 1 if prediction_type == "v_prediction" else snr
+    expected = torch.stack([5 / unit[0], snr[1] / unit[1]])
+    torch.testing.assert_close(snr_weights(scheduler, timesteps, 5.0), expected)
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    assert learning_rate_factor(0, 0.0, 4) == 0.25
+    assert learning_rate_factor(4, 0.0, 4) == 1.0
+    assert learning_rate_factor(50, 0.5, 4) == pytest.approx(0.5)
+    assert learning_rate_factor(100, 1.0, 4) == pytest.approx(0.0)
+
+
+def test_stage_ends_by_time_before_its_steps():
+    options = StageOptions(steps=100, batch_size=1, learning_rate=0.1, max_minutes=1.0)
+    stage = Stage("some", {"net": torch.nn.Linear(2, 2)}, options, seed=0)
+    stage.seconds = 30.0
+    assert stage.progress == pytest.approx(0.5) and not stage.is_finished
+    stage.seconds = 61.0
+    assert stage.progress == 1.0 and stage.is_finished
+
+
+def test_averaged_weights_lag_behind_the_trained_ones():
+    options = StageOptions(steps=9, batch_size=1, learning_rate=0.1, warmup_steps=1)
+    stage = Stage("some", {"net": torch.nn.Linear(2, 1)}, options, seed=0)
+    start = stage.networks["net"].weight.detach().clone()
+    for _ in range(3):
+        stage.advance(lambda: {"loss": stage.networks["net"](torch.ones(1, 2)).square().sum()})
+    moved = (stage.networks["net"].weight - start).norm()
+    assert 0 < (stage.averages["net"].weight - start).norm() < moved
+
+
+def _painted_cats(colors: list[tuple[float, float, float]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """One picture a colour: that colour on the ears, grey elsewhere."""
+    label_maps = torch.ones(len(colors), 8, 8, dtype=torch.uint8)
+    label_maps[:, :4, :4] = 2
+    images = torch.zeros(len(colors), 3, 8, 8)
+    images[:, :, :4, :4] = torch.tensor(colors).view(-1, 3, 1, 1)
+    return images, label_maps
+
+
+def test_part_colours_tell_right_from_wrong():
+    black, white = (-0.8, -0.8, -0.8), (0.9, 0.9, 0.9)
+    images, label_maps = _painted_cats([black, white] * 6)
+    captions = ["a cat with big black ears", "a cat with white ears"] * 6
+    colors = PartColors(CATMASK_HQ)
+    colors.learn(images, label_maps, captions)
+    assert colors.agreement(images, label_maps, captions) == {"ears": 1.0}
+    assert colors.agreement(images, label_maps, captions[1:] + captions[:1]) == {"ears": 0.0}
+
+
+def test_class_iou_counts_classes_of_the_target_only():
+    target = torch.tensor([[[0, 0, 1, 1]]])
+    prediction = torch.tensor([[[0, 1, 1, 2]]])
+    assert class_iou(prediction, target, CATMASK_HQ) == pytest.approx(
+        {"background": 1 / 2, "skin": 1 / 3}
+    )
+
+
+def test_segmenter_learns_colours():
+    images = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
+    images[:, :, :, 4:] = 255
+    label_maps = (images[:, 0] > 0).to(torch.uint8)
+    segmenter = train_segmenter(images, label_maps, 2, steps=20, seed=0, batch_size=4)
+    scores = segmenter(images.float() / 127.5 - 1)
+    assert (scores.argmax(1) == label_maps).float().mean() > 0.9

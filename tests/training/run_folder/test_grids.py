@@ -1,0 +1,99 @@
+"""Grids and histograms of a snapshot."""
+
+import errno
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from training.passes import Latents, RealBatch
+from training.run_folder.geometry_histograms import geometry_histograms
+from training.run_folder.grids import real_grids, render_grids, save_grids
+
+
+@pytest.fixture
+def unlabelled_generator(tiny_generator):
+    config = replace(
+        tiny_generator.config,
+        label_set="unlabelled",
+        geometry="density",
+        rendering=replace(tiny_generator.config.rendering, density_activation="softplus_shifted"),
+    )
+    return Generator(config).eval().requires_grad_(False)
+
+
+def make_latents(generator, camera, num):
+    torch.manual_seed(1)
+    return Latents(torch.randn(num, generator.config.z_dim), camera.expand(num, -1))
+
+
+def test_grids_show_all_kinds_of_pictures(tiny_generator, camera):
+    grids = render_grids(tiny_generator, make_latents(tiny_generator, camera, 3), columns=2)
+    slices = grids.pop("sdf_slices")
+    assert set(grids) == {"image", "segmentation", "overlay", "depth", "normals"}
+    for name, grid in grids.items():
+        assert grid.shape == (3, 32, 32), name
+        assert -1 <= float(grid.min()) and float(grid.max()) <= 1, name
+    assert slices.shape[0] == 3
+
+
+def test_grids_are_the_same_at_every_call_and_draw_no_random_numbers(tiny_generator, camera):
+    latents = make_latents(tiny_generator, camera, 2)
+    before = torch.get_rng_state()
+    first = render_grids(tiny_generator, latents, columns=2)
+    geometry_histograms(tiny_generator, latents)
+    assert torch.get_rng_state().equal(before)
+    for name, grid in render_grids(tiny_generator, latents, columns=2).items():
+        assert grid.equal(first[name]), name
+
+
+def test_generator_without_labels_has_no_segmentation(unlabelled_generator, camera):
+    latents = make_latents(unlabelled_generator, camera, 2)
+    grids = render_grids(unlabelled_generator, latents, columns=2)
+    assert set(grids) == {"image", "depth", "normals", "sdf_slices"}
+    real = RealBatch(torch.zeros(2, 3, 16, 16), torch.zeros(2, 0, 16, 16), camera.expand(2, -1))
+    assert set(real_grids(unlabelled_generator, real, columns=2)) == {"real_image"}
+
+
+def test_real_grids_lay_masks_over_images(tiny_generator, camera):
+    mask = torch.zeros(1, 6, 16, 16)
+    mask[:, 1] = 1
+    real = RealBatch(torch.ones(1, 3, 16, 16), mask, camera)
+    grids = real_grids(tiny_generator, real, columns=1)
+    expected = (grids["real_image"] + grids["real_segmentation"]) / 2
+    torch.testing.assert_close(grids["real_overlay"], expected)
+
+
+def test_histograms_hold_distances_of_the_whole_and_of_each_part(tiny_generator, camera):
+    histograms = geometry_histograms(tiny_generator, make_latents(tiny_generator, camera, 6))
+    parts = {f"SDF_class/{name}" for name in tiny_generator.label_set.class_names}
+    whole = {"SDF/box", "SDF/near_surface", "SDF/gradient_length", "SDF/beta"}
+    assert set(histograms) == whole | parts
+    box, near = histograms["SDF/box"].abs(), histograms["SDF/near_surface"].abs()
+    assert len(box) == 4 * 16384 and len(near) == 4 * 1024
+    heads = zip(box.view(4, -1), near.view(4, -1), strict=True)
+    for all_distances, nearest in heads:
+        assert nearest.max() == all_distances.sort().values[1023]
+
+
+def test_histograms_of_a_density_have_no_beta(unlabelled_generator, camera):
+    latents = make_latents(unlabelled_generator, camera, 1)
+    histograms = geometry_histograms(unlabelled_generator, latents)
+    assert set(histograms) == {"SDF/box", "SDF/near_surface", "SDF/gradient_length"}
+
+
+def test_grid_that_cannot_be_written_leaves_no_half_picture(tmp_path, monkeypatch):
+    def fail(path, picture):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_grids(tmp_path / "samples", {"image": torch.zeros(3, 4, 8)}, 10)
+    monkeypatch.setattr("training.run_folder.grids.save_image", fail)
+    with pytest.raises(UserError, match="No space left"):
+        save_grids(tmp_path / "samples", {"image": torch.ones(3, 4, 8)}, 10)
+    (path,) = (tmp_path / "samples").iterdir()
+    with Image.open(path) as image:
+        assert (image.size, image.getpixel((0, 0))) == ((8, 4), (128, 128, 128))

@@ -1,0 +1,358 @@
+"""Training that starts from other weights: what is copied, derived, warned of and refused."""
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+
+from mate3d.cameras import make_camera
+from mate3d.checkpoint import load_generator, save_generator
+from mate3d.errors import UserError
+from mate3d.generator import Generator
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.network.mapping import latents_from_seeds
+from mate3d.published.networks import PublishedNetwork, read_networks
+from mate3d.rendering.field import sdf_gradient
+from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.renderer import render_field
+from mate3d.rendering.sdf_losses import sdf_consistency_loss
+from tests.eg3d import EG3D, make_generator
+from tests.golden import SNAPSHOT
+from tests.training.started_networks import (
+    MODEL,
+    head_of,
+    make_networks,
+    make_source,
+    random_points,
+    vars_of,
+)
+from training.build_state import StageSettings, build_state
+from training.passes import Networks
+from training.start.init_from import (
+    InitSource,
+    initialize_networks,
+    read_source,
+    source_from_networks,
+)
+
+
+@pytest.fixture
+def started() -> Networks:
+    """Networks of the model after starting from the tiny EG3D."""
+    networks = make_networks()
+    initialize_networks(networks, make_source())
+    return networks
+
+
+@pytest.mark.parametrize("seed", [20, 21])
+def test_surface_is_where_the_densities_of_eg3d_have_their_level(started, seed):
+    raw = head_of(make_generator(), seed)
+    points = random_points()
+    density = raw.density(raw.sdf(points))
+    is_clear = (density - 10).abs() > 1e-3
+    inside = head_of(started.generator, seed).sdf(points) < 0
+    assert 0.05 < inside.float().mean() < 0.95
+    assert torch.equal(inside[is_clear], (density > 10)[is_clear])
+
+
+def test_distance_has_slope_one_near_the_surface(started):
+    slopes = []
+    for seed in range(30, 36):
+        head, points = head_of(started.generator, seed), random_points().requires_grad_()
+        sdf = head.sdf(points)
+        gradient = sdf_gradient(sdf, points).norm(dim=-1)
+        slopes.append(gradient[sdf.squeeze(-1).abs() < 0.01].detach())
+    slope = torch.cat(slopes)
+    # The shell is thin where the slope is large: this is the mean over the surface's area.
+    assert slope.square().sum() / slope.sum() == pytest.approx(1, rel=0.2)
+
+
+def test_union_of_the_parts_is_the_whole_from_the_start(started):
+    samples = head_of(started.generator, 20).sample(random_points())
+    loss = sdf_consistency_loss(samples.sdf, samples.class_sdf)
+    assert loss < 1e-3 * samples.sdf.clamp(min=0).square().mean()
+    assert (samples.class_sdf.std(dim=-1) > 0).all()
+
+
+def test_colours_are_the_source_s(started):
+    source = head_of(make_generator(), 20).sample(random_points())
+    ours = head_of(started.generator, 20).sample(random_points())
+    torch.testing.assert_close(ours.features, source.features)
+
+
+def test_pictures_look_like_the_source_s():
+    networks = make_networks(dataclasses.replace(MODEL, beta=0.01))
+    initialize_networks(networks, make_source())
+    rays, correlations = sample_rays(make_camera(yaw=0.2), 16), []
+    for seed in (20, 21, 22):
+        heads = head_of(make_generator(), seed), head_of(networks.generator, seed)
+        views = [render_field(head, *rays, EG3D.rendering).feature_image[0, :3] for head in heads]
+        pixels = torch.stack([view.detach().flatten() for view in views])
+        correlations.append(torch.corrcoef(pixels)[0, 1])
+    assert torch.stack(correlations).mean() > 0.7
+
+
+def test_one_branch_with_distances_starts_the_same_way():
+    networks = make_networks(dataclasses.replace(MODEL, plane_branches="single"))
+    initialize_networks(networks, make_source())
+    source = head_of(make_generator(), 20).sample(random_points())
+    ours = head_of(networks.generator, 20).sample(random_points())
+    torch.testing.assert_close(ours.features, source.features)
+    assert ((ours.sdf < 0) == (source.sdf < 0)).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("branches", ["single", "dual"])
+def test_a_model_of_densities_keeps_the_density(branches):
+    networks = make_networks(
+        dataclasses.replace(MODEL, geometry="density", plane_branches=branches)
+    )
+    initialize_networks(networks, make_source())
+    source = head_of(make_generator(), 20).sample(random_points())
+    ours = head_of(networks.generator, 20).sample(random_points())
+    torch.testing.assert_close(ours.sdf, source.sdf)
+    torch.testing.assert_close(ours.features, source.features)
+
+
+def test_networks_of_segmentations_start_from_those_of_images(started):
+    source = make_source()
+    state = started.generator.state_dict()
+    for name, tensor in source.generator.items():
+        if name.startswith("superresolution."):
+            assert torch.equal(state[name], tensor)
+            twin = state[f"segmentation_{name}"]
+            assert ".to_image." in name or torch.equal(twin, tensor)
+    semantic = started.semantic_discriminator.state_dict()
+    for name, tensor in source.discriminator.items():
+        assert torch.equal(started.discriminator.state_dict()[name], tensor)
+        assert ".from_image." in name or torch.equal(semantic[name], tensor)
+
+
+def test_mapping_acts_the_same_at_another_learning_rate():
+    networks = make_networks(dataclasses.replace(MODEL, mapping_lr_multiplier=1.0))
+    initialize_networks(networks, make_source())
+    z, camera = latents_from_seeds([3], 8), make_camera(yaw=0.2)
+    torch.testing.assert_close(networks.generator.map(z, camera), make_generator().map(z, camera))
+
+
+def test_average_starts_from_the_source_too(tiny_settings):
+    sizes = {"channel_base": 64, "channel_max": 8, "mapping_layers": 1}
+    state = build_state(
+        MODEL,
+        sizes,
+        tiny_settings,
+        StageSettings(),
+        make_camera(yaw=0.0),
+        torch.device("cpu"),
+        make_source(),
+    )
+    for name, tensor in state.average.state_dict().items():
+        assert torch.equal(tensor, state.networks.generator.state_dict()[name])
+    const = "backbone.blocks.b4.const"
+    assert torch.equal(state.average.state_dict()[const], make_generator().state_dict()[const])
+
+
+def test_own_checkpoint_is_copied_whole(tmp_path, caplog):
+    save_generator(tmp_path / "model", make_generator(**vars_of(MODEL)))
+    networks = make_networks()
+    initialize_networks(networks, read_source(str(tmp_path / "model")))
+    expected = load_generator(tmp_path / "model").state_dict()
+    for name, tensor in networks.generator.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_run_folder_gives_its_discriminators_too(make_trainer, tmp_path):
+    trainer, state = make_trainer(tmp_path / "run")
+    trainer.run()
+    source = read_source(str(tmp_path / "run"))
+    for name in ("discriminator", "semantic_discriminator"):
+        expected = getattr(state.networks, name).state_dict()
+        assert all(
+            torch.equal(tensor, expected[key]) for key, tensor in getattr(source, name).items()
+        )
+    for name, tensor in state.average.state_dict().items():
+        assert torch.equal(source.generator[name], tensor)
+
+
+def test_published_snapshot_gives_all_three_networks(caplog):
+    source = read_source(str(SNAPSHOT))
+    networks = Networks(
+        Generator(source.config),
+        Discriminator(_discriminator_config(source, 3)),
+        Discriminator(_discriminator_config(source, 22)),
+    )
+    initialize_networks(networks, source)
+    for network, state in (
+        (networks.generator, source.generator),
+        (networks.discriminator, source.discriminator),
+        (networks.semantic_discriminator, source.semantic_discriminator),
+    ):
+        assert set(state) == set(network.state_dict())
+        assert all(torch.equal(network.state_dict()[name], state[name]) for name in state)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def _discriminator_config(source: InitSource, image_channels: int) -> DiscriminatorConfig:
+    maximum = source.discriminator["head.fc.weight"].shape[0]
+    return DiscriminatorConfig(
+        image_channels=image_channels,
+        resolution=source.config.resolution,
+        channel_base=source.config.channel_base,
+        channel_max=maximum,
+    )
+
+
+def _published_eg3d() -> dict[str, PublishedNetwork]:
+    """Return the MaTe3D snapshot's networks with EG3D's one branch, one head and no masks."""
+    networks = read_networks(SNAPSHOT)
+    network, state = networks["G_ema"], {}
+    for name, tensor in network.state.items():
+        if name.startswith("decoder.net_tex."):
+            part = name.removeprefix("decoder.net_tex.")
+            density = network.state[f"decoder.net_main_shp.{part}"]
+            rows = [density, tensor] if part.startswith("2.") else [tensor]
+            state[f"decoder.net.{part}"] = torch.cat(rows)
+        elif not any(word in name for word in ("torgb_shp", "_semantic", "decoder.")):
+            state[name.replace("torgb_tex", "torgb")] = tensor
+    attributes = {
+        name: value
+        for name, value in network.attributes.items()
+        if not any(word in name for word in ("torgb_", "_semantic", "decoder."))
+    }
+    eg3d = dataclasses.replace(network, state=state, attributes=attributes)
+    return {"G_ema": eg3d, "D": networks["D"]}
+
+
+def test_published_eg3d_starts_a_labelled_model_with_both_discriminators(caplog):
+    caplog.set_level(logging.INFO)
+    source = source_from_networks("eg3d.pkl", _published_eg3d())
+    assert (source.config.geometry, source.config.plane_branches) == ("density", "single")
+    config = dataclasses.replace(
+        source.config, geometry="sdf", plane_branches="dual", label_set="celebamask_hq"
+    )
+    networks = Networks(
+        Generator(config),
+        Discriminator(_discriminator_config(source, 3)),
+        Discriminator(_discriminator_config(source, 22)),
+    )
+    initialize_networks(networks, source)
+    snapshot = read_source(str(SNAPSHOT)).generator
+    state = networks.generator.state_dict()
+    for name in state:
+        if ".to_image.shape." in name:
+            assert torch.equal(state[name], snapshot[name.replace("shape", "texture")])
+        elif name.startswith(("mapping", "backbone", "superresolution", "decoder.color_head")):
+            assert torch.equal(state[name], snapshot[name]), name
+    left = [line for line in caplog.messages if "keep their initial values" in line]
+    assert [line.split(":")[0].strip() for line in left] == ["generator"]
+    assert "(segmentation_superresolution.blocks)" in left[0]
+
+
+def test_log_says_what_came_from_where(caplog):
+    caplog.set_level(logging.INFO)
+    networks = make_networks(dataclasses.replace(MODEL, background="learned"))
+    initialize_networks(networks, make_source())
+    text = caplog.text
+    for words in (
+        "of the shape branch from the source's one branch",
+        "of the colour head from its rows there",
+        "of the SDF head: zero where the source's density is 10",
+        "of class heads from the SDF head, perturbed by 1%",
+        "of segmentation super-resolution from the image's",
+        "keep their initial values (background_head",
+        "semantic discriminator",
+        "model.generator.background=transparent keeps it",
+    ):
+        assert words in text, words
+
+
+def test_conventions_that_change_the_weights_meaning_are_warned_of(caplog):
+    config = dataclasses.replace(
+        MODEL,
+        plane_layout="xy_xz_yz",
+        rendering=dataclasses.replace(
+            MODEL.rendering, density_activation="identity", importance_bins="intervals"
+        ),
+    )
+    initialize_networks(make_networks(config), make_source())
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    for words in (
+        "say model.generator.plane_layout=eg3d_legacy to keep its shapes",
+        "rendering.density_activation=softplus_shifted keeps it",
+        "rendering.importance_bins=legacy_midpoints keeps it",
+    ):
+        assert any(words in line for line in warnings), words
+
+
+def test_empty_space_that_absorbs_is_warned_of_and_the_advised_beta_clears_it(caplog):
+    initialize_networks(make_networks(), make_source())
+    (line,) = [r.getMessage() for r in caplog.records if "level off" in r.getMessage()]
+    advised = float(line.split("model.generator.beta=")[1].split()[0])
+    caplog.clear()
+    initialize_networks(make_networks(dataclasses.replace(MODEL, beta=advised)), make_source())
+    assert "level off" not in caplog.text
+
+
+def test_source_without_a_surface_is_said_to_have_none(caplog):
+    empty = make_generator()
+    with torch.no_grad():
+        empty.decoder.density_head[2].bias[0] -= 1000
+    initialize_networks(make_networks(), make_source(empty))
+    assert "never crosses 10" in caplog.text
+
+
+@pytest.mark.parametrize("source", [EG3D, MODEL], ids=["density", "sdf"])
+@pytest.mark.parametrize(
+    ("changes", "consequence", "option"),
+    [
+        ({"hidden_width": 12}, "the whole decoder starts", "model.generator.hidden_width=16"),
+        ({"sr_channels": (8, 4)}, "super-resolution starts", "model.generator.sr_channels=[6,4]"),
+        ({"num_features": 4}, "layers that make or read", "model.generator.num_features=5"),
+    ],
+)
+def test_parts_of_other_sizes_are_warned_of_with_the_option_that_copies_them(
+    caplog, source, changes, consequence, option
+):
+    networks = make_networks(dataclasses.replace(MODEL, **changes))
+    initialize_networks(networks, make_source(make_generator(**vars_of(source))))
+    lines = [r.getMessage().strip() for r in caplog.records if r.levelno == logging.WARNING]
+    (line,) = [line for line in lines if " anew" in line]
+    assert line.startswith(consequence)
+    assert line.endswith(f"; {option} copies what the source learned")
+
+
+def test_decoder_of_another_width_is_left_alone():
+    networks = make_networks(dataclasses.replace(MODEL, hidden_width=12))
+    before = networks.generator.decoder.sdf_head[2].weight.clone()
+    initialize_networks(networks, make_source())
+    assert torch.equal(networks.generator.decoder.sdf_head[2].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"resolution": 32},
+            r"resolution 16 \(model: 32\); say model.generator.resolution=16 or",
+        ),
+        ({"z_dim": 9}, r"z_dim 8 \(model: 9\); say model.generator.z_dim=8 or"),
+        (
+            {"channel_max": 4, "channel_base": 128},
+            r"backbone channels \[8, 8\] \(model: \[4, 4\]\); "
+            "say model.generator.channel_base=64 model.generator.channel_max=8 or",
+        ),
+    ],
+)
+def test_other_sizes_are_one_clear_error(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        initialize_networks(make_networks(dataclasses.replace(MODEL, **changes)), make_source())
+    assert "\n" not in str(caught.value)
+
+
+def test_two_tri_planes_do_not_start_one():
+    networks = make_networks(dataclasses.replace(MODEL, plane_branches="single"))
+    with pytest.raises(
+        UserError, match="plane_branches dual .* model.generator.plane_branches=dual"
+    ):
+        initialize_networks(networks, make_source(make_generator(**vars_of(MODEL))))

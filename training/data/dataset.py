@@ -1,0 +1,236 @@
+"""Portraits with label map, camera and caption, decoded from the files of a data set."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mate3d.cameras import mirror_camera
+from mate3d.errors import UserError
+from mate3d.image_errors import DECODING_ERRORS
+from mate3d.labels import LabelSet, load_label_map
+from training.data.format import DatasetFiles, DatasetIndex, NamedContent, open_dataset
+from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
+
+Item = dict[str, Any]
+
+# Images that are looked at for the side of all; reasons that an error lists.
+_MAX_PROBES = 100
+_NUM_LISTED = 3
+
+
+class Unreadable(NamedTuple):
+    """A sample that was skipped.
+
+    Args:
+        name: Its name.
+        reason: One line that names the file.
+    """
+
+    name: str
+    reason: str
+
+
+class PortraitDataset(Dataset):
+    """Samples of a data set on disk (format: datasets/README.md), in the order of their names.
+
+    An item is a dict: `image` uint8 [3, H, W], `label_map` uint8 [H, W], `camera` float32 [25],
+    `caption` str ("" if there is none). A sample with `repeats` r is r items.
+
+    Args:
+        path: Folder, zip archive, folder of tar shards, or the URL of such a folder.
+        resolution: Side of the items; None keeps the files' own. Images are reduced with an
+            antialiased bicubic filter, label maps by nearest neighbour.
+        with_flips: Append a mirrored copy of every item, with left and right labels and the
+            camera exchanged accordingly; captions stay as they are.
+
+    Raises:
+        UserError: If the data set is incomplete or malformed; a damaged file shows when it is read.
+    """
+
+    def __init__(
+        self, path: str | Path, *, resolution: int | None = None, with_flips: bool = False
+    ):
+        self.path = str(path)
+        self._files, self._index = open_dataset(path)
+        self._with_flips = with_flips
+        self._file_resolution = self._find_file_resolution()
+        self.resolution = self._file_resolution if resolution is None else resolution
+        if not 0 < self.resolution <= self._file_resolution:
+            raise UserError(
+                f"resolution {resolution} does not fit data set {path} of "
+                f"{self._file_resolution} px images; use 1..{self._file_resolution}"
+            )
+        cameras = torch.from_numpy(self._index.cameras)
+        self._sample_cameras = torch.stack([cameras, mirror_camera(cameras)])
+        self._samples = np.repeat(np.arange(len(self._index.names)), self._index.repeats)
+        self._mirror = np.array(self.label_set.mirror_permutation(), dtype=np.uint8)
+
+    @property
+    def files(self) -> DatasetFiles:
+        """What the samples are read from."""
+        return self._files
+
+    @property
+    def index(self) -> DatasetIndex:
+        """What is known of the samples."""
+        return self._index
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Meaning of the label ids."""
+        return self._index.label_set
+
+    @property
+    def with_flips(self) -> bool:
+        """Whether there is a mirrored copy of every item."""
+        return self._with_flips
+
+    @property
+    def camera_labels(self) -> Tensor:  # [N, 25]
+        """Cameras of all items, repeated and mirrored ones included."""
+        cameras = self._sample_cameras[: 1 + self._with_flips, torch.from_numpy(self._samples)]
+        return cameras.flatten(0, 1)
+
+    def __len__(self) -> int:
+        return len(self._samples) * (1 + self._with_flips)
+
+    def __getitem__(self, index: int) -> Item:
+        sample, is_mirrored = self._locate(index)
+        name = self._index.names[sample]
+        image, mask = (self._files.read(folder + name) for folder in (IMAGE_FOLDER, MASK_FOLDER))
+        return self.decode(sample, image, mask, is_mirrored=is_mirrored)
+
+    def read_or_replace(self, index: int, max_unreadable: int) -> tuple[Item, list[Unreadable]]:
+        """Return an item, or the next one whose files can be read, and what was skipped for it.
+
+        Raises:
+            UserError: If more than `max_unreadable` samples in a row cannot be read.
+        """
+        positions = ((index + step) % len(self) for step in range(len(self)))
+        attempts = (
+            (self._index.names[self._locate(position)[0]], partial(self.__getitem__, position))
+            for position in positions
+        )
+        return first_readable(attempts, max_unreadable)
+
+    def decode(
+        self, sample: int, image_png: bytes, mask_png: bytes, *, is_mirrored: bool = False
+    ) -> Item:
+        """Return the item of sample number `sample` (in the order of names) from its files.
+
+        Raises:
+            UserError: If one of them is damaged or does not fit the data set.
+        """
+        name = self._index.names[sample]
+        image = self._decode_image(name, image_png)
+        label_map = self._decode_label_map(name, mask_png)
+        size = (self.resolution, self.resolution)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+            label_map = np.array(Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST))
+        if is_mirrored:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            label_map = np.take(self._mirror, label_map[:, ::-1])
+        # Channel by channel: twice as fast as to interleave them first and take them apart again.
+        channels = np.array([np.asarray(channel) for channel in image.split()])
+        return {
+            "image": torch.from_numpy(channels),
+            "label_map": torch.from_numpy(label_map),
+            "camera": self._sample_cameras[int(is_mirrored), sample],
+            "caption": self._index.captions[sample],
+        }
+
+    def _locate(self, index: int) -> tuple[int, bool]:
+        assert 0 <= index < len(self), index
+        is_mirrored, position = divmod(index, len(self._samples))
+        return int(self._samples[position]), bool(is_mirrored)
+
+    def _find_file_resolution(self) -> int:
+        """Return the side of the first image that is readable and square."""
+        errors = []
+        for name in self._index.names[:_MAX_PROBES]:
+            where = self._files.where(IMAGE_FOLDER + name)
+            try:
+                size = self._open_image(name, self._files.read(IMAGE_FOLDER + name)).size
+                _check_size(f"image {where}", size, size[0])
+                return size[0]
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]
+
+    def _open_image(self, name: str, content: bytes) -> Image.Image:
+        where = self._files.where(IMAGE_FOLDER + name)
+        try:
+            with Image.open(NamedContent(content, where)) as image:
+                image.load()
+        except DECODING_ERRORS as error:
+            raise UserError(f"image {where} is not a readable image: {error}") from None
+        if image.mode != "RGB":
+            raise UserError(f"image {where} has mode {image.mode}; use 8-bit RGB")
+        return image
+
+    def _decode_image(self, name: str, content: bytes) -> Image.Image:
+        image = self._open_image(name, content)
+        where = self._files.where(IMAGE_FOLDER + name)
+        _check_size(f"image {where}", image.size, self._file_resolution)
+        return image
+
+    def _decode_label_map(self, name: str, content: bytes) -> np.ndarray:  # [H, W] uint8
+        where = self._files.where(MASK_FOLDER + name)
+        label_map = load_label_map(NamedContent(content, where), self.label_set)
+        _check_size(f"mask {where}", label_map.shape[::-1], self._file_resolution)
+        return label_map
+
+
+def _check_size(what: str, size: tuple[int, ...], side: int) -> None:
+    if size != (side, side):
+        raise UserError(
+            f"{what} is {size[0]} x {size[1]} px; all images and masks of a data set must be "
+            f"square and of one size, here {side} x {side}"
+        )
+
+
+def first_readable(
+    attempts: Iterable[tuple[str, Callable[[], Item]]], max_unreadable: int
+) -> tuple[Item, list[Unreadable]]:
+    """Return the item of the first attempt that succeeds, and what was skipped for it.
+
+    Args:
+        attempts: Name of a sample, and what reads it.
+        max_unreadable: Different samples that may fail.
+
+    Raises:
+        UserError: If more of them fail, or all.
+    """
+    skipped: dict[str, Unreadable] = {}
+    for name, read in attempts:
+        if name in skipped:
+            continue
+        try:
+            return read(), list(skipped.values())
+        except UserError as error:
+            skipped[name] = Unreadable(name, str(error))
+            require_few(list(skipped.values()), max_unreadable)
+    raise UserError(f"no sample is left: {_describe(list(skipped.values()))}")
+
+
+def require_few(unreadable: Sequence[Unreadable], max_unreadable: int) -> None:
+    """Check the number of samples that cannot be read.
+
+    Raises:
+        UserError: If there are more than allowed; lists the first few.
+    """
+    if len(unreadable) > max_unreadable:
+        raise UserError(f"{_describe(unreadable)}; max_unreadable={max_unreadable} allows no more")
+
+
+def _describe(unreadable: Sequence[Unreadable]) -> str:
+    reasons = "; ".join(entry.reason for entry in unreadable[:_NUM_LISTED])
+    return f"{len(unreadable)} sample(s) cannot be read, first: {reasons}"

@@ -1,0 +1,71 @@
+"""Whether the borders of a mask lie on edges of its image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter, sobel
+
+from training.data.doctor.mask_reading import find_boundaries
+
+# Small enough to be fast, large enough to see a shift of three percent.
+_SIDE = 64
+_MAX_SHIFT = 12
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Correlation of a mask's borders with its image's edges, -1..1.
+
+    Args:
+        own: As they lie.
+        best: At the best shift.
+        shift: That shift (x, y) of the mask, as a fraction of the side; right and down positive.
+        mirrored: With the mask mirrored, as it lies.
+        upside_down: With the mask turned upside down, as it lies.
+    """
+
+    own: float
+    best: float
+    shift: tuple[float, float]
+    mirrored: float
+    upside_down: float
+
+
+def measure_alignment(
+    image: np.ndarray,  # [H, W] float32, grey
+    values: np.ndarray,  # [H, W] uint8, of any size
+) -> Alignment:
+    """Compare edges and borders on a small grid."""
+    picture = np.asarray(
+        Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32
+    )
+    edges = np.hypot(sobel(picture, axis=0), sobel(picture, axis=1))
+    # The root keeps a few strong edges, such as a bright background's, from drowning the others.
+    edges = _standardize(gaussian_filter(np.sqrt(edges), 0.7))
+    small = np.asarray(Image.fromarray(values).resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
+    borders = _standardize(gaussian_filter(find_boundaries(small).astype(np.float32), 0.7))
+    correlation = _correlate(edges, borders)
+    near = correlation[
+        _SIDE // 2 - _MAX_SHIFT : _SIDE // 2 + _MAX_SHIFT + 1,
+        _SIDE // 2 - _MAX_SHIFT : _SIDE // 2 + _MAX_SHIFT + 1,
+    ]
+    down, right = np.unravel_index(near.argmax(), near.shape)
+    return Alignment(
+        own=float((edges * borders).mean()),
+        best=float(near.max()),
+        shift=(float(right - _MAX_SHIFT) / _SIDE, float(down - _MAX_SHIFT) / _SIDE),
+        mirrored=float((edges * borders[:, ::-1]).mean()),
+        upside_down=float((edges * borders[::-1]).mean()),
+    )
+
+
+def _standardize(values: np.ndarray) -> np.ndarray:
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 1e-6 else np.zeros_like(values)
+
+
+def _correlate(edges: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Return the circular correlation at each shift of the borders; no shift is at the centre."""
+    product = np.fft.rfft2(edges) * np.conj(np.fft.rfft2(borders))
+    return np.fft.fftshift(np.fft.irfft2(product, s=edges.shape)) / edges.size

@@ -1,0 +1,114 @@
+"""The doctor's examination from end to end."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet, get_mask_label_set
+from training.data.doctor.cameras import Cameras, camera_angles, check_cameras
+from training.data.doctor.examination import ItemFacts, Job, Progress, examine_all
+from training.data.doctor.findings import Diagnosis, Finding, sort_findings
+from training.data.doctor.geometry import GeometryReport, check_geometry
+from training.data.doctor.pairing import Pairs, pair_files, read_index
+from training.data.doctor.pixels import check_images, check_masks
+from training.data.doctor.poses import check_poses
+from training.data.doctor.statistics import collect_statistics, note_statistics
+from training.data.format import INDEX_NAME, open_files
+from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
+
+_NUM_TYPICAL = 12
+_FOLDERS = (IMAGE_FOLDER, MASK_FOLDER)
+
+
+def check_dataset(
+    path: str | Path,
+    *,
+    label_set: LabelSet | str | None = None,
+    max_images: int | None = None,
+    num_workers: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Examine a data set, however broken.
+
+    Args:
+        path: Folder, zip or shards in the project's format; `dataset.json` may be missing or
+            broken.
+        label_set: Meaning of the mask ids where `dataset.json` does not tell.
+        max_images: Look into so many items only, drawn at random; names are always all compared.
+        num_workers: Processes that read files; 0 reads in this one.
+        seed: Of that draw.
+        progress: Called with the number of examined items and of all.
+
+    Raises:
+        UserError: If there is no data set at the path, or an archive cannot be opened at all, or an
+            option is out of range.
+    """
+    if max_images is not None and max_images < 1:
+        raise UserError(f"option max_images={max_images} must be at least 1")
+    given = get_mask_label_set(label_set) if isinstance(label_set, str) else label_set
+    files = open_files(path)
+    file_names = files.names()
+    if not any(name.startswith((INDEX_NAME, *_FOLDERS)) for name in file_names):
+        raise UserError(f"{path} is no data set: it has no {INDEX_NAME}, {' or '.join(_FOLDERS)}")
+    index = read_index(files, file_names, given)
+    pairs = pair_files(file_names, index)
+    palette = index.label_set.palette if index.label_set else ()
+    jobs = _draw_jobs(pairs, max_images, seed)
+    items = examine_all(files, jobs, palette, num_workers=num_workers, progress=progress)
+    findings = [*index.findings, *pairs.findings, *check_images(items)]
+    masks = check_masks(items, index.label_set)
+    findings += masks.findings
+    geometry = GeometryReport((), {})
+    if index.label_set is not None:
+        alignments = {
+            item.name: item.alignment
+            for item in items
+            if item.alignment is not None and masks.shapes.get(item.name)
+        }
+        geometry = check_geometry(masks.shapes, alignments, index.label_set)
+        findings += geometry.findings
+    sizes = {i.name: i.image.size for i in items if i.image and not i.image.error}
+    camera_findings, cameras = check_cameras(pairs.cameras, sizes)
+    findings += camera_findings
+    findings += check_poses(cameras, geometry.parts)
+    statistics = collect_statistics(pairs, items, masks.shapes, cameras, index.label_set)
+    findings += note_statistics(statistics)
+    return Diagnosis(
+        path=path,
+        label_set=index.label_set,
+        findings=sort_findings(findings),
+        statistics=statistics,
+        files=pairs.files,
+        cameras=pairs.cameras,
+        captions=pairs.captions,
+        index=index.content,
+        typical=_choose_typical(items, findings, cameras),
+    )
+
+
+def _draw_jobs(pairs: Pairs, max_images: int | None, seed: int) -> list[Job]:
+    names = sorted(pairs.files)
+    if max_images is not None and max_images < len(names):
+        drawn = np.random.default_rng(seed).choice(len(names), max_images, replace=False)
+        names = [names[i] for i in sorted(drawn.tolist())]
+    return [Job(name, *pairs.files[name]) for name in names]
+
+
+def _choose_typical(
+    items: Sequence[ItemFacts], findings: Sequence[Finding], cameras: Cameras
+) -> tuple[str, ...]:
+    """Return items without a fault of their own, evenly over the poses from left to right."""
+    concerned = {name for finding in findings for name in finding.names}
+    complete = [item.name for item in items if item.image is not None and item.mask is not None]
+    # With a fault of all items, such as one of the cameras, the pictures still show the rest.
+    sound = [name for name in complete if name not in concerned] or complete
+    sound.sort(key=lambda name: _yaw(name, cameras))
+    places = np.linspace(0, len(sound) - 1, min(_NUM_TYPICAL, len(sound))).round().astype(int)
+    return tuple(sound[i] for i in places)
+
+
+def _yaw(name: str, cameras: Mapping[str, np.ndarray]) -> float:
+    return camera_angles(cameras[name])[0] if name in cameras else 0.0

@@ -1,0 +1,195 @@
+"""A page about a diagnosis that a newcomer understands; everything is inside the one file."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from training.data.doctor.camera_repairs import REPAIRS
+from training.data.doctor.catalogue import CATALOGUE
+from training.data.doctor.charts import make_histogram, make_scatter
+from training.data.doctor.findings import Diagnosis, Finding
+from training.data.doctor.report_page import PAGE
+from training.data.doctor.thumbnails import make_thumbnail
+from training.data.format import DatasetFiles, open_files
+from training.data.format.remote import is_remote
+
+_MAX_PICTURES = 8
+# What concerns most items looks the same everywhere.
+_MAX_PICTURES_OF_ALL = 4
+_MAX_LISTED = 200
+_POSE_LIMIT = 90.0
+
+
+def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
+    """Write `index.html`, and `findings.json` with all names, to a folder.
+
+    Args:
+        diagnosis: What the doctor found.
+        folder: Made if it is not there.
+
+    Returns:
+        The page.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = open_files(diagnosis.path)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = _format_percent
+    fixable = [finding.code for finding in diagnosis.findings if finding.fix]
+    page = environment.from_string(PAGE).render(
+        title=Path(str(diagnosis.path)).name,
+        where=str(diagnosis.path),
+        verdict=_make_verdict(diagnosis),
+        tiles=_make_tiles(diagnosis),
+        fixable=fixable,
+        command=_fix_command(diagnosis),
+        findings=[_describe_finding(diagnosis, files, one) for one in diagnosis.findings],
+        typical=[_make_picture(diagnosis, files, name, "") for name in diagnosis.typical],
+        classes=_describe_classes(diagnosis),
+        charts=_make_charts(diagnosis),
+        assumed_repairs=any(finding.code in REPAIRS for finding in diagnosis.findings),
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    (folder / "findings.json").write_text(_to_json(diagnosis), encoding="utf-8")
+    return path
+
+
+def _make_verdict(diagnosis: Diagnosis) -> dict[str, str]:
+    errors, warnings = diagnosis.by_severity("error"), diagnosis.by_severity("warning")
+    counts = f"{_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}."
+    if errors:
+        advice = "Do not train on this data set before the errors are gone."
+        return {"severity": "error", "headline": counts, "advice": advice}
+    if warnings:
+        advice = "It can be trained on, but look at the warnings first."
+        return {"severity": "warning", "headline": counts, "advice": advice}
+    advice = "Ready for training."
+    return {"severity": "note", "headline": "No errors, no warnings.", "advice": advice}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _make_tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    one = diagnosis.statistics
+    tiles = [
+        (str(one.num_images), "images"),
+        (str(one.num_masks), "masks"),
+        (str(one.num_cameras), "cameras"),
+        (str(one.num_captions), "captions"),
+        (diagnosis.label_set.name if diagnosis.label_set else "unknown", "label set"),
+    ]
+    if one.sizes:
+        (width, height), _ = one.sizes[0]
+        others = len(one.sizes) - 1
+        more = f", and {_count(others, 'other size')}" if others else ""
+        tiles.append((f"{width} × {height}", f"pixels{more}"))
+    if one.distance is not None:
+        tiles.append((f"{one.distance:.2f}", "camera distance (median)"))
+        tiles.append((f"{one.focal:.2f}", "focal length / image size (median)"))
+    if one.num_examined < len(diagnosis.files):
+        tiles.append((str(one.num_examined), "items examined, drawn at random"))
+    return tiles
+
+
+def _fix_command(diagnosis: Diagnosis) -> str:
+    """Return the command that repairs all; "" for what lies elsewhere, as there is no path."""
+    if is_remote(str(diagnosis.path)):
+        return ""
+    path = Path(str(diagnosis.path))
+    output = path.with_name(f"{path.stem}_repaired{path.suffix}")
+    return f"python -m scripts.prepare_data check=true data={path} fix=all output={output}"
+
+
+def _describe_finding(
+    diagnosis: Diagnosis, files: DatasetFiles, finding: Finding
+) -> dict[str, Any]:
+    kind = CATALOGUE[finding.code]
+    is_of_most = len(finding.names) > len(diagnosis.files) / 2
+    number = _MAX_PICTURES_OF_ALL if is_of_most else _MAX_PICTURES
+    shown = [name for name in finding.names if name in diagnosis.files][:number]
+    # A fault of all cameras or captions does not show in the pictures.
+    is_visible = not finding.code.startswith(("camera_without", "caption", "camera_identical"))
+    pictures = [
+        _make_picture(diagnosis, files, name, finding.remarks.get(name, ""))
+        for name in (shown if is_visible else ())
+    ]
+    detail = finding.message.removeprefix(kind.title).removeprefix(f": {len(finding.names)}")
+    return {
+        "severity": finding.severity,
+        "code": finding.code,
+        "title": kind.title,
+        "meaning": kind.meaning,
+        "fix": finding.fix,
+        "message": detail.strip().removeprefix("(").removesuffix(")"),
+        "extent": _count(len(finding.names), "item") if finding.names else "",
+        "pictures": pictures,
+        "num_names": len(finding.names),
+        "listed": [(name, finding.remarks.get(name, "")) for name in finding.names[:_MAX_LISTED]],
+    }
+
+
+def _make_picture(
+    diagnosis: Diagnosis, files: DatasetFiles, name: str, remark: str
+) -> dict[str, str]:
+    uri = make_thumbnail(files, *diagnosis.files[name], diagnosis.label_set)
+    return {"name": name, "uri": uri, "remark": remark}
+
+
+def _describe_classes(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    if diagnosis.label_set is None:
+        return []
+    return [
+        {
+            "name": one.name,
+            "color": color,
+            "images": round(100 * one.share_of_images, 2),
+            "pixels": round(100 * one.share_of_pixels, 2),
+        }
+        for one, color in zip(
+            diagnosis.statistics.class_frequencies, diagnosis.label_set.palette, strict=False
+        )
+    ]
+
+
+def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    if not diagnosis.statistics.yaws:
+        return []
+    yaws = np.degrees(diagnosis.statistics.yaws)
+    pitches = np.degrees(diagnosis.statistics.pitches)
+    largest = max(np.abs(yaws).max(), 2 * np.abs(pitches).max())
+    # Frontal data sets would be a thin bar on the full scale.
+    limit = next(one for one in (30.0, 60.0, _POSE_LIMIT, 180.0, math.inf) if largest <= one)
+    limit = min(limit, 180.0)
+    return [
+        make_histogram(yaws, limit, "Yaw: how many cameras at which angle to the side"),
+        make_histogram(pitches, limit, "Pitch: how many cameras at which height"),
+        make_scatter(yaws, pitches, limit, "Yaw to the right, pitch upwards, one dot a camera"),
+    ]
+
+
+def _format_percent(value: float) -> str:
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %"
+
+
+def _to_json(diagnosis: Diagnosis) -> str:
+    findings = [
+        {
+            "code": finding.code,
+            "severity": finding.severity,
+            "message": finding.message,
+            "names": list(finding.names),
+            "remarks": dict(finding.remarks),
+            "fix": finding.fix,
+        }
+        for finding in diagnosis.findings
+    ]
+    content = {"findings": findings, "statistics": asdict(diagnosis.statistics)}
+    return json.dumps(content, indent=1)

@@ -1,0 +1,137 @@
+"""Read access to the files of a data set: a folder, a zip of the same tree, or tar shards."""
+
+import io
+import lzma
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, Protocol
+
+from mate3d.errors import UserError
+from training.data.format.layout import SHARD_FOLDER
+from training.data.format.remote import is_remote
+from training.data.format.shards import LocalShardFiles, RemoteShardFiles, list_shards
+
+# Damaged archives raise any of these; RuntimeError is for encrypted members and unknown methods.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    UnicodeDecodeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+class DatasetFiles(Protocol):
+    """Read access to the tree of a data set."""
+
+    def names(self) -> list[str]:
+        """List all files, relative to the root, with forward slashes."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            UserError: If the file is missing or cannot be read.
+        """
+
+    def where(self, name: str) -> str:
+        """Say in an error message which file this is."""
+
+
+class NamedContent(io.BytesIO):
+    """File content in memory that error messages call by its name."""
+
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+    __repr__ = __str__
+
+
+class FolderFiles:
+    """A data set in a folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def names(self) -> list[str]:
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.path).as_posix() for path in files)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {self.where(name)}: {error.strerror}") from None
+
+    def where(self, name: str) -> str:
+        return str(self.path / name)
+
+
+class ZipFiles:
+    """A data set in a zip archive, opened once in each process that reads it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._archive: zipfile.ZipFile | None = None
+        self._process = 0
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._open().namelist() if not name.endswith("/"))
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._open().read(name)
+        except _ZIP_ERRORS as error:
+            raise UserError(f"archive {self.path} is damaged at {name}: {error}") from None
+
+    def where(self, name: str) -> str:
+        return str(self.path / name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_archive": None, "_process": 0}
+
+    def _open(self) -> zipfile.ZipFile:
+        # A forked worker must not share the parent's file position.
+        if self._archive is None or self._process != os.getpid():
+            try:
+                self._archive = zipfile.ZipFile(self.path)
+            except _ZIP_ERRORS as error:
+                raise UserError(f"archive {self.path} is not a readable zip: {error}") from None
+            self._process = os.getpid()
+        return self._archive
+
+
+def open_files(path: str | Path) -> DatasetFiles:
+    """Open the files of a data set, whatever they hold.
+
+    Shards appear as the tree they were made from: `dataset.json`, `images/NAME`, `masks/NAME`.
+
+    Args:
+        path: Folder, zip archive, folder with `shards/*.tar`, or the URL of such a folder.
+
+    Raises:
+        UserError: If nothing is there, or an archive or shard is damaged.
+    """
+    if is_remote(str(path)):
+        return RemoteShardFiles(str(path))
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"data set not found: {path}; give a folder or a .zip archive")
+    if not path.is_dir():
+        return ZipFiles(path)
+    if not (path / SHARD_FOLDER).is_dir() or not list_shards(path):
+        return FolderFiles(path)
+    if (path / "images").exists():
+        raise UserError(f"data set {path} has both images/ and {SHARD_FOLDER}/; keep one of them")
+    return LocalShardFiles(path)

@@ -1,0 +1,213 @@
+"""`dataset.json`: parsed, and checked against the files of its data set."""
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet, get_mask_label_set
+from training.data.format.files import DatasetFiles, open_files
+from training.data.format.json_reading import is_number, is_whole, parse_json
+from training.data.format.layout import (
+    IMAGE_FOLDER,
+    INDEX_NAME,
+    MASK_FOLDER,
+    check_name,
+    is_image_of,
+)
+
+CAMERA_CONVENTION = "opencv"
+NUM_CAMERA_VALUES = 25
+MAX_REPEATS = 1000
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """What `dataset.json` says, in the order of the names.
+
+    Args:
+        names: Image names relative to `images/` and `masks/`, sorted.
+        cameras: One camera label an image, [N, 25] float32.
+        captions: One text an image, "" where there is none.
+        label_set: Meaning of the mask ids.
+        residuals: RMS reprojection error of each camera's landmarks as a fraction of the image
+            side, [N] float32; NaN where it is not known.
+        repeats: How often an epoch shows each image, [N] int64, 1..`MAX_REPEATS`.
+        attributes: Numbers that describe each image, by name; empty where there are none.
+        preparation: How the data set was made.
+    """
+
+    names: tuple[str, ...]
+    cameras: np.ndarray
+    captions: tuple[str, ...]
+    label_set: LabelSet
+    residuals: np.ndarray
+    repeats: np.ndarray
+    attributes: tuple[Mapping[str, float | list[float]], ...]
+    preparation: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_dataset(path: str | Path) -> tuple[DatasetFiles, DatasetIndex]:
+    """Open a data set and check that images, masks and cameras belong together by name.
+
+    Raises:
+        UserError: If the path, `dataset.json` or one half of a pair is missing or malformed.
+    """
+    files = open_files(path)
+    names = files.names()
+    if INDEX_NAME not in names:
+        raise UserError(f"data set {path} has no {INDEX_NAME} at its top{_hint(names)}")
+    backslashed = next((name for name in names if "\\" in name), None)
+    if backslashed is not None:
+        raise UserError(
+            f"data set {path} has names with backslashes, first {backslashed}; pack it with a "
+            "program that writes '/' between folders"
+        )
+    index = parse_index(files.read(INDEX_NAME), f"{path}/{INDEX_NAME}")
+    images, masks = _names_below(IMAGE_FOLDER, names), _names_below(MASK_FOLDER, names)
+    _require_same(path, "image", images, "mask", masks)
+    _require_same(path, "image", images, f"camera in {INDEX_NAME}", set(index.names))
+    if not images:
+        raise UserError(f"data set {path} holds no images/**/*.png")
+    return files, index
+
+
+def parse_index(content: bytes, where: str) -> DatasetIndex:
+    """Parse the content of a `dataset.json`, called `where` in errors.
+
+    Raises:
+        UserError: If anything in it is missing or malformed.
+    """
+    index = parse_json(content, where)
+    if not isinstance(index, dict) or not isinstance(index.get("labels"), list):
+        raise UserError(f"{where} must hold 'labels': [[name, [25 numbers]], ...]")
+    convention = index.get("camera_convention")
+    if convention != CAMERA_CONVENTION:
+        raise UserError(f"{where}: camera_convention is {convention!r}; use '{CAMERA_CONVENTION}'")
+    cameras = _parse_cameras(index["labels"], where)
+    names = tuple(sorted(cameras))
+    captions = _parse_map(index, "captions", _is_text, "texts", where)
+    residuals, repeats, attributes = (
+        _parse_map(index, key, *rule, where) for key, rule in VALUE_RULES.items()
+    )
+    return DatasetIndex(
+        names=names,
+        cameras=np.array([cameras[name] for name in names], dtype=np.float32).reshape(-1, 25),
+        captions=tuple(captions.get(name, "") for name in names),
+        label_set=_parse_label_set(index, where),
+        residuals=np.array([residuals.get(name, math.nan) for name in names], dtype=np.float32),
+        repeats=np.array([repeats.get(name, 1) for name in names], dtype=np.int64),
+        attributes=tuple(attributes.get(name, {}) for name in names),
+        preparation=_parse_preparation(index, where),
+    )
+
+
+def _hint(names: list[str]) -> str:
+    """Say where else the index is, if it is below a single folder."""
+    places = [name for name in names if name.endswith(f"/{INDEX_NAME}") and name.count("/") == 1]
+    if len(places) != 1:
+        return ""
+    return f"; {places[0]} is there: move what that folder holds to the top"
+
+
+def _names_below(folder: str, names: list[str]) -> set[str]:
+    return {name.removeprefix(folder) for name in names if is_image_of(name, folder)}
+
+
+def _require_same(
+    path: str | Path, kind: str, names: set[str], other: str, others: set[str]
+) -> None:
+    for has, lacks, unpaired in ((kind, other, names - others), (other, kind, others - names)):
+        if unpaired:
+            raise UserError(
+                f"data set {path}: {len(unpaired)} name(s) with {has} but without {lacks}, "
+                f"first {min(unpaired)}; pairs must have the same name"
+            )
+
+
+def _parse_label_set(index: dict[str, Any], where: str) -> LabelSet:
+    label_set = get_mask_label_set(str(index.get("label_set")))
+    version = index.get("label_set_version", 1)
+    if version != label_set.version:
+        raise UserError(
+            f"{where}: label_set_version is {version!r}, but {label_set.name} has version "
+            f"{label_set.version} here; prepare the data set again"
+        )
+    return label_set
+
+
+def _parse_cameras(entries: list[Any], where: str) -> dict[str, list[float]]:
+    cameras: dict[str, list[float]] = {}
+    for entry in entries:
+        name, camera = _parse_camera(entry, where)
+        if name in cameras:
+            raise UserError(f"{where} lists {name} twice in 'labels'; names must differ")
+        cameras[name] = camera
+    return cameras
+
+
+def _parse_camera(entry: Any, where: str) -> tuple[str, list[float]]:
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+        text = entry if isinstance(entry, str) else reprlib.repr(entry)
+        raise UserError(f"{where}: entry {text[:60]} of 'labels' is not [name, [25 numbers]]")
+    name, camera = entry
+    try:
+        check_name(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    values = camera if isinstance(camera, list) else []
+    numbers = [value for value in values if is_number(value)]
+    if len(values) != NUM_CAMERA_VALUES or len(numbers) != NUM_CAMERA_VALUES:
+        raise UserError(
+            f"{where}: camera of {name} has {len(numbers)} numbers of {len(values)} values; "
+            f"a camera is {NUM_CAMERA_VALUES} finite numbers"
+        )
+    return name, numbers
+
+
+def _parse_map(
+    index: dict[str, Any], key: str, is_valid: Callable[[Any], bool], allowed: str, where: str
+) -> dict:
+    values = index.get(key) or {}
+    if not isinstance(values, dict) or not all(map(is_valid, values.values())):
+        raise UserError(f"{where}: '{key}' must map image names to {allowed}")
+    return values
+
+
+def _parse_preparation(index: dict[str, Any], where: str) -> dict[str, Any]:
+    preparation = index.get("preparation") or {}
+    if not isinstance(preparation, dict):
+        raise UserError(f"{where}: 'preparation' must be an object")
+    return preparation
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_residual(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def _is_repeats(value: Any) -> bool:
+    return is_whole(value, 1, MAX_REPEATS)
+
+
+def _is_attributes(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_number(number) or (isinstance(number, list) and all(map(is_number, number)))
+        for number in value.values()
+    )
+
+
+# What the values of an optional key are, and what to say if one is not.
+VALUE_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "camera_residuals": (_is_residual, "numbers of at least 0"),
+    "repeats": (_is_repeats, f"whole numbers of 1..{MAX_REPEATS}"),
+    "attributes": (_is_attributes, "{attribute: number(s)}"),
+}

@@ -1,0 +1,262 @@
+"""Endless batches of a data set, in an order that can be taken up again anywhere."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from mate3d.errors import UserError
+from training.data.dataset import Item, PortraitDataset, Unreadable, require_few
+from training.data.format.shards import RemoteShardFiles, ShardFiles
+from training.data.shard_stream import ShardStream, StreamPlace
+
+MAX_UNREADABLE = 10
+
+# Entries of a state that do not name the order; states of older runs lack them.
+_EXTRA_KEYS = ("digest", "unreadable")
+
+# What a user calls the parts of a streamed order.
+_ORDER_WORDS = {
+    "batch_size": "the batch size of each process",
+    "num_replicas": "the number of processes",
+    "num_workers": "train.num_workers",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class InfiniteSampler(Sampler[int]):
+    """Indices without end, each epoch a new permutation that depends on seed and epoch only.
+
+    Args:
+        num_items: Size of the data set.
+        seed: Seed of the permutations.
+        position: Number of indices, over all replicas, that are already used.
+        rank: This process's number among the replicas.
+        num_replicas: Processes that share the sequence; each takes every `num_replicas`-th index.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        seed: int = 0,
+        position: int = 0,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ):
+        assert num_items > 0 and 0 <= rank < num_replicas, (num_items, rank, num_replicas)
+        self._num_items = num_items
+        self._seed = seed
+        self._start = position + rank
+        self._step = num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        position = self._start
+        while True:
+            epoch, offset = divmod(position, self._num_items)
+            order = np.random.default_rng((self._seed, epoch)).permutation(self._num_items)
+            for index in order[offset :: self._step]:
+                yield int(index)
+                position += self._step
+
+
+class BatchStream(Iterator[dict[str, Any]]):
+    """Batches without end that know their position, so that a resumed run sees the same ones.
+
+    Tensors of the items are stacked, captions come as a list. A sample that cannot be read is
+    replaced by another, which depends on the data set and the order only, and logged once.
+
+    Args:
+        loader: Batches of a data set, each with the samples that were skipped for it.
+        state: Position at which the loader starts, what its order depends on, and under
+            `unreadable` the reason of each sample that was skipped before, by name.
+        num_replicas: Processes that share the sequence.
+        max_unreadable: Different samples of this process that may be unreadable.
+        unreadable: Further samples that were skipped, and logged, before.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        state: dict[str, Any],
+        *,
+        num_replicas: int = 1,
+        max_unreadable: int = MAX_UNREADABLE,
+        unreadable: Sequence[Unreadable] = (),
+    ):
+        self._batches = iter(loader)
+        self._state = dict(state)
+        self._num_replicas = num_replicas
+        self._max_unreadable = max_unreadable
+        before = self._state.pop("unreadable", {})
+        self._unreadable = {name: Unreadable(name, reason) for name, reason in before.items()}
+        self._unreadable |= {entry.name: entry for entry in unreadable}
+
+    @property
+    def num_unreadable(self) -> int:
+        """Number of different samples that were skipped so far."""
+        return len(self._unreadable)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `make_loader` needs to go on after the last batch that was handed out."""
+        return {**self._state, "unreadable": dict(self._unreadable.values())}
+
+    def __next__(self) -> dict[str, Any]:
+        try:
+            batch, skipped = next(self._batches)
+        except UserError as error:
+            raise UserError(_own_message(error)) from None
+        self._note(skipped)
+        self._state["position"] += len(batch["image"]) * self._num_replicas
+        return batch
+
+    def _note(self, skipped: list[Unreadable]) -> None:
+        for entry in skipped:
+            if entry.name not in self._unreadable:
+                self._unreadable[entry.name] = entry
+                _logger.warning("skipped a sample: %s", entry.reason)
+        require_few(list(self._unreadable.values()), self._max_unreadable)
+
+
+def make_loader(
+    dataset: PortraitDataset,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    state: dict[str, Any] | None = None,
+    num_workers: int = 0,
+    rank: int = 0,
+    num_replicas: int = 1,
+    streaming: bool = False,
+    max_unreadable: int = MAX_UNREADABLE,
+    unreadable: Sequence[Unreadable] = (),
+) -> BatchStream:
+    """Return an endless stream of shuffled batches.
+
+    Args:
+        dataset: What to draw from.
+        batch_size: Items of a batch in this process.
+        seed: Seed of the order, unless `state` is given.
+        state: `BatchStream.state_dict()` of an earlier stream, to go on from there.
+        num_workers: Processes that read files; 0 reads in this one.
+        rank: This process's number among the replicas.
+        num_replicas: Processes that share the sequence.
+        streaming: Read tar shards from start to end (`ShardStream`) instead of single samples in
+            any order. The order then depends on batch size, workers and replicas too.
+        max_unreadable: Samples that may be unreadable; one more is an error.
+        unreadable: Samples that were skipped, and logged, before; they count.
+
+    Raises:
+        UserError: If `state` is of another data set or order, or the data set cannot be streamed.
+    """
+    fresh = {"seed": seed, "position": 0, "num_items": len(dataset)}
+    if streaming:
+        place = StreamPlace(rank, num_replicas, num_workers, batch_size)
+        fresh |= place.order_dict()
+    fresh["digest"] = _digest(dataset, streaming)
+    state = state or fresh
+    _check_state(state, fresh)
+    state = {**state, "digest": fresh["digest"]}
+    if streaming:
+        stream = ShardStream(
+            dataset,
+            place,
+            seed=state["seed"],
+            position=state["position"],
+            max_unreadable=max_unreadable,
+        )
+        source = {"dataset": stream}
+    elif isinstance(dataset.files, RemoteShardFiles):
+        raise UserError(f"data set {dataset.path} can only be streamed; say train.streaming=true")
+    else:
+        sampler = InfiniteSampler(
+            len(dataset),
+            seed=state["seed"],
+            position=state["position"],
+            rank=rank,
+            num_replicas=num_replicas,
+        )
+        source = {"dataset": _Replacing(dataset, max_unreadable), "sampler": sampler}
+    loader = DataLoader(
+        **source,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=_collate,
+    )
+    return BatchStream(
+        loader,
+        state,
+        num_replicas=num_replicas,
+        max_unreadable=max_unreadable,
+        unreadable=unreadable,
+    )
+
+
+class _Replacing(Dataset):
+    """Items with what was skipped for them."""
+
+    def __init__(self, dataset: PortraitDataset, max_unreadable: int):
+        self._dataset, self._max_unreadable = dataset, max_unreadable
+
+    def __getitem__(self, index: int) -> tuple[Item, list[Unreadable]]:
+        return self._dataset.read_or_replace(index, self._max_unreadable)
+
+
+def _collate(
+    samples: list[tuple[Item, list[Unreadable]]],
+) -> tuple[dict[str, Any], list[Unreadable]]:
+    skipped = [entry for _, entries in samples for entry in entries]
+    return default_collate([item for item, _ in samples]), skipped
+
+
+def _own_message(error: UserError) -> str:
+    """Return a user error's message without the traceback that a worker's comes wrapped in."""
+    text = str(error)
+    if not text.startswith("Caught UserError in DataLoader worker"):
+        return text
+    return text.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
+
+
+def _digest(dataset: PortraitDataset, streaming: bool) -> str:
+    """Return a short name of what a position in the order means."""
+    index = dataset.index
+    label_set = [index.label_set.name, index.label_set.version]
+    parts: list[Any] = [index.names, index.repeats.tolist(), label_set, dataset.with_flips]
+    if streaming and isinstance(dataset.files, ShardFiles):
+        parts.append([[table.file, table.names] for table in dataset.files.tables])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _check_state(state: dict[str, Any], fresh: dict[str, Any]) -> None:
+    if state["num_items"] != fresh["num_items"]:
+        raise UserError(
+            f"cannot resume: the run used a data set of {state['num_items']} items, "
+            f"this one has {fresh['num_items']}"
+        )
+    order, fresh_order = set(state) - set(_EXTRA_KEYS), set(fresh) - set(_EXTRA_KEYS)
+    if order != fresh_order:
+        was_streaming = "true" if len(order) > len(fresh_order) else "false"
+        raise UserError(
+            f"cannot resume: the run used train.streaming={was_streaming}, which sets the order of "
+            "its data; say so again"
+        )
+    for name in fresh:
+        if name in fresh_order - {"seed", "position"} and state[name] != fresh[name]:
+            words = _ORDER_WORDS.get(name, name)
+            raise UserError(
+                f"cannot resume: the order of streamed data depends on {words}, "
+                f"which was {state[name]} and is {fresh[name]} now; set it back"
+            )
+    if state.get("digest", fresh["digest"]) != fresh["digest"]:
+        raise UserError(
+            "cannot resume: this is another data set than the run used, although of as many items; "
+            "names, repeats, label set, flips or shards differ"
+        )

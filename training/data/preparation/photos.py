@@ -1,0 +1,292 @@
+"""The sample of a photo: mask, landmarks, crop, camera, caption, each from where the user says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from mate3d.errors import UserError
+from mate3d.label_conversion import find_conversion
+from mate3d.labels import LabelSet, get_mask_label_set
+from mate3d.photo.alignment import Crop, eg3d_crop, ffhq_crop, middle_box
+from mate3d.photo.canonical_heads import canonical_head
+from mate3d.photo.captioning import CaptionModel
+from mate3d.photo.detectors import YuNetDetector
+from mate3d.photo.head_pose import estimate_camera
+from mate3d.photo.landmarks import Point, five_landmarks, named_landmarks
+from mate3d.photo.mask_landmarks import landmarks_from_mask
+from mate3d.photo.open_photo import open_photo
+from mate3d.photo.parsing import SegmentationModel
+from training.data.preparation.captions import caption_from_attributes, caption_from_labels
+from training.data.preparation.raw_item import RawItem, Source
+from training.data.preparation.samples import FailedSample, Job, PreparedSample, make_sample
+
+# Crops that landmarks decide.
+_ALIGNED = ("ffhq", "eg3d")
+# Crops of smaller heads would be blurred.
+_MAX_ENLARGEMENT = 2.0
+
+
+@dataclass(frozen=True)
+class PhotoSettings:
+    """How photos become samples; see configs/prepare_data.yaml for the meaning of each.
+
+    Args:
+        resolution: Side of the samples, pixels.
+        crop: How a square is cut out.
+        framing: How large and where people's heads are in photos that `crop` does not align.
+        landmark_source: Where landmarks come from; "auto" takes the first that there is.
+        max_residual: Limit of the camera's error as a fraction of the side.
+        camera_distance: World units; None estimates it.
+        caption_source: Where captions come from if the source has none.
+        parsing_model: Folder or hub id of a segmentation model, for photos without mask.
+        parsing_label_set: Meaning of its classes; None without such a model.
+        captioning_model: Folder or hub id.
+        detection_model: YuNet's file.
+        device: Where models run.
+    """
+
+    resolution: int
+    crop: Literal["none", "center", "ffhq", "eg3d"]
+    framing: Literal["rig", "ffhq", "eg3d"]
+    landmark_source: Literal["auto", "file", "mask", "detector"]
+    max_residual: float
+    camera_distance: float | None
+    caption_source: Literal["none", "labels", "model"]
+    parsing_model: str | None
+    parsing_label_set: str | None
+    captioning_model: str | None
+    detection_model: str | None
+    device: str
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """A photo on its way: the mask is in the label set it came in, points are pixels."""
+
+    photo: Image.Image
+    label_map: np.ndarray  # [H, W] uint8
+    label_set: LabelSet
+    landmarks: Mapping[str, Point] | None
+
+
+def photo_jobs(items: Sequence[RawItem]) -> list[Job]:
+    """Return one job a photo; a photo or mask that is changed makes another version of it."""
+    return [Job((item.name,), item, _version(item)) for item in items]
+
+
+def _version(item: RawItem) -> str:
+    stats = [path.stat() for path in (item.image, *item.mask) if path.exists()]
+    return " ".join(f"{one.st_size}:{one.st_mtime_ns}" for one in stats)
+
+
+class PhotoMaker:
+    """Make the sample of a photo.
+
+    Models are loaded at the first use in each process.
+
+    Args:
+        settings: How.
+        source: Where photos and masks come from.
+        label_set: Of the data set; masks are converted to it.
+
+    Raises:
+        UserError: If the settings do not fit together.
+    """
+
+    def __init__(self, settings: PhotoSettings, source: Source, label_set: LabelSet):
+        self._settings = settings
+        self._source = source
+        self._label_set = label_set
+        sets = [source.label_set]
+        if settings.parsing_model is not None:
+            sets.append(get_mask_label_set(settings.parsing_label_set))
+        self._conversions = {one.name: find_conversion(one, label_set) for one in sets}
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What the conversions of labels lose, in sentences."""
+        return tuple(
+            dict.fromkeys(loss for one in self._conversions.values() for loss in one.losses)
+        )
+
+    def load_models(self) -> None:
+        """Load what will be needed, so that a wrong path shows before any work.
+
+        Raises:
+            UserError: If a model cannot be loaded.
+        """
+        for wanted, attribute in (
+            (self._settings.parsing_model, "_parser"),
+            (self._settings.captioning_model, "_captioner"),
+            (self._settings.detection_model, "_detector"),
+        ):
+            if wanted is not None:
+                getattr(self, attribute)
+
+    def __call__(self, job: Job) -> list[PreparedSample | FailedSample]:
+        item: RawItem = job.payload
+        # Not a fault of this photo: a model that cannot be loaded ends the work.
+        self.load_models()
+        try:
+            return [self._make(item)]
+        except UserError as error:
+            return [FailedSample(item.name, str(error))]
+
+    @cached_property
+    def _parser(self) -> SegmentationModel:
+        label_set = get_mask_label_set(self._settings.parsing_label_set)
+        return SegmentationModel(
+            self._settings.parsing_model, label_set, device=self._settings.device
+        )
+
+    @cached_property
+    def _captioner(self) -> CaptionModel:
+        return CaptionModel(self._settings.captioning_model, device=self._settings.device)
+
+    @cached_property
+    def _detector(self) -> YuNetDetector:
+        return YuNetDetector(self._settings.detection_model)
+
+    def _make(self, item: RawItem) -> PreparedSample:
+        shot = self._cut(self._read(item), item)
+        camera, residual = self._choose_camera(shot, item)
+        label_map = self._conversions[shot.label_set.name].apply(shot.label_map)
+        return make_sample(
+            item.name,
+            np.asarray(shot.photo),
+            label_map,
+            self._label_set,
+            camera,
+            caption=self._write_caption(item, shot),
+            residual=residual,
+            attributes=item.attributes,
+        )
+
+    def _read(self, item: RawItem) -> _Shot:
+        photo = open_photo(item.image)
+        if item.mask:
+            label_map, label_set = self._source.read_mask(item), self._source.label_set
+        elif self._settings.parsing_model is not None:
+            label_map, label_set = self._parser.label_map(photo), self._parser.label_set
+        else:
+            raise UserError("it has no mask; give masks= or parsing.model=")
+        label_map = _fit_mask(label_map, photo.size)
+        landmarks = None
+        if item.camera is None or self._settings.crop in _ALIGNED:
+            landmarks = self._find_landmarks(item, photo, label_map, label_set)
+        return _Shot(photo, label_map, label_set, landmarks)
+
+    def _find_landmarks(
+        self, item: RawItem, photo: Image.Image, label_map: np.ndarray, label_set: LabelSet
+    ) -> Mapping[str, Point] | None:
+        """Return landmarks from the wanted place; if any will do, from the first that has some."""
+        wanted = self._settings.landmark_source
+        if wanted in ("auto", "file") and item.landmarks is not None:
+            return named_landmarks(np.array(item.landmarks))
+        if wanted in ("auto", "detector") and self._settings.detection_model is not None:
+            five = self._detector.detect(np.asarray(photo))
+            if five is not None:
+                return named_landmarks(five)
+        if wanted in ("auto", "mask"):
+            return landmarks_from_mask(label_map, label_set)
+        return None
+
+    def _cut(self, shot: _Shot, item: RawItem) -> _Shot:
+        """Return a square of the samples' size."""
+        crop, size = self._settings.crop, self._settings.resolution
+        if crop in _ALIGNED:
+            five = five_landmarks(shot.landmarks or {})
+            if five is None:
+                raise UserError(
+                    f"crop={crop} needs five landmarks; found {_listed(shot.landmarks)}"
+                )
+            square = ffhq_crop(five, size) if crop == "ffhq" else eg3d_crop(five, size)
+            if square.enlargement > _MAX_ENLARGEMENT:
+                raise UserError(
+                    f"its head fills a square of about {square.side:.0f} px, too small for "
+                    f"resolution={size}"
+                )
+            photo, label_map = square.cut_image(shot.photo), square.cut_label_map(shot.label_map)
+        else:
+            self._check_shape(shot.photo.size, item)
+            square = _middle_square(shot.photo.size, size)
+            photo, label_map = _cut_upright(shot, square)
+        landmarks = None if shot.landmarks is None else square.move_landmarks(shot.landmarks)
+        return _Shot(photo, label_map, shot.label_set, landmarks)
+
+    def _check_shape(self, size: tuple[int, int], item: RawItem) -> None:
+        shape = f"{size[0]} x {size[1]} px"
+        if size[0] != size[1] and self._settings.crop == "none":
+            raise UserError(f"it is {shape}, not square; use crop=center, ffhq or eg3d")
+        if size[0] != size[1] and item.camera is not None:
+            raise UserError(f"it is {shape}, not square, so its camera does not fit a crop of it")
+        if min(size) < self._settings.resolution:
+            raise UserError(
+                f"it is {shape}, smaller than resolution={self._settings.resolution}; "
+                "give a smaller resolution="
+            )
+
+    def _choose_camera(self, shot: _Shot, item: RawItem) -> tuple[Sequence[float], float | None]:
+        """Return the camera that is known, or one from the landmarks with its residual."""
+        if item.camera is not None:
+            return item.camera, None
+        settings = self._settings
+        framing = settings.crop if settings.crop in _ALIGNED else settings.framing
+        estimate = estimate_camera(
+            shot.landmarks or {},
+            settings.resolution,
+            canonical_head(shot.label_set, framing),
+            distance=settings.camera_distance,
+        )
+        if estimate.residual > settings.max_residual:
+            raise UserError(
+                f"its camera misses the landmarks by {estimate.residual:.3f} of the side, more "
+                f"than max_residual={settings.max_residual}"
+            )
+        return estimate.camera, estimate.residual
+
+    def _write_caption(self, item: RawItem, shot: _Shot) -> str:
+        if item.caption or self._settings.caption_source == "none":
+            return item.caption
+        if self._settings.caption_source == "model":
+            return self._captioner.caption(shot.photo)
+        # Of the mask as it came: sets with merged classes show less.
+        from_attributes = caption_from_attributes(item.attributes)
+        return from_attributes or caption_from_labels(shot.label_map, shot.label_set)
+
+
+def _fit_mask(
+    label_map: np.ndarray,  # [h, w]
+    size: tuple[int, int],
+) -> np.ndarray:  # [H, W]
+    """Enlarge or reduce a mask of the photo's shape to its size; ids are never mixed."""
+    height, width = label_map.shape
+    if (width, height) == size:
+        return label_map
+    if abs(width * size[1] - height * size[0]) > max(size):
+        raise UserError(
+            f"its mask is {width} x {height} px, another shape than the photo's "
+            f"{size[0]} x {size[1]} px"
+        )
+    return np.array(Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST))
+
+
+def _listed(landmarks: Mapping[str, Point] | None) -> str:
+    return ", ".join(landmarks or {}) or "none"
+
+
+def _middle_square(size: tuple[int, int], resolution: int) -> Crop:
+    left, top, right, bottom = middle_box(size)
+    return Crop(((left + right) / 2, (top + bottom) / 2), right - left, 0.0, resolution)
+
+
+def _cut_upright(shot: _Shot, square: Crop) -> tuple[Image.Image, np.ndarray]:
+    (x, y), half, size = square.center, square.side / 2, (square.size, square.size)
+    box = (x - half, y - half, x + half, y + half)
+    photo = shot.photo.resize(size, Image.Resampling.BICUBIC, box=box)
+    mask = Image.fromarray(shot.label_map).resize(size, Image.Resampling.NEAREST, box=box)
+    return photo, np.array(mask)

@@ -1,0 +1,35 @@
+"""A picture of a data set: some images and, below each row of them, their masks in colour."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mate3d.labels import colorize_label_map
+from mate3d.outputs.visualize import make_image_grid, resize_nearest
+from training.data.dataset import PortraitDataset
+
+_COLUMNS = 6
+_ROWS = 4
+_MAX_TILE = 160
+
+
+def make_preview(path: Path) -> Tensor:  # [3, H, W] in [-1, 1]
+    """Return up to 24 samples of a data set, spread evenly over it."""
+    dataset = PortraitDataset(path)
+    count = min(_COLUMNS * _ROWS, len(dataset))
+    items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, count)]
+    images = torch.stack([item["image"] for item in items]).float() / 127.5 - 1
+    masks = colorize_label_map(
+        torch.stack([item["label_map"] for item in items]), dataset.label_set
+    )
+    tile = min(_MAX_TILE, dataset.resolution)
+    images = torch.nn.functional.interpolate(images, (tile, tile), mode="area")
+    masks = resize_nearest(masks, tile)
+    columns = min(_COLUMNS, count)
+    rows = []
+    for first in range(0, count, columns):
+        for pictures in (images, masks):
+            rows.append(make_image_grid(pictures[first : first + columns], columns))
+    return torch.cat(rows, dim=1)

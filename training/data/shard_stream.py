@@ -1,0 +1,210 @@
+"""Samples of tar shards, each shard read from start to end; for many nodes and remote storage."""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from mate3d.errors import UserError
+from training.data.dataset import Item, PortraitDataset, Unreadable, first_readable
+from training.data.format.layout import IMAGE_SUFFIX, MASK_SUFFIX, name_from_key
+from training.data.format.remote import describe, open_stream
+from training.data.format.shards import ShardFiles, ShardTable
+
+# Keep the random numbers of the shards' order and those inside of shards apart.
+_SHARD_ORDER, _BLOCK_ORDER = 1, 2
+
+# Samples of a shard that are held in memory, as files, and shuffled together.
+BLOCK_SIZE = 1000
+
+_RawSample = tuple[str, bytes, bytes]  # Name, image PNG, mask PNG.
+
+
+@dataclass(frozen=True)
+class StreamPlace:
+    """How the shards are split.
+
+    Args:
+        rank: This process's number among the replicas.
+        num_replicas: Processes that share the shards.
+        num_workers: Reading processes of each; 0 reads in the process itself.
+        batch_size: Items of a batch.
+    """
+
+    rank: int
+    num_replicas: int
+    num_workers: int
+    batch_size: int
+
+    @property
+    def num_lanes(self) -> int:
+        """Number of readers in each replica."""
+        return max(self.num_workers, 1)
+
+    @property
+    def num_readers(self) -> int:
+        """Number of readers that share the shards."""
+        return self.num_replicas * self.num_lanes
+
+    def order_dict(self) -> dict[str, int]:
+        """Return what the order of samples depends on, besides seed and data set."""
+        return {
+            "num_replicas": self.num_replicas,
+            "num_workers": self.num_lanes,
+            "batch_size": self.batch_size,
+        }
+
+
+class ShardStream(IterableDataset):
+    """Items without end, each with the samples that were skipped for it.
+
+    All shards in the order of epoch 0, those of epoch 1 and so on are one endless sequence, of
+    which reader i of n takes every n-th from i on: the shards of an epoch hold every item once.
+    Readers go on to the next epoch without waiting for each other; how far one gets ahead depends
+    on how unequal the shards are. The order of shards is a function of seed and epoch, that inside
+    a shard of seed, epoch and shard: blocks of `BLOCK_SIZE` samples are shuffled.
+
+    Args:
+        dataset: In shards.
+        place: Which of them are read here.
+        seed: Seed of the order.
+        position: Items that all replicas have used; a multiple of what they use at once.
+        max_unreadable: Samples of a block that may be unreadable; each is replaced by the next.
+
+    Raises:
+        UserError: If the data set is not in shards, or has fewer of them than there are readers.
+    """
+
+    def __init__(
+        self,
+        dataset: PortraitDataset,
+        place: StreamPlace,
+        *,
+        seed: int,
+        position: int,
+        max_unreadable: int,
+    ):
+        if not isinstance(dataset.files, ShardFiles):
+            raise UserError(
+                f"data set {dataset.path} is not in shards, so it cannot be streamed; write it "
+                "with shard_size=1000 (prepare_data dataset=packed), or say train.streaming=false"
+            )
+        tables = dataset.files.tables
+        if len(tables) < place.num_readers:
+            raise UserError(
+                f"data set {dataset.path} has {len(tables)} shard(s) for {place.num_replicas} "
+                f"process(es) with {place.num_lanes} reader(s) each; use at most "
+                f"{len(tables)} readers in all (train.num_workers), or smaller shards"
+            )
+        assert position % (place.batch_size * place.num_replicas) == 0, position
+        self._dataset, self._place, self._seed = dataset, place, seed
+        self._num_batches = position // (place.batch_size * place.num_replicas)
+        self._max_unreadable = max_unreadable
+        self._samples = {name: sample for sample, name in enumerate(dataset.index.names)}
+        self._blocks = [self._split(table) for table in tables]
+
+    def __iter__(self) -> Iterator[tuple[Item, list[Unreadable]]]:
+        info = get_worker_info()
+        lane, to_skip = self._resume_point(0 if info is None else info.id)
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        num_items = [sum(map(len, blocks)) for blocks in self._blocks]
+        first = self._place.rank + self._place.num_replicas * lane
+        for position in count(first, self._place.num_readers):
+            if position // len(num_items) != epoch:
+                epoch = position // len(num_items)
+                order = self._permutation(len(num_items), _SHARD_ORDER, epoch)
+            shard = int(order[position % len(num_items)])
+            if to_skip < num_items[shard]:
+                yield from self._read_shard(epoch, shard, to_skip)
+            to_skip = max(to_skip - num_items[shard], 0)
+
+    def _resume_point(self, worker: int) -> tuple[int, int]:
+        """Return a worker's lane and the items of it that are already used.
+
+        Batches come from the lanes in turn, and a new loader begins with its worker 0.
+        """
+        num_lanes = self._place.num_lanes
+        lane = (self._num_batches + worker) % num_lanes
+        num_batches = -((lane - self._num_batches) // num_lanes)
+        return lane, num_batches * self._place.batch_size
+
+    def _split(self, table: ShardTable) -> list[np.ndarray]:
+        """Return the entries of each block: row in the block * 2 + whether it is mirrored."""
+        repeats = self._dataset.index.repeats[[self._samples[name] for name in table.names]]
+        blocks = []
+        for start in range(0, len(repeats), BLOCK_SIZE):
+            block = repeats[start : start + BLOCK_SIZE]
+            entries = 2 * np.repeat(np.arange(len(block)), block)
+            mirrored = [entries + 1] if self._dataset.with_flips else []
+            blocks.append(np.concatenate([entries, *mirrored]))
+        return blocks
+
+    def _permutation(self, length: int, *key: int) -> np.ndarray:
+        return np.random.default_rng((self._seed, *key)).permutation(length)
+
+    def _read_shard(
+        self, epoch: int, shard: int, to_skip: int
+    ) -> Iterator[tuple[Item, list[Unreadable]]]:
+        raw_samples = self._read_raw(self._dataset.files.tables[shard])
+        block: list[_RawSample] = []
+        for number, entries in enumerate(self._blocks[shard]):
+            num_samples = len(np.unique(entries // 2))
+            if to_skip >= len(entries):
+                to_skip -= len(entries)
+                next(islice(raw_samples, num_samples - 1, None))
+                continue
+            # Two blocks at once would double the memory.
+            block.clear()
+            block.extend(islice(raw_samples, num_samples))
+            order = entries[self._permutation(len(entries), _BLOCK_ORDER, epoch, shard, number)]
+            for index in range(to_skip, len(order)):
+                yield self._decode_or_replace(block, order, index)
+            to_skip = 0
+        next(raw_samples, None)
+
+    def _decode_or_replace(
+        self, block: list[_RawSample], order: np.ndarray, index: int
+    ) -> tuple[Item, list[Unreadable]]:
+        """Decode an entry, or the first readable one after it."""
+        entries = (int(order[(index + step) % len(order)]) for step in range(len(order)))
+        return first_readable(
+            ((block[entry // 2][0], partial(self._decode, block, entry)) for entry in entries),
+            self._max_unreadable,
+        )
+
+    def _decode(self, block: list[_RawSample], entry: int) -> Item:
+        row, is_mirrored = divmod(entry, 2)
+        name, image, mask = block[row]
+        return self._dataset.decode(self._samples[name], image, mask, is_mirrored=bool(is_mirrored))
+
+    def _read_raw(self, table: ShardTable) -> Iterator[_RawSample]:
+        """Read a shard from start to end; it must hold what its table says."""
+        url = self._dataset.files.url(table.file)
+        expected = iter(table.names)
+        with open_stream(url) as stream:
+            files = tar_file_expander([{"url": url, "stream": stream}])
+            samples = group_by_keys(files)
+            while (sample := _next_sample(samples, url)) is not None:
+                name = name_from_key(sample["__key__"])
+                image, mask = sample.get(IMAGE_SUFFIX[1:]), sample.get(MASK_SUFFIX[1:])
+                if image is None or mask is None or name != next(expected, None):
+                    raise UserError(f"shard {url} is not what its index says: at {name}")
+                yield name, image, mask
+        missing = next(expected, None)
+        if missing is not None:
+            raise UserError(
+                f"shard {url} is damaged or truncated: it ends before {missing}, its index has "
+                f"{len(table.names)} samples"
+            )
+
+
+def _next_sample(samples: Iterator[dict], url: str) -> dict | None:
+    try:
+        return next(samples, None)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise UserError(f"shard {url} is damaged or truncated: {describe(error)}") from None

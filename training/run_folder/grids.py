@@ -1,0 +1,155 @@
+"""What a run shows and keeps at a snapshot: sample grids and the checkpoint's card."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mate3d.atomic import atomic_file
+from mate3d.generator import Generator
+from mate3d.outputs.visualize import (
+    colorize_depth,
+    colorize_normals,
+    colorize_segmentation,
+    make_image_grid,
+    overlay_colors,
+    resize_nearest,
+    save_image,
+)
+from training.passes import Latents, RealBatch
+from training.run_folder.sdf_slices import draw_sdf_slices
+
+_RENDER_BATCH = 4
+_SLICE_RESOLUTION = 96
+
+
+@torch.no_grad()
+def render_grids(
+    generator: Generator,
+    latents: Latents,
+    *,
+    columns: int,
+) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
+    """Render the same heads from the same cameras at every snapshot.
+
+    Args:
+        generator: Usually the moving average.
+        latents: One tile each.
+        columns: Tiles in a row.
+
+    Returns:
+        Grids named image, depth and normals; with labels segmentation and overlay too; and
+        sdf_slices of the first head, see `draw_sdf_slices`.
+    """
+    tiles: dict[str, list[Tensor]] = {}
+    for z, camera in zip(
+        latents.z.split(_RENDER_BATCH), latents.camera.split(_RENDER_BATCH), strict=True
+    ):
+        for name, pictures in _render_pictures(generator, z, camera).items():
+            tiles.setdefault(name, []).append(pictures.detach().cpu())
+    grids = {name: make_image_grid(torch.cat(parts), columns) for name, parts in tiles.items()}
+    return grids | {"sdf_slices": _draw_slices(generator, latents)}
+
+
+def _draw_slices(generator: Generator, latents: Latents) -> Tensor:  # [3, H, W] in [-1, 1]
+    config = generator.config
+    ws = generator.map(latents.z[:1], latents.camera[:1])
+    return draw_sdf_slices(
+        generator.make_field(ws),
+        generator.label_set,
+        box_size=config.box_size,
+        # Planes hold nothing finer.
+        resolution=min(4 * config.plane_resolution, _SLICE_RESOLUTION),
+        scale=config.box_size / 4 if config.geometry == "sdf" else config.density_level,
+    )
+
+
+def _render_pictures(
+    generator: Generator,
+    z: Tensor,  # [B, z_dim]
+    camera: Tensor,  # [B, 25]
+) -> dict[str, Tensor]:  # name -> [B, 3, H, W]
+    config = generator.config
+    output = generator.synthesize(generator.map(z, camera), camera, with_normals=True, exact=False)
+    depth = colorize_depth(
+        output.depth,
+        near=config.rendering.near,
+        far=config.rendering.far,
+        opacity=output.opacity,
+    )
+    pictures = {
+        "image": output.image.clamp(-1, 1),
+        "depth": resize_nearest(depth, config.resolution),
+        "normals": resize_nearest(colorize_normals(output.normals), config.resolution),
+    }
+    if output.segmentation is not None:
+        colors = colorize_segmentation(output.segmentation, generator.label_set)
+        pictures["segmentation"] = colors
+        pictures["overlay"] = overlay_colors(pictures["image"], colors)
+    return pictures
+
+
+def real_grids(
+    generator: Generator,
+    real: RealBatch,
+    *,
+    columns: int,
+) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
+    """Show real images and masks, to compare the samples with."""
+    pictures = {"real_image": real.image}
+    if generator.label_set.num_classes > 0:
+        colors = colorize_segmentation(real.one_hot_mask, generator.label_set)
+        pictures["real_segmentation"] = colors
+        pictures["real_overlay"] = overlay_colors(real.image, colors)
+    return {name: make_image_grid(tiles, columns).cpu() for name, tiles in pictures.items()}
+
+
+def save_grids(folder: Path, grids: Mapping[str, Tensor], images_seen: int) -> None:
+    """Write each grid as `<images_seen>_<name>.png`, whole or not at all.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    for name, picture in grids.items():
+        with atomic_file(folder / f"{images_seen:09d}_{name}.png") as path:
+            save_image(path, picture)
+
+
+def make_card(
+    *,
+    command: str,
+    data: str,
+    images_seen: int,
+    seconds: float,
+    device: str,
+    stats: Mapping[str, float],
+) -> str:
+    """Return a checkpoint's card in Markdown: where it comes from and how training stood.
+
+    Args:
+        command: What a user types to train the same.
+        data: The data set in words.
+        images_seen: Length of training so far.
+        seconds: Time it took.
+        device: Where it ran.
+        stats: Means over the last tick.
+    """
+    lines = [
+        "# MaTe3D generator",
+        "",
+        f"- command: `{command}`",
+        f"- data: {data}",
+        f"- images seen: {images_seen}",
+        f"- training time: {seconds / 3600:.2f} h",
+        f"- hardware: {device}",
+        f"- software: Python {platform.python_version()}, PyTorch {torch.__version__}",
+        "",
+        "The weights are the moving average of training. Means over the last tick:",
+        "",
+        "| value | mean |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {value:.4g} |" for name, value in stats.items()]
+    return "\n".join(lines) + "\n"

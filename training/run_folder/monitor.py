@@ -1,0 +1,268 @@
+"""Progress of a run: one status line a tick, stats.jsonl, TensorBoard, pictures, summary.html."""
+
+import logging
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mate3d.errors import UserError
+from torch_utils.distributed import all_reduce_sum, broadcast_object, world
+from training.run_folder.event_file import EventFile
+from training.run_folder.grids import save_grids
+from training.run_folder.stats_file import StatsFile
+from training.run_folder.summary import write_summary
+from training.run_folder.summary.durations import format_duration
+
+_logger = logging.getLogger(__name__)
+
+STATUS_LOSSES = {
+    "G": "Loss/G/loss",
+    "D": "Loss/D/loss",
+    "Ds": "Loss/D/loss_semantic",
+    "eik": "Loss/G_eikonal/loss",
+    "sphere": "Loss/sphere_init/initloss",
+    "warm sdf": "Loss/warm_start/sdf",
+    "augment": "Augment/probability",
+}
+# What TensorBoard's page of hyper-parameters compares runs by, where it is measured.
+COMPARED_VALUES = (
+    "Metrics/fid_procedural",
+    "Metrics/fid_inception",
+    "Metrics/kid_procedural",
+    "Metrics/kid_inception",
+    "Metrics/miou",
+    "Metrics/eikonal_residual",
+    "Loss/G/loss",
+    "Loss/D/loss",
+)
+# The time left follows from the speed over this many ticks.
+_ETA_TICKS = 5
+
+
+def peak_memory_gib() -> float:
+    """Return the peak resident memory of this process in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Monitor:
+    """Collects values between ticks and writes their means.
+
+    A full disk stops nothing: one warning says so, and records of values wait in memory until
+    they can be written.
+
+    With several processes all of them record and tick, and means are those over all; only the
+    main one writes, and what is written are the values that it recorded too.
+
+    Args:
+        run_folder: Receives stats.jsonl, event files, samples/ and summary.html.
+        images_seen: Where the run starts or resumes; later records of an interrupted run go.
+        total_images: Where the run ends.
+        with_progress_bar: Show a bar on stderr.
+        is_main: Whether this process writes.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        images_seen: int,
+        total_images: int,
+        with_progress_bar: bool = True,
+        is_main: bool = True,
+    ):
+        self._run_folder, self._is_main = run_folder, is_main
+        self._total_images = total_images
+        self._stats = StatsFile(run_folder)
+        self._failing: set[str] = set()
+        self._bar = tqdm(
+            total=total_images,
+            initial=images_seen,
+            unit="img",
+            dynamic_ncols=True,
+            disable=not (with_progress_bar and is_main),
+        )
+        self._start_time = time.monotonic()
+        self._start_from(images_seen)
+
+    def _start_from(self, images_seen: int) -> None:
+        self._sums: dict[str, tuple[Tensor | float, int]] = {}
+        now = time.monotonic()
+        self._ticks = deque([(now, images_seen)], maxlen=_ETA_TICKS + 1)
+        if self._is_main:
+            self._write("stats.jsonl", lambda: self._stats.rewind(images_seen))
+            self._events = EventFile(self._run_folder, purge_step=images_seen + 1)
+
+    def rewind(self, images_seen: int) -> None:
+        """Forget what was recorded after the state that a rollback returns to."""
+        self._start_from(images_seen)
+        self._bar.n = images_seen
+        self._bar.refresh()
+
+    def record(self, values: Mapping[str, Tensor | float]) -> None:
+        """Add values to the means of this tick; a tensor counts each of its entries."""
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            if isinstance(value, Tensor):
+                # Not read before the tick: on a GPU that means waiting.
+                self._sums[name] = (total + value.detach().double().sum(), count + value.numel())
+            else:
+                self._sums[name] = (total + value, count + 1)
+
+    def advance(self, images_seen: int) -> None:
+        """Move the progress bar."""
+        self._bar.update(images_seen - self._bar.n)
+
+    def tick(self, images_seen: int) -> dict[str, float]:
+        """Write the means since the last tick, log one status line, and return what was written.
+
+        All processes call this together, with the number of images that all have used.
+        """
+        stats = self._means() | self._timing(images_seen) | _resources()
+        self._sums = {}
+        if self._is_main:
+            self._write_values(stats, images_seen)
+            _logger.info(status_line(stats))
+        return stats
+
+    def add_values(self, values: Mapping[str, float], images_seen: int) -> None:
+        """Write values that are no means over a tick, such as metrics of a snapshot."""
+        if self._is_main and values:
+            self._write_values(values, images_seen)
+
+    def add_picture(
+        self,
+        name: str,
+        picture: Tensor,  # [3, H, W] in [-1, 1]
+        images_seen: int,
+    ) -> None:
+        """Show a picture in TensorBoard."""
+        if self._is_main:
+            self._write("events", lambda: self._events.add_picture(name, picture, images_seen))
+
+    def add_grids(
+        self,
+        grids: Mapping[str, Tensor],  # name -> [3, H, W] in [-1, 1]
+        images_seen: int,
+    ) -> None:
+        """Write grids to samples/ and show them in TensorBoard."""
+        if self._is_main:
+            folder = self._run_folder / "samples"
+            self._write("samples", lambda: save_grids(folder, grids, images_seen))
+            for name, picture in grids.items():
+                self.add_picture(f"samples/{name}", picture, images_seen)
+
+    def add_histogram(
+        self,
+        name: str,
+        values: Tensor,  # any shape
+        images_seen: int,
+    ) -> None:
+        """Show how values spread in TensorBoard; those that are not finite are left out."""
+        if self._is_main:
+            self._write("events", lambda: self._events.add_histogram(name, values, images_seen))
+
+    def add_hparams(self, values: Mapping[str, object]) -> None:
+        """Describe the run to TensorBoard's page of hyper-parameters.
+
+        Args:
+            values: Options by their dotted names; what is no number, word or truth value is
+                written as text.
+        """
+        if self._is_main:
+            plain = {
+                name: value if isinstance(value, str | bool | int | float) else str(value)
+                for name, value in values.items()
+            }
+            self._write("events", lambda: self._events.add_hparams(plain, COMPARED_VALUES))
+
+    def write_summary(self, command: str = "") -> None:
+        """Write summary.html anew; see `training.run_folder.summary.write_summary`."""
+        if self._is_main:
+            self._write("summary.html", lambda: write_summary(self._run_folder, command))
+
+    def close(self) -> None:
+        """Finish the bar, and write what waited for space."""
+        self._bar.close()
+        if self._is_main:
+            self._write("stats.jsonl", self._stats.flush)
+            self._write("events", self._events.flush)
+
+    def _means(self) -> dict[str, float]:
+        names = broadcast_object(sorted(self._sums))
+        own = [[float(part) for part in self._sums.get(name, (0.0, 0))] for name in names]
+        sums = all_reduce_sum(torch.tensor(own, dtype=torch.float64).view(-1, 2))
+        return dict(zip(names, (sums[:, 0] / sums[:, 1]).tolist(), strict=True))
+
+    def _timing(self, images_seen: int) -> dict[str, float]:
+        now = time.monotonic()
+        (last_time, last_images), (first_time, first_images) = self._ticks[-1], self._ticks[0]
+        self._ticks.append((now, images_seen))
+        seconds, images = now - last_time, images_seen - last_images
+        left = max(self._total_images - images_seen, 0)
+        pace = (now - first_time) / max(images_seen - first_images, 1)
+        return {
+            "Progress/kimg": images_seen / 1000,
+            "Timing/total_sec": now - self._start_time,
+            "Timing/sec_per_kimg": 1000 * seconds / images if images else 0.0,
+            "Timing/images_per_sec": images / seconds if seconds else 0.0,
+            "Timing/eta_sec": left * pace,
+        }
+
+    def _write_values(self, values: Mapping[str, float], images_seen: int) -> None:
+        self._write("stats.jsonl", lambda: self._stats.write(values, images_seen))
+        self._write("events", lambda: self._events.add_scalars(values, images_seen))
+
+    def _write(self, what: str, write: Callable[[], object]) -> None:
+        """Write, or warn that it failed: once, until all that failed works again."""
+        try:
+            write()
+        except (OSError, UserError) as error:
+            if not self._failing:
+                reason = getattr(error, "strerror", None) or error
+                _logger.warning(
+                    "cannot write logs to %s (%s: %s); training goes on, records of values wait",
+                    self._run_folder,
+                    what,
+                    reason,
+                )
+            self._failing.add(what)
+            return
+        if what in self._failing:
+            self._failing.remove(what)
+            if not self._failing:
+                _logger.info("logs are written again to %s", self._run_folder)
+
+
+def _resources() -> dict[str, float]:
+    """Return memory in GiB, each the largest of all processes."""
+    own = {"Resources/peak_memory_gib": peak_memory_gib()}
+    if torch.cuda.is_available():
+        own["Resources/gpu_memory_gib"] = torch.cuda.memory_reserved() / 2**30
+        own["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    place = world()
+    table = torch.zeros(place.size, len(own), dtype=torch.float64)
+    table[place.rank] = torch.tensor(list(own.values()), dtype=torch.float64)
+    return dict(zip(own, all_reduce_sum(table).amax(dim=0).tolist(), strict=True))
+
+
+def status_line(stats: Mapping[str, float]) -> str:
+    """Return the line a user watches: progress, speed, time left, memory, main losses."""
+    parts = [
+        f"kimg {stats['Progress/kimg']:8.2f}",
+        f"img/s {stats['Timing/images_per_sec']:7.2f}",
+        f"s/kimg {stats['Timing/sec_per_kimg']:7.1f}",
+        f"left {format_duration(stats['Timing/eta_sec']):>7}",
+        f"mem {stats['Resources/peak_memory_gib']:5.2f} GiB",
+    ]
+    if "Resources/peak_gpu_memory_gib" in stats:
+        parts.append(f"gpu {stats['Resources/peak_gpu_memory_gib']:5.2f} GiB")
+    parts += [f"{label} {stats[key]:.3f}" for label, key in STATUS_LOSSES.items() if key in stats]
+    return "  ".join(parts)

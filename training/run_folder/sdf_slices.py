@@ -1,0 +1,138 @@
+"""Slices through the signed distances of one head: the whole, and each part."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mate3d.labels import LabelSet
+from mate3d.outputs.visualize import colorize_distance, to_uint8
+from mate3d.rendering.field import Field
+
+_SEARCH_RESOLUTION = 32
+_CHUNK_POINTS = 65536
+_GAP = 4
+_LINE_HEIGHT = 14
+_FONT_SIZE = 11
+_BACKGROUND = (255, 255, 255)
+_INK = (31, 41, 55)
+# Cells are about twice as wide as high; more columns than rows would be hard to read.
+_CELLS_A_COLUMN = 1.5
+
+
+@torch.no_grad()
+def draw_sdf_slices(
+    field: Field,
+    label_set: LabelSet,
+    *,
+    box_size: float,
+    resolution: int,
+    scale: float,
+) -> Tensor:  # [3, H, W] in [-1, 1]
+    """Draw a horizontal, a frontal and a sagittal slice through each distance of a head.
+
+    The whole is cut at the middle of the box, a part where its distance is smallest, so that
+    parts off the middle, such as ears, are cut too. The first slice is seen from above with the
+    face down, the second from the front, the third from the side with the face to the right.
+    Colours are those of `colorize_distance`; slices through parts also show the whole's outline.
+
+    Args:
+        field: One head.
+        label_set: Names and colours of its parts.
+        box_size: Side of the cube that is cut, centred at the origin, world units.
+        resolution: Pixels a side of a slice.
+        scale: Distance of the full colours.
+    """
+    names = ("whole", *label_set.class_names)
+    colors = (_INK, *label_set.palette)
+    centers = _innermost_points(field, box_size)
+    cells = []
+    for index, (name, color, center) in enumerate(zip(names, colors, centers, strict=True)):
+        points = slice_points(center, box_size, resolution)
+        distances = _distances(field, points.view(1, -1, 3)).view(3, 1, resolution, resolution, -1)
+        tiles = colorize_distance(
+            distances[..., index], scale=scale, outline=distances[..., 0] if index else None
+        )
+        cells.append(_draw_cell(name, color, center.tolist(), to_uint8(tiles)))
+    columns = max(round((len(cells) / _CELLS_A_COLUMN) ** 0.5), 1)
+    pixels = torch.from_numpy(_arrange(cells, columns)).permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1
+
+
+def slice_points(
+    center: Tensor,  # [3], world
+    box_size: float,
+    resolution: int,
+) -> Tensor:  # [3, resolution, resolution, 3], world
+    """Return the pixels' centres of slices across y, z and x, as `draw_sdf_slices` shows them."""
+    axis = _axis(box_size, resolution).to(center)
+    down, right = torch.meshgrid(axis, axis, indexing="ij")
+    x, y, z = (value.expand_as(down) for value in center)
+    return torch.stack(
+        [
+            torch.stack([right, y, down], dim=-1),
+            torch.stack([right, -down, z], dim=-1),
+            torch.stack([x, -down, right], dim=-1),
+        ]
+    )
+
+
+def _axis(box_size: float, resolution: int) -> Tensor:  # [resolution], world
+    return ((torch.arange(resolution) + 0.5) / resolution - 0.5) * box_size
+
+
+def _innermost_points(field: Field, box_size: float) -> Tensor:  # [1 + K, 3], world
+    """Return the box's middle, then each part's point of smallest distance on a coarse grid.
+
+    A part that is equally far everywhere is nowhere; it gets the middle too.
+    """
+    axis = _axis(box_size, _SEARCH_RESOLUTION).to(field.device)
+    points = torch.cartesian_prod(axis, axis, axis)
+    distances = _distances(field, points[None])[0]
+    innermost = points[distances.argmin(dim=0)]
+    innermost[distances.amin(dim=0) == distances.amax(dim=0)] = 0.0
+    innermost[0] = 0.0
+    return innermost
+
+
+def _distances(
+    field: Field,
+    points: Tensor,  # [1, N, 3]
+) -> Tensor:  # [1, N, 1 + K]
+    """Return the whole's and the parts' distances."""
+    parts = [field.sample(part) for part in points.split(_CHUNK_POINTS, dim=1)]
+    return torch.cat([torch.cat([one.sdf, one.class_sdf], dim=-1) for one in parts], dim=1)
+
+
+def _draw_cell(
+    name: str,
+    color: tuple[int, int, int],
+    center: list[float],
+    tiles: np.ndarray,  # [3, R, R, 3] uint8
+) -> Image.Image:
+    side = tiles.shape[1]
+    width = 3 * side + 2 * _GAP
+    cell = Image.new("RGB", (width, 2 * _LINE_HEIGHT + side), _BACKGROUND)
+    draw = ImageDraw.Draw(cell)
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    swatch = _LINE_HEIGHT - 4
+    draw.rectangle((0, 2, swatch, swatch + 2), fill=color, outline=_INK)
+    draw.text((swatch + _GAP, 0), name, fill=_INK, font=font)
+    x, y, z = center
+    for index, (tile, text) in enumerate(
+        zip(tiles, (f"y {y:+.2f}", f"z {z:+.2f}", f"x {x:+.2f}"), strict=True)
+    ):
+        left = index * (side + _GAP)
+        draw.text((left, _LINE_HEIGHT), text, fill=_INK, font=font)
+        cell.paste(Image.fromarray(tile), (left, 2 * _LINE_HEIGHT))
+    return cell
+
+
+def _arrange(cells: list[Image.Image], columns: int) -> np.ndarray:  # [H, W, 3] uint8
+    width, height = (size + 2 * _GAP for size in cells[0].size)
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), _BACKGROUND)
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
+        sheet.paste(cell, (column * width + _GAP, row * height + _GAP))
+    return np.array(sheet)

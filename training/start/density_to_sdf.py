@@ -1,0 +1,129 @@
+"""A decoder of signed distances made from one of densities, so that training can go on from EG3D.
+
+EG3D has no distances, but its raw density grows monotonously through the surface, so
+d = scale * (level - raw) is negative inside, zero exactly where shapes are extracted, and one
+affine change of the density head's last layer. The scale makes the mean slope at the surface 1,
+which is what the eikonal term asks of a distance. Away from the surface d is no distance yet:
+densities level off in empty space, and d with them. Training has to stretch it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mate3d.generator import Generator
+from mate3d.network.mapping import latents_from_seeds
+from mate3d.rendering.field import TriPlaneField, field_gradient
+
+_NUM_HEADS = 4
+_NUM_POINTS = 16384
+_NUM_PAIRS = 1024
+_BISECTIONS = 20
+
+
+def color_head_tensors(
+    density_head: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return a colour head from a joint head: its first layer and the rows after the density."""
+    return density_head | {name: density_head[name][1:] for name in ("2.weight", "2.bias")}
+
+
+def density_row_tensors(
+    density_head: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return a head of density alone from a joint head, or from itself."""
+    return density_head | {name: density_head[name][:1] for name in ("2.weight", "2.bias")}
+
+
+def sdf_head_tensors(
+    density_head: dict[str, Tensor],
+    density_level: float,
+) -> dict[str, Tensor]:
+    """Return a head of level - density, whose zero level set is the source's surface."""
+    row = density_row_tensors(density_head)
+    return row | {"2.weight": -row["2.weight"], "2.bias": density_level - row["2.bias"]}
+
+
+def perturbed(
+    head: dict[str, Tensor],
+    relative_size: float,
+) -> dict[str, Tensor]:
+    """Return a head with normal noise on its weights, relative to each weight tensor's size.
+
+    Biases stay, as they hold the offset that makes the surface.
+    """
+    return {
+        name: value + relative_size * value.square().mean().sqrt() * torch.randn_like(value)
+        if name.endswith("weight")
+        else value
+        for name, value in head.items()
+    }
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a generator's zero level set is like, over a few heads.
+
+    Args:
+        slope: Mean length of the gradient of `sdf` there; all over the box if there is no surface.
+        num_points: Points of the surface that the mean is taken over; 0 if there is none.
+        empty_distance: Median of `sdf` where it is positive, the distance that empty space has.
+    """
+
+    slope: float
+    num_points: int
+    empty_distance: float
+
+
+def measure_surface(generator: Generator) -> Surface:
+    """Look at the heads of a few fixed latents; PyTorch's random numbers are left alone."""
+    device = generator.mapping.w_avg.device
+    random = torch.Generator().manual_seed(0)
+    z = latents_from_seeds(range(_NUM_HEADS), generator.config.z_dim).to(device)
+    camera = generator.config.camera_rig.make_camera().to(device)
+    slopes, outside, slopes_anywhere = [], [], []
+    for latent in z.split(1):
+        with torch.no_grad():
+            field = generator.make_field(generator.map(latent, camera))
+        points = torch.rand(1, _NUM_POINTS, 3, generator=random) - 0.5
+        points = points.to(device) * generator.config.box_size
+        with torch.no_grad():
+            sdf = field.sdf(points)
+        outside.append(sdf[sdf > 0])
+        slopes.append(_slopes_at_surface(field, points, sdf))
+        slopes_anywhere.append(_slopes(field, points[:, :_NUM_PAIRS]))
+    all_slopes, all_outside = torch.cat(slopes), torch.cat(outside)
+    return Surface(
+        slope=(all_slopes if len(all_slopes) else torch.cat(slopes_anywhere)).mean().item(),
+        num_points=len(all_slopes),
+        empty_distance=all_outside.median().item() if len(all_outside) else 0.0,
+    )
+
+
+def _slopes_at_surface(
+    field: TriPlaneField,
+    points: Tensor,  # [1, N, 3]
+    sdf: Tensor,  # [1, N, 1]
+) -> Tensor:  # [M]
+    """Bisect segments between points inside and points outside; return the slopes found there."""
+    is_inside = sdf[0, :, 0] < 0
+    inside, outside = points[:, is_inside], points[:, ~is_inside]
+    count = min(inside.shape[1], outside.shape[1], _NUM_PAIRS)
+    if count == 0:
+        return points.new_empty(0)
+    inside, outside = inside[:, :count], outside[:, :count]
+    with torch.no_grad():
+        for _ in range(_BISECTIONS):
+            middle = (inside + outside) / 2
+            is_middle_inside = field.sdf(middle) < 0
+            inside = torch.where(is_middle_inside, middle, inside)
+            outside = torch.where(is_middle_inside, outside, middle)
+    return _slopes(field, inside)
+
+
+def _slopes(
+    field: TriPlaneField,
+    points: Tensor,  # [1, M, 3]
+) -> Tensor:  # [M]
+    return field_gradient(field, points).norm(dim=-1).flatten()

@@ -1,0 +1,185 @@
+"""What the warm start compares at points and along rays: distances, labels, colours, opacity."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mate3d.generator import Generator
+from mate3d.labels import LabelSet
+from mate3d.procedural.portrait_field import PortraitField
+from mate3d.procedural.portraits import sample_cameras
+from mate3d.procedural.tracer import trace_rays
+from mate3d.rendering.field import FieldSamples, TriPlaneField
+from mate3d.rendering.rays import DepthDraws, sample_rays
+from mate3d.rendering.renderer import composite_features, evaluate_rays, sample_depths
+
+# Distances are compared relative to themselves plus this length, so that the surface counts most.
+_SURFACE_WIDTH = 0.02
+# Classes are told apart this close to the surface, by differences of distance of this order.
+_LABEL_WIDTH = 0.005
+# Every other class is a small part, near which more points are drawn.
+_LARGE_CLASSES = ("background", "skin", "hair", "hat", "neck", "cloth")
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Lengths and sizes of the warm start.
+
+    Args:
+        num_field_steps: Steps on points and rays (mapping, backbone, decoder).
+        num_image_steps: Steps on whole pictures (both super-resolutions).
+        batch_size: Heads a field step.
+        num_points: Points a head.
+        num_rays: Rays a head; 0 learns from points alone.
+        ray_interval: Every how many field steps rays are traced; tracing costs most.
+        image_batch_size: Pictures an image step.
+        pool_size: Traced pictures kept for image steps; tracing costs more than learning.
+        lr: Adam's peak learning rate; decays to a tenth along a cosine.
+        color_weight: Weight of surface colours at points.
+        label_weight: Weight of telling the classes apart at the surface.
+        ray_weight: Weight of composited colours and opacity.
+        attribute_weight: Weight of predicting a portrait's attributes from its style vector.
+            Latents cost nothing without fields: the mapping learns from many more heads this way.
+        attribute_batch_size: Latents a step that only the mapping sees.
+    """
+
+    num_field_steps: int = 4000
+    num_image_steps: int = 1000
+    batch_size: int = 4
+    num_points: int = 4096
+    num_rays: int = 512
+    ray_interval: int = 4
+    image_batch_size: int = 4
+    pool_size: int = 512
+    lr: float = 1e-2
+    color_weight: float = 1.0
+    label_weight: float = 0.1
+    ray_weight: float = 1.0
+    attribute_weight: float = 1.0
+    attribute_batch_size: int = 256
+
+
+@torch.no_grad()
+def sample_training_points(
+    portraits: PortraitField,
+    small_classes: Sequence[int],
+    ws: Tensor,  # [B, L, w_dim]
+    num_points: int,
+    reach: float,
+) -> Tensor:  # [B, N, 3] in -reach..reach
+    """Draw a quarter of the points anywhere, a half near the surface, a quarter near small parts.
+
+    Near ones are the best of four times as many candidates, by distance and a Gumbel draw.
+    """
+    num_quarter = num_points // 4
+    candidates = (torch.rand(len(ws), 4 * num_points, 3, device=ws.device) * 2 - 1) * reach
+    class_sdf = portraits.class_sdf(candidates)
+    chosen = [candidates[:, :num_quarter]]
+    for distances, count in (
+        (class_sdf[..., 1:], 2 * num_quarter),
+        (class_sdf[..., small_classes], num_quarter),
+    ):
+        nearness = -distances.amin(dim=-1).abs() / _SURFACE_WIDTH
+        gumbel = -torch.empty_like(nearness).exponential_().log()
+        index = (nearness + gumbel).topk(count, dim=1).indices
+        chosen.append(candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, 3)))
+    return torch.cat(chosen, dim=1)
+
+
+def small_classes(label_set: LabelSet) -> list[int]:
+    """Return the ids of the classes that are small parts of a head."""
+    return [i for i, name in enumerate(label_set.class_names) if name not in _LARGE_CLASSES]
+
+
+def field_losses(
+    generator: Generator,
+    ws: Tensor,  # [B, L, w_dim]
+    portraits: PortraitField,
+    config: WarmStartConfig,
+    *,
+    with_rays: bool,
+) -> dict[str, Tensor]:
+    """Return relative errors of distances, and errors of labels and colours near the surface."""
+    field = generator.make_field(ws, noise_mode="const")
+    # Rays also cross space outside of the planes, whose features are zero: it must learn to be
+    # empty.
+    reach = 0.625 * generator.config.box_size
+    small = small_classes(generator.label_set)
+    points = sample_training_points(portraits, small, ws, config.num_points, reach)
+    truth, predicted = portraits.sample(points), field.sample(points)
+    losses = {}
+    has_local_sdfs = generator.config.with_local_sdfs
+    for name in ("sdf", "class_sdf") if has_local_sdfs else ("sdf",):
+        target = getattr(truth, name)
+        error = (getattr(predicted, name) - target).abs() / (target.abs() + _SURFACE_WIDTH)
+        losses[name] = error.mean()
+    nearness = torch.exp(-truth.sdf.abs() / _SURFACE_WIDTH)
+    error = (predicted.features[..., :3] - truth.features).abs() * nearness
+    losses["point_color"] = config.color_weight * error.mean() / nearness.mean()
+    scale = _LABEL_WIDTH if has_local_sdfs else 1 / generator.config.rendering.semantic_sharpness
+    losses["point_label"] = config.label_weight * label_loss(predicted, truth, scale)
+    if with_rays:
+        losses |= _ray_losses(generator, field, portraits, config)
+    if field.background is not None:
+        error = field.background[:, :3] - portraits.background_color
+        losses["background"] = error.abs().mean()
+    return losses
+
+
+def label_loss(
+    predicted: FieldSamples,
+    truth: FieldSamples,
+    scale: float = _LABEL_WIDTH,
+) -> Tensor:  # scalar
+    """Return the cross entropy of the nearest class close to the surface.
+
+    Thin parts such as the mouth are lost in distances whose error is small beside the whole head.
+
+    Args:
+        predicted: Distances at points.
+        truth: The portraits' own.
+        scale: Differences of predicted distance by which classes are told apart, world units.
+    """
+    num_classes = truth.class_sdf.shape[-1]
+    is_close = (truth.sdf.abs() < 2 * _LABEL_WIDTH).float().flatten()
+    labels = truth.class_sdf.argmin(dim=-1).flatten()
+    share = torch.bincount(labels, is_close, minlength=num_classes) / is_close.sum().clamp(min=1)
+    weight = is_close * class_weights(share)[labels]
+    logits = -predicted.class_sdf.flatten(0, 1) / scale
+    errors = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return (errors * weight).sum() / weight.sum().clamp(min=1)
+
+
+def class_weights(
+    share: Tensor,  # [...], fraction of pixels or points of each class
+) -> Tensor:  # [...]
+    """Weigh classes by the inverse root of their share, lest small parts drown in large ones."""
+    return (share + 1e-3).rsqrt()
+
+
+def _ray_losses(
+    generator: Generator,
+    field: TriPlaneField,
+    portraits: PortraitField,
+    config: WarmStartConfig,
+) -> dict[str, Tensor]:
+    """Compare random rays of random views with traced ones."""
+    num_heads = len(field.texture_planes)
+    camera = sample_cameras(num_heads).to(field.texture_planes.device)
+    origins, directions = sample_rays(camera, generator.config.resolution)
+    chosen = torch.randperm(origins.shape[1])[: config.num_rays]
+    origins, directions = origins[:, chosen], directions[:, chosen]
+    truth = trace_rays(portraits, origins, directions)
+    rendering = generator.config.rendering
+    depths = sample_depths(field, origins, directions, rendering, DepthDraws(mode="random"))
+    samples = evaluate_rays(field, origins, directions, depths, rendering)
+    colors = composite_features(samples.features, samples.weights, rendering, field.background)
+    opacity = samples.weights.sum(dim=2)
+    hit = (truth.depth > 0).float().unsqueeze(-1)
+    color_error = (colors[..., :3] - (truth.colors * 2 - 1)).abs().mean()
+    return {
+        "ray_color": config.ray_weight * 0.5 * color_error,
+        "ray_opacity": config.ray_weight * (opacity - hit).abs().mean(),
+    }
