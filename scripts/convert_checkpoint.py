@@ -15,7 +15,7 @@ from mate3d.generator import Generator
 from mate3d.outputs.visualize import save_image
 from mate3d.published.card import make_card, report_lines
 from mate3d.published.conversion import convert_generator
-from mate3d.published.networks import PublishedNetwork, PublishedSnapshot, read_published
+from mate3d.published.networks import PublishedSnapshot, read_published
 from mate3d.published.verify import (
     Expected,
     Verification,
@@ -39,7 +39,10 @@ def _convert(config: DictConfig) -> None:
     dtype = _read_options(config)
     expected = load_expected(config.verify) if config.verify else None
     snapshot = read_published(config.source)
-    conversion = convert_generator(_choose(snapshot, config), strict=config.strict)
+    if config.network not in snapshot.networks:
+        found = ", ".join(snapshot.networks)
+        raise UserError(f"network={config.network}; {config.source} holds {found}")
+    conversion = convert_generator(snapshot.networks[config.network], strict=config.strict)
     for line in report_lines(conversion, snapshot, config.network):
         _logger.info(line)
     verification = None
@@ -76,14 +79,6 @@ def _read_options(config: DictConfig) -> torch.dtype:
     if output.is_dir() and any(output.iterdir()) and not config.overwrite:
         raise UserError(f"output={output} holds a checkpoint; say overwrite=true to replace it")
     return _DTYPES[config.dtype]
-
-
-def _choose(snapshot: PublishedSnapshot, config: DictConfig) -> PublishedNetwork:
-    if config.network not in snapshot.networks:
-        raise UserError(
-            f"network={config.network}; {config.source} holds {', '.join(snapshot.networks)}"
-        )
-    return snapshot.networks[config.network]
 
 
 def _verify(

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.cameras import CameraRig
+from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
+from mate3d.published.configs import infer_generator
 from mate3d.published.networks import PublishedNetwork, read_networks
 from tests.golden import FACE_CONFIG
 
@@ -226,6 +228,14 @@ def read_back(path: Path, generator: Generator, **changes: Any) -> PublishedNetw
     """Write a generator as a release would, with other rendering options, and read it."""
     network = make_network(generator, published_state(generator), **changes)
     return read_networks(write_snapshot(path, G_ema=network))["G_ema"]
+
+
+def generator_config(network: PublishedNetwork) -> GeneratorConfig:
+    """Return the configuration of a published generator that has no problems."""
+    inferred = infer_generator(network)
+    if inferred.problems:
+        raise UserError("; ".join(inferred.problems))
+    return inferred.config
 
 
 def randomize(generator: Generator, seed: int) -> Generator:

@@ -1,36 +1,19 @@
 """What checkpoints are made of: plain configs and safetensors."""
 
 import dataclasses
-import os
-import pickle
-import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mate3d.atomic import make_public
 from mate3d.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
-
-# What damaged archives raise, depending on where the damage is.
-_UNREADABLE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    UnicodeDecodeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -85,11 +68,8 @@ def save_weights(
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in state.items()
     }
-    try:
-        save_file(tensors, path, dict(metadata or {}))
-    except SafetensorError as error:
-        raise _system_error(error, path) from error
-    make_public(Path(path))
+    # As bytes, because safetensors' own errors hide those of the system.
+    Path(path).write_bytes(save(tensors, dict(metadata or {})))
 
 
 def save_document(path: str | Path, document: Mapping[str, Any]) -> None:
@@ -121,12 +101,13 @@ def load_document(path: str | Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-        if damaged is not None:
-            raise UserError(f"{path} cannot be read: {damaged} in it is damaged")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        reason = f"{damaged} in it is damaged"
+    # Damaged archives raise what they like, depending on where the damage is.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read: {reason}") from None
+    raise UserError(f"{path} cannot be read: {reason}")
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -166,11 +147,3 @@ def load_state_strictly(module: nn.Module, state: Mapping[str, Tensor], source: 
         detail = "; ".join(f"{kind}: {names[:4]}" for kind, names in parts.items() if names)
         raise UserError(f"{source} does not fit its config ({detail})")
     module.load_state_dict(state)
-
-
-def _system_error(error: SafetensorError, path: str | Path) -> OSError:
-    """Return the error of the operating system that safetensors reports as a text."""
-    match = re.search(r"os error (\d+)", str(error))
-    if match is None:
-        return OSError(str(error))
-    return OSError(int(match[1]), os.strerror(int(match[1])), str(path))

@@ -1,5 +1,6 @@
 """A published generator as ours: what was mapped, what was not and why."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,6 @@ from mate3d.published.names import generator_name
 from mate3d.published.networks import PublishedNetwork
 
 _FILTER = ".resample_filter"
-_UNUSED_FILTER = "a filter that nothing is resampled with"
-_UNKNOWN = "our generator has no such tensor"
 # Elements; published generators have half as many.
 _MAX_MADE_UP = 2**26
 
@@ -51,14 +50,23 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
         UserError: If the network does not fit.
     """
     inferred = infer_generator(network)
-    renamed, skipped = _rename(_scaled(network.state, inferred.gains))
-    expected = _expected_shapes(inferred.config)
-    unexpected = [name for name in network.state if _is_unexpected(name, expected)]
+    renamed, skipped = _rename(network.state, inferred.gains)
+    # On the meta device no memory is taken before shapes were compared.
+    with torch.device("meta"):
+        expected = {k: v.shape for k, v in Generator(inferred.config).state_dict().items()}
+    misshapen = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name])}"
+        for name, tensor in renamed.items()
+        if name in expected and tensor.shape != expected[name]
+    ]
+    if misshapen:
+        raise UserError(f"{network.class_name} has tensors of other shapes: {_some(misshapen)}")
+    known = {None, *expected}
+    unexpected = [name for name in network.state if generator_name(name) not in known]
     # Filters are constants: our layers have the lineage's already.
     absent = sorted(set(expected) - set(renamed))
     missing = [name for name in absent if not name.endswith(_FILTER)]
     problems = [*inferred.problems, *_broken_values(renamed)]
-    _check_shapes(renamed, expected, network.class_name)
     if strict and (unexpected or missing or problems):
         parts = {"unexpected tensors": unexpected, "missing tensors": missing, "": problems}
         found = [f"{kind} {_some(names)}".strip() for kind, names in parts.items() if names]
@@ -66,97 +74,57 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
             f"{network.class_name} does not fit: {'; '.join(found)}"
             " (strict=false converts the rest)"
         )
-    _check_fill([expected[name] for name in missing])
-    skipped |= dict.fromkeys(unexpected, _UNKNOWN)
+    if sum(expected[name].numel() for name in missing) > _MAX_MADE_UP:
+        raise UserError("most of the generator is not in the file; nothing was converted")
+    skipped |= dict.fromkeys(unexpected, "our generator has no such tensor")
+    constants = [k for k, value in network.attributes.items() if isinstance(value, Tensor)]
+    skipped |= dict.fromkeys(constants, "a constant, not a weight")
     kept = {name: renamed[name] for name in expected if name in renamed}
+    num_filters = len(absent) - len(missing)
+    filters = f"{num_filters} resampling filters are not in the file; 1, 3, 3, 1 is taken"
     return Conversion(
         generator=_fill(inferred.config, kept),
-        mapped=_count_parts(kept),
-        skipped=skipped | _skipped_attributes(network),
+        mapped=dict(Counter(name.split(".")[0] for name in kept)),
+        skipped=skipped,
         initialised=missing,
         problems=problems,
-        notes=inferred.notes
-        + _describe_gains(inferred.gains)
-        + _describe_filters(len(absent) - len(missing)),
+        notes=inferred.notes + _describe_gains(inferred.gains) + [filters] * (num_filters > 0),
     )
 
 
-def _rename(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors by our names, and the reason for each one that is not used."""
+def _rename(
+    state: dict[str, Tensor], gains: dict[str, float]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors by our names, with our gains, and the reason for each one not used."""
     renamed: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     for published, tensor in state.items():
         name = generator_name(published)
         if name is None:
-            skipped[published] = _UNUSED_FILTER
+            skipped[published] = "a filter that nothing is resampled with"
         elif name in renamed:
             raise UserError(f"two published tensors would become {name}; one is {published}")
         else:
-            renamed[name] = tensor
+            gain = gains.get(published)
+            renamed[name] = tensor if gain is None else (tensor.double() * gain).to(tensor.dtype)
     return renamed, skipped
 
 
-def _scaled(state: dict[str, Tensor], gains: dict[str, float]) -> dict[str, Tensor]:
-    """Multiply tensors that are stored for another gain than our layers have."""
-    return {
-        name: (tensor.double() * gains[name]).to(tensor.dtype) if name in gains else tensor
-        for name, tensor in state.items()
-    }
-
-
 def _describe_gains(gains: dict[str, float]) -> list[str]:
-    names: dict[str, list[str]] = {}
-    for name, gain in gains.items():
-        names.setdefault(f"{gain:g}", []).append(name)
+    texts = {name: f"{gain:g}" for name, gain in gains.items()}
     return [
-        f"multiplied by {gain}, as layers of the file have another gain: {_some(tensors)}"
-        for gain, tensors in names.items()
+        f"multiplied by {text}, as layers of the file have another gain:"
+        f" {_some([name for name in texts if texts[name] == text])}"
+        for text in dict.fromkeys(texts.values())
     ]
-
-
-def _describe_filters(count: int) -> list[str]:
-    return [f"{count} resampling filters are not in the file; 1, 3, 3, 1 is taken"] if count else []
-
-
-def _is_unexpected(published: str, expected: dict[str, torch.Size]) -> bool:
-    name = generator_name(published)
-    return name is not None and name not in expected
-
-
-def _expected_shapes(config: GeneratorConfig) -> dict[str, torch.Size]:
-    # On the meta device no memory is taken before shapes were compared.
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in Generator(config).state_dict().items()}
-
-
-def _check_shapes(
-    state: dict[str, Tensor], expected: dict[str, torch.Size], class_name: str
-) -> None:
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name])}"
-        for name in state
-        if name in expected and state[name].shape != expected[name]
-    ]
-    if misshapen:
-        raise UserError(f"{class_name} has tensors of other shapes: {_some(misshapen)}")
-
-
-def _check_fill(shapes: list[torch.Size]) -> None:
-    """Refuse to make up tensors of a size that the file gives no reason for."""
-    if sum(map(torch.Size.numel, shapes)) > _MAX_MADE_UP:
-        raise UserError("most of the generator is not in the file; nothing was converted")
 
 
 def _broken_values(state: dict[str, Tensor]) -> list[str]:
     """Tell which tensors hold anything but finite floating-point numbers."""
     integer = [name for name, tensor in state.items() if not tensor.is_floating_point()]
-    broken = [
-        name
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    problems = [f"whole numbers in {_some(integer)}"] if integer else []
-    return problems + ([f"values that are not finite in {_some(broken)}"] if broken else [])
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    kinds = {"whole numbers": integer, "values that are not finite": broken}
+    return [f"{kind} in {_some(names)}" for kind, names in kinds.items() if names]
 
 
 def _fill(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
@@ -166,23 +134,6 @@ def _fill(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
         generator = Generator(config)
     generator.load_state_dict(state, strict=False)
     return generator.eval().requires_grad_(False)
-
-
-def _count_parts(state: dict[str, Tensor]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in state:
-        part = name.split(".")[0]
-        counts[part] = counts.get(part, 0) + 1
-    return counts
-
-
-def _skipped_attributes(network: PublishedNetwork) -> dict[str, str]:
-    """Return the tensors that the network carries beside its state."""
-    return {
-        name: "a constant, not a weight"
-        for name, value in network.attributes.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _some(names: list[str]) -> str:

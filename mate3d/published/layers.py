@@ -28,7 +28,7 @@ def layer_problems(network: PublishedNetwork) -> list[str]:
     for head, name in network.classes.items():
         if _ACTIVATION.fullmatch(head) and name != "Softplus":
             places.setdefault(f"the activation is {name}; Softplus is known", []).append(head)
-    return [_with_places(text, heads) for text, heads in places.items()]
+    return [f"{text} (in {' and '.join(heads[:4])})" for text, heads in places.items()]
 
 
 def _known_values(head: str, last: str) -> tuple[Any, ...]:
@@ -47,30 +47,6 @@ def _is_same(value: Any, known: Any) -> bool:
     if is_number(value) and is_number(known):
         return math.isclose(value, known, rel_tol=_GAIN_TOLERANCE)
     return type(value) is type(known) and value == known
-
-
-def find_clamp(
-    network: PublishedNetwork, part: str, default: float | None
-) -> tuple[Any, list[str]]:
-    """Return the limit of activations in a part's layers and what is wrong with it.
-
-    Args:
-        network: A generator.
-        part: Start of the layers' names.
-        default: The limit if no layer tells one.
-    """
-    clamps = {
-        name.rpartition(".")[0]: value
-        for name, value in network.attributes.items()
-        if name.startswith(part) and name.endswith(".conv_clamp")
-    }
-    found = list({shown(value): value for value in clamps.values()}.values()) or [default]
-    if len(found) > 1:
-        texts = ", ".join(map(shown, found[:4]))
-        return default, [f"layers of {part} have different clamps: {texts}"]
-    if found[0] is not None and not (is_number(found[0]) and found[0] > 0):
-        return default, [f"conv_clamp of {part} is {shown(found[0])}"]
-    return None if found[0] is None else float(found[0]), []
 
 
 def stored_gains(
@@ -105,8 +81,3 @@ def stored_gains(
             is_there = f"{head}.{kind}" in network.state
             if is_there and abs(multiplier / ours - 1) > _GAIN_TOLERANCE:
                 yield f"{head}.{kind}", multiplier / ours
-
-
-def _with_places(text: str, places: list[str]) -> str:
-    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-    return f"{text} (in {places[0]}{more})"

@@ -1,12 +1,14 @@
 """Names of the published state dicts (MaTe3D and EG3D), mapped to ours."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-# Order matters: each rule applies to the result of the ones before.
+# Order matters: each rule applies to the result of the ones before. Names that become empty are
+# of filters that the releases store where nothing is resampled with them.
 _GENERATOR_RULES = (
+    (r"^superresolution(_semantic)?\.resample_filter$", ""),
     (r"^backbone\.mapping\.fc(\d+)\.", r"mapping.layers.\1."),
     (r"^backbone\.mapping\.", "mapping."),
     (r"^backbone\.synthesis\.(b\d+)\.", r"backbone.blocks.\1."),
@@ -25,47 +27,35 @@ _GENERATOR_RULES = (
 )
 
 _DISCRIMINATOR_RULES = (
+    (r"^(b\d+\.)?resample_filter$", ""),
     (r"^mapping\.fc(\d+)\.", r"mapping.layers.\1."),
     (r"^b4\.", "head."),
     (r"^(b\d+)\.", r"blocks.\1."),
     (r"\.fromrgb\.", ".from_image."),
 )
 
-# Filter buffers that the releases store where nothing is resampled with them.
-_UNUSED_IN_GENERATOR = re.compile(r"^superresolution(_semantic)?\.resample_filter$")
-_UNUSED_IN_DISCRIMINATOR = re.compile(r"^b\d+\.resample_filter$|^resample_filter$")
-
-
-def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
-
 
 def generator_name(published_name: str) -> str | None:
     """Return our name of a tensor in a published generator's state dict; None if unused."""
-    if _UNUSED_IN_GENERATOR.search(published_name):
-        return None
     return _rename(published_name, _GENERATOR_RULES)
 
 
 def discriminator_name(published_name: str) -> str | None:
     """Return our name of a tensor in a published discriminator's state dict; None if unused."""
-    if _UNUSED_IN_DISCRIMINATOR.search(published_name):
-        return None
     return _rename(published_name, _DISCRIMINATOR_RULES)
+
+
+def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str | None:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name or None
 
 
 def convert_generator_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published generator's tensors; our module loads the result strictly."""
-    return _convert(state, generator_name)
+    return {name: tensor for key, tensor in state.items() if (name := generator_name(key))}
 
 
 def convert_discriminator_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published discriminator's tensors; our module loads the result strictly."""
-    return _convert(state, discriminator_name)
-
-
-def _convert(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
-    renamed = {rename(name): tensor for name, tensor in state.items()}
-    return {name: tensor for name, tensor in renamed.items() if name is not None}
+    return {name: tensor for key, tensor in state.items() if (name := discriminator_name(key))}

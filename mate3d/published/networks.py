@@ -28,7 +28,6 @@ class PublishedNetwork:
 
     Args:
         class_name: Name of its class.
-        init_args: Positional constructor arguments.
         init_kwargs: Named constructor arguments.
         attributes: What it carries beside its state: plain values such as `rendering_kwargs`, and
             tensors; those of its parts under dotted names, e.g. `superresolution.sr_antialias`.
@@ -37,11 +36,23 @@ class PublishedNetwork:
     """
 
     class_name: str
-    init_args: tuple[Any, ...]
-    init_kwargs: dict[str, Any]
-    attributes: dict[str, Any]
-    state: dict[str, Tensor]
+    init_kwargs: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
+
+    def size(self, name: str, dimension: int) -> int:
+        """Return one side of a tensor that must be there."""
+        tensor = self.state.get(name)
+        if tensor is None or tensor.ndim <= dimension or tensor.numel() == 0:
+            raise UserError(
+                f"{self.class_name} has no tensor {name} as networks of MaTe3D and EG3D have"
+            )
+        return tensor.shape[dimension]
+
+    def count(self, pattern: str) -> int:
+        """Return how many tensors have such a name."""
+        return sum(re.fullmatch(pattern, name) is not None for name in self.state)
 
 
 @dataclass
@@ -61,27 +72,25 @@ class _NotANetworkError(ValueError):
     """The object lacks what modules have; the message says what."""
 
 
-@dataclass
 class _Walk:
-    """What was found in a network so far; refuses those whose parts repeat without end."""
+    """Collects what is in a network; refuses those whose parts repeat without end."""
 
-    state: dict[str, Tensor] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
-    classes: dict[str, str] = field(default_factory=dict)
-    num_items: int = 0
+    def __init__(self, network: PublishedNetwork):
+        self.network, self.num_items = network, 0
 
     def visit(self, module: InertObject, prefix: str = "", depth: int = 0) -> None:
         """Collect a module's tensors and attributes, then its children's, in torch's order."""
-        if depth > _MAX_DEPTH:
-            raise _NotANetworkError(f"its parts are nested deeper than {_MAX_DEPTH}")
-        if len(prefix) > _MAX_PATH_LENGTH:
-            raise _NotANetworkError(f"its parts have names of more than {_MAX_PATH_LENGTH} letters")
-        self.classes[prefix[:-1]] = module.name
+        if depth > _MAX_DEPTH or len(prefix) > _MAX_PATH_LENGTH:
+            raise _NotANetworkError(
+                f"its parts are nested deeper than {_MAX_DEPTH} or have names of more than"
+                f" {_MAX_PATH_LENGTH} letters"
+            )
+        self.network.classes[prefix[:-1]] = module.name
         self._collect_state(module, prefix)
         for name, value in self._named(module.attributes):
             is_own = not _TORCH_ATTRIBUTES.fullmatch(name)
             if is_own and isinstance(value, (*_PLAIN_TYPES, Tensor)):
-                self.attributes[prefix + name] = value
+                self.network.attributes[prefix + name] = value
         for name, child in self._named(module.attributes.get("_modules")):
             if isinstance(child, InertObject):
                 self.visit(child, f"{prefix}{name}.", depth + 1)
@@ -92,16 +101,16 @@ class _Walk:
         hidden = module.attributes.get("_non_persistent_buffers_set", set())
         if type(hidden) is not set:
             raise _NotANetworkError(f"{module.name}._non_persistent_buffers_set is no set")
+        state = self.network.state
         for group in ("_parameters", "_buffers"):
             for name, tensor in self._named(module.attributes.get(group)):
                 if tensor is not None and not isinstance(tensor, Tensor):
                     raise _NotANetworkError(f"{prefix}{name} is a {type(tensor).__name__}")
-                if prefix + name in self.state:
+                if prefix + name in state:
                     raise _NotANetworkError(f"it has two tensors called {prefix}{name}")
-                if name in hidden:
-                    self.attributes[prefix + name] = tensor
-                elif tensor is not None:
-                    self.state[prefix + name] = tensor
+                if tensor is not None:
+                    place = self.network.attributes if name in hidden else state
+                    place[prefix + name] = tensor
 
     def _named(self, items: Any) -> Iterator[tuple[str, Any]]:
         if type(items) is not dict:
@@ -136,7 +145,11 @@ def read_published(path: str | Path) -> PublishedSnapshot:
             networks[name] = _read_network(module)
         except _NotANetworkError as error:
             raise UserError(f"snapshot {path}: {name} is not a network: {error}") from None
-    _check_total_size(path, networks)
+    # Tensors shared between many names unfold to far more than the file's size.
+    tensors = [tensor for network in networks.values() for tensor in network.state.values()]
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if total > 2 * Path(path).stat().st_size + 2**20:
+        raise UserError(f"snapshot {path} unfolds to {total} bytes, far more than its size")
     other = {key: type(top.get(key)).__name__ for key in keys if key not in found}
     return PublishedSnapshot(networks, other)
 
@@ -147,20 +160,9 @@ def read_networks(path: str | Path) -> dict[str, PublishedNetwork]:
 
 
 def _read_network(module: InertObject) -> PublishedNetwork:
-    walk = _Walk()
-    walk.visit(module)
-    init_args = walk.attributes.get("_init_args", ())
-    init_kwargs = walk.attributes.get("_init_kwargs", {})
-    if not isinstance(init_args, tuple) or not isinstance(init_kwargs, dict):
-        raise _NotANetworkError("its constructor arguments are neither tuple nor dict")
-    return PublishedNetwork(
-        module.name, init_args, init_kwargs, walk.attributes, walk.state, walk.classes
-    )
-
-
-def _check_total_size(path: str | Path, networks: dict[str, PublishedNetwork]) -> None:
-    """Refuse files whose tensors, shared between many names, unfold to far more than their size."""
-    tensors = [tensor for network in networks.values() for tensor in network.state.values()]
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if total > 2 * Path(path).stat().st_size + 2**20:
-        raise UserError(f"snapshot {path} unfolds to {total} bytes, far more than its size")
+    network = PublishedNetwork(module.name)
+    _Walk(network).visit(module)
+    network.init_kwargs = network.attributes.get("_init_kwargs", {})
+    if not isinstance(network.init_kwargs, dict):
+        raise _NotANetworkError("its constructor arguments are no dict")
+    return network

@@ -4,7 +4,7 @@ Each comes back as the nearest inert value: a path or device as text, a shape as
 of dict as a dict. Names of number types are only names.
 """
 
-import struct
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,72 +12,34 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mate3d.published.pickle_machine import (
-    Budget,
-    Global,
-    RefusedPickleError,
-    checked_key,
-    shown,
-)
+from mate3d.published.pickle_machine import Budget, RefusedPickleError, checked_keys, shown
 
-_NUMPY_MODULES = ("numpy.core", "numpy._core")
 _BUILTINS = ("builtins", "__builtin__")  # the latter in protocol 2
-_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 _MAX_NUMBER = 1e9
-_SCALAR_FORMATS = {
-    "f2": "e",
-    "f4": "f",
-    "f8": "d",
-    "i1": "b",
-    "i2": "h",
-    "i4": "i",
-    "i8": "q",
-    "u1": "B",
-    "u2": "H",
-    "u4": "I",
-    "u8": "Q",
-    "b1": "?",
-}
-_NUMBER_TYPES = (
-    *(f"float{bits}" for bits in (16, 32, 64)),
-    *(f"int{bits}" for bits in (8, 16, 32, 64)),
-    *("uint8", "bfloat16", "bool", "half", "float", "double", "int", "long", "bool_"),
-)
+_MAX_DIMENSIONS = 16
+_NUMPY_TYPES = re.compile(r"f[248]|[iu][1248]|b1|[US]\d{1,5}")
 # What an attribute may name without anything being made of it.
 TYPE_NAMES = frozenset(
-    {(module, name) for module in ("torch", "numpy") for name in _NUMBER_TYPES}
-    | {
-        (module, name)
-        for module in _BUILTINS
-        for name in ("bool", "int", "long", "float", "str", "unicode", "bytes", "list", "dict")
-    }
-    | {(module, name) for module in _BUILTINS for name in ("tuple", "set", "frozenset")}
-    | {("torch", "Tensor"), ("torch.nn.parameter", "Parameter"), ("numpy", "ndarray")}
-    | {("dnnlib.util", "EasyDict")}
-)
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """What is done instead of calling a function that a file names.
-
-    Args:
-        run: Makes an inert value of the arguments.
-        least: Fewest arguments.
-        most: Most arguments.
-    """
-
-    run: Callable[..., Any]
-    least: int
-    most: int
+    f"{module}.{name}"
+    for modules, names in (
+        (("torch", "numpy"), "float16 float32 float64 int8 int16 int32 int64 uint8 bfloat16 bool"),
+        (("torch", "numpy"), "half float double int long bool_"),
+        (_BUILTINS, "bool int long float str unicode bytes list dict tuple set frozenset"),
+    )
+    for module in modules
+    for name in names.split()
+) | {"torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "dnnlib.util.EasyDict"}
 
 
 @dataclass(eq=False)
 class NumpyType:
-    """A dtype of plain numbers or of short texts: its code and, once known, its byte order."""
+    """A dtype of plain numbers or of short texts."""
 
-    code: str
-    byte_order: str = "<"
+    dtype: np.dtype
+
+    def set_state(self, state: Any) -> None:
+        """Take the byte order."""
+        self.dtype = self.dtype.newbyteorder(state[1])
 
 
 @dataclass(eq=False)
@@ -86,96 +48,20 @@ class NumpyArray:
 
     values: np.ndarray | None = field(default=None, repr=False)
 
-
-def make_stand_ins(budget: Budget) -> dict[tuple[str, str], StandIn]:
-    """Return what stands in for the functions that make plain values, by (module, name)."""
-
-    def encode(text: Any, encoding: Any) -> memoryview:
-        """Make bytes as protocol 2 writes them."""
-        if type(text) is not str or encoding not in ("latin1", "latin-1"):
-            raise RefusedPickleError("it encodes something other than bytes")
-        budget.spend(num_bytes=len(text))
-        return memoryview(text.encode("latin1", errors="replace"))
-
-    def byte_array(content: Any = b"", encoding: Any = None) -> memoryview:
-        if encoding is not None:
-            return encode(content, encoding)
-        if not isinstance(content, bytes | memoryview):
-            raise RefusedPickleError("an array of bytes is not made of bytes")
-        return memoryview(content)
-
-    def members(items: Any = ()) -> list[Any]:
-        if type(items) not in (list, tuple):
-            raise RefusedPickleError("a set is not made of a list")
-        budget.spend(operations=len(items))
-        return [checked_key(item) for item in items]
-
-    def path(*parts: Any) -> str:
-        texts = [part for part in parts if type(part) is str and len(part) < 4096]
-        if len(texts) != len(parts):
-            raise RefusedPickleError("a path is not made of text")
-        budget.spend(num_bytes=sum(map(len, texts)))
-        return "/".join(texts).replace("//", "/")
-
-    def scalar(dtype: Any, content: Any) -> Any:
-        if isinstance(content, memoryview):
-            budget.spend(num_bytes=len(content))
-        return _numpy_scalar(dtype, content)
-
-    found = {
-        ("collections", "OrderedDict"): StandIn(dict, 0, 0),
-        ("collections", "defaultdict"): StandIn(_default_dict, 0, 1),
-        ("_codecs", "encode"): StandIn(encode, 2, 2),
-        ("torch", "device"): StandIn(_device, 1, 2),
-        ("torch", "Size"): StandIn(_shape, 1, 1),
-        ("numpy", "dtype"): StandIn(_numpy_type, 1, 3),
-    }
-    for module in _BUILTINS:
-        found[module, "set"] = StandIn(lambda items: set(members(items)), 1, 1)
-        found[module, "bytes"] = StandIn(lambda: memoryview(b""), 0, 0)
-        found[module, "bytearray"] = StandIn(byte_array, 0, 2)
-        found[module, "frozenset"] = StandIn(lambda items: frozenset(members(items)), 1, 1)
-    for module in ("pathlib", "pathlib._local"):
-        found |= dict.fromkeys(((module, name) for name in _PATHS), StandIn(path, 0, 64))
-    for module in _NUMPY_MODULES:
-        found[f"{module}.multiarray", "scalar"] = StandIn(scalar, 2, 2)
-        found[f"{module}.multiarray", "_reconstruct"] = StandIn(_numpy_array, 3, 3)
-        found[f"{module}.numeric", "_frombuffer"] = StandIn(_numpy_buffer, 4, 4)
-    return found
-
-
-def build_numpy(instance: NumpyType | NumpyArray, state: Any) -> None:
-    """Give a numpy type its byte order, or an array its numbers."""
-    if type(state) is not tuple or len(state) < 2:
-        raise RefusedPickleError("the state of a numpy value is not one")
-    if isinstance(instance, NumpyType):
-        if state[1] not in ("<", ">", "|"):
-            raise RefusedPickleError("a numpy type has an unknown byte order")
-        instance.byte_order = "<" if state[1] == "|" else state[1]
-        return
-    if len(state) != 5:
-        raise RefusedPickleError("the state of a numpy array is not one")
-    _, shape, dtype, is_fortran, content = state
-    instance.values = _numbers(content, dtype, shape, "F" if is_fortran is True else "C")
+    def set_state(self, state: Any) -> None:
+        """Take the numbers."""
+        _, shape, dtype, is_fortran, content = state
+        self.values = _numbers(content, dtype, shape, "F" if is_fortran is True else "C")
 
 
 def plain_numbers(value: Any) -> Any:
     """Return a short array or tensor of numbers as a list, or as a number; else the value."""
-    if isinstance(value, NumpyArray) and value.values is not None and value.values.size <= 16:
-        return value.values.tolist()
-    if isinstance(value, Tensor) and value.numel() <= 16:
+    found = value.values if isinstance(value, NumpyArray) else value
+    if isinstance(found, Tensor) and found.numel() <= 16:
         # Numbers that a float32 stands for, not its exact ones.
-        return _each_rounded(value.tolist()) if value.is_floating_point() else value.tolist()
-    return value
-
-
-def _each_rounded(values: Any) -> Any:
-    return [_each_rounded(v) for v in values] if isinstance(values, list) else rounded(values)
-
-
-def rounded(value: float) -> float:
-    """Return the decimal number that a float32 stands for."""
-    return float(f"{value:.7g}")
+        found = found.double().numpy().round(6)
+    is_short = isinstance(found, np.ndarray) and found.size <= 16 and found.dtype.kind in "biuf"
+    return found.tolist() if is_short else value
 
 
 def is_number(value: Any) -> bool:
@@ -183,65 +69,89 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _MAX_NUMBER
 
 
-def _default_dict(factory: Any = None) -> dict[Any, Any]:
-    if factory is not None and not isinstance(factory, Global):
-        raise RefusedPickleError("a dict's default is not the name of a type")
-    return {}
+def checked_counts(values: Any) -> tuple[int, ...]:
+    """Return what may be a shape or strides."""
+    is_shape = type(values) is tuple and len(values) <= _MAX_DIMENSIONS
+    if not is_shape or not all(type(n) is int and 0 <= n < 2**62 for n in values):
+        raise RefusedPickleError("a shape is not one")
+    return values
 
 
-def _device(kind: Any, index: Any = None) -> str:
+def _encoded(budget: Budget, text: Any, encoding: Any) -> memoryview:
+    """Make bytes as protocol 2 writes them."""
+    if type(text) is not str or encoding not in ("latin1", "latin-1"):
+        raise RefusedPickleError("it encodes something other than bytes")
+    budget.spend(num_bytes=len(text))
+    return memoryview(text.encode("latin1", errors="replace"))
+
+
+def _bytes(budget: Budget, content: Any = b"", encoding: Any = None) -> memoryview:
+    return memoryview(content) if encoding is None else _encoded(budget, content, encoding)
+
+
+def _members(budget: Budget, items: Any) -> list[Any]:
+    if type(items) is not list:
+        raise RefusedPickleError("a set is not made of a list")
+    budget.spend(operations=len(items))
+    return checked_keys(items)
+
+
+def _path(budget: Budget, *parts: Any) -> str:
+    budget.spend(operations=len(parts), num_bytes=sum(map(len, parts)))
+    return "/".join(parts).replace("//", "/")
+
+
+def _device(budget: Budget, kind: Any, index: Any = None) -> str:
     if type(kind) is not str or type(index) not in (int, type(None)):
         raise RefusedPickleError("a device is not one")
-    return kind if index is None else f"{kind}:{index}"
+    return kind[:80] if index is None else f"{kind[:80]}:{index}"
 
 
-def _shape(sizes: Any) -> tuple[int, ...]:
-    if type(sizes) is not tuple or len(sizes) > 64 or not all(type(n) is int for n in sizes):
-        raise RefusedPickleError("a shape is not one")
-    return sizes
-
-
-def _numpy_type(code: Any, *unused: Any) -> NumpyType:
-    is_known = type(code) is str and (code in _SCALAR_FORMATS or _is_text(code))
-    if not is_known:
+def _numpy_type(budget: Budget, code: Any, align: Any = 0, copy: Any = 0) -> NumpyType:
+    if type(code) is not str or not _NUMPY_TYPES.fullmatch(code):
         raise RefusedPickleError(f"it holds numpy values of type {shown(code)}")
-    return NumpyType(code)
+    return NumpyType(np.dtype(code))
 
 
-def _is_text(code: str) -> bool:
-    return len(code) <= 6 and code[:1] in ("U", "S") and code[1:].isascii() and code[1:].isdigit()
+def _numpy_scalar(budget: Budget, dtype: Any, content: Any) -> Any:
+    budget.spend(num_bytes=len(content))
+    return _numbers(content, dtype, (), "C").item()
 
 
-def _numpy_scalar(dtype: Any, content: Any) -> Any:
-    if not isinstance(dtype, NumpyType) or not isinstance(content, memoryview):
-        raise RefusedPickleError("a numpy number is not one")
-    if _is_text(dtype.code):
-        (text,) = _numbers(content, dtype, (1,), "C").tolist()
-        return text
-    pattern = dtype.byte_order + _SCALAR_FORMATS[dtype.code]
-    if len(content) != struct.calcsize(pattern):
-        raise RefusedPickleError(f"a numpy {dtype.code} has {len(content)} bytes")
-    return struct.unpack(pattern, content)[0]
-
-
-def _numpy_array(cls: Any, *unused: Any) -> NumpyArray:
-    if cls != Global("numpy", "ndarray"):
-        raise RefusedPickleError(f"it makes an array of {shown(cls)}")
-    return NumpyArray()
-
-
-def _numpy_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> NumpyArray:
+def _numpy_buffer(budget: Budget, content: Any, dtype: Any, shape: Any, order: Any) -> NumpyArray:
     """Make an array as protocol 5 writes it."""
     return NumpyArray(_numbers(content, dtype, shape, "F" if order == "F" else "C"))
 
 
 def _numbers(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     """Look at bytes of the file as an array; nothing is copied."""
-    shape = _shape(shape)
     if not isinstance(dtype, NumpyType) or not isinstance(content, memoryview):
         raise RefusedPickleError("a numpy array is not one of numbers")
-    try:
-        values = np.frombuffer(content, dtype.byte_order + dtype.code)
-        return values.reshape(shape, order=order)
-    except (ValueError, UnicodeDecodeError):
-        raise RefusedPickleError(f"a numpy array of shape {shape} has other bytes") from None
+    return np.frombuffer(content, dtype.dtype).reshape(checked_counts(shape), order=order)
+
+
+# What is done instead of calling a function that a file names.
+PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": lambda budget: {},
+    "collections.defaultdict": lambda budget, factory=None: {},
+    "_codecs.encode": _encoded,
+    "torch.device": _device,
+    "torch.Size": lambda budget, sizes: checked_counts(sizes),
+    "numpy.dtype": _numpy_type,
+}
+for _module in _BUILTINS:
+    PLAIN_FUNCTIONS |= {
+        f"{_module}.set": lambda budget, items: set(_members(budget, items)),
+        f"{_module}.frozenset": lambda budget, items: frozenset(_members(budget, items)),
+        f"{_module}.bytes": lambda budget: memoryview(b""),
+        f"{_module}.bytearray": _bytes,
+    }
+for _module in ("pathlib", "pathlib._local"):
+    for _name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
+        PLAIN_FUNCTIONS[f"{_module}.{_name}"] = _path
+for _module in ("numpy.core", "numpy._core"):
+    PLAIN_FUNCTIONS |= {
+        f"{_module}.multiarray.scalar": _numpy_scalar,
+        f"{_module}.multiarray._reconstruct": lambda budget, cls, shape, code: NumpyArray(),
+        f"{_module}.numeric._frombuffer": _numpy_buffer,
+    }

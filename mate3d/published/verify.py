@@ -28,7 +28,6 @@ _SUM_TOLERANCE = 1e-9
 _TRUNCATION_PSI = 0.7
 _SEGMENTATION_STEP = 4
 _INPUTS = ("in.z", "in.c", "in.c_cond")
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PICTURES = ("image", "image_raw", "semantic", "image_depth")
 # Recorded logits, and the network that they are of.
 _JUDGES = {"D": "D", "Ds": "D_semantic"}
@@ -89,36 +88,30 @@ def load_expected(path: str | Path) -> Expected:
     Raises:
         UserError: If it is missing, damaged, or of another layout.
     """
-    tensors, text = _read_file(path)
     try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            text = (file.metadata() or {}).get("state", "{}")
         layout = {
             network: [(str(name), tuple(map(int, shape)), str(t)) for name, shape, t in entries]
             for network, entries in json.loads(text).items()
         }
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"expected values {path} cannot be read: {shown(str(error))}") from None
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UserError(
             f"expected values {path}: the metadata entry state does not list (name, shape, type)"
             " of each network's tensors"
         ) from None
-    missing = [name for name in (*_INPUTS, "image") if name not in tensors]
-    missing += [f"sums.{network}" for network in layout if f"sums.{network}" not in tensors]
+    required = [*_INPUTS, "image", *(f"sums.{network}" for network in layout)]
+    missing = [name for name in required if name not in tensors]
     if not layout or missing:
         names = ", ".join(map(shown, missing[:4]))
         raise UserError(f"expected values {path} lack {names or 'the metadata entry state'}")
+    whole = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    if whole:
+        raise UserError(f"expected values {path}: {shown(whole[0])} has no fractional numbers")
     return Expected(layout, tensors)
-
-
-def _read_file(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a file and its metadata entry `state`."""
-    try:
-        is_file = Path(path).is_file()
-        if is_file:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return tensors, (file.metadata() or {}).get("state", "{}")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"expected values {path} cannot be read: {shown(str(error))}") from None
-    raise UserError(f"expected values not found: {path}")
 
 
 def verify(
@@ -140,16 +133,16 @@ def verify(
         else:
             sums = expected.tensors[f"sums.{name}"]
             _compare_state(result, name, networks[name].state, entries, sums)
-    if not _fit(result, expected.tensors, generator):
+    misfits = _misfits(expected.tensors, generator)
+    if misfits:
+        result.mismatches += misfits
         return result
     inputs = {name: expected.tensors[name].float() for name in _INPUTS}
     outputs = _render(generator, inputs)
     for name, network in _JUDGES.items():
         is_recorded = name in expected.tensors or network in expected.state
         if is_recorded and network in networks:
-            logits = _judge(networks[network], outputs, inputs["in.c"])
-            if logits is not None:
-                outputs[name] = logits
+            outputs |= _judge(name, networks[network], outputs, inputs["in.c"])
     for name, value in outputs.items():
         _compare_output(result, name, value, expected.tensors.get(name))
     known = {*outputs, *_INPUTS, *(f"sums.{name}" for name in expected.state)}
@@ -166,17 +159,12 @@ def _compare_state(
     sums: Tensor,  # [n, 2]: sum, sum of magnitudes
 ) -> None:
     found = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in state.items()]
-    if found != entries:
+    if found != entries or tuple(sums.shape) != (len(entries), 2):
         different = sorted(set(found) ^ set(entries))
-        first = f": {str(different[0])[:160]}" if different else " (their order)"
+        first = f", {str(different[0])[:160]}" if different else ""
         result.mismatches.append(
-            f"{network} has other tensors than recorded; {len(different)} differ{first}"
-        )
-        return
-    if tuple(sums.shape) != (len(entries), 2) or sums.dtype not in _FLOATING:
-        result.mismatches.append(
-            f"sums.{network} has the shape {tuple(sums.shape)} and type {sums.dtype}; sums of"
-            f" {len(entries)} tensors have two columns"
+            f"{network} has other tensors than recorded, or in another order, or sums of the shape"
+            f" {tuple(sums.shape)}; {len(different)} differ{first}"
         )
         return
     ours = torch.tensor(
@@ -188,9 +176,9 @@ def _compare_state(
     result.errors[f"sums.{network}"] = (error, _SUM_TOLERANCE)
 
 
-def _fit(result: Verification, recorded: Mapping[str, Tensor], generator: Generator) -> bool:
-    """Tell whether inputs and pictures have this generator's sizes; nothing is rendered if not."""
-    config, rows = generator.config, recorded["in.z"].shape[:1].numel()
+def _misfits(recorded: Mapping[str, Tensor], generator: Generator) -> list[str]:
+    """Tell which inputs and pictures have not this generator's sizes; nothing is rendered then."""
+    config, rows = generator.config, max(recorded["in.z"].shape[:1].numel(), 1)
     shapes = {
         "in.z": (rows, config.z_dim),
         "in.c": (rows, CAMERA_DIM),
@@ -198,18 +186,11 @@ def _fit(result: Verification, recorded: Mapping[str, Tensor], generator: Genera
         "image": (rows, 3, config.resolution, config.resolution),
         "image_raw": (rows, 3, *[config.neural_rendering_resolution] * 2),
     }
-    unfit = [
+    return [
         f"{name} has the shape {tuple(recorded[name].shape)} instead of {shape}"
         for name, shape in shapes.items()
         if name in recorded and tuple(recorded[name].shape) != shape
     ]
-    unfit += [
-        f"{name} has the type {recorded[name].dtype}"
-        for name in _INPUTS
-        if recorded[name].dtype not in _FLOATING
-    ]
-    result.mismatches += unfit if rows else ["in.z holds no latents"]
-    return rows > 0 and not unfit
 
 
 @torch.no_grad()
@@ -230,28 +211,25 @@ def _render(generator: Generator, inputs: Mapping[str, Tensor]) -> dict[str, Ten
 
 @torch.no_grad()
 def _judge(
-    network: PublishedNetwork, outputs: Mapping[str, Tensor], camera: Tensor
-) -> Tensor | None:  # [B, 1]
-    """Return a discriminator's logits of our outputs; None if it takes other images."""
+    name: str, network: PublishedNetwork, outputs: Mapping[str, Tensor], camera: Tensor
+) -> dict[str, Tensor]:
+    """Return a discriminator's logits of our outputs [B, 1] by name; none if it takes others."""
     config = discriminator_config(network)
     names = ("image", "semantic") if config.image_channels > 3 else ("image",)
     channels = sum(outputs[name].shape[1] for name in names if name in outputs)
     if channels != config.image_channels or outputs["image"].shape[-1] != config.resolution:
-        return None
-    discriminator = Discriminator(config)
+        return {}
+    discriminator = Discriminator(config).eval()
     state = convert_discriminator_state(network.state)
     load_state_strictly(discriminator, state, network.class_name)
     image = torch.cat([outputs[name] for name in names], dim=1)
     image_raw = torch.cat([outputs[f"{name}_raw"] for name in names], dim=1)
-    return discriminator.eval()(image, image_raw, camera)
+    return {name: discriminator(image, image_raw, camera)}
 
 
 def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Tensor | None) -> None:
     if recorded is None:
         result.mismatches.append(f"{name} is not recorded")
-        return
-    if recorded.dtype not in _FLOATING:
-        result.mismatches.append(f"{name} is recorded as {recorded.dtype}")
         return
     if name == "semantic" and recorded.shape != ours.shape:
         ours = ours[..., ::_SEGMENTATION_STEP, ::_SEGMENTATION_STEP]
@@ -261,9 +239,8 @@ def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Ten
         )
         return
     result.outputs[name] = ours
-    recorded = recorded.float()
     largest = recorded.abs().max().item()
-    error = (ours - recorded).abs().max().item() / max(largest, 1e-30)
+    error = (ours - recorded.float()).abs().max().item() / max(largest, 1e-30)
     result.errors[name] = (error, TOLERANCE)
 
 
@@ -280,22 +257,15 @@ def comparison_picture(
     for name in names:
         pair = (expected.tensors[name].float(), verification.outputs[name])
         pair = tuple(value.nan_to_num(0.0, 0.0, 0.0) for value in pair)
+        difference = pair[1] - pair[0]
         if name == "semantic":
-            difference = _one_color((pair[1] - pair[0]).abs().amax(dim=1, keepdim=True))
+            difference = difference.abs().amax(dim=1, keepdim=True)
             pair = tuple(colorize_segmentation(value, label_set) for value in pair)
-        else:
-            difference = pair[1] - pair[0]
-            difference = _one_color(difference) if difference.shape[1] == 1 else difference
-            if name == "image_depth":
-                near, far = pair[0].min().item(), pair[0].max().item()
-                pair = tuple(colorize_depth(value, near=near, far=far) for value in pair)
-        tiles = [*pair, (100 * difference).clamp(-1, 1)]
+        elif name == "image_depth":
+            near, far = pair[0].min().item(), pair[0].max().item()
+            pair = tuple(colorize_depth(value, near=near, far=far) for value in pair)
+        tiles = [*pair, (100 * difference).clamp(-1, 1).expand(-1, 3, -1, -1)]
         tiles = [resize_nearest(tile, side) for tile in tiles]
         # A head's three tiles stand side by side, heads below each other.
         rows.append(torch.cat([torch.cat(list(tile), dim=-2) for tile in tiles], dim=-1))
     return torch.cat(rows, dim=-2)
-
-
-def _one_color(values: Tensor) -> Tensor:
-    """Show [B, 1, H, W] as grey."""
-    return values.expand(-1, 3, -1, -1)

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from mate3d.cameras import CameraRig, make_camera
+from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.published.card import file_sha256, make_card, report_lines
-from mate3d.published.configs import discriminator_config, generator_config, infer_generator
+from mate3d.published.configs import discriminator_config, infer_generator
 from mate3d.published.conversion import convert_generator
 from mate3d.published.networks import PublishedSnapshot, read_networks, read_published
 from tests.eg3d import make_generator
@@ -23,9 +23,8 @@ from tests.golden import (
 )
 from tests.official_format import (
     CAT_CONFIG,
-    build_tree,
+    generator_config,
     make_network,
-    published_state,
     randomize,
     read_back,
     write_snapshot,
@@ -43,7 +42,7 @@ def test_names_shapes_types_and_sums_are_those_of_the_developers(networks, expec
 
 def test_everything_carried_is_there(networks):
     network = networks["G_ema"]
-    assert network.class_name == "TriPlaneGenerator" and network.init_args == ()
+    assert network.class_name == "TriPlaneGenerator"
     assert network.init_kwargs["mapping_kwargs"] == {"num_layers": 2}
     assert network.attributes["rendering_kwargs"]["avg_camera_pivot"] == [0, 0, 0.2]
     assert network.attributes["superresolution.block1.conv0.up"] == 2
@@ -81,39 +80,6 @@ def test_a_golden_state_in_official_format_renders_its_recorded_image(tmp_path):
     assert_golden(view.segmentation, face["r16.semantic"])
 
 
-def test_a_cat_of_other_sizes_becomes_ours(tmp_path):
-    generator = randomize(Generator(CAT_CONFIG), seed=3)
-    conversion = convert_generator(read_back(tmp_path / "x.pkl", generator))
-    assert conversion.generator.config == CAT_CONFIG
-    assert conversion.generator.label_set.num_classes == 6
-    ws = generator.map(torch.ones(1, 16), make_camera(yaw=0.2))
-    ours = conversion.generator.map(torch.ones(1, 16), make_camera(yaw=0.2))
-    assert torch.equal(ours, ws)
-    camera = make_camera(yaw=0.1)
-    expected = generator.synthesize(ws, camera)
-    view = conversion.generator.synthesize(ws, camera)
-    assert torch.equal(view.image, expected.image)
-    assert torch.equal(view.segmentation, expected.segmentation)
-
-
-def test_an_eg3d_generator_becomes_ours(tmp_path):
-    generator = make_generator()
-    state = published_state(generator)
-    # The lineage's narrow super-resolution carries a filter that it does not use.
-    state["superresolution.resample_filter"] = torch.ones(4, 4)
-    network = make_network(generator, state)
-    conversion = convert_generator(
-        read_networks(write_snapshot(tmp_path / "x.pkl", G_ema=network))["G_ema"]
-    )
-    assert conversion.generator.config == generator.config
-    assert "filter" in conversion.skipped["superresolution.resample_filter"]
-    ws = torch.randn(1, generator.num_ws, generator.config.w_dim)
-    camera = make_camera(yaw=0.1)
-    view = conversion.generator.synthesize(ws, camera)
-    assert torch.equal(view.image, generator.synthesize(ws, camera).image)
-    assert view.segmentation is None
-
-
 @pytest.mark.parametrize(
     ("start", "final"), [(8, 16), (16, 16), (8, 32)], ids=["last", "none", "both"]
 )
@@ -141,39 +107,6 @@ def test_plane_layout_is_read_from_the_file(tmp_path, axes, layout):
     assert bool(inferred.notes) == (axes is None)
 
 
-def test_unknown_plane_layouts_are_refused(networks):
-    for axes in (torch.eye(3), torch.eye(3)[torch.tensor([[1, 0, 2]] * 3)], torch.rand(3, 3, 3)):
-        attributes = networks["G_ema"].attributes | {"renderer.plane_axes": axes}
-        with pytest.raises(UserError, match="plane layout"):
-            generator_config(dataclasses.replace(networks["G_ema"], attributes=attributes))
-
-
-def test_edited_rendering_options_win_over_constructor_arguments(tmp_path):
-    network = read_back(tmp_path / "x.pkl", make_generator(), ray_end=3.1, white_back=True)
-    assert network.init_kwargs["rendering_kwargs"]["ray_end"] == 3.3
-    config = generator_config(network)
-    assert config.rendering.far == 3.1 and config.rendering.white_background
-    del network.attributes["rendering_kwargs"]
-    assert generator_config(network).rendering.far == 3.3
-
-
-@pytest.mark.parametrize(
-    ("changes", "scale"),
-    [({"c_scale": 0.5}, 0.5), ({"c_gen_conditioning_zero": True}, 0.0), ({"c_scale": 1}, 1.0)],
-)
-def test_conditioning_scale_follows_the_options(tmp_path, changes, scale):
-    network = read_back(tmp_path / "x.pkl", make_generator(), **changes)
-    assert generator_config(network).camera_scale == scale
-
-
-def test_other_label_counts_are_refused(networks):
-    state = dict(networks["G_ema"].state)
-    for name in [name for name in state if "bbbb_18" in name]:
-        del state[name]
-    with pytest.raises(UserError, match="18 local heads; known are 19 .* and 6"):
-        generator_config(dataclasses.replace(networks["G_ema"], state=state))
-
-
 def test_discriminators_are_no_generators_and_the_reverse(networks):
     with pytest.raises(UserError, match="DualDiscriminator has no rendering_kwargs"):
         generator_config(networks["D"])
@@ -199,49 +132,25 @@ def test_strict_conversion_refuses_what_does_not_fit_and_otherwise_lists_it(netw
     lines = report_lines(conversion, PublishedSnapshot({"G_ema": changed}, {}), "G_ema")
     assert any("decoder.extra.weight" in line and "no such tensor" in line for line in lines)
     assert lines[-1] == "problem: values that are not finite in mapping.w_avg"
-
-
-def test_wrong_shapes_are_refused_even_when_not_strict(networks):
-    state = networks["G_ema"].state | {"decoder.net_tex.0.bias": torch.zeros(65)}
+    changed.state["decoder.net_tex.0.bias"] = torch.zeros(65)
     with pytest.raises(UserError, match=r"color_head.0.bias \(65,\) instead of \(64,\)"):
-        convert_generator(dataclasses.replace(networks["G_ema"], state=state), strict=False)
+        convert_generator(changed, strict=False)
 
 
-def test_card_tells_source_cameras_labels_and_license():
-    snapshot = read_published(SNAPSHOT)
-    conversion = convert_generator(snapshot.networks["G_ema"])
-    card = make_card(
-        SNAPSHOT, "G_ema", conversion, snapshot, dtype="float32", verification=["ws 1e-7"]
-    )
-    for text in (
-        file_sha256(SNAPSHOT),
-        "official_format_face_small.pkl",
-        "plane_layout: eg3d_legacy",
-        "density_activation: softplus_shifted",
-        "`celebamask_hq`",
-        "(0, 0, 0.2)",
-        "Apache-2.0 license covers its code, not these",
-        "D_semantic",
-        "ws 1e-7",
-    ):
-        assert text in card, text
-
-
-def test_card_of_a_cat_says_that_its_label_order_is_inferred(tmp_path):
-    generator = randomize(Generator(CAT_CONFIG), seed=3)
-    network = read_back(tmp_path / "x.pkl", generator)
-    snapshot = read_published(tmp_path / "x.pkl")
-    conversion = convert_generator(network)
-    path = tmp_path / "x.pkl"
-    card = make_card(path, "G_ema", conversion, snapshot, dtype="float32", verification=[])
-    assert "4 is the mouth and 5 the nose is inferred" in card
-    assert "(0, 0, -0.06)" in card and "Not compared" in card
+def test_card_tells_source_cameras_labels_and_license(tmp_path):
+    cat = tmp_path / "x.pkl"
+    read_back(cat, randomize(Generator(CAT_CONFIG), seed=3))
+    facts = {
+        SNAPSHOT: ("`celebamask_hq`", "(0, 0, 0.2)", "D_semantic", "ws 1e-7", "eg3d_legacy"),
+        cat: ("4 is the mouth and 5 the nose is inferred", "(0, 0, -0.06)", "Not compared"),
+    }
+    for path, texts in facts.items():
+        snapshot, verification = read_published(path), ["ws 1e-7"] if path == SNAPSHOT else []
+        conversion = convert_generator(snapshot.networks["G_ema"])
+        card = make_card(
+            path, "G_ema", conversion, snapshot, dtype="float32", verification=verification
+        )
+        common = (file_sha256(path), path.name, "Apache-2.0 license covers its code, not these")
+        for text in (*texts, *common):
+            assert text in card, text
     assert snapshot.other == {"training_set_kwargs": "dict"}
-
-
-def test_a_tree_with_two_tensors_of_one_name_is_refused(tmp_path):
-    tree = build_tree({"a.weight": torch.zeros(2)}, "T", {})
-    tree.attributes["_buffers"]["weight"] = torch.zeros(2)
-    tree.attributes["_parameters"]["weight"] = torch.zeros(2)
-    with pytest.raises(UserError, match="two tensors called weight"):
-        read_networks(write_snapshot(tmp_path / "x.pkl", G=tree))

@@ -1,7 +1,6 @@
 """Settings of published networks are followed, or refused by name; none is passed over."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -9,13 +8,19 @@ import torch
 
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.published.configs import generator_config, infer_generator
+from mate3d.published.configs import infer_generator
 from mate3d.published.conversion import convert_generator
 from mate3d.published.facts import channel_rule
 from mate3d.published.networks import read_networks
 from tests.eg3d import make_generator
 from tests.golden import assert_golden
-from tests.official_format import make_network, published_state, read_back, write_snapshot
+from tests.official_format import (
+    generator_config,
+    make_network,
+    published_state,
+    read_back,
+    write_snapshot,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,7 @@ from tests.official_format import make_network, published_state, read_back, writ
     [
         ({"ray_start": "auto"}, "ray_start is 'auto'; a number is known"),
         ({"ray_end": 2.0}, "rays start at 2.25 and end at 2"),
-        ({"clamp_mode": "relu"}, "clamp_mode 'relu' is not softplus"),
+        ({"clamp_mode": "relu"}, "clamp_mode is 'relu'; softplus"),
         ({"disparity_space_sampling": True}, "disparity_space_sampling is True"),
         ({"density_noise": 0.5}, "density_noise is 0.5"),
         ({"depth_resolution": 10**9}, "depth_resolution is 1000000000; 4 to 4096"),
@@ -33,11 +38,31 @@ from tests.official_format import make_network, published_state, read_back, writ
         ({"superresolution_noise_mode": "odd"}, "superresolution_noise_mode is 'odd'"),
         ({"avg_camera_pivot": [1, 2]}, "avg_camera_pivot list are not"),
         ({"avg_camera_radius": float("nan")}, "avg_camera_radius nan"),
+        ({"avg_camera_radius": 1e200}, "avg_camera_radius 1e"),
+        ({"ray_end": 1e200}, "ray_end is 1e"),
+        ({"c_scale": 10**400}, "c_scale is 1000"),
+        ({"box_warp": 10**400}, "box_warp is 1000"),
+        ({"decoder_activation": "lrelu"}, "decoder_activation is 'lrelu'; sigmoid"),
     ],
 )
 def test_options_that_are_not_rendered_alike_are_errors(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         generator_config(read_back(tmp_path / "x.pkl", make_generator(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "scale"),
+    [({"c_scale": 0.5}, 0.5), ({"c_gen_conditioning_zero": True}, 0.0), ({"c_scale": 1}, 1.0)],
+)
+def test_edited_options_are_followed_and_win_over_constructor_arguments(tmp_path, changes, scale):
+    changes |= {"ray_end": 3.1, "white_back": True}
+    network = read_back(tmp_path / "x.pkl", make_generator(), **changes)
+    assert network.init_kwargs["rendering_kwargs"]["ray_end"] == 3.3
+    config = generator_config(network)
+    assert config.camera_scale == scale
+    assert config.rendering.far == 3.1 and config.rendering.white_background
+    del network.attributes["rendering_kwargs"]
+    assert generator_config(network).rendering.far == 3.3
 
 
 def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
@@ -66,38 +91,65 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
         ("backbone.synthesis.b8.architecture", "resnet", "skip is known"),
         ("neural_rendering_resolution", None, "neural_rendering_resolution is None"),
         ("superresolution.input_resolution", 24, "from 24 px has blocks of"),
-        ("rendering_kwargs", 3, None),
+        ("renderer.plane_axes", torch.eye(3), "plane layout"),
+        ("renderer.plane_axes", torch.eye(3)[torch.tensor([[1, 0, 2]] * 3)], "plane layout"),
+        ("renderer.plane_axes", torch.full((3, 3, 3), 0.3), "plane layout"),
     ],
 )
 def test_layers_built_otherwise_are_errors(networks, name, value, message):
     network = networks["G_ema"]
     changed = dataclasses.replace(network, attributes=network.attributes | {name: value})
-    if message is None:
-        changed.init_kwargs = {}
-        message = "has no rendering_kwargs"
     with pytest.raises(UserError, match=message):
         generator_config(changed)
 
 
-def with_attributes(network, pattern: str, **values):
-    """Change attributes of those parts of a network whose name fits."""
-    changed = dict(network.attributes)
-    for name in network.attributes:
-        head, _, last = name.rpartition(".")
-        if last in values and re.fullmatch(pattern, head):
-            changed[name] = values[last]
-    return dataclasses.replace(network, attributes=changed)
+def without_a_head(network) -> None:
+    network.state = {k: v for k, v in network.state.items() if "bbbb_18" not in k}
+
+
+def with_many_layers(network) -> None:
+    weight = network.state["backbone.mapping.fc1.weight"]
+    more = {f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)}
+    network.state = network.state | more
+
+
+def without_options(network) -> None:
+    network.attributes, network.init_kwargs = network.attributes | {"rendering_kwargs": 3}, {}
+
+
+def with_another_activation(network) -> None:
+    assert network.classes["decoder.net_tex.1"] == "Softplus"
+    network.classes = network.classes | {"decoder.net_tex.1": "ReLU"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_a_head, "18 local heads; known are 19 .* and 6"),
+        (with_many_layers, "the mapping has 90 layers .* at most 64"),
+        (without_options, "has no rendering_kwargs"),
+        (with_another_activation, "the activation is ReLU; Softplus is known"),
+    ],
+)
+def test_networks_of_other_parts_are_errors(networks, change, message):
+    network = dataclasses.replace(networks["G_ema"])
+    change(network)
+    with pytest.raises(UserError, match=message):
+        generator_config(network)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, None), (0.5, 0.5), (256, 256.0)])
-def test_clamps_of_activations_are_followed(networks, value, expected):
-    network = with_attributes(networks["G_ema"], r"backbone\.synthesis\..*", conv_clamp=value)
+@pytest.mark.parametrize("part", ["backbone.synthesis.", "superresolution"])
+def test_clamps_of_activations_are_followed(networks, part, value, expected):
+    network = dataclasses.replace(networks["G_ema"])
+    network.attributes = {
+        name: value if name.startswith(part) and name.endswith(".conv_clamp") else old
+        for name, old in network.attributes.items()
+    }
     config = generator_config(network)
-    assert (config.backbone_clamp, config.sr_clamp) == (expected, 256.0)
-    network = with_attributes(networks["G_ema"], "superresolution.*", conv_clamp=value)
-    config = generator_config(network)
-    assert (config.backbone_clamp, config.sr_clamp) == (None, expected)
-    assert Generator(config).superresolution.blocks[0].conv0.clamp == expected
+    clamps = (None, expected) if part == "superresolution" else (expected, 256.0)
+    assert (config.backbone_clamp, config.sr_clamp) == clamps
+    assert Generator(config).superresolution.blocks[0].conv0.clamp == config.sr_clamp
 
 
 def test_weights_stored_for_other_gains_give_the_same_pictures(networks, expected):
@@ -118,41 +170,10 @@ def test_weights_stored_for_other_gains_give_the_same_pictures(networks, expecte
     assert_golden(conversion.generator.synthesize(ws, values["in.c"]).image, values["image"])
 
 
-def test_decoder_gains_follow_the_option_where_layers_tell_none(tmp_path):
-    generator = make_generator()
-    state = published_state(generator)
-    for name in state:
-        if name.startswith("decoder."):
-            state[name] = state[name] / 0.25
-    network = make_network(generator, state, decoder_lr_mul=0.25)
-    found = read_networks(write_snapshot(tmp_path / "x.pkl", G=network))["G"]
-    converted = convert_generator(found).generator.state_dict()
-    assert all(torch.equal(converted[k], v) for k, v in generator.state_dict().items())
-
-
-def test_another_activation_of_the_decoder_is_an_error(networks):
-    classes = networks["G_ema"].classes
-    assert classes["decoder.net_tex.1"] == "Softplus" and classes[""] == "TriPlaneGenerator"
-    changed = dataclasses.replace(
-        networks["G_ema"], classes=classes | {"decoder.net_tex.1": "ReLU"}
-    )
-    with pytest.raises(UserError, match="the activation is ReLU; Softplus is known"):
-        generator_config(changed)
-
-
 @pytest.mark.parametrize("channels", [{4: 24, 8: 24, 16: 24, 32: 15}, {4: 31, 8: 15, 16: 7, 32: 3}])
 def test_channels_are_explained_by_the_smallest_base_that_fits(channels):
     base, maximum = channel_rule(channels, {}, "G")
     assert all(min(base // r, maximum) == number for r, number in channels.items())
-
-
-def test_a_mapping_of_countless_layers_is_refused(networks):
-    weight = networks["G_ema"].state["backbone.mapping.fc1.weight"]
-    state = networks["G_ema"].state | {
-        f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)
-    }
-    with pytest.raises(UserError, match="the mapping has 90 layers; 64 at most"):
-        generator_config(dataclasses.replace(networks["G_ema"], state=state))
 
 
 def test_huge_tensors_are_not_made_up(tmp_path):
@@ -163,15 +184,22 @@ def test_huge_tensors_are_not_made_up(tmp_path):
         convert_generator(network, strict=False)
 
 
-def test_filters_that_a_file_lacks_are_the_usual_ones(tmp_path):
+@pytest.mark.parametrize("kind", ["filters", "gains"])
+def test_filters_are_the_usual_ones_and_decoder_gains_follow_the_option(tmp_path, kind):
     generator = make_generator()
-    state = {k: v for k, v in published_state(generator).items() if "resample_filter" not in k}
-    network = make_network(generator, state)
+    state = published_state(generator)
+    if kind == "filters":
+        changes, state = {}, {k: v for k, v in state.items() if "resample_filter" not in k}
+    else:
+        changes = {"decoder_lr_mul": 0.25}
+        state = {k: v / 0.25 if k.startswith("decoder.") else v for k, v in state.items()}
+    network = make_network(generator, state, **changes)
     found = read_networks(write_snapshot(tmp_path / "x.pkl", G=network))["G"]
     conversion = convert_generator(found)
     converted = conversion.generator.state_dict()
     assert all(torch.equal(converted[k], v) for k, v in generator.state_dict().items())
-    assert conversion.initialised == [] and "filters are not in the file" in conversion.notes[-1]
+    assert conversion.initialised == []
+    assert ("filters are not in the file" in conversion.notes[-1]) == (kind == "filters")
 
 
 @pytest.mark.parametrize(
@@ -181,21 +209,6 @@ def test_filters_that_a_file_lacks_are_the_usual_ones(tmp_path):
 def test_camera_pivots_of_any_kind_are_read(tmp_path, pivot):
     network = read_back(tmp_path / "x.pkl", make_generator(), avg_camera_pivot=pivot)
     assert generator_config(network).camera_rig.target == pytest.approx((0, 0, 0.2))
-
-
-@pytest.mark.parametrize("name", ["ray_end", "box_warp", "c_scale", "avg_camera_radius"])
-@pytest.mark.parametrize("value", [10**400, 1e200])
-def test_numbers_beyond_all_scenes_are_refused(tmp_path, name, value):
-    network = read_back(tmp_path / "x.pkl", make_generator())
-    network.attributes["rendering_kwargs"][name] = value
-    with pytest.raises(UserError, match=name):
-        generator_config(network)
-
-
-def test_decoders_of_another_output_are_errors(tmp_path):
-    network = read_back(tmp_path / "x.pkl", make_generator(), decoder_activation="lrelu")
-    with pytest.raises(UserError, match="decoder_activation 'lrelu' is not sigmoid"):
-        generator_config(network)
 
 
 def test_unsmoothed_raw_images_are_an_error_where_they_shrink(tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mate3d.errors import UserError
@@ -14,8 +15,12 @@ from mate3d.published.verify import Expected, comparison_picture, load_expected,
 from tests.golden import EXPECTED, SNAPSHOT
 
 
-def test_recorded_renders_are_reproduced(networks, expected):
-    generator = convert_generator(networks["G_ema"]).generator
+@pytest.fixture(scope="module")
+def generator(networks) -> Generator:
+    return convert_generator(networks["G_ema"]).generator
+
+
+def test_recorded_renders_are_reproduced(networks, generator, expected):
     result = verify(networks, generator, expected)
     assert result.is_verified, result.lines()
     names = {"ws", "image", "image_raw", "image_depth", "semantic", "semantic_raw", "D", "Ds"}
@@ -37,84 +42,77 @@ def test_a_wrong_weight_fails_in_sums_and_pictures(networks, expected):
     assert any("too large" in line for line in result.lines())
 
 
-def test_one_changed_number_fails_its_sum(networks, expected):
+def test_one_changed_number_fails_its_sum(networks, generator, expected):
     changed = dict(networks["D"].state)
     changed["b4.fc.weight"] = changed["b4.fc.weight"].clone()
     changed["b4.fc.weight"][0, 0] += 1e-3
     other = networks | {"D": dataclasses.replace(networks["D"], state=changed)}
-    result = verify(other, convert_generator(networks["G_ema"]).generator, expected)
+    result = verify(other, generator, expected)
     assert not result.is_verified and result.errors["sums.D"][0] > 1e-9
 
 
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
-        (lambda e: e.state["D"].pop(), "D has other tensors than recorded; 1 differ"),
-        (lambda e: e.state["G"].reverse(), "(their order)"),
+        (lambda e: e.state["D"].pop(), "D has other tensors than recorded"),
+        (lambda e: e.state["G"].reverse(), "G has other tensors than recorded"),
         (lambda e: e.state.update(X=[]), "no network 'X'"),
         (lambda e: e.state.pop("G_ema"), "tensors of G_ema are not recorded"),
         (lambda e: e.state.pop("D"), "'sums.D' is recorded but was not"),
         (lambda e: e.tensors.update(image=torch.zeros(1, 3, 2, 2)), "image has the shape"),
+        (lambda e: e.tensors.update(image=e.tensors["image"].flatten()), "image has the shape"),
         (lambda e: e.tensors.update({"in.z": torch.zeros(2, 3)}), "in.z has the shape"),
+        (lambda e: e.tensors.update({"in.z": torch.zeros(0, 24)}), "in.z has the shape"),
+        (lambda e: e.tensors.update({"in.z": torch.zeros(())}), "in.z has the shape ()"),
         (lambda e: e.tensors.update({"in.c": torch.zeros(3, 25)}), "in.c has the shape"),
         (lambda e: e.tensors.update(other=torch.zeros(1)), "'other' is recorded but was not"),
-        (lambda e: e.tensors.update({"in.x": torch.zeros(1)}), "'in.x' is recorded but was not"),
         (lambda e: e.tensors.pop("ws"), "ws is not recorded"),
-        (lambda e: e.tensors.pop("image_depth"), "image_depth is not recorded"),
-        (lambda e: e.tensors.pop("semantic"), "semantic is not recorded"),
         (lambda e: e.tensors.pop("D"), "D is not recorded"),
-        (lambda e: e.tensors.update(image=e.tensors["image"].bool()), "recorded as torch.bool"),
-        (lambda e: e.tensors.update(ws=torch.zeros(2, 8, 32).long()), "recorded as torch.int64"),
-        (lambda e: e.tensors.update(image=e.tensors["image"].flatten()), "image has the shape"),
-        (lambda e: e.tensors.update({"in.z": torch.zeros(0, 24)}), "in.z holds no latents"),
-        (lambda e: e.tensors.update({"in.z": torch.zeros(())}), "in.z has the shape ()"),
-        (lambda e: e.tensors.update({"in.c": torch.zeros(2, 25).long()}), "the type torch.int64"),
-        (lambda e: e.tensors.update({"sums.G": torch.zeros(254)}), "sums.G has the shape (254,)"),
-        (lambda e: e.tensors.update({"sums.G": torch.zeros(253, 2)}), "have two columns"),
-        (lambda e: e.tensors.update({"sums.G": torch.zeros(254, 2).bool()}), "torch.bool"),
+        (lambda e: e.tensors.update({"sums.G": torch.zeros(254)}), "G has other tensors"),
     ],
 )
-def test_what_cannot_be_compared_is_a_mismatch(networks, edit, word):
+def test_what_cannot_be_compared_is_a_mismatch(networks, generator, edit, word):
     expected = load_expected(EXPECTED)
     edit(expected)
-    result = verify(networks, convert_generator(networks["G_ema"]).generator, expected)
+    result = verify(networks, generator, expected)
     assert not result.is_verified
     assert word in " ".join(result.mismatches)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("name", ["ws", "image", "image_depth", "semantic", "in.z", "in.c", "D"])
-def test_values_that_are_not_numbers_are_not_verified(networks, expected, name, value):
+@pytest.mark.parametrize("name", ["ws", "image_depth", "semantic", "in.c", "D"])
+def test_values_that_are_not_numbers_are_not_verified(networks, generator, expected, name, value):
     tensor = expected.tensors[name].clone()
     tensor.view(-1)[0] = value
     broken = Expected(expected.state, expected.tensors | {name: tensor})
-    generator = convert_generator(networks["G_ema"]).generator
     result = verify(networks, generator, broken)
     assert not result.is_verified
     picture = comparison_picture(broken, result, generator.label_set)
     assert torch.isfinite(picture).all()
 
 
-def test_pictures_of_other_sizes_are_not_rendered(networks, expected, monkeypatch):
-    config = dataclasses.replace(
-        convert_generator(networks["G_ema"]).generator.config, neural_rendering_resolution=4096
-    )
-    generator = Generator(config)
-    monkeypatch.setattr(generator, "synthesize", None)
-    result = verify(networks, generator, expected)
+def test_pictures_of_other_sizes_are_not_rendered(networks, generator, expected, monkeypatch):
+    other = Generator(dataclasses.replace(generator.config, neural_rendering_resolution=4096))
+    monkeypatch.setattr(other, "synthesize", None)
+    result = verify(networks, other, expected)
     assert any("instead of (2, 3, 4096, 4096)" in text for text in result.mismatches)
 
 
 def test_other_files_are_no_recorded_values(tmp_path):
-    with pytest.raises(UserError, match="not found"):
-        load_expected(tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match="cannot be read"):
-        load_expected(SNAPSHOT)
+    for path in (tmp_path / "none", tmp_path / ("x" * 300), tmp_path, SNAPSHOT):
+        with pytest.raises(UserError, match="cannot be read"):
+            load_expected(path)
     save_file({"in.z": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="lack 'in.c', 'in.c_cond', 'image'"):
         load_expected(tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="cannot be read: .*File name too long"):
-        load_expected(tmp_path / ("x" * 300))
+    tensors = load_file(EXPECTED)
+    with safe_open(EXPECTED, "pt") as file:
+        metadata = file.metadata()
+    for name in ("image", "in.z", "sums.G"):
+        whole = tensors | {name: tensors[name].long()}
+        save_file(whole, tmp_path / "x.safetensors", metadata)
+        with pytest.raises(UserError, match=f"'{name}' has no fractional numbers"):
+            load_expected(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
