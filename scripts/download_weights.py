@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from omegaconf import DictConfig, OmegaConf
 
-from mate3d.checkpoints.hub_download import HubFile, HubRepository, download_file, read_repository
+from mate3d.checkpoints.hub import download_file, read_repository, select_files
 from mate3d.errors import UserError
 from mate3d.option_checks import parse_words
 from scripts._entry import run
@@ -17,20 +17,27 @@ _logger = logging.getLogger(__name__)
 
 
 def _download(config: DictConfig) -> None:
-    sha256, names = _read_checksum(config.sha256), _read_names(config)
-    repository = read_repository(config.repo_id, config.revision)
-    _describe(repository)
-    if config.list:
-        for file in repository.files:
-            _describe_file(file)
-        return
-    files = repository.select(names, ".pkl")
-    if sha256 and len(files) > 1:
-        found = ", ".join(file.name for file in files)
-        raise UserError(f"sha256=... is for one file; name one of {found} as files=NAME")
+    if config.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", config.sha256):
+        raise UserError(f"sha256={config.sha256}; a SHA-256 checksum has 64 hexadecimal digits")
+    wanted = OmegaConf.to_container(config)["files"]
+    names = list(parse_words("files", wanted)) if wanted else []
+    info = read_repository(config.repo_id, config.revision)
+    card = info.card_data.to_dict() if info.card_data else {}
+    license = card.get("license_name") or card.get("license")
+    stated = f"{license}, as its card states" if license else "not stated"
+    _logger.info("hub id    %s", info.id)
+    _logger.info("revision  %s (commit %s)", config.revision, info.sha)
+    _logger.info("licence   %s; the authors' terms apply", stated)
+    files = info.siblings if config.list else select_files(info, names, ".pkl")
     for file in files:
-        _describe_file(file)
-    paths = [download_file(repository, file, config.output, sha256=sha256) for file in files]
+        checksum = f"SHA-256 {file.lfs.sha256}" if file.lfs else f"git blob {file.blob_id}"
+        _logger.info("file      %s, %s, %s", file.rfilename, _format_size(file.size), checksum)
+    if config.list:
+        return
+    if config.sha256 and len(files) > 1:
+        found = ", ".join(file.rfilename for file in files)
+        raise UserError(f"sha256=... is for one file; name one of {found} as files=NAME")
+    paths = [download_file(info, file, config.output, sha256=config.sha256) for file in files]
     for path in paths:
         _logger.info("verified  %s", path)
     snapshots = [path for path in paths if path.suffix == ".pkl"]
@@ -40,30 +47,6 @@ def _download(config: DictConfig) -> None:
         folder = PurePosixPath("checkpoints") / path.stem
         words = ["python", "-m", "scripts.convert_checkpoint", f"source={path}", f"output={folder}"]
         _logger.info("  %s", shlex.join(words))
-
-
-def _read_checksum(text: str | None) -> str | None:
-    if text and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise UserError(f"sha256={text}; a SHA-256 checksum has 64 hexadecimal digits")
-    return text or None
-
-
-def _read_names(config: DictConfig) -> list[str]:
-    """Return the files that are asked for; none asks for every snapshot."""
-    files = OmegaConf.to_container(config)["files"]
-    return list(parse_words("files", files)) if files else []
-
-
-def _describe(repository: HubRepository) -> None:
-    _logger.info("hub id    %s", repository.repo_id)
-    _logger.info("revision  %s (commit %s)", repository.revision, repository.commit)
-    license = f"{repository.license}, as its card states" if repository.license else "not stated"
-    _logger.info("licence   %s; the authors' terms apply", license)
-
-
-def _describe_file(file: HubFile) -> None:
-    checksum = f"SHA-256 {file.sha256}" if file.sha256 else f"git blob {file.blob_id}"
-    _logger.info("file      %s, %s, %s", file.name, _format_size(file.size), checksum)
 
 
 def _format_size(size: int) -> str:

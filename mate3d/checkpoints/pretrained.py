@@ -3,7 +3,7 @@
 import shlex
 import tempfile
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import yaml
@@ -81,21 +81,14 @@ class PretrainedModel(
         """
         folder = _local_folder(path_or_hub_id, revision)
         if folder is None:
-            folder = _download(
-                str(path_or_hub_id),
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-            )
-            _check_is_checkpoint(folder, str(path_or_hub_id))
-        return cls._load(folder, device)
-
-    @classmethod
-    def _load(cls: type[ModelT], folder: Path, device: str | torch.device) -> ModelT:
+            options = {"token": token, "cache_dir": cache_dir, "revision": revision}
+            options |= {"force_download": force_download, "local_files_only": local_files_only}
+            folder = _download(str(path_or_hub_id), options)
         if not (folder / CONFIG_FILE).is_file():
-            raise UserError(f"no checkpoint at {folder}: {CONFIG_FILE} not found")
+            raise UserError(
+                f"no checkpoint at {path_or_hub_id}: no {CONFIG_FILE}; published .pkl files become"
+                " checkpoints by scripts.download_weights and scripts.convert_checkpoint"
+            )
         model = _build(folder / CONFIG_FILE, cls)
         load_state_strictly(model, load_weights(folder / GENERATOR_FILE), str(folder))
         if (folder / CARD_FILE).is_file():
@@ -219,41 +212,14 @@ def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | No
     return None
 
 
-def _download(
-    repo_id: str,
-    *,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-    force_download: bool,
-    local_files_only: bool,
-) -> Path:
+def _download(repo_id: str, options: dict[str, Any]) -> Path:
     """Fetch a checkpoint's files, all from one commit and no others; return their folder."""
     try:
-        with hub_errors(repo_id, revision):
-            folder = snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=list(FILES),
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-            )
+        with hub_errors(repo_id, options["revision"]):
+            return Path(snapshot_download(repo_id, allow_patterns=list(FILES), **options))
     except UserError as error:
         # What was meant may be a folder that is not there.
         raise UserError(f"no checkpoint at {repo_id}: no such folder, and {error}") from error
-    return Path(folder)
-
-
-def _check_is_checkpoint(folder: Path, repo_id: str) -> None:
-    """Say what to do with a repository of something else."""
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(
-            f"no checkpoint at {repo_id}: this repository holds no {CONFIG_FILE}, so no checkpoint"
-            " of this project; if it holds published .pkl files, fetch and convert them: python -m"
-            f" scripts.download_weights repo_id={repo_id}, then scripts.convert_checkpoint"
-        )
 
 
 def _build(path: Path, model_type: type[ModelT]) -> ModelT:
@@ -263,20 +229,13 @@ def _build(path: Path, model_type: type[ModelT]) -> ModelT:
         version = document.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise UserError(f"{path} has format_version {version}; known is {FORMAT_VERSION}")
-        config = config_from_dict(model_type.config_type, document["generator"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a generator config: {_one_line(error)}") from None
-    try:
-        return model_type(config)
+        return model_type(config_from_dict(model_type.config_type, document["generator"]))
     except UserError:
         raise
-    # Whatever a constructor says to values of a wrong type or an impossible size.
+    # Whatever YAML says to other texts, and a constructor to values of a wrong type or size.
     except Exception as error:
-        raise UserError(f"{path} describes no generator: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path} describes no generator: {reason}") from None
 
 
 def check_replaceable(folder: Path) -> None:

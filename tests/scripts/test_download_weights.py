@@ -1,11 +1,9 @@
 """Downloads are described, resumed after a kill, verified, and never overwrite another file."""
 
 import hashlib
-import os
+import multiprocessing
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mate3d.checkpoints.hub_download import HubFile, HubRepository, download_file
+from mate3d.checkpoints.hub import download_file, read_repository
 from mate3d.errors import UserError
 from scripts._compose import compose_config
 from scripts.download_weights import main
-from tests.hub_server import Fault, HubServer, hub_environment, use_hub
+from tests.hub_server import Fault, HubServer, use_hub
 
 REPO = "authors/weights"
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -50,7 +48,7 @@ def fails(capsys: pytest.CaptureFixture, *options: str) -> str:
     return line
 
 
-def test_file_is_described_downloaded_and_verified(hub, capsys):
+def test_file_is_described_downloaded_once_and_verified(hub, capsys):
     main(words())
     assert Path("weights/face.pkl").read_bytes() == CONTENT
     assert [path.name for path in Path("weights").iterdir()] == ["face.pkl"]
@@ -61,6 +59,8 @@ def test_file_is_described_downloaded_and_verified(hub, capsys):
     assert text.splitlines()[-1].strip() == (
         "python -m scripts.convert_checkpoint source=weights/face.pkl output=checkpoints/face"
     )
+    main(words())
+    assert len(hub.downloads()) == 1
 
 
 def test_next_command_can_be_pasted_whatever_the_name(hub, capsys):
@@ -73,72 +73,42 @@ def test_next_command_can_be_pasted_whatever_the_name(hub, capsys):
     assert config.output == "checkpoints/my face (1), it's=best"
 
 
-@pytest.mark.parametrize("files", ["a.pkl,2.pkl", "[a.pkl,2.pkl]", "a.pkl, 2.pkl"])
-def test_files_are_named_with_commas_or_as_a_list(hub, files):
-    hub.repositories[REPO].commit({"a.pkl": b"1", "2.pkl": b"2", "c.pkl": b"3"})
-    main(words(f"files={files}"))
-    assert {path.name for path in Path("weights").iterdir()} == {"a.pkl", "2.pkl"}
-
-
-def test_missing_license_is_said(hub, capsys):
-    hub.repositories[REPO].license = None
-    main(words("list=true"))
-    assert "licence   not stated; the authors' terms apply" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("files=", ["sub/a.pkl", "2.pkl"]),
+        ("files=sub/a.pkl,notes.txt", ["sub/a.pkl", "notes.txt"]),
+        ("files=[sub/a.pkl,2.pkl]", ["sub/a.pkl", "2.pkl"]),
+    ],
+)
+def test_all_snapshots_are_taken_unless_some_files_are_named(hub, option, names):
+    hub.repositories[REPO].commit({"sub/a.pkl": b"1", "2.pkl": b"2", "notes.txt": b"3"})
+    main(words(option))
+    assert set(Path("weights").rglob("*.*")) == {Path("weights", n) for n in names}
 
 
 def test_listing_names_all_files_and_downloads_nothing(hub, capsys):
+    hub.repositories[REPO].license = None
     main(words("list=true"))
     text = capsys.readouterr().out
     assert f"face.pkl, 3.0 MB, SHA-256 {SHA256}" in text
-    assert "README.md, 10 bytes, git blob" in text
-    assert not hub.downloads()
-    assert not Path("weights").exists()
+    assert "README.md, 10 bytes, git blob" in text and "licence   not stated" in text
+    assert not hub.downloads() and not Path("weights").exists()
 
 
-def test_all_snapshots_are_taken_unless_some_are_named(hub):
-    files = {"a.pkl": b"first", "sub/b.pkl": b"second", "notes.txt": b"third"}
-    hub.repositories[REPO].commit(files)
-    main(words())
-    assert {p.name for p in Path("weights").rglob("*") if p.is_file()} == {"a.pkl", "b.pkl"}
-    main(words("files=notes.txt"))
-    assert Path("weights/notes.txt").read_bytes() == b"third"
-
-
-def test_complete_file_is_not_downloaded_again(hub):
-    main(words())
-    assert len(hub.downloads()) == 1
-    main(words())
-    assert len(hub.downloads()) == 1
-
-
-def start_script(hub: HubServer, folder: Path) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        [sys.executable, "-m", "scripts.download_weights", *words(f"output={folder / 'weights'}")],
-        cwd=folder,
-        env=os.environ | hub_environment(hub.endpoint, folder / "home") | {"PYTHONPATH": str(root)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def wait_for_size(path: Path, size: int) -> None:
-    for _ in range(600):
-        if path.exists() and path.stat().st_size >= size:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{path} did not grow to {size} bytes")
-
-
-def test_download_killed_in_the_middle_is_continued(hub, tmp_path):
+def test_download_killed_in_the_middle_is_continued(hub):
     hub.repositories[REPO].commit({"face.pkl": BIG})
     hub.faults = [Fault("stall", 2 * BLOCK + 1000)]
-    process = start_script(hub, tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=main, args=(words(),))
+    process.start()
     sha256 = hashlib.sha256(BIG).hexdigest()
     partial = Path(f"weights/face.pkl.{sha256[:12]}.incomplete")
-    wait_for_size(partial, 2 * BLOCK)
+    deadline = time.monotonic() + 60
+    while not partial.exists() or partial.stat().st_size < 2 * BLOCK:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
     assert not Path("weights/face.pkl").exists()
     main(words())
     assert Path("weights/face.pkl").read_bytes() == BIG
@@ -165,51 +135,43 @@ def test_server_without_ranges_gives_the_right_file_too(hub):
     assert Path("weights/face.pkl").read_bytes() == CONTENT
 
 
-def test_corrupt_download_is_refused_and_deleted_and_the_next_run_succeeds(hub, capsys):
-    hub.faults = [Fault("corrupt", 1_234_567)]
-    line = fails(capsys)
-    assert "SHA-256" in line
-    assert f"instead of {SHA256}; the download was deleted, run it again" in line
+@pytest.mark.parametrize("size", [0, 1000, len(CONTENT), len(CONTENT) + 1000])
+def test_corrupt_content_is_refused_and_deleted_and_the_next_run_succeeds(hub, capsys, size):
+    if size == 0:
+        hub.faults = [Fault("corrupt", 1_234_567)]
+    Path("weights").mkdir()
+    Path(f"weights/face.pkl.{SHA256[:12]}.incomplete").write_bytes(b"x" * size)
+    assert "the download was deleted" in fails(capsys)
     assert not list(Path("weights").iterdir())
     main(words())
     assert Path("weights/face.pkl").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("size", [1000, len(CONTENT), len(CONTENT) + 1000])
-def test_damaged_partial_file_is_refused_and_deleted(hub, capsys, size):
-    Path("weights").mkdir()
-    Path(f"weights/face.pkl.{SHA256[:12]}.incomplete").write_bytes(b"x" * size)
-    assert "the download was deleted" in fails(capsys)
-    main(words())
-    assert Path("weights/face.pkl").read_bytes() == CONTENT
-
-
 def test_small_file_is_verified_by_its_git_id(hub):
-    hub.repositories[REPO].large = ()
-    repository = HubRepository(REPO, "main", hub.repositories[REPO].branches["main"], None, ())
-    good = hashlib.sha1(b"blob 10\0# Weights\n").hexdigest()
-    path = download_file(repository, HubFile("README.md", 10, None, good), "good")
-    assert path.read_bytes() == b"# Weights\n"
-    with pytest.raises(UserError, match="git blob"):
-        download_file(repository, HubFile("README.md", 10, None, "0" * 40), "bad")
+    info = read_repository(REPO, "main")
+    readme = info.siblings[0]
+    assert download_file(info, readme, "good").read_bytes() == b"# Weights\n"
+    readme.blob_id = "0" * 40
+    with pytest.raises(UserError, match=f"instead of {readme.blob_id}"):
+        download_file(info, readme, "bad")
     assert not list(Path("bad").iterdir())
 
 
 def test_users_checksum_is_compared_before_the_download(hub, capsys):
-    line = fails(capsys, f"sha256={'a' * 64}")
-    assert "is not the expected" in line
+    assert "is not the expected" in fails(capsys, f"sha256={'a' * 64}")
     assert not hub.downloads()
     main(words(f"sha256={SHA256.upper()}"))
     assert Path("weights/face.pkl").exists()
+    hub.repositories[REPO].commit({"a.pkl": b"1", "b.pkl": b"2"})
+    assert "name one of a.pkl, b.pkl" in fails(capsys, f"sha256={SHA256}")
 
 
-def test_other_file_of_that_name_is_never_overwritten(hub, capsys):
+@pytest.mark.parametrize("content", [b"mine", CONTENT[:-1] + b"!"])
+def test_other_file_of_that_name_is_never_overwritten(hub, capsys, content):
     Path("weights").mkdir()
-    Path("weights/face.pkl").write_bytes(b"mine")
-    assert "exists and is another file (4 bytes instead of 3000000)" in fails(capsys)
-    Path("weights/face.pkl").write_bytes(CONTENT[:-1] + b"!")
-    fails(capsys)
-    assert Path("weights/face.pkl").read_bytes() == CONTENT[:-1] + b"!"
+    Path("weights/face.pkl").write_bytes(content)
+    assert "exists and is another file" in fails(capsys)
+    assert Path("weights/face.pkl").read_bytes() == content
     assert not hub.downloads()
 
 
@@ -217,12 +179,11 @@ def test_other_file_of_that_name_is_never_overwritten(hub, capsys):
     ("option", "message"),
     [
         ("repo_id=nobody/nothing", "the hub shows no model repository nobody/nothing"),
-        ("repo_id=nobody", "no model repository nobody"),
         ("repo_id=a/b/c", "is not a hub id"),
         ("revision=v9", "has no revision v9"),
         ("files=[cat.pkl]", "has no file cat.pkl; it holds README.md, face.pkl"),
         ("sha256=12ab", "has 64 hexadecimal digits"),
-        ("output=file", "cannot read or write"),
+        ("output=file", "File exists: 'file'"),
     ],
 )
 def test_mistake_is_one_line_and_code_2(hub, capsys, option, message):
@@ -230,22 +191,13 @@ def test_mistake_is_one_line_and_code_2(hub, capsys, option, message):
     assert message in fails(capsys, option)
 
 
-def test_one_checksum_cannot_serve_several_files(hub, capsys):
-    hub.repositories[REPO].commit({"a.pkl": b"1", "b.pkl": b"2"})
-    assert "name one of a.pkl, b.pkl" in fails(capsys, f"sha256={SHA256}")
-
-
-def test_repository_without_snapshots_says_what_it_holds(hub, capsys):
+def test_repositories_that_give_no_snapshot_are_one_line_each(hub, capsys, monkeypatch):
     hub.repositories[REPO].commit({"model.onnx": b"1"})
-    assert "has no .pkl files; it holds model.onnx" in fails(capsys)
-
-
-def test_gated_repository_says_what_to_do(hub, capsys):
+    assert "it holds model.onnx" in fails(capsys)
+    hub.repositories[REPO].commit({"../../evil.pkl": CONTENT})
+    assert "leads out of the output folder" in fails(capsys)
     hub.repositories[REPO].status = 403
     assert f"accept its terms at {hub.endpoint}/{REPO}, then log in" in fails(capsys)
-
-
-def test_unreachable_hub_is_one_line(hub, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9 cannot be reached" in fails(capsys)
 
@@ -255,11 +207,6 @@ def test_full_disk_is_said_before_the_download(hub, capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     assert "has 1 MB free, but face.pkl needs 3 MB more" in fails(capsys)
     assert not hub.downloads()
-
-
-def test_name_that_leads_out_of_the_folder_is_refused(hub, capsys):
-    hub.repositories[REPO].commit({"../../evil.pkl": CONTENT})
-    assert "leads out of the output folder" in fails(capsys)
 
 
 def test_token_goes_to_the_hub_but_not_to_its_storage_nor_to_the_logs(hub, capsys, monkeypatch):
