@@ -21,7 +21,7 @@ ALLOWED = {
     "configs": set(),
     "scripts": {"torch_utils", "mate3d", "training", "editing", "configs"},
 }
-# Rooms of a package, each of which may import those before it. Files beside the rooms are not listed.
+# Rooms of a package; each may import those before it. Files beside the rooms are not listed.
 ROOMS = {
     "torch_utils": ("kernel_build", "ops"),
     "mate3d": (
