@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from mate3d.atomic import atomic_file
+from mate3d.atomic import AppendedFile, atomic_file
 from mate3d.errors import UserError
 from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
 from scripts._help import help_text
@@ -17,7 +17,6 @@ from scripts._multirun import multirun
 from torch_utils.connection import OtherProcessFailedError, connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
-from training.run_folder.appended_file import AppendedFile
 
 _logger = logging.getLogger(__name__)
 

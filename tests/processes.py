@@ -1,17 +1,25 @@
 """Run a function in a process of its own that is killed, or that finds the disk full."""
 
+import ctypes
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+from tests.torch_utils.distributed_processes import torchrun_environments
+
+# Of unshare(2): mounts and users of one's own.
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 
 
 def killed_at_line(function: Callable[[], object], moment: int, *modules: ModuleType) -> bool:
@@ -49,11 +57,54 @@ def killed_after(function: Callable[[], object], seconds: float) -> bool:
 
 def error_with_file_limit(function: Callable[[], object], num_bytes: int) -> str:
     """Return the error of a function in a forked process whose files cannot grow beyond a size."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+    return _error_of(function, limit)
+
+
+def on_small_disk(function: Callable[[], object], folder: Path, *, size: str) -> str:
+    """Return the error of a function in a forked process with a disk of its own at `folder`.
+
+    Skips the test where the system lets users mount nothing.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def mount() -> None:
+        user, group = os.getuid(), os.getgid()
+        assert libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER) == 0
+        for name, text in (
+            ("uid_map", f"0 {user} 1"),
+            ("setgroups", "deny"),
+            ("gid_map", f"0 {group} 1"),
+        ):
+            Path("/proc/self", name).write_text(text)
+        assert libc.mount(b"none", bytes(folder), b"tmpfs", 0, f"size={size}".encode()) == 0
+
+    if _error_of(lambda: None, mount):
+        pytest.skip("mounting needs user namespaces")
+    return _error_of(function, mount)
+
+
+def run_launched(function: Callable[[], object], size: int = 2) -> None:
+    """Run a function in forked processes at the same time that torchrun seems to have launched."""
+
+    def run(environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        function()
+
+    children = [_fork(partial(run, one)) for one in torchrun_environments(size)]
+    for child in children:
+        assert not _wait(child)
+
+
+def _error_of(function: Callable[[], object], prepare: Callable[[], object]) -> str:
     reader, writer = os.pipe()
 
     def run() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
         try:
+            prepare()
             function()
         except Exception as error:
             os.write(writer, f"{type(error).__name__}: {error}".encode())
@@ -66,20 +117,6 @@ def error_with_file_limit(function: Callable[[], object], num_bytes: int) -> str
     return message
 
 
-def run_on_small_disk(program: str, *arguments: str, size: str) -> str:
-    """Return the standard output of a Python program with a disk of its own mounted at argument 1.
-
-    Skips the test where the system lets users mount nothing.
-    """
-    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0:
-        pytest.skip("mounting needs unshare(1) and user namespaces")
-    mount = f'mount -t tmpfs -o size={size} none "$3" && exec "$0" -c "$1" "${{@:3}}"'
-    command = ["unshare", "-rm", "bash", "-c", mount, sys.executable, program, "", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 def _fork(function: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
@@ -89,6 +126,8 @@ def _fork(function: Callable[[], object]) -> int:
         try:
             function()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return child

@@ -79,8 +79,7 @@ class SnapshotTaker:
         loop = self._settings.loop
         grids = render_grids(average, self._grid_latents(), columns=loop.grid_columns)
         monitor.add_grids(grids, images_seen)
-        for name, values in geometry_histograms(average, self._grid_latents()).items():
-            monitor.add_histogram(name, values, images_seen)
+        monitor.add_histograms(geometry_histograms(average, self._grid_latents()), images_seen)
 
     def _grid_latents(self) -> Latents:
         loop = self._settings.loop

@@ -5,6 +5,7 @@ import torch
 
 from mate3d import atomic
 from mate3d.atomic import (
+    AppendedFile,
     atomic_file,
     atomic_files,
     atomic_folder,
@@ -14,7 +15,22 @@ from mate3d.atomic import (
 )
 from mate3d.checkpoints.storage import save_weights
 from mate3d.errors import UserError
-from tests.processes import error_with_file_limit, killed_at_line, run_on_small_disk
+from tests.processes import error_with_file_limit, killed_at_line, on_small_disk
+
+WRITERS = [atomic_file, atomic_files, atomic_folder]
+
+
+def write(writer, target, text):
+    """Write a text to `target/name`, or to `target` itself where it is a file's writer."""
+    with writer(target / "name" if writer is atomic_file else target) as temporary:
+        (temporary if writer is atomic_file else temporary / "name").write_text(text)
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
+def has_exchange(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    return request.param
 
 
 def test_files_replace_those_of_their_names_only(tmp_path):
@@ -24,45 +40,38 @@ def test_files_replace_those_of_their_names_only(tmp_path):
         (temporary / "a").write_text("new")
         (temporary / "c").write_text("new")
         assert (tmp_path / "a").read_text() == "old"
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "a": "new",
-        "b": "old",
-        "c": "new",
-    }
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert texts == {"a": "new", "b": "old", "c": "new"}
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+def test_a_folder_is_replaced_as_a_whole_and_removed(tmp_path, has_exchange):
     for text in ("first", "second"):
         with atomic_folder(tmp_path / "deep/folder") as temporary:
             (temporary / text).write_text(text)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["folder"]
     assert [path.name for path in (tmp_path / "deep/folder").iterdir()] == ["second"]
+    remove_folder(tmp_path / "deep/folder")
+    assert not list((tmp_path / "deep").iterdir())
 
 
-@pytest.mark.parametrize("writer", [atomic_file, atomic_files, atomic_folder])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interruption_leaves_what_was_there(tmp_path, writer, error):
-    with atomic_files(tmp_path / "target") as temporary:
-        (temporary / "name").write_text("old")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_interruption_leaves_what_was_there(tmp_path, writer):
+    write(writer, tmp_path / "target", "old")
     target = tmp_path / "target" / ("name" if writer is atomic_file else "")
-    with pytest.raises(error), writer(target) as temporary:
+    with pytest.raises(KeyboardInterrupt), writer(target) as temporary:
         (temporary if writer is atomic_file else temporary / "name").write_text("new")
-        raise error
+        raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert [path.read_text() for path in (tmp_path / "target").iterdir()] == ["old"]
 
 
-@pytest.mark.parametrize("writer", [atomic_file, atomic_files, atomic_folder])
+@pytest.mark.parametrize("writer", WRITERS)
 def test_a_place_that_cannot_be_written_is_named(tmp_path, writer):
     (tmp_path / "taken").write_text("")
     with pytest.raises(UserError, match="cannot write .*taken"), writer(tmp_path / "taken/x"):
         raise AssertionError("the block must not run")
-
-
-def test_a_file_that_cannot_replace_a_folder_is_named(tmp_path):
-    (tmp_path / "name").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*/name: Is a directory"):
-        with atomic_file(tmp_path / "name") as temporary:
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}: Is a directory"):
+        with atomic_file(tmp_path) as temporary:
             temporary.write_text("")
 
 
@@ -70,115 +79,86 @@ def test_permissions_are_ordinary(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     save_weights(tmp_path / "weights.safetensors", {"x": torch.ones(1)})
-    with atomic_file(tmp_path / "atomic_file") as temporary:
-        temporary.write_text("")
-    with atomic_folder(tmp_path / "atomic_folder"):
-        pass
-    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
-    assert modes["weights.safetensors"] == modes["atomic_file"] == modes["file"]
+    write(atomic_folder, tmp_path / "atomic_folder", "")
+    modes = {path.name: path.stat().st_mode for path in tmp_path.rglob("*")}
+    assert modes["weights.safetensors"] == modes["name"] == modes["file"]
     assert modes["atomic_folder"] == modes["folder"]
 
 
-def replace_folder(folder, text):
-    with atomic_folder(folder) as temporary:
-        for name in ("a", "b"):
-            (temporary / name).write_text(text)
-
-
-def without_exchange(monkeypatch):
-    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
-
-
-@pytest.mark.parametrize("has_exchange", [True, False])
-def test_a_kill_at_any_line_leaves_one_complete_folder(tmp_path, monkeypatch, has_exchange):
-    if not has_exchange:
-        without_exchange(monkeypatch)
+def test_a_kill_at_any_line_leaves_one_complete_folder(tmp_path, has_exchange):
+    # Only one line lies between two renames; the lines of an exchange may be sampled.
+    stride = 3 if has_exchange else 1
     folder, moment, seen, missing = tmp_path / "folder", 1, set(), 0
-    replace_folder(folder, "old")
-    while killed_at_line(lambda: replace_folder(folder, "new"), moment, atomic):
+    write(atomic_folder, folder, "old")
+    while killed_at_line(lambda: write(atomic_folder, folder, "new"), moment, atomic):
         missing += not folder.exists()
-        for found in (standing_folder(folder), folder):
-            texts = {path.name: path.read_text() for path in found.iterdir()}
-            assert texts in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"})
-            seen.add(texts["a"])
-            remove_leftovers(tmp_path)
+        seen.add((standing_folder(folder) / "name").read_text())
+        remove_leftovers(tmp_path, "folder")
         assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-        replace_folder(folder, "old")
-        moment += 1
+        seen.add((folder / "name").read_text())
+        write(atomic_folder, folder, "old")
+        moment += stride
     assert moment > 20 and seen == {"old", "new"}
     assert (missing == 0) == has_exchange
 
 
-@pytest.mark.parametrize("writer", [atomic_file, atomic_files])
-def test_a_kill_at_any_line_leaves_the_old_or_the_new_file(tmp_path, writer):
-    path, moment = tmp_path / "name", 1
-
-    def write(text):
-        with writer(path if writer is atomic_file else tmp_path) as temporary:
-            (temporary if writer is atomic_file else temporary / "name").write_text(text)
-
-    write("old")
-    while killed_at_line(lambda: write("new"), moment, atomic):
-        assert path.read_text() in ("old", "new")
+def test_a_kill_at_any_line_leaves_the_old_or_the_new_file(tmp_path):
+    moment, seen = 1, set()
+    write(atomic_file, tmp_path, "old")
+    while killed_at_line(lambda: write(atomic_file, tmp_path, "new"), moment, atomic):
+        seen.add((tmp_path / "name").read_text())
         remove_leftovers(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["name"]
-        moment += 1
-    assert moment > 10 and path.read_text() == "new"
+        moment += 2
+    assert moment > 20 and seen == {"old", "new"}
 
 
-def test_without_exchange_folders_are_replaced_as_well(tmp_path, monkeypatch):
-    without_exchange(monkeypatch)
-    for text in ("first", "second"):
-        replace_folder(tmp_path / "folder", text)
-    assert (tmp_path / "folder" / "a").read_text() == "second"
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+def test_leftovers_of_one_name_go_without_those_of_others(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f".partial.xyz.{name}").mkdir()
+        (tmp_path / f".replaced.xyz.{name}").mkdir()
+    remove_leftovers(tmp_path, "a")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".partial.xyz.b", ".replaced.xyz.b", "a"]
 
 
 def test_an_exchange_that_fails_for_another_reason_is_an_error(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         atomic._exchange(tmp_path / "a", tmp_path / "b")
-
-
-def test_a_removed_folder_is_gone_and_a_missing_one_is_named(tmp_path):
-    replace_folder(tmp_path / "folder", "text")
-    remove_folder(tmp_path / "folder")
-    with pytest.raises(UserError, match="cannot remove .*/folder: No such file"):
+    with pytest.raises(UserError, match="folder: No such file"):
         remove_folder(tmp_path / "folder")
-    remove_leftovers(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("writer", [atomic_file, atomic_folder])
 def test_a_file_that_cannot_grow_names_its_place_and_harms_nothing(tmp_path, writer):
-    replace_folder(tmp_path / "target", "old")
-    target = tmp_path / "target" / ("a" if writer is atomic_file else "")
-
-    def write():
-        with writer(target) as temporary:
-            (temporary if writer is atomic_file else temporary / "a").write_bytes(bytes(20_000))
-
-    message = error_with_file_limit(write, 10_000)
-    assert message == f"UserError: cannot write {target}: File too large"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "target"]
-    assert (tmp_path / "target" / "a").read_text() == "old"
+    write(writer, tmp_path / "target", "old")
+    message = error_with_file_limit(lambda: write(writer, tmp_path / "target", "x" * 999), 500)
+    place = tmp_path / "target" / ("name" if writer is atomic_file else "")
+    assert message == f"UserError: cannot write {place}: File too large"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["name", "target"]
+    assert (tmp_path / "target" / "name").read_text() == "old"
 
 
 def test_a_full_disk_is_one_line_that_names_the_place(tmp_path):
-    program = """
-import sys
-from pathlib import Path
-from mate3d.atomic import atomic_folder
-from mate3d.errors import UserError
-folder = Path(sys.argv[1]) / "folder"
-with atomic_folder(folder) as temporary:
-    (temporary / "a").write_text("old")
-try:
-    with atomic_folder(folder) as temporary:
-        (temporary / "a").write_bytes(bytes(2_000_000))
-except UserError as error:
-    print(error)
-print((folder / "a").read_text(), len(list(Path(sys.argv[1]).iterdir())))
-"""
-    lines = run_on_small_disk(program, str(tmp_path), size="1m").splitlines()
-    assert lines[0].startswith(f"cannot write {tmp_path}/folder: No space left on device; free")
-    assert lines[1] == "old 1"
+    def fill_disk():
+        write(atomic_folder, tmp_path / "folder", "old")
+        try:
+            write(atomic_folder, tmp_path / "folder", "x" * 2_000_000)
+        finally:
+            assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+            assert (tmp_path / "folder" / "name").read_text() == "old"
+
+    message = on_small_disk(fill_disk, tmp_path, size="1m")
+    expected = f"UserError: cannot write {tmp_path}/folder: No space left on device; free"
+    assert message.startswith(expected) and "\n" not in message
+
+
+def test_records_wait_for_space_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_MAX_WAITING_BYTES", 10)
+    file = AppendedFile(tmp_path / "missing" / "file")
+    for record in (b"aaaa", b"bbbb", b"cccc"):
+        with pytest.raises(OSError):
+            file.append(record)
+    (tmp_path / "missing").mkdir()
+    file.flush()
+    assert (tmp_path / "missing" / "file").read_bytes() == b"bbbbcccc"

@@ -11,14 +11,12 @@ from training.state import STATE_FILE, load_state, save_state
 LOSS = "Loss/G/loss"
 
 
-@pytest.mark.parametrize(
-    ("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinite"), (-float("inf"), "inf")]
-)
-def test_a_value_that_is_not_finite_is_named(value, word):
+def test_a_value_that_is_not_finite_is_named():
     guard = DivergenceGuard(SafetySettings(spike_factor=None))
     assert guard.check({"Loss/beta": 0.1, LOSS: 1e9}) is None
-    assert guard.check({"Loss/beta": value}).startswith(f"Loss/beta is {word}")
-    assert "Loss/x is" in guard.check({LOSS: 1.0, "Loss/x": torch.tensor([1.0, value])})
+    for value, word in ((float("nan"), "NaN"), (float("inf"), "infinite"), (-float("inf"), "inf")):
+        assert guard.check({"Loss/beta": value}).startswith(f"Loss/beta is {word}")
+        assert "Loss/x is" in guard.check({LOSS: 1.0, "Loss/x": torch.tensor([1.0, value])})
 
 
 def test_a_spike_is_measured_by_the_running_median():
@@ -85,18 +83,12 @@ def test_rates_are_lowered_each_time_and_stay_so(run, make_trainer, tmp_path):
     assert resumed_guard.num_rollbacks == resumed.num_rollbacks == 2
 
 
-def test_the_second_time_goes_back_further(run):
+def test_the_second_time_goes_back_further_and_endless_divergence_is_an_error(run):
     path, state, guard, settings = run
     for images_seen in (4, 2, 2):
         roll_back(path, state, guard, settings, "reason")
         save_state(path, state, with_previous=False)
         assert state.images_seen == images_seen
-
-
-def test_endless_divergence_is_an_error_with_the_reason(run):
-    path, state, guard, settings = run
-    for _ in range(3):
-        roll_back(path, state, guard, settings, "Loss/beta is NaN")
     with pytest.raises(UserError, match="diverged 4 times in a row.*Loss/beta is NaN.*lower"):
         roll_back(path, state, guard, settings, "Loss/beta is NaN")
     guard.num_rollbacks = 0

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.tensorboard import summary
 from tqdm import tqdm
 
 from mate3d.errors import UserError
+from mate3d.outputs.visualize import to_uint8
 from torch_utils.distributed import all_reduce_sum, broadcast_object, world
 from training.run_folder.event_file import EventFile
 from training.run_folder.grids import save_grids
-from training.run_folder.stats_file import StatsFile
-from training.run_folder.summary import write_summary
-from training.run_folder.summary.durations import format_duration
+from training.run_folder.json_lines import STATS_FILE, JsonLines
+from training.run_folder.summary import format_duration, write_summary
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ COMPARED_VALUES = (
 )
 # The time left follows from the speed over this many ticks.
 _ETA_TICKS = 5
+_HISTOGRAM_BINS = 64
 
 
 def peak_memory_gib() -> float:
@@ -80,7 +82,7 @@ class Monitor:
     ):
         self._run_folder, self._is_main = run_folder, is_main
         self._total_images = total_images
-        self._stats = StatsFile(run_folder)
+        self._stats = JsonLines(run_folder / STATS_FILE)
         self._failing: set[str] = set()
         self._bar = tqdm(
             total=total_images,
@@ -97,7 +99,7 @@ class Monitor:
         now = time.monotonic()
         self._ticks = deque([(now, images_seen)], maxlen=_ETA_TICKS + 1)
         if self._is_main:
-            self._write("stats.jsonl", lambda: self._stats.rewind(images_seen))
+            self._write(STATS_FILE, self._stats.rewind, images_seen)
             self._events = EventFile(self._run_folder, purge_step=images_seen + 1)
 
     def rewind(self, images_seen: int) -> None:
@@ -137,16 +139,6 @@ class Monitor:
         if self._is_main and values:
             self._write_values(values, images_seen)
 
-    def add_picture(
-        self,
-        name: str,
-        picture: Tensor,  # [3, H, W] in [-1, 1]
-        images_seen: int,
-    ) -> None:
-        """Show a picture in TensorBoard."""
-        if self._is_main:
-            self._write("events", lambda: self._events.add_picture(name, picture, images_seen))
-
     def add_grids(
         self,
         grids: Mapping[str, Tensor],  # name -> [3, H, W] in [-1, 1]
@@ -154,20 +146,30 @@ class Monitor:
     ) -> None:
         """Write grids to samples/ and show them in TensorBoard."""
         if self._is_main:
-            folder = self._run_folder / "samples"
-            self._write("samples", lambda: save_grids(folder, grids, images_seen))
-            for name, picture in grids.items():
-                self.add_picture(f"samples/{name}", picture, images_seen)
+            self._write("samples", save_grids, self._run_folder / "samples", grids, images_seen)
+            pictures = [
+                summary.image(f"samples/{name}", to_uint8(grid), dataformats="HWC")
+                for name, grid in grids.items()
+            ]
+            self._write("events", self._events.add, pictures, images_seen)
 
-    def add_histogram(
+    def add_histograms(
         self,
-        name: str,
-        values: Tensor,  # any shape
+        histograms: Mapping[str, Tensor],  # name -> any shape
         images_seen: int,
     ) -> None:
         """Show how values spread in TensorBoard; those that are not finite are left out."""
         if self._is_main:
-            self._write("events", lambda: self._events.add_histogram(name, values, images_seen))
+            finite = {
+                name: values[torch.isfinite(values)].detach().double().cpu().numpy()
+                for name, values in histograms.items()
+            }
+            summaries = [
+                summary.histogram(name, values, _HISTOGRAM_BINS)
+                for name, values in finite.items()
+                if len(values) > 0
+            ]
+            self._write("events", self._events.add, summaries, images_seen)
 
     def add_hparams(self, values: Mapping[str, object]) -> None:
         """Describe the run to TensorBoard's page of hyper-parameters.
@@ -181,18 +183,19 @@ class Monitor:
                 name: value if isinstance(value, str | bool | int | float) else str(value)
                 for name, value in values.items()
             }
-            self._write("events", lambda: self._events.add_hparams(plain, COMPARED_VALUES))
+            summaries = summary.hparams(plain, dict.fromkeys(COMPARED_VALUES, 0.0))
+            self._write("events", self._events.add, summaries, None)
 
     def write_summary(self, command: str = "") -> None:
-        """Write summary.html anew; see `training.run_folder.summary.write_summary`."""
+        """Write summary.html again; see `training.run_folder.summary.write_summary`."""
         if self._is_main:
-            self._write("summary.html", lambda: write_summary(self._run_folder, command))
+            self._write("summary.html", write_summary, self._run_folder, command)
 
     def close(self) -> None:
         """Finish the bar, and write what waited for space."""
         self._bar.close()
         if self._is_main:
-            self._write("stats.jsonl", self._stats.flush)
+            self._write(STATS_FILE, self._stats.flush)
             self._write("events", self._events.flush)
 
     def _means(self) -> dict[str, float]:
@@ -217,13 +220,14 @@ class Monitor:
         }
 
     def _write_values(self, values: Mapping[str, float], images_seen: int) -> None:
-        self._write("stats.jsonl", lambda: self._stats.write(values, images_seen))
-        self._write("events", lambda: self._events.add_scalars(values, images_seen))
+        self._write(STATS_FILE, self._stats.write, {"images_seen": images_seen, **values})
+        scalars = [summary.scalar(name, value) for name, value in values.items()]
+        self._write("events", self._events.add, scalars, images_seen)
 
-    def _write(self, what: str, write: Callable[[], object]) -> None:
+    def _write(self, what: str, write: Callable[..., object], *arguments: object) -> None:
         """Write, or warn that it failed: once, until all that failed works again."""
         try:
-            write()
+            write(*arguments)
         except (OSError, UserError) as error:
             if not self._failing:
                 reason = getattr(error, "strerror", None) or error

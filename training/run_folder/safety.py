@@ -1,14 +1,11 @@
 """What keeps a run from losing work: its options, and one writer a run folder."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from mate3d.atomic import remove_leftovers
+from mate3d.atomic import file_lock, remove_leftovers
 from mate3d.errors import UserError
 from mate3d.option_checks import check_count, check_number
 
@@ -27,8 +24,6 @@ _LOCK_FILE = ".training.lock"
 # Data workers of a run that was killed hold its lock until they notice, in about five seconds.
 _PATIENCE_S = 12.0
 _MOST = 10**6
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,22 +82,8 @@ def only_writer(run_folder: Path, *, patience_s: float = _PATIENCE_S) -> Iterato
     Raises:
         UserError: If another process trains there, or the folder cannot be written.
     """
-    try:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_folder / _LOCK_FILE)
-        lock.acquire(timeout=patience_s)
-    except Timeout:
-        raise UserError(
-            f"another process trains in {run_folder}; wait for it or choose another output"
-        ) from None
-    except NotImplementedError:
-        # Some file systems of networks know no locks.
-        _logger.warning("%s cannot be locked; let no other process train there", run_folder)
-    except OSError as error:
-        raise UserError(f"cannot write {run_folder}: {error.strerror or error}") from error
-    try:
+    refusal = f"another process trains in {run_folder}; wait for it or choose another output"
+    with file_lock(run_folder / _LOCK_FILE, refusal, patience_s=patience_s):
         for folder in (run_folder, run_folder / CHECKPOINTS_FOLDER):
             remove_leftovers(folder)
         yield
-    finally:
-        lock.release()

@@ -30,32 +30,27 @@ def make_latents(generator, camera, num):
     return Latents(torch.randn(num, generator.config.z_dim), camera.expand(num, -1))
 
 
-def test_grids_show_all_kinds_of_pictures(tiny_generator, camera):
-    grids = render_grids(tiny_generator, make_latents(tiny_generator, camera, 3), columns=2)
-    slices = grids.pop("sdf_slices")
-    assert set(grids) == {"image", "segmentation", "overlay", "depth", "normals"}
-    for name, grid in grids.items():
-        assert grid.shape == (3, 32, 32), name
-        assert -1 <= float(grid.min()) and float(grid.max()) <= 1, name
-    assert slices.shape[0] == 3
-
-
-def test_grids_are_the_same_at_every_call_and_draw_no_random_numbers(tiny_generator, camera):
-    latents = make_latents(tiny_generator, camera, 2)
+def test_grids_show_all_kinds_of_pictures_and_draw_no_random_numbers(tiny_generator, camera):
+    latents = make_latents(tiny_generator, camera, 3)
     before = torch.get_rng_state()
-    first = render_grids(tiny_generator, latents, columns=2)
+    grids = render_grids(tiny_generator, latents, columns=2)
     geometry_histograms(tiny_generator, latents)
     assert torch.get_rng_state().equal(before)
+    assert set(grids) == {"image", "segmentation", "overlay", "depth", "normals", "sdf_slices"}
     for name, grid in render_grids(tiny_generator, latents, columns=2).items():
-        assert grid.equal(first[name]), name
+        assert grid.equal(grids[name]), name
+        assert name == "sdf_slices" or grid.shape == (3, 32, 32), name
+        assert -1 <= float(grid.min()) and float(grid.max()) <= 1, name
 
 
-def test_generator_without_labels_has_no_segmentation(unlabelled_generator, camera):
+def test_density_without_labels_has_neither_segmentation_nor_beta(unlabelled_generator, camera):
     latents = make_latents(unlabelled_generator, camera, 2)
     grids = render_grids(unlabelled_generator, latents, columns=2)
     assert set(grids) == {"image", "depth", "normals", "sdf_slices"}
     real = RealBatch(torch.zeros(2, 3, 16, 16), torch.zeros(2, 0, 16, 16), camera.expand(2, -1))
     assert set(real_grids(unlabelled_generator, real, columns=2)) == {"real_image"}
+    histograms = geometry_histograms(unlabelled_generator, latents)
+    assert set(histograms) == {"SDF/box", "SDF/near_surface", "SDF/gradient_length"}
 
 
 def test_real_grids_lay_masks_over_images(tiny_generator, camera):
@@ -77,12 +72,6 @@ def test_histograms_hold_distances_of_the_whole_and_of_each_part(tiny_generator,
     heads = zip(box.view(4, -1), near.view(4, -1), strict=True)
     for all_distances, nearest in heads:
         assert nearest.max() == all_distances.sort().values[1023]
-
-
-def test_histograms_of_a_density_have_no_beta(unlabelled_generator, camera):
-    latents = make_latents(unlabelled_generator, camera, 1)
-    histograms = geometry_histograms(unlabelled_generator, latents)
-    assert set(histograms) == {"SDF/box", "SDF/near_surface", "SDF/gradient_length"}
 
 
 def test_grid_that_cannot_be_written_leaves_no_half_picture(tmp_path, monkeypatch):

@@ -8,10 +8,9 @@ import yaml
 
 from mate3d.errors import UserError
 from tests.processes import killed_at_line
-from training.run_folder import safety
 from training.run_folder.safety import SafetySettings, only_writer
 
-CONFIG = Path(safety.__file__).parents[1] / "configs" / "safety" / "default.yaml"
+CONFIG = Path(__file__).parents[3] / "configs/safety/default.yaml"
 
 
 @pytest.mark.parametrize(
@@ -35,10 +34,8 @@ def test_a_wrong_option_is_named(option, value):
 
 
 def test_the_configuration_holds_the_defaults():
-    assert SafetySettings(**yaml.safe_load(CONFIG.read_text())) == SafetySettings()
-    assert {field.name for field in dataclasses.fields(SafetySettings)} == set(
-        yaml.safe_load(CONFIG.read_text())
-    )
+    values = yaml.safe_load(CONFIG.read_text())
+    assert dataclasses.asdict(SafetySettings()) == values
 
 
 def test_a_run_folder_has_one_writer(tmp_path):
@@ -64,10 +61,3 @@ def test_a_killed_writer_holds_nothing_and_its_leftovers_go(tmp_path):
     with only_writer(tmp_path, patience_s=0):
         assert not list(tmp_path.rglob(".*.x*"))
         assert (tmp_path / "checkpoint").is_dir()
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*/file/run: Not a directory"):
-        with only_writer(tmp_path / "file" / "run"):
-            raise AssertionError("the block must not run")
