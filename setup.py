@@ -88,7 +88,7 @@ setup(
     ),
     package_data={
         "configs": ["**/*.yaml"],
-        "mate3d": ["label_sets/*.yaml"],
+        "mate3d": ["label_sets/*.yaml", "outputs/templates/*.j2"],
         "torch_utils": ["ops/csrc/*"],
     },
     ext_modules=EXTENSIONS,

@@ -29,7 +29,7 @@ ROOMS = {
         *("generation", "metrics", "published"),
     ),
     "training": (
-        *("losses", "augmentation", "optimization", "pages", "data"),
+        *("losses", "augmentation", "optimization", "data"),
         *("evaluation", "feature_network", "run_folder", "prior", "start"),
     ),
     "editing": ("guidance",),

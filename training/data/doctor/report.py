@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from mate3d.atomic import atomic_files
+from mate3d.outputs.charts import make_histogram, make_scatter
+from mate3d.outputs.page import render_page
 from training.data.doctor.camera_repairs import REPAIRS
 from training.data.doctor.catalogue import CATALOGUE
-from training.data.doctor.charts import make_histogram, make_scatter
 from training.data.doctor.findings import Diagnosis, Finding
-from training.data.doctor.report_page import PAGE
 from training.data.doctor.thumbnails import make_thumbnail
 from training.data.format import DatasetFiles, open_files
 from training.data.format.remote import is_remote
@@ -34,14 +34,14 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
 
     Returns:
         The page.
+
+    Raises:
+        UserError: If the folder cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     files = open_files(diagnosis.path)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = _format_percent
     fixable = [finding.code for finding in diagnosis.findings if finding.fix]
-    page = environment.from_string(PAGE).render(
+    page = render_page(
+        "dataset_check",
         title=Path(str(diagnosis.path)).name,
         where=str(diagnosis.path),
         verdict=_make_verdict(diagnosis),
@@ -54,10 +54,10 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
         charts=_make_charts(diagnosis),
         assumed_repairs=any(finding.code in REPAIRS for finding in diagnosis.findings),
     )
-    path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
-    (folder / "findings.json").write_text(_to_json(diagnosis), encoding="utf-8")
-    return path
+    with atomic_files(folder) as temporary:
+        (temporary / "index.html").write_text(page, encoding="utf-8")
+        (temporary / "findings.json").write_text(_to_json(diagnosis), encoding="utf-8")
+    return Path(folder) / "index.html"
 
 
 def _make_verdict(diagnosis: Diagnosis) -> dict[str, str]:
@@ -65,12 +65,12 @@ def _make_verdict(diagnosis: Diagnosis) -> dict[str, str]:
     counts = f"{_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}."
     if errors:
         advice = "Do not train on this data set before the errors are gone."
-        return {"severity": "error", "headline": counts, "advice": advice}
+        return {"kind": "error", "headline": counts, "advice": advice}
     if warnings:
         advice = "It can be trained on, but look at the warnings first."
-        return {"severity": "warning", "headline": counts, "advice": advice}
+        return {"kind": "warning", "headline": counts, "advice": advice}
     advice = "Ready for training."
-    return {"severity": "note", "headline": "No errors, no warnings.", "advice": advice}
+    return {"kind": "good", "headline": "No errors, no warnings.", "advice": advice}
 
 
 def _count(number: int, noun: str) -> str:
@@ -173,10 +173,6 @@ def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
         make_histogram(pitches, limit, "Pitch: how many cameras at which height"),
         make_scatter(yaws, pitches, limit, "Yaw to the right, pitch upwards, one dot a camera"),
     ]
-
-
-def _format_percent(value: float) -> str:
-    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %"
 
 
 def _to_json(diagnosis: Diagnosis) -> str:

@@ -1,6 +1,5 @@
 """Sample grids of a run as pictures inside the page."""
 
-import base64
 import io
 import re
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mate3d.image_errors import DECODING_ERRORS
+from mate3d.outputs.page import data_uri
 
 _MAX_WIDTH = 1600
 _MAX_PNG_BYTES = 300_000
@@ -57,4 +57,4 @@ def _embed(image: Image.Image, path: Path) -> tuple[str, int]:
         file = io.BytesIO()
         image.save(file, format="JPEG", quality=88, subsampling=0)
         data, kind = file.getvalue(), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", image.width
+    return data_uri(data, kind), image.width

@@ -8,19 +8,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import yaml
 
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
+from mate3d.outputs.charts import Curve, format_value, make_chart
+from mate3d.outputs.page import render_page
 from training.run_folder.events import read_events
-from training.run_folder.stats_file import STATS_FILE, read_records
-from training.run_folder.summary.charts import Curve, format_value, has_points, make_chart
-from training.run_folder.summary.durations import format_duration
-from training.run_folder.summary.page import PAGE
-from training.run_folder.summary.pictures import embed_grids, find_grids
+from training.run_folder.json_lines import STATS_FILE, read_lines
+from training.run_folder.pictures import embed_grids, find_grids
 
 SUMMARY_FILE = "summary.html"
 
@@ -38,7 +36,7 @@ _BAD_EVENTS = ("rollback", "diverged", "failure")
 
 
 def write_summary(run_folder: str | Path, command: str = "") -> Path:
-    """Write `summary.html` anew from what the run folder holds; anything may still be missing.
+    """Write `summary.html` from what the run folder holds; anything may still be missing.
 
     Args:
         run_folder: Of a run that goes on, was stopped, resumed, or is complete.
@@ -51,25 +49,24 @@ def write_summary(run_folder: str | Path, command: str = "") -> Path:
         UserError: If it cannot be written.
     """
     folder = Path(run_folder)
-    records = read_records(folder / STATS_FILE)
-    events = [event for event in read_events(folder) if isinstance(event, dict)]
+    records, events = read_lines(folder / STATS_FILE), read_events(folder)
     config = _read_config(folder / "config.yaml")
     grids = find_grids(folder / "samples")
     curves = _read_curves(records)
     last = _last_values(records)
     marks = [event["images_seen"] for event in events if _is_mark(event)]
-    rendered = {images: one for images, one in grids.items() if "image" in one}
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(PAGE).render(
+    status = _describe_status(records, last, events)
+    page = render_page(
+        "training_run",
         title=folder.resolve().name,
         where=folder.resolve(),
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        status=_describe_status(records, last, events),
+        status=status,
         tiles=_make_tiles(curves, last, config),
-        resume=_resume_command(folder, command),
+        resume="" if status["kind"] == "good" else _resume_command(folder, command),
         sections=_make_sections(curves, marks),
         others=_make_charts(_other_names(curves), curves, marks),
-        snapshots=_embed_snapshots(grids, rendered),
+        snapshots=_embed_snapshots(grids),
         legend=_make_legend(config),
         events=[_describe_event(event) for event in reversed(events)],
         settings=list(_flatten(config)),
@@ -122,20 +119,20 @@ def _describe_status(
     events: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     if not records:
-        return {"kind": "going", "headline": "Not a single tick yet.", "advice": ""}
+        return {"kind": "note", "headline": "Not a single tick yet.", "advice": ""}
     left = last.get("Timing/eta_sec", math.nan)
     if left == 0:
-        return {"kind": "complete", "headline": "Complete.", "advice": ""}
+        return {"kind": "good", "headline": "Complete.", "advice": ""}
     done = f"{last['images_seen'] / 1000:g} thousand images seen"
     pace = last.get("Timing/images_per_sec", math.nan)
     total = last["images_seen"] + left * pace
     if math.isfinite(total) and total > 0:
         done += f", about {100 * last['images_seen'] / total:.0f} %"
     if events and events[-1].get("kind") == "stop":
-        return {"kind": "stopped", "headline": "Stopped.", "advice": f"{done}."}
+        return {"kind": "warning", "headline": "Stopped.", "advice": f"{done}."}
     if math.isfinite(left):
         done += f"; at the last tick {format_duration(left)} were left"
-    return {"kind": "going", "headline": "Not complete.", "advice": f"{done}."}
+    return {"kind": "note", "headline": "Not complete.", "advice": f"{done}."}
 
 
 def _make_tiles(
@@ -151,7 +148,7 @@ def _make_tiles(
     if "Resources/peak_gpu_memory_gib" in last:
         tiles.append((f"{last['Resources/peak_gpu_memory_gib']:.2f} GiB", "GPU memory, at most"))
     for name, curve in curves.items():
-        if name.startswith("Metrics/") and has_points(curve):
+        if name.startswith("Metrics/") and curve.has_points:
             best = np.nanargmax if name in _HIGHER_IS_BETTER else np.nanargmin
             index = best(np.where(np.isfinite(curve.y), curve.y, np.nan))
             text = f"best {_title(name)}, at {curve.x[index] / 1000:g} kimg"
@@ -181,13 +178,15 @@ def _make_sections(curves: Mapping[str, Curve], marks: Sequence[float]) -> list[
     rest = [name for name in curves if name.startswith(("Augment/", "Progress/"))]
     changing = [name for name in rest if name not in _UNSHOWN and np.ptp(curves[name].y) > 0]
     memory = [name for name in curves if name.startswith("Resources/")]
-    adversarial = {title: curves[name] for title, name in _ADVERSARIAL.items() if name in curves}
-    adversarial = {title: curve for title, curve in adversarial.items() if has_points(curve)}
-    joint = (
-        [make_chart("generator and discriminators", adversarial, marks=marks, **_LOSS_STYLE)]
-        if adversarial
-        else []
-    )
+    adversarial = {
+        title: curves[name]
+        for title, name in _ADVERSARIAL.items()
+        if name in curves and curves[name].has_points
+    }
+    joint = []
+    if adversarial:
+        title = "generator and discriminators"
+        joint = [make_chart(title, adversarial, marks=marks, **_LOSS_STYLE)]
     sections = [
         ("Quality", _make_charts(metrics, curves, marks, with_dots=True, with_log=True)),
         ("Losses", joint + _make_charts(losses, curves, marks, **_LOSS_STYLE)),
@@ -217,7 +216,7 @@ def _make_charts(
     return [
         make_chart(_title(name), {"": curves[name]}, marks=marks, **style)
         for name in names
-        if name in curves and has_points(curves[name])
+        if name in curves and curves[name].has_points
     ]
 
 
@@ -228,10 +227,9 @@ def _title(name: str) -> str:
     return short.removesuffix("/loss").replace("_", " ")
 
 
-def _embed_snapshots(
-    grids: Mapping[int, Mapping[str, Path]], rendered: Mapping[int, Mapping[str, Path]]
-) -> list[dict[str, Any]]:
+def _embed_snapshots(grids: Mapping[int, Mapping[str, Path]]) -> list[dict[str, Any]]:
     """Return latest and first samples, and the real pictures to compare with."""
+    rendered = {images: one for images, one in grids.items() if "image" in one}
     snapshots = []
     if rendered:
         newest, oldest = max(rendered), min(rendered)
@@ -270,3 +268,17 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         else:
             text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
             yield f"{prefix}{name}", text.removesuffix("...\n").strip()
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration with its two largest units: 3d 04h, 5h 06m, 7m 08s, 9s."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02d}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
