@@ -59,7 +59,7 @@ def run(make_trainer, tmp_path):
     return tmp_path / "run", state, resumed
 
 
-@pytest.mark.parametrize(("has_links", "stride"), [(True, 17), (False, 29)])
+@pytest.mark.parametrize(("has_links", "stride"), [(True, 23), (False, 37)])
 def test_a_kill_at_any_line_of_a_snapshot_loses_nothing(run, monkeypatch, has_links, stride):
     folder, state, resumed = run
     if not has_links:
@@ -77,7 +77,7 @@ def test_a_kill_at_any_line_of_a_snapshot_loses_nothing(run, monkeypatch, has_li
         assert (folder / CHECKPOINT_FOLDER).is_dir()
         if resumed.images_seen == 4:
             snapshot(folder, state, 3)
-    assert next(moments) > 10 * stride and check(folder, resumed, {4}) == 4
+    assert next(moments) > 300 and check(folder, resumed, {4}) == 4
     kept = sorted(path.name for path in (folder / CHECKPOINTS_FOLDER).glob("0*"))
     assert kept == ["000000002", "000000004"]
 
@@ -94,9 +94,9 @@ def test_a_kill_after_any_time_loses_nothing(run):
 
     resumed.images_seen, num_rounds = 3, 0
     # Processes are slower at times than the snapshot timed above: go on until some were whole.
-    while num_rounds < 8 or (resumed.images_seen <= 5 and num_rounds < 40):
+    while num_rounds < 5 or (resumed.images_seen <= 5 and num_rounds < 40):
         before = resumed.images_seen
-        assert killed_after(save_again_and_again, seconds * (1 + num_rounds / 4))
+        assert killed_after(save_again_and_again, seconds * (1 + num_rounds / 2))
         check(folder, resumed, range(before, before + 100))
         with only_writer(folder):
             pass

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,26 +12,10 @@ from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.outputs.charts import HEIGHT, WIDTH
+from tests.pages import Page
 from training.run_folder.events import log_event
 from training.run_folder.grids import save_grids
 from training.run_folder.summary import format_duration, write_summary
-
-
-class Page(HTMLParser):
-    """Collects what a page holds, and which files of others it would load."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.sources, self.words = [], [], []
-        self.feed(text)
-        self.text = " ".join(word for word in self.words if word)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        self.words.append(data.strip())
 
 
 def write_stats(folder, eta=100.0):
