@@ -46,7 +46,9 @@ class MeshOptions:
 
     def __post_init__(self):
         check_count("mesh.resolution", self.resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
-        _check_coloring(self.coloring)
+        if self.coloring not in get_args(Coloring):
+            allowed = " or ".join(get_args(Coloring))
+            raise UserError(f"mesh.coloring={self.coloring}; use {allowed}")
         if not self.formats or not set(self.formats) <= set(MESH_FORMATS):
             raise UserError(
                 f"mesh.formats={as_text(self.formats)}; use some of {', '.join(MESH_FORMATS)}"
@@ -75,11 +77,9 @@ def extract_mesh(
         evaluation: See `evaluate_volume`.
 
     Raises:
-        UserError: If the distance is nowhere negative in the box, an option is not allowed, or
-            labels are asked of a field without any.
+        UserError: If the distance is nowhere negative in the box, or labels are asked of a field
+            without any.
     """
-    check_count("mesh.resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
-    _check_coloring(coloring)
     if coloring == "label":
         _check_labels(label_set, "coloring by label")
     grid = Grid(box_size, resolution, field.device)
@@ -113,7 +113,6 @@ def extract_label_meshes(
     Raises:
         UserError: If there are no labels or no class has a surface.
     """
-    check_count("mesh.resolution", resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
     _check_labels(label_set, "one mesh per label")
     grid = Grid(box_size, resolution, field.device)
     meshes = {}
@@ -157,15 +156,11 @@ def write_meshes(
     Raises:
         UserError: See `extract_mesh` and `extract_label_meshes`; or if a file cannot be written.
     """
-    meshes = {
-        stem: extract_mesh(
-            field, box_size, options.resolution, coloring=options.coloring, label_set=label_set
-        )
-    }
-    parts = {}
+    resolution, parts = options.resolution, {}
+    head = extract_mesh(field, box_size, resolution, coloring=options.coloring, label_set=label_set)
     if options.per_label:
-        parts = extract_label_meshes(field, box_size, label_set, options.resolution)
-        meshes |= {f"{stem}_{name}": part for name, part in parts.items()}
+        parts = extract_label_meshes(field, box_size, label_set, resolution)
+    meshes = {stem: head} | {f"{stem}_{name}": part for name, part in parts.items()}
     folder, paths = Path(folder), []
     for kind in options.formats:
         for name, mesh in meshes.items():
@@ -175,11 +170,6 @@ def write_meshes(
             paths.append(folder / f"{stem}_parts.glb")
             save_scene(paths[-1], parts)
     return paths
-
-
-def _check_coloring(coloring: str) -> None:
-    if coloring not in get_args(Coloring):
-        raise UserError(f"mesh.coloring={coloring}; use {' or '.join(get_args(Coloring))}")
 
 
 def _check_labels(label_set: LabelSet | None, purpose: str) -> None:

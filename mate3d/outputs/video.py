@@ -102,33 +102,33 @@ def check_video_format(name: str, fps: float) -> None:
 
 @contextmanager
 def _encode_mp4(path: Path, fps: float) -> Iterator[AppendFrame]:
-    processes: list[subprocess.Popen] = []
+    process = None
     with tempfile.TemporaryFile() as messages:
 
         def append(frame: np.ndarray) -> None:
+            nonlocal process
             height, width = frame.shape[:2]
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            if not processes:
+            if process is None:
                 command = _mp4_command(path, frame.shape, fps)
-                processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages))
-            processes[0].stdin.write(frame.tobytes())
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages)
+            process.stdin.write(frame.tobytes())
 
         try:
             yield append
-            assert processes, "a video needs at least one frame"
-            processes[0].stdin.close()
-            if processes[0].wait() != 0:
+            assert process is not None, "a video needs at least one frame"
+            process.stdin.close()
+            if process.wait() != 0:
                 raise BrokenPipeError
         except BrokenPipeError:
-            processes[0].wait()
+            process.wait()
             messages.seek(0)
             reason = messages.read().decode(errors="replace").strip().splitlines()[-1:]
             raise UserError(f"cannot write video {path.name}: {' '.join(reason)}") from None
         finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+            if process is not None:
+                process.kill()
+                process.wait()
 
 
 def _mp4_command(path: Path, shape: tuple[int, ...], fps: float) -> list[str]:

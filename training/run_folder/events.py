@@ -38,4 +38,4 @@ def log_event(run_folder: Path, kind: str, images_seen: int, reason: str, **more
 
 def read_events(run_folder: Path) -> list[dict[str, Any]]:
     """Return all events in their order; a line that a kill cut short is left out."""
-    return read_lines(run_folder / EVENTS_FILE)
+    return [event for event in read_lines(run_folder / EVENTS_FILE) if "kind" in event]

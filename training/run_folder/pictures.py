@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,21 @@ _ORDER = ("image", "overlay", "segmentation", "normals", "depth", "sdf_slices")
 
 def find_grids(folder: Path) -> dict[int, dict[str, Path]]:
     """Return the files of `save_grids`: images seen -> name -> path, both in order."""
+    found = [
+        (match, path) for path in folder.glob("*.png") if (match := _NAME.fullmatch(path.name))
+    ]
+    place = {name: index for index, name in enumerate(_ORDER)}
+    found.sort(key=lambda one: (int(one[0][1]), place.get(one[0][2], len(place)), one[0][2]))
     grids: dict[int, dict[str, Path]] = {}
-    for path in folder.glob("*.png"):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            grids.setdefault(int(match[1]), {})[match[2]] = path
-    return {
-        images: dict(sorted(grids[images].items(), key=lambda item: _place(item[0])))
-        for images in sorted(grids)
-    }
+    for match, path in found:
+        grids.setdefault(int(match[1]), {})[match[2]] = path
+    return grids
 
 
-def _place(name: str) -> tuple[int, str]:
-    return (_ORDER.index(name) if name in _ORDER else len(_ORDER)), name
-
-
-def embed_grids(paths: Iterable[tuple[str, Path]]) -> list[dict[str, Any]]:
+def embed_grids(paths: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Return name, data URI and width of each picture; what cannot be read is left out."""
     pictures = []
-    for name, path in paths:
+    for name, path in paths.items():
         try:
             with Image.open(path) as image:
                 uri, width = _embed(image.convert("RGB"), path)

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mate3d.labels import LabelSet
-from mate3d.outputs.visualize import colorize_distance, to_uint8
+from mate3d.outputs.visualize import colorize_distance, make_image_grid, to_uint8
 from mate3d.rendering.field import Field
 
 _SEARCH_RESOLUTION = 32
@@ -55,8 +55,9 @@ def draw_sdf_slices(
         )
         cells.append(_draw_cell(name, color, center.tolist(), to_uint8(tiles)))
     columns = max(round((len(cells) / _CELLS_A_COLUMN) ** 0.5), 1)
-    pixels = torch.from_numpy(_arrange(cells, columns)).permute(2, 0, 1)
-    return pixels.float() / 127.5 - 1
+    sheet = torch.stack([torch.from_numpy(np.array(cell)) for cell in cells]).permute(0, 3, 1, 2)
+    # The negative, as the grid fills up with black.
+    return -make_image_grid(1 - sheet.float() / 127.5, columns)
 
 
 def slice_points(
@@ -111,28 +112,19 @@ def _draw_cell(
     tiles: np.ndarray,  # [3, R, R, 3] uint8
 ) -> Image.Image:
     side = tiles.shape[1]
-    width = 3 * side + 2 * _GAP
-    cell = Image.new("RGB", (width, 2 * _LINE_HEIGHT + side), _BACKGROUND)
+    # A margin all around, and as much between the tiles.
+    width, height = 3 * side + 4 * _GAP, 2 * _LINE_HEIGHT + side + 2 * _GAP
+    cell = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(cell)
     font = ImageFont.load_default(size=_FONT_SIZE)
     swatch = _LINE_HEIGHT - 4
-    draw.rectangle((0, 2, swatch, swatch + 2), fill=color, outline=_INK)
-    draw.text((swatch + _GAP, 0), name, fill=_INK, font=font)
+    draw.rectangle((_GAP, _GAP + 2, _GAP + swatch, _GAP + swatch + 2), fill=color, outline=_INK)
+    draw.text((swatch + 2 * _GAP, _GAP), name, fill=_INK, font=font)
     x, y, z = center
     for index, (tile, text) in enumerate(
         zip(tiles, (f"y {y:+.2f}", f"z {z:+.2f}", f"x {x:+.2f}"), strict=True)
     ):
-        left = index * (side + _GAP)
-        draw.text((left, _LINE_HEIGHT), text, fill=_INK, font=font)
-        cell.paste(Image.fromarray(tile), (left, 2 * _LINE_HEIGHT))
+        left = _GAP + index * (side + _GAP)
+        draw.text((left, _GAP + _LINE_HEIGHT), text, fill=_INK, font=font)
+        cell.paste(Image.fromarray(tile), (left, _GAP + 2 * _LINE_HEIGHT))
     return cell
-
-
-def _arrange(cells: list[Image.Image], columns: int) -> np.ndarray:  # [H, W, 3] uint8
-    width, height = (size + 2 * _GAP for size in cells[0].size)
-    rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), _BACKGROUND)
-    for index, cell in enumerate(cells):
-        row, column = divmod(index, columns)
-        sheet.paste(cell, (column * width + _GAP, row * height + _GAP))
-    return np.array(sheet)

@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,15 @@ _ADVERSARIAL = {
     "images and masks": "Loss/D/loss_semantic",
 }
 _LOSS_STYLE = {"with_log": True, "with_smoothing": True}
-_SPEED = ("Timing/images_per_sec",)
 _HIGHER_IS_BETTER = ("Metrics/miou",)
 # Repeats of other curves, or not for reading as a curve.
 _UNSHOWN = ("Progress/kimg", "Timing/total_sec", "Timing/sec_per_kimg", "Timing/eta_sec")
+_TILES = {
+    "images_seen": (lambda value: f"{value:,}".replace(",", " "), "images seen"),
+    "Timing/images_per_sec": (format_value, "images a second"),
+    "Resources/peak_memory_gib": ("{:.2f} GiB".format, "memory, at most"),
+    "Resources/peak_gpu_memory_gib": ("{:.2f} GiB".format, "GPU memory, at most"),
+}
 _BAD_EVENTS = ("rollback", "diverged", "failure")
 
 
@@ -51,30 +56,29 @@ def write_summary(run_folder: str | Path, command: str = "") -> Path:
     folder = Path(run_folder)
     records, events = read_lines(folder / STATS_FILE), read_events(folder)
     config = _read_config(folder / "config.yaml")
-    grids = find_grids(folder / "samples")
     curves = _read_curves(records)
-    last = _last_values(records)
-    marks = [event["images_seen"] for event in events if _is_mark(event)]
-    status = _describe_status(records, last, events)
+    # The latest value of each name.
+    last = {name: value for record in records for name, value in record.items()}
+    kind, headline, advice = _describe_status(last, events)
+    marks = [event["images_seen"] for event in events if event["kind"] in ("resume", *_BAD_EVENTS)]
     page = render_page(
         "training_run",
         title=folder.resolve().name,
         where=folder.resolve(),
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        status=status,
+        status={"kind": kind, "headline": headline, "advice": advice},
         tiles=_make_tiles(curves, last, config),
-        resume="" if status["kind"] == "good" else _resume_command(folder, command),
+        resume="" if kind == "good" else _resume_command(folder, command),
         sections=_make_sections(curves, marks),
-        others=_make_charts(_other_names(curves), curves, marks),
-        snapshots=_embed_snapshots(grids),
+        snapshots=_embed_snapshots(folder / "samples"),
         legend=_make_legend(config),
-        events=[_describe_event(event) for event in reversed(events)],
+        events=events,
+        bad_events=_BAD_EVENTS,
         settings=list(_flatten(config)),
     )
-    path = folder / SUMMARY_FILE
-    with atomic_file(path) as temporary:
+    with atomic_file(folder / SUMMARY_FILE) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return path
+    return folder / SUMMARY_FILE
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -87,72 +91,44 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     points: dict[str, list[tuple[float, float]]] = {}
-    for record in records:
+    # Parts of an interrupted run may overlap.
+    for record in sorted(records, key=lambda record: record["images_seen"]):
         for name, value in record.items():
             if name != "images_seen" and isinstance(value, int | float):
                 points.setdefault(name, []).append((record["images_seen"], value))
-    curves = {}
-    for name, pairs in points.items():
-        # Parts of an interrupted run may overlap.
-        x, y = np.array(sorted(pairs, key=lambda pair: pair[0]), dtype=float).T
-        curves[name] = Curve(x, y)
-    return curves
-
-
-def _last_values(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the latest value of each name."""
-    last: dict[str, Any] = {}
-    for record in records:
-        last |= record
-    return last
-
-
-def _is_mark(event: Mapping[str, Any]) -> bool:
-    return event.get("kind") in ("resume", *_BAD_EVENTS) and isinstance(
-        event.get("images_seen"), int | float
-    )
+    return {name: Curve(*np.array(pairs, dtype=float).T) for name, pairs in points.items()}
 
 
 def _describe_status(
-    records: Sequence[Mapping[str, Any]],
-    last: Mapping[str, Any],
-    events: Sequence[Mapping[str, Any]],
-) -> dict[str, str]:
-    if not records:
-        return {"kind": "note", "headline": "Not a single tick yet.", "advice": ""}
-    left = last.get("Timing/eta_sec", math.nan)
+    last: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
+) -> tuple[str, str, str]:
+    """Return a colour of the page, a headline, and how far the run is."""
+    if not last:
+        return "note", "Not a single tick yet.", ""
+    left, images = last.get("Timing/eta_sec", math.nan), last["images_seen"]
     if left == 0:
-        return {"kind": "good", "headline": "Complete.", "advice": ""}
-    done = f"{last['images_seen'] / 1000:g} thousand images seen"
-    pace = last.get("Timing/images_per_sec", math.nan)
-    total = last["images_seen"] + left * pace
+        return "good", "Complete.", ""
+    done = f"{images / 1000:g} thousand images seen"
+    total = images + left * last.get("Timing/images_per_sec", math.nan)
     if math.isfinite(total) and total > 0:
-        done += f", about {100 * last['images_seen'] / total:.0f} %"
-    if events and events[-1].get("kind") == "stop":
-        return {"kind": "warning", "headline": "Stopped.", "advice": f"{done}."}
+        done += f", about {100 * images / total:.0f} %"
+    if events and events[-1]["kind"] == "stop":
+        return "warning", "Stopped.", f"{done}."
     if math.isfinite(left):
         done += f"; at the last tick {format_duration(left)} were left"
-    return {"kind": "note", "headline": "Not complete.", "advice": f"{done}."}
+    return "note", "Not complete.", f"{done}."
 
 
 def _make_tiles(
     curves: Mapping[str, Curve], last: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    tiles = []
-    if "images_seen" in last:
-        tiles.append((f"{last['images_seen']:,}".replace(",", " "), "images seen"))
-    if "Timing/images_per_sec" in last:
-        tiles.append((format_value(last["Timing/images_per_sec"]), "images a second"))
-    if "Resources/peak_memory_gib" in last:
-        tiles.append((f"{last['Resources/peak_memory_gib']:.2f} GiB", "memory, at most"))
-    if "Resources/peak_gpu_memory_gib" in last:
-        tiles.append((f"{last['Resources/peak_gpu_memory_gib']:.2f} GiB", "GPU memory, at most"))
+    tiles = [(show(last[name]), text) for name, (show, text) in _TILES.items() if name in last]
     for name, curve in curves.items():
         if name.startswith("Metrics/") and curve.has_points:
             best = np.nanargmax if name in _HIGHER_IS_BETTER else np.nanargmin
             index = best(np.where(np.isfinite(curve.y), curve.y, np.nan))
             text = f"best {_title(name)}, at {curve.x[index] / 1000:g} kimg"
-            tiles.append((format_value(float(curve.y[index])), text))
+            tiles.append((format_value(curve.y[index]), text))
     if "data" in config:
         tiles.append((Path(str(config["data"])).name, "data set"))
     return tiles
@@ -163,61 +139,49 @@ def _resume_command(folder: Path, command: str) -> str:
         try:
             card = (folder / "checkpoint" / "card.md").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            card = ""
-        match = re.search(r"^- command: `(.+)`$", card, re.MULTILINE)
-        command = match[1] if match else ""
-    if not command:
-        return ""
+            return ""
+        command = (re.findall(r"^- command: `(.+)`$", card, re.MULTILINE) or [""])[0]
     words = [word for word in shlex.split(command) if not word.startswith("resume=")]
-    return shlex.join([*words, "resume=true"])
+    return shlex.join([*words, "resume=true"]) if words else ""
 
 
-def _make_sections(curves: Mapping[str, Curve], marks: Sequence[float]) -> list[dict[str, Any]]:
-    metrics = [name for name in curves if name.startswith("Metrics/")]
-    losses = [name for name in curves if _is_loss(name)]
-    rest = [name for name in curves if name.startswith(("Augment/", "Progress/"))]
-    changing = [name for name in rest if name not in _UNSHOWN and np.ptp(curves[name].y) > 0]
-    memory = [name for name in curves if name.startswith("Resources/")]
-    adversarial = {
-        title: curves[name]
-        for title, name in _ADVERSARIAL.items()
-        if name in curves and curves[name].has_points
+def _make_sections(
+    curves: Mapping[str, Curve], marks: Sequence[float]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return charts by titles; the last section has what no other shows."""
+    rest = {
+        name: curve for name, curve in curves.items() if curve.has_points and name not in _UNSHOWN
     }
-    joint = []
-    if adversarial:
+    joint = {title: rest.pop(name) for title, name in _ADVERSARIAL.items() if name in rest}
+
+    def take(belongs: Callable[[str], bool], **style: bool) -> list[dict[str, Any]]:
+        chosen = {name: rest.pop(name) for name in list(rest) if belongs(name)}
+        return [
+            make_chart(_title(name), {"": curve}, marks=marks, **style)
+            for name, curve in chosen.items()
+        ]
+
+    losses = take(_is_loss, **_LOSS_STYLE)
+    if joint:
         title = "generator and discriminators"
-        joint = [make_chart(title, adversarial, marks=marks, **_LOSS_STYLE)]
-    sections = [
-        ("Quality", _make_charts(metrics, curves, marks, with_dots=True, with_log=True)),
-        ("Losses", joint + _make_charts(losses, curves, marks, **_LOSS_STYLE)),
-        ("Schedules and augmentation", _make_charts(changing, curves, marks)),
-        ("Speed and memory", _make_charts([*_SPEED, *memory], curves, marks)),
-    ]
-    return [{"title": title, "charts": charts} for title, charts in sections if charts]
+        losses.insert(0, make_chart(title, joint, marks=marks, **_LOSS_STYLE))
+    return {
+        "Quality": take(lambda name: name.startswith("Metrics/"), with_dots=True, with_log=True),
+        "Losses": losses,
+        "Schedules and augmentation": take(
+            lambda name: name.startswith(("Augment/", "Progress/")) and np.ptp(rest[name].y) > 0
+        ),
+        "Speed and memory": take(lambda name: name.startswith(("Timing/", "Resources/"))),
+        "All other values": take(lambda _: True),
+    }
 
 
 def _is_loss(name: str) -> bool:
     """Tell raw losses and the width beta from weighted copies, logits and signs."""
-    if name in _ADVERSARIAL.values() or not name.startswith("Loss/"):
-        return False
-    return not name.endswith("/weighted") and not name.startswith(
-        ("Loss/scores/", "Loss/signs/", "Loss/D/reg")
+    others = ("Loss/scores/", "Loss/signs/", "Loss/D/reg")
+    return (
+        name.startswith("Loss/") and not name.endswith("/weighted") and not name.startswith(others)
     )
-
-
-def _other_names(curves: Mapping[str, Curve]) -> list[str]:
-    shown = ("Metrics/", "Resources/", *_SPEED, *_UNSHOWN, *_ADVERSARIAL.values())
-    return [name for name in curves if not name.startswith(shown) and not _is_loss(name)]
-
-
-def _make_charts(
-    names: Sequence[str], curves: Mapping[str, Curve], marks: Sequence[float], **style: bool
-) -> list[dict[str, Any]]:
-    return [
-        make_chart(_title(name), {"": curves[name]}, marks=marks, **style)
-        for name in names
-        if name in curves and curves[name].has_points
-    ]
 
 
 def _title(name: str) -> str:
@@ -227,19 +191,19 @@ def _title(name: str) -> str:
     return short.removesuffix("/loss").replace("_", " ")
 
 
-def _embed_snapshots(grids: Mapping[int, Mapping[str, Path]]) -> list[dict[str, Any]]:
+def _embed_snapshots(folder: Path) -> list[dict[str, Any]]:
     """Return latest and first samples, and the real pictures to compare with."""
-    rendered = {images: one for images, one in grids.items() if "image" in one}
-    snapshots = []
+    grids, snapshots = find_grids(folder), {}
+    rendered = [images for images, one in grids.items() if "image" in one]
     if rendered:
-        newest, oldest = max(rendered), min(rendered)
-        snapshots.append((f"Samples now, at {newest / 1000:g} kimg", rendered[newest]))
+        newest, oldest = rendered[-1], rendered[0]
+        snapshots[f"Samples now, at {newest / 1000:g} kimg"] = grids[newest]
         if oldest != newest:
-            snapshots.append((f"The same heads at {oldest / 1000:g} kimg", rendered[oldest]))
+            snapshots[f"The same heads at {oldest / 1000:g} kimg"] = grids[oldest]
     real = {name: path for one in grids.values() for name, path in one.items() if "real" in name}
     if real:
-        snapshots.append(("Data", real))
-    return [{"title": title, "pictures": embed_grids(paths.items())} for title, paths in snapshots]
+        snapshots["Data"] = real
+    return [{"title": title, "pictures": embed_grids(one)} for title, one in snapshots.items()]
 
 
 def _make_legend(config: Mapping[str, Any]) -> list[tuple[str, tuple[int, int, int]]]:
@@ -249,15 +213,6 @@ def _make_legend(config: Mapping[str, Any]) -> list[tuple[str, tuple[int, int, i
     except (KeyError, TypeError, UserError):
         return []
     return list(zip(label_set.class_names, label_set.palette, strict=True))
-
-
-def _describe_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("time", "kind", "images_seen", "reason")
-    return {
-        **{name: event.get(name, "") for name in known},
-        "more": ", ".join(f"{name}={value}" for name, value in event.items() if name not in known),
-        "is_bad": event.get("kind") in _BAD_EVENTS,
-    }
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

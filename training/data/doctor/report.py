@@ -1,7 +1,7 @@
 """A page about a diagnosis that a newcomer understands; everything is inside the one file."""
 
 import json
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ _MAX_PICTURES = 8
 # What concerns most items looks the same everywhere.
 _MAX_PICTURES_OF_ALL = 4
 _MAX_LISTED = 200
-_POSE_LIMIT = 90.0
 
 
 def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
@@ -39,18 +38,18 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
         UserError: If the folder cannot be written.
     """
     files = open_files(diagnosis.path)
-    fixable = [finding.code for finding in diagnosis.findings if finding.fix]
     page = render_page(
         "dataset_check",
         title=Path(str(diagnosis.path)).name,
         where=str(diagnosis.path),
         verdict=_make_verdict(diagnosis),
         tiles=_make_tiles(diagnosis),
-        fixable=fixable,
+        fixable=[finding.code for finding in diagnosis.findings if finding.fix],
         command=_fix_command(diagnosis),
         findings=[_describe_finding(diagnosis, files, one) for one in diagnosis.findings],
-        typical=[_make_picture(diagnosis, files, name, "") for name in diagnosis.typical],
-        classes=_describe_classes(diagnosis),
+        typical=_make_pictures(diagnosis, files, diagnosis.typical, {}),
+        classes=diagnosis.statistics.class_frequencies if diagnosis.label_set else (),
+        palette=diagnosis.label_set.palette if diagnosis.label_set else (),
         charts=_make_charts(diagnosis),
         assumed_repairs=any(finding.code in REPAIRS for finding in diagnosis.findings),
     )
@@ -62,15 +61,14 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
 
 def _make_verdict(diagnosis: Diagnosis) -> dict[str, str]:
     errors, warnings = diagnosis.by_severity("error"), diagnosis.by_severity("warning")
-    counts = f"{_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}."
+    headline = f"{_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}."
     if errors:
-        advice = "Do not train on this data set before the errors are gone."
-        return {"kind": "error", "headline": counts, "advice": advice}
-    if warnings:
-        advice = "It can be trained on, but look at the warnings first."
-        return {"kind": "warning", "headline": counts, "advice": advice}
-    advice = "Ready for training."
-    return {"kind": "good", "headline": "No errors, no warnings.", "advice": advice}
+        kind, advice = "error", "Do not train on this data set before the errors are gone."
+    elif warnings:
+        kind, advice = "warning", "It can be trained on, but look at the warnings first."
+    else:
+        kind, headline, advice = "good", "No errors, no warnings.", "Ready for training."
+    return {"kind": kind, "headline": headline, "advice": advice}
 
 
 def _count(number: int, noun: str) -> str:
@@ -115,47 +113,30 @@ def _describe_finding(
     is_of_most = len(finding.names) > len(diagnosis.files) / 2
     number = _MAX_PICTURES_OF_ALL if is_of_most else _MAX_PICTURES
     shown = [name for name in finding.names if name in diagnosis.files][:number]
-    # A fault of all cameras or captions does not show in the pictures.
-    is_visible = not finding.code.startswith(("camera_without", "caption", "camera_identical"))
-    pictures = [
-        _make_picture(diagnosis, files, name, finding.remarks.get(name, ""))
-        for name in (shown if is_visible else ())
-    ]
+    if finding.code.startswith(("camera_without", "caption", "camera_identical")):
+        # Such a fault does not show in the pictures.
+        shown = []
     detail = finding.message.removeprefix(kind.title).removeprefix(f": {len(finding.names)}")
     return {
-        "severity": finding.severity,
-        "code": finding.code,
-        "title": kind.title,
-        "meaning": kind.meaning,
-        "fix": finding.fix,
+        "about": finding,
+        "kind": kind,
         "message": detail.strip().removeprefix("(").removesuffix(")"),
         "extent": _count(len(finding.names), "item") if finding.names else "",
-        "pictures": pictures,
-        "num_names": len(finding.names),
-        "listed": [(name, finding.remarks.get(name, "")) for name in finding.names[:_MAX_LISTED]],
+        "pictures": _make_pictures(diagnosis, files, shown, finding.remarks),
+        "listed": finding.names[:_MAX_LISTED],
     }
 
 
-def _make_picture(
-    diagnosis: Diagnosis, files: DatasetFiles, name: str, remark: str
-) -> dict[str, str]:
-    uri = make_thumbnail(files, *diagnosis.files[name], diagnosis.label_set)
-    return {"name": name, "uri": uri, "remark": remark}
-
-
-def _describe_classes(diagnosis: Diagnosis) -> list[dict[str, Any]]:
-    if diagnosis.label_set is None:
-        return []
+def _make_pictures(
+    diagnosis: Diagnosis, files: DatasetFiles, names: Sequence[str], remarks: Mapping[str, str]
+) -> list[dict[str, str]]:
     return [
         {
-            "name": one.name,
-            "color": color,
-            "images": round(100 * one.share_of_images, 2),
-            "pixels": round(100 * one.share_of_pixels, 2),
+            "name": name,
+            "uri": make_thumbnail(files, *diagnosis.files[name], diagnosis.label_set),
+            "remark": remarks.get(name, ""),
         }
-        for one, color in zip(
-            diagnosis.statistics.class_frequencies, diagnosis.label_set.palette, strict=False
-        )
+        for name in names
     ]
 
 
@@ -166,8 +147,7 @@ def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     pitches = np.degrees(diagnosis.statistics.pitches)
     largest = max(np.abs(yaws).max(), 2 * np.abs(pitches).max())
     # Frontal data sets would be a thin bar on the full scale.
-    limit = next(one for one in (30.0, 60.0, _POSE_LIMIT, 180.0, math.inf) if largest <= one)
-    limit = min(limit, 180.0)
+    limit = next((limit for limit in (30.0, 60.0, 90.0) if largest <= limit), 180.0)
     return [
         make_histogram(yaws, limit, "Yaw: how many cameras at which angle to the side"),
         make_histogram(pitches, limit, "Pitch: how many cameras at which height"),
@@ -176,16 +156,9 @@ def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
 
 
 def _to_json(diagnosis: Diagnosis) -> str:
-    findings = [
-        {
-            "code": finding.code,
-            "severity": finding.severity,
-            "message": finding.message,
-            "names": list(finding.names),
-            "remarks": dict(finding.remarks),
-            "fix": finding.fix,
-        }
-        for finding in diagnosis.findings
-    ]
+    findings = [{**vars(finding), "severity": finding.severity} for finding in diagnosis.findings]
+    for finding in findings:
+        # For the repair only.
+        del finding["details"]
     content = {"findings": findings, "statistics": asdict(diagnosis.statistics)}
     return json.dumps(content, indent=1)
