@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,8 +30,7 @@ _MAX_WAITING_BYTES = 64 * 2**20
 _logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def atomic_files(folder: str | Path) -> Iterator[Path]:
+def atomic_files(folder: str | Path) -> AbstractContextManager[Path]:
     """Yield a temporary folder whose files take their places only if the block succeeds.
 
     They do so one by one, in the order of their names.
@@ -42,8 +41,7 @@ def atomic_files(folder: str | Path) -> Iterator[Path]:
     Raises:
         UserError: If it cannot be written, in the block or afterwards.
     """
-    with _moving_files(Path(folder), Path(folder)) as temporary:
-        yield temporary
+    return _moving_files(Path(folder), Path(folder))
 
 
 @contextmanager
@@ -209,16 +207,18 @@ def make_public(path: Path) -> None:
 
 @contextmanager
 def _temporary_folder(parent: Path, place: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent` that is gone after the block; errors name `place`."""
+    """Yield a new folder in `parent` that is gone after the block; errors there name `place`."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=_PARTIAL, suffix=f".{place.name}", dir=parent))
-        try:
-            yield temporary
-        finally:
-            _remove(temporary)
+    except OSError as error:
+        raise _cannot_write(parent, error) from error
+    try:
+        yield temporary
     except OSError as error:
         raise _cannot_write(place, error) from error
+    finally:
+        _remove(temporary)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,27 +25,9 @@ _ANGLE_WIDTH, _ANGLE_HEIGHT, _ANGLE_BASE, _ANGLE_MARGIN = 360, 200, 175, 25
 _MAX_DOTS, _ANGLE_TICKS, _ANGLE_BINS = 2000, 7, 36
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Values over images.
-
-    Args:
-        x: Images seen, [N], ascending.
-        y: Values, [N]; what is not finite is a gap.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-
-    @property
-    def has_points(self) -> bool:
-        """Whether anything can be drawn."""
-        return bool(np.isfinite(self.y).any())
-
-
 def make_chart(
     title: str,
-    curves: Mapping[str, Curve],
+    curves: Mapping[str, np.ndarray],  # name -> [2, N]: images seen, ascending, and finite values
     *,
     marks: Sequence[float] = (),
     with_dots: bool = False,
@@ -57,48 +38,41 @@ def make_chart(
 
     Args:
         title: Stands above.
-        curves: By the names of the key, each with a finite value.
+        curves: By the names of the key; none is empty.
         marks: Images seen where something happened; dashed lines.
         with_dots: Show each point: for values that are few and apart.
         with_log: Take a logarithmic axis if the values are positive and far apart.
         with_smoothing: Draw the mean over a tenth of a long curve, and the curve faintly.
     """
-    finite = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves.values()])
-    right = max(*(curve.x[-1] for curve in curves.values()), 1)
-    is_log = bool(with_log and finite.min() > 0 and finite.max() / finite.min() > _LOG_RATIO)
-    low, high = _range(finite, is_log)
+    values = np.concatenate([y for _, y in curves.values()])
+    right = max(*(x[-1] for x, _ in curves.values()), 1)
+    is_log = bool(with_log and values.min() > 0 and values.max() / values.min() > _LOG_RATIO)
+    low, high = _range(values, is_log)
     shares = np.log10 if is_log else np.asarray
 
     def place_x(x: float | np.ndarray) -> float | np.ndarray:
-        return _LEFT + (_RIGHT - _LEFT) * x / right
+        return np.interp(x, (0, right), (_LEFT, _RIGHT))
 
     def place_y(y: float | np.ndarray) -> float | np.ndarray:
-        share = (shares(y) - shares(low)) / (shares(high) - shares(low))
-        return _BOTTOM - (_BOTTOM - _TOP) * np.clip(share, 0, 1)
+        return np.interp(shares(y), shares((low, high)), (_BOTTOM, _TOP))
 
     shapes = []
     for tick in _log_ticks(low, high) if is_log else _ticks(low, high):
         y = place_y(tick)
-        shapes += [
-            _line(_LEFT, y, _RIGHT, y, _GRID),
-            _text(_LEFT - 6, y + 4, "end", format_value(tick)),
-        ]
+        shapes.append(_line(_LEFT, y, _RIGHT, y, _GRID))
+        shapes.append(_text(_LEFT - 6, y + 4, "end", format_value(tick)))
     scale, unit = (1e6, "M") if right >= 2e6 else (1e3, "k") if right >= 2e3 else (1.0, "")
     for tick in _ticks(0, right / scale):
         x = place_x(tick * scale)
-        shapes += [
-            _line(x, _BOTTOM, x, _BOTTOM + 4, _AXIS),
-            _text(x, _BOTTOM + 17, "middle", f"{tick:g}{unit if tick else ''}"),
-        ]
+        shapes.append(_line(x, _BOTTOM, x, _BOTTOM + 4, _AXIS))
+        shapes.append(_text(x, _BOTTOM + 17, "middle", f"{tick:g}{unit if tick else ''}"))
     for x in (place_x(mark) for mark in marks if mark <= right):
         shapes.append(_line(x, _TOP, x, _BOTTOM, _AXIS, stroke_dasharray="3 3"))
     shapes.append(_line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, _AXIS))
     key = []
-    for (name, curve), color in zip(curves.items(), itertools.cycle(_COLORS), strict=False):
-        keep = np.isfinite(curve.y)
-        x, y = place_x(curve.x[keep]), place_y(curve.y[keep])
-        shapes += _draw_curve(x, y, color, with_dots, with_smoothing)
-        key.append({"name": name, "color": color, "last": format_value(curve.y[keep][-1])})
+    for (name, (x, y)), color in zip(curves.items(), itertools.cycle(_COLORS), strict=False):
+        shapes += _draw_curve(place_x(x), place_y(y), color, with_dots, with_smoothing)
+        key.append({"name": name, "color": color, "last": format_value(y[-1])})
     title += " (logarithmic)" if is_log else ""
     return {"title": title, "width": WIDTH, "height": HEIGHT, "shapes": shapes, "key": key}
 
@@ -147,16 +121,13 @@ def make_scatter(
     """Return one dot a camera: yaw to the right, pitch upwards, both in degrees of +-limit."""
     # An even choice keeps the page small.
     chosen = np.linspace(0, len(yaws) - 1, min(len(yaws), _MAX_DOTS)).round().astype(int)
-    x = np.clip(np.asarray(yaws)[chosen], -limit, limit)
-    y = np.clip(np.asarray(pitches)[chosen], -limit / 2, limit / 2)
-    right = _ANGLE_WIDTH - _ANGLE_MARGIN
-    scale = (right - _ANGLE_MARGIN) / (2 * limit)
-    center, middle = _ANGLE_WIDTH / 2, 20 + (_ANGLE_BASE - 20) / 2
-    shapes = [
-        _dot(center + scale * a, middle - scale * b, 2.2, _COLORS[0], fill_opacity=0.45)
-        for a, b in zip(x, y, strict=True)
-    ]
-    shapes.append(_line(_ANGLE_MARGIN, middle, right, middle, _AXIS))
+    left, right = _ANGLE_MARGIN, _ANGLE_WIDTH - _ANGLE_MARGIN
+    center, middle, reach = _ANGLE_WIDTH / 2, 20 + (_ANGLE_BASE - 20) / 2, (right - left) / 4
+    x = np.interp(np.asarray(yaws)[chosen], (-limit, limit), (left, right))
+    ends = (middle + reach, middle - reach)
+    y = np.interp(np.asarray(pitches)[chosen], (-limit / 2, limit / 2), ends)
+    shapes = [_dot(*one, 2.2, _COLORS[0], fill_opacity=0.45) for one in zip(x, y, strict=True)]
+    shapes.append(_line(left, middle, right, middle, _AXIS))
     shapes.append(_line(center, 20, center, _ANGLE_BASE, _AXIS))
     return _angle_chart(title, shapes, limit)
 

@@ -85,25 +85,16 @@ def evaluate_volume(
     # The outer layer is tiny until the border is closed, so that nothing keeps away from it.
     volume = np.full((grid.resolution + 2,) * 3, _TINY, dtype=np.float32)
     inside = volume[1:-1, 1:-1, 1:-1]
-    coarse = _evaluate_corners(distance, grid) if evaluation == "auto" else None
-    if coarse is not None and _grows_like_a_distance(coarse, grid):
-        _fill_near_surface(inside, coarse, distance, grid)
-    else:
-        _fill_everywhere(inside, distance, grid)
+    coarse = _evaluate_corners(distance, grid)
+    is_near_enough = evaluation == "auto" and _grows_like_a_distance(coarse, grid)
+    wanted = _may_hold_surface(coarse)
+    _fill(inside, coarse, wanted if is_near_enough else np.ones_like(wanted), distance, grid)
     lowest, highest = inside.min(), inside.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise UserError(f"a distance of the head is not finite (it reaches {lowest}..{highest})")
     _keep_from_zero(volume, VERTEX_MARGIN * max(-lowest, highest))
     _close_border(volume)
     return volume
-
-
-def _fill_everywhere(inside: np.ndarray, distance: Distance, grid: Grid) -> None:
-    """Evaluate all points, a layer of the x axis at a time."""
-    side = np.arange(grid.resolution)
-    for x in side:
-        index = np.stack(np.meshgrid([x], side, side, indexing="ij"), axis=-1)
-        inside[x] = in_chunks(distance, grid.points(index)).reshape(inside[x].shape)
 
 
 def _evaluate_corners(
@@ -154,10 +145,14 @@ def _ends(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return values.take(range(size - 1), axis), values.take(range(1, size), axis)
 
 
-def _fill_near_surface(
-    inside: np.ndarray, coarse: np.ndarray, distance: Distance, grid: Grid
+def _fill(
+    inside: np.ndarray,
+    coarse: np.ndarray,
+    wanted: np.ndarray,  # [blocks] * 3 bool
+    distance: Distance,
+    grid: Grid,
 ) -> None:
-    """Evaluate blocks near the zero level; all points of others get the value of a corner.
+    """Evaluate the wanted blocks; all points of others get the value of a corner.
 
     Wherever signs differ, whole neighbourhoods are evaluated until no sign change is left that
     touches a guessed value. So a surface that was found at all is found completely.
@@ -169,7 +164,6 @@ def _fill_near_surface(
         inside[block * _BLOCK_SIDE : (block + 1) * _BLOCK_SIDE] = fill
     has_inside, has_outside = corner < 0, corner >= 0
     is_known = np.zeros(corner.shape, dtype=bool)
-    wanted = _may_hold_surface(coarse)
     while (wanted & ~is_known).any():
         blocks = np.argwhere(wanted & ~is_known)
         for chunk in np.array_split(blocks, -(-len(blocks) // _BLOCKS_A_CHUNK)):

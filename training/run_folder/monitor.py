@@ -129,15 +129,17 @@ class Monitor:
         """
         stats = self._means() | self._timing(images_seen) | _resources()
         self._sums = {}
+        self.add_values(stats, images_seen)
         if self._is_main:
-            self._write_values(stats, images_seen)
             _logger.info(status_line(stats))
         return stats
 
     def add_values(self, values: Mapping[str, float], images_seen: int) -> None:
         """Write values that are no means over a tick, such as metrics of a snapshot."""
         if self._is_main and values:
-            self._write_values(values, images_seen)
+            self._write(STATS_FILE, self._stats.write, {"images_seen": images_seen, **values})
+            scalars = [summary.scalar(name, value) for name, value in values.items()]
+            self._write("events", self._events.add, scalars, images_seen)
 
     def add_grids(
         self,
@@ -218,11 +220,6 @@ class Monitor:
             "Timing/images_per_sec": images / seconds if seconds else 0.0,
             "Timing/eta_sec": left * pace,
         }
-
-    def _write_values(self, values: Mapping[str, float], images_seen: int) -> None:
-        self._write(STATS_FILE, self._stats.write, {"images_seen": images_seen, **values})
-        scalars = [summary.scalar(name, value) for name, value in values.items()]
-        self._write("events", self._events.add, scalars, images_seen)
 
     def _write(self, what: str, write: Callable[..., object], *arguments: object) -> None:
         """Write, or warn that it failed: once, until all that failed works again."""

@@ -14,7 +14,7 @@ import yaml
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
-from mate3d.outputs.charts import Curve, format_value, make_chart
+from mate3d.outputs.charts import format_value, make_chart
 from mate3d.outputs.page import render_page
 from training.run_folder.events import read_events
 from training.run_folder.json_lines import STATS_FILE, read_lines
@@ -89,14 +89,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+def _read_curves(
+    records: Sequence[Mapping[str, Any]],
+) -> dict[str, np.ndarray]:  # name -> [2, N]: images seen, ascending, and finite values
     points: dict[str, list[tuple[float, float]]] = {}
     # Parts of an interrupted run may overlap.
     for record in sorted(records, key=lambda record: record["images_seen"]):
         for name, value in record.items():
-            if name != "images_seen" and isinstance(value, int | float):
+            if name != "images_seen" and isinstance(value, int | float) and math.isfinite(value):
                 points.setdefault(name, []).append((record["images_seen"], value))
-    return {name: Curve(*np.array(pairs, dtype=float).T) for name, pairs in points.items()}
+    return {name: np.array(pairs, dtype=float).T for name, pairs in points.items()}
 
 
 def _describe_status(
@@ -120,15 +122,14 @@ def _describe_status(
 
 
 def _make_tiles(
-    curves: Mapping[str, Curve], last: Mapping[str, Any], config: Mapping[str, Any]
+    curves: Mapping[str, np.ndarray], last: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     tiles = [(show(last[name]), text) for name, (show, text) in _TILES.items() if name in last]
-    for name, curve in curves.items():
-        if name.startswith("Metrics/") and curve.has_points:
-            best = np.nanargmax if name in _HIGHER_IS_BETTER else np.nanargmin
-            index = best(np.where(np.isfinite(curve.y), curve.y, np.nan))
-            text = f"best {_title(name)}, at {curve.x[index] / 1000:g} kimg"
-            tiles.append((format_value(curve.y[index]), text))
+    for name, (images, values) in curves.items():
+        if name.startswith("Metrics/"):
+            index = values.argmax() if name in _HIGHER_IS_BETTER else values.argmin()
+            text = f"best {_title(name)}, at {images[index] / 1000:g} kimg"
+            tiles.append((format_value(values[index]), text))
     if "data" in config:
         tiles.append((Path(str(config["data"])).name, "data set"))
     return tiles
@@ -146,12 +147,10 @@ def _resume_command(folder: Path, command: str) -> str:
 
 
 def _make_sections(
-    curves: Mapping[str, Curve], marks: Sequence[float]
+    curves: Mapping[str, np.ndarray], marks: Sequence[float]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return charts by titles; the last section has what no other shows."""
-    rest = {
-        name: curve for name, curve in curves.items() if curve.has_points and name not in _UNSHOWN
-    }
+    rest = {name: curve for name, curve in curves.items() if name not in _UNSHOWN}
     joint = {title: rest.pop(name) for title, name in _ADVERSARIAL.items() if name in rest}
 
     def take(belongs: Callable[[str], bool], **style: bool) -> list[dict[str, Any]]:
@@ -169,7 +168,7 @@ def _make_sections(
         "Quality": take(lambda name: name.startswith("Metrics/"), with_dots=True, with_log=True),
         "Losses": losses,
         "Schedules and augmentation": take(
-            lambda name: name.startswith(("Augment/", "Progress/")) and np.ptp(rest[name].y) > 0
+            lambda name: name.startswith(("Augment/", "Progress/")) and np.ptp(rest[name][1]) > 0
         ),
         "Speed and memory": take(lambda name: name.startswith(("Timing/", "Resources/"))),
         "All other values": take(lambda _: True),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mate3d.outputs.charts import (
-    Curve,
     make_chart,
     make_histogram,
     make_scatter,
@@ -29,13 +28,13 @@ def attributes(chart, tag):
 def test_long_curve_is_thinned_but_keeps_its_peaks():
     y = np.ones(10000)
     y[5000] = 1.5
-    band, line = paths(make_chart("", {"": Curve(np.arange(10000.0), y)}))
+    band, line = paths(make_chart("", {"": np.stack([np.arange(10000.0), y])}))
     assert len(line) < 400 and band[:, 1].min() < 25
 
 
 def test_smoothing_keeps_slopes_and_leaves_other_curves_alone():
     x = np.arange(100.0)
-    curves = {"": Curve(x, x + np.where(x % 2 == 0, 2, -2))}
+    curves = {"": np.stack([x, x + np.where(x % 2 == 0, 2, -2)])}
     faint, smoothed = paths(make_chart("", curves, with_smoothing=True))
     (plain,) = paths(make_chart("", curves))
     assert np.array_equal(faint, plain)
@@ -44,9 +43,7 @@ def test_smoothing_keeps_slopes_and_leaves_other_curves_alone():
 
 @pytest.mark.parametrize("values", [[0.0], [3.0, 3.0], [-2.0, -2.0], [1e-9, 1e9], [0.0, 1e-30]])
 def test_odd_ranges_have_ticks(values):
-    chart = make_chart(
-        "", {"": Curve(np.arange(len(values)) + 1.0, np.array(values))}, with_log=True
-    )
+    chart = make_chart("", {"": np.stack([np.arange(len(values)) + 1.0, values])}, with_log=True)
     heights = [one["y"] - 4 for one in attributes(chart, "text") if one["text-anchor"] == "end"]
     assert len(heights) >= 2 and all(12 <= height <= 182 for height in heights)
 
