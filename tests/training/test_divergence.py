@@ -19,27 +19,21 @@ def test_a_value_that_is_not_finite_is_named():
         assert "Loss/x is" in guard.check({LOSS: 1.0, "Loss/x": torch.tensor([1.0, value])})
 
 
-def test_a_spike_is_measured_by_the_running_median():
+def test_a_spike_is_measured_by_the_running_median_also_after_a_resume():
     guard = DivergenceGuard(SafetySettings(spike_factor=10.0, spike_window=5))
     for value in (4.0, 5.0, 6.0, 30.0):
         assert guard.check({LOSS: torch.tensor([value, 0.0])}) is None
     assert guard.check({LOSS: 54.0}) is None
     assert guard.check({LOSS: 61.0}) == "Loss/G/loss is 61, its running median 6"
     assert guard.check({"Loss/G_eikonal/loss": 1e9}) is None
+    resumed = DivergenceGuard(SafetySettings(spike_factor=10.0, spike_window=5))
+    assert resumed.check({LOSS: 54.0}) is not None
+    resumed.load_state_dict(guard.state_dict())
+    assert resumed.check({LOSS: 54.0}) is None
     for _ in range(5):
         assert guard.check({LOSS: 0.01}) is None
     # A loss near zero may rise to what is ordinary.
     assert guard.check({LOSS: 9.0}) is None
-
-
-def test_the_median_goes_on_after_a_resume():
-    settings = SafetySettings(spike_factor=10.0, spike_window=3)
-    guard, resumed = DivergenceGuard(settings), DivergenceGuard(settings)
-    for _ in range(3):
-        guard.check({LOSS: 8.0})
-    assert resumed.check({LOSS: 60.0}) is not None
-    resumed.load_state_dict(guard.state_dict())
-    assert resumed.check({LOSS: 60.0}) is None
 
 
 @pytest.fixture
@@ -59,7 +53,7 @@ def run(make_trainer, tmp_path):
 def test_going_back_restores_weights_and_changes_random_numbers(run):
     path, state, guard, settings = run
     roll_back(path, state, guard, settings, "reason")
-    assert state.images_seen == 4 and state.num_rollbacks == 1
+    assert state.images_seen == 4
     assert all(parameter.isfinite().all() for parameter in state.networks.generator.parameters())
     drawn = torch.rand(())
     load_state(path, state)
@@ -68,18 +62,18 @@ def test_going_back_restores_weights_and_changes_random_numbers(run):
 
 def test_rates_are_lowered_each_time_and_stay_so(run, make_trainer, tmp_path):
     path, state, guard, settings = run
-    configured = state.optimizers["generator"].param_groups[0]["lr"]
+    rates = {name: one.param_groups[0]["lr"] for name, one in state.optimizers.items()}
     for times, factor in ((1, 0.5), (2, 0.25)):
         roll_back(path, state, guard, settings, "reason")
-        assert state.optimizers["generator"].param_groups[0]["lr"] == configured * factor
         assert guard.num_rollbacks == state.num_rollbacks == times
+        for name, rate in rates.items():
+            assert state.optimizers[name].param_groups[0]["lr"] == rate * factor
     save_state(path, state, with_previous=False)
     _, resumed = make_trainer(tmp_path / "other")
     resumed.extra["divergence_guard"] = resumed_guard = DivergenceGuard(settings)
     load_state(path, resumed)
-    for name, optimizer in resumed.optimizers.items():
-        assert optimizer.param_groups[0]["lr"] == state.optimizers[name].param_groups[0]["lr"]
-    assert resumed.optimizers["generator"].param_groups[0]["lr"] == configured * 0.25
+    for name, rate in rates.items():
+        assert resumed.optimizers[name].param_groups[0]["lr"] == rate * 0.25
     assert resumed_guard.num_rollbacks == resumed.num_rollbacks == 2
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -63,11 +64,7 @@ def run(make_trainer, tmp_path):
 def test_a_kill_at_any_line_of_a_snapshot_loses_nothing(run, monkeypatch, has_links, stride):
     folder, state, resumed = run
     if not has_links:
-
-        def refuse(*_):
-            raise PermissionError
-
-        monkeypatch.setattr(state_module.os, "link", refuse)
+        monkeypatch.setattr(state_module.os, "link", Mock(side_effect=PermissionError))
     # All lines of the two modules take a minute; these are spread over them.
     moments = itertools.count(1, stride)
     while killed_at_line(lambda: snapshot(folder, state, 4), next(moments), atomic, retention):

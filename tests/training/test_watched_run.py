@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mate3d.labels import CATMASK_HQ
@@ -17,8 +16,7 @@ GRIDS = {"image", "segmentation", "overlay", "depth", "normals", "sdf_slices"}
 METRICS = {"fid_procedural", "kid_procedural", "eikonal_residual"}
 
 
-@pytest.fixture
-def run_folder(make_trainer, tiny_settings, tmp_path) -> Path:
+def test_tensorboard_finds_all_tags(make_trainer, tiny_settings, tmp_path):
     metrics = MetricSettings(
         procedural_network=str(ASSETS / "procedural_features"),
         features="procedural",
@@ -28,18 +26,12 @@ def run_folder(make_trainer, tiny_settings, tmp_path) -> Path:
     )
     augment = AugmentSettings(mode="fixed", probability=0.2)
     settings = replace(tiny_settings, metrics=metrics, augment=augment)
-    trainer, _ = make_trainer(tmp_path / "run", settings, options={"train.batch_size": 2})
+    trainer, _ = make_trainer(tmp_path, settings, options={"train.batch_size": 2})
     assert trainer.run()
-    return tmp_path / "run"
-
-
-def test_tensorboard_finds_all_tags(run_folder):
-    reader = EventAccumulator(
-        str(run_folder), size_guidance={"images": 0, "scalars": 0, "histograms": 0}
-    )
-    reader.Reload()
+    every = {"images": 0, "scalars": 0, "histograms": 0}
+    reader = EventAccumulator(str(tmp_path), size_guidance=every).Reload()
     tags = reader.Tags()
-    records = [json.loads(line) for line in (run_folder / "stats.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert set(tags["scalars"]) == {name for r in records for name in r} - {"images_seen"}
     for group, names in {
         "Metrics": METRICS,

@@ -1,6 +1,7 @@
 """The newest and the best checkpoints stay, whole, and nothing else of the user's goes."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -69,10 +70,8 @@ def test_files_of_the_user_and_damaged_metrics_do_no_harm(keep, tmp_path):
 
 @pytest.mark.parametrize("has_links", [True, False])
 def test_weights_are_linked_or_copied(keep, tmp_path, monkeypatch, has_links):
-    def refuse(*_):
-        raise PermissionError
-
     if not has_links:
+        refuse = Mock(side_effect=PermissionError)
         monkeypatch.setattr("training.run_folder.retention.os.link", refuse)
     assert keep(1, SafetySettings()) == [1]
     path = tmp_path / "checkpoints" / "000000001"

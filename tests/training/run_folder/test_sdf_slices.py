@@ -1,5 +1,6 @@
 """Slices are cut where and shown as the documentation says."""
 
+import pytest
 import torch
 
 from mate3d.labels import LabelSet
@@ -11,13 +12,28 @@ TWO_PARTS = LabelSet(
 )
 
 
-def head_with_ear():
-    return PartsField((ball(0.2), ball(0.05, (0.3, 0.25, -0.1))))
+SIDE = 48
+# Cells of three tiles, below two lines of text, with a gap around each.
+CELL_WIDTH, CELL_HEIGHT, TOP, GAP = 3 * SIDE + 4 * 4, 28 + SIDE + 2 * 4, 28 + 4, 4
 
 
-def draw(field, resolution=32):
-    picture = draw_sdf_slices(field, TWO_PARTS, box_size=1.0, resolution=resolution, scale=0.25)
-    return ((picture + 1) * 127.5).round().to(torch.uint8)
+@pytest.fixture(scope="module")
+def picture():
+    """The sheet of a head with an ear: the whole, nothing, the head, the ear."""
+    field = PartsField((ball(0.2), ball(0.05, (0.3, 0.25, -0.1))))
+    sheet = draw_sdf_slices(field, TWO_PARTS, box_size=1.0, resolution=SIDE, scale=0.25)
+    return ((sheet + 1) * 127.5).round().to(torch.uint8)
+
+
+def tile(picture, row, column, index=0):
+    top, left = row * CELL_HEIGHT + TOP, column * CELL_WIDTH + GAP + index * (SIDE + GAP)
+    return picture[:, top : top + SIDE, left : left + SIDE].int()
+
+
+def distances_from_the_middle(mask):
+    rows, columns = torch.nonzero(mask, as_tuple=True)
+    middle = (SIDE - 1) / 2
+    return torch.hypot(rows - middle, columns - middle) / SIDE
 
 
 def test_slices_are_seen_from_above_from_the_front_and_from_the_side():
@@ -27,41 +43,21 @@ def test_slices_are_seen_from_above_from_the_front_and_from_the_side():
     torch.testing.assert_close(side[0, -1], torch.tensor([0.1, 0.375, 0.375]))
 
 
-def test_sheet_holds_three_slices_of_the_whole_and_of_each_part():
-    picture = draw(head_with_ear(), resolution=40)
-    cell_width, cell_height = 3 * 40 + 4 * 4, 28 + 40 + 2 * 4
-    assert picture.shape == (3, 2 * cell_height, 2 * cell_width)
+def test_zero_level_of_a_ball_is_a_circle_of_its_radius(picture):
+    assert picture.shape == (3, 2 * CELL_HEIGHT, 2 * CELL_WIDTH)
+    distances = distances_from_the_middle((tile(picture, 0, 0) == 0).all(dim=0))
+    assert len(distances) > 2 * 3.14 * 0.2 * SIDE * 0.8
+    assert float((distances - 0.2).abs().max()) < 2 / SIDE
 
 
-def test_zero_level_of_a_ball_is_a_circle_of_its_radius():
-    side = 96
-    picture = draw(head_with_ear(), resolution=side)
-    tile = picture[:, 4 + 28 : 4 + 28 + side, 4 : 4 + side]
-    rows, columns = torch.nonzero((tile == 0).all(dim=0), as_tuple=True)
-    middle = (side - 1) / 2
-    distances = torch.hypot(rows - middle, columns - middle) / side
-    assert len(rows) > 2 * 3.14 * 0.2 * side * 0.8
-    assert float((distances - 0.2).abs().max()) < 2 / side
-
-
-def test_part_off_the_middle_is_cut_through_its_inside():
-    side = 48
-    picture = draw(head_with_ear(), resolution=side)
-    cell_width, cell_height = 3 * side + 4 * 4, 28 + side + 2 * 4
-    ear = picture[:, cell_height + 4 + 28 :, cell_width + 4 :]
+def test_part_off_the_middle_is_cut_through_its_inside(picture):
     for index in range(3):
-        tile = ear[:, :side, index * (side + 4) : index * (side + 4) + side]
-        assert bool((tile[2].int() - tile[0].int() > 20).any()), index
-        assert bool((tile == 0).all(dim=0).any()), index
+        ear = tile(picture, 1, 1, index)
+        assert bool((ear[2] - ear[0] > 20).any()), index
+        assert bool((ear == 0).all(dim=0).any()), index
 
 
-def test_part_that_is_nowhere_is_cut_at_the_middle():
-    side = 48
-    picture = draw(head_with_ear(), resolution=side)
-    cell_width = 3 * side + 4 * 4
-    tile = picture[:, 4 + 28 : 4 + 28 + side, cell_width + 4 : cell_width + 4 + side].int()
-    grey = (tile != tile[:, :1, :1]).any(dim=0)
-    rows, columns = torch.nonzero(grey, as_tuple=True)
-    middle = (side - 1) / 2
-    distances = torch.hypot(rows - middle, columns - middle) / side
-    assert float((distances - 0.2).abs().max()) < 2 / side
+def test_part_that_is_nowhere_is_cut_at_the_middle(picture):
+    nowhere = tile(picture, 0, 1)
+    distances = distances_from_the_middle((nowhere != nowhere[:, :1, :1]).any(dim=0))
+    assert float((distances - 0.2).abs().max()) < 2 / SIDE
