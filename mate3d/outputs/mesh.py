@@ -102,8 +102,6 @@ def extract_label_meshes(
     box_size: float,
     label_set: LabelSet,
     resolution: int = 256,
-    *,
-    evaluation: Evaluation = "auto",
 ) -> dict[str, trimesh.Trimesh]:
     """Return the closed part of each class, where its own distance is zero, in palette colours.
 
@@ -119,7 +117,7 @@ def extract_label_meshes(
     for class_id, name in enumerate(label_set.class_names):
         if name == "background":
             continue
-        mesh = _extract_surface(_class_distance(field, class_id), grid, evaluation)
+        mesh = _extract_surface(_class_distance(field, class_id), grid)
         if mesh is None:
             logger.info("no mesh of class %s: it has no surface in the box", name)
             continue
@@ -186,7 +184,7 @@ def _class_distance(field: Field, class_id: int) -> Distance:
 
 
 def _extract_surface(
-    distance: Distance, grid: Grid, evaluation: Evaluation
+    distance: Distance, grid: Grid, evaluation: Evaluation = "auto"
 ) -> trimesh.Trimesh | None:
     """Return the zero level of a distance with vertex normals; None if there is none."""
     volume = evaluate_volume(distance, grid, evaluation)

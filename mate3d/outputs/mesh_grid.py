@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 
 from mate3d.errors import UserError
@@ -127,22 +127,14 @@ def _may_hold_surface(
     A point lies at most half a block from a corner along each axis. The bound takes whole blocks,
     and for each axis the largest change in the neighbourhood: twice what a linear field needs.
     """
-    change = np.zeros([size - 1 for size in coarse.shape], dtype=np.float32)
+    blocks = tuple(slice(size - 1) for size in coarse.shape)
+    change = np.zeros_like(coarse[blocks])
     for axis in range(3):
-        edges = np.abs(np.diff(coarse, axis=axis))
-        for other in {0, 1, 2} - {axis}:
-            edges = np.maximum(*_ends(edges, other))
+        # Over the four edges of a block along this axis.
+        size = np.where(np.arange(3) == axis, 1, 2)
+        edges = maximum_filter(np.abs(np.diff(coarse, axis=axis)), size, origin=1 - size)[blocks]
         change += maximum_filter(edges, size=3)
-    smallest = np.abs(coarse)
-    for axis in range(3):
-        smallest = np.minimum(*_ends(smallest, axis))
-    return smallest <= change
-
-
-def _ends(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and the upper neighbour of each interval along an axis."""
-    size = values.shape[axis]
-    return values.take(range(size - 1), axis), values.take(range(1, size), axis)
+    return minimum_filter(np.abs(coarse), size=2, origin=-1)[blocks] <= change
 
 
 def _fill(

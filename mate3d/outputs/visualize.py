@@ -82,9 +82,10 @@ def colorize_segmentation(
 def overlay_colors(
     image: Tensor,  # [B, 3, H, W] in [-1, 1]
     colors: Tensor,  # [B, 3, H, W] in [-1, 1]
+    share: float = 0.5,
 ) -> Tensor:  # [B, 3, H, W] in [-1, 1]
-    """Lay the colours of a segmentation over its image, half opaque."""
-    return torch.lerp(image, colors, 0.5)
+    """Lay the colours of a segmentation over its image, opaque to the given share."""
+    return torch.lerp(image, colors, share)
 
 
 def colorize_distance(

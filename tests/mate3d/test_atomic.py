@@ -34,35 +34,28 @@ def has_exchange(request, monkeypatch):
 
 
 def test_files_replace_those_of_their_names_only(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).write_text("old")
+    write(atomic_files, tmp_path, "old")
+    (tmp_path / "other").write_text("old")
     with atomic_files(tmp_path) as temporary:
-        (temporary / "a").write_text("new")
-        (temporary / "c").write_text("new")
-        assert (tmp_path / "a").read_text() == "old"
+        for name in ("name", "third"):
+            (temporary / name).write_text("new")
+        assert (tmp_path / "name").read_text() == "old"
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert texts == {"a": "new", "b": "old", "c": "new"}
+    assert texts == {"name": "new", "other": "old", "third": "new"}
 
 
-def test_a_folder_is_replaced_as_a_whole_and_removed(tmp_path, has_exchange):
+def test_a_folder_is_replaced_as_a_whole_and_removed(tmp_path, has_exchange, monkeypatch):
+    folder = tmp_path / "deep" / "folder"
     for text in ("first", "second"):
-        with atomic_folder(tmp_path / "deep/folder") as temporary:
+        with atomic_folder(folder) as temporary:
             (temporary / text).write_text(text)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["folder"]
-    assert [path.name for path in (tmp_path / "deep/folder").iterdir()] == ["second"]
-    remove_folder(tmp_path / "deep/folder")
-    assert not list((tmp_path / "deep").iterdir())
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_an_interruption_leaves_what_was_there(tmp_path, writer):
-    write(writer, tmp_path / "target", "old")
-    target = tmp_path / "target" / ("name" if writer is atomic_file else "")
-    with pytest.raises(KeyboardInterrupt), writer(target) as temporary:
-        (temporary if writer is atomic_file else temporary / "name").write_text("new")
-        raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
-    assert [path.read_text() for path in (tmp_path / "target").iterdir()] == ["old"]
+        monkeypatch.setattr(atomic, "_MANY_FILES", 0)
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+    assert [path.name for path in folder.iterdir()] == ["second"]
+    remove_folder(folder)
+    assert not list(folder.parent.iterdir())
+    with pytest.raises(UserError, match="folder: No such file"):
+        remove_folder(folder)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -125,13 +118,14 @@ def test_leftovers_of_one_name_go_without_those_of_others(tmp_path):
 def test_an_exchange_that_fails_for_another_reason_is_an_error(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         atomic._exchange(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(UserError, match="folder: No such file"):
-        remove_folder(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("writer", [atomic_file, atomic_folder])
-def test_a_file_that_cannot_grow_names_its_place_and_harms_nothing(tmp_path, writer):
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_interruption_or_a_file_that_cannot_grow_harms_nothing(tmp_path, writer):
     write(writer, tmp_path / "target", "old")
+    with pytest.raises(KeyboardInterrupt), writer(tmp_path / "target") as temporary:
+        (temporary if writer is atomic_file else temporary / "name").write_text("new")
+        raise KeyboardInterrupt
     message = error_with_file_limit(lambda: write(writer, tmp_path / "target", "x" * 999), 500)
     place = tmp_path / "target" / ("name" if writer is atomic_file else "")
     assert message == f"UserError: cannot write {place}: File too large"

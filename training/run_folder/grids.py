@@ -136,20 +136,18 @@ def make_card(
         device: Where it ran.
         stats: Means over the last tick.
     """
-    lines = [
-        "# MaTe3D generator",
-        "",
-        f"- command: `{command}`",
-        f"- data: {data}",
-        f"- images seen: {images_seen}",
-        f"- training time: {seconds / 3600:.2f} h",
-        f"- hardware: {device}",
-        f"- software: Python {platform.python_version()}, PyTorch {torch.__version__}",
-        "",
-        "The weights are the moving average of training. Means over the last tick:",
-        "",
-        "| value | mean |",
-        "|---|---|",
-    ]
-    lines += [f"| {name} | {value:.4g} |" for name, value in stats.items()]
-    return "\n".join(lines) + "\n"
+    table = "".join(f"| {name} | {value:.4g} |\n" for name, value in stats.items())
+    return f"""# MaTe3D generator
+
+- command: `{command}`
+- data: {data}
+- images seen: {images_seen}
+- training time: {seconds / 3600:.2f} h
+- hardware: {device}
+- software: Python {platform.python_version()}, PyTorch {torch.__version__}
+
+The weights are the moving average of training. Means over the last tick:
+
+| value | mean |
+|---|---|
+{table}"""

@@ -121,9 +121,8 @@ def _draw_cell(
     draw.rectangle((_GAP, _GAP + 2, _GAP + swatch, _GAP + swatch + 2), fill=color, outline=_INK)
     draw.text((swatch + 2 * _GAP, _GAP), name, fill=_INK, font=font)
     x, y, z = center
-    for index, (tile, text) in enumerate(
-        zip(tiles, (f"y {y:+.2f}", f"z {z:+.2f}", f"x {x:+.2f}"), strict=True)
-    ):
+    texts = (f"y {y:+.2f}", f"z {z:+.2f}", f"x {x:+.2f}")
+    for index, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         left = _GAP + index * (side + _GAP)
         draw.text((left, _GAP + _LINE_HEIGHT), text, fill=_INK, font=font)
         cell.paste(Image.fromarray(tile), (left, _GAP + 2 * _LINE_HEIGHT))

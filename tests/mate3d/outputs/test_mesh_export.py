@@ -11,7 +11,7 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.outputs.mesh import MeshOptions, extract_mesh, write_meshes
 from mate3d.outputs.mesh_export import save_mesh, srgb_to_linear
-from tests.mate3d.fields import PartsField, ball
+from tests.mate3d.fields import PartsField, SphereField, ball
 
 LABEL_SET = LabelSet(
     "shapes", ("background", "left", "right"), ((0, 0, 0), (200, 30, 0), (0, 90, 250))
@@ -45,21 +45,25 @@ def read_glb(path):
 
 
 @pytest.mark.parametrize("kind", ["ply", "obj", "glb"])
-def test_file_opens_closed_with_the_normals_and_colours_of_the_mesh(tmp_path, kind):
+def test_file_opens_closed_with_the_normals_of_the_mesh(tmp_path, kind):
     mesh = extract_mesh(FIELD, 0.7, 24)
     path = tmp_path / f"head.{kind}"
     save_mesh(path, mesh)
-    (opened,) = trimesh.load_scene(path, skip_materials=True).geometry.values()
+    (opened,) = trimesh.load_scene(path).geometry.values()
     assert opened.is_watertight and opened.is_winding_consistent
     assert opened.volume == pytest.approx(mesh.volume, rel=1e-5)
     np.testing.assert_allclose(opened.vertices, mesh.vertices, atol=1e-7)
     assert np.array_equal(opened.faces, mesh.faces)
     # Those that were written, not those that trimesh would make from faces.
     np.testing.assert_allclose(opened.vertex_normals, mesh.vertex_normals, atol=1e-6)
-    colors = mesh.visual.vertex_colors[:, :3]
-    if kind == "glb":
-        colors = 255 * srgb_to_linear(colors)
-    np.testing.assert_allclose(opened.visual.vertex_colors[:, :3], colors, atol=kind == "glb")
+
+
+@pytest.mark.parametrize("kind", ["ply", "obj"])
+def test_colours_of_ply_and_obj_are_srgb(tmp_path, kind):
+    mesh = extract_mesh(FIELD, 0.7, 24)
+    save_mesh(tmp_path / f"head.{kind}", mesh)
+    opened = trimesh.load_mesh(tmp_path / f"head.{kind}")
+    assert np.array_equal(opened.visual.vertex_colors, mesh.visual.vertex_colors)
 
 
 def test_colours_of_glb_are_linear_on_a_material_that_is_no_metal(tmp_path):
@@ -78,12 +82,34 @@ def test_colours_of_glb_are_linear_on_a_material_that_is_no_metal(tmp_path):
     }
 
 
+def test_trimesh_shows_the_colours_of_a_glb_without_its_material(tmp_path):
+    mesh = extract_mesh(FIELD, 0.7, 24)
+    save_mesh(tmp_path / "head.glb", mesh)
+    loaded = trimesh.load(tmp_path / "head.glb", skip_materials=True).geometry["head"]
+    linear = srgb_to_linear(mesh.visual.vertex_colors[:, :3])
+    np.testing.assert_allclose(loaded.visual.vertex_colors[:, :3], 255 * linear, atol=1)
+
+
+def test_srgb_decodes_to_known_values():
+    # sRGB 188 is half the light; 10 is on the linear piece.
+    linear = srgb_to_linear(np.array([0, 10, 188, 255], dtype=np.uint8))
+    np.testing.assert_allclose(linear, [0, 10 / 255 / 12.92, 0.5029, 1], atol=1e-4)
+
+
 def test_parts_are_files_of_their_own_and_nodes_of_one_scene(tmp_path):
     paths = write(tmp_path / "new", formats=("ply", "glb"), coloring="label", per_label=True)
-    names = ["head.ply", "head_left.ply", "head_right.ply"]
-    names += ["head.glb", "head_left.glb", "head_right.glb", "head_parts.glb"]
-    assert [path.name for path in paths] == names
-    assert {path.name for path in (tmp_path / "new").iterdir()} == set(names)
+    assert [path.name for path in paths] == [
+        "head.ply",
+        "head_left.ply",
+        "head_right.ply",
+        "head.glb",
+        "head_left.glb",
+        "head_right.glb",
+        "head_parts.glb",
+    ]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
+        path.name for path in paths
+    )
     document, _ = read_glb(paths[-1])
     assert {"left", "right"} <= {node["name"] for node in document["nodes"]}
     scene = trimesh.load_scene(paths[-1])
@@ -93,6 +119,20 @@ def test_parts_are_files_of_their_own_and_nodes_of_one_scene(tmp_path):
         assert np.sign(mesh.center_mass[0]) == {"left": -1, "right": 1}[side]
     opened = trimesh.load_mesh(paths[1])
     assert (opened.visual.vertex_colors[:, :3] == LABEL_SET.palette[1]).all()
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    (path,) = write(tmp_path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("mate3d.atomic.os.replace", fail)
+    with pytest.raises(UserError, match="no space left"):
+        write(tmp_path, field=SphereField())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_is_written_when_an_option_does_not_fit_the_head(tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mate3d.errors import UserError
 from mate3d.outputs.charts import HEIGHT, WIDTH
 from tests.pages import Page
 from training.run_folder.events import log_event
@@ -19,35 +18,32 @@ from training.run_folder.summary import format_duration, write_summary
 
 
 def write_stats(folder, eta=100.0):
-    with (folder / "stats.jsonl").open("w") as file:
-        for tick in range(1, 61):
-            record = {
-                "images_seen": 1000 * tick,
-                "Loss/G/loss": 2.0 + math.sin(tick),
-                "Loss/D/loss": math.nan if tick == 7 else 0.5,
-                "Loss/D/loss_semantic": 0.1,
-                "Loss/G_eikonal/loss": 10.0 ** (-tick / 10),
-                "Loss/G_eikonal/weighted": 10.0 ** (-tick / 10) / 10,
-                "Loss/scores/fake": -1.0,
-                "Progress/kimg": tick,
-                "Progress/blur_sigma": 10.0 - tick / 10,
-                "Augment/probability": tick / 100,
-                "Resources/peak_memory_gib": 3.25,
-                "Timing/images_per_sec": 20.0,
-                "Timing/eta_sec": eta,
-            }
-            file.write(json.dumps(record) + "\n")
+    lines = []
+    for tick in range(1, 61):
+        record = {
+            "images_seen": 1000 * tick,
+            "Loss/G/loss": 2.0 + math.sin(tick),
+            "Loss/D/loss": math.nan if tick == 7 else 0.5,
+            "Loss/G_eikonal/loss": 10.0 ** (-tick / 10),
+            "Loss/G_eikonal/weighted": 10.0 ** (-tick / 10) / 10,
+            "Loss/scores/fake": -1.0,
+            "Progress/blur_sigma": 10.0 - tick / 10,
+            "Augment/probability": tick / 100,
+            "Timing/images_per_sec": 20.0,
+            "Timing/eta_sec": eta,
+        }
+        if tick % 20 == 0:
+            fid = {20: 80.0, 40: 40.5, 60: 55.0}[tick]
+            record |= {"Metrics/fid_procedural": fid, "Metrics/miou": fid / 100}
+        lines.append(json.dumps(record))
+    # A kill cut the last line short.
+    (folder / "stats.jsonl").write_text("\n".join([*lines, '{"images_seen": 61000, "Loss/G']))
 
 
 @pytest.fixture
 def run_folder(tmp_path):
     """An unfinished run of 60 thousand images with two snapshots, a rollback and a resume."""
     write_stats(tmp_path)
-    with (tmp_path / "stats.jsonl").open("a") as file:
-        for images, fid in ((20000, 80.0), (40000, 40.5), (60000, 55.0)):
-            values = {"Metrics/fid_procedural": fid, "Metrics/miou": fid / 100}
-            file.write(json.dumps({"images_seen": images, **values}) + "\n")
-        file.write('{"images_seen": 61000, "Loss/G/lo')
     (tmp_path / "config.yaml").write_text(
         "# Resolved options of a run of scripts.train\n"
         "data: datasets/cats.zip\ntrain:\n  batch_size: 4\n  seed: null\n"
@@ -86,19 +82,14 @@ def test_page_tells_everything_and_needs_no_other_file(run_folder):
         "train.batch_size 4",
         "train.seed null",
         "model.generator.label_set catmask_hq",
+        "Loss/G/loss is <nan> lr_factor=0.5",
     ):
         assert part in page.text
     assert page.text.index("image sdf slices") > page.text.index("ears")
+    # Newest first.
+    assert page.text.index("resume resumed") < page.text.index("rollback Loss")
     given = read_page(run_folder, "python -m scripts.train output=a resume=auto").text
     assert "python -m scripts.train output=a resume=true" in given
-
-
-def test_page_shows_events_newest_first_and_marks_rollbacks(run_folder):
-    page = write_summary(run_folder).read_text()
-    assert page.index("<td>resume</td>") < page.index("<td>rollback</td>")
-    assert page.count('<tr class="bad">') == 1
-    assert "Loss/G/loss is &lt;nan&gt;" in page
-    assert "lr_factor=0.5" in page
 
 
 def test_charts_are_well_formed_and_inside_their_frames(run_folder):
@@ -150,14 +141,7 @@ def test_large_pictures_are_shrunk(run_folder):
     picture = np.random.default_rng(0).integers(0, 256, (200, 3200, 3), dtype=np.uint8)
     Image.fromarray(picture).save(run_folder / "samples" / "000060000_image.png")
     page = write_summary(run_folder)
-    assert "data:image/jpeg" in page.read_text()
-    assert page.stat().st_size < 1_500_000
-
-
-def test_page_that_cannot_be_written_is_one_clear_line(run_folder):
-    (run_folder / "summary.html").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*summary\.html"):
-        write_summary(run_folder)
+    assert "data:image/jpeg" in page.read_text() and page.stat().st_size < 1_500_000
 
 
 def test_durations_have_two_units():

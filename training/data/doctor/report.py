@@ -77,13 +77,9 @@ def _count(number: int, noun: str) -> str:
 
 def _make_tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     one = diagnosis.statistics
-    tiles = [
-        (str(one.num_images), "images"),
-        (str(one.num_masks), "masks"),
-        (str(one.num_cameras), "cameras"),
-        (str(one.num_captions), "captions"),
-        (diagnosis.label_set.name if diagnosis.label_set else "unknown", "label set"),
-    ]
+    kinds = ("images", "masks", "cameras", "captions")
+    tiles = [(str(getattr(one, f"num_{name}")), name) for name in kinds]
+    tiles.append((diagnosis.label_set.name if diagnosis.label_set else "unknown", "label set"))
     if one.sizes:
         (width, height), _ = one.sizes[0]
         others = len(one.sizes) - 1
