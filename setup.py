@@ -120,7 +120,10 @@ setup(
         "webdataset>=0.2.100",
     ],
     extras_require={
-        "dev": ["pytest>=8.0", "ruff>=0.9", "hydra-submitit-launcher>=1.2", "psutil>=5.9"],
+        "dev": [
+            *("pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "psutil>=5.9"),
+            "hydra-submitit-launcher>=1.2",
+        ],
         # Many runs through Slurm: `--multirun hydra/launcher=slurm`.
         "slurm": ["hydra-submitit-launcher>=1.2"],
         # FID and KID by Inception's features.

@@ -26,7 +26,7 @@ trap 'rm -rf "$work"' EXIT
 check doctor "$python" -m torch_utils.doctor build=true
 # From here on a missing kernel is an error, not a warning.
 export MATE3D_OPS=kernels
-check gpu_tests "$python" -m pytest -q --slow -m gpu
+check gpu_tests "$python" -m pytest -q -m gpu
 check bench_ops "$python" benchmarks/bench_ops.py device=cuda dtypes=float32,float16,bfloat16 runs=15 \
   output="$out/bench_ops.json"
 for side in 64 128; do

@@ -1,4 +1,9 @@
-"""Fixtures and the --slow option; every test runs on CPU unless it is marked `gpu`."""
+"""Fixtures; every test runs in one thread and on CPU, unless it is marked `gpu`."""
+
+import os
+
+# Read when torch is imported, and by the processes that tests start: workers share the cores.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +19,17 @@ from mate3d.labels import CATMASK_HQ, LabelSet
 from mate3d.rendering.renderer import RenderingConfig
 from training.data.format import DatasetWriter, image_name
 
+torch.set_num_threads(1)
+
 pytest_plugins = ["tests.compiled_kernels"]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    without_slow = pytest.mark.skip(reason="slow; run with --slow")
-    without_gpu = pytest.mark.skip(reason="needs a CUDA device")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
     for item in items:
-        if "slow" in item.keywords and not config.getoption("--slow"):
-            item.add_marker(without_slow)
-        if "gpu" in item.keywords and not torch.cuda.is_available():
-            item.add_marker(without_gpu)
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture
