@@ -6,9 +6,8 @@ from torch import Tensor
 from mate3d.generator import Generator
 from mate3d.labels import segmentation_to_label_map
 from mate3d.metrics.segmentation import class_iou
-from mate3d.procedural.cats.cat import cat_parameters_from_direction
-from mate3d.procedural.cats.cat_field import CatField
-from mate3d.procedural.portraits import sample_cameras
+from mate3d.procedural.portrait_field import PortraitField
+from mate3d.procedural.portraits import CAT, sample_cameras
 from mate3d.procedural.tracer import render_analytic
 from mate3d.rendering.field import TriPlaneField
 
@@ -43,7 +42,7 @@ def measure_against_truth(
     camera = sample_cameras(num_heads, random).to(device)
     squared, label_maps, silhouettes, distances = [], [], [], []
     for zs, cameras in zip(z.split(_BATCH), camera.split(_BATCH), strict=True):
-        cats = CatField(cat_parameters_from_direction(zs))
+        cats = CAT.field(CAT.parameters_from_direction(zs))
         truth = render_analytic(cats, cameras, generator.config.resolution)
         ws = generator.map(zs, cameras)
         head = generator.make_field(ws, exact=False)
@@ -78,7 +77,7 @@ def _binary_iou(rendered: Tensor, true: Tensor) -> float:
 
 def _distance_errors(
     head: TriPlaneField,
-    cats: CatField,
+    cats: PortraitField,
     num_heads: int,
     generator: Generator,
     random: torch.Generator,

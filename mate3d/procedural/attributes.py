@@ -74,14 +74,13 @@ class PortraitParameters:
     def __getitem__(self: Parameters, index: slice | Tensor) -> Parameters:
         return self._map(lambda value: value[index])
 
-    def to(self: Parameters, device: torch.device | str) -> Parameters:
-        """Return the same portraits on another device."""
-        return self._map(lambda value: value.to(device))
-
     def columns(self) -> dict[str, Tensor]:
         """Return the numbers as [B, 1] and leave the colours out."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value[:, None] for name, value in values.items() if value.ndim == 1}
+        return {name: value[:, None] for name, value in vars(self).items() if value.ndim == 1}
+
+    def colors(self) -> dict[str, Tensor]:
+        """Return the colours as [B, 3, 1] and leave the numbers out."""
+        return {name: value[..., None] for name, value in vars(self).items() if value.ndim == 2}
 
     def varied(self) -> frozenset[str]:
         """Return the names of the numbers that are not neutral on every portrait of the batch."""
@@ -238,3 +237,16 @@ def color_name(
     """Return the name of the nearest palette colour."""
     distances = (torch.tensor(list(palette.values())) - color.cpu()).norm(dim=-1)
     return list(palette)[int(distances.argmin())]
+
+
+def step_word(value: float, *steps: float | str) -> str:
+    """Return the word between the two limits that a value lies between: word, limit, word, ..."""
+    word = steps[0]
+    for limit, following in zip(steps[1::2], steps[2::2], strict=True):
+        word = following if value > limit else word
+    return word
+
+
+def join_words(*words: str) -> str:
+    """Return the words that are not empty as one phrase."""
+    return " ".join(word for word in words if word)

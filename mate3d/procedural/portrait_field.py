@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,48 +19,8 @@ _KEY_LIGHT = (0.0, 0.62, 0.785)
 _CHUNK_POINTS = 16384
 
 
-class PortraitField(Protocol):
-    """What the sphere tracer needs to know of a batch of heads around the origin."""
-
-    @property
-    def background_color(self) -> Tensor:  # [B, 3]
-        """Colour behind everything, in 0..1."""
-
-    @property
-    def bound_radius(self) -> float:
-        """World units; the heads lie inside this ball around the origin."""
-
-    @property
-    def max_steps(self) -> int:
-        """Steps after which a ray that grazes a silhouette is given up."""
-
-    def sdf(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, 1]
-        """Return the head's distance alone."""
-
-    def class_sdf(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, K]
-        """Return the distance of each class alone; the background's is a constant."""
-
-    def sample(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> FieldSamples:
-        """Return shaded RGB in 0..1, the head's distance and the distance of each class."""
-
-    def normals(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, 3]
-        """Return the unit gradient of the head's distance."""
-
-
-class ShadedPortraitField(ABC):
-    """A `PortraitField` (and a `Field`) made of distances and unshaded colours.
+class PortraitField(ABC):
+    """A batch of heads around the origin, a `Field` made of distances and unshaded colours.
 
     Kinds of portraits derive from it and give `distance`, `part_distances` and `albedo`.
     Colours do not depend on the view: light, fill and ambient occlusion are part of them.
@@ -184,15 +143,26 @@ class ShadedPortraitField(ABC):
 
     def _light(self, place: Coordinates, distance: Tensor, normal: Coordinates) -> Tensor:
         """Wrapped Lambert key light from above the camera, sky fill, ambient occlusion."""
-        openness = 1.0
-        for reach, share in ((0.02, 0.35), (0.06, 0.45)):
-            moved = tuple(axis + reach * slope for axis, slope in zip(place, normal, strict=True))
-            rise = self.distance(moved).sub_(distance).div_(reach)
-            openness = openness - share * (1 - rise).clamp_(0, 1)
+        openness = self._openness(place, distance, normal, ((0.02, 0.35), (0.06, 0.45)))
         key = sum(slope * axis for slope, axis in zip(normal, _KEY_LIGHT, strict=True))
         key = ((key + 0.3) / 1.3).clamp_(min=0)
         sky = 0.36 + 0.14 * normal[1]
         return (0.62 * key + sky) * openness + 0.08
+
+    def _openness(
+        self,
+        place: Coordinates,
+        distance: Tensor,  # [B, N]
+        normal: Coordinates,
+        probes: tuple[tuple[float, float], ...],
+    ) -> Tensor:  # [B, N] 1 where nothing is near
+        """Return what ambient occlusion leaves: each probe is a way outwards and its share."""
+        openness = 1.0
+        for reach, share in probes:
+            moved = tuple(axis + reach * slope for axis, slope in zip(place, normal, strict=True))
+            rise = self.distance(moved).sub_(distance).div_(reach)
+            openness = openness - share * (1 - rise).clamp_(0, 1)
+        return openness
 
 
 def _in_chunks(

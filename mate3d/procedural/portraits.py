@@ -149,6 +149,27 @@ def render_portrait(
 
 
 def make_procedural_cat(
+    seeds: Sequence[int], resolution: int, **options: Any
+) -> ProceduralPortraits:
+    """Make cats, whose varieties are "basic" (22 attributes of a latent) and "rich" (all, 52).
+
+    Args:
+        seeds: See `make_portraits`, which has the options too.
+        resolution: See `make_portraits`.
+        options: See `make_portraits`.
+    """
+    return make_portraits(CAT, seeds, resolution, **options)
+
+
+def make_procedural_person(
+    seeds: Sequence[int], resolution: int, **options: Any
+) -> ProceduralPortraits:
+    """Make people; arguments and options as for `make_portraits`."""
+    return make_portraits(PERSON, seeds, resolution, **options)
+
+
+def make_portraits(
+    kind: PortraitKind,
     seeds: Sequence[int],
     resolution: int,
     *,
@@ -161,60 +182,18 @@ def make_procedural_cat(
     """Make one portrait a seed; the same seed gives the same portrait in any batch.
 
     Args:
+        kind: Cats or people.
         seeds: One integer a portrait.
         resolution: H = W in pixels.
-        latent_dim: Number of entries of z; at least 22 for basic cats, 52 for rich ones.
+        latent_dim: Number of entries of z; at least as many as the attributes that vary.
         supersampling: Rays a pixel along each axis of the image.
-        variety: "basic" cats vary in the first 21 attributes of `CatParameters`, "rich" ones in
-            all.
-        attributes: Set on every cat; names and ranges are those of `CatParameters`.
-        factors: Multiply a cat's own numbers; see `set_attributes`.
+        variety: One of the kind's, "basic" or for cats "rich".
+        attributes: Set on every portrait; names and ranges are those of the parameters.
+        factors: Multiply a portrait's own numbers; see `set_attributes`.
 
     Raises:
         UserError: If the variety or an attribute is unknown, or a value is not allowed.
     """
-    return _make_portraits(
-        CAT, seeds, resolution, latent_dim, supersampling, variety, attributes, factors
-    )
-
-
-def make_procedural_person(
-    seeds: Sequence[int],
-    resolution: int,
-    *,
-    latent_dim: int = 64,
-    supersampling: int = 2,
-    attributes: Mapping[str, float | Sequence[float]] | None = None,
-    factors: Mapping[str, float] | None = None,
-) -> ProceduralPortraits:
-    """Make one portrait a seed; the same seed gives the same portrait in any batch.
-
-    Args:
-        seeds: One integer a portrait.
-        resolution: H = W in pixels.
-        latent_dim: Number of entries of z.
-        supersampling: Rays a pixel along each axis of the image.
-        attributes: Set on every person; names and ranges are those of `PersonParameters`.
-        factors: Multiply a person's own numbers; see `set_attributes`.
-
-    Raises:
-        UserError: If an attribute is unknown, or a value is not allowed.
-    """
-    return _make_portraits(
-        PERSON, seeds, resolution, latent_dim, supersampling, "basic", attributes, factors
-    )
-
-
-def _make_portraits(
-    kind: PortraitKind,
-    seeds: Sequence[int],
-    resolution: int,
-    latent_dim: int,
-    supersampling: int,
-    variety: str,
-    attributes: Mapping[str, float | Sequence[float]] | None,
-    factors: Mapping[str, float] | None,
-) -> ProceduralPortraits:
     if variety not in kind.parameters_from_latent:
         allowed = " or ".join(kind.parameters_from_latent)
         raise UserError(f"unknown variety '{variety}' of portraits; use {allowed}")

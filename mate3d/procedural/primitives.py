@@ -3,7 +3,7 @@
 Only fresh results that no gradient needs are changed in place, so all stay differentiable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -226,3 +226,19 @@ def mix(
 ) -> Tensor:  # [B, 3, N]
     """Go from one colour to another by a weight in 0..1."""
     return torch.lerp(color, other, weight[:, None])
+
+
+def blend(
+    colors: Iterable[Tensor],  # [B, 3, N or 1] each
+    distances: Iterable[Tensor],  # [B, N] each
+    nearest: Tensor,  # [B, N] their minimum
+    border: float,
+) -> Tensor:  # [B, 3, N]
+    """Mix the colours of parts by their distances, those of a few `border` beyond the nearest."""
+    total, mixed = torch.zeros_like(nearest), nearest.new_zeros(len(nearest), 3, nearest.shape[1])
+    for color, distance in zip(colors, distances, strict=True):
+        weight = (nearest - distance).mul_(1 / border).exp_()
+        total += weight
+        mixed.addcmul_(color.expand_as(mixed), weight[:, None])
+    # The nearest of all may be none of these: far from a person, classes that have no part.
+    return mixed.div_(total.clamp_(min=1e-30)[:, None])

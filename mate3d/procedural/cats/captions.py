@@ -2,18 +2,19 @@
 
 import random
 
-from mate3d.procedural.attributes import BACKGROUND_PALETTE, color_name
+from mate3d.procedural.attributes import (
+    BACKGROUND_PALETTE,
+    color_name,
+    join_words,
+    step_word,
+)
 from mate3d.procedural.cats.cat import EYE_PALETTE, FUR_PALETTE, NOSE_PALETTE, CatParameters
+from mate3d.procedural.cats.varied_cat import POINT_PALETTE
 
-_POINT_PALETTE = {"seal": (0.24, 0.16, 0.13), "blue": (0.42, 0.43, 0.48), "red": (0.85, 0.50, 0.24)}
 # A pattern is named from this strength on, if its colour differs from the fur's by this much.
 _VISIBLE_STRENGTH = 0.5
 _VISIBLE_CONTRAST = 0.12
 _OPENINGS = ("a {}", "a {}", "a photo of a {}", "portrait of a {}", "the face of a {}")
-
-
-def _size_word(value: float, low: float, high: float, words: tuple[str, str]) -> str:
-    return words[0] if value < low else words[1] if value > high else ""
 
 
 def cat_words(
@@ -41,10 +42,10 @@ def cat_words(
         "fur": color_name(p.fur_color[index], FUR_PALETTE),
         "pattern": _patchwork(p, index) or (pattern if is_visible else "plain"),
         "second": color_name(p.second_color[index], FUR_PALETTE),
-        "ear_size": _size_word(float(p.ear_size[index]), 0.88, 1.16, ("small", "big")),
-        "ear_shape": _size_word(float(p.ear_roundness[index]), 0.3, 0.7, ("pointed", "round")),
+        "ear_size": step_word(float(p.ear_size[index]), "small", 0.88, "", 1.16, "big"),
+        "ear_shape": step_word(float(p.ear_roundness[index]), "pointed", 0.3, "", 0.7, "round"),
         "ear_color": color_name(p.ear_color[index], FUR_PALETTE),
-        "eye_size": _size_word(float(p.eye_size[index]), 0.9, 1.12, ("small", "big")),
+        "eye_size": step_word(float(p.eye_size[index]), "small", 0.9, "", 1.12, "big"),
         "eye_color": color_name(p.eye_color[index], EYE_PALETTE),
         "nose_color": color_name(p.nose_color[index], NOSE_PALETTE),
         "background": color_name(p.background_color[index], BACKGROUND_PALETTE),
@@ -72,12 +73,12 @@ def _varied_words(parameters: CatParameters, index: int) -> dict[str, str]:
 
     has_contrast = contrast > _VISIBLE_CONTRAST
     return {
-        "points": word("points", color_name(parameters.point_color[index], _POINT_PALETTE)),
+        "points": word("points", color_name(parameters.point_color[index], POINT_PALETTE)),
         "fur_length": word("fur_length", "long-haired"),
         "ear_fold": word("ear_fold", "folded"),
         "ear_tufts": word("ear_tufts", "tufted"),
         "odd_eyes": word("odd_eyes", odd_color),
-        "face": _size_word(number["muzzle_length"], 0.35, 9.0, ("flat", "")),
+        "face": step_word(number["muzzle_length"], "flat", 0.35, ""),
         "bib": word("bib", "bib", is_seen=has_contrast),
         "eye_patch": word("eye_patch", "eye patch", is_seen=has_contrast),
         "ruff": word("ruff", "cheek tufts"),
@@ -86,8 +87,7 @@ def _varied_words(parameters: CatParameters, index: int) -> dict[str, str]:
 
 
 def _coat_phrase(words: dict[str, str], rng: random.Random) -> str:
-    coat = _short_coat_phrase(words, rng)
-    return f"{words['fur_length']} {coat}" if words["fur_length"] else coat
+    return join_words(words["fur_length"], _short_coat_phrase(words, rng))
 
 
 def _short_coat_phrase(words: dict[str, str], rng: random.Random) -> str:
@@ -113,8 +113,7 @@ def _part_phrases(words: dict[str, str], rng: random.Random) -> list[str]:
     # Ears that differ from the fur are always named; others now and then.
     if words["ear_color"] != words["fur"] or rng.random() < 0.35:
         ear_words.append(words["ear_color"])
-    ears = " ".join(word for word in ear_words if word)
-    eyes = " ".join(word for word in (words["eye_size"], words["eye_color"]) if word)
+    ears, eyes = join_words(*ear_words), join_words(words["eye_size"], words["eye_color"])
     if words["odd_eyes"] not in ("", words["eye_color"]):
         eyes = f"one {words['eye_color']} and one {words['odd_eyes']} eye"
     else:

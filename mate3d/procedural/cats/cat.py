@@ -1,11 +1,10 @@
 """Attributes of a procedural cat, their distributions, and the fixed map from a latent to them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mate3d.network.layers import normalize_second_moment
 from mate3d.procedural.attributes import (
     PortraitParameters,
     background_path,
@@ -141,12 +140,6 @@ class CatParameters(PortraitParameters):
     odd_eye_color: Tensor = color(neutral=(0.22, 0.56, 0.93))
 
 
-# What a basic cat's latent decides.
-BASIC_CAT_ATTRIBUTES = tuple(
-    declared.name for declared in fields(CatParameters) if declared.metadata["neutral"] is None
-)
-
-
 def _luminance(color: Tensor) -> Tensor:  # [B, 3] -> [B, 1]
     return color @ color.new_tensor([[0.30], [0.59], [0.11]])
 
@@ -223,13 +216,3 @@ def cat_parameters_from_latent(
     return cat_parameters_from_uniforms(
         uniforms_from_latent(z, NUM_CAT_ATTRIBUTES, _PROJECTION_SEED)
     )
-
-
-def cat_parameters_from_direction(
-    z: Tensor,  # [B, Z], Z >= NUM_CAT_ATTRIBUTES
-) -> CatParameters:
-    """Return the cat that a generator should make of a latent.
-
-    Mapping networks see the direction of z only, so its length must not matter here either.
-    """
-    return cat_parameters_from_latent(normalize_second_moment(z))

@@ -5,12 +5,10 @@ from torch import Tensor
 from mate3d.procedural.cats.cat import CatParameters
 from mate3d.procedural.cats.coat import Coat
 from mate3d.procedural.cats.head import HeadShape
-from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, ShadedPortraitField
-
-__all__ = ["BACKGROUND_SDF", "CatField"]
+from mate3d.procedural.portrait_field import Coordinates, PortraitField
 
 
-class CatField(ShadedPortraitField):
+class CatField(PortraitField):
     """A batch of cats' heads in world units, looking along +z; classes as in CATMASK_HQ."""
 
     is_folded = True

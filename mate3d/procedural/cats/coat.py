@@ -7,7 +7,7 @@ from mate3d.procedural.cats.cat import CatParameters
 from mate3d.procedural.cats.head import HeadShape
 from mate3d.procedural.cats.markings import Markings
 from mate3d.procedural.portrait_field import Coordinates
-from mate3d.procedural.primitives import mix, ramp
+from mate3d.procedural.primitives import along_axis, blend, mix, offset_from, ramp
 
 _BORDER = 0.004
 _MOUTH_COLOR = (0.22, 0.09, 0.09)
@@ -21,10 +21,7 @@ class Coat:
 
     def __init__(self, parameters: CatParameters, shape: HeadShape) -> None:
         self._shape = shape
-        self._colors = {
-            name: value[..., None] for name, value in vars(parameters).items() if value.ndim == 2
-        }
-        self._numbers = parameters.columns()
+        self._colors, self._numbers = parameters.colors(), parameters.columns()
         self._varied = parameters.varied()
         self._markings = Markings(self._numbers, self._varied, shape.eye_center)
 
@@ -46,12 +43,7 @@ class Coat:
             self._mouth(folded),
             self._colors["nose_color"],
         ]
-        total, mixed = torch.zeros_like(head_distance), torch.zeros_like(colors[0])
-        for color, distance in zip(colors, part_distances, strict=True):
-            weight = (head_distance - distance).mul_(1 / _BORDER).exp_()
-            total += weight
-            mixed.addcmul_(color.expand_as(mixed), weight[:, None])
-        return mixed.div_(total[:, None])
+        return blend(colors, part_distances, head_distance, _BORDER)
 
     def _fur(self, side: Tensor, folded: Coordinates, part_distances: list[Tensor]) -> Tensor:
         fur, second = self._colors["fur_color"], self._colors["second_color"]
@@ -64,12 +56,10 @@ class Coat:
             torch.maximum(self._stripes(folded), self._spots(folded)), self._blaze(folded)
         )
         color = self._mark(mix(color, second, weight), side, folded)
-        points = self._markings.point_weight(folded)
-        if points is not None:
-            color = mix(color, self._colors["point_color"], points)
-        shade = self._markings.lock_shade(folded)
-        if shade is not None:
-            color = (color * shade[:, None]).clamp_(0, 1)
+        if "points" in self._varied:
+            color = mix(color, self._colors["point_color"], self._markings.point_weight(folded))
+        if "fur_length" in self._varied:
+            color = (color * self._markings.lock_shade(folded)[:, None]).clamp_(0, 1)
         liner = ramp(part_distances[2], 0.0075, 0.0025) * 0.8
         if "eyelids" in self._varied:
             at_edge = ramp(-self._shape.lid_opening(folded), 0.0085, 0.0035) * 0.9
@@ -79,13 +69,11 @@ class Coat:
 
     def _mark(self, color: Tensor, side: Tensor, folded: Coordinates) -> Tensor:
         """Paint the patches that fur and ears share."""
-        third = self._markings.third_weight(side, folded)
-        if third is not None:
-            color = mix(color, self._colors["third_color"], third)
+        if "calico" in self._varied:
+            patches = self._markings.patches(side, folded, shift=2.1)
+            color = mix(color, self._colors["third_color"], patches)
         second = self._markings.second_weight(side, folded)
-        if second is not None:
-            color = mix(color, self._colors["second_color"], second)
-        return color
+        return color if second is None else mix(color, self._colors["second_color"], second)
 
     def _stripes(self, folded: Coordinates) -> Tensor:
         """Stripes fan out from the middle of the face over forehead and cheeks."""
@@ -125,9 +113,8 @@ class Coat:
         outline, height = self._shape.ears.coordinates(folded)
         inner = ramp(outline, -0.014, -0.024) * ramp(height, 0.0, 0.012)
         ear = self._mark(self._colors["ear_color"], side, folded)
-        points = self._markings.ear_point_weight()
-        if points is not None:
-            ear = mix(ear, self._colors["point_color"], points)
+        if "points" in self._varied:
+            ear = mix(ear, self._colors["point_color"], self._numbers["points"])
         return mix(ear, torch.lerp(ear, self._colors["inner_ear_color"], 0.8), inner)
 
     def _mouth(self, folded: Coordinates) -> Tensor:
@@ -141,12 +128,11 @@ class Coat:
 
     def _eyes(self, side: Tensor, folded: Coordinates) -> Tensor:
         shape = self._shape
-        offset = [axis - shape.eye_center[:, i : i + 1] for i, axis in enumerate(folded)]
+        offset = offset_from(folded, shape.eye_center)
         length = (offset[0].square() + offset[1].square() + offset[2].square()).sqrt_()
         length = length.clamp_(min=1e-6)
-        right, up = shape.eye_right, shape.eye_up
         across, above = (
-            sum(offset[i] * axis[:, i : i + 1] for i in range(3)) / length for axis in (right, up)
+            along_axis(offset, axis) / length for axis in (shape.eye_right, shape.eye_up)
         )
         radius = (across.square() + above.square()).sqrt_()
         iris = self._iris(side, radius)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from mate3d.procedural.portrait_field import Coordinates
-from mate3d.procedural.primitives import ramp
+from mate3d.procedural.primitives import offset_from, ramp
 
 
 class Markings:
-    """Weights in 0..1 of a batch's markings at points; those that no cat has are skipped."""
+    """Weights in 0..1 of a batch's markings at points."""
 
     def __init__(
         self,
@@ -34,40 +34,24 @@ class Markings:
         if "eye_patch" in self._varied:
             weights.append(self._eye_patch(side, folded))
         if "calico" in self._varied:
-            weights.append(self._patches(side, folded, shift=0.0))
+            weights.append(self.patches(side, folded, shift=0.0))
         return torch.stack(weights).amax(dim=0) if weights else None
-
-    def third_weight(
-        self,
-        side: Tensor,  # [B, N]
-        folded: Coordinates,
-    ) -> Tensor | None:
-        """Return where the second kind of patches shows the third colour."""
-        return self._patches(side, folded, shift=2.1) if "calico" in self._varied else None
 
     def point_weight(
         self,
         folded: Coordinates,
-    ) -> Tensor | None:
+    ) -> Tensor:  # [B, N]
         """Return where the mask of a colour-point cat darkens the face."""
-        if "points" not in self._varied:
-            return None
         x, y, z = folded
         # Lower and narrower than the face: from between the eyes down to the chin.
         radius = ((x / 0.112).square_() + ((y + 0.055) / 0.115).square_()).sqrt_()
         return ramp(radius, 1.30, 0.60) * ramp(z, 0.01, 0.07) * self._column["points"]
 
-    def ear_point_weight(self) -> Tensor | None:  # [B, 1]
-        """Return how much of the points' colour the ears have."""
-        return self._column["points"] if "points" in self._varied else None
-
     def lock_shade(
         self,
         folded: Coordinates,
-    ) -> Tensor | None:
+    ) -> Tensor:  # [B, N]
         """Return what the fur's colour is multiplied by: long fur shows its locks."""
-        if "fur_length" not in self._varied:
-            return None
         x, y, z = folded
         height = y + 0.03
         radius = (x.square() + height.square()).sqrt_()
@@ -86,7 +70,7 @@ class Markings:
         return weight * ramp(z, -0.05, -0.02) * self._column["bib"]
 
     def _eye_patch(self, side: Tensor, folded: Coordinates) -> Tensor:
-        x, y, z = (axis - self._eye_center[:, i : i + 1] for i, axis in enumerate(folded))
+        x, y, _ = offset_from(folded, self._eye_center)
         wobble = 0.010 * (60 * x + 2.0).sin() + 0.008 * (75 * y).sin()
         radius = ((0.85 * (x - 0.012)).square_() + (0.75 * (y - 0.012)).square_()).sqrt_()
         # At 0 and 1 the patch is on the left of the image, at 1/2 on the right.
@@ -95,8 +79,8 @@ class Markings:
         near = ramp(radius + wobble, 0.078, 0.066) * ramp(folded[2], 0.0, 0.03)
         return near * this_side * self._column["eye_patch"]
 
-    def _patches(self, side: Tensor, folded: Coordinates, *, shift: float) -> Tensor:
-        """Return irregular blotches, different on both sides of the head."""
+    def patches(self, side: Tensor, folded: Coordinates, *, shift: float) -> Tensor:  # [B, N]
+        """Return irregular blotches, different on both sides of the head and for each shift."""
         _, y, z = folded
         scale = self._column["pattern_scale"]
         phase = 2 * math.pi * self._column["patch_place"]

@@ -17,7 +17,7 @@ _NUM_MORE = 30
 NUM_VARIED_CAT_ATTRIBUTES = NUM_CAT_ATTRIBUTES + _NUM_MORE
 _PROJECTION_SEED = 20241
 _INNER_EARS = {"dark": (0.42, 0.27, 0.25), "skin": (0.85, 0.62, 0.52), "pink": (0.93, 0.64, 0.62)}
-_POINTS = {"seal": (0.24, 0.16, 0.13), "blue": (0.42, 0.43, 0.48), "red": (0.85, 0.50, 0.24)}
+POINT_PALETTE = {"seal": (0.24, 0.16, 0.13), "blue": (0.42, 0.43, 0.48), "red": (0.85, 0.50, 0.24)}
 _CREAM, _WHITE, _BLACK = (0.93, 0.87, 0.77), (0.95, 0.94, 0.92), (0.12, 0.11, 0.12)
 _ORANGE, _GREY, _PALE = (0.90, 0.50, 0.17), (0.50, 0.51, 0.55), (0.93, 0.80, 0.60)
 
@@ -110,7 +110,7 @@ def varied_cat_parameters_from_uniforms(
         odd_eyes=odd_eyes,
         iris_ring=_rare(u[25], 0.40),
         inner_ear_color=palette_path(u[26], _INNER_EARS),
-        point_color=palette_path(u[27], _POINTS),
+        point_color=palette_path(u[27], POINT_PALETTE),
         odd_eye_color=_odd_eye_color(cats.eye_color, u[29]),
     )
 

@@ -2,7 +2,12 @@
 
 import random
 
-from mate3d.procedural.attributes import BACKGROUND_PALETTE, color_name
+from mate3d.procedural.attributes import (
+    BACKGROUND_PALETTE,
+    color_name,
+    join_words,
+    step_word,
+)
 from mate3d.procedural.people.person import (
     FABRIC_PALETTE,
     HAIR_PALETTE,
@@ -14,14 +19,6 @@ from mate3d.procedural.people.person import (
 _OPENINGS = ("a person", "a person", "a photo of a person", "portrait of a person", "a face")
 # From this strength on, glasses, hats and beards are seen well enough to be named.
 _VISIBLE_STRENGTH = 0.5
-
-
-def _step_word(value: float, *steps: float | str) -> str:
-    """Return the word between the two limits that a value lies between: word, limit, word, ..."""
-    word = steps[0]
-    for limit, following in zip(steps[1::2], steps[2::2], strict=True):
-        word = following if value > limit else word
-    return word
 
 
 def person_words(
@@ -40,12 +37,12 @@ def person_words(
     number = {name: float(v[index]) for name, v in vars(p).items() if v.ndim == 1}
     has_glasses = number["glasses"] > _VISIBLE_STRENGTH
     has_hat = number["hat"] > _VISIBLE_STRENGTH
-    style = _step_word(number["hair_length"], "short", 0.25, "chin-length", 0.65, "long")
-    style = _step_word(number["hair"], "bald", 0.6, "thinning", 0.9, style)
+    style = step_word(number["hair_length"], "short", 0.25, "chin-length", 0.65, "long")
+    style = step_word(number["hair"], "bald", 0.6, "thinning", 0.9, style)
     has_locks = style not in ("bald", "thinning")
-    eyes = _step_word(number["eye_openness"], "closed", 0.12, "half-closed", 0.4, "")
-    eye_size = _step_word(number["eye_size"], "small", 0.91, "", 1.1, "big")
-    curls = _step_word(number["curls"], "straight", 0.15, "wavy", 0.5, "curly")
+    eyes = step_word(number["eye_openness"], "closed", 0.12, "half-closed", 0.4, "")
+    eye_size = step_word(number["eye_size"], "small", 0.91, "", 1.1, "big")
+    curls = step_word(number["curls"], "straight", 0.15, "wavy", 0.5, "curly")
     fringe = "fringe" if has_locks and not has_hat and number["fringe"] > 0.7 else ""
     return {
         "skin": color_name(p.skin_color[index], SKIN_PALETTE),
@@ -60,11 +57,11 @@ def person_words(
         "ear_size": _ear_word(number, style),
         "glasses": "glasses" if has_glasses else "",
         "glasses_color": color_name(p.glasses_color[index], FABRIC_PALETTE) if has_glasses else "",
-        "hat": _step_word(number["hat_brim"], "beanie", 0.5, "hat") if has_hat else "",
+        "hat": step_word(number["hat_brim"], "beanie", 0.5, "hat") if has_hat else "",
         "hat_color": color_name(p.hat_color[index], FABRIC_PALETTE) if has_hat else "",
-        "expression": _step_word(number["smile"], "serious", 0.15, "", 0.6, "smiling"),
+        "expression": step_word(number["smile"], "serious", 0.15, "", 0.6, "smiling"),
         "mouth": "open mouth" if number["mouth_opening"] > 0.3 else "",
-        "cloth": _step_word(number["collar"], "shirt", 0.3, "sweater", 0.7, "turtleneck"),
+        "cloth": step_word(number["collar"], "shirt", 0.3, "sweater", 0.7, "turtleneck"),
         "cloth_color": color_name(p.cloth_color[index], FABRIC_PALETTE),
         "background": color_name(p.background_color[index], BACKGROUND_PALETTE),
     }
@@ -73,11 +70,7 @@ def person_words(
 def _ear_word(number: dict[str, float], style: str) -> str:
     # Hair of chin length and more hangs over the ears.
     is_hidden = style in ("chin-length", "long")
-    return "" if is_hidden else _step_word(number["ear_size"], "small", 0.86, "", 1.18, "big")
-
-
-def _join(*words: str) -> str:
-    return " ".join(word for word in words if word)
+    return "" if is_hidden else step_word(number["ear_size"], "small", 0.86, "", 1.18, "big")
 
 
 def _hair_phrase(words: dict[str, str], rng: random.Random) -> str:
@@ -85,9 +78,11 @@ def _hair_phrase(words: dict[str, str], rng: random.Random) -> str:
         return rng.choice(["a bald head", "no hair"])
     color, curls = words["hair_color"], words["hair_curls"]
     if words["hair_style"] == "chin-length" and rng.random() < 0.5:
-        phrase = _join("a", curls, color, "bob")
+        phrase = join_words("a", curls, color, "bob")
     else:
-        phrase = _join(words["hair_style"], curls if curls != "straight" else "", color, "hair")
+        phrase = join_words(
+            words["hair_style"], curls if curls != "straight" else "", color, "hair"
+        )
     return f"{phrase} and a fringe" if words["fringe"] and rng.random() < 0.7 else phrase
 
 
@@ -102,7 +97,7 @@ def caption_person(
     def now_and_then(chance: float, phrase: str) -> str:
         return phrase if rng.random() < chance else ""
 
-    eyes = _join(words["eyes"], words["eye_size"], words["eye_color"], "eyes")
+    eyes = join_words(words["eyes"], words["eye_size"], words["eye_color"], "eyes")
     always = [
         _hair_phrase(words, rng),
         f"{rng.choice(['', words['glasses_color'] + ' '])}glasses" if words["glasses"] else "",
@@ -113,7 +108,7 @@ def caption_person(
     sometimes = [
         now_and_then(0.6, eyes),
         now_and_then(0.4, f"{words['skin']} skin"),
-        now_and_then(0.7, _join(words["ear_size"], "ears") if words["ear_size"] else ""),
+        now_and_then(0.7, join_words(words["ear_size"], "ears") if words["ear_size"] else ""),
         now_and_then(0.7, f"an {words['mouth']}" if words["mouth"] else ""),
         now_and_then(0.4, f"a {words['cloth_color']} {words['cloth']}"),
     ]

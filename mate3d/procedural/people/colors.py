@@ -8,7 +8,7 @@ from mate3d.procedural.people.hair import PersonHair
 from mate3d.procedural.people.head import PersonHead
 from mate3d.procedural.people.person import PersonParameters
 from mate3d.procedural.portrait_field import Coordinates
-from mate3d.procedural.primitives import mix, ramp
+from mate3d.procedural.primitives import along_axis, blend, mix, offset_from, ramp
 
 _BORDER = 0.0022
 _LASHES = (0.09, 0.06, 0.06)
@@ -24,12 +24,7 @@ class PersonColors:
 
     def __init__(self, parameters: PersonParameters, head: PersonHead, hair: PersonHair) -> None:
         self._head, self._hair = head, hair
-        self._colors = {
-            name: value[..., None] for name, value in vars(parameters).items() if value.ndim == 2
-        }
-        self._numbers = {
-            name: value[:, None] for name, value in vars(parameters).items() if value.ndim == 1
-        }
+        self._colors, self._numbers = parameters.colors(), parameters.columns()
 
     def _constant(self, color: tuple[float, float, float]) -> Tensor:  # [3, 1]
         return self._colors["skin_color"].new_tensor(color)[:, None]
@@ -64,13 +59,8 @@ class PersonColors:
             "eye_g": self._colors["glasses_color"],
             "cloth": self._colors["cloth_color"],
         }
-        total, mixed = torch.zeros_like(head_distance), torch.zeros_like(skin)
-        for name, color in colors.items():
-            weight = (head_distance - distances[name]).mul_(1 / _BORDER).exp_()
-            total += weight
-            mixed.addcmul_(color.expand_as(mixed), weight[:, None])
-        # Far from the head no class is near: the head's distance is that of classes without parts.
-        return mixed.div_(total.clamp_(min=1e-30)[:, None])
+        painted = (distances[name] for name in colors)
+        return blend(colors.values(), painted, head_distance, _BORDER)
 
     def _skin(self, folded: Coordinates, distances: dict[str, Tensor]) -> Tensor:
         skin = self._colors["skin_color"]
@@ -104,9 +94,8 @@ class PersonColors:
 
     def _eyelids(self, color: Tensor, folded: Coordinates) -> Tensor:
         head = self._head
-        offset = [axis - head.eye_center[:, i : i + 1] for i, axis in enumerate(folded)]
-        above = sum(offset[i] * head.upper_lid[:, i : i + 1] for i in range(3))
-        below = sum(offset[i] * head.lower_lid[:, i : i + 1] for i in range(3))
+        offset = offset_from(folded, head.eye_center)
+        above, below = (along_axis(offset, lid) for lid in (head.upper_lid, head.lower_lid))
         # Relative to the distance from the lids' hinge, bands narrow towards the corners.
         hinge = (offset[1].square() + offset[2].square()).clamp_(min=1e-9).sqrt_()
         above, below = above / hinge, below / hinge
@@ -124,9 +113,7 @@ class PersonColors:
     def _eye(self, place: Coordinates) -> Tensor:
         folded = (place[0].abs(), place[1], place[2])
         head, radius = self._head, self._head.eye_radius
-        across, above, front = (
-            (axis - head.eye_center[:, i : i + 1]) / radius for i, axis in enumerate(folded)
-        )
+        across, above, front = (axis / radius for axis in offset_from(folded, head.eye_center))
         reach = (across.square() + above.square()).sqrt_() + ramp(front, 0.0, -0.5)
         iris = self._colors["iris_color"]
         sclera = mix(

@@ -14,7 +14,7 @@ from mate3d.procedural.people.colors import PersonColors
 from mate3d.procedural.people.hair import PersonHair
 from mate3d.procedural.people.head import Flesh, PersonHead
 from mate3d.procedural.people.person import PersonParameters
-from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, ShadedPortraitField
+from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, PortraitField
 
 BOUND_RADIUS = 0.66
 # How deep below the surface two classes that share it overlap at their border.
@@ -23,7 +23,7 @@ _SLOPE = 0.05
 _KEY_LIGHT = (0.0, 0.52, 0.854)
 
 
-class PersonField(ShadedPortraitField):
+class PersonField(PortraitField):
     """A batch of people's heads and shoulders in world units, looking along +z."""
 
     def __init__(self, parameters: PersonParameters) -> None:
@@ -88,12 +88,8 @@ class PersonField(ShadedPortraitField):
 
     def _light(self, place: Coordinates, distance: Tensor, normal: Coordinates) -> Tensor:
         """Softer than cats' light: faces live by even skin; a gloss follows fixed directions."""
-        openness = 1.0
-        for reach, share in ((0.015, 0.18), (0.05, 0.26)):
-            moved = tuple(axis + reach * slope for axis, slope in zip(place, normal, strict=True))
-            rise = self.distance(moved).sub_(distance).div_(reach)
-            openness = openness - share * (1 - rise).clamp_(0, 1)
-        key = normal[0] * _KEY_LIGHT[0] + normal[1] * _KEY_LIGHT[1] + normal[2] * _KEY_LIGHT[2]
+        openness = self._openness(place, distance, normal, ((0.015, 0.18), (0.05, 0.26)))
+        key = sum(slope * axis for slope, axis in zip(normal, _KEY_LIGHT, strict=True))
         key = ((key + 0.5) / 1.5).clamp_(min=0)
         gloss = key.pow(24)
         return (0.60 * key + 0.47 + 0.08 * normal[1]) * openness + 0.08 * gloss + 0.03

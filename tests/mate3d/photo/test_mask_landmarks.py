@@ -8,11 +8,9 @@ from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet, get_label_set
 from mate3d.photo.landmarks import (
-    FIVE_POINTS,
     five_landmarks,
-    named_landmarks,
 )
-from mate3d.photo.mask_landmarks import is_cat_set, landmarks_from_mask
+from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.procedural.cats.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
 from mate3d.procedural.cats.cat_field import CatField
 from mate3d.procedural.tracer import render_analytic
@@ -118,22 +116,6 @@ def test_landmarks_of_a_frontal_cat_are_symmetric_and_in_order():
     assert heights == sorted(heights)
 
 
-def test_empty_mask_has_no_landmarks():
-    for label_set in (CATMASK_HQ, CELEBAMASK_HQ):
-        assert landmarks_from_mask(np.zeros((16, 16), np.uint8), label_set) == {}
-
-
 def test_label_set_without_parts_of_a_face_is_an_error():
     with pytest.raises(UserError, match="face_5 has no landmarks: it has no class for the eyes"):
         landmarks_from_mask(np.zeros((16, 16), np.uint8), get_label_set("face_5"))
-
-
-def test_sets_of_cats_are_told_from_those_of_people():
-    assert is_cat_set(CATMASK_HQ)
-    assert not any(is_cat_set(label_set) for label_set in FACE_SETS)
-
-
-def test_five_points_keep_their_order_through_names():
-    five = np.arange(10.0).reshape(5, 2)
-    assert tuple(named_landmarks(five)) == FIVE_POINTS
-    np.testing.assert_array_equal(five_landmarks(named_landmarks(five)), five)

@@ -66,15 +66,15 @@ def test_transparent_parts_become_white(tmp_path):
 
 
 def test_unusable_files_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"photo not found: .*none.jpg"):
+    with pytest.raises(UserError, match="none.jpg"):
         open_photo(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(UserError, match=r"photo .*text.jpg is not a picture"):
+    with pytest.raises(UserError, match="text.jpg"):
         open_photo(tmp_path / "text.jpg")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for name in ("cut.png", "cut.jpg"):
         Image.fromarray(noise).save(tmp_path / name)
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(UserError, match=rf"photo .*{name} is damaged or truncated"):
+        with pytest.raises(UserError, match=name):
             open_photo(tmp_path / name)

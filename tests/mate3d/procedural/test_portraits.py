@@ -10,8 +10,6 @@ from mate3d.cameras import unpack_camera
 from mate3d.errors import UserError
 from mate3d.procedural.cats.captions import caption_cat
 from mate3d.procedural.portraits import (
-    CAT,
-    PERSON,
     make_procedural_cat,
     make_procedural_person,
     render_portrait,
@@ -30,12 +28,6 @@ def test_same_seed_gives_the_same_portrait_in_any_batch(make):
     assert batch.attributes[1] == alone.attributes[0]
 
 
-@pytest.mark.parametrize("make", MAKERS)
-def test_different_seeds_give_different_portraits(make):
-    portraits = make([0, 1], 24)
-    assert (portraits.render.image[0] - portraits.render.image[1]).abs().mean() > 0.05
-
-
 def test_cameras_spread_over_yaw_and_pitch():
     cam2world, _ = unpack_camera(sample_cameras(400, torch.Generator().manual_seed(0)))
     x, y, z = cam2world[:, :3, 3].unbind(-1)
@@ -43,11 +35,6 @@ def test_cameras_spread_over_yaw_and_pitch():
     for angle, limit in ((yaw, 0.7), (pitch, 0.4)):
         assert angle.abs().max() <= limit + 1e-5
         assert angle.min() < -0.9 * limit and angle.max() > 0.9 * limit
-
-
-@pytest.mark.parametrize(("kind", "make"), list(zip((CAT, PERSON), MAKERS, strict=True)))
-def test_labels_belong_to_the_kinds_label_set(kind, make):
-    assert make([0], 24).render.label_map.max() < kind.label_set.num_classes
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -82,11 +69,5 @@ def test_rich_cats_differ_from_basic_ones_of_the_same_seed():
 
 
 def test_unknown_variety_is_a_mistake():
-    with pytest.raises(UserError, match="unknown variety 'wild' of portraits; use basic or rich"):
+    with pytest.raises(UserError, match="'wild'.*basic or rich"):
         make_procedural_cat([0], 8, variety="wild")
-
-
-@pytest.mark.parametrize("make", MAKERS)
-def test_unknown_attribute_is_a_mistake(make):
-    with pytest.raises(UserError, match="unknown attribute 'wings'; use: "):
-        make([0], 8, attributes={"wings": 1.0})

@@ -6,7 +6,6 @@ from mate3d.procedural.primitives import (
     RoundCone,
     RoundCones,
     ball,
-    chain,
     round_cone_distance,
     sphere_distance,
 )
@@ -48,12 +47,3 @@ def test_ball_is_a_round_cone_of_no_length():
     offset = tuple(axis - center[:, i : i + 1] for i, axis in enumerate(place))
     distance = RoundCones({"ball": [ball(center, radius)]}).distances(place)["ball"]
     torch.testing.assert_close(distance, sphere_distance(offset, radius))
-
-
-def test_chain_joins_neighbouring_points():
-    points = [torch.tensor([[float(i), 0.0, 0.0]]) for i in range(3)]
-    radii = [torch.tensor([[r]]) for r in (0.1, 0.2, 0.3)]
-    first, second = chain(points, radii)
-    assert first.start is points[0] and second.start is points[1]
-    assert first.last_radius is second.first_radius
-    torch.testing.assert_close(second.start + second.axis, points[2])

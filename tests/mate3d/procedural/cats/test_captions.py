@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from mate3d.procedural.cats.captions import caption_cat, cat_words, color_name
+from mate3d.procedural.cats.captions import caption_cat, cat_words
 from mate3d.procedural.cats.cat import EYE_PALETTE, FUR_PALETTE, cat_parameters_from_latent
 
 
@@ -12,11 +12,6 @@ def sample_parameters(num: int = 60):
     return cat_parameters_from_latent(
         torch.randn(num, 64, generator=torch.Generator().manual_seed(0))
     )
-
-
-def test_palette_colors_have_their_own_names():
-    for name, color in FUR_PALETTE.items():
-        assert color_name(torch.tensor(color), FUR_PALETTE) == name
 
 
 def test_caption_names_the_true_fur_and_eye_color():
@@ -33,13 +28,6 @@ def test_caption_names_the_true_fur_and_eye_color():
     assert num_eye_mentions > 20
 
 
-def test_captions_name_each_part_often():
-    parameters, rng = sample_parameters(), random.Random(1)
-    captions = [caption_cat(parameters, index, rng) for index in range(len(parameters))]
-    for part in ("ears", "eyes", "nose", "background"):
-        assert 15 < sum(part in caption for caption in captions) < 58, part
-
-
 def test_captions_vary_and_follow_the_seed():
     parameters = sample_parameters(1)
     captions = [caption_cat(parameters, 0, random.Random(seed)) for seed in range(30)]
@@ -54,13 +42,6 @@ def test_ears_of_another_color_are_named_with_it():
     captions = [caption_cat(parameters, 0, random.Random(seed)) for seed in range(20)]
     with_ears = [caption for caption in captions if "ears" in caption]
     assert with_ears and all("orange ears" in caption for caption in with_ears)
-
-
-def test_article_fits_the_first_word():
-    parameters = sample_parameters()
-    for index in range(len(parameters)):
-        caption = caption_cat(parameters, index, random.Random(index))
-        assert "a orange" not in caption and "an black" not in caption
 
 
 def test_pattern_in_the_color_of_the_fur_is_called_plain():

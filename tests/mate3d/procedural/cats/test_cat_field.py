@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mate3d.procedural.cats.cat import CatParameters, cat_parameters_from_latent
-from mate3d.procedural.cats.cat_field import BACKGROUND_SDF, CatField
+from mate3d.procedural.cats.cat_field import CatField
+from mate3d.procedural.portrait_field import BACKGROUND_SDF
 
 NUM_CATS = 6
 
@@ -35,16 +36,12 @@ def test_sdf_is_the_minimum_over_classes_and_background_is_constant(parameters, 
     field = CatField(parameters)
     samples = field.sample(points)
     assert samples.features.shape == (NUM_CATS, 3000, 3)
+    assert samples.features.min() >= 0 and samples.features.max() <= 1
     assert samples.class_sdf.shape == (NUM_CATS, 3000, 6)
     assert (samples.class_sdf[..., 0] == BACKGROUND_SDF).all()
     torch.testing.assert_close(samples.sdf, samples.class_sdf.amin(dim=-1, keepdim=True))
     torch.testing.assert_close(samples.sdf, field.sdf(points))
     torch.testing.assert_close(samples.class_sdf, field.class_sdf(points))
-
-
-def test_features_are_colors(parameters, points):
-    features = CatField(parameters).sample(points).features
-    assert features.min() >= 0 and features.max() <= 1
 
 
 def test_class_distances_have_gradient_near_one(parameters, points):
@@ -55,18 +52,6 @@ def test_class_distances_have_gradient_near_one(parameters, points):
     assert torch.quantile(norms.flatten(), 0.995) < 1.2
     near = norms[field.class_sdf(points)[..., 1:].abs() < 0.02]
     assert (near - 1).abs().mean() < 0.06
-
-
-def test_distance_never_promises_more_than_its_lipschitz_bound(parameters, points):
-    """Sphere tracing relies on this: distances change at most a little faster than position."""
-    field = CatField(parameters)
-    generator = torch.Generator().manual_seed(2)
-    direction = torch.nn.functional.normalize(
-        torch.randn(points.shape, generator=generator), dim=-1
-    )
-    change = (field.sdf(points + 0.01 * direction) - field.sdf(points)).abs()
-    outside = field.sdf(points) > 0
-    assert change[outside].max() < 0.0125
 
 
 def test_head_stays_inside_the_demo_box(parameters):
@@ -102,11 +87,3 @@ def test_ears_are_thick_enough_for_the_planes(parameters):
     columns = torch.stack([torch.full_like(z, 0.119), torch.full_like(z, 0.153), z], dim=-1)
     inside = CatField(average).class_sdf(columns.expand(NUM_CATS, -1, -1))[..., 2] < 0
     assert (inside.sum(dim=1) * 0.001 > 0.03).all()
-
-
-def test_set_attribute_changes_its_part_only(parameters, points):
-    changed = parameters[slice(None)]
-    changed.ear_size = parameters.ear_size * 1.2
-    before, after = CatField(parameters).class_sdf(points), CatField(changed).class_sdf(points)
-    assert (before[..., 2] - after[..., 2]).abs().max() > 0.01
-    torch.testing.assert_close(before[..., [0, 1, 3, 4, 5]], after[..., [0, 1, 3, 4, 5]])
