@@ -78,35 +78,27 @@ def test_rig_keeps_what_is_not_overridden():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"path": "spiral"}, "views.path=spiral; use one of: front, list"),
-        ({"path": "list"}, r"views.path=list needs \[yaw,pitch\] pairs"),
-        ({"path": "list", "angles_degrees": (1, 2)}, "holds 1; use"),
-        ({"path": "list", "angles_degrees": ((1, 2), (1, 2))}, "given twice"),
-        ({"path": "grid", "yaws_degrees": ()}, r"views.yaws_degrees=\[\]; use a list"),
-        ({"path": "grid", "yaws_degrees": 5}, "views.yaws_degrees=5; use a list"),
-        ({"path": "grid", "yaws_degrees": ("left",)}, "views.yaws_degrees=left; use a number"),
-        ({"path": "grid", "pitches_degrees": (90,)}, "a pitch of 90 degrees"),
-        ({"path": "orbit", "num_frames": 1}, "views.num_frames=1; use a whole number from 2"),
-        ({"path": "orbit", "num_frames": None}, "views.num_frames=None; use a whole number from 2"),
-        ({"path": "orbit", "pitch_amplitude_degrees": 95.0}, "95 degrees cannot be looked from"),
-        ({"path": "orbit", "yaw_amplitude_degrees": math.inf}, "use a number"),
-    ],
-)
-def test_impossible_views_are_named(options, message):
-    with pytest.raises(UserError, match=message):
-        make_views(ViewOptions(**options))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"radius": 0}, "views.radius=0; use a number above 0"),
+        ({"path": "spiral"}, "views.path=spiral"),
+        ({"path": "list"}, "views.path=list"),
+        ({"path": "list", "angles_degrees": (1, 2)}, "1"),
+        ({"path": "list", "angles_degrees": ((1, 2), (1, 2))}, "twice"),
+        ({"path": "grid", "yaws_degrees": ()}, r"views.yaws_degrees=\[\]"),
+        ({"path": "grid", "yaws_degrees": 5}, "views.yaws_degrees=5"),
+        ({"path": "grid", "yaws_degrees": ("left",)}, "views.yaws_degrees=left"),
+        ({"path": "grid", "pitches_degrees": (90,)}, "90"),
+        ({"path": "orbit", "num_frames": 1}, "views.num_frames=1"),
+        ({"path": "orbit", "num_frames": None}, "views.num_frames=None"),
+        ({"path": "orbit", "pitch_amplitude_degrees": 95.0}, "95"),
+        ({"path": "orbit", "yaw_amplitude_degrees": math.inf}, "inf"),
+        ({"radius": 0}, "views.radius=0"),
         ({"focal": "wide"}, "views.focal=wide"),
-        ({"target": (0, 1)}, "three numbers"),
+        ({"target": (0, 1)}, "views.target"),
     ],
 )
-def test_impossible_rigs_are_named(options, message):
-    with pytest.raises(UserError, match=message):
-        make_rig(ViewOptions(**options), RIG)
+def test_impossible_views_and_rigs_are_named(options, named):
+    options = ViewOptions(**options)
+    with pytest.raises(UserError, match=named):
+        make_views(options)
+        make_rig(options, RIG)

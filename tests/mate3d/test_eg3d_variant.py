@@ -12,7 +12,6 @@ from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.labels import get_label_set, get_mask_label_set
 from mate3d.network.density_decoder import DensityDecoder
 from mate3d.outputs.mesh import extract_mesh
 from mate3d.rendering.rays import sample_rays
@@ -118,14 +117,6 @@ def test_look_up_decoder_and_marching_agree_with_loops(eg3d, ws, cameras):
     assert_golden(view.depth, torch.stack(depth).float())
 
 
-def test_outputs_have_no_segmentation(eg3d, ws, cameras):
-    output = eg3d.synthesize(ws, cameras, with_normals=True)
-    assert output.segmentation is None and output.segmentation_raw is None
-    assert output.image.shape == (2, 3, 16, 16)
-    assert output.image_raw.shape == output.normals.shape == (2, 3, 6, 6)
-    assert not any("segmentation" in name or "class" in name for name in eg3d.state_dict())
-
-
 def test_state_holds_one_branch_and_one_head_with_density_first(eg3d):
     state = eg3d.state_dict()
     heads = {name.split(".")[4] for name in state if ".to_image." in name and "backbone" in name}
@@ -180,6 +171,8 @@ def test_every_combination_renders_and_survives_a_checkpoint(
     if label_set == "catmask_hq":
         assert output.segmentation.shape == (2, 6, 16, 16)
         assert output.segmentation_raw.std() > 0
+    else:
+        assert output.segmentation is None and output.segmentation_raw is None
     save_generator(tmp_path / "model", generator)
     loaded = load_generator(tmp_path / "model")
     assert loaded.config == generator.config
@@ -203,11 +196,11 @@ def test_one_tri_plane_trains_from_colour_and_from_geometry(cameras):
     [
         (
             {"rendering": RenderingConfig()},
-            "geometry=density with rendering.density_activation=identity",
+            "rendering.density_activation=identity",
         ),
-        ({"learn_beta": True}, "geometry=density with learn_beta=true"),
-        ({"geometry": "mesh"}, "geometry=mesh; use sdf or density"),
-        ({"plane_branches": "three"}, "plane_branches=three; use dual or single"),
+        ({"learn_beta": True}, "learn_beta=true"),
+        ({"geometry": "mesh"}, "geometry=mesh"),
+        ({"plane_branches": "three"}, "plane_branches=three"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(changes, message):
@@ -215,14 +208,8 @@ def test_options_that_contradict_each_other_are_named(changes, message):
         make_generator(**changes)
 
 
-def test_masks_cannot_be_unlabelled():
-    assert get_label_set("unlabelled").num_classes == 0
-    with pytest.raises(UserError, match="no classes for masks; use one of: catmask_hq, celeb"):
-        get_mask_label_set("unlabelled")
-
-
 def test_generators_without_distances_of_labels_cannot_be_edited(eg3d, ws, tmp_path, capsys):
-    with pytest.raises(UserError, match="editing needs geometry=sdf"):
+    with pytest.raises(UserError, match="geometry=sdf"):
         EditedGenerator(eg3d, ws[:1], region=None)
     with pytest.raises(UserError, match="label_set=unlabelled"):
         sample_portrait(
@@ -233,4 +220,4 @@ def test_generators_without_distances_of_labels_cannot_be_edited(eg3d, ws, tmp_p
         edit.main(["debug=tiny", f"generator={tmp_path / 'eg3d'}", f"output={tmp_path / 'edit'}"])
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "editing needs geometry=sdf" in line
+    assert "geometry=sdf" in line

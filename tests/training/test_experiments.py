@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = group_choices("train", "experiment")
 ABLATIONS = group_choices("train", "ablation")
 # An experiment, alone or with an ablation.
-RUNS = [(name, None) for name in EXPERIMENTS] + [("demo_cat", name) for name in ABLATIONS]
+RUNS = [(name, None) for name in EXPERIMENTS] + [
+    pytest.param("demo_cat", name, marks=pytest.mark.slow) for name in ABLATIONS
+]
 NUM_TICKS = 3
 
 MakeWords = Callable[[str, str | None], list[str]]

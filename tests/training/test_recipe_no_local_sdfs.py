@@ -82,21 +82,17 @@ def build(config, settings, loss: LossSettings, **stages):
 
 
 @pytest.mark.parametrize(
-    ("changes", "loss", "stages", "message"),
+    ("sharpness", "loss", "stages", "named"),
     [
-        ({}, LossSettings(), {}, "has no distances of classes for loss.sdf_consistency; say 0"),
-        ({}, NO_CLASS_TERMS, {"sphere_init_steps": 1}, "for train.sphere_init_steps; say 0"),
+        (1.0, LossSettings(), {}, "loss.sdf_consistency"),
+        (1.0, NO_CLASS_TERMS, {"sphere_init_steps": 1}, "train.sphere_init_steps"),
+        (20.0, NO_CLASS_TERMS, {}, "semantic_sharpness=20"),
     ],
 )
-def test_terms_on_distances_of_classes_are_refused(
-    config, tiny_settings, changes, loss, stages, message
+def test_what_needs_distances_of_classes_is_refused(
+    config, tiny_settings, sharpness, loss, stages, named
 ):
-    with pytest.raises(UserError, match=message):
-        build(replace(config, **changes), tiny_settings, loss, **stages)
-
-
-def test_sharpened_logits_are_refused(config, tiny_settings):
-    sharp = replace(config.rendering, semantic_sharpness=20.0)
-    with pytest.raises(UserError, match="semantic_sharpness=20: it decodes logits as they are"):
-        build(replace(config, rendering=sharp), tiny_settings, NO_CLASS_TERMS)
+    sharp = replace(config.rendering, semantic_sharpness=sharpness)
+    with pytest.raises(UserError, match=named):
+        build(replace(config, rendering=sharp), tiny_settings, loss, **stages)
     build(config, tiny_settings, NO_CLASS_TERMS)

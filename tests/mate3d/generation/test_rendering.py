@@ -69,13 +69,6 @@ def test_interpolation_passes_through_each_style_and_closes_without_a_kink():
     assert acceleration[joints].max() <= acceleration[inner].max() * 1.05
 
 
-def test_interpolation_of_two_seeds_goes_there_and_back():
-    styles = torch.tensor([[[0.0]], [[1.0]]])
-    path = torch.cat(list(interpolate_styles(styles, 10))).flatten()
-    assert path[0] == 0 and path[10] == 1
-    torch.testing.assert_close(path[1:10], path[11:].flip(0))
-
-
 @pytest.mark.parametrize("precision", [CPU, EXACT])
 def test_view_is_the_generators_own_render(tiny_generator, camera, precision):
     head = HeadMaker(tiny_generator, precision).from_seed(3)

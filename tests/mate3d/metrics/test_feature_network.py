@@ -8,7 +8,6 @@ from mate3d.metrics.feature_network import (
     FeatureNetwork,
     FeatureNetworkConfig,
     load_feature_network,
-    resize_images,
     save_feature_network,
 )
 
@@ -46,11 +45,6 @@ def test_features_of_an_image_do_not_depend_on_its_batch(network):
     torch.testing.assert_close(network(images)[2:3], network(images[2:3]))
 
 
-def test_resized_constant_stays_constant():
-    image = torch.full((1, 2, 33, 33), 0.25)
-    torch.testing.assert_close(resize_images(image, 16), torch.full((1, 2, 16, 16), 0.25))
-
-
 def test_folder_holds_the_network_in_half_precision(network, tmp_path):
     save_feature_network(tmp_path / "model", network, card="# card")
     loaded = load_feature_network(tmp_path / "model")
@@ -61,29 +55,29 @@ def test_folder_holds_the_network_in_half_precision(network, tmp_path):
 
 
 def test_missing_or_damaged_folder_is_one_line(network, tmp_path):
-    with pytest.raises(UserError, match="no feature network at .*config.yaml not found"):
+    with pytest.raises(UserError, match="none"):
         load_feature_network(tmp_path / "none")
     folder = tmp_path / "model"
     save_feature_network(folder, network, card="")
     (folder / "features.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="features.safetensors"):
         load_feature_network(folder)
     (folder / "config.yaml").write_text("sizes: 3")
-    with pytest.raises(UserError, match="unknown keys"):
+    with pytest.raises(UserError, match="sizes"):
         load_feature_network(folder)
     (folder / "config.yaml").write_text("3")
-    with pytest.raises(UserError, match="not the config of a feature network"):
+    with pytest.raises(UserError, match="config.yaml"):
         load_feature_network(folder)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "named"),
     [
         ({"resolution": 40}, "resolution=40"),
-        ({"channels": (4, 4)}, "use four positive sizes"),
+        ({"channels": (4, 4)}, r"channels=\[4, 4\]"),
         ({"label_sets": ("dogs",)}, "dogs"),
     ],
 )
-def test_impossible_sizes_are_one_line(values, message):
-    with pytest.raises(UserError, match=message):
+def test_impossible_sizes_are_named(values, named):
+    with pytest.raises(UserError, match=named):
         FeatureNetworkConfig(**({"attributes": (), "label_sets": ()} | values))

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mate3d.labels import CATMASK_HQ
 from mate3d.outputs import visualize
@@ -37,17 +36,6 @@ def test_eight_bit_levels_follow_the_lineage():
     assert levels[0, :, 0].tolist() == [0, 0, 128, 255]
 
 
-def test_saved_image_has_the_tensor_size(tmp_path):
-    visualize.save_image(tmp_path / "picture.png", torch.zeros(3, 4, 6))
-    with Image.open(tmp_path / "picture.png") as image:
-        assert (image.size, image.mode) == ((6, 4), "RGB")
-
-
-def test_nearest_resize_keeps_values():
-    images = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
-    assert set(visualize.resize_nearest(images, 8).flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
-
-
 def test_overlay_mixes_image_and_colors():
     image, colors = torch.full((1, 3, 2, 2), -1.0), torch.ones(1, 3, 2, 2)
     torch.testing.assert_close(visualize.overlay_colors(image, colors), torch.zeros(1, 3, 2, 2))
@@ -62,11 +50,6 @@ def test_distance_colors_tell_inside_from_outside_and_draw_the_zero_level():
     assert bool((colors[..., 3] == -1).all())
     assert bool((blue[:, :3] > red[:, :3]).all())
     assert bool((blue[:, 4:] < red[:, 4:]).all())
-
-
-def test_smallest_distances_already_differ_in_color():
-    sides = visualize.colorize_distance(torch.tensor([-1e-6, 1e-6]).view(2, 1, 1, 1), scale=1.0)
-    assert float((sides[0] - sides[1]).abs().max()) > 0.3
 
 
 def test_outline_of_another_distance_is_grey_and_distances_that_are_not_finite_black():

@@ -27,44 +27,28 @@ def test_config_of_ada_differs_in_the_mode_only():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"mode": "ada"}, "augment.mode=ada; use one of none, fixed, adaptive"),
-        (
-            {"mode": "fixed", "probability": 1.5},
-            "augment.probability=1.5; use a number from 0 to 1",
-        ),
-        ({"target": float("nan")}, "augment.target=nan; use a number"),
-        ({"probability": "much"}, "augment.probability=much; use a number"),
-        ({"interval": 0}, "augment.interval=0; use a whole number from 1 to 1000000"),
-        ({"ramp_kimg": 0.0}, "augment.ramp_kimg=0.0; use a number above 0"),
-        (
-            {"rotation_degrees": 270.0},
-            "augment.rotation_degrees=270.0; use a number from 0 to 180",
-        ),
-        ({"brightness": -0.1}, "augment.brightness=-0.1; use a number from 0 to 2"),
-        ({"scale_octaves": 9}, "augment.scale_octaves=9; use a number from 0 to 4"),
-        (
-            {"probability": 0.2},
-            "augment.probability=0.2 has no effect with augment.mode=none; "
-            "use augment.mode=fixed or adaptive",
-        ),
+        ({"mode": "ada"}, "augment.mode=ada"),
+        ({"mode": "fixed", "probability": 1.5}, "augment.probability=1.5"),
+        ({"target": float("nan")}, "augment.target=nan"),
+        ({"probability": "much"}, "augment.probability=much"),
+        ({"interval": 0}, "augment.interval=0"),
+        ({"ramp_kimg": 0.0}, "augment.ramp_kimg=0.0"),
+        ({"rotation_degrees": 270.0}, "augment.rotation_degrees=270.0"),
+        ({"brightness": -0.1}, "augment.brightness=-0.1"),
+        ({"scale_octaves": 9}, "augment.scale_octaves=9"),
+        ({"probability": 0.2}, "augment.probability=0.2 .*augment.mode=none"),
         (
             {"mode": "adaptive", "probability": 0.9, "max_probability": 0.8},
-            "augment.probability=0.9; use at most augment.max_probability=0.8",
+            "augment.probability=0.9.*augment.max_probability=0.8",
         ),
         (
-            {
-                "mode": "fixed",
-                "with_blit": False,
-                "with_geometry": False,
-                "with_color": False,
-            },
-            "augment.mode=fixed with all transforms off; switch some on, or use augment.mode=none",
+            {"mode": "fixed", "with_blit": False, "with_geometry": False, "with_color": False},
+            "augment.mode=fixed",
         ),
     ],
 )
-def test_mistake_is_named(options: dict[str, object], message: str):
-    with pytest.raises(UserError) as caught:
+def test_mistake_is_named(options, named):
+    with pytest.raises(UserError, match=named):
         AugmentSettings(**options)
-    assert str(caught.value) == message

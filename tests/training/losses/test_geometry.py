@@ -73,12 +73,6 @@ def test_density_smoothness_is_the_mean_difference():
     assert float(geometry.density_smoothness_loss(first, second)) == 1.5
 
 
-def test_sphere_initialization_loss_is_zero_for_spheres(points):
-    sdf = points.norm(dim=-1, keepdim=True) - 0.2
-    loss = geometry.sphere_initialization_loss(sdf, sdf.expand(-1, -1, 3), points, radius=0.2)
-    assert float(loss) == 0.0
-
-
 def test_sphere_initialization_loss_adds_whole_and_parts(points):
     sdf = points.norm(dim=-1, keepdim=True) - 0.2
     loss = geometry.sphere_initialization_loss(

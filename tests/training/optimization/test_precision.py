@@ -24,18 +24,17 @@ def weights_of(state):
     return torch.cat([p.detach().flatten() for p in state.networks.generator.parameters()])
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_training_in_low_precision_stays_near_single(
-    make_trainer, tiny_settings, tmp_path, precision
-):
+def test_training_in_low_precision_stays_near_single(make_trainer, tiny_settings, tmp_path):
     one = weights_of(run_training(make_trainer, tmp_path / "fp32", tiny_settings)[1])
-    _, state = run_training(make_trainer, tmp_path / precision, tiny_settings, precision=precision)
-    other = weights_of(state)
-    assert other.dtype == torch.float32 and other.isfinite().all()
     start = weights_of(make_trainer(tmp_path / "start", tiny_settings)[1])
-    moved, apart = (one - start).norm(), (one - other).norm()
-    # Adam with beta1 = 0 moves every weight by its rate, so only signs of tiny gradients differ.
-    assert 0 < apart < 0.5 * moved
+    for precision in ("bf16", "fp16"):
+        folder = tmp_path / precision
+        _, state = run_training(make_trainer, folder, tiny_settings, precision=precision)
+        other = weights_of(state)
+        assert other.dtype == torch.float32 and other.isfinite().all()
+        moved, apart = (one - start).norm(), (one - other).norm()
+        # Adam with beta1 = 0 moves every weight by its rate: only signs of tiny gradients differ.
+        assert 0 < apart < 0.5 * moved, precision
 
 
 def test_only_networks_see_low_precision(make_trainer, tiny_settings, tmp_path, monkeypatch):
@@ -115,5 +114,5 @@ def test_scale_is_part_of_the_state(make_trainer, tiny_settings, tmp_path):
 
 
 def test_unknown_precision_is_named():
-    with pytest.raises(UserError, match="train.precision=int8; use fp32, bf16, fp16"):
+    with pytest.raises(UserError, match="train.precision=int8.*bf16"):
         LoopSettings(precision="int8")
