@@ -71,7 +71,7 @@ class HeadMaker:
 
     def from_seed(self, seed: int) -> Head:
         """Return the head of a seed."""
-        return self.from_style(seed_name(seed), self.style(seed))
+        return self.from_style(f"seed{seed:04d}", self.style(seed))
 
     @torch.no_grad()
     def mixed(self, shape_seed: int, texture_seed: int) -> Head:
@@ -102,11 +102,6 @@ class HeadMaker:
             planes = texture_planes.float()
             return planes, planes
         return texture_planes.float(), shape_planes.float()
-
-
-def seed_name(seed: int) -> str:
-    """Return the part of file names that stands for a seed."""
-    return f"seed{seed:04d}"
 
 
 def interpolate_styles(

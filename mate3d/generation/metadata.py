@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -63,9 +62,15 @@ def write_metadata(
         views: Listed with their 25 numbers.
         source: Where the generator came from.
     """
+    card = generator.card.encode()
     document = {
         "format_version": _FORMAT_VERSION,
-        "generator": _describe_generator(generator, source),
+        "generator": {
+            "source": source,
+            "card_sha256": hashlib.sha256(card).hexdigest() if card else None,
+            "label_set": generator.config.label_set,
+            "class_names": list(generator.label_set.class_names),
+        },
         "device": next(generator.parameters()).device.type,
         "torch_version": torch.__version__,
         "options": dataclasses.asdict(options),
@@ -80,13 +85,3 @@ def write_metadata(
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
-
-
-def _describe_generator(generator: Generator, source: str) -> dict[str, Any]:
-    card = generator.card.encode()
-    return {
-        "source": source,
-        "card_sha256": hashlib.sha256(card).hexdigest() if card else None,
-        "label_set": generator.config.label_set,
-        "class_names": list(generator.label_set.class_names),
-    }

@@ -54,7 +54,10 @@ class ViewRenderer:
         view = self._render_tiles(head, camera.to(self.precision.device))
         with self._same_noise(), self.precision.autocast():
             output = self.generator.superresolve(view, head.ws, exact=self.precision.exact)
-        output = _as_float32(output)
+        tensors = {name: value for name, value in vars(output).items() if torch.is_tensor(value)}
+        output = dataclasses.replace(
+            output, **{name: value.float() for name, value in tensors.items()}
+        )
         for values in (output.image, output.depth, output.segmentation):
             if values is not None and not values.isfinite().all():
                 dtype = str(self.precision.dtype).removeprefix("torch.")
@@ -135,21 +138,5 @@ def _stitch(rows: list[list[FieldRender]], resolution: int) -> FieldRender:
         bands = [torch.cat([getattr(tile, name) for tile in row], dim=3) for row in rows]
         return torch.cat(bands, dim=2)[:, :, :resolution, :resolution]
 
-    return FieldRender(
-        feature_image=join("feature_image"),
-        segmentation_raw=join("segmentation_raw"),
-        depth=join("depth"),
-        opacity=join("opacity"),
-        normals=join("normals"),
-        samples=None,
-    )
-
-
-def _as_float32(output: RenderOutput) -> RenderOutput:
-    values = {item.name: getattr(output, item.name) for item in dataclasses.fields(output)}
-    return RenderOutput(
-        **{
-            name: value.float() if torch.is_tensor(value) else value
-            for name, value in values.items()
-        }
-    )
+    names = ("feature_image", "segmentation_raw", "depth", "opacity", "normals")
+    return FieldRender(**{name: join(name) for name in names}, samples=None)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mate3d.generator import Generator
 from mate3d.labels import segmentation_to_label_map
-from mate3d.metrics.segmentation import class_iou
+from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
 from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.portraits import CAT, sample_cameras
 from mate3d.procedural.tracer import render_analytic
@@ -66,7 +66,9 @@ def _label_scores(
 ) -> dict[str, float]:
     rendered, true = map(torch.cat, zip(*label_maps, strict=True))
     names = generator.label_set.class_names
-    ious = class_iou(rendered, true, len(names))
+    counts = confusion_matrix(rendered, true, len(names))
+    # A class that neither has agrees.
+    ious = iou_of_counts(counts).nan_to_num(nan=1.0).tolist()
     scores = {f"iou_{name}": value for name, value in zip(names, ious, strict=True)}
     return scores | {"mean_iou": sum(ious) / len(ious)}
 

@@ -28,13 +28,3 @@ def mean_iou(
 ) -> float:
     """Return the mean IoU of the classes that occur; NaN if no pixel was counted."""
     return float(iou_of_counts(counts).nanmean())
-
-
-def class_iou(
-    label_map: Tensor,  # [B, H, W] int64
-    reference: Tensor,  # [B, H, W] int64
-    num_classes: int,
-) -> list[float]:
-    """Return each class's intersection over union, over all pixels; 1 where neither has it."""
-    counts = confusion_matrix(label_map, reference, num_classes)
-    return iou_of_counts(counts).nan_to_num(nan=1.0).tolist()

@@ -19,16 +19,6 @@ _SYNONYMS = {
     "necklace": "neckl",
     "clothes": "cloth",
     "clothing": "cloth",
-    "upperlip": "ulip",
-    "lowerlip": "llip",
-    "lefteye": "leye",
-    "righteye": "reye",
-    "leftbrow": "lbrow",
-    "rightbrow": "rbrow",
-    "lefteyebrow": "lbrow",
-    "righteyebrow": "rbrow",
-    "leftear": "lear",
-    "rightear": "rear",
 }
 
 
@@ -93,5 +83,6 @@ def _check_classes(location: str, id2label: dict[int, str], label_set: LabelSet)
 
 
 def _plain(name: str) -> str:
-    letters = re.sub(r"[^a-z0-9]", "", name.lower())
+    letters = re.sub(r"[^a-z0-9]", "", name.lower()).replace("eyebrow", "brow")
+    letters = re.sub(r"^(left|right|upper|lower)", lambda side: side[0][0], letters)
     return _SYNONYMS.get(letters, letters)

@@ -72,7 +72,7 @@ class PortraitParameters:
         return len(getattr(self, fields(self)[0].name))
 
     def __getitem__(self: Parameters, index: slice | Tensor) -> Parameters:
-        return self._map(lambda value: value[index])
+        return type(self)(**{name: value[index] for name, value in vars(self).items()})
 
     def columns(self) -> dict[str, Tensor]:
         """Return the numbers as [B, 1] and leave the colours out."""
@@ -94,9 +94,6 @@ class PortraitParameters:
         # One comparison for all: on an accelerator each answer has to be waited for.
         is_varied = (values != neutral).any(dim=1).tolist()
         return frozenset(name for name, flag in zip(optional, is_varied, strict=True) if flag)
-
-    def _map(self, function: Any) -> Any:
-        return type(self)(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
 def join_portraits(parts: Sequence[Parameters]) -> Parameters:

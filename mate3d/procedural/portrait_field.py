@@ -26,7 +26,7 @@ class PortraitField(ABC):
     Colours do not depend on the view: light, fill and ambient occlusion are part of them.
 
     Args:
-        background_color: [B, 3] in 0..1.
+        background: [B, 3] colour behind everything, in 0..1.
         bound_radius: World units; the heads lie inside this ball around the origin.
     """
 
@@ -35,8 +35,8 @@ class PortraitField(ABC):
     # Steps after which a ray that grazes a silhouette is given up.
     max_steps = 96
 
-    def __init__(self, background_color: Tensor, bound_radius: float) -> None:
-        self.background_color = background_color
+    def __init__(self, background: Tensor, bound_radius: float) -> None:
+        self.background = background
         self.bound_radius = bound_radius
 
     @abstractmethod
@@ -58,14 +58,9 @@ class PortraitField(ABC):
         """Return the unshaded colour in 0..1."""
 
     @property
-    def background(self) -> Tensor:  # [B, 3]
-        """Return the colour behind everything, in 0..1."""
-        return self.background_color
-
-    @property
     def device(self) -> torch.device:
         """The parameters'."""
-        return self.background_color.device
+        return self.background.device
 
     def density(
         self,

@@ -80,6 +80,13 @@ class RoundCone(NamedTuple):
     first_radius: Tensor  # [B, 1]
     last_radius: Tensor  # [B, 1]
 
+    def distance(
+        self,
+        place: tuple[Tensor, Tensor, Tensor],  # each [B, N]
+    ) -> Tensor:  # [B, N]
+        """Return the exact distance to it alone; the radii differ by less than its length."""
+        return round_cone_distance(offset_from(place, self.start), *self[1:])
+
 
 def ball(
     center: Tensor,  # [B, 3]

@@ -172,7 +172,7 @@ def _describe_hits(
 
 def _shade(field: PortraitField, points: Tensor, hit: Tensor) -> Tensor:  # [B, R, 3] in 0..1
     index, valid = _compact(hit)
-    background = field.background_color[:, None]
+    background = field.background[:, None]
     colors = torch.where(
         valid[..., None], field.sample(_gather(points, index)).features, background
     )

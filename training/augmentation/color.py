@@ -1,4 +1,4 @@
-"""Random changes of colour as homogeneous matrices (ADA paper, appendix B)."""
+"""Random changes of colour as affine matrices (ADA paper, appendix B)."""
 
 import math
 
@@ -11,7 +11,7 @@ from training.augmentation.geometry import compose
 from training.augmentation.settings import AugmentSettings
 
 
-def draw_recoloring(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 4, 4]
+def draw_recoloring(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 3, 4]
     """Draw the matrix of each sample that takes (red, green, blue, 1), colours in [-1, 1].
 
     Applied in this order: brightness, contrast, lightness inverted, hue, saturation.
@@ -22,69 +22,35 @@ def draw_recoloring(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 4, 
     limit = math.radians(settings.hue_degrees)
     hue = torch.where(dice.hits(), dice.uniform(-limit, limit), 0)
     saturation = torch.where(dice.hits(), dice.log_normal(settings.saturation_octaves), 1)
-    matrix = _shift(brightness)
-    for step in (_scale(contrast), _luma_flip(flip), _hue_rotation(hue), _saturate(saturation)):
-        matrix = compose(step, matrix)
-    return matrix
+    identity = torch.eye(3, device=hue.device)
+    # The projection on the axis of greys.
+    grey = torch.full((3, 3), 1 / 3, device=hue.device)
+    linear = contrast[:, None, None] * identity
+    for step in (
+        # Mirrors at the plane through black's and white's middle that is normal to grey.
+        identity - 2 * flip[:, None, None] * grey,
+        _hue_rotation(hue, grey),
+        grey + saturation[:, None, None] * (identity - grey),
+    ):
+        linear = compose(step, linear)
+    offset = brightness[:, None, None] * linear.sum(dim=2, keepdim=True)
+    return torch.cat([linear, offset], dim=2)
 
 
 def recolor(
     image: Tensor,  # [B, 3, H, W]
-    matrix: Tensor,  # [B, 4, 4]
+    matrix: Tensor,  # [B, 3, 4]
 ) -> Tensor:  # [B, 3, H, W]
     """Apply a matrix to every pixel; results may leave [-1, 1]."""
     matrix = matrix.to(image.dtype)
     with own_precision(image):
-        colors = torch.baddbmm(matrix[:, :3, 3:], matrix[:, :3, :3], image.flatten(2))
+        colors = torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], image.flatten(2))
     return colors.view_as(image)
 
 
-def _shift(amount: Tensor) -> Tensor:  # [B] -> [B, 4, 4]
-    return _homogeneous(torch.eye(3, device=amount.device).expand(len(amount), 3, 3), amount)
-
-
-def _scale(factor: Tensor) -> Tensor:  # [B] -> [B, 4, 4]
-    return _homogeneous(factor[:, None, None] * torch.eye(3, device=factor.device))
-
-
-def _luma_flip(flip: Tensor) -> Tensor:  # [B], 0 or 1 -> [B, 4, 4]
-    """Mirror at the plane through black's and white's middle that is normal to grey."""
-    grey = _grey(flip)
-    identity = torch.eye(3, device=flip.device)
-    return _homogeneous(identity - 2 * flip[:, None, None] * grey)
-
-
-def _hue_rotation(angle: Tensor) -> Tensor:  # [B], radians -> [B, 4, 4]
+def _hue_rotation(angle: Tensor, grey: Tensor) -> Tensor:  # [B] in radians, [3, 3] -> [B, 3, 3]
     """Turn about the axis of greys (Rodrigues' formula)."""
-    grey = _grey(angle)
     third = 1 / math.sqrt(3)
-    cross = torch.tensor(
-        [[0, -third, third], [third, 0, -third], [-third, third, 0]], device=angle.device
-    )
+    cross = grey.new_tensor([[0, -third, third], [third, 0, -third], [-third, third, 0]])
     sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    identity = torch.eye(3, device=angle.device)
-    return _homogeneous(cos * identity + sin * cross + (1 - cos) * grey)
-
-
-def _saturate(factor: Tensor) -> Tensor:  # [B] -> [B, 4, 4]
-    """Multiply the distance from the axis of greys."""
-    grey = _grey(factor)
-    identity = torch.eye(3, device=factor.device)
-    return _homogeneous(grey + factor[:, None, None] * (identity - grey))
-
-
-def _grey(like: Tensor) -> Tensor:  # [3, 3]
-    """Return the projection on the axis of greys."""
-    return torch.full((3, 3), 1 / 3, device=like.device)
-
-
-def _homogeneous(
-    linear: Tensor,  # [B, 3, 3]
-    offset: Tensor | None = None,  # [B], equal for all colours
-) -> Tensor:  # [B, 4, 4]
-    matrix = torch.zeros(len(linear), 4, 4, device=linear.device)
-    matrix[:, :3, :3] = linear
-    matrix[:, 3, 3] = 1
-    if offset is not None:
-        matrix[:, :3, 3] = offset[:, None]
-    return matrix
+    return cos * torch.eye(3, device=angle.device) + sin * cross + (1 - cos) * grey

@@ -38,21 +38,22 @@ def compose(
 
 def translation(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
     """Return maps that add (x, y)."""
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    return _matrix([[one, zero, x], [zero, one, y], [zero, zero, one]])
+    matrix = torch.eye(3).to(x).repeat(len(x), 1, 1)
+    matrix[:, :2, 2] = torch.stack([x, y], dim=1)
+    return matrix
 
 
 def scaling(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
     """Return maps that multiply by (x, y)."""
-    one, zero = torch.ones_like(x), torch.zeros_like(x)
-    return _matrix([[x, zero, zero], [zero, y, zero], [zero, zero, one]])
+    return torch.stack([x, y, torch.ones_like(x)], dim=1).diag_embed()
 
 
 def rotation(angle: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
     """Return maps that turn x towards y by an angle in radians."""
     sin, cos = angle.sin(), angle.cos()
-    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
-    return _matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
+    matrix = torch.eye(3).to(angle).repeat(len(angle), 1, 1)
+    matrix[:, :2, :2] = torch.stack([cos, -sin, sin, cos], dim=1).unflatten(1, (2, 2))
+    return matrix
 
 
 def _draw_steps(settings: AugmentSettings, dice: Dice, side: int) -> list[Tensor]:
@@ -91,12 +92,4 @@ def _draw_rotation(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 3, 3
 
 
 def _where(hit: Tensor, matrices: Tensor) -> Tensor:  # [B], [B, 3, 3] -> [B, 3, 3]
-    return torch.where(hit[:, None, None], matrices, _identity(hit))
-
-
-def _identity(like: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
-    return torch.eye(3, device=like.device).expand(len(like), 3, 3)
-
-
-def _matrix(rows: list[list[Tensor]]) -> Tensor:  # rows of [B] -> [B, n, m]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    return torch.where(hit[:, None, None], matrices, torch.eye(3, device=hit.device))

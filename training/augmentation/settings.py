@@ -60,14 +60,14 @@ class AugmentSettings:
     def __post_init__(self):
         if self.mode not in get_args(Mode):
             raise UserError(f"augment.mode={self.mode}; use one of {', '.join(get_args(Mode))}")
-        for name in ("probability", "max_probability", "target", "shift"):
-            check_range(f"augment.{name}", getattr(self, name), 0, 1)
-        for name in ("rotation_degrees", "hue_degrees"):
-            check_range(f"augment.{name}", getattr(self, name), 0, 180)
-        for name in ("scale_octaves", "contrast_octaves", "saturation_octaves"):
-            check_range(f"augment.{name}", getattr(self, name), 0, 4)
-        for name in ("translation", "brightness"):
-            check_range(f"augment.{name}", getattr(self, name), 0, 2)
+        for names, limit in (
+            (("probability", "max_probability", "target", "shift"), 1),
+            (("rotation_degrees", "hue_degrees"), 180),
+            (("scale_octaves", "contrast_octaves", "saturation_octaves"), 4),
+            (("translation", "brightness"), 2),
+        ):
+            for name in names:
+                check_range(f"augment.{name}", getattr(self, name), 0, limit)
         check_count("augment.interval", self.interval, 1, 1_000_000)
         check_number("augment.ramp_kimg", self.ramp_kimg, above=0)
         self._check_effects()

@@ -123,7 +123,7 @@ def field_losses(
     if with_rays:
         losses |= _ray_losses(generator, field, portraits, config)
     if field.background is not None:
-        error = field.background[:, :3] - portraits.background_color
+        error = field.background[:, :3] - portraits.background
         losses["background"] = error.abs().mean()
     return losses
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
+    RoundCone,
     ellipsoid_distance,
     offset_from,
-    round_cone_distance,
     smooth_union,
     stack_points,
 )
@@ -65,13 +65,13 @@ class FurShape:
         for start, end, radius in _TUFTS:
             first = stack_points(*start, like=self._ruff)
             axis = stack_points(*end, like=self._ruff) - first
-            tuft = round_cone_distance(
-                offset_from(folded, self._cheek_end + first),
+            tuft = RoundCone(
+                self._cheek_end + first,
                 axis * (0.55 + 0.45 * self._ruff),
                 radius * (0.6 + 0.4 * self._ruff),
                 tip_radius,
             )
-            skin = smooth_union(skin, tuft, 0.022)
+            skin = smooth_union(skin, tuft.distance(folded), 0.022)
         return skin
 
     def _mane_distance(self, folded: Coordinates) -> Tensor:

@@ -3,6 +3,8 @@
 Everything is mirror-symmetric, so the solids are evaluated at (|x|, y, z): `folded` points.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -12,10 +14,11 @@ from mate3d.procedural.cats.ears import Ears
 from mate3d.procedural.cats.fur_shape import FurShape
 from mate3d.procedural.portrait_field import Coordinates
 from mate3d.procedural.primitives import (
+    RoundCone,
     along_axis,
+    chain,
     ellipsoid_distance,
     offset_from,
-    round_cone_distance,
     smooth_intersection,
     smooth_union,
     sphere_distance,
@@ -39,7 +42,7 @@ class HeadShape:
         self._one = torch.ones_like(column["ear_size"])
         self._place_skin(column)
         self.ears = Ears(column, varied)
-        self._fur = FurShape(column, varied, self._cheek_start + self._cheek_axis)
+        self._fur = FurShape(column, varied, self._cheek.start + self._cheek.axis)
         self._place_features(column)
         self._place_lids(column)
         self._lids = column["eyelids"] if "eyelids" in varied else None
@@ -62,15 +65,13 @@ class HeadShape:
         short = column["muzzle_length"] - 1
         self._cranium_center = stack_points(0.0, -0.015, -0.03, like=one)
         self._cranium_radii = (0.190 * width, 0.168 * one * column["head_height"], 0.170 * one)
-        self._cheek_start = stack_points(0.085 * width, -0.075, 0.045, like=one)
-        cheek_end = stack_points(0.085 * width + 0.088 * cheek, -0.095, -0.01, like=one)
-        self._cheek_axis = cheek_end - self._cheek_start
-        self._cheek_radii = (0.082 * cheek, 0.042 * one)
-        self._bridge_start = stack_points(0.0, 0.02, 0.10, like=one)
-        bridge_end = stack_points(0.0, -0.068, 0.130 + 0.025 * muzzle + 0.030 * short, like=one)
-        self._bridge_axis = bridge_end - self._bridge_start
+        start = stack_points(0.085 * width, -0.075, 0.045, like=one)
+        end = stack_points(0.085 * width + 0.088 * cheek, -0.095, -0.01, like=one)
+        self._cheek = RoundCone(start, end - start, 0.082 * cheek, 0.042 * one)
+        start = stack_points(0.0, 0.02, 0.10, like=one)
+        end = stack_points(0.0, -0.068, 0.130 + 0.025 * muzzle + 0.030 * short, like=one)
         bridge = column["bridge_width"]
-        self._bridge_radii = (0.050 * one * bridge, 0.033 * muzzle * bridge)
+        self._bridge = RoundCone(start, end - start, 0.050 * one * bridge, 0.033 * muzzle * bridge)
         pad = column["pad_size"]
         self._pad_center = stack_points(
             0.036 * muzzle, -0.105, 0.100 + 0.035 * muzzle + 0.030 * short, like=one
@@ -80,9 +81,8 @@ class HeadShape:
             0.0, -0.148 - 0.012 * chin, 0.095 + 0.025 * chin + 0.018 * short, like=one
         )
         self._chin_radius = 0.036 + 0.012 * chin
-        self._neck_start = stack_points(0.0, -0.12, -0.065, like=one)
-        self._neck_axis = stack_points(0.0, -0.072, 0.0, like=one)
-        self._neck_radii = (0.135 * one, 0.133 + 0.012 * cheek)
+        start, axis = (stack_points(0.0, *yz, like=one) for yz in ((-0.12, -0.065), (-0.072, 0.0)))
+        self._neck = RoundCone(start, axis, 0.135 * one, 0.133 + 0.012 * cheek)
 
     def _place_features(self, column: dict[str, Tensor]) -> None:
         one, muzzle = self._one, column["muzzle_size"]
@@ -112,9 +112,9 @@ class HeadShape:
         self.eye_center = eye - 0.50 * self.eye_radius * self.eye_axis
         # Lips are sunk a little: a line in the fur rather than a tube on it.
         self._lip = [corner - stack_points(0.0, 0.0, 0.003, like=one) for corner in lip]
-        self._nose_radius = 0.0135 * (0.6 + 0.4 * muzzle) * size
-        self._nose_start = nose_bottom - stack_points(0.0, 0.0, 0.002, like=one)
-        self._nose_axis = nose_side - nose_bottom
+        radius = 0.0135 * (0.6 + 0.4 * muzzle) * size
+        start = nose_bottom - stack_points(0.0, 0.0, 0.002, like=one)
+        self._nose = RoundCone(start, nose_side - nose_bottom, radius, radius)
         self._tongue_axis = stack_points(0.0, -0.030, 0.006, like=one)
 
     def _place_lids(self, column: dict[str, Tensor]) -> None:
@@ -139,20 +139,11 @@ class HeadShape:
     def _bare_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance to cranium, cheeks, muzzle, chin and neck, smoothly joined."""
         skin = ellipsoid_distance(offset_from(folded, self._cranium_center), self._cranium_radii)
-        neck = round_cone_distance(
-            offset_from(folded, self._neck_start), self._neck_axis, *self._neck_radii
-        )
-        cheek = round_cone_distance(
-            offset_from(folded, self._cheek_start), self._cheek_axis, *self._cheek_radii
-        )
-        bridge = round_cone_distance(
-            offset_from(folded, self._bridge_start), self._bridge_axis, *self._bridge_radii
-        )
         pad = ellipsoid_distance(offset_from(folded, self._pad_center), self._pad_radii)
         chin = sphere_distance(offset_from(folded, self._chin_center), self._chin_radius)
-        skin = smooth_union(skin, neck, 0.09)
-        skin = smooth_union(skin, cheek, 0.05)
-        skin = smooth_union(skin, bridge, 0.05)
+        skin = smooth_union(skin, self._neck.distance(folded), 0.09)
+        skin = smooth_union(skin, self._cheek.distance(folded), 0.05)
+        skin = smooth_union(skin, self._bridge.distance(folded), 0.05)
         return smooth_union(skin, smooth_union(pad, chin, 0.02), 0.025)
 
     def _skin_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
@@ -177,12 +168,8 @@ class HeadShape:
         return sphere_distance(offset_from(folded, self.eye_center), self.eye_radius)
 
     def _mouth_distance(self, folded: Coordinates) -> Tensor:
-        radius = _MOUTH_RADIUS * self._one
-        parts = [
-            round_cone_distance(offset_from(folded, start), end - start, radius, radius)
-            for start, end in zip(self._lip[:-1], self._lip[1:], strict=True)
-        ]
-        lips = torch.minimum(torch.minimum(parts[0], parts[1]), parts[2])
+        parts = chain(self._lip, [_MOUTH_RADIUS * self._one] * len(self._lip))
+        lips = reduce(torch.minimum, (part.distance(folded) for part in parts))
         if self._tongue is None:
             return lips
         return torch.where(
@@ -193,15 +180,8 @@ class HeadShape:
         """Return the distance to the tip of the tongue, for the cats that show it."""
         tongue = self._tongue.clamp(min=0.05)
         radius = _TONGUE_RADIUS * (0.6 + 0.4 * tongue)
-        return round_cone_distance(
-            offset_from(folded, self._lip[1]), self._tongue_axis * tongue, radius, radius
-        )
-
-    def _nose_distance(self, folded: Coordinates) -> Tensor:
-        radius = self._nose_radius
-        return round_cone_distance(
-            offset_from(folded, self._nose_start), self._nose_axis, radius, radius
-        )
+        cone = RoundCone(self._lip[1], self._tongue_axis * tongue, radius, radius)
+        return cone.distance(folded)
 
     def part_distances(self, folded: Coordinates) -> list[Tensor]:  # 5 of [B, N]
         """Return the distances to skin, ears, eyes, mouth and nose."""
@@ -210,13 +190,9 @@ class HeadShape:
             self.ears.distance(folded),
             self._eye_distance(folded),
             self._mouth_distance(folded),
-            self._nose_distance(folded),
+            self._nose.distance(folded),
         ]
 
     def distance(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance to the whole head."""
-        parts = self.part_distances(folded)
-        nearest = parts[0]
-        for part in parts[1:]:
-            nearest = torch.minimum(nearest, part)
-        return nearest
+        return reduce(torch.minimum, self.part_distances(folded))

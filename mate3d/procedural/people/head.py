@@ -29,6 +29,7 @@ from mate3d.procedural.primitives import (
 
 _EAR_HALF_THICKNESS = 0.011
 _EAR_EDGE_RADIUS = 0.010
+_EAR_LEAN = 0.16
 _LID_THICKNESS = 0.0045
 # Solids beside the middle plane meet there in a seam of this width instead of a crease.
 _SEAM = 0.012
@@ -259,23 +260,14 @@ class PersonHead:
         """Return coordinates relative to the nostril."""
         return offset_from(folded, self._nostril)
 
-    def ear_coordinates(self, folded: Coordinates) -> Coordinates:
-        """Return coordinates in the ear's plane (outward, upward) and in front of it."""
-        offset = offset_from(folded, self._ear_base)
-        return (
-            along_axis(offset, self._ear_lateral),
-            offset[1],
-            along_axis(offset, self._ear_front),
-        )
-
     def _ear_distance(self, folded: Coordinates) -> Tensor:
-        outward, upward, height = self.ear_coordinates(folded)
-        size = self._ear_size
-        lean = 0.16
-        along = (upward + 0.032 * size) * math.cos(lean) + (outward - 0.010 * size) * math.sin(lean)
-        across = (outward - 0.010 * size) * math.cos(lean) - (upward + 0.032 * size) * math.sin(
-            lean
-        )
+        offset = offset_from(folded, self._ear_base)
+        # In the ear's plane, and in front of it.
+        outward, upward = along_axis(offset, self._ear_lateral), offset[1]
+        height = along_axis(offset, self._ear_front)
+        size, cos, sin = self._ear_size, math.cos(_EAR_LEAN), math.sin(_EAR_LEAN)
+        x, y = outward - 0.010 * size, upward + 0.032 * size
+        along, across = y * cos + x * sin, x * cos - y * sin
         profile = round_cone_profile(across.abs(), along, self._ear_length, *self._ear_radii)
         plate = extrude_profile(profile, height, _EAR_HALF_THICKNESS, _EAR_EDGE_RADIUS)
         bowl = sphere_distance(
