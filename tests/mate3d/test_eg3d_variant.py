@@ -117,19 +117,6 @@ def test_look_up_decoder_and_marching_agree_with_loops(eg3d, ws, cameras):
     assert_golden(view.depth, torch.stack(depth).float())
 
 
-def test_state_holds_one_branch_and_one_head_with_density_first(eg3d):
-    state = eg3d.state_dict()
-    heads = {name.split(".")[4] for name in state if ".to_image." in name and "backbone" in name}
-    assert heads == {"planes"}
-    decoder = {name: tuple(value.shape) for name, value in state.items() if "decoder" in name}
-    assert decoder == {
-        "decoder.density_head.0.weight": (16, 4),
-        "decoder.density_head.0.bias": (16,),
-        "decoder.density_head.2.weight": (6, 16),
-        "decoder.density_head.2.bias": (6,),
-    }
-
-
 def test_single_branch_equals_the_texture_branch_of_the_same_trunk(eg3d, ws):
     dual = Generator(dataclasses.replace(EG3D, plane_branches="dual")).eval()
     state = eg3d.backbone.state_dict()

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mate3d.errors import UserError
 from mate3d.generation.heads import HeadMaker
 from mate3d.generation.options import read_options
 from mate3d.generation.precision import Precision
@@ -189,12 +188,6 @@ def test_interrupted_run_leaves_complete_files_and_no_metadata(tiny_generator, t
     new = [name for name in left if name.startswith("seed") and left[name] != b"old"]
     assert new and all(left[name] == whole[name] for name in new)
     assert any(data == b"old" for data in left.values())
-
-
-def test_unwritable_folder_is_named(tiny_generator, tmp_path):
-    (tmp_path / "taken").write_text("")
-    with pytest.raises(UserError, match="cannot write .*taken"):
-        GenerationRun(tiny_generator, read_options({"seeds": 0})).write(tmp_path / "taken")
 
 
 def test_generator_without_labels_makes_all_that_it_has(tmp_path):

@@ -10,7 +10,6 @@ import trimesh
 
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from mate3d.generator import Generator
 from mate3d.labels import CATMASK_HQ, LabelSet
 from mate3d.outputs.mesh import MeshOptions, extract_label_meshes, extract_mesh
 from mate3d.rendering.rays import sample_rays
@@ -173,34 +172,6 @@ def test_pseudo_distances_are_evaluated_everywhere():
     mesh = extract_mesh(field, 0.7, 64)
     assert_closed(mesh)
     assert field.num_points > 64**3
-
-
-@torch.no_grad()
-def test_head_of_a_density_gives_a_closed_mesh(tiny_generator):
-    config = dataclasses.replace(
-        tiny_generator.config,
-        label_set="unlabelled",
-        geometry="density",
-        plane_branches="single",
-        rendering=RenderingConfig(density_activation="softplus_shifted"),
-    )
-    torch.manual_seed(0)
-    generator = Generator(config).eval()
-    head = generator.make_field(torch.randn(1, generator.num_ws, 16))
-    # An untrained head has a surface once the pseudo distance at the centre is about zero.
-    generator.decoder.density_head[2].bias[0] += head.sdf(torch.full((1, 1, 3), 0.01)).item()
-    mesh = extract_mesh(head, 0.7, 24)
-    assert_closed(mesh)
-    at_vertices = head.sdf(torch.from_numpy(mesh.vertices).float()[None]).abs()
-    assert at_vertices.median() < 0.01
-
-
-def test_labels_colour_the_mesh_in_the_palette():
-    mesh = extract_mesh(TWO_BALLS, 0.7, 32, coloring="label", label_set=LABEL_SET)
-    colors = mesh.visual.vertex_colors[:, :3]
-    is_first = mesh.vertices[:, 0] > 0
-    assert (colors[is_first] == LABEL_SET.palette[1]).all()
-    assert (colors[~is_first] == LABEL_SET.palette[2]).all()
 
 
 def test_each_label_is_a_closed_part_in_its_colour():

@@ -93,13 +93,6 @@ def test_cut_image_matches_an_outside_warp():
     assert error.mean() < 1 and error.max() < 6
 
 
-def test_shrinking_averages_fine_detail():
-    checker = (np.indices((300, 300)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    crop = Crop(center=(150.0, 150.0), side=256.0, turn=0.1, size=32)
-    cut = np.asarray(crop.cut_image(Image.fromarray(checker)), dtype=float)
-    assert np.abs(cut - 127.5).max() < 16
-
-
 def test_label_map_is_cut_by_the_same_crop_without_new_ids():
     five = turned(FRONTAL, -0.2, 4.0, (0.0, 60.0))
     photo = draw_discs(five, (400, 420), 12)

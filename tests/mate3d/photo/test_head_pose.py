@@ -8,16 +8,10 @@ import torch
 
 from mate3d.cameras import make_camera, mirror_camera, pack_camera, unpack_camera
 from mate3d.errors import UserError
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.photo.canonical_heads import CAT, PERSON
 from mate3d.photo.head_pose import estimate_camera
-from mate3d.photo.landmarks import FIVE_POINTS
 from mate3d.photo.mask_landmarks import landmarks_from_mask
-from mate3d.procedural.cats.cat import cat_parameters_from_latent
-from mate3d.procedural.cats.cat_field import CatField
-from mate3d.procedural.people.field import PersonField
-from mate3d.procedural.people.person import person_parameters_from_latent
-from mate3d.procedural.portraits import sample_cameras
+from mate3d.procedural import portraits
 from mate3d.procedural.tracer import render_analytic
 from tests.mate3d.photo.heads import mirror_landmarks, project
 
@@ -70,38 +64,29 @@ def test_camera_that_must_look_at_the_origin_does():
     assert free.residual < 1e-4 < 0.005 < fixed.residual
 
 
-def test_cameras_of_procedural_cats_are_recovered_from_their_label_maps():
+@pytest.mark.parametrize(
+    ("kind", "head", "num", "limits", "residual", "mean_error", "worst_error"),
+    [
+        (portraits.CAT, CAT, 12, (0.7, 0.4), 0.02, 1.5, 5),
+        (portraits.PERSON, PERSON, 8, (0.6, 0.3), 0.03, 4, 9),
+    ],
+    ids=["cats", "people"],
+)
+def test_cameras_of_procedural_portraits_are_recovered_from_their_label_maps(
+    kind, head, num, limits, residual, mean_error, worst_error
+):
     generator = torch.Generator().manual_seed(0)
-    cats = cat_parameters_from_latent(torch.randn(12, 64, generator=generator))
-    cameras = sample_cameras(12, generator)
-    label_maps = render_analytic(CatField(cats), cameras, 128, supersampling=1).label_map
+    parameters = kind.parameters_from_latent["basic"](torch.randn(num, 64, generator=generator))
+    yaw, pitch = (torch.rand(2, num, generator=generator) * 2 - 1) * torch.tensor(limits)[:, None]
+    render = render_analytic(kind.field(parameters), make_camera(yaw, pitch), 128, supersampling=1)
     errors = []
-    for camera, label_map in zip(cameras, label_maps, strict=True):
-        landmarks = landmarks_from_mask(label_map.numpy(), CATMASK_HQ)
-        estimate = estimate_camera(landmarks, 128, CAT, target_spread=0.0)
-        yaw = math.atan2(camera[3], camera[11])
-        pitch = math.asin(camera[7] / 2.7)
-        errors.append(np.degrees([estimate.yaw - yaw, estimate.pitch - pitch, estimate.roll]))
-        assert estimate.residual < 0.02
-    assert np.abs(errors).mean(axis=0).max() < 1.5
-    assert np.abs(errors).max() < 5
-
-
-def test_cameras_of_procedural_people_are_recovered_from_their_label_maps():
-    generator = torch.Generator().manual_seed(0)
-    people = person_parameters_from_latent(torch.randn(8, 64, generator=generator))
-    yaw, pitch = (torch.rand(2, 8, generator=generator) * 2 - 1) * torch.tensor([[0.6], [0.3]])
-    field, cameras = PersonField(people), make_camera(yaw, pitch)
-    label_maps = render_analytic(field, cameras, 128, supersampling=1).label_map
-    errors = []
-    for i, label_map in enumerate(label_maps):
-        landmarks = landmarks_from_mask(label_map.numpy(), CELEBAMASK_HQ)
-        assert set(landmarks) == set(FIVE_POINTS)
-        estimate = estimate_camera(landmarks, 128, PERSON, target_spread=0.0)
+    for i, label_map in enumerate(render.label_map):
+        landmarks = landmarks_from_mask(label_map.numpy(), kind.label_set)
+        estimate = estimate_camera(landmarks, 128, head, target_spread=0.0)
         errors.append(np.degrees([estimate.yaw - yaw[i], estimate.pitch - pitch[i], estimate.roll]))
-        assert estimate.residual < 0.03
-    assert np.abs(errors).mean(axis=0).max() < 4
-    assert np.abs(errors).max() < 9
+        assert estimate.residual < residual
+    assert np.abs(errors).mean(axis=0).max() < mean_error
+    assert np.abs(errors).max() < worst_error
 
 
 def test_mirrored_landmarks_give_the_mirrored_camera():

@@ -9,7 +9,6 @@ import torch
 from mate3d.procedural.people.captions import caption_person, person_words
 from mate3d.procedural.people.person import (
     HAIR_PALETTE,
-    IRIS_PALETTE,
     SKIN_PALETTE,
     average_person,
     person_parameters_from_latent,
@@ -25,29 +24,20 @@ def set_person(**attributes):
     [
         ({"hair": 0.0}, "hair_style", "bald"),
         ({"hair": 0.0}, "hair_color", ""),
-        ({"hair": 0.8}, "hair_style", "thinning"),
-        ({"hair_length": 0.0}, "hair_style", "short"),
         ({"hair_length": 0.5}, "hair_style", "chin-length"),
-        ({"hair_length": 1.0}, "hair_style", "long"),
         ({"hair_length": 1.0, "ear_size": 1.5}, "ear_size", ""),
         ({"ear_size": 1.5}, "ear_size", "big"),
         ({"hair_color": HAIR_PALETTE["red"]}, "hair_color", "red"),
         ({"curls": 1.0}, "hair_curls", "curly"),
-        ({"fringe": 1.0}, "fringe", "fringe"),
         ({"fringe": 1.0, "hat": 1.0}, "fringe", ""),
-        ({"beard": 1.0}, "beard", "beard"),
         ({"glasses": 1.0}, "glasses", "glasses"),
-        ({}, "glasses", ""),
         ({"hat": 1.0}, "hat", "beanie"),
         ({"hat": 1.0, "hat_brim": 1.0}, "hat", "hat"),
         ({"smile": 1.0}, "expression", "smiling"),
-        ({"smile": 0.0}, "expression", "serious"),
         ({"mouth_opening": 1.0}, "mouth", "open mouth"),
         ({"eye_openness": 0.0}, "eyes", "closed"),
         ({"eye_openness": 0.0}, "eye_color", ""),
-        ({"iris_color": IRIS_PALETTE["blue"]}, "eye_color", "blue"),
         ({"skin_color": SKIN_PALETTE["deep"]}, "skin", "deep"),
-        ({"collar": 1.0}, "cloth", "turtleneck"),
     ],
 )
 def test_words_name_what_is_set(attributes, key, word):
