@@ -118,9 +118,9 @@ class GenerationOptions:
         self.picture_kinds(config)
         if self.mix.is_asked_for and config.plane_branches == "single":
             raise UserError("mix: this generator has the same planes for shape and for texture")
-        if self.with_meshes and get_label_set(config.label_set).num_classes == 0:
-            if self.mesh.coloring == "label" or self.mesh.per_label:
-                raise UserError("mesh: labels are asked for, but this generator has none")
+        asks_for_labels = self.mesh.coloring == "label" or self.mesh.per_label
+        if asks_for_labels and get_label_set(config.label_set).num_classes == 0:
+            raise UserError("mesh: labels are asked for, but this generator has none")
 
 
 def read_options(values: Mapping[str, Any]) -> GenerationOptions:

@@ -96,7 +96,7 @@ def estimate_camera(
     errors = problem.project(best.x) - problem.image
     if not np.isfinite(errors).all() or abs(pitch) > _MAX_PITCH - 1e-3:
         raise UserError(f"the landmarks {', '.join(names)} do not determine a camera")
-    if problem.distance_of(best.x) < _MIN_DISTANCE:
+    if np.linalg.norm(problem.cam2world(best.x)[:3, 3]) < _MIN_DISTANCE:
         raise UserError(f"the landmarks {', '.join(names)} do not determine the camera's distance")
     intrinsics = (focal, 0.0, 0.5, 0.0, focal, 0.5, 0.0, 0.0, 1.0)
     return CameraEstimate(
@@ -138,10 +138,6 @@ class _Problem:
         return least_squares(
             self.residuals, start, bounds=(lower, upper), loss="cauchy", f_scale=_OUTLIER
         )
-
-    def distance_of(self, unknowns: np.ndarray) -> float:
-        """Return the camera's distance from the world origin."""
-        return float(self._split(unknowns)[-1])
 
     def residuals(self, unknowns: np.ndarray) -> np.ndarray:
         """Return errors, offset and modes of the head, each as a multiple of its spread."""

@@ -66,9 +66,10 @@ def _cat_landmarks(label_map: np.ndarray, label_set: LabelSet) -> dict[str, Poin
     if mouth is not None:
         landmarks["mouth"] = _center(mouth)
     snout = landmarks.get("nose", landmarks.get("mouth"))
-    eyes = _two_sides(_where(label_map, label_set, _EYES), snout)
+    eyes = _by_side(_components(_where(label_map, label_set, _EYES))[:2], snout)
     landmarks |= {f"{side}_eye": _center(eye) for side, eye in eyes.items()}
-    ears = _two_sides(_where(label_map, label_set, _EARS), snout, hidden_share=0.25)
+    ears = _components(_where(label_map, label_set, _EARS))[:2]
+    ears = _by_side(ears, snout, hidden_share=0.25)
     face = _mean_point([*landmarks.values()])
     if face is not None:
         landmarks |= {f"{side}_ear": _far_end(ear, face) for side, ear in ears.items()}
@@ -98,7 +99,7 @@ def _split_eyes(
     single = [_largest(_where(label_map, label_set, (name,))) for name in ("l_eye", "r_eye")]
     if all(eye is not None for eye in single):
         return _by_side(single, middle)
-    return _two_sides(_where(label_map, label_set, _EYES), middle)
+    return _by_side(_components(_where(label_map, label_set, _EYES))[:2], middle)
 
 
 def _nose_base(nose: np.ndarray, right: np.ndarray) -> Point:
@@ -150,24 +151,13 @@ def _right_direction(landmarks: dict[str, Point]) -> np.ndarray:  # [2]
     return direction / np.linalg.norm(direction)
 
 
-def _two_sides(
-    region: np.ndarray,  # [H, W] bool
-    middle: Point | None,
-    *,
-    hidden_share: float = _HIDDEN_SHARE,
-) -> dict[str, np.ndarray]:
-    """Return the two largest components of a region as "left" and "right"."""
-    parts = _components(region)[:2]
-    return _by_side(parts, middle, hidden_share=hidden_share)
-
-
 def _by_side(
     parts: list[np.ndarray],
     middle: Point | None,
     *,
     hidden_share: float = _HIDDEN_SHARE,
 ) -> dict[str, np.ndarray]:
-    """Name one or two parts by side, and leave out what is cut off or mostly hidden.
+    """Name up to two parts by side, and leave out what is cut off or mostly hidden.
 
     A single part lies on the side that it is on as seen from the middle of the face: of a head in
     profile one sees the near one, and the nose points away from it.

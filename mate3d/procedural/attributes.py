@@ -25,35 +25,22 @@ BACKGROUND_PALETTE: Palette = {
 }
 
 
-def number(
-    low: float,
-    high: float,
-    *,
-    neutral: float | None = None,
-) -> Any:
+def number(low: float, high: float, *, neutral: Any = None, size: int = 1) -> Any:
     """Declare a field of `PortraitParameters` that holds one number a portrait.
 
     Args:
         low: Smallest value a user may set.
         high: Largest value a user may set.
         neutral: What the field holds when the constructor is not given it; None requires it.
+        size: Numbers of a portrait; see `color`.
     """
-    return _declare(1, low, high, neutral)
-
-
-def color(
-    *,
-    neutral: tuple[float, float, float] | None = None,
-) -> Any:
-    """Declare a field of `PortraitParameters` that holds one RGB colour in 0..1 a portrait."""
-    return _declare(3, 0.0, 1.0, neutral)
-
-
-def _declare(size: int, low: float, high: float, neutral: Any) -> Any:
     metadata = {"size": size, "low": low, "high": high, "neutral": neutral}
-    if neutral is None:
-        return field(metadata=metadata)
-    return field(default=None, metadata=metadata)
+    return field(metadata=metadata, **({} if neutral is None else {"default": None}))
+
+
+def color(*, neutral: tuple[float, float, float] | None = None) -> Any:
+    """Declare a field of `PortraitParameters` that holds one RGB colour in 0..1 a portrait."""
+    return number(0.0, 1.0, neutral=neutral, size=3)
 
 
 @dataclass
@@ -98,19 +85,14 @@ class PortraitParameters:
 
 def join_portraits(parts: Sequence[Parameters]) -> Parameters:
     """Return all portraits of several batches of one kind as one batch."""
-    kind = type(parts[0])
-    return kind(
-        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(kind)}
-    )
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return type(parts[0])(*map(torch.cat, columns))
 
 
 def attribute_rows(parameters: PortraitParameters) -> list[dict[str, Number]]:
     """Return each portrait's attributes by name; colours are lists of three."""
-    columns = {f.name: getattr(parameters, f.name).tolist() for f in fields(parameters)}
-    return [
-        {name: column[index] for name, column in columns.items()}
-        for index in range(len(parameters))
-    ]
+    rows = zip(*(column.tolist() for column in vars(parameters).values()), strict=True)
+    return [dict(zip(vars(parameters), row, strict=True)) for row in rows]
 
 
 def set_attributes(
