@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 sys.path.insert(0, str(Path(__file__).parent))
 
 from torch_utils.kernel_build.architectures import gpu_codes, wanted_architectures  # noqa: E402
-from torch_utils.kernel_build.library import LIBRARY_NAME, LOG_NAME, compile_library  # noqa: E402
-from torch_utils.kernel_build.toolchain import BuildError, find_toolchain  # noqa: E402
+from torch_utils.kernel_build.library import LIBRARY_NAME, compile_library  # noqa: E402
+from torch_utils.kernel_build.toolchain import BuildError, Toolchain, find_toolchain  # noqa: E402
 
 # Named one by one: a bare find_packages() would install the tests too, and `datasets/` must stay
 # a plain folder, since a package of that name would hide the well-known library.
@@ -30,18 +30,17 @@ if OPS not in ("auto", "kernels", "pytorch"):
     raise SystemExit(f"MATE3D_OPS={OPS}; allowed are auto, kernels, pytorch")
 
 
-def _can_compile() -> bool:
-    """Return whether there are tools to compile the kernels and they are wanted."""
+def _wanted_toolchain() -> Toolchain | None:
+    """Return what compiles the kernels, None if they are not wanted or tools are missing."""
     if OPS == "pytorch":
-        return False
+        return None
     try:
-        find_toolchain()
+        return find_toolchain()
     except BuildError as error:
         if OPS == "kernels":
             raise SystemExit(f"MATE3D_OPS=kernels, but {error}") from error
         print(f"not compiling the CUDA kernels: {error}")
-        return False
-    return True
+        return None
 
 
 class BuildKernels(build_ext):
@@ -59,23 +58,20 @@ class BuildKernels(build_ext):
         # What an earlier build left must not be shipped if this one fails.
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            toolchain = find_toolchain()
-            compile_library(folder, toolchain, gpu_codes(toolchain.nvcc, wanted_architectures()))
+            compile_library(folder, TOOLCHAIN, gpu_codes(TOOLCHAIN, wanted_architectures()))
         except BuildError as error:
             if OPS == "kernels":
                 raise
-            print(f"installing without compiled CUDA kernels: {error}")
-        else:
-            (folder / LOG_NAME).unlink()
+            print(f"installing without compiled CUDA kernels: {error.reason}")
+            shutil.rmtree(folder, ignore_errors=True)
 
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split(".")[:-1], LIBRARY_NAME))
 
 
+TOOLCHAIN = _wanted_toolchain()
 # `optional` lets an installation go on that lacks the file.
-EXTENSIONS = (
-    [Extension("torch_utils.ops.prebuilt.kernels", [], optional=True)] if _can_compile() else []
-)
+EXTENSIONS = [Extension("torch_utils.ops.prebuilt.kernels", [], optional=True)] if TOOLCHAIN else []
 
 setup(
     name="mate3d",
@@ -131,7 +127,7 @@ setup(
         # Landmarks of people by a face detector, for photos without masks or known cameras.
         "photos": ["opencv-python-headless>=4.8"],
         # nvcc of the release that PyTorch is made for; the packages of CUDA 12 have none.
-        "kernels": ["cuda-toolkit[nvcc]>=13; platform_system == 'Linux'", "ninja>=1.11"],
+        "kernels": ["cuda-toolkit[nvcc]>=13; platform_system == 'Linux'"],
     },
     entry_points={
         "console_scripts": [

@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-CODES = ("sm_80", "sm_86", "sm_89", "sm_90")
+import pytest
+
+from torch_utils.kernel_build import toolchain
 
 # A host compiler whose script holds the word TOO_NEW is refused, as by the real nvcc.
 _NVCC = """#!/bin/sh
@@ -13,7 +15,7 @@ case " $* " in
 *" --version "*)
   echo "Cuda compilation tools, release {release}, V{release}.7" ;;
 *" --list-gpu-code "*)
-  printf '%s\\n' {codes} ;;
+  printf '%s\\n' sm_80 sm_86 sm_89 sm_90 ;;
 *" -E "*)
   if grep -q TOO_NEW "$2"; then
     echo "host_config.h:137:2: error: #error -- unsupported GNU version! gcc versions later than" \\
@@ -50,17 +52,10 @@ class FakeToolkit:
         path = self.home / "calls"
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
-    def write_nvcc(
-        self, *, release: str = "13.0", codes: tuple[str, ...] = CODES, compiling: str = ":"
-    ) -> None:
+    def write_nvcc(self, *, release: str = "13.0", compiling: str = ":") -> None:
         """Write the compiler; `compiling` is what it does when it compiles, in shell."""
-        text = _NVCC.format(
-            release=release,
-            codes=" ".join(codes),
-            calls=f"'{self.home / 'calls'}'",
-            compiling=compiling,
-        )
-        write_script(self.nvcc, text)
+        calls = f"'{self.home / 'calls'}'"
+        write_script(self.nvcc, _NVCC.format(release=release, calls=calls, compiling=compiling))
 
     def environment(self, cache: Path) -> dict[str, str]:
         """Return variables under which a process takes these tools and keeps kernels there."""
@@ -70,6 +65,12 @@ class FakeToolkit:
             "MATE3D_CACHE": str(cache),
             "MATE3D_OPS": "auto",
         }
+
+    def use(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make this process take these tools and keep kernels there; no GPU driver is seen."""
+        for name, value in self.environment(cache).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(toolchain, "driver_version", lambda: None)
 
 
 def write_script(path: Path, text: str) -> Path:

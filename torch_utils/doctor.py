@@ -5,153 +5,97 @@ architectures=8.0,9.0+PTX for these GPUs instead. The exit code is 0 if what is 
 not, 2 if the words or MATE3D_OPS cannot be understood.
 """
 
+import os
 import platform
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from torch_utils.kernel_build import cache, toolchain
-from torch_utils.kernel_build.architectures import (
-    architecture_names,
-    parse_architectures,
-    wanted_architectures,
-)
-from torch_utils.kernel_build.library import read_info
+from torch_utils.kernel_build.architectures import parse_architectures, wanted_architectures
+from torch_utils.kernel_build.library import check_library
 from torch_utils.kernel_build.toolchain import BuildError
 from torch_utils.ops import _extension
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.triplane_sample import triplane_sample
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
-_NAME_COLUMNS = 16
 # Convolutions on GPUs round to ten bits of mantissa.
 _TOLERANCE = 1e-2
 
 
-@dataclass(frozen=True)
-class Options:
-    """Words of the command line; no architectures means those of the visible GPUs."""
-
-    build: bool = False
-    architectures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What CUDA tensors get, and what to do.
-
-    Attributes:
-        summary: One sentence.
-        advice: What to do for kernels; empty if nothing is missing.
-        is_failure: Whether something that was asked for is not there.
-        device: Where operations are tried; not "cuda" if that would start a compilation.
-    """
-
-    summary: str
-    advice: str = ""
-    is_failure: bool = False
-    device: str = "cpu"
-
-
 def main() -> None:
     """Print the report and exit."""
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(__doc__.strip())
+        sys.exit(0)
     try:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            print(__doc__.strip())
-            sys.exit(0)
-        options = read_options(sys.argv[1:])
+        options = dict(word.partition("=")[::2] for word in words)
+        architectures = options.pop("architectures", "")
+        architectures = parse_architectures(architectures) if architectures else ()
+        build = options.pop("build", "false")
+        if options or build not in ("true", "false") or (architectures and build == "false"):
+            raise ValueError(
+                f"cannot read '{' '.join(words)}'; use build=true, or build=true with "
+                "architectures=8.0,9.0+PTX (see --help)"
+            )
         _extension.choice()
     except (ValueError, BuildError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(0 if examine(options) else 1)
+    sys.exit(0 if _examine(build == "true", architectures) else 1)
 
 
-def read_options(words: Sequence[str]) -> Options:
-    """Return what the words say.
-
-    Raises:
-        ValueError: If one is unknown or its value is not allowed.
-        BuildError: If an architecture is none.
-    """
-    build, architectures = False, ()
-    for word in words:
-        name, _, value = word.partition("=")
-        if name == "build" and value in ("true", "false"):
-            build = value == "true"
-        elif name == "architectures" and value:
-            architectures = parse_architectures(value)
-        else:
-            raise ValueError(
-                f"cannot read '{word}'; use build=true and architectures=8.0,9.0+PTX (see --help)"
-            )
-    if architectures and not build:
-        raise ValueError("architectures=... says what to compile for; give build=true too")
-    return Options(build, architectures)
-
-
-def examine(options: Options) -> bool:
+def _examine(build: bool, architectures: Sequence[str]) -> bool:
     """Print what is there, compile if that is asked for, and return whether all is well."""
-    print("MaTe3D doctor: which implementation of the tensor operations runs here, and why\n")
+    gpus = _extension.visible_gpus()
+    print("MaTe3D doctor: which implementation of the tensor operations runs here, and why")
     _print_system()
-    _print_tools()
-    _print_libraries()
-    verdict = _build_now(options) if options.build else judge()
-    works = _try_operations(verdict.device)
+    _print_compiled(gpus)
+    built = not build or _build(architectures or gpus or wanted_architectures())
+    summary, advice, device = _judge(gpus)
+    works = _try_operations(device)
     print("\nRESULT")
-    _print_paragraph(verdict.summary)
-    if verdict.advice:
+    _print("", summary)
+    if advice:
         print("\nWHAT TO DO")
-        _print_paragraph(verdict.advice)
-    return works and not verdict.is_failure
+        _print("", advice)
+    return works and built and not (advice and _extension.choice() == "kernels")
 
 
-def _print_entry(name: str, value: str) -> None:
+def _print(name: str, value: object) -> None:
     width = min(max(shutil.get_terminal_size().columns, 60), 100)
-    indent = " " * (_NAME_COLUMNS + 2)
-    text = textwrap.fill(
-        value,
-        width,
-        initial_indent=f"  {name:{_NAME_COLUMNS}}",
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
+    indent = f"  {name:16}" if name else "  "
+    options = {"break_long_words": False, "break_on_hyphens": False}  # paths can be copied
+    rest = " " * len(indent)
+    print(
+        textwrap.fill(str(value), width, initial_indent=indent, subsequent_indent=rest, **options)
     )
-    print(text)
-
-
-def _print_paragraph(text: str) -> None:
-    width = min(max(shutil.get_terminal_size().columns, 60), 100)
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    print(textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ", **options))
 
 
 def _print_system() -> None:
-    print("SYSTEM")
-    _print_entry("Python", f"{platform.python_version()}  {sys.executable}")
+    print("\nSYSTEM")
+    _print("Python", f"{platform.python_version()}  {sys.executable}")
     made_for = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    _print_entry("PyTorch", f"{torch.__version__} ({made_for})")
+    _print("PyTorch", f"{torch.__version__} ({made_for})")
     driver = toolchain.driver_version()
-    release = f"for CUDA {driver[0]}.{driver[1]} and older" if driver else "none"
-    _print_entry("GPU driver", release)
+    _print("GPU driver", f"for CUDA {driver[0]}.{driver[1]} and older" if driver else "none")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(index)
             name = torch.cuda.get_device_name(index)
-            _print_entry(f"GPU {index}", f"{name} (compute capability {major}.{minor})")
+            _print(f"GPU {index}", f"{name} (compute capability {major}.{minor})")
     else:
-        _print_entry("GPU", _why_no_gpu(driver))
+        _print("GPU", _why_no_gpu() if driver else "none")
 
 
-def _why_no_gpu(driver: tuple[int, int] | None) -> str:
-    """Return "none", or why PyTorch cannot use the GPU that is there."""
-    if driver is None:
-        return "none"
+def _why_no_gpu() -> str:
+    """Return why PyTorch cannot use the GPU that is there."""
     if torch.version.cuda is None:
         return "there is a driver, but this PyTorch is made without CUDA; install one with it"
     try:
@@ -161,129 +105,82 @@ def _why_no_gpu(driver: tuple[int, int] | None) -> str:
     return "none is visible (CUDA_VISIBLE_DEVICES hides GPUs)"
 
 
-def _print_tools() -> None:
-    print("\nTOOLS THAT COMPILE THE KERNELS")
-    home = toolchain.cuda_home()
-    if home is not None and not (home[1] / "bin" / "nvcc").is_file():
-        _print_entry(home[0], f"{home[1]} has no bin/nvcc, looking elsewhere")
-    nvcc = _print_found("nvcc", toolchain.find_nvcc)
-    if nvcc is None:
-        _print_entry("C++ compiler", "not checked: nvcc says which it accepts")
-    else:
-        _print_found("C++ compiler", lambda: toolchain.find_host_compiler(nvcc))
-    ninja = toolchain.find_ninja()
-    _print_entry("ninja", str(ninja or "not found; files are compiled one after the other"))
-
-
-def _print_found(name: str, find: Callable[[], object]):  # noqa: ANN202
-    """Print and return what `find` finds, or print why it finds nothing and return None."""
-    try:
-        found = find()
-    except BuildError as error:
-        _print_entry(name, error.reason)
-        return None
-    _print_entry(name, f"{found.version}  {found.path}")
-    return found
-
-
-def _print_libraries() -> None:
+def _print_compiled(gpus: Sequence[str]) -> None:
+    """Print what compiles the kernels, and what was compiled before."""
     print("\nCOMPILED KERNELS")
-    _print_entry("MATE3D_OPS", _extension.choice())
-    capabilities = _extension.gpu_capabilities()
+    _print("MATE3D_OPS", _extension.choice())
     try:
-        prebuilt = _extension.find_prebuilt(capabilities)
-        _print_entry("prebuilt", _describe(prebuilt) if prebuilt else "none came with the package")
+        tools = toolchain.find_toolchain()
+        _print("compilers", f"nvcc {tools.version}  {tools.nvcc}, C++ compiler {tools.host}")
     except BuildError as error:
-        _print_entry("prebuilt", f"not used: {error.reason}")
-    for name, folder in (
-        ("cache", cache.chosen_folder()),
-        ("spare cache", cache.spare_folder()),
-    ):
-        if folder is None:
-            _print_entry(name, "none")
-        else:
-            state = "writable" if cache.is_writable(folder) else "NOT writable"
-            _print_entry(name, f"{folder} ({state})")
-    entry = cache.find_entry(capabilities)
-    _print_entry("in the cache", _describe(entry) if entry else "nothing that fits")
+        _print("compilers", error.reason)
+    try:
+        prebuilt = _extension.PREBUILT_FOLDER
+        there = prebuilt.is_dir()
+        _print("prebuilt", _describe(prebuilt, gpus) if there else "none came with the package")
+    except BuildError as error:
+        _print("prebuilt", f"not used: {error.reason}")
+    try:
+        folder = cache.cache_folder()
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        state = "writable" if os.access(existing, os.W_OK) else "NOT writable"
+        _print("cache", f"{folder} ({state})")
+        entry = cache.find_entry(gpus)
+        _print("in the cache", _describe(entry, gpus) if entry else "nothing that fits")
+    except BuildError as error:
+        _print("cache", error.reason)
 
 
-def _describe(folder: Path) -> str:
-    info = read_info(folder)
+def _describe(folder: Path, gpus: Sequence[str]) -> str:
+    info = check_library(folder, gpus)
     return f"{folder.name}: {', '.join(info.codes)}, by nvcc {info.nvcc}"
 
 
-def judge() -> Verdict:
-    """Return what CUDA tensors get in a process that starts now; compiles and loads nothing."""
-    capabilities = _extension.gpu_capabilities()
+def _build(architectures: Sequence[str]) -> bool:
+    """Compile, print the outcome and return whether that worked."""
+    print("\nCOMPILING")
+    try:
+        folder = cache.find_or_build(toolchain.find_toolchain(), architectures, retry=True)
+        _extension.load_library(folder)
+    except BuildError as error:
+        _print("failed", error)
+        return False
+    _print("done", f"{_describe(folder, ())}; in {folder.parent}")
+    return True
+
+
+def _judge(gpus: Sequence[str]) -> tuple[str, str, str]:
+    """Return what CUDA tensors get in a process that starts now; compiles and loads nothing.
+
+    Returns:
+        A summary, what to do for kernels (empty if nothing is missing), and the device where
+        operations are tried: not "cuda" if that would start a compilation.
+    """
     if _extension.choice() == "pytorch":
-        return Verdict("PyTorch's operations are used, since MATE3D_OPS=pytorch says so.")
-    if not capabilities:
-        return Verdict(
+        return "PyTorch's operations are used, since MATE3D_OPS=pytorch says so.", "", "cpu"
+    if not gpus:
+        summary = (
             "PyTorch's operations are used, since there is no CUDA GPU. On a CPU they are the "
             "right choice: nothing is missing."
         )
-    problems = []
-    for way in (_judge_prebuilt, _judge_compiled):
-        try:
-            _extension.check_pytorch()
-            verdict = way(capabilities)
-        except BuildError as error:
-            problems.append(error)
-        else:
-            if verdict is not None:
-                return verdict
-    reasons = "; ".join(dict.fromkeys(error.reason for error in problems))
-    return Verdict(
-        f"PyTorch's operations are used, which are slower: {reasons}.",
-        f"{problems[-1].remedy}. Then run this command with build=true.",
-        is_failure=_extension.choice() == "kernels",
-        device="cuda" if _extension.choice() == "auto" else "cpu",
-    )
-
-
-def _judge_prebuilt(capabilities: Sequence[tuple[int, int]]) -> Verdict | None:
-    if _extension.find_prebuilt(capabilities) is None:
-        return None
-    return Verdict("The prebuilt CUDA kernels are used.", device="cuda")
-
-
-def _judge_compiled(capabilities: Sequence[tuple[int, int]]) -> Verdict:
+        return summary, "", "cpu"
     try:
-        tools = toolchain.find_toolchain()
-        entry = cache.find_entry(capabilities, tools)
-        if entry is None:
-            cache.check_buildable(tools, architecture_names(capabilities))
-    except BuildError:
-        entry = cache.find_entry(capabilities)
-        if entry is None:
-            raise
-    if entry is not None:
-        return Verdict("CUDA kernels from the cache are used.", device="cuda")
-    return Verdict(
-        "CUDA kernels are used; the first CUDA tensor compiles them, which takes about a minute, "
-        "once. To compile them now, run this command with build=true."
-    )
-
-
-def _build_now(options: Options) -> Verdict:
-    """Compile for the architectures asked for, else the visible GPUs, else the usual ones."""
-    capabilities = _extension.gpu_capabilities()
-    architectures = options.architectures or architecture_names(capabilities)
-    print("\nCOMPILING")
-    try:
-        folder = cache.find_or_build(
-            toolchain.find_toolchain(), architectures or wanted_architectures(), retry=True
-        )
-        if not capabilities:
-            _extension.load_library(folder)
+        folder = _extension.find_kernels(gpus, look_only=True)
     except BuildError as error:
-        _print_entry("failed", error.reason)
-        return Verdict("The kernels were not compiled.", f"{error.remedy}.", is_failure=True)
-    _print_entry("done", f"{_describe(folder)}; in {folder.parent}")
-    if not capabilities:
-        return Verdict("The kernels are compiled and load; without a GPU they are not used.")
-    return judge()
+        return (
+            f"PyTorch's operations are used, which are slower: {error.reason}.",
+            f"{error.remedy}. Then run this command with build=true.",
+            "cuda" if _extension.choice() == "auto" else "cpu",
+        )
+    if folder is None:
+        summary = (
+            "CUDA kernels are used; the first CUDA tensor compiles them, which takes about a "
+            "minute, once. To compile them now, run this command with build=true."
+        )
+        return summary, "", "cpu"
+    is_prebuilt = folder == _extension.PREBUILT_FOLDER
+    kind = "The prebuilt CUDA kernels" if is_prebuilt else "CUDA kernels from the cache"
+    return f"{kind} are used.", "", "cuda"
 
 
 def _try_operations(device: str) -> bool:
@@ -305,11 +202,11 @@ def _try_operations(device: str) -> bool:
         try:
             error = (call("auto") - call("reference")).abs().max().item()
         except (RuntimeError, ValueError) as problem:
-            _print_entry(name, f"FAILS: {' '.join(str(problem).split())[:300]}")
+            _print(name, f"FAILS: {' '.join(str(problem).split())[:300]}")
             works = False
             continue
         agrees = error < _TOLERANCE
-        _print_entry(name, f"{'works' if agrees else 'WRONG'}, largest difference {error:.1e}")
+        _print(name, f"{'works' if agrees else 'WRONG'}, largest difference {error:.1e}")
         works = works and agrees
     return works
 

@@ -1,4 +1,4 @@
-"""Cameras to rays, and depths along rays: stratified, importance, ray-box intersection."""
+"""Cameras to rays, and depths along rays: stratified, importance."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,21 +30,6 @@ def sample_rays(
     directions = local @ cam2world[:, :3, :3].transpose(1, 2)
     directions = torch.nn.functional.normalize(directions, dim=-1)
     return cam2world[:, None, :3, 3].expand_as(directions), directions
-
-
-def intersect_box(
-    ray_origins: Tensor,  # [..., 3]
-    ray_directions: Tensor,  # [..., 3]
-    box_size: float,
-) -> tuple[Tensor, Tensor]:  # near [..., 1], far [..., 1]
-    """Return entry and exit distances of a cube centred at the origin; -1 and -2 mark a miss."""
-    inverse = 1 / ray_directions
-    half = box_size / 2
-    first, second = (-half - ray_origins) * inverse, (half - ray_origins) * inverse
-    near = torch.minimum(first, second).amax(dim=-1, keepdim=True)
-    far = torch.maximum(first, second).amin(dim=-1, keepdim=True)
-    miss = near > far
-    return near.masked_fill(miss, -1.0), far.masked_fill(miss, -2.0)
 
 
 @dataclass(frozen=True)

@@ -66,17 +66,6 @@ def pull_back_to_points(
     return torch.stack(along, dim=-1) * scale
 
 
-def look_up_each_plane(
-    planes: Tensor,  # [B, 3, C, P, P]
-    points: Tensor,  # [B, N, 3], world
-    box_size: float,
-    plane_layout: PlaneLayout,
-) -> Tensor:  # [B, 3, N, C]
-    """Return the look-up of each plane, not averaged."""
-    plane_points = project_points(points * (2 / box_size), plane_layout)
-    return triplane_sample(planes, plane_points, reduce="none")
-
-
 def find_plane_layout(axes: Sequence[tuple[int, int]]) -> PlaneLayout | None:
     """Return the layout whose planes have these (horizontal, vertical) axes, or None."""
     for layout, known in PLANE_AXES.items():

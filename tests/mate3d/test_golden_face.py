@@ -8,7 +8,6 @@ from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.field import sdf_gradient
 from mate3d.rendering.rays import DepthDraws, importance_depths, sample_rays, stratified_depths
 from mate3d.rendering.renderer import march_classes
-from mate3d.rendering.triplane import look_up_each_plane
 from mate3d.rendering.volume_rendering import interval_weights
 from tests.golden import (
     assert_golden,
@@ -16,6 +15,7 @@ from tests.golden import (
     make_golden_discriminator,
     make_golden_generator,
 )
+from tests.reference.ops import look_up_each_plane
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 
 from tests.fake_toolkit import FakeToolkit, make_toolkit
 from torch_utils.kernel_build import library, toolchain
-from torch_utils.kernel_build.library import CompileError, compile_library
-from torch_utils.kernel_build.toolchain import BuildError, find_toolchain
+from torch_utils.kernel_build.library import compile_library
+from torch_utils.kernel_build.toolchain import find_toolchain
 from torch_utils.ops import _extension
 
 ROOT = Path(__file__).parents[2]
@@ -22,12 +22,8 @@ ROOT = Path(__file__).parents[2]
 def toolkit(tmp_path, monkeypatch) -> FakeToolkit:
     """Pretended compilers and a pretended GPU of compute capability 8.0."""
     toolkit = make_toolkit(tmp_path / "toolkit")
-    for name, value in toolkit.environment(tmp_path / "cache").items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(toolchain, "driver_version", lambda: None)
-    monkeypatch.setattr(_extension, "gpu_capabilities", lambda: [(8, 0)])
+    toolkit.use(tmp_path / "cache", monkeypatch)
+    monkeypatch.setattr(_extension, "visible_gpus", lambda: ["8.0"])
     monkeypatch.setattr(_extension, "PREBUILT_FOLDER", tmp_path / "prebuilt")
     monkeypatch.setattr(_extension, "_outcome", None)
     return toolkit
@@ -41,29 +37,35 @@ def loaded(monkeypatch) -> list[str]:
     return paths
 
 
-def _without_nvcc(monkeypatch) -> None:
+@pytest.fixture
+def silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_first_call_compiles_and_loads_once_and_nvcc_is_not_needed_again(
+    toolkit, loaded, tmp_path, monkeypatch
+):
+    toolkit.write_nvcc(compiling="sleep 0.1")
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(_extension.load())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 8
+    assert _extension.load() is True
+    assert len(loaded) == 1 and loaded[0].startswith(str(tmp_path / "cache"))
+    assert len(toolkit.calls) == len(toolchain.library_sources())
+    monkeypatch.setattr(_extension, "_outcome", None)
     monkeypatch.setattr(toolchain, "nvcc_candidates", list)
-
-
-def test_first_call_compiles_and_loads_and_later_ones_do_nothing(toolkit, loaded, tmp_path):
     assert _extension.load() is True
-    assert loaded[0].startswith(str(tmp_path / "cache"))
-    num_calls = len(toolkit.calls)
-    assert num_calls == len(_extension.library_sources())
-    assert _extension.load() is True
-    assert (len(loaded), len(toolkit.calls)) == (1, num_calls)
+    assert loaded[0] == loaded[1]
 
 
-def test_prebuilt_library_comes_first(toolkit, loaded, tmp_path):
-    compile_library(tmp_path / "prebuilt", find_toolchain(), ("sm_80",))
-    num_calls = len(toolkit.calls)
-    assert _extension.load() is True
-    assert loaded == [str(tmp_path / "prebuilt" / library.LIBRARY_NAME)]
-    assert len(toolkit.calls) == num_calls
-
-
-@pytest.mark.parametrize("fault", ["other GPU", "other sources", "truncated"])
-def test_prebuilt_library_that_does_not_fit_gives_way_to_a_new_one(
+@pytest.mark.parametrize("fault", [None, "other GPU", "other sources", "truncated"])
+def test_prebuilt_library_comes_first_unless_it_does_not_fit(
     toolkit, loaded, tmp_path, monkeypatch, fault
 ):
     codes = ("sm_90",) if fault == "other GPU" else ("sm_80",)
@@ -73,33 +75,23 @@ def test_prebuilt_library_that_does_not_fit_gives_way_to_a_new_one(
     elif fault == "truncated":
         path.write_bytes(path.read_bytes()[:10])
     assert _extension.load() is True
-    assert loaded[0].startswith(str(tmp_path / "cache"))
-
-
-def test_cached_library_is_loaded_where_nvcc_is_gone(toolkit, loaded, monkeypatch):
-    _extension.load()
-    monkeypatch.setattr(_extension, "_outcome", None)
-    _without_nvcc(monkeypatch)
-    assert _extension.load() is True
-    assert loaded[0] == loaded[1]
+    assert loaded[0].startswith(str(tmp_path / ("cache" if fault else "prebuilt")))
 
 
 def test_without_nvcc_one_warning_says_why_and_what_to_do(toolkit, loaded, monkeypatch):
-    _without_nvcc(monkeypatch)
+    monkeypatch.setattr(toolchain, "nvcc_candidates", list)
     with pytest.warns(RuntimeWarning) as caught:
+        assert _extension.load() is False
         assert _extension.load() is False
     assert len(caught) == 1
     text = str(caught[0].message)
     assert "nvcc was not found" in text
     assert "pip install" in text or "Install the CUDA" in text
     assert "python -m torch_utils.doctor" in text
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert _extension.load() is False
     assert loaded == []
 
 
-def test_reasons_of_all_ways_are_told(toolkit, loaded, tmp_path, monkeypatch):
+def test_reasons_of_all_ways_are_told(toolkit, loaded, tmp_path):
     compile_library(tmp_path / "prebuilt", find_toolchain(), ("sm_90",))
     toolkit.write_nvcc(compiling="echo 'x.cu(1): error: no'; exit 1")
     with pytest.warns(RuntimeWarning) as caught:
@@ -115,58 +107,27 @@ def test_library_that_the_system_refuses_is_named(toolkit):
         assert _extension.load() is False
 
 
-def test_kernels_on_demand_are_an_error_without_them(toolkit, monkeypatch):
-    monkeypatch.setenv("MATE3D_OPS", "kernels")
-    _without_nvcc(monkeypatch)
-    for _ in range(2):
-        with pytest.raises(_extension.KernelsUnavailableError, match="nvcc was not found"):
-            _extension.load()
-
-
-def test_pytorch_on_demand_looks_for_nothing(toolkit, loaded, monkeypatch):
+def test_variable_makes_missing_kernels_an_error_or_leaves_them_out(
+    toolkit, loaded, monkeypatch, silent
+):
     monkeypatch.setenv("MATE3D_OPS", "pytorch")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert _extension.load() is False
-    assert (loaded, toolkit.calls) == ([], [])
-
-
-def test_unknown_choice_is_refused(toolkit, monkeypatch):
+    assert _extension.load() is False
+    monkeypatch.setattr(_extension, "_outcome", None)
     monkeypatch.setenv("MATE3D_OPS", "fast")
     with pytest.raises(ValueError, match="MATE3D_OPS=fast; allowed are auto, kernels, pytorch"):
         _extension.load()
-
-
-def test_without_gpu_nothing_is_compiled_and_nobody_warned(toolkit, loaded, monkeypatch):
-    monkeypatch.setattr(_extension, "gpu_capabilities", list)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert _extension.load() is False
+    monkeypatch.setenv("MATE3D_OPS", "kernels")
+    monkeypatch.setattr(toolchain, "nvcc_candidates", list)
+    for _ in range(2):
+        with pytest.raises(_extension.KernelsUnavailableError, match="nvcc was not found"):
+            _extension.load()
     assert (loaded, toolkit.calls) == ([], [])
 
 
-def test_many_threads_load_once(toolkit, loaded):
-    toolkit.write_nvcc(compiling="sleep 0.1")
-    results: list[bool] = []
-    threads = [threading.Thread(target=lambda: results.append(_extension.load())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [True] * 8
-    assert len(loaded) == 1
-
-
-def test_build_compiles_for_the_architectures_asked_for(toolkit, tmp_path):
-    path = _extension.build(tmp_path / "out", arch_list="8.0;9.0+PTX")
-    assert path == tmp_path / "out" / library.LIBRARY_NAME
-    assert library.read_info(path.parent).codes == ("sm_80", "sm_90", "compute_90")
-    toolkit.write_nvcc(compiling="echo error: bad; exit 1")
-    with pytest.raises(CompileError, match="error: bad") as caught:
-        _extension.build(tmp_path / "other", arch_list=["8.0"])
-    assert caught.value.log == tmp_path / "other" / "build.log"
-    with pytest.raises(BuildError, match="'x' is no GPU architecture"):
-        _extension.build(tmp_path / "out", arch_list="x")
+def test_without_gpu_nothing_is_compiled_and_nobody_warned(toolkit, loaded, monkeypatch, silent):
+    monkeypatch.setattr(_extension, "visible_gpus", list)
+    assert _extension.load() is False
+    assert (loaded, toolkit.calls) == ([], [])
 
 
 def test_importing_and_computing_on_a_cpu_builds_and_loads_nothing(tmp_path):
@@ -190,5 +151,5 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
     )
     assert toolkit.calls == []
     assert not (tmp_path / "cache").exists()
-    heavy = {"setuptools", "triton", "numpy", "scipy", "torchvision", "ninja"}
+    heavy = {"setuptools", "triton", "numpy", "scipy", "torchvision"}
     assert not heavy & set(result.stdout.split()), result.stdout

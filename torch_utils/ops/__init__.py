@@ -4,4 +4,4 @@ Each module holds a public function and, where that function is not the plain fo
 `*_reference` twin that is. The functions with kernels are registered as `torch.ops.mate3d` too.
 """
 
-from torch_utils.ops import _registration  # noqa: F401  (registers torch.ops.mate3d)
+from torch_utils.ops import _library_upfirdn2d, bias_act, triplane_sample  # noqa: F401

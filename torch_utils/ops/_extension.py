@@ -8,53 +8,26 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from torch_utils.kernel_build import cache
-from torch_utils.kernel_build.architectures import (
-    architecture_names,
-    gpu_codes,
-    parse_architectures,
-    wanted_architectures,
-)
-from torch_utils.kernel_build.library import (
-    LIBRARY_NAME,
-    check_library,
-    compile_library,
-    library_sources,
-)
+from torch_utils.kernel_build.library import LIBRARY_NAME, check_library
 from torch_utils.kernel_build.toolchain import BuildError, find_toolchain
-
-__all__ = ["KernelsUnavailableError", "build", "library_sources", "load"]
 
 # setup.py puts a library here when it finds nvcc.
 PREBUILT_FOLDER = Path(__file__).with_name("prebuilt")
 
 CHOICES = ("auto", "kernels", "pytorch")
 
+_lock = threading.Lock()
+# What `load` came to: the library's folder, why there is none, or False if none was looked for.
+_outcome: Path | BuildError | bool | None = None
+
 
 class KernelsUnavailableError(RuntimeError):
     """MATE3D_OPS=kernels asks for the kernels, and they cannot be had."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What `load` came to.
-
-    Attributes:
-        library: The library that was loaded, None if PyTorch's operations are used.
-        error: Why there is none; None also where PyTorch's operations were asked for.
-    """
-
-    library: Path | None = None
-    error: BuildError | None = None
-
-
-_lock = threading.Lock()
-_outcome: Outcome | None = None
 
 
 def choice() -> str:
@@ -85,82 +58,86 @@ def load() -> bool:
         with _lock:
             if _outcome is None:
                 _outcome = _decide()
-    if _outcome.error is not None and choice() == "kernels":
-        raise KernelsUnavailableError(f"MATE3D_OPS=kernels, but {_outcome.error}")
-    return _outcome.library is not None
+    if isinstance(_outcome, BuildError) and choice() == "kernels":
+        raise KernelsUnavailableError(f"MATE3D_OPS=kernels, but {_outcome}")
+    return isinstance(_outcome, Path)
 
 
-def build(folder: str | Path, *, arch_list: Sequence[str] | str | None = None) -> Path:
-    """Compile the library into a folder, without cache or lock, and return its path.
+def _decide() -> Path | BuildError | bool:
+    # Without a GPU nothing is missing: tensors without data may claim to be on one.
+    gpus = [] if choice() == "pytorch" else visible_gpus()
+    if not gpus:
+        return False
+    try:
+        return find_kernels(gpus) or False
+    except BuildError as error:
+        if choice() == "auto":
+            warnings.warn(
+                f"no compiled CUDA kernels, PyTorch's slower operations are used: {error} "
+                "More: python -m torch_utils.doctor. MATE3D_OPS=pytorch silences this.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return error
+
+
+def visible_gpus() -> list[str]:
+    """Return the compute capabilities of the visible GPUs, each once, as in ["8.0", "9.0"]."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = {torch.cuda.get_device_capability(index) for index in range(count)}
+    return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def find_kernels(gpus: Sequence[str], *, look_only: bool = False) -> Path | None:
+    """Load the library for these GPUs and return its folder: prebuilt, kept, or compiled now.
 
     Args:
-        folder: Made if missing.
-        arch_list: Compute capabilities, as in ("8.0", "9.0+PTX") or "8.0;9.0+PTX"; None takes
-            TORCH_CUDA_ARCH_LIST, else the usual ones.
-
-    Raises:
-        BuildError: Saying why it cannot be compiled and what to do.
-    """
-    if arch_list is None:
-        arch_list = wanted_architectures()
-    elif isinstance(arch_list, str):
-        arch_list = parse_architectures(arch_list)
-    toolchain = find_toolchain()
-    return compile_library(Path(folder), toolchain, gpu_codes(toolchain.nvcc, arch_list))
-
-
-def gpu_capabilities() -> list[tuple[int, int]]:
-    """Return the compute capabilities of the visible GPUs, each once, as in [(8, 0), (9, 0)]."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return sorted({torch.cuda.get_device_capability(index) for index in range(count)})
-
-
-def check_pytorch() -> None:
-    """Check that this PyTorch runs CUDA kernels on what it calls CUDA tensors.
-
-    Raises:
-        BuildError: If it does not.
-    """
-    if torch.version.hip is not None:
-        raise BuildError("this PyTorch is for ROCm", "Install a PyTorch for CUDA")
-
-
-def find_prebuilt(capabilities: Sequence[tuple[int, int]]) -> Path | None:
-    """Return the folder of the library that setup.py shipped, None if it shipped none.
-
-    Raises:
-        BuildError: If it shipped one that cannot be used on these GPUs.
-    """
-    if not PREBUILT_FOLDER.is_dir():
-        return None
-    try:
-        check_library(PREBUILT_FOLDER, capabilities)
-    except BuildError as error:
-        remedy = "Run pip install . again, with nvcc and TORCH_CUDA_ARCH_LIST for your GPUs"
-        raise BuildError(error.reason, remedy) from error
-    return PREBUILT_FOLDER
-
-
-def compile_for(capabilities: Sequence[tuple[int, int]]) -> Path:
-    """Return the folder of a library for these GPUs, from the cache or compiled now.
-
-    Where the tools are missing, any library compiled before for such GPUs will do.
+        gpus: Their compute capabilities.
+        look_only: Load and compile nothing; the result is None where compiling is the way.
 
     Raises:
         BuildError: If there is none and it cannot be compiled.
     """
+    if torch.version.hip is not None:
+        raise BuildError("this PyTorch is for ROCm", "Install a PyTorch for CUDA")
+    problems: list[BuildError] = []
+    for find in (_find_prebuilt, _find_compiled):
+        try:
+            folder = find(gpus, look_only)
+            if folder is not None and not look_only:
+                load_library(folder)
+            if folder is not None or find is _find_compiled:
+                return folder
+        except BuildError as error:
+            problems.append(error)
+    raise BuildError("; ".join(error.reason for error in problems), problems[-1].remedy)
+
+
+def _find_prebuilt(gpus: Sequence[str], look_only: bool) -> Path | None:
+    if not PREBUILT_FOLDER.is_dir():
+        return None
+    check_library(PREBUILT_FOLDER, gpus)
+    return PREBUILT_FOLDER
+
+
+def _find_compiled(gpus: Sequence[str], look_only: bool) -> Path | None:
     try:
         toolchain = find_toolchain()
-        return cache.find_or_build(toolchain, architecture_names(capabilities))
-    except BuildError:
-        entry = cache.find_entry(capabilities)
+        if not look_only:
+            return cache.find_or_build(toolchain, gpus)
+        entry = cache.find_entry(gpus, toolchain)
         if entry is None:
-            raise
+            cache.check_buildable(toolchain, gpus)
         return entry
+    except BuildError:
+        # Where the tools are missing, any library compiled before for such GPUs will do.
+        if entry := cache.find_entry(gpus):
+            return entry
+        raise
 
 
-def load_library(folder: Path) -> Path:
-    """Load the library in a folder into this process and return its path.
+def load_library(folder: Path) -> None:
+    """Load the library in a folder into this process.
 
     Raises:
         BuildError: If the system refuses it.
@@ -171,37 +148,5 @@ def load_library(folder: Path) -> Path:
     except (OSError, RuntimeError) as error:
         # PyTorch's own message does not say why; the system's, from which it comes, does.
         cause = " ".join(str(error.__cause__ or error).split())[:300]
-        remedy = f"Delete {folder} to have it compiled anew"
+        remedy = f"Delete {folder} to have it compiled again"
         raise BuildError(f"{library} does not load: {cause}", remedy) from error
-    return library
-
-
-def _decide() -> Outcome:
-    capabilities = [] if choice() == "pytorch" else gpu_capabilities()
-    if not capabilities:
-        # Without a GPU nothing is missing: tensors without data may claim to be on one.
-        return Outcome()
-    try:
-        return Outcome(library=_load_best(capabilities))
-    except BuildError as error:
-        if choice() == "auto":
-            warnings.warn(
-                f"no compiled CUDA kernels, PyTorch's slower operations are used: {error} "
-                "More: python -m torch_utils.doctor. MATE3D_OPS=pytorch silences this.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return Outcome(error=error)
-
-
-def _load_best(capabilities: Sequence[tuple[int, int]]) -> Path:
-    check_pytorch()
-    problems = []
-    for find in (find_prebuilt, compile_for):
-        try:
-            folder = find(capabilities)
-            if folder is not None:
-                return load_library(folder)
-        except BuildError as error:
-            problems.append(error)
-    raise BuildError("; ".join(error.reason for error in problems), problems[-1].remedy)

@@ -1,84 +1,50 @@
-"""The operations as PyTorch's library sees them: schema, shapes, implementations, derivatives.
+"""The operations as PyTorch's library sees them, in the namespace `torch.ops.mate3d`.
 
-Importing this module makes `torch.ops.mate3d` known to dispatcher, autograd and graph compilers;
-nothing is compiled. An operation runs PyTorch's operations until the extension, loaded by the first
-CUDA tensor, registers a kernel for it.
+An operation runs PyTorch's operations until the extension, loaded by the first CUDA tensor,
+registers a kernel for it. Nothing is compiled by importing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library, register_fake
 
 import torch_utils.ops._extension as _extension
 
-NAMESPACE = "mate3d"
+# The registrations last as long as this object.
+LIBRARY = Library("mate3d", "FRAGMENT")
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One operation of the library.
+def register(
+    schema: str,
+    pytorch: Callable[..., Tensor],
+    fake: Callable[..., Tensor],
+    *,
+    deterministic: bool = True,
+) -> None:
+    """Make an operation known to the dispatcher and to graph compilers.
 
     Args:
         schema: Name, arguments and results in PyTorch's language.
         pytorch: What it computes, by PyTorch's operations, without autograd.
-        fake: Shapes, types and layouts of the results.
-        save: Keeps for the backward pass what it needs, as `setup_context` of a `Function`.
-        backward: Gradients of all arguments; its first argument is the namespace whose operations
-            it calls, then follow the context and the results' gradients.
-        deterministic: Whether the kernel repeats bit for bit; PyTorch's operations take its place
-            under `torch.use_deterministic_algorithms` if not.
+        fake: Shape, type and layout of the result.
+        deterministic: Whether the kernel repeats bit for bit. One that does not has the name
+            `<name>_atomic`: each call comes here first, and under
+            `torch.use_deterministic_algorithms` PyTorch's operations take its place.
     """
+    name, _, arguments = schema.partition("(")
+    kernel = name if deterministic else f"{name}_atomic"
+    for defined in {name, kernel}:
+        LIBRARY.define(f"{defined}({arguments}")
 
-    schema: str
-    pytorch: Callable[..., Tensor]
-    fake: Callable[..., Tensor]
-    save: Callable[..., None]
-    backward: Callable[..., tuple[Any, ...]]
-    deterministic: bool = True
-
-    @property
-    def name(self) -> str:
-        """Name in a namespace."""
-        return self.schema.partition("(")[0]
-
-    @property
-    def kernel(self) -> str:
-        """Name under which the extension registers the kernel."""
-        return self.name if self.deterministic else f"{self.name}_atomic"
-
-    def run(self, *args: Any) -> Tensor:
-        """Compute on any device; CUDA tensors get here only before a kernel is registered.
-
-        A kernel that is not deterministic has a name of its own, so that each call comes here.
-        """
-        may_use_kernel = self.deterministic or not torch.are_deterministic_algorithms_enabled()
+    def run(*args: Any) -> Tensor:
+        # CUDA tensors get here only before a kernel is registered.
+        may_use_kernel = deterministic or not torch.are_deterministic_algorithms_enabled()
         if args[0].is_cuda and may_use_kernel and _extension.load():
-            return getattr(torch.ops.mate3d, self.kernel)(*args)
-        return self.pytorch(*args)
+            return getattr(torch.ops.mate3d, kernel)(*args)
+        return pytorch(*args)
 
-
-def define(library: Library, operation: Operation) -> None:
-    """Make an operation known under the library's namespace."""
-    library.define(operation.schema)
-    if not operation.deterministic:
-        arguments = operation.schema.removeprefix(operation.name)
-        library.define(operation.kernel + arguments)
-    library.impl(operation.name, operation.run, "CompositeExplicitAutograd")
-
-
-def describe(library: Library, operation: Operation) -> None:
-    """Give an operation of the library's namespace its shape function and its derivatives."""
-    name = f"{library.ns}::{operation.name}"
-    register_fake(name, operation.fake, lib=library)
-    backward = partial(operation.backward, getattr(torch.ops, library.ns))
-    register_autograd(name, backward, setup_context=operation.save, lib=library)
-
-
-def no_third_derivatives(_ops: Any, ctx: Any, *_grads: Tensor) -> tuple[Any, ...]:
-    """Stand for the derivatives of what is itself part of second derivatives."""
-    raise RuntimeError("derivatives of third order are available with impl='reference' only")
+    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    register_fake(f"mate3d::{name}", fake, lib=LIBRARY)

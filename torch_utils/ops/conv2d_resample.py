@@ -26,7 +26,6 @@ def conv2d_resample(
     padding: int | Sequence[int] = 0,
     groups: int = 1,
     flip_weight: bool = True,
-    flip_filter: bool = False,
 ) -> Tensor:  # [B, O, H * up / down, W * up / down] if padding is k // 2
     """Upsample, convolve and downsample, with the cheapest order of equivalent steps.
 
@@ -37,7 +36,6 @@ def conv2d_resample(
         padding: Zeros around the upsampled image, as in `upfirdn2d`; resampling adds its own.
         groups: Number of channel groups of the convolution.
         flip_weight: True correlates, as convolution layers usually do; False convolves.
-        flip_filter: Correlate with the filter instead of convolving.
     """
     kernel = weight.shape[-1]
     pads = read_padding(padding)
@@ -45,20 +43,19 @@ def conv2d_resample(
         pads = pads.plus(upsample_padding(filter, up))
     if down > 1:
         pads = pads.plus(downsample_padding(filter, down))
-    fir = {"filter": filter, "flip_filter": flip_filter}
 
     if up > 1:
         if kernel == 1 and down == 1:
             x = _convolve(x, weight, groups=groups, flip_weight=flip_weight)
-            return upfirdn2d(x, up=up, padding=pads, gain=up**2, **fir)
+            return upfirdn2d(x, filter, up=up, padding=pads, gain=up**2)
         x, pads = _transposed(x, weight, pads, up=up, groups=groups, flip_weight=flip_weight)
-        x = upfirdn2d(x, padding=pads, gain=up**2, **fir)
-        return upfirdn2d(x, down=down, **fir) if down > 1 else x
+        x = upfirdn2d(x, filter, padding=pads, gain=up**2)
+        return upfirdn2d(x, filter, down=down) if down > 1 else x
     if down > 1:
         if kernel == 1:
-            x = upfirdn2d(x, down=down, padding=pads, **fir)
+            x = upfirdn2d(x, filter, down=down, padding=pads)
             return _convolve(x, weight, groups=groups, flip_weight=flip_weight)
-        x = upfirdn2d(x, padding=pads, **fir)
+        x = upfirdn2d(x, filter, padding=pads)
         return _convolve(x, weight, stride=down, groups=groups, flip_weight=flip_weight)
     if pads.x0 == pads.x1 >= 0 and pads.y0 == pads.y1 >= 0:
         own = (pads.y0, pads.x0)

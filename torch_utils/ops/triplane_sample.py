@@ -9,31 +9,24 @@ the gradient with respect to planes adds with atomics, in an order that changes 
 after `torch.use_deterministic_algorithms(True)` a slower sorted sum takes its place.
 """
 
-from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 import torch_utils.ops._triplane_pytorch as _triplane_pytorch
-from torch_utils.ops._dispatch import (
-    Implementation,
-    wants_library,
-    wants_reference,
-)
-
-Reduction = Literal["mean", "none"]
+from torch_utils.ops._dispatch import Implementation, wants_library, wants_reference
+from torch_utils.ops._library import register
 
 
 def triplane_sample(
     planes: Tensor,  # [B, 3, C, H, W]
     plane_points: Tensor,  # [B, 3, N, 2]
     *,
-    reduce: Reduction = "mean",
     impl: Implementation = "auto",
-) -> Tensor:  # [B, N, C], or [B, 3, N, C] if reduce is "none"
-    """Look up features at points projected on three planes.
+) -> Tensor:  # [B, N, C]
+    """Look up features at points projected on three planes, and average the planes.
 
     Values between the pixel centres are bilinear, values outside the planes zero. Both arguments
     receive exact first and second derivatives; only the gradients that are asked for are computed.
@@ -44,29 +37,32 @@ def triplane_sample(
         planes: Feature planes: float64, float32, float16 or bfloat16.
         plane_points: (horizontal, vertical) position of each point on each plane; -1 and 1 are
             the outer edges of the border pixels.
-        reduce: "mean" averages the three planes.
         impl: "pytorch" forces PyTorch's operations, "reference" `triplane_sample_reference`.
 
     Raises:
-        ValueError: If shapes or `reduce` are not as said.
+        ValueError: If shapes are not as said.
     """
-    mean = _read_inputs(planes, plane_points, reduce)
+    _check_inputs(planes, plane_points)
     if wants_reference(impl):
-        return triplane_sample_reference(planes, plane_points, reduce=reduce)
+        return triplane_sample_reference(planes, plane_points)
     ops = torch.ops.mate3d if wants_library(planes, impl) else _triplane_pytorch
-    table, points = _as_table(planes), _as_positions(plane_points, planes)
-    if torch.compiler.is_compiling():
-        return ops.triplane_sample(table, points, None, mean)
-    link = _TableLink.apply(table, (points,), ops, mean)
-    return _Values.apply(link, table, points, ops, mean)
+    return look_up(_as_table(planes), _as_positions(plane_points, planes), ops)
+
+
+def look_up(
+    table: Tensor,  # [B, 3, H, W, C]
+    points: Tensor,  # [B, 3, N, 2]
+    ops: Any,
+) -> Tensor:  # [B, N, C]
+    """Compute `triplane_sample` by operations such as those of `torch.ops.mate3d`."""
+    return _Values.apply(_TableLink.apply(table, (points,), ops), table, points, ops)
 
 
 def triplane_sample_points_gradient(
-    grad_features: Tensor,  # [B, N, C], or [B, 3, N, C] if reduce is "none"
+    grad_features: Tensor,  # [B, N, C]
     planes: Tensor,  # [B, 3, C, H, W]
     plane_points: Tensor,  # [B, 3, N, 2]
     *,
-    reduce: Reduction = "mean",
     impl: Implementation = "auto",
 ) -> Tensor:  # [B, 3, N, 2]
     """Pull the gradient of features back to the points where `triplane_sample` looked them up.
@@ -79,28 +75,26 @@ def triplane_sample_points_gradient(
         grad_features: Gradient of a scalar with respect to the features.
         planes: Feature planes.
         plane_points: Positions as in `triplane_sample`.
-        reduce: The same as for the look-up.
         impl: "pytorch" forces PyTorch's operations.
 
     Raises:
-        ValueError: If shapes or `reduce` are not as said.
+        ValueError: If shapes are not as said.
     """
-    mean = _read_inputs(planes, plane_points, reduce)
-    _check_features(grad_features, planes, plane_points, mean)
+    _check_inputs(planes, plane_points)
+    expected = [len(planes), plane_points.shape[2], planes.shape[2]]
+    if list(grad_features.shape) != expected:
+        raise ValueError(
+            f"shape of the features' gradient is {list(grad_features.shape)}; it must be {expected}"
+        )
     ops = torch.ops.mate3d if wants_library(planes, impl) else _triplane_pytorch
     table, points = _as_table(planes), _as_positions(plane_points, planes)
-    grad_features = grad_features.to(planes.dtype)
-    if torch.compiler.is_compiling():
-        return ops.triplane_sample_points_grad(grad_features, table, points, None, mean)
-    return _PointGradient.apply(grad_features, table, points, ops, mean)
+    return _PointGradient.apply(grad_features.to(planes.dtype), table, points, ops)
 
 
 def triplane_sample_reference(
     planes: Tensor,  # [B, 3, C, H, W]
     plane_points: Tensor,  # [B, 3, N, 2]
-    *,
-    reduce: Reduction = "mean",
-) -> Tensor:  # [B, N, C], or [B, 3, N, C] if reduce is "none"
+) -> Tensor:  # [B, N, C]
     """Compute `triplane_sample` by one gather for each of the four pixels around a point."""
     height, width = planes.shape[-2:]
     plane_points = _as_positions(plane_points, planes)
@@ -119,31 +113,16 @@ def triplane_sample_reference(
             weight_y = fraction[..., 1] if dy else 1 - fraction[..., 1]
             values = table.gather(2, index[..., None].expand(-1, -1, -1, table.shape[-1]))
             features = features + values * (weight_x * weight_y * inside)[..., None]
-    features = features.mean(1) if reduce == "mean" else features
-    return features.to(planes.dtype)
+    return features.mean(1).to(planes.dtype)
 
 
-def _read_inputs(planes: Tensor, plane_points: Tensor, reduce: str) -> bool:
-    """Check the inputs; return whether the planes are averaged."""
-    if reduce not in ("mean", "none"):
-        raise ValueError(f"reduce is {reduce!r}; allowed are 'mean' and 'none'")
+def _check_inputs(planes: Tensor, plane_points: Tensor) -> None:
     if planes.ndim != 5 or planes.shape[1] != 3:
         raise ValueError(f"shape of the planes is {list(planes.shape)}; it must be [B, 3, C, H, W]")
     batch = len(planes)
     shape = plane_points.shape
     if plane_points.ndim != 4 or shape[:2] != (batch, 3) or shape[3] != 2:
         raise ValueError(f"shape of the points is {list(shape)}; it must be [{batch}, 3, N, 2]")
-    return reduce == "mean"
-
-
-def _check_features(
-    grad_features: Tensor, planes: Tensor, plane_points: Tensor, mean: bool
-) -> None:
-    expected = [len(planes), *([] if mean else [3]), plane_points.shape[2], planes.shape[2]]
-    if list(grad_features.shape) != expected:
-        raise ValueError(
-            f"shape of the features' gradient is {list(grad_features.shape)}; it must be {expected}"
-        )
 
 
 def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B, 3, H, W, C]
@@ -158,10 +137,6 @@ def _as_positions(plane_points: Tensor, planes: Tensor) -> Tensor:
     return plane_points.to(_triplane_pytorch.sum_dtype(planes.dtype))
 
 
-# The functions below take the namespace whose three operations compute: the kernels', or PyTorch's.
-_Operations = ModuleType | Any
-
-
 class _TableLink(Function):
     """Zero in value; its gradient is the gradient of a look-up with respect to the table.
 
@@ -171,83 +146,108 @@ class _TableLink(Function):
     """
 
     @staticmethod
-    def forward(ctx, table, held_points, ops: _Operations, mean):
-        ctx.held_points, ctx.ops, ctx.mean = held_points, ops, mean
-        ctx.size, ctx.dtype = table.shape[2:4], table.dtype
-        num_points = held_points[0].shape[2]
-        shape = (len(table), num_points) if mean else (len(table), 3, num_points)
-        return table.new_zeros(1).expand(*shape, table.shape[4])
+    def forward(ctx, table, held_points, ops: Any):
+        ctx.held_points, ctx.ops, ctx.size, ctx.dtype = (
+            held_points,
+            ops,
+            table.shape[2:4],
+            table.dtype,
+        )
+        return table.new_zeros(1).expand(len(table), held_points[0].shape[2], table.shape[4])
 
     @staticmethod
     def backward(ctx, grad):
-        (points,) = ctx.held_points
-        grad_table = _TableGradient.apply(grad, points, ctx.ops, ctx.size, ctx.mean)
-        return grad_table.to(ctx.dtype), None, None, None
+        grad_table = _TableGradient.apply(grad, *ctx.held_points, ctx.ops, ctx.size)
+        return grad_table.to(ctx.dtype), None, None
 
 
 class _Values(Function):
     """Look-up in the table; the gradient of the table goes through `link`."""
 
     @staticmethod
-    def forward(ctx, link, table, points, ops: _Operations, mean):
+    def forward(ctx, link, table, points, ops: Any):
         ctx.save_for_backward(table, points)
-        ctx.ops, ctx.mean = ops, mean
-        return ops.triplane_sample(table, points, None, mean)
+        ctx.ops = ops
+        return ops.triplane_sample(table, points, None)
 
     @staticmethod
     def backward(ctx, grad):
-        table, points = ctx.saved_tensors
         grad_points = None
         if ctx.needs_input_grad[2]:
-            grad_points = _PointGradient.apply(grad, table, points, ctx.ops, ctx.mean)
-        return grad, None, grad_points, None, None
+            grad_points = _PointGradient.apply(grad, *ctx.saved_tensors, ctx.ops)
+        return grad, None, grad_points, None
 
 
 class _TableGradient(Function):
     """Gradient of a look-up with respect to the table: a scatter with the same weights."""
 
     @staticmethod
-    def forward(ctx, grad, points, ops: _Operations, size, mean):
+    def forward(ctx, grad, points, ops: Any, size):
         ctx.save_for_backward(grad, points)
-        ctx.ops, ctx.mean = ops, mean
-        return ops.triplane_sample_table_grad(grad, points, None, *size, mean)
+        ctx.ops = ops
+        return ops.triplane_sample_table_grad(grad, points, None, *size)
 
     @staticmethod
     def backward(ctx, grad_table):
         grad, points = ctx.saved_tensors
         grad_grad = grad_points = None
         if ctx.needs_input_grad[0]:
-            link = _TableLink.apply(grad_table, (points,), ctx.ops, ctx.mean)
-            grad_grad = _Values.apply(link, grad_table, points, ctx.ops, ctx.mean).to(grad.dtype)
+            grad_grad = look_up(grad_table, points, ctx.ops).to(grad.dtype)
         if ctx.needs_input_grad[1]:
             # Sums over half types are wider than the features.
             grad = grad.to(grad_table.dtype)
-            grad_points = _PointGradient.apply(grad, grad_table, points, ctx.ops, ctx.mean)
-        return grad_grad, grad_points, None, None, None
+            grad_points = _PointGradient.apply(grad, grad_table, points, ctx.ops)
+        return grad_grad, grad_points, None, None
 
 
 class _PointGradient(Function):
     """Gradient of a look-up with respect to the points; differentiable once more."""
 
     @staticmethod
-    def forward(ctx, grad, table, points, ops: _Operations, mean):
+    def forward(ctx, grad, table, points, ops: Any):
         ctx.save_for_backward(grad, table, points)
-        ctx.ops, ctx.mean = ops, mean
-        return ops.triplane_sample_points_grad(grad, table, points, None, mean)
+        ctx.ops = ops
+        return ops.triplane_sample_points_grad(grad, table, points, None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, direction):
         grad, table, points = ctx.saved_tensors
-        needs_grad, needs_table, needs_points, _, _ = ctx.needs_input_grad
-        ops, mean = ctx.ops, ctx.mean
+        ops = ctx.ops
         grad_grad = grad_table = grad_points = None
-        if needs_grad:
-            grad_grad = ops.triplane_sample(table, points, direction, mean)
-        if needs_table:
+        if ctx.needs_input_grad[0]:
+            grad_grad = ops.triplane_sample(table, points, direction)
+        if ctx.needs_input_grad[1]:
             size = table.shape[2:4]
-            grad_table = ops.triplane_sample_table_grad(grad, points, direction, *size, mean)
+            grad_table = ops.triplane_sample_table_grad(grad, points, direction, *size)
             grad_table = grad_table.to(table.dtype)
-        if needs_points:
-            grad_points = ops.triplane_sample_points_grad(grad, table, points, direction, mean)
-        return grad_grad, grad_table, grad_points, None, None
+        if ctx.needs_input_grad[2]:
+            grad_points = ops.triplane_sample_points_grad(grad, table, points, direction)
+        return grad_grad, grad_table, grad_points, None
+
+
+def _fake_table(grad, points, direction, height, width) -> Tensor:
+    dtype = _triplane_pytorch.sum_dtype(grad.dtype)
+    return grad.new_empty((len(grad), 3, height, width, grad.shape[-1]), dtype=dtype)
+
+
+# A table is the planes with the channels last. With a direction the weights of the look-up are
+# replaced by their change along it.
+register(
+    "triplane_sample(Tensor table, Tensor points, Tensor? direction) -> Tensor",
+    _triplane_pytorch.triplane_sample,
+    lambda table, points, _: table.new_empty(len(table), points.shape[2], table.shape[4]),
+)
+register(
+    "triplane_sample_table_grad(Tensor grad, Tensor points, Tensor? direction, "
+    "SymInt height, SymInt width) -> Tensor",
+    _triplane_pytorch.triplane_sample_table_grad,
+    _fake_table,
+    deterministic=False,
+)
+register(
+    "triplane_sample_points_grad(Tensor grad, Tensor table, Tensor points, "
+    "Tensor? direction) -> Tensor",
+    _triplane_pytorch.triplane_sample_points_grad,
+    lambda grad, table, points, _: points.new_empty(points.shape),
+)

@@ -229,23 +229,6 @@ def upsample2d(
     )
 
 
-def downsample2d(
-    x: Tensor,  # [B, C, H, W]
-    filter: Tensor | None,  # [h, w], or [w] for a separable filter
-    *,
-    down: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-    impl: Implementation = "auto",
-) -> Tensor:  # [B, C, H / down, W / down]
-    """Shrink an image `down` times, up to the extra `padding`; constants keep their value."""
-    pads = read_padding(padding).plus(downsample_padding(filter, down))
-    return upfirdn2d(
-        x, filter, down=down, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl
-    )
-
-
 def upsample_padding(filter: Tensor | None, up: int | Sequence[int]) -> Padding:
     """Return the padding that makes upsampling by `up` multiply the size exactly."""
     (width, height), (up_x, up_y) = _filter_size(filter), _pair(up)

@@ -6,6 +6,13 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 import torch_utils.ops._triplane_pytorch as module
+from tests.torch_utils.ops.library_cases import (
+    DTYPES,
+    LAYOUTS,
+    check_triplane_sample,
+    normal,
+    triplane_inputs,
+)
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 
 
@@ -17,57 +24,55 @@ def _make_inputs(num_points: int = 40, size: tuple[int, int, int] = (4, 5, 7), d
     return planes, plane_points
 
 
-def _first_and_second_derivatives(planes, plane_points, **options):
-    features = triplane_sample(planes, plane_points, **options)
-    cotangent = torch.linspace(-1, 1, features.numel(), dtype=features.dtype).view_as(features)
-    first = torch.autograd.grad(features, (planes, plane_points), cotangent, create_graph=True)
-    penalty = sum((gradient**2).sum() for gradient in first)
-    return features, *first, *torch.autograd.grad(penalty, (planes, plane_points))
-
-
-@pytest.mark.parametrize("reduce", ["mean", "none"])
-def test_gradients_agree_with_finite_differences(reduce):
+def test_gradients_agree_with_finite_differences():
     inputs = _make_inputs(num_points=4, size=(2, 3, 4), dtype=torch.float64)
-
-    def function(planes, plane_points):
-        return triplane_sample(planes, plane_points, reduce=reduce)
-
-    assert gradcheck(function, inputs)
-    assert gradgradcheck(function, inputs)
+    assert gradcheck(triplane_sample, inputs)
+    assert gradgradcheck(triplane_sample, inputs)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "none"])
-def test_fast_and_reference_agree(reduce, monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_and_derivatives_agree_with_the_formula(dtype, monkeypatch):
+    check_triplane_sample(module, dtype)
+    for layout in LAYOUTS:
+        check_triplane_sample(torch.ops.mate3d, dtype, layout=layout)
     monkeypatch.setattr(module, "CHUNK_POINTS", 32)  # several pieces, the last of them partial
-    inputs = _make_inputs(num_points=37)
-    fast = _first_and_second_derivatives(*inputs, reduce=reduce)
-    reference = _first_and_second_derivatives(*inputs, reduce=reduce, impl="reference")
-    torch.testing.assert_close(fast, reference, rtol=1e-4, atol=1e-4)
+    check_triplane_sample(module, dtype)
+
+
+def test_derivatives_along_a_direction_agree_with_finite_differences():
+    # The operations themselves: what they compute from given numbers is linear in the direction.
+    table, points = triplane_inputs(torch.float64, channels=2, num_points=3, size=(3, 4))
+    direction = normal((2, 3, 3, 2), torch.float64, "contiguous")
+    grad, step = normal((2, 3, 2), torch.float64, "contiguous"), 1e-6
+    ahead, behind = points + step * direction, points - step * direction
+    calls = (
+        lambda p, d: module.triplane_sample(table, p, d),
+        lambda p, d: module.triplane_sample_table_grad(grad, p, d, 3, 4),
+        lambda p, d: module.triplane_sample_points_grad(grad, table, p, d),
+    )
+    for call in calls:
+        expected = (call(ahead, None) - call(behind, None)) / (2 * step)
+        torch.testing.assert_close(call(points, direction), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_forward_and_gradients_agree_with_grid_sample():
     planes, plane_points = _make_inputs()
-    features = triplane_sample(planes, plane_points, reduce="none")
+    features = triplane_sample(planes, plane_points)
     expected = F.grid_sample(
         planes.flatten(0, 1), plane_points.flatten(0, 1)[:, None], align_corners=False
     )
-    expected = expected.view(2, 3, 4, -1).transpose(2, 3)
+    expected = expected.view(2, 3, 4, -1).transpose(2, 3).mean(1)
     torch.testing.assert_close(features, expected)
     actual_gradients = torch.autograd.grad(features.square().sum(), (planes, plane_points))
     expected_gradients = torch.autograd.grad(expected.square().sum(), (planes, plane_points))
     torch.testing.assert_close(actual_gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_points_far_outside_see_zero():
+def test_points_far_outside_see_zero_and_no_points_nothing():
     planes, _ = _make_inputs()
     far = torch.tensor([[5.0, 0.0], [0.0, -1e6], [1e30, -1e30]]).expand(2, 3, 3, 2)
     assert (triplane_sample(planes, far) == 0).all()
-
-
-def test_no_points_give_an_empty_result():
-    planes, _ = _make_inputs()
     assert triplane_sample(planes, torch.zeros(2, 3, 0, 2)).shape == (2, 0, 4)
-    assert triplane_sample(planes, torch.zeros(2, 3, 0, 2), reduce="none").shape == (2, 3, 0, 4)
 
 
 def test_gradient_of_the_points_does_not_compute_that_of_the_planes(monkeypatch):
@@ -83,23 +88,26 @@ def test_gradient_of_the_points_does_not_compute_that_of_the_planes(monkeypatch)
         torch.autograd.grad(features.sum(), planes)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "none"])
-def test_points_gradient_is_what_autograd_computes_for_the_points(reduce):
+def test_points_gradient_is_what_autograd_computes_for_the_points():
     planes, plane_points = _make_inputs()
-    features = triplane_sample(planes, plane_points, reduce=reduce)
+    features = triplane_sample(planes, plane_points)
     cotangent = torch.linspace(-1, 1, features.numel()).view_as(features)
     (expected,) = torch.autograd.grad(features, plane_points, cotangent)
-    actual = triplane_sample_points_gradient(cotangent, planes, plane_points, reduce=reduce)
+    actual = triplane_sample_points_gradient(cotangent, planes, plane_points)
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "none"])
-def test_points_gradient_has_gradients_for_all_its_inputs(reduce):
+def test_points_gradient_has_gradients_for_all_its_inputs():
     inputs = _make_inputs(num_points=4, size=(2, 3, 4), dtype=torch.float64)
-    shape = (2, 4, 2) if reduce == "mean" else (2, 3, 4, 2)
-    grad_features = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    grad_features = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(triplane_sample_points_gradient, (grad_features, *inputs))
 
-    def function(*tensors):
-        return triplane_sample_points_gradient(*tensors, reduce=reduce)
 
-    assert gradcheck(function, (grad_features, *inputs))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_planes_of_half_types_are_summed_in_float32(dtype):
+    planes = torch.randn(1, 3, 4, 8, 8).to(dtype).requires_grad_()
+    # 3000 equal contributions would stall at 2048 in float16 and at 256 in bfloat16.
+    points = torch.full((1, 3, 3000, 2), 1 / 8)
+    (grad,) = torch.autograd.grad(3 * triplane_sample(planes, points).sum(), planes)
+    assert grad.dtype == dtype
+    assert grad.float().max().item() == pytest.approx(3000, rel=4e-3)

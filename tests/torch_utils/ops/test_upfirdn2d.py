@@ -4,13 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from torch_utils.ops.upfirdn2d import (
-    downsample2d,
-    filter2d,
-    setup_filter,
-    upfirdn2d,
-    upsample2d,
-)
+from tests.reference.ops import downsample2d
+from tests.torch_utils.ops.library_cases import UPFIRDN2D_CASES, check_upfirdn2d
+from torch_utils.ops.upfirdn2d import filter2d, setup_filter, upfirdn2d, upsample2d
 
 TAPS = (1, 3, 3, 1)
 OPTIONS = [
@@ -25,7 +21,7 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_gradients_agree_with_finite_differences(options, separable):
     torch.manual_seed(0)
-    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     filter = setup_filter((1, 2, 4), separable=separable)
     assert gradcheck(lambda x: upfirdn2d(x, filter, **options), x)
     assert gradgradcheck(lambda x: upfirdn2d(x, filter, **options), x)
@@ -43,6 +39,12 @@ def test_fast_and_reference_agree(options, separable):
         cotangent = torch.linspace(-1, 1, y.numel()).view_as(y)
         results.append((y, *torch.autograd.grad(y, x, cotangent)))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("case", UPFIRDN2D_CASES, ids=str)
+def test_operation_for_compilers_agrees_with_the_formula(case):
+    check_upfirdn2d(torch.ops.mate3d.upfirdn2d, case, torch.float64)
+    check_upfirdn2d(torch.ops.mate3d.upfirdn2d, case, torch.bfloat16, layout="channels_last")
 
 
 @pytest.mark.parametrize("operation", [filter2d, upsample2d, downsample2d])

@@ -5,6 +5,10 @@
 // can be tested where no GPU is.
 #pragma once
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 9
+#error -- unsupported GNU version! gcc versions earlier than 9 are not supported!
+#endif
+
 #include <cuda_runtime.h>
 
 #include <cstdint>

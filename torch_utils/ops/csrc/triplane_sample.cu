@@ -21,8 +21,7 @@ void check_points(const Tensor& like, const Tensor& points, const char* what) {
 // Check the inputs that all operations have, and describe them.
 template <typename scalar_t>
 Lookup<scalar_t> make_lookup(const Tensor& like, const Tensor& points,
-                             const std::optional<Tensor>& direction, const Shape& shape,
-                             bool with_mean) {
+                             const std::optional<Tensor>& direction, const Shape& shape) {
   using acc_t = accumulate_t<scalar_t>;
   check_points(like, points, "points");
   STD_TORCH_CHECK(points.size(0) == shape.batch, "triplane_sample: points for ", points.size(0),
@@ -41,7 +40,6 @@ Lookup<scalar_t> make_lookup(const Tensor& like, const Tensor& points,
   lookup.width = shape.width;
   lookup.channels = shape.channels;
   lookup.num_points = shape.num_points;
-  lookup.scale = with_mean ? acc_t(1) / 3 : acc_t(1);
   return lookup;
 }
 
@@ -49,10 +47,7 @@ TableLayout layout_of_table(const Tensor& x) {
   return {x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
 }
 
-FeatureLayout layout_of_features(const Tensor& x, bool with_mean) {
-  if (with_mean) return {x.stride(0), 0, x.stride(1)};
-  return {x.stride(0), x.stride(1), x.stride(2)};
-}
+FeatureLayout layout_of_features(const Tensor& x) { return {x.stride(0), x.stride(1)}; }
 
 // Return a tensor, copied if its last dimension is not in one piece.
 Tensor with_whole_rows(const Tensor& x) {
@@ -83,26 +78,24 @@ Shape read_table(const Tensor& table, const Tensor& points) {
   return checked({table.size(0), table.size(2), table.size(3), table.size(4), points.size(2)});
 }
 
-void check_features(const Tensor& grad, const Shape& s, bool with_mean) {
-  const bool fits = with_mean ? grad.dim() == 3 && grad.size(1) == s.num_points
-                              : grad.dim() == 4 && grad.size(1) == 3 && grad.size(2) == s.num_points;
-  STD_TORCH_CHECK(fits && grad.size(0) == s.batch && grad.size(grad.dim() - 1) == s.channels,
+void check_features(const Tensor& grad, const Shape& s) {
+  STD_TORCH_CHECK(grad.dim() == 3 && grad.size(0) == s.batch && grad.size(1) == s.num_points &&
+                      grad.size(2) == s.channels,
                   "triplane_sample: the gradient's shape differs from the features'");
 }
 
 Tensor triplane_sample(const Tensor& table_any, const Tensor& points,
-                       const std::optional<Tensor>& direction, bool mean) {
+                       const std::optional<Tensor>& direction) {
   const Shape s = read_table(table_any, points);
   const Tensor table = with_whole_rows(table_any);
-  const std::vector<int64_t> shape = mean ? std::vector<int64_t>{s.batch, s.num_points, s.channels}
-                                          : std::vector<int64_t>{s.batch, 3, s.num_points, s.channels};
+  const std::vector<int64_t> shape{s.batch, s.num_points, s.channels};
   const Tensor features = torch::stable::new_empty(table, {shape.data(), shape.size()});
   dispatch_floating(table.scalar_type(), "triplane_sample", [&](auto zero) {
     using scalar_t = decltype(zero);
     const auto lookup = [&] {
-      auto result = make_lookup<scalar_t>(table, points, direction, s, mean);
+      auto result = make_lookup<scalar_t>(table, points, direction, s);
       result.table_layout = layout_of_table(table);
-      result.features_layout = layout_of_features(features, mean);
+      result.features_layout = layout_of_features(features);
       return result;
     }();
     if (features.numel() == 0) return;
@@ -112,8 +105,7 @@ Tensor triplane_sample(const Tensor& table_any, const Tensor& points,
       const auto start = [&](auto zero) {
         using index_t = decltype(zero);
         const Sample<scalar_t, index_t, kPack, kRepeats> work{
-            lookup, table.const_data_ptr<scalar_t>(), features.mutable_data_ptr<scalar_t>(), lanes,
-            mean};
+            lookup, table.const_data_ptr<scalar_t>(), features.mutable_data_ptr<scalar_t>(), lanes};
         run<index_t>(table, s.batch * s.num_points * lanes, work);
       };
       dispatch_index(s.batch * s.num_points * lanes, start);
@@ -132,22 +124,22 @@ Tensor triplane_sample(const Tensor& table_any, const Tensor& points,
 
 Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
                                   const std::optional<Tensor>& direction, int64_t height,
-                                  int64_t width, bool mean) {
-  STD_TORCH_CHECK(points.dim() == 4 && grad_any.dim() == (mean ? 3 : 4) && height >= 0 && width >= 0,
+                                  int64_t width) {
+  STD_TORCH_CHECK(points.dim() == 4 && grad_any.dim() == 3 && height >= 0 && width >= 0,
                   "triplane_sample: the gradient's shape differs from the features'");
   const Tensor grad = with_whole_rows(grad_any);
   const Shape s =
       checked({grad.size(0), height, width, grad.size(grad.dim() - 1), points.size(2)});
-  check_features(grad, s, mean);
+  check_features(grad, s);
   const std::vector<int64_t> shape{s.batch, 3, height, width, s.channels};
   const bool is_double = grad.scalar_type() == ScalarType::Double;
   const Tensor grad_table = torch::stable::new_zeros(
       grad, {shape.data(), shape.size()}, is_double ? ScalarType::Double : ScalarType::Float);
   dispatch_floating(grad.scalar_type(), "triplane_sample", [&](auto zero) {
     using scalar_t = decltype(zero);
-    auto lookup = make_lookup<scalar_t>(grad, points, direction, s, mean);
+    auto lookup = make_lookup<scalar_t>(grad, points, direction, s);
     lookup.table_layout = layout_of_table(grad_table);
-    lookup.features_layout = layout_of_features(grad, mean);
+    lookup.features_layout = layout_of_features(grad);
     if (grad.numel() == 0 || grad_table.numel() == 0) return;
     const auto launch = [&](auto width) {
       constexpr int kPack = decltype(width)::value;
@@ -156,7 +148,7 @@ Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
         using index_t = decltype(zero);
         const Scatter<scalar_t, index_t, kPack> work{
             lookup, grad.const_data_ptr<scalar_t>(),
-            grad_table.mutable_data_ptr<accumulate_t<scalar_t>>(), lanes, mean};
+            grad_table.mutable_data_ptr<accumulate_t<scalar_t>>(), lanes};
         run<index_t>(grad, s.batch * s.num_points * lanes, work);
       };
       dispatch_index(s.batch * s.num_points * lanes, start);
@@ -173,19 +165,19 @@ Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
 }
 
 Tensor triplane_sample_points_grad(const Tensor& grad_any, const Tensor& table_any,
-                                   const Tensor& points, const std::optional<Tensor>& direction,
-                                   bool mean) {
+                                   const Tensor& points,
+                                   const std::optional<Tensor>& direction) {
   const Shape s = read_table(table_any, points);
-  check_features(grad_any, s, mean);
+  check_features(grad_any, s);
   check_same(table_any, grad_any, "triplane_sample", "gradient");
   const Tensor table = with_whole_rows(table_any), grad = with_whole_rows(grad_any);
   const std::vector<int64_t> shape{s.batch, 3, s.num_points, 2};
   const Tensor grad_points = torch::stable::new_zeros(points, {shape.data(), shape.size()});
   dispatch_floating(table.scalar_type(), "triplane_sample", [&](auto zero) {
     using scalar_t = decltype(zero);
-    auto lookup = make_lookup<scalar_t>(table, points, direction, s, mean);
+    auto lookup = make_lookup<scalar_t>(table, points, direction, s);
     lookup.table_layout = layout_of_table(table);
-    lookup.features_layout = layout_of_features(grad, mean);
+    lookup.features_layout = layout_of_features(grad);
     if (grad_points.numel() == 0 || table.numel() == 0) return;
     const auto launch = [&](auto width, auto group) {
       constexpr int kPack = decltype(width)::value, kGroup = decltype(group)::value;
@@ -214,11 +206,11 @@ STABLE_TORCH_LIBRARY_IMPL(mate3d, CUDA, m) {
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(mate3d_host, m) {
-  m.def("triplane_sample(Tensor table, Tensor points, Tensor? direction, bool mean) -> Tensor");
+  m.def("triplane_sample(Tensor table, Tensor points, Tensor? direction) -> Tensor");
   m.def("triplane_sample_table_grad(Tensor grad, Tensor points, Tensor? direction, "
-        "SymInt height, SymInt width, bool mean) -> Tensor");
+        "SymInt height, SymInt width) -> Tensor");
   m.def("triplane_sample_points_grad(Tensor grad, Tensor table, Tensor points, "
-        "Tensor? direction, bool mean) -> Tensor");
+        "Tensor? direction) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mate3d_host, CPU, m) {

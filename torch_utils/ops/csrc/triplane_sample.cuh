@@ -47,7 +47,7 @@ struct TableLayout {
 };
 
 struct FeatureLayout {
-  int64_t batch, plane, point;  // the plane's is 0 if the three planes are averaged
+  int64_t batch, point;
 };
 
 template <typename scalar_t>
@@ -61,7 +61,9 @@ struct Lookup {
   FeatureLayout features_layout;
   int height, width, channels;
   uint32_t num_points;  // of an image
-  acc_t scale;          // 1/3 if the three planes are averaged, else 1
+
+  // The three planes are averaged.
+  static constexpr acc_t kScale = acc_t(1) / 3;
 
   __host__ __device__ acc_t coordinate(uint32_t batch, int plane, uint32_t point, int axis) const {
     return points[batch * points_layout.batch + plane * points_layout.plane +
@@ -96,15 +98,14 @@ struct Lookup {
                                  : along_x * y.weight[row] * x.slope[column] +
                                        along_y * y.slope[row] * x.weight[column];
         const bool is_visible = y.inside[row] && x.inside[column];
-        body(first + row * table_layout.row + column * table_layout.column, weight * scale,
+        body(first + row * table_layout.row + column * table_layout.column, weight * kScale,
              is_visible);
       }
     }
   }
 
-  __host__ __device__ int64_t feature_offset(uint32_t batch, int plane, uint32_t point) const {
-    return batch * features_layout.batch + plane * features_layout.plane +
-           point * features_layout.point;
+  __host__ __device__ int64_t feature_offset(uint32_t batch, uint32_t point) const {
+    return batch * features_layout.batch + point * features_layout.point;
   }
 };
 
@@ -131,7 +132,6 @@ struct Sample {
   const scalar_t* table;
   scalar_t* features;
   uint32_t lanes;
-  bool with_mean;
 
   __host__ __device__ void operator()(index_t thread) const {
     const Share<index_t> share(thread, lanes, lookup.num_points);
@@ -149,15 +149,11 @@ struct Sample {
           for (int i = 0; i < WIDTH; ++i) sum[part][i] += weight * row[i];
         }
       });
-      if (!with_mean || plane == 2) {
-        scalar_t* target = features + lookup.feature_offset(share.batch, plane, share.point);
+    }
+    scalar_t* target = features + lookup.feature_offset(share.batch, share.point);
 #pragma unroll
-        for (int part = 0; part < REPEATS; ++part) {
-          store(target + first + part * step, WIDTH, true, sum[part]);
-#pragma unroll
-          for (int i = 0; i < WIDTH; ++i) sum[part][i] = 0;
-        }
-      }
+    for (int part = 0; part < REPEATS; ++part) {
+      store(target + first + part * step, WIDTH, true, sum[part]);
     }
   }
 };
@@ -197,18 +193,14 @@ struct Scatter {
   const scalar_t* grad;
   acc_t* grad_table;
   uint32_t lanes;
-  bool with_mean;
 
   __host__ __device__ void operator()(index_t thread) const {
     const Share<index_t> share(thread, lanes, lookup.num_points);
     const int channel = share.lane * WIDTH;
     acc_t g[WIDTH];
+    load(grad + lookup.feature_offset(share.batch, share.point) + channel, WIDTH, true, g);
 #pragma unroll
     for (int plane = 0; plane < 3; ++plane) {
-      if (!with_mean || plane == 0) {
-        const int64_t offset = lookup.feature_offset(share.batch, plane, share.point);
-        load(grad + offset + channel, WIDTH, true, g);
-      }
       lookup.each_corner(share.batch, plane, share.point,
                          [&](int64_t offset, acc_t weight, bool is_visible) {
         if (!is_visible) return;
@@ -259,7 +251,7 @@ struct PointGradient {
     const TableLayout& layout = lookup.table_layout;
     const scalar_t* first = table + batch * layout.batch + plane * layout.plane +
                             y.index * layout.row + x.index * layout.column;
-    const scalar_t* features = grad + lookup.feature_offset(batch, plane, point);
+    const scalar_t* features = grad + lookup.feature_offset(batch, point);
     acc_t dot[2][2] = {};
     for (int channel = first_channel; channel < lookup.channels; channel += GROUP * WIDTH) {
       acc_t g[WIDTH];
@@ -302,8 +294,8 @@ struct PointGradient {
       }
       acc_t* target =
           grad_points + ((static_cast<int64_t>(batch) * 3 + plane) * lookup.num_points + point) * 2;
-      target[0] = gradient_x * lookup.scale;
-      target[1] = gradient_y * lookup.scale;
+      target[0] = gradient_x * lookup.kScale;
+      target[1] = gradient_y * lookup.kScale;
     }
   }
 };
