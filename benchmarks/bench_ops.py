@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from common import Stopwatch, describe_machine, read_words, report
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.triplane import project_points
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
-from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+from torch_utils.ops.upfirdn2d import read_padding, setup_filter, upfirdn2d
 
 DEFAULTS = {
     "device": "cpu",
@@ -78,9 +79,9 @@ class Setting:
     shrink: int  # factor on every side
 
     @property
-    def slow_impl(self) -> str:
-        """Name of the implementation to compare with."""
-        return "pytorch" if self.device.type == "cuda" else "reference"
+    def is_cuda(self) -> bool:
+        """Whether kernels are compared with PyTorch's operations; else these with plain ones."""
+        return self.device.type == "cuda"
 
     def normal(self, *shape: int, channels_last: bool = False) -> Tensor:
         """Return normal numbers."""
@@ -117,7 +118,9 @@ def bias_act_cases(setting: Setting) -> Iterator[Case]:
         return bias_act(x, bias, activation="lrelu", clamp=256.0, impl=impl)
 
     def slow(x):
-        return call(x, setting.slow_impl)
+        if setting.is_cuda:
+            return call(x, "pytorch")
+        return (2**0.5 * F.leaky_relu(x + bias[:, None, None], 0.2)).clamp(-256, 256)
 
     for layout in ("contiguous", "channels_last"):
         x = setting.normal(1, 128, side, side, channels_last=layout == "channels_last")
@@ -146,9 +149,24 @@ def upfirdn2d_cases(setting: Setting) -> Iterator[Case]:
             is_last = layout == "channels_last"
             x = setting.normal(1, channels, side_now, side_now, channels_last=is_last)
             call = partial(upfirdn2d, filter=filter, **options)
-            slow = partial(call, impl=setting.slow_impl)
+            slow = partial(call, impl="pytorch")
+            if not setting.is_cuda:
+                slow = partial(plain_upfirdn2d, filter=filter, **options)
             calls = (forward_call(function, [x]) for function in (call, slow))
             yield Case(f"upfirdn2d {name} {layout}", *calls, size_of(x, call(x)))
+
+
+def plain_upfirdn2d(
+    x: Tensor, filter: Tensor, up: int = 1, down: int = 1, padding: object = 0, gain: float = 1
+) -> Tensor:
+    """Compute `upfirdn2d` step by step, as its definition reads."""
+    channels, (height, width) = x.shape[1], x.shape[2:]
+    zeros = x.new_zeros(*x.shape[:2], height * up, width * up)
+    zeros[:, :, ::up, ::up] = x
+    taps = filter if filter.ndim == 2 else filter.outer(filter)
+    taps = (gain * taps).to(x).expand(channels, 1, -1, -1)  # symmetric here: never flipped
+    x = F.pad(zeros, list(read_padding(padding)))
+    return F.conv2d(x, taps, groups=channels)[:, :, ::down, ::down]
 
 
 def look_up_points(setting: Setting) -> Tensor:  # [1, 3, N, 2]
@@ -175,19 +193,19 @@ def triplane_cases(setting: Setting) -> Iterator[Case]:
     def pull_back(features, planes, points, impl="auto"):
         return triplane_sample_points_gradient(features, planes, points, impl=impl)
 
-    def plain_pull_back(features, planes, points):
-        leaf = points.detach().requires_grad_()
-        with torch.enable_grad():
-            found = triplane_sample(planes, leaf, impl="reference")
-        return torch.autograd.grad(found, leaf, features)[0]
-
     def slow_look_up(planes, points):
-        return look_up(planes, points, setting.slow_impl)
+        if setting.is_cuda:
+            return look_up(planes, points, "pytorch")
+        found = F.grid_sample(planes[0], points[0][:, None], align_corners=False)
+        return found.mean(0).transpose(0, 2).squeeze(1)[None]
 
     def slow_pull_back(features, planes, points):
-        if setting.slow_impl == "reference":
-            return plain_pull_back(features, planes, points)
-        return pull_back(features, planes, points, setting.slow_impl)
+        if setting.is_cuda:
+            return pull_back(features, planes, points, "pytorch")
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            found = slow_look_up(planes, leaf)
+        return torch.autograd.grad(found, leaf, features)[0]
 
     read = size_of(points, features)
     yield Case(
@@ -211,7 +229,7 @@ def triplane_cases(setting: Setting) -> Iterator[Case]:
         read + size_of(planes, points),
         read + rows + size_of(points),
     )
-    if setting.slow_impl == "reference":
+    if not setting.is_cuda:
         return
     second = {
         "features": size_of(points) + rows,

@@ -11,9 +11,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from torch_utils.kernel_build import cache, toolchain
 from torch_utils.kernel_build.architectures import parse_architectures, wanted_architectures
@@ -184,23 +186,23 @@ def _judge(gpus: Sequence[str]) -> tuple[str, str, str]:
 
 
 def _try_operations(device: str) -> bool:
-    """Print whether each operation agrees with its formula, and return whether all do."""
-    print(f"\nOPERATIONS AGAINST THEIR FORMULAS ({device})")
+    """Print whether each operation agrees with PyTorch's in float64, and return whether all do."""
+    print(f"\nOPERATIONS ({device}) AGAINST PYTORCH'S IN FLOAT64")
     generator = torch.Generator().manual_seed(0)
     image, planes, points = (
-        torch.randn(shape, generator=generator).to(device)
+        torch.randn(shape, generator=generator)
         for shape in ((1, 4, 9, 8), (1, 3, 4, 8, 8), (1, 3, 7, 2))
     )
-    taps = setup_filter([1, 3, 3, 1], device=device)
     calls = {
-        "bias_act": lambda impl: bias_act(image, image[0, :, 0, 0], activation="lrelu", impl=impl),
-        "upfirdn2d": lambda impl: upfirdn2d(image, taps, up=2, padding=(2, 1, 2, 1), impl=impl),
-        "triplane_sample": lambda impl: triplane_sample(planes, points, impl=impl),
+        "bias_act": (partial(bias_act, activation="lrelu"), image, image[0, :, 0, 0]),
+        "upfirdn2d": (partial(upfirdn2d, up=2, padding=(2, 1)), image, setup_filter([1, 3, 3, 1])),
+        "triplane_sample": (triplane_sample, planes, points),
     }
     works = True
-    for name, call in calls.items():
+    for name, (call, *inputs) in calls.items():
         try:
-            error = (call("auto") - call("reference")).abs().max().item()
+            actual = call(*(x.to(device) for x in inputs), impl="auto").cpu()
+            error = (actual - call(*map(Tensor.double, inputs), impl="pytorch")).abs().max().item()
         except (RuntimeError, ValueError) as problem:
             _print(name, f"FAILS: {' '.join(str(problem).split())[:300]}")
             works = False

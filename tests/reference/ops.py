@@ -1,6 +1,6 @@
-"""What golden cases recorded of the published code and the packages have no use for."""
+"""Plain formulas of the operations, and what golden cases recorded that the packages do not use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -8,14 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mate3d.rendering.triplane import project_points
+from torch_utils.ops import upfirdn2d as fast
+from torch_utils.ops._triplane_pytorch import sum_dtype
 from torch_utils.ops.resize import resize_antialias
-from torch_utils.ops.triplane_sample import triplane_sample
-from torch_utils.ops.upfirdn2d import (
-    downsample_padding,
-    read_padding,
-    upfirdn2d,
-    upsample2d,
-)
+from torch_utils.ops.triplane_sample import triplane_sample as fast_triplane_sample
 
 # Of each activation: the function of values and negative slope, and the default gain.
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
@@ -49,6 +45,58 @@ def bias_act(
     return y if clamp is None else y.clamp(-clamp, clamp)
 
 
+def upfirdn2d(
+    x: Tensor,  # [B, C, H, W]
+    filter: Tensor | None,  # [h, w], or [w] for a separable filter
+    *,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:  # [B, C, H', W']
+    """Compute `upfirdn2d` step by step, as its definition reads."""
+    (up_x, up_y), (down_x, down_y) = (
+        (factor, factor) if isinstance(factor, int) else factor for factor in (up, down)
+    )
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height, 1, width, 1)
+    x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1])
+    x = x.reshape(batch, channels, height * up_y, width * up_x)
+    x = F.pad(x, list(fast.read_padding(padding)))
+    kernel = x.new_ones(1, 1) if filter is None else filter.to(x)
+    kernel = (kernel.outer(kernel) if kernel.ndim == 1 else kernel) * gain
+    if not flip_filter:
+        kernel = kernel.flip([0, 1])
+    x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), groups=channels)
+    return x[:, :, ::down_y, ::down_x]
+
+
+def triplane_sample(
+    planes: Tensor,  # [B, 3, C, H, W]
+    plane_points: Tensor,  # [B, 3, N, 2]
+) -> Tensor:  # [B, N, C]
+    """Compute `triplane_sample` by one gather for each of the four pixels around a point."""
+    height, width = planes.shape[-2:]
+    plane_points = plane_points.to(sum_dtype(planes.dtype))
+    size = plane_points.new_tensor([width, height])
+    pixels = ((plane_points + 1) * size - 1) / 2
+    corner = pixels.detach().floor()
+    fraction = pixels - corner
+    table = planes.flatten(3).transpose(2, 3).to(plane_points.dtype)  # [B, 3, H * W, C]
+    features = torch.zeros_like(table[:, :, :1])
+    for dx in (0, 1):
+        for dy in (0, 1):
+            column, row = corner[..., 0] + dx, corner[..., 1] + dy
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = (row * width + column).where(inside, 0).long()
+            weight_x = fraction[..., 0] if dx else 1 - fraction[..., 0]
+            weight_y = fraction[..., 1] if dy else 1 - fraction[..., 1]
+            values = table.gather(2, index[..., None].expand(-1, -1, -1, table.shape[-1]))
+            features = features + values * (weight_x * weight_y * inside)[..., None]
+    return features.mean(1).to(planes.dtype)
+
+
 def downsample2d(
     x: Tensor,  # [B, C, H, W]
     filter: Tensor,  # [h, w], or [w] for a separable filter
@@ -56,11 +104,10 @@ def downsample2d(
     down: int = 2,
     padding: int = 0,
     flip_filter: bool = False,
-    impl: Literal["auto", "reference"] = "auto",
 ) -> Tensor:  # [B, C, H / down, W / down]
     """Shrink an image `down` times, up to the extra `padding`; constants keep their value."""
-    pads = read_padding(padding).plus(downsample_padding(filter, down))
-    return upfirdn2d(x, filter, down=down, padding=pads, flip_filter=flip_filter, impl=impl)
+    pads = fast.read_padding(padding).plus(fast.downsample_padding(filter, down))
+    return fast.upfirdn2d(x, filter, down=down, padding=pads, flip_filter=flip_filter)
 
 
 def filtered_resize(
@@ -78,7 +125,7 @@ def filtered_resize(
     """
     if filter_mode == "classic":
         # One more pixel on each side is resized and then cropped by the negative padding.
-        doubled = _resize_plain(upsample2d(x, filter), 2 * size + 2)
+        doubled = _resize_plain(fast.upsample2d(x, filter), 2 * size + 2)
         return downsample2d(doubled, filter, padding=-1)
     plain = _resize_plain(x, size)
     if filter_mode == "none":
@@ -95,14 +142,12 @@ def look_up_each_plane(
     points: Tensor,  # [B, N, 3], world
     box_size: float,
     plane_layout: str,
-    impl: Literal["auto", "reference"] = "auto",
+    look_up: Callable[[Tensor, Tensor], Tensor] = fast_triplane_sample,
 ) -> Tensor:  # [B, 3, N, C]
     """Return the look-up of each plane: three times the mean where the others are zero."""
     plane_points = project_points(points * (2 / box_size), plane_layout)
     masks = 3 * torch.eye(3).to(planes).view(3, 1, 3, 1, 1, 1)
-    return torch.stack(
-        [triplane_sample(planes * mask, plane_points, impl=impl) for mask in masks], dim=1
-    )
+    return torch.stack([look_up(planes * mask, plane_points) for mask in masks], dim=1)
 
 
 def intersect_box(

@@ -1,7 +1,6 @@
 """Tensor operations, differentiable twice: CUDA kernels for GPUs, plain PyTorch elsewhere.
 
-Each module holds a public function and, where that function is not the plain formula, a
-`*_reference` twin that is. The functions with kernels are registered as `torch.ops.mate3d` too.
+The functions with kernels are registered as `torch.ops.mate3d` too.
 """
 
 from torch_utils.ops import _library_upfirdn2d, bias_act, triplane_sample  # noqa: F401

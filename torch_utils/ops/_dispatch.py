@@ -7,24 +7,14 @@ from torch import Tensor
 
 import torch_utils.ops._extension as _extension
 
-Implementation = Literal["auto", "pytorch", "reference"]
-
-
-def wants_reference(impl: Implementation) -> bool:
-    """Return whether the plain formula was asked for instead of a faster implementation.
-
-    Args:
-        impl: "auto" takes the fastest implementation for the tensors at hand: the kernels for
-            CUDA tensors where they can be had, else PyTorch's operations. "pytorch" never takes a
-            kernel, and "reference" is the plain formula that the others are tested against.
-    """
-    if impl not in ("auto", "pytorch", "reference"):
-        raise ValueError(f"impl is {impl!r}; allowed are 'auto', 'pytorch' and 'reference'")
-    return impl == "reference"
+# "auto" takes the kernels for CUDA tensors where they can be had, else PyTorch's operations, which
+# "pytorch" always takes.
+Implementation = Literal["auto", "pytorch"]
 
 
 def wants_kernels(x: Tensor, impl: Implementation) -> bool:
     """Return whether the kernels are to run; the first CUDA tensor loads or compiles them."""
+    assert impl in ("auto", "pytorch"), impl
     return impl == "auto" and x.is_cuda and _extension.load()
 
 

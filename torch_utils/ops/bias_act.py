@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
-from torch_utils.ops._dispatch import Implementation, wants_kernels, wants_reference
+from torch_utils.ops._dispatch import Implementation, wants_kernels
 from torch_utils.ops._library import register
 from torch_utils.precision import own_precision
 
@@ -43,24 +43,16 @@ def bias_act(
         gain: Positive factor after the activation; None takes the activation's own, which roughly
             keeps the variance of unit Gaussian inputs.
         clamp: Largest magnitude of the result; None does not clamp.
-        impl: "pytorch" forces PyTorch's operations, "reference" the plain formula.
-
-    Raises:
-        ValueError: If an option is not as said or the bias does not fit.
+        impl: "pytorch" forces PyTorch's operations.
     """
-    if activation not in _SLOPES:
-        raise ValueError(f"activation is {activation!r}; allowed are {', '.join(_SLOPES)}")
     slope = _SLOPES[activation]
     gain = _GAINS[activation] if gain is None else gain
-    if gain <= 0 or (clamp is not None and clamp < 0):
-        raise ValueError(f"gain is {gain}, clamp is {clamp}; they must be positive")
+    assert gain > 0 and (clamp is None or clamp >= 0), (gain, clamp)
     dim %= x.ndim
     if bias is not None:
-        if bias.shape != (x.shape[dim],):
-            shapes = f"{list(bias.shape)} for x of shape {list(x.shape)} and dim {dim}"
-            raise ValueError(f"shape of the bias is {shapes}; it must be [{x.shape[dim]}]")
+        assert bias.shape == (x.shape[dim],), (bias.shape, x.shape, dim)
         bias = bias.to(x.dtype)
-    if wants_reference(impl) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return _formula(x, bias, dim, slope, gain, clamp)
     ops = torch.ops.mate3d if wants_kernels(x, impl) else PYTORCH
     return BiasAct.apply(x, bias, ops, dim, slope, gain, clamp)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 import torch_utils.ops._triplane_pytorch as _triplane_pytorch
-from torch_utils.ops._dispatch import Implementation, wants_library, wants_reference
+from torch_utils.ops._dispatch import Implementation, wants_library
 from torch_utils.ops._library import register
 
 
@@ -37,14 +37,9 @@ def triplane_sample(
         planes: Feature planes: float64, float32, float16 or bfloat16.
         plane_points: (horizontal, vertical) position of each point on each plane; -1 and 1 are
             the outer edges of the border pixels.
-        impl: "pytorch" forces PyTorch's operations, "reference" `triplane_sample_reference`.
-
-    Raises:
-        ValueError: If shapes are not as said.
+        impl: "pytorch" forces PyTorch's operations.
     """
     _check_inputs(planes, plane_points)
-    if wants_reference(impl):
-        return triplane_sample_reference(planes, plane_points)
     ops = torch.ops.mate3d if wants_library(planes, impl) else _triplane_pytorch
     return look_up(_as_table(planes), _as_positions(plane_points, planes), ops)
 
@@ -76,53 +71,19 @@ def triplane_sample_points_gradient(
         planes: Feature planes.
         plane_points: Positions as in `triplane_sample`.
         impl: "pytorch" forces PyTorch's operations.
-
-    Raises:
-        ValueError: If shapes are not as said.
     """
     _check_inputs(planes, plane_points)
-    expected = [len(planes), plane_points.shape[2], planes.shape[2]]
-    if list(grad_features.shape) != expected:
-        raise ValueError(
-            f"shape of the features' gradient is {list(grad_features.shape)}; it must be {expected}"
-        )
+    expected = (len(planes), plane_points.shape[2], planes.shape[2])
+    assert grad_features.shape == expected, (grad_features.shape, expected)
     ops = torch.ops.mate3d if wants_library(planes, impl) else _triplane_pytorch
     table, points = _as_table(planes), _as_positions(plane_points, planes)
     return _PointGradient.apply(grad_features.to(planes.dtype), table, points, ops)
 
 
-def triplane_sample_reference(
-    planes: Tensor,  # [B, 3, C, H, W]
-    plane_points: Tensor,  # [B, 3, N, 2]
-) -> Tensor:  # [B, N, C]
-    """Compute `triplane_sample` by one gather for each of the four pixels around a point."""
-    height, width = planes.shape[-2:]
-    plane_points = _as_positions(plane_points, planes)
-    size = plane_points.new_tensor([width, height])
-    pixels = ((plane_points + 1) * size - 1) / 2
-    corner = pixels.detach().floor()
-    fraction = pixels - corner
-    table = planes.flatten(3).transpose(2, 3).to(plane_points.dtype)  # [B, 3, H * W, C]
-    features = torch.zeros_like(table[:, :, :1])
-    for dx in (0, 1):
-        for dy in (0, 1):
-            column, row = corner[..., 0] + dx, corner[..., 1] + dy
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            index = (row * width + column).where(inside, 0).long()
-            weight_x = fraction[..., 0] if dx else 1 - fraction[..., 0]
-            weight_y = fraction[..., 1] if dy else 1 - fraction[..., 1]
-            values = table.gather(2, index[..., None].expand(-1, -1, -1, table.shape[-1]))
-            features = features + values * (weight_x * weight_y * inside)[..., None]
-    return features.mean(1).to(planes.dtype)
-
-
 def _check_inputs(planes: Tensor, plane_points: Tensor) -> None:
-    if planes.ndim != 5 or planes.shape[1] != 3:
-        raise ValueError(f"shape of the planes is {list(planes.shape)}; it must be [B, 3, C, H, W]")
-    batch = len(planes)
-    shape = plane_points.shape
-    if plane_points.ndim != 4 or shape[:2] != (batch, 3) or shape[3] != 2:
-        raise ValueError(f"shape of the points is {list(shape)}; it must be [{batch}, 3, N, 2]")
+    assert planes.ndim == 5 and planes.shape[1] == 3, planes.shape
+    expected = (len(planes), 3, *plane_points.shape[2:3], 2)
+    assert plane_points.shape == expected, (plane_points.shape, planes.shape)
 
 
 def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B, 3, H, W, C]

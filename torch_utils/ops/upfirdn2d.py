@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.ops._dispatch import Implementation, wants_library, wants_reference
+from torch_utils.ops._dispatch import Implementation, wants_library
 from torch_utils.precision import own_precision
 
 # Shorter filters are cheaper as one 2-D filter.
@@ -87,17 +87,10 @@ def upfirdn2d(
             [x, y], or [x before, x after, y before, y after].
         flip_filter: Correlate instead of convolve.
         gain: Factor on the result.
-        impl: "pytorch" forces PyTorch's operations, "reference" `upfirdn2d_reference`.
-
-    Raises:
-        ValueError: If shapes or factors do not fit, or the padded image is smaller than the filter.
+        impl: "pytorch" forces PyTorch's operations.
     """
+    assert x.ndim == 4, x.shape
     up, down, pads = _pair(up), _pair(down), read_padding(padding)
-    _check_shapes(x, filter, up, pads)
-    if wants_reference(impl):
-        return upfirdn2d_reference(
-            x, filter, up=up, down=down, padding=pads, flip_filter=flip_filter, gain=gain
-        )
     if wants_library(x, impl):
         taps = x.new_ones(1, 1) if filter is None else filter
         taps = taps.to(x.device, torch.float64 if x.dtype is torch.float64 else torch.float32)
@@ -112,45 +105,6 @@ def upfirdn2d(
         x = _resample(x, rows, (up[0], 1), (down[0], 1), Padding(pads.x0, pads.x1, 0, 0))
         pads = Padding(0, 0, pads.y0, pads.y1)
         return _resample(x, columns, (1, up[1]), (1, down[1]), pads)
-
-
-def upfirdn2d_reference(
-    x: Tensor,  # [B, C, H, W]
-    filter: Tensor | None,  # [h, w], or [w] for a separable filter
-    *,
-    up: int | Sequence[int] = 1,
-    down: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1,
-) -> Tensor:  # [B, C, H', W']
-    """Compute `upfirdn2d` step by step, as its definition reads."""
-    (up_x, up_y), (down_x, down_y) = _pair(up), _pair(down)
-    batch, channels, height, width = x.shape
-    x = x.reshape(batch, channels, height, 1, width, 1)
-    x = F.pad(x, [0, up_x - 1, 0, 0, 0, up_y - 1])
-    x = x.reshape(batch, channels, height * up_y, width * up_x)
-    x = F.pad(x, list(read_padding(padding)))
-    kernel = _kernel_2d(filter, x) * gain
-    if not flip_filter:
-        kernel = kernel.flip([0, 1])
-    with own_precision(x):
-        x = F.conv2d(x, kernel.expand(channels, 1, -1, -1), groups=channels)
-    return x[:, :, ::down_y, ::down_x]
-
-
-def _check_shapes(x: Tensor, filter: Tensor | None, up: tuple[int, int], pads: "Padding") -> None:
-    if x.ndim != 4:
-        raise ValueError(f"shape of the images is {list(x.shape)}; it must be [B, C, H, W]")
-    if filter is not None and (filter.ndim not in (1, 2) or filter.numel() == 0):
-        raise ValueError(f"shape of the filter is {list(filter.shape)}; it must be [h, w] or [w]")
-    width, height = _filter_size(filter)
-    padded = (x.shape[3] * up[0] + pads.x0 + pads.x1, x.shape[2] * up[1] + pads.y0 + pads.y1)
-    if padded[0] < width or padded[1] < height:
-        raise ValueError(
-            f"upsampled and padded, the images have {padded[0]} x {padded[1]} samples; the filter "
-            f"needs {width} x {height} at least"
-        )
 
 
 def _resample(
@@ -196,13 +150,12 @@ def filter2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1,
-    impl: Implementation = "auto",
 ) -> Tensor:  # [B, C, H, W]
     """Filter an image and keep its size, up to the extra `padding`."""
     width, height = _filter_size(filter)
     x0, x1, y0, y1 = read_padding(padding)
     pads = (x0 + width // 2, x1 + (width - 1) // 2, y0 + height // 2, y1 + (height - 1) // 2)
-    return upfirdn2d(x, filter, padding=pads, flip_filter=flip_filter, gain=gain, impl=impl)
+    return upfirdn2d(x, filter, padding=pads, flip_filter=flip_filter, gain=gain)
 
 
 def upsample2d(
@@ -213,7 +166,6 @@ def upsample2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1,
-    impl: Implementation = "auto",
 ) -> Tensor:  # [B, C, H * up, W * up]
     """Enlarge an image `up` times, up to the extra `padding`; constants keep their value."""
     up_x, up_y = _pair(up)
@@ -225,7 +177,6 @@ def upsample2d(
         padding=pads,
         flip_filter=flip_filter,
         gain=gain * up_x * up_y,
-        impl=impl,
     )
 
 
@@ -255,19 +206,10 @@ def _filter_size(filter: Tensor | None) -> tuple[int, int]:
     return filter.shape[-1], filter.shape[0]
 
 
-def _kernel_2d(filter: Tensor | None, x: Tensor) -> Tensor:
-    """Return a filter as a matrix of the type and device of `x`."""
-    if filter is None:
-        return x.new_ones(1, 1)
-    filter = filter.to(x)
-    return filter.outer(filter) if filter.ndim == 1 else filter
-
-
 def _pair(factor: int | Sequence[int]) -> tuple[int, int]:
     """Read a scale factor, one for both axes or [x, y]."""
     x, y = (factor, factor) if isinstance(factor, int) else factor
-    if x < 1 or y < 1:
-        raise ValueError(f"factor is {factor}; it must be 1 or more")
+    assert x >= 1 and y >= 1, factor
     return x, y
 
 

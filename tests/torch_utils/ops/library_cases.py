@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.reference.ops import bias_act
+from tests.reference import ops as formulas
 from torch_utils.ops.bias_act import BiasAct
-from torch_utils.ops.triplane_sample import look_up, triplane_sample_reference
-from torch_utils.ops.upfirdn2d import upfirdn2d_reference
+from torch_utils.ops.triplane_sample import look_up
 
 # Of the largest magnitude in a tensor.
 TOLERANCES = {
@@ -127,7 +126,9 @@ def check_bias_act(
         return BiasAct.apply(x, bias, ops, dim, case["slope"], *options.values())
 
     def reference(x, bias=None):
-        return bias_act(x, bias, dim=dim, activation="lrelu", alpha=case["slope"], **options)
+        return formulas.bias_act(
+            x, bias, dim=dim, activation="lrelu", alpha=case["slope"], **options
+        )
 
     assert_derivatives_agree(function, reference, inputs, TOLERANCES[dtype])
 
@@ -154,7 +155,7 @@ def check_upfirdn2d(
         return operation(x, taps, *up, *down, *_as_list(padding, 4), flip, gain)
 
     def reference(x):
-        return upfirdn2d_reference(
+        return formulas.upfirdn2d(
             x, taps, up=up, down=down, padding=padding, flip_filter=flip, gain=gain
         )
 
@@ -191,7 +192,7 @@ def check_triplane_sample(ops: Any, dtype: torch.dtype, **options: Any) -> None:
         return look_up(table, points, ops)
 
     def reference(table, points):
-        return triplane_sample_reference(table.permute(0, 1, 4, 2, 3), points)
+        return formulas.triplane_sample(table.permute(0, 1, 4, 2, 3), points)
 
     inputs = triplane_inputs(dtype, **options)
     assert_derivatives_agree(function, reference, inputs, 4 * TOLERANCES[dtype])

