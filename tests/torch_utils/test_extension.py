@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fake_toolkit import FakeToolkit, make_toolkit
 from torch_utils.kernel_build import library, toolchain
 from torch_utils.kernel_build.library import compile_library
 from torch_utils.kernel_build.toolchain import find_toolchain
@@ -18,15 +17,10 @@ from torch_utils.ops import _extension
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def toolkit(tmp_path, monkeypatch) -> FakeToolkit:
-    """Pretended compilers and a pretended GPU of compute capability 8.0."""
-    toolkit = make_toolkit(tmp_path / "toolkit")
-    toolkit.use(tmp_path / "cache", monkeypatch)
+@pytest.fixture(autouse=True)
+def gpu(toolkit, monkeypatch) -> None:
+    """Pretend a GPU of compute capability 8.0."""
     monkeypatch.setattr(_extension, "visible_gpus", lambda: ["8.0"])
-    monkeypatch.setattr(_extension, "PREBUILT_FOLDER", tmp_path / "prebuilt")
-    monkeypatch.setattr(_extension, "_outcome", None)
-    return toolkit
 
 
 @pytest.fixture
@@ -91,7 +85,7 @@ def test_without_nvcc_one_warning_says_why_and_what_to_do(toolkit, loaded, monke
     assert loaded == []
 
 
-def test_reasons_of_all_ways_are_told(toolkit, loaded, tmp_path):
+def test_reasons_of_all_ways_are_told(toolkit, tmp_path):
     compile_library(tmp_path / "prebuilt", find_toolchain(), ("sm_90",))
     toolkit.write_nvcc(compiling="echo 'x.cu(1): error: no'; exit 1")
     with pytest.warns(RuntimeWarning) as caught:
@@ -130,8 +124,7 @@ def test_without_gpu_nothing_is_compiled_and_nobody_warned(toolkit, loaded, monk
     assert (loaded, toolkit.calls) == ([], [])
 
 
-def test_importing_and_computing_on_a_cpu_builds_and_loads_nothing(tmp_path):
-    toolkit = make_toolkit(tmp_path / "toolkit")
+def test_importing_and_computing_on_a_cpu_builds_and_loads_nothing(toolkit, tmp_path):
     code = """
 import sys, torch
 before = set(sys.modules)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.fake_toolkit import FakeToolkit, make_toolkit
+from tests.fake_toolkit import FakeToolkit
 from torch_utils.kernel_build import cache, library, toolchain
 from torch_utils.kernel_build.library import check_library
 from torch_utils.kernel_build.toolchain import BuildError, Toolchain, find_toolchain
@@ -27,11 +27,6 @@ print(cache.find_or_build(find_toolchain(), ["8.0"]))
 
 
 @pytest.fixture
-def toolkit(tmp_path) -> FakeToolkit:
-    return make_toolkit(tmp_path / "toolkit")
-
-
-@pytest.fixture
 def sources(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "csrc"
     folder.mkdir()
@@ -43,8 +38,7 @@ def sources(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def tools(toolkit, sources, tmp_path, monkeypatch) -> Toolchain:
-    toolkit.use(tmp_path / "cache", monkeypatch)
+def tools(toolkit, sources) -> Toolchain:
     return find_toolchain()
 
 
@@ -111,33 +105,15 @@ def test_sources_that_change_during_a_build_spoil_no_entry(tools, toolkit, sourc
     assert cache.find_entry(()) is None
 
 
-@pytest.mark.parametrize("jobs", ["1", "8"])
-def test_files_are_compiled_beside_each_other_as_far_as_is_allowed(
-    tools, toolkit, monkeypatch, tmp_path, jobs
-):
-    monkeypatch.setenv("MAX_JOBS", jobs)
-    # Each compilation sees how many others run.
-    toolkit.write_nvcc(
-        compiling=f"cd '{tmp_path}'; touch run-$$; sleep 0.5; ls run-* | wc -l >> seen; rm run-$$"
-    )
-    cache.find_or_build(tools, GPU)
-    most = max(int(line) for line in (tmp_path / "seen").read_text().split())
-    assert most == (1 if jobs == "1" else 2)
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing", "no description", "half a description"])
+@pytest.mark.parametrize(
+    "damage", ["half a library", "no library", "half a description", "no description"]
+)
 def test_damaged_entry_is_compiled_again(tools, toolkit, damage):
     entry = cache.find_or_build(tools, GPU)
-    path = entry / library.LIBRARY_NAME
-    description = entry / "mate3d_kernels.json"
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-1])
-    elif damage == "missing":
+    path = entry / ("mate3d_kernels.json" if "description" in damage else library.LIBRARY_NAME)
+    path.write_bytes(path.read_bytes()[:50])
+    if damage.startswith("no "):
         path.unlink()
-    elif damage == "no description":
-        description.unlink()
-    else:
-        description.write_text(description.read_text()[:50])
     assert cache.find_entry(GPU) is None
     assert cache.find_or_build(tools, GPU) == entry
     assert len(toolkit.calls) == 4
@@ -219,14 +195,6 @@ def test_lock_that_is_held_for_ever_does_not_block_for_ever(tools, monkeypatch, 
     assert "another process compiles" in caplog.text
 
 
-def test_file_system_without_locks_is_good_enough(tools, monkeypatch):
-    def refuse(*_args, **_options):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(cache.FileLock, "acquire", refuse)
-    check_library(cache.find_or_build(tools, GPU), GPU)
-
-
 def test_cache_that_cannot_be_written_is_read_and_named(tools, toolkit, tmp_path, monkeypatch):
     entry = cache.find_or_build(tools, GPU)
     monkeypatch.setattr(Path, "mkdir", None)  # whoever may read only makes nothing
@@ -248,18 +216,12 @@ def test_full_disk_is_named_and_leaves_nothing(tools, monkeypatch):
     assert list(cache._entry(tools, GPU).iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"MATE3D_CACHE": "/a", "TORCH_EXTENSIONS_DIR": "/b"}, "/a/kernels"),
-        ({"TORCH_EXTENSIONS_DIR": "/b", "XDG_CACHE_HOME": "/c"}, "/b/mate3d/kernels"),
-        ({"XDG_CACHE_HOME": "/c", "HOME": "/d"}, "/c/mate3d/kernels"),
-        ({"HOME": "/d"}, "/d/.cache/mate3d/kernels"),
-    ],
-)
-def test_cache_folder_is_chosen_by_variables(monkeypatch, variables, expected):
-    for name in ("MATE3D_CACHE", "TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert cache.cache_folder() == Path(expected)
+def test_cache_folder_is_chosen_by_variables(monkeypatch):
+    names = ("MATE3D_CACHE", "TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME", "HOME")
+    for name, value in zip(names, "abcd", strict=True):
+        monkeypatch.setenv(name, f"/{value}")
+    for name, expected in zip(
+        names, ("/a", "/b/mate3d", "/c/mate3d", "/d/.cache/mate3d"), strict=True
+    ):
+        assert cache.cache_folder() == Path(expected) / "kernels"
+        monkeypatch.delenv(name)

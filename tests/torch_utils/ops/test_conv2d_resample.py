@@ -41,7 +41,7 @@ def test_equals_the_separate_steps(up, down, kernel):
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2)])
 def test_gradients_agree_with_finite_differences(up, down, layout):
     torch.manual_seed(1)
-    x = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
 
     def function(x, weight):

@@ -70,41 +70,26 @@ def test_second_gradients_agree_with_finite_differences(ops):
     assert gradgradcheck(lambda t, p: look_up(t, p, ops), inputs, nondet_tol=1e-10)
 
 
-def test_public_functions_agree_with_pytorch_operations(ops):
-    def results(impl):
-        x = normal((2, 96, 32, 32), torch.float32, "channels_last", "cuda").requires_grad_()
-        points = (torch.rand(2, 3, 777, 2, device="cuda") * 2 - 1).requires_grad_()
-        y = bias_act(x, torch.ones(96, device="cuda"), activation="lrelu", clamp=2.0, impl=impl)
-        taps = setup_filter((1, 3, 3, 1), device="cuda")
+def test_public_functions_agree_with_pytorch_operations_also_without_points(ops):
+    taps = setup_filter((1, 3, 3, 1), device="cuda")
+
+    def results(impl, size, num_points):
+        x = normal((size, 96, 32, 32), torch.float32, "channels_last", "cuda").requires_grad_()
+        points = normal((size, 3, num_points, 2), torch.float32, "contiguous", "cuda")
+        bias = torch.ones(96, device="cuda")
+        y = bias_act(x, bias, activation="lrelu", clamp=2.0, impl=impl)
         y = upfirdn2d(y, taps, up=2, padding=[2, 1], gain=4, impl=impl)
         # The channels of a pixel are neighbours: the kernel reads them where they are.
         planes = y.unflatten(1, (3, 32))
         features = triplane_sample(planes, points, impl=impl)
-        (slopes,) = torch.autograd.grad(features.sum(), points, create_graph=True)
-        grads = torch.autograd.grad((slopes**2).sum() + (features**2).sum(), (x, points))
-        direct = triplane_sample_points_gradient(
-            torch.ones_like(features), planes, points, impl=impl
-        )
-        return features, slopes, direct, *grads
+        grad = torch.ones_like(features)
+        slopes = triplane_sample_points_gradient(grad, planes, points, impl=impl)
+        return features, slopes, *torch.autograd.grad((features**2).sum() + slopes.sum(), x)
 
-    torch.manual_seed(0)
-    actual = results("auto")
-    torch.manual_seed(0)
-    for a, e in zip(actual, results("pytorch"), strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-3 * e.abs().max().item())
-
-
-def test_empty_tensors_give_empty_results(ops):
-    empty = torch.zeros(0, 3, 8, 8, device="cuda")
-    assert bias_act(empty, torch.zeros(3, device="cuda"), activation="lrelu").shape == empty.shape
-    assert upfirdn2d(empty, None, up=2, padding=[1, 0]).shape == (0, 3, 16, 16)
-    planes = torch.zeros(2, 3, 8, 4, 4, device="cuda", requires_grad=True)
-    points = torch.zeros(2, 3, 0, 2, device="cuda", requires_grad=True)
-    features = triplane_sample(planes, points)
-    assert features.shape == (2, 0, 8)
-    grads = torch.autograd.grad(features.sum(), (planes, points))
-    assert (grads[0] == 0).all()
-    assert grads[1].shape == points.shape
+    for sizes in ((2, 777), (2, 0)):
+        for a, e in zip(results("auto", *sizes), results("pytorch", *sizes), strict=True):
+            scale = e.abs().max().item() if e.numel() else 0
+            torch.testing.assert_close(a, e, rtol=1e-3, atol=1e-3 * scale)
 
 
 def test_bias_act_of_more_elements_than_32_bits_count(ops):
@@ -126,13 +111,6 @@ def test_upfirdn2d_of_more_elements_than_32_bits_count(ops, size):
     assert (y[:, :-1:64] == 0).all()
     expected = upfirdn2d(x[:, -1:].contiguous(), taps, padding=[size - 1, 0], impl="pytorch")
     torch.testing.assert_close(y[:, -1:], expected, rtol=0, atol=2e-3)
-
-
-def test_too_many_points_are_refused(ops):
-    planes = torch.zeros(1, 3, 8, 4, 4, device="cuda")
-    points = torch.zeros(1, 3, 1, 2, device="cuda").expand(-1, -1, 2**31, -1)
-    with pytest.raises(RuntimeError, match="2147483648 points on each plane of 1 images"):
-        triplane_sample(planes, points)
 
 
 def _all_gradients(num_points: int = 20000):
@@ -167,18 +145,6 @@ def test_kernels_run_in_the_current_stream(ops):
         y = bias_act(x[None], activation="linear", gain=2.0)
     stream.synchronize()
     assert (y == 40).all()
-
-
-def test_types_are_kept_under_autocast(ops):
-    x = torch.randn(2, 6, 8, 8, device="cuda")
-    points = torch.rand(2, 3, 9, 2, device="cuda", dtype=torch.float16)
-    with torch.autocast("cuda", torch.float16):
-        for dtype in (torch.float32, torch.float16):
-            bias = torch.zeros(6, device="cuda")
-            assert bias_act(x.to(dtype), bias, activation="lrelu").dtype == dtype
-            assert upfirdn2d(x.to(dtype), None, up=2, padding=[1, 0]).dtype == dtype
-            planes = x.to(dtype).unflatten(1, (3, 2))
-            assert triplane_sample(planes, points).dtype == dtype
 
 
 def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(ops):

@@ -1,7 +1,6 @@
 """Every recorded case of golden_ops.safetensors, each a test of its own (golden.md)."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -256,31 +255,8 @@ def check_conv_layer(case: GoldenCase) -> None:
     case.check("y", layer(case.tensors["x"], gain=case.settings["gain"]))
 
 
-CHECKS: dict[str, Callable[[GoldenCase], None]] = {
-    "bias_act": check_bias_act,
-    "setup_filter": check_setup_filter,
-    "upfirdn2d": check_upfirdn2d,
-    "filter2d": check_resampling,
-    "upsample2d": check_resampling,
-    "downsample2d": check_resampling,
-    "conv2d_resample": check_conv2d_resample,
-    "modulated_conv2d": check_modulated_conv2d,
-    "mbstd": check_mbstd,
-    "resize_antialias": check_resize_antialias,
-    "filtered_resizing": check_filtered_resizing,
-    "blur": check_blur,
-    "lookat": check_lookat,
-    "fov": check_fov,
-    "rays": check_rays,
-    "ray_box": check_ray_box,
-    "sample_planes": check_sample_planes,
-    "stratified": check_stratified,
-    "importance": check_importance,
-    "march": check_march,
-    "sdf_density": check_sdf_density,
-    "fully_connected": check_fully_connected,
-    "conv_layer": check_conv_layer,
-}
+check_filter2d = check_upsample2d = check_downsample2d = check_resampling
+CHECKS = {name[6:]: check for name, check in globals().items() if name.startswith("check_")}
 
 
 def test_every_recorded_case_has_a_check():

@@ -12,19 +12,15 @@ from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 OPS = torch.ops.mate3d
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_operations_keep_the_contracts_of_the_library(layout):
-    x = normal((2, 3, 6, 5), torch.float32, layout).requires_grad_()
-    opcheck(OPS.upfirdn2d.default, (x, torch.ones(4, 4), 2, 2, 1, 1, 2, 1, 2, 1, False, 4.0))
-    x, bias = x.detach(), torch.ones(3)
-    opcheck(OPS.bias_act.default, (x, bias, 1, 0.2, 1.5, 0.5))
-    opcheck(OPS.bias_act_grad.default, (x, x, 0.2, 1.5, 0.5))
-    table, points = triplane_inputs(torch.float32, layout=layout)
+def test_operations_keep_the_contracts_of_the_library():
+    for layout in ("contiguous", "channels_last"):
+        x = normal((2, 3, 6, 5), torch.float32, layout).requires_grad_()
+        opcheck(OPS.upfirdn2d.default, (x, torch.ones(4, 4), 2, 2, 1, 1, 2, 1, 2, 1, False, 4.0))
+    table, points = triplane_inputs(torch.float32)
     grad, direction = torch.ones(2, 33, 8), torch.ones_like(points)
-    for along in (None, direction):
-        opcheck(OPS.triplane_sample.default, (table, points, along))
-        opcheck(OPS.triplane_sample_table_grad.default, (grad, points, along, 5, 7))
-        opcheck(OPS.triplane_sample_points_grad.default, (grad, table, points, along))
+    opcheck(OPS.triplane_sample.default, (table, points, None))
+    opcheck(OPS.triplane_sample_table_grad.default, (grad, points, direction, 5, 7))
+    opcheck(OPS.triplane_sample_points_grad.default, (grad, table, points, direction))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
