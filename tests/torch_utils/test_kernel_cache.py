@@ -157,6 +157,12 @@ def _is_running(process: int) -> bool:
     return state != "Z"
 
 
+def test_setup_can_compile_where_nothing_is_installed():
+    # As in pip's isolated builds: no site-packages, so neither PyTorch nor filelock.
+    code = "from torch_utils.kernel_build import architectures, library, toolchain"
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, env={}, check=True)
+
+
 def test_two_processes_at_once_compile_once_and_both_get_the_library(toolkit, tmp_path):
     toolkit.write_nvcc(compiling="sleep 0.5")
     processes = [_start(toolkit, tmp_path / "cache") for _ in range(2)]

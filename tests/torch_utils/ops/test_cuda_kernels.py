@@ -1,31 +1,17 @@
-"""The kernels on a GPU: what the loops of test_host_kernels cannot see, and the way to them."""
+"""The kernels on a GPU: what the loops of test_kernels cannot see, and the way to them."""
 
 import pytest
 import torch
-from torch.autograd import gradgradcheck
 
-from tests.torch_utils.ops.library_cases import (
-    BIAS_ACT_CASES,
-    DTYPES,
-    LAYOUTS,
-    UPFIRDN2D_CASES,
-    check_bias_act,
-    check_triplane_sample,
-    check_upfirdn2d,
-    normal,
-    triplane_inputs,
-)
+from tests.torch_utils.ops.library_cases import Place
 from torch_utils.ops import _extension
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.triplane_sample import (
-    look_up,
-    triplane_sample,
-    triplane_sample_points_gradient,
-)
+from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 pytestmark = pytest.mark.gpu
 
+PLACE = Place(device="cuda")
 BYTES_OF_A_BIG_TENSOR = 2 * (2**31 + 2**22)
 
 
@@ -42,40 +28,12 @@ def _skip_without_memory(num_bytes: int) -> None:
         pytest.skip(f"needs {num_bytes / 2**30:.0f} GiB of GPU memory")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_values_and_derivatives(ops, dtype):
-    for layout in LAYOUTS:
-        on_gpu = {"layout": layout, "device": "cuda"}
-        for case in BIAS_ACT_CASES:
-            for shape in ((3, 5, 4, 7), (2, 33, 37, 41)):
-                check_bias_act(ops, case, dtype, shape=shape, **on_gpu)
-        for case in UPFIRDN2D_CASES:
-            for shape in ((2, 4, 13, 10), (2, 5, 37, 70), (1, 32, 64, 64)):
-                check_upfirdn2d(ops.upfirdn2d, case, dtype, shape=shape, **on_gpu)
-        for channels in (5, 32):
-            check_triplane_sample(ops, dtype, channels=channels, num_points=1001, **on_gpu)
-
-
-def test_second_gradients_agree_with_finite_differences(ops):
-    x = normal((2, 3, 5, 4), torch.float64, "contiguous", "cuda").requires_grad_()
-    bias = normal((3,), torch.float64, "contiguous", "cuda").requires_grad_()
-    assert gradgradcheck(lambda x, b: bias_act(x, b, activation="lrelu", clamp=0.8), (x, bias))
-    taps = normal((4, 4), torch.float64, "contiguous", "cuda")
-    assert gradgradcheck(lambda x: upfirdn2d(x, taps, up=2, padding=(2, 1), gain=4), (x,))
-    table, points = triplane_inputs(
-        torch.float64, channels=2, num_points=4, size=(3, 4), device="cuda"
-    )
-    inputs = (table.requires_grad_(), points.requires_grad_())
-    # Atomic additions round differently from call to call.
-    assert gradgradcheck(lambda t, p: look_up(t, p, ops), inputs, nondet_tol=1e-10)
-
-
 def test_public_functions_agree_with_pytorch_operations_also_without_points(ops):
     taps = setup_filter((1, 3, 3, 1), device="cuda")
 
     def results(impl, size, num_points):
-        x = normal((size, 96, 32, 32), torch.float32, "channels_last", "cuda").requires_grad_()
-        points = normal((size, 3, num_points, 2), torch.float32, "contiguous", "cuda")
+        x = PLACE.normal((size, 96, 32, 32), torch.float32, "channels_last").requires_grad_()
+        points = PLACE.normal((size, 3, num_points, 2), torch.float32)
         bias = torch.ones(96, device="cuda")
         y = bias_act(x, bias, activation="lrelu", clamp=2.0, impl=impl)
         y = upfirdn2d(y, taps, up=2, padding=[2, 1], gain=4, impl=impl)
@@ -114,7 +72,7 @@ def test_upfirdn2d_of_more_elements_than_32_bits_count(ops, size):
 
 
 def _all_gradients(num_points: int = 20000):
-    planes = normal((1, 3, 32, 64, 64), torch.float32, "contiguous", "cuda").requires_grad_()
+    planes = PLACE.normal((1, 3, 32, 64, 64), torch.float32).requires_grad_()
     generator = torch.Generator("cuda").manual_seed(0)
     points = torch.rand(1, 3, num_points, 2, device="cuda", generator=generator) * 2 - 1
     points.requires_grad_()
@@ -155,8 +113,8 @@ def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(ops):
         return triplane_sample(x.unflatten(1, (3, -1)), points) ** 2
 
     def gradients(function):
-        x = normal((2, 12, 8, 8), torch.float32, "contiguous", "cuda").requires_grad_()
-        points = normal((2, 3, 50, 2), torch.float32, "contiguous", "cuda").requires_grad_()
+        x = PLACE.normal((2, 12, 8, 8), torch.float32).requires_grad_()
+        points = PLACE.normal((2, 3, 50, 2), torch.float32).requires_grad_()
         y = function(x, points)
         return y, *torch.autograd.grad(y.sum(), (x, points))
 

@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from tests.torch_utils.ops.library_cases import normal, triplane_inputs
+from tests.torch_utils.ops.library_cases import Place
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
-OPS = torch.ops.mate3d
+OPS, PLACE = torch.ops.mate3d, Place()
 
 
 def test_operations_keep_the_contracts_of_the_library():
     for layout in ("contiguous", "channels_last"):
-        x = normal((2, 3, 6, 5), torch.float32, layout).requires_grad_()
+        x = PLACE.normal((2, 3, 6, 5), torch.float32, layout).requires_grad_()
         opcheck(OPS.upfirdn2d.default, (x, torch.ones(4, 4), 2, 2, 1, 1, 2, 1, 2, 1, False, 4.0))
-    table, points = triplane_inputs(torch.float32)
+    table, points = PLACE.triplane_inputs(torch.float32)
     grad, direction = torch.ones(2, 33, 8), torch.ones_like(points)
     opcheck(OPS.triplane_sample.default, (table, points, None))
     opcheck(OPS.triplane_sample_table_grad.default, (grad, points, direction, 5, 7))
@@ -32,8 +32,8 @@ def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(dynamic)
         return triplane_sample(x.unflatten(1, (3, -1)), points) ** 2
 
     def gradients(function, size):
-        x = normal((2, 12, size, size), torch.float32, "contiguous").requires_grad_()
-        bias = normal((12,), torch.float32, "contiguous").requires_grad_()
+        x = PLACE.normal((2, 12, size, size), torch.float32).requires_grad_()
+        bias = PLACE.normal((12,), torch.float32).requires_grad_()
         points = (torch.rand(2, 3, 3 * size, 2) * 2 - 1).requires_grad_()
         y = function(x, bias, points)
         return y, *torch.autograd.grad(y.sum(), (x, bias, points))
@@ -47,7 +47,7 @@ def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(dynamic)
 
 
 def test_compiled_points_gradient_agrees_with_the_eager_one():
-    table, points = triplane_inputs(torch.float32)
+    table, points = PLACE.triplane_inputs(torch.float32)
     planes, grad = table.permute(0, 1, 4, 2, 3), torch.ones(2, 33, 8)
     compiled = torch.compile(triplane_sample_points_gradient, fullgraph=True, backend="aot_eager")
     expected = triplane_sample_points_gradient(grad, planes, points)
@@ -55,7 +55,7 @@ def test_compiled_points_gradient_agrees_with_the_eager_one():
 
 
 def test_third_derivatives_of_look_ups_are_refused():
-    table, points = triplane_inputs(torch.float64)
+    table, points = PLACE.triplane_inputs(torch.float64)
     points.requires_grad_()
     y = triplane_sample(table.permute(0, 1, 4, 2, 3), points)
     (first,) = torch.autograd.grad(y.square().sum(), points, create_graph=True)

@@ -5,7 +5,6 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.reference import ops as formulas
-from tests.torch_utils.ops.library_cases import UPFIRDN2D_CASES, check_upfirdn2d
 from torch_utils.ops.upfirdn2d import filter2d, setup_filter, upfirdn2d, upsample2d
 
 TAPS = (1, 3, 3, 1)
@@ -39,12 +38,6 @@ def test_fast_and_reference_agree(options, separable):
         cotangent = torch.linspace(-1, 1, y.numel()).view_as(y)
         results.append((y, *torch.autograd.grad(y, x, cotangent)))
     torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("case", UPFIRDN2D_CASES, ids=str)
-def test_operation_for_compilers_agrees_with_the_formula(case):
-    check_upfirdn2d(torch.ops.mate3d.upfirdn2d, case, torch.float64)
-    check_upfirdn2d(torch.ops.mate3d.upfirdn2d, case, torch.bfloat16, layout="channels_last")
 
 
 @pytest.mark.parametrize("operation", [filter2d, upsample2d, formulas.downsample2d])
