@@ -75,8 +75,7 @@ def test_second_call_compiles_nothing_and_others_may_read_what_the_first_made(to
 def test_other_sources_headers_flags_compilers_or_gpus_are_other_entries(
     tools, toolkit, sources, monkeypatch
 ):
-    entries = [cache.find_or_build(tools, GPU)]
-    entries.append(cache.find_or_build(tools, ["9.0"]))
+    entries = [cache.find_or_build(tools, GPU), cache.find_or_build(tools, ["9.0"])]
     (sources / "common.cuh").write_text("// changed\n")
     entries.append(cache.find_or_build(tools, GPU))
     toolkit.write_nvcc(release="13.1")

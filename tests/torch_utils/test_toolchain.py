@@ -59,20 +59,17 @@ def test_pytorch_and_nvcc_of_pip_beside_it_are_found_without_importing(tmp_path,
     assert find_toolchain().torch_folder == folder
 
 
-@pytest.mark.parametrize(
-    ("release", "remedy"),
-    [
-        ("13.2", "-m pip install 'cuda-toolkit[nvcc]==13.2.*'"),
-        ("12.8", "Install the CUDA 12.8 toolkit and set CUDA_HOME to its folder"),
-    ],
-)
-def test_no_nvcc_is_explained_with_the_way_to_get_one(monkeypatch, release, remedy):
+def test_no_nvcc_is_explained_with_the_way_to_get_one(monkeypatch):
     _only(monkeypatch)
     monkeypatch.setenv("CUDA_HOME", "/nowhere/cuda")
-    monkeypatch.setattr(toolchain, "_cuda_release", lambda folder: release)
-    with pytest.raises(BuildError, match="nvcc was not found .CUDA_HOME=/nowhere/cuda") as caught:
-        find_toolchain()
-    assert remedy in caught.value.remedy
+    for release, remedy in (
+        ("13.2", "-m pip install 'cuda-toolkit[nvcc]==13.2.*'"),
+        ("12.8", "Install the CUDA 12.8 toolkit and set CUDA_HOME to its folder"),
+    ):
+        monkeypatch.setattr(toolchain, "_cuda_release", lambda folder, release=release: release)
+        with pytest.raises(BuildError, match="nvcc was not found .CUDA_HOME=/nowhere") as caught:
+            find_toolchain()
+        assert remedy in caught.value.remedy
 
 
 def test_nvcc_that_cannot_be_used_is_named_and_gives_way_to_another(toolkit, tmp_path, monkeypatch):
@@ -103,20 +100,16 @@ def test_gpu_newer_than_nvcc_gets_ptx_and_one_too_old_an_error(toolkit, monkeypa
         gpu_codes(tools, ["7.0"])
 
 
-@pytest.mark.parametrize(
-    ("codes", "gpu", "runs"),
-    [
-        (("sm_80",), "8.0", True),
-        (("sm_80",), "8.9", True),
-        (("sm_86",), "8.0", False),
-        (("sm_80",), "9.0", False),
-        (("sm_80", "compute_80"), "12.0", True),
-        (("compute_90",), "8.9", False),
-        (("sm_103",), "10.3", True),
-    ],
-)
-def test_code_runs_on_its_generation_and_ptx_on_all_later_ones(codes, gpu, runs):
-    assert codes_run_on(codes, gpu) is runs
+def test_code_runs_on_its_generation_and_ptx_on_all_later_ones():
+    for gpu, codes in {
+        "8.0": "sm_80",
+        "8.9": "sm_80",
+        "12.0": "compute_80",
+        "10.3": "sm_103",
+    }.items():
+        assert codes_run_on(("sm_75", codes), gpu)
+    for gpu, codes in {"8.0": "sm_86", "9.0": "sm_80", "8.9": "compute_90"}.items():
+        assert not codes_run_on(("sm_75", codes), gpu)
 
 
 def test_architectures_are_read_as_pytorch_writes_them(monkeypatch):
