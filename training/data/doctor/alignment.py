@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, sobel
 
-from training.data.doctor.mask_reading import find_boundaries
+from training.data.doctor.reading import find_boundaries
 
 # Small enough to be fast, large enough to see a shift of three percent.
 _SIDE = 64
@@ -15,21 +15,12 @@ _MAX_SHIFT = 12
 
 @dataclass(frozen=True)
 class Alignment:
-    """Correlation of a mask's borders with its image's edges, -1..1.
+    """Correlation of a mask's borders with its image's edges, -1..1."""
 
-    Args:
-        own: As they lie.
-        best: At the best shift.
-        shift: That shift (x, y) of the mask, as a fraction of the side; right and down positive.
-        mirrored: With the mask mirrored, as it lies.
-        upside_down: With the mask turned upside down, as it lies.
-    """
-
-    own: float
-    best: float
-    shift: tuple[float, float]
-    mirrored: float
-    upside_down: float
+    own: float  # as they lie
+    best: float  # at the best shift
+    shift: tuple[float, float]  # that one, of the side; right and down positive
+    mirrored: float  # with the mask mirrored
 
 
 def measure_alignment(
@@ -46,17 +37,14 @@ def measure_alignment(
     small = np.asarray(Image.fromarray(values).resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
     borders = _standardize(gaussian_filter(find_boundaries(small).astype(np.float32), 0.7))
     correlation = _correlate(edges, borders)
-    near = correlation[
-        _SIDE // 2 - _MAX_SHIFT : _SIDE // 2 + _MAX_SHIFT + 1,
-        _SIDE // 2 - _MAX_SHIFT : _SIDE // 2 + _MAX_SHIFT + 1,
-    ]
+    around = slice(_SIDE // 2 - _MAX_SHIFT, _SIDE // 2 + _MAX_SHIFT + 1)
+    near = correlation[around, around]
     down, right = np.unravel_index(near.argmax(), near.shape)
     return Alignment(
         own=float((edges * borders).mean()),
         best=float(near.max()),
         shift=(float(right - _MAX_SHIFT) / _SIDE, float(down - _MAX_SHIFT) / _SIDE),
         mirrored=float((edges * borders[:, ::-1]).mean()),
-        upside_down=float((edges * borders[::-1]).mean()),
     )
 
 

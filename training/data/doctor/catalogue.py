@@ -1,8 +1,18 @@
 """All kinds of findings by their code, in the order of a report."""
 
-from training.data.doctor.camera_kinds import CAMERA_KINDS
-from training.data.doctor.file_kinds import FILE_KINDS
-from training.data.doctor.mask_kinds import MASK_KINDS
+from training.data.doctor.cameras import CAMERA_KINDS
+from training.data.doctor.geometry import GEOMETRY_KINDS
+from training.data.doctor.index import INDEX_KINDS
+from training.data.doctor.masks import PIXEL_KINDS
+from training.data.doctor.pairs import PAIR_KINDS
+from training.data.doctor.statistics import STATISTICS_KINDS
 
-CATALOGUE = {kind.code: kind for kind in (*FILE_KINDS, *MASK_KINDS, *CAMERA_KINDS)}
-FIXABLE_CODES = tuple(kind.code for kind in CATALOGUE.values() if kind.fix)
+_KINDS = (
+    *INDEX_KINDS,
+    *PAIR_KINDS,
+    *PIXEL_KINDS,
+    *GEOMETRY_KINDS,
+    *CAMERA_KINDS,
+    *STATISTICS_KINDS,
+)
+CATALOGUE = {kind.code: kind for kind in _KINDS}

@@ -8,11 +8,13 @@ import numpy as np
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from training.data.doctor.cameras import Cameras, camera_angles, check_cameras
+from training.data.doctor.catalogue import CATALOGUE
 from training.data.doctor.examination import ItemFacts, Job, Progress, examine_all
-from training.data.doctor.findings import Diagnosis, Finding, sort_findings
-from training.data.doctor.geometry import GeometryReport, check_geometry
-from training.data.doctor.pairing import Pairs, pair_files, read_index
-from training.data.doctor.pixels import check_images, check_masks
+from training.data.doctor.findings import Diagnosis, Finding, Notes
+from training.data.doctor.geometry import Parts, check_geometry
+from training.data.doctor.index import read_index
+from training.data.doctor.masks import check_pixels
+from training.data.doctor.pairs import Pairs, pair_files
 from training.data.doctor.poses import check_poses
 from training.data.doctor.statistics import collect_statistics, note_statistics
 from training.data.format import INDEX_NAME, open_files
@@ -53,33 +55,27 @@ def check_dataset(
     file_names = files.names()
     if not any(name.startswith((INDEX_NAME, *_FOLDERS)) for name in file_names):
         raise UserError(f"{path} is no data set: it has no {INDEX_NAME}, {' or '.join(_FOLDERS)}")
-    index = read_index(files, file_names, given)
-    pairs = pair_files(file_names, index)
-    palette = index.label_set.palette if index.label_set else ()
+    notes = Notes()
+    index = read_index(files, file_names, given, notes)
+    pairs = pair_files(file_names, index, notes)
     jobs = _draw_jobs(pairs, max_images, seed)
+    palette = index.label_set.palette if index.label_set else ()
     items = examine_all(files, jobs, palette, num_workers=num_workers, progress=progress)
-    findings = [*index.findings, *pairs.findings, *check_images(items)]
-    masks = check_masks(items, index.label_set)
-    findings += masks.findings
-    geometry = GeometryReport((), {})
+    shapes = check_pixels(items, index.label_set, notes)
+    parts: Mapping[str, Parts] = {}
     if index.label_set is not None:
-        alignments = {
-            item.name: item.alignment
-            for item in items
-            if item.alignment is not None and masks.shapes.get(item.name)
-        }
-        geometry = check_geometry(masks.shapes, alignments, index.label_set)
-        findings += geometry.findings
-    sizes = {i.name: i.image.size for i in items if i.image and not i.image.error}
-    camera_findings, cameras = check_cameras(pairs.cameras, sizes)
-    findings += camera_findings
-    findings += check_poses(cameras, geometry.parts)
-    statistics = collect_statistics(pairs, items, masks.shapes, cameras, index.label_set)
-    findings += note_statistics(statistics)
+        alignments = {i.name: i.alignment for i in items if i.alignment and shapes.get(i.name)}
+        parts = check_geometry(shapes, alignments, index.label_set, notes)
+    sizes = {item.name: item.size for item in items if item.size}
+    cameras = check_cameras(pairs.cameras, sizes, notes)
+    check_poses(cameras, parts, notes)
+    statistics = collect_statistics(pairs, items, shapes, cameras, index.label_set)
+    note_statistics(statistics, notes)
+    findings = notes.make_findings(CATALOGUE.values())
     return Diagnosis(
         path=path,
         label_set=index.label_set,
-        findings=sort_findings(findings),
+        findings=findings,
         statistics=statistics,
         files=pairs.files,
         cameras=pairs.cameras,
@@ -90,11 +86,11 @@ def check_dataset(
 
 
 def _draw_jobs(pairs: Pairs, max_images: int | None, seed: int) -> list[Job]:
-    names = sorted(pairs.files)
+    names = list(pairs.files)
     if max_images is not None and max_images < len(names):
         drawn = np.random.default_rng(seed).choice(len(names), max_images, replace=False)
         names = [names[i] for i in sorted(drawn.tolist())]
-    return [Job(name, *pairs.files[name]) for name in names]
+    return [(name, *pairs.files[name]) for name in names]
 
 
 def _choose_typical(
@@ -102,7 +98,7 @@ def _choose_typical(
 ) -> tuple[str, ...]:
     """Return items without a fault of their own, evenly over the poses from left to right."""
     concerned = {name for finding in findings for name in finding.names}
-    complete = [item.name for item in items if item.image is not None and item.mask is not None]
+    complete = [item.name for item in items if item.size and item.shapes]
     # With a fault of all items, such as one of the cameras, the pictures still show the rest.
     sound = [name for name in complete if name not in concerned] or complete
     sound.sort(key=lambda name: _yaw(name, cameras))

@@ -1,104 +1,57 @@
 """The one pass over the files: what is worth knowing of each image and mask, as small facts."""
 
 import hashlib
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image
 
-from mate3d.errors import UserError
-from mate3d.image_errors import DECODING_ERRORS
 from mate3d.label_colors import Color
 from mate3d.photo.open_photo import to_rgb
 from training.data.doctor.alignment import Alignment, measure_alignment
-from training.data.doctor.mask_reading import (
-    MaskEncoding,
-    MaskReading,
+from training.data.doctor.reading import (
+    Faults,
     find_boundaries,
     find_in_between,
     read_image,
     read_mask,
+    try_reading,
 )
 from training.data.format import DatasetFiles
 from training.data.workers import map_by_workers
 
 Progress = Callable[[int, int], None]
+Job = tuple[str, str | None, str | None]  # name, file of the image, file of the mask
 
 _EXIF_ORIENTATION = 274
 # Below this standard deviation (of 0..255) an image shows nothing.
-MIN_SPREAD = 3.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """One name of the data set and the files that go by it.
-
-    Args:
-        name: Below `images/` and `masks/`.
-        image: File of the image, relative to the data set; None if there is none.
-        mask: File of the mask; None if there is none.
-    """
-
-    name: str
-    image: str | None
-    mask: str | None
+_MIN_SPREAD = 3.0
+# Drawn masks stay below 0.05; smooth resizing makes more than half of the border such pixels.
+_MAX_IN_BETWEEN = 0.15
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Pixels of one value in a mask.
+    """Pixels of one value in a mask."""
 
-    Args:
-        area: Share of the picture, 0..1.
-        x: Centroid, 0 at the left edge, 1 at the right one.
-        y: Centroid, 0 at the top, 1 at the bottom.
-    """
-
-    area: float
-    x: float
-    y: float
+    area: float  # share of the picture, 0..1
+    x: float  # centroid, 0 at the left edge, 1 at the right one
+    y: float  # centroid, 0 at the top, 1 at the bottom
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """What is known of an image or mask file; `error` says why it could not be read."""
-
-    error: str = ""
-    size: tuple[int, int] = (0, 0)
-    mode: str = ""
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class ImageFacts(FileFacts):
-    """What is known of an image file."""
-
-    spread: float = 0.0  # standard deviation of the pixels, 0..255
-    orientation: int = 1  # EXIF
-
-
-@dataclass(frozen=True)
-class MaskFacts(FileFacts):
-    """What is known of a mask file."""
-
-    encoding: MaskEncoding = "values"
-    is_lossy: bool = False
-    has_other_palette: bool = False
-    in_between: float = 0.0  # share of the border pixels that lie between their neighbours' values
-    shapes: dict[int, Shape] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
+@dataclass
 class ItemFacts:
-    """What is known of one name; parts that are not there are None."""
+    """What is known of one name."""
 
     name: str
-    image: ImageFacts | None
-    mask: MaskFacts | None
-    alignment: Alignment | None
+    faults: Faults = field(default_factory=dict)  # what is wrong with it by itself
+    size: tuple[int, int] | None = None  # of the image; None if it cannot be read
+    image_digest: str = ""  # of an image that shows something
+    mask_digest: str = ""
+    shapes: Mapping[int, Shape] = field(default_factory=dict)  # by value; of a usable mask
+    alignment: Alignment | None = None
 
 
 def examine_all(
@@ -120,70 +73,69 @@ def examine_all(
     """
     facts = []
     examine = partial(examine_item, files, palette=tuple(palette))
-    for done, item in enumerate(map_by_workers(examine, jobs, num_workers), start=1):
+    for item in map_by_workers(examine, jobs, num_workers):
         facts.append(item)
         if progress is not None:
-            progress(done, len(jobs))
+            progress(len(facts), len(jobs))
     return facts
 
 
 def examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> ItemFacts:
     """Read one image and its mask; whatever is wrong with them becomes a fact."""
-    image_facts, image = (None, None) if job.image is None else _examine_image(files, job.image)
-    mask_facts, reading = (
-        (None, None) if job.mask is None else _examine_mask(files, job.mask, palette)
-    )
-    alignment = None
-    can_be_compared = image is not None and reading is not None
-    # A blank image and an empty mask have nothing to compare.
-    if can_be_compared and image_facts.spread >= MIN_SPREAD and len(mask_facts.shapes) > 1:
-        alignment = measure_alignment(image, reading.values)
-    return ItemFacts(job.name, image_facts, mask_facts, alignment)
+    name, image_file, mask_file = job
+    item = ItemFacts(name)
+    image, image_error = try_reading(files, image_file, partial(_examine_image, item=item))
+    examine_mask = partial(_examine_mask, palette=palette, item=item)
+    mask, mask_error = try_reading(files, mask_file, examine_mask)
+    errors = [f"{k}: {e}" for k, e in (("image", image_error), ("mask", mask_error)) if e]
+    if errors:
+        item.faults["unreadable"] = "; ".join(errors)
+    if image is not None and mask is not None:
+        mask_size = (mask.shape[1], mask.shape[0])
+        if mask_size != item.size:
+            item.faults["mask_size"] = f"mask {describe(mask_size)}, image {describe(item.size)}"
+        if item.image_digest and item.shapes:
+            item.alignment = measure_alignment(image, mask)
+    return item
 
 
-def _examine_image(
-    files: DatasetFiles, file: str
-) -> tuple[ImageFacts, np.ndarray | None]:  # facts, [H, W] float32 0..255
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = read_image(files.read(file))
-            grey = np.asarray(to_rgb(image).convert("L"), dtype=np.float32)
-            orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except (UserError, *DECODING_ERRORS) as error:
-        return ImageFacts(error=_one_line(error)), None
-    facts = ImageFacts(
-        size=image.size,
-        mode=image.mode,
-        digest=_digest(image.mode, image.size, image.tobytes()),
-        spread=float(grey.std()),
-        orientation=orientation,
-    )
-    return facts, grey
+def describe(size: tuple[int, int]) -> str:
+    """Return a size in words."""
+    return f"{size[0]} x {size[1]} px"
 
 
-def _examine_mask(
-    files: DatasetFiles, file: str, palette: Sequence[Color]
-) -> tuple[MaskFacts, MaskReading | None]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reading = read_mask(files.read(file), palette)
-    except (UserError, *DECODING_ERRORS) as error:
-        return MaskFacts(error=_one_line(error)), None
-    values = reading.values
-    num_boundary = max(int(find_boundaries(values).sum()), 1)
-    facts = MaskFacts(
-        size=(values.shape[1], values.shape[0]),
-        mode=reading.mode,
-        encoding=reading.encoding,
-        is_lossy=reading.is_lossy,
-        has_other_palette=reading.has_other_palette,
-        digest=_digest(reading.encoding, values.shape, values.tobytes()),
-        in_between=float(find_in_between(values).sum()) / num_boundary,
-        shapes={} if reading.encoding == "foreign_colors" else measure_shapes(values),
-    )
-    return facts, reading
+def _examine_image(content: bytes, item: ItemFacts) -> np.ndarray:  # [H, W] float32 0..255
+    image = read_image(content)
+    grey = np.asarray(to_rgb(image).convert("L"), dtype=np.float32)
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if image.mode != "RGB":
+        item.faults["image_format"] = f"mode {image.mode}"
+    elif orientation != 1:
+        item.faults["image_format"] = f"EXIF orientation {orientation}"
+    if grey.std() < _MIN_SPREAD:
+        item.faults["image_blank"] = ""
+    else:
+        item.image_digest = _digest(image)
+    item.size = image.size
+    return grey
+
+
+def _examine_mask(content: bytes, palette: Sequence[Color], item: ItemFacts) -> np.ndarray:
+    values, faults = read_mask(content, palette)
+    shapes = measure_shapes(values)
+    if set(shapes) == {0, 255} and "mask_useless" not in faults:
+        faults = {"mask_useless": "black and white"}
+    elif len(shapes) == 1 and "mask_useless" not in faults:
+        faults = {"mask_useless": "one class only"}
+    item.faults |= faults
+    if "mask_useless" not in faults:
+        item.shapes = shapes
+        item.mask_digest = _digest(Image.fromarray(values))
+    if item.shapes and "mask_colors" not in faults:
+        share = find_in_between(values).sum() / max(find_boundaries(values).sum(), 1)
+        if share > _MAX_IN_BETWEEN:
+            item.faults["mask_interpolated"] = f"{100 * share:.0f} % of the borders"
+    return values
 
 
 def measure_shapes(values: np.ndarray) -> dict[int, Shape]:  # [H, W] uint8
@@ -205,14 +157,7 @@ def measure_shapes(values: np.ndarray) -> dict[int, Shape]:  # [H, W] uint8
     }
 
 
-def _digest(*parts: object) -> str:
-    digest = hashlib.blake2b(digest_size=12)
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else str(part).encode())
+def _digest(image: Image.Image) -> str:
+    digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=12)
+    digest.update(image.tobytes())
     return digest.hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is in no known image format"
-    return " ".join(str(error).split())[:160] or type(error).__name__

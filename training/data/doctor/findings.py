@@ -1,13 +1,38 @@
 """What the doctor says: findings, statistics, diagnosis."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mate3d.labels import LabelSet
-from training.data.doctor.catalogue import CATALOGUE
-from training.data.doctor.kind import SEVERITIES, Severity
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+LEAVES_OUT = "leaves these items out"
+# As many different remarks are counted in one line.
+_MAX_COUNTED = 4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    Args:
+        code: Stable name, which `fix=` accepts if the kind is fixable.
+        severity: An error keeps training from working or teaches it something false; a warning
+            probably does; a note is worth knowing.
+        title: A few words.
+        meaning: Why it matters and where it usually comes from.
+        fix: What the repair does; None if there is none.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    meaning: str
+    fix: str | None = None
 
 
 @dataclass(frozen=True)
@@ -15,103 +40,111 @@ class Finding:
     """One kind of fault and where it is.
 
     Args:
-        code: Key of `CATALOGUE`.
+        kind: Which fault.
         message: One line with numbers, for this data set.
         names: Items concerned, worst first where there is an order; empty if it is the data set
             as a whole.
-        fix: What `fix_dataset` does about it; None if nothing.
-        details: Numbers and names that the repair needs.
         remarks: What is special about an item, by name.
+        details: What the repair of an item needs, by name.
     """
 
-    code: str
+    kind: Kind
     message: str
-    names: tuple[str, ...] = ()
-    fix: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    remarks: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...]
+    remarks: Mapping[str, str]
+    details: Mapping[str, Any] = field(compare=False)
+
+    @property
+    def code(self) -> str:
+        """Name of the kind."""
+        return self.kind.code
 
     @property
     def severity(self) -> Severity:
-        """How bad this kind is."""
-        return CATALOGUE[self.code].severity
+        """How bad the kind is."""
+        return self.kind.severity
+
+    @property
+    def fix(self) -> str | None:
+        """What `fix_dataset` does about it; None if nothing."""
+        return self.kind.fix
 
 
-def make_finding(
-    code: str,
-    names: Iterable[str] = (),
-    message: str = "",
-    *,
-    is_fixable: bool = True,
-    details: Mapping[str, Any] | None = None,
-    remarks: Mapping[str, str] | None = None,
-) -> Finding:
-    """Make a finding of a kind in the catalogue.
+class Notes:
+    """Collects what is wrong while a data set is examined."""
 
-    Args:
-        code: Which kind.
-        names: Items concerned.
-        message: What to say beyond title and count.
-        is_fixable: False if the usual repair cannot work here.
-        details: What the repair needs.
-        remarks: What is special about an item.
-    """
-    kind, names = CATALOGUE[code], tuple(names)
-    text = f"{kind.title}: {len(names)}" if names else kind.title
-    return Finding(
-        code=code,
-        message=f"{text} ({message})" if message else text,
-        names=names,
-        fix=(kind.fix or None) if is_fixable else None,
-        details=details or {},
-        remarks=remarks or {},
-    )
+    def __init__(self) -> None:
+        self._remarks: dict[str, dict[str, list[str]]] = {}
+        self._messages: dict[str, list[str]] = {}
+        self._details: dict[str, dict[str, Any]] = {}
+
+    def add(self, code: str, name: str, remark: str = "", *, detail: Any = None) -> None:
+        """Note that an item has a fault, perhaps one more of the same kind.
+
+        Args:
+            code: Which kind of fault.
+            name: Of the item.
+            remark: What is special about it.
+            detail: What the repair needs; replaces an earlier one.
+        """
+        self._remarks.setdefault(code, {}).setdefault(name, []).extend([remark] if remark else [])
+        self._details.setdefault(code, {})[name] = detail
+
+    def say(self, code: str, message: str) -> None:
+        """Note a fault of the data set as a whole, or numbers about those of its items."""
+        self._messages.setdefault(code, []).append(message)
+
+    def names(self, code: str) -> tuple[str, ...]:
+        """Return the items that have a fault."""
+        return tuple(self._remarks.get(code, {}))
+
+    def make_findings(self, kinds: Iterable[Kind]) -> tuple[Finding, ...]:
+        """Return a finding of each kind that was noted, errors first, else in the kinds' order."""
+        noted = {*self._remarks, *self._messages}
+        ordered = sorted(kinds, key=lambda kind: SEVERITIES.index(kind.severity))
+        return tuple(self._make_finding(kind) for kind in ordered if kind.code in noted)
+
+    def _make_finding(self, kind: Kind) -> Finding:
+        lists = self._remarks.get(kind.code, {})
+        remarks = {name: ", ".join(texts) for name, texts in lists.items() if texts}
+        counts = Counter(remarks.values())
+        messages = list(self._messages.get(kind.code, []))
+        if 1 < len(lists) and 0 < len(counts) <= min(_MAX_COUNTED, len(lists) - 1):
+            messages += [f"{number} x {remark}" for remark, number in counts.most_common()]
+        text = f"{kind.title}: {len(lists)}" if lists else kind.title
+        return Finding(
+            kind=kind,
+            message=f"{text} ({'; '.join(messages)})" if messages else text,
+            names=tuple(lists),
+            remarks=remarks,
+            details=self._details.get(kind.code, {}),
+        )
 
 
 @dataclass(frozen=True)
 class ClassFrequency:
-    """How much there is of a class.
-
-    Args:
-        name: Class name.
-        share_of_images: Share of the masks that hold it, 0..1.
-        share_of_pixels: Share of all pixels, 0..1.
-    """
+    """How much there is of a class."""
 
     name: str
-    share_of_images: float
-    share_of_pixels: float
+    share_of_images: float  # share of the masks that hold it, 0..1
+    share_of_pixels: float  # share of all pixels, 0..1
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Numbers about a data set.
+    """Numbers about a data set."""
 
-    Args:
-        num_images: Files below `images/`.
-        num_masks: Files below `masks/`.
-        num_cameras: Entries of `labels`.
-        num_captions: Captions that are not empty.
-        num_examined: Names whose files were read.
-        sizes: How many images have which size, the most frequent first.
-        class_frequencies: One a class.
-        yaws: Of all usable cameras, radians, 0 is frontal, positive towards +x.
-        pitches: Of the same cameras, radians, positive from above.
-        distance: Median distance of the cameras from the origin, world units; None without any.
-        focal: Median focal length over image size.
-    """
-
-    num_images: int
-    num_masks: int
-    num_cameras: int
-    num_captions: int
-    num_examined: int
-    sizes: tuple[tuple[tuple[int, int], int], ...]
+    num_images: int  # files below images/
+    num_masks: int  # files below masks/
+    num_cameras: int  # entries of labels
+    num_captions: int  # captions that are not empty
+    num_examined: int  # names whose files were read
+    sizes: tuple[tuple[tuple[int, int], int], ...]  # how many images have which, most first
     class_frequencies: tuple[ClassFrequency, ...]
-    yaws: tuple[float, ...]
-    pitches: tuple[float, ...]
-    distance: float | None
-    focal: float | None
+    yaws: tuple[float, ...]  # of all usable cameras, radians, 0 is frontal, positive towards +x
+    pitches: tuple[float, ...]  # of the same cameras, radians, positive from above
+    distance: float | None  # median of the cameras' from the origin, world units
+    focal: float | None  # median focal length over image size
 
 
 @dataclass(frozen=True)
@@ -147,14 +180,6 @@ class Diagnosis:
     def find(self, code: str) -> Finding | None:
         """Return the finding of a kind, if there is one."""
         return next((finding for finding in self.findings if finding.code == code), None)
-
-
-def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Sort by severity, then in the catalogue's order."""
-    order = list(CATALOGUE)
-    return tuple(
-        sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), order.index(f.code)))
-    )
 
 
 def exit_code(diagnosis: Diagnosis) -> int:

@@ -1,100 +1,48 @@
 """Write a repaired copy of a data set."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from posixpath import splitext
 from typing import Any, Literal
 
 import numpy as np
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from training.data.doctor.camera_repairs import REPAIRS
-from training.data.doctor.catalogue import CATALOGUE, FIXABLE_CODES
+from training.data.doctor.cameras import mirror_camera
+from training.data.doctor.catalogue import CATALOGUE
 from training.data.doctor.check import check_dataset
 from training.data.doctor.examination import Progress
-from training.data.doctor.findings import Diagnosis, Finding
-from training.data.doctor.repairs import (
-    PIXEL_CODES,
-    RepairedFiles,
-    RepairPlan,
-    Step,
-    repair_files,
-)
-from training.data.format import DatasetFiles, DatasetWriter, open_files
+from training.data.doctor.findings import LEAVES_OUT, Diagnosis, Finding
+from training.data.doctor.geometry import GEOMETRY_KINDS
+from training.data.doctor.index import INDEX_KINDS
+from training.data.doctor.masks import PIXEL_KINDS
+from training.data.doctor.pairs import PAIR_KINDS
+from training.data.doctor.repairs import RepairedFiles, RepairPlan, repair_files
+from training.data.format import DatasetWriter, open_files
 from training.data.format.index import VALUE_RULES
+from training.data.format.layout import SUFFIX
 from training.data.workers import map_by_workers
 
-# Repairs that leave an item out.
-_DROPS = (
-    "name_unsafe",
-    "image_without_mask",
-    "mask_without_image",
-    "image_without_camera",
-    "image_unreadable",
-    "image_blank",
-    "image_duplicate",
-    "mask_unreadable",
-    "mask_lossy",
-    "mask_foreign_colors",
-    "mask_binary",
-    "mask_empty",
-    "mask_duplicate",
-    "upside_down",
-    "camera_invalid",
-    "camera_intrinsics",
-    "camera_not_rotation",
-)
 # Faults that the format on disk cannot hold, so that nothing can be written without their repair.
-_BLOCKING = (
-    "label_set_missing",
-    "label_set_unknown",
-    "convention_missing",
-    "convention_unknown",
-    "name_duplicate",
-    "name_mismatch",
-    "name_unsafe",
-    "image_without_mask",
-    "mask_without_image",
-    "image_without_camera",
-    "image_format",
-    "image_unreadable",
-    "image_mode",
-    "image_not_square",
-    "image_size",
-    "mask_unreadable",
-    "mask_size",
-    "mask_colors",
-    "mask_blended_colors",
-    "mask_foreign_colors",
-    "mask_grey_channels",
-    "mask_depth",
-    "mask_palette_order",
-    "mask_binary",
-    "mask_multiplied",
-    "mask_one_based",
-    "mask_unknown_ids",
-    "camera_invalid",
-)
+_BLOCKING = {
+    kind.code
+    for kind in (*INDEX_KINDS, *PAIR_KINDS, *PIXEL_KINDS, CATALOGUE["camera_invalid"])
+    if kind.severity == "error"
+}
+_PIXEL_CODES = {kind.code for kind in (*PIXEL_KINDS, *GEOMETRY_KINDS)}
 
 
 @dataclass(frozen=True)
 class FixResult:
-    """What a repair did.
+    """What a repair did."""
 
-    Args:
-        output: The new data set.
-        num_written: Its items.
-        changed: What was done to an item, by name; items that are not here were copied.
-        dropped: Why an item was left out, by name.
-    """
-
-    output: Path
-    num_written: int
-    changed: Mapping[str, tuple[str, ...]]
-    dropped: Mapping[str, str]
+    output: Path  # the new data set
+    num_written: int  # its items
+    changed: Mapping[str, tuple[str, ...]]  # what was done to an item; others were copied
+    dropped: Mapping[str, str]  # why an item was left out
 
 
 def fix_dataset(
@@ -128,54 +76,49 @@ def fix_dataset(
     if Path(output).resolve() == Path(path).resolve():
         raise UserError(f"output {output} is the data set itself; repairs go to a new one")
     diagnosis = check_dataset(path, label_set=label_set, num_workers=num_workers, progress=progress)
-    chosen = [f for f in diagnosis.findings if f.code in codes and f.fix is not None]
+    chosen = [finding for finding in diagnosis.findings if finding.code in codes and finding.fix]
     dropped = _find_dropped(chosen)
     names = [name for name in diagnosis.files if name not in dropped]
     _require_writable(diagnosis, chosen, names)
-    findings_of = _group_by_name(chosen)
-    plans = [_plan_item(diagnosis, findings_of[name], name) for name in names]
-    cameras = {name: _repair_camera(diagnosis, findings_of[name], name) for name in names}
-    actions = {name: _list_actions(findings_of[name]) for name in names}
-    writer = DatasetWriter(output, diagnosis.label_set, overwrite=overwrite, shard_size=shard_size)
+    plans = [_plan_item(diagnosis, chosen, name) for name in names]
+    repair = partial(repair_files, open_files(path), diagnosis.label_set)
     num_written = 0
-    with writer:
-        repaired = _repair_all(open_files(path), diagnosis.label_set, plans, num_workers)
-        for done, item in enumerate(repaired, start=1):
+    with DatasetWriter(
+        output, diagnosis.label_set, overwrite=overwrite, shard_size=shard_size
+    ) as writer:
+        for done, item in enumerate(map_by_workers(repair, plans, num_workers), start=1):
             if item.refusal:
                 dropped[item.name] = item.refusal
             else:
-                _write(writer, diagnosis, item, cameras[item.name])
+                _write(writer, diagnosis, chosen, item)
                 num_written += 1
             if progress is not None:
                 progress(done, len(plans))
         if num_written == 0:
             raise UserError(_nothing_left(diagnosis, dropped))
         writer.describe(_describe(diagnosis, chosen, dropped))
-    changed = {name: done for name, done in actions.items() if done and name not in dropped}
+    changed: dict[str, tuple[str, ...]] = {}
+    for finding in chosen:
+        for name in finding.names:
+            if name in diagnosis.files and name not in dropped:
+                changed[name] = (*changed.get(name, ()), f"{finding.code}: {finding.fix}")
     return FixResult(Path(output), num_written, changed, dropped)
 
 
-def _check_codes(fixes: Sequence[str] | Literal["all"]) -> frozenset[str]:
-    if fixes == "all":
-        return frozenset(FIXABLE_CODES)
-    codes = [fixes] if isinstance(fixes, str) else list(fixes)
-    unknown = [code for code in codes if code not in FIXABLE_CODES]
-    if unknown:
-        is_known = unknown[0] in CATALOGUE
-        problem = "has no repair" if is_known else "is no finding"
-        raise UserError(f"fix '{unknown[0]}' {problem}; use all or: {', '.join(FIXABLE_CODES)}")
-    return frozenset(codes)
+def _check_codes(fixes: Sequence[str] | Literal["all"]) -> set[str]:
+    fixable = [code for code, kind in CATALOGUE.items() if kind.fix]
+    codes = fixable if fixes == "all" else [fixes] if isinstance(fixes, str) else fixes
+    for code in codes:
+        if code not in fixable:
+            problem = "has no repair" if code in CATALOGUE else "is no finding"
+            raise UserError(f"fix '{code}' {problem}; use all or: {', '.join(fixable)}")
+    return set(codes)
 
 
 def _find_dropped(chosen: Sequence[Finding]) -> dict[str, str]:
     dropped: dict[str, str] = {}
     for finding in chosen:
-        names = finding.names if finding.code in _DROPS else ()
-        if finding.code == "name_duplicate":
-            names = finding.details["different"]
-        if finding.code == "camera_distance" and "factor" not in finding.details:
-            names = finding.names
-        for name in names:
+        for name in finding.names if finding.fix == LEAVES_OUT else ():
             remark = finding.remarks.get(name)
             dropped.setdefault(name, f"{finding.code}: {remark}" if remark else finding.code)
     return dropped
@@ -185,16 +128,15 @@ def _require_writable(
     diagnosis: Diagnosis, chosen: Sequence[Finding], names: Sequence[str]
 ) -> None:
     """Raise if a fault that nobody repairs keeps the rest from being written."""
-    for code in ("index_missing", "index_invalid"):
-        if diagnosis.find(code) is not None:
-            raise UserError(
-                f"data set {diagnosis.path} cannot be repaired: {diagnosis.find(code).message}, so "
-                "its cameras are lost; prepare it again from images and masks"
-            )
-    if diagnosis.label_set is None:
+    where = f"data set {diagnosis.path}"
+    index_fault = diagnosis.find("index_invalid")
+    if index_fault is not None:
         raise UserError(
-            f"data set {diagnosis.path} does not name a known label set; give label_set="
+            f"{where} cannot be repaired: {index_fault.message}, so its cameras are lost; prepare "
+            "it again from images and masks"
         )
+    if diagnosis.label_set is None:
+        raise UserError(f"{where} does not name a known label set; give label_set=")
     left = set(names)
     open_codes = [
         finding.code
@@ -205,8 +147,8 @@ def _require_writable(
     ]
     if open_codes:
         raise UserError(
-            f"data set {diagnosis.path} cannot be written while it has {', '.join(open_codes)}; "
-            "add them to fix, or use fix=all"
+            f"{where} cannot be written while it has {', '.join(open_codes)}; add them to fix, or "
+            "use fix=all"
         )
     if not names:
         raise UserError(_nothing_left(diagnosis, _find_dropped(chosen)))
@@ -217,65 +159,33 @@ def _nothing_left(diagnosis: Diagnosis, dropped: Mapping[str, str]) -> str:
     return f"nothing of data set {diagnosis.path} would be left; dropped for {', '.join(reasons)}"
 
 
-def _group_by_name(chosen: Sequence[Finding]) -> Mapping[str, dict[str, Finding]]:
-    """Return the findings of each item by code."""
-    findings_of: dict[str, dict[str, Finding]] = defaultdict(dict)
-    for finding in chosen:
-        for name in finding.names:
-            findings_of[name][finding.code] = finding
-    return findings_of
-
-
-def _plan_item(diagnosis: Diagnosis, findings: Mapping[str, Finding], name: str) -> RepairPlan:
-    image, mask = diagnosis.files[name]
-    steps = [Step(c, _item_details(findings[c], name)) for c in PIXEL_CODES if c in findings]
-    return RepairPlan(name, image, mask, tuple(steps))
-
-
-def _item_details(finding: Finding, name: str) -> dict[str, Any]:
-    details = dict(finding.details)
-    if "sizes" in details:
-        details = {**details, "size": details.pop("sizes")[name]}
-    if "swap" in details:
-        details = {"swap_sides": name in details["swap"]}
-    return details
-
-
-def _list_actions(findings: Mapping[str, Finding]) -> tuple[str, ...]:
-    return tuple(f"{code}: {f.fix}" for code, f in findings.items() if code not in _DROPS)
-
-
-def _repair_camera(
-    diagnosis: Diagnosis, findings: Mapping[str, Finding], name: str
-) -> tuple[float, ...]:
-    camera = np.array(diagnosis.cameras[name], dtype=np.float64)
-    for code, repair in REPAIRS.items():
-        if code in findings:
-            camera = repair(camera, _item_details(findings[code], name))
-    return tuple(camera.tolist())
-
-
-def _repair_all(
-    files: DatasetFiles, label_set: LabelSet, plans: Sequence[RepairPlan], num_workers: int
-) -> Iterator[RepairedFiles]:
-    repair = partial(repair_files, files, label_set)
-    return map_by_workers(repair, plans, num_workers)
+def _plan_item(diagnosis: Diagnosis, chosen: Sequence[Finding], name: str) -> RepairPlan:
+    repairs = {
+        finding.code: finding.details[name]
+        for finding in chosen
+        if finding.code in _PIXEL_CODES and name in finding.details
+    }
+    return RepairPlan(name, *diagnosis.files[name], repairs)
 
 
 def _write(
-    writer: DatasetWriter, diagnosis: Diagnosis, item: RepairedFiles, camera: Sequence[float]
+    writer: DatasetWriter, diagnosis: Diagnosis, chosen: Sequence[Finding], item: RepairedFiles
 ) -> None:
-    index = diagnosis.index
-    repeats = _entry(index, "repeats", item.name)
+    details = {finding.code: finding.details.get(item.name) for finding in chosen}
+    camera = details.get("camera_convention")
+    if camera is None:
+        camera = np.array(diagnosis.cameras[item.name])
+    camera = mirror_camera(camera, details.get("camera_mirrored") or "")
+    known = {key: _entry(diagnosis.index, key, item.name) for key in VALUE_RULES}
     writer.add_encoded(
-        str(Path(item.name).with_suffix(".png").as_posix()),
+        splitext(item.name)[0] + SUFFIX,
         item.image,
         item.mask,
-        camera,
+        camera.tolist(),
         diagnosis.captions.get(item.name, "").strip(),
-        residual=_entry(index, "camera_residuals", item.name),
-        repeats=1 if repeats is None else repeats,
-        attributes=_entry(index, "attributes", item.name),
+        residual=known["camera_residuals"],
+        repeats=known["repeats"] or 1,
+        attributes=known["attributes"],
     )
 
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from training.data.doctor.camera_repairs import REPAIRS
-from training.data.doctor.cameras import Cameras, camera_angles
-from training.data.doctor.findings import Finding, make_finding
+from training.data.doctor.cameras import Cameras, camera_angles, mirror_camera
+from training.data.doctor.findings import Notes
 from training.data.doctor.geometry import Parts
 
 _MIN_SAMPLES = 8
@@ -15,65 +14,69 @@ _MIN_FOR_UNRELATED = 16
 _MIN_DIFFERENCE = 0.12
 _MIN_PAIRS = 12
 _MAX_PAIRS = 40_000
-_CLEAR_AGREEMENT = 0.7
-_NO_AGREEMENT = (0.4, 0.6)
+# Both from 0.5, which is what cameras of other images have.
+_CLEAR = 0.2
+_UNCLEAR = 0.1
 _OUTLIER_SIGMAS = 6.0
 # Noses move by about 0.15 of the picture a radian; less than this is anatomy.
 _MIN_RESIDUAL = 0.04
 
 
-def check_poses(cameras: Cameras, parts: Mapping[str, Parts]) -> list[Finding]:
+def check_poses(cameras: Cameras, parts: Mapping[str, Parts], notes: Notes) -> None:
     """Compare the cameras with where the noses point; repairs are applied to `cameras`.
 
     A camera that moves to the right sees the nose left of the eyes' middle, a camera that moves up
     sees it lower. Over a data set the two must go together.
 
     Args:
-        cameras: Usable cameras; changed in place where a repair is offered.
+        cameras: Usable cameras; changed in place where they are repaired.
         parts: Parts of the heads.
+        notes: Gets what is wrong.
     """
     names = [n for n in sorted(cameras) if {"eyes", "nose"} <= parts.get(n, {}).keys()]
     if len(names) < _MIN_SAMPLES:
-        return []
+        return
     turn = np.array([parts[n]["nose"].x - parts[n]["eyes"].x for n in names])
     tilt = np.array([parts[n]["nose"].y - parts[n]["eyes"].y for n in names])
-    findings, is_related = _check_sign(cameras, names, turn, 0, -1, "camera_mirrored")
-    pitch_findings, _ = _check_sign(cameras, names, tilt, 1, 1, "camera_pitch_mirrored")
+    sines = {
+        axis: np.sin([camera_angles(cameras[n])[i] for n in names]) for i, axis in enumerate("xy")
+    }
+    agreements = {"x": _agreement(sines["x"], -turn), "y": _agreement(sines["y"], tilt)}
     # Individual noses differ more in length than in direction, so a weak tilt says nothing.
-    findings += [finding for finding in pitch_findings if finding.code != "camera_unrelated"]
-    if is_related:
-        findings += _find_outliers(cameras, names, turn)
-    return _merge_mirrored(findings)
+    if abs(agreements["x"] - 0.5) < _UNCLEAR and len(names) >= _MIN_FOR_UNRELATED:
+        notes.say("camera_unrelated", _in_words("x", agreements["x"]))
+        return
+    mirrored: dict[str, set[str]] = {"x": set(), "y": set()}
+    for axis, agreement in agreements.items():
+        if agreement <= 0.5 - _CLEAR:
+            mirrored[axis] = set(cameras)
+            notes.say("camera_mirrored", _in_words(axis, agreement))
+    if abs(agreements["x"] - 0.5) >= _CLEAR:
+        is_mirrored, is_outlier = _find_outliers(sines["x"] * np.sign(agreements["x"] - 0.5), turn)
+        # A camera that is mirrored with all others and then by itself was right from the start.
+        mirrored["x"] ^= {name for name, is_one in zip(names, is_mirrored, strict=True) if is_one}
+        for i in np.flatnonzero(is_outlier):
+            notes.add("camera_outlier", names[i], "the nose points elsewhere")
+    for name in cameras:
+        axes = "".join(axis for axis in "xy" if name in mirrored[axis])
+        if axes:
+            remark = {"x": "wrong side", "y": "wrong height"}.get(axes, "wrong side and height")
+            notes.add("camera_mirrored", name, remark, detail=axes)
+            cameras[name] = mirror_camera(cameras[name], axes)
 
 
-def _merge_mirrored(findings: list[Finding]) -> list[Finding]:
-    # A camera that is mirrored with all others and then by itself was right from the start.
-    mirrored = [finding for finding in findings if finding.code == "camera_mirrored"]
-    if len(mirrored) < 2:
-        return findings
-    names = sorted(set(mirrored[0].names) ^ set(mirrored[1].names))
-    merged = make_finding("camera_mirrored", names, "the others are right")
-    return [merged, *(finding for finding in findings if finding not in mirrored)]
+def _in_words(axis: str, agreement: float) -> str:
+    share = f"{100 * agreement:.0f} % of the pairs of images agree with their cameras"
+    return f"{share} about {'left and right' if axis == 'x' else 'above and below'}"
 
 
-def _check_sign(
-    cameras: Cameras, names: list[str], offset: np.ndarray, axis: int, sign: int, code: str
-) -> tuple[list[Finding], bool]:
-    """Compare one angle with the nose's offset; return whether the two go together."""
-    sines = np.sin([camera_angles(cameras[name])[axis] for name in names])
+def _agreement(
+    sines: np.ndarray,  # [N]
+    offset: np.ndarray,  # [N]
+) -> float:
+    """Return the share of pairs in which both grow together, 0..1; NaN if pairs are too few."""
     slopes = _pairwise_slopes(sines, offset)
-    if len(slopes) < _MIN_PAIRS:
-        return [], False
-    agreement = float((sign * slopes > 0).mean())
-    message = f"{100 * agreement:.0f} % of the pairs of images agree with their cameras"
-    if agreement <= 1 - _CLEAR_AGREEMENT:
-        for name in cameras:
-            cameras[name] = REPAIRS[code](cameras[name], {})
-        return [make_finding(code, sorted(cameras), message)], True
-    low, high = _NO_AGREEMENT
-    if low < agreement < high and len(names) >= _MIN_FOR_UNRELATED:
-        return [make_finding("camera_unrelated", message=message)], False
-    return [], agreement >= _CLEAR_AGREEMENT
+    return float((slopes > 0).mean()) if len(slopes) >= _MIN_PAIRS else np.nan
 
 
 def _pairwise_slopes(
@@ -92,27 +95,16 @@ def _pairwise_slopes(
     return (y[first] - y[second]) / (x[first] - x[second])
 
 
-def _find_outliers(cameras: Cameras, names: list[str], turn: np.ndarray) -> list[Finding]:
+def _find_outliers(
+    sines: np.ndarray,  # [N]
+    turn: np.ndarray,  # [N]
+) -> tuple[np.ndarray, np.ndarray]:  # [N] bool, [N] bool
     """Find single cameras on the wrong side, and those that fit on neither side."""
-    sines = np.sin([camera_angles(cameras[name])[0] for name in names])
     slope = float(np.median(_pairwise_slopes(sines, turn)))
     intercept = float(np.median(turn - slope * sines))
     residual = np.abs(turn - intercept - slope * sines)
     mirrored_residual = np.abs(turn - intercept + slope * sines)
     spread = 1.4826 * float(np.median(residual))
     limit = max(_OUTLIER_SIGMAS * spread, _MIN_RESIDUAL)
-    is_outlier = residual > limit
-    is_mirrored = is_outlier & (mirrored_residual < 0.5 * limit)
-    mirrored = [names[i] for i in np.flatnonzero(is_mirrored)]
-    order = np.argsort(-residual)
-    others = [names[i] for i in order if is_outlier[i] and not is_mirrored[i]]
-    for name in mirrored:
-        cameras[name] = REPAIRS["camera_mirrored"](cameras[name], {})
-    findings = []
-    if mirrored:
-        findings.append(
-            make_finding("camera_mirrored", mirrored, f"{len(mirrored)} of {len(names)} cameras")
-        )
-    if others:
-        findings.append(make_finding("camera_outlier", others))
-    return findings
+    is_mirrored = (residual > limit) & (mirrored_residual < 0.5 * limit)
+    return is_mirrored, (residual > limit) & ~is_mirrored

@@ -11,7 +11,6 @@ import numpy as np
 from mate3d.atomic import atomic_files
 from mate3d.outputs.charts import make_histogram, make_scatter
 from mate3d.outputs.page import render_page
-from training.data.doctor.camera_repairs import REPAIRS
 from training.data.doctor.catalogue import CATALOGUE
 from training.data.doctor.findings import Diagnosis, Finding
 from training.data.doctor.thumbnails import make_thumbnail
@@ -51,7 +50,9 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
         classes=diagnosis.statistics.class_frequencies if diagnosis.label_set else (),
         palette=diagnosis.label_set.palette if diagnosis.label_set else (),
         charts=_make_charts(diagnosis),
-        assumed_repairs=any(finding.code in REPAIRS for finding in diagnosis.findings),
+        assumed_repairs=any(
+            one.code in ("camera_convention", "camera_mirrored") for one in diagnosis.findings
+        ),
     )
     with atomic_files(folder) as temporary:
         (temporary / "index.html").write_text(page, encoding="utf-8")

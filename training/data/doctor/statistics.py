@@ -7,10 +7,20 @@ import numpy as np
 
 from mate3d.labels import LabelSet
 from training.data.doctor.cameras import Cameras, camera_angles, camera_distance
-from training.data.doctor.examination import ItemFacts, Shape
-from training.data.doctor.findings import ClassFrequency, Finding, Statistics, make_finding
-from training.data.doctor.pairing import Pairs
+from training.data.doctor.examination import ItemFacts
+from training.data.doctor.findings import ClassFrequency, Kind, Notes, Statistics
+from training.data.doctor.masks import Shapes
+from training.data.doctor.pairs import Pairs
 
+STATISTICS_KINDS = (
+    Kind(
+        "few_examples",
+        "note",
+        "few images, of some classes or of some poses",
+        "A generator from scratch needs thousands, and cannot learn what it never sees. Fewer are "
+        "fine for a test or for fine-tuning; rebalancing helps where most heads look one way.",
+    ),
+)
 _FEW_IMAGES = 1000
 _FRONTAL = np.radians(15)
 _MOSTLY = 0.8
@@ -20,7 +30,7 @@ _MIN_FOR_BALANCE = 50
 def collect_statistics(
     pairs: Pairs,
     items: Sequence[ItemFacts],
-    shapes: Mapping[str, Mapping[int, Shape]],
+    shapes: Mapping[str, Shapes],
     cameras: Cameras,
     label_set: LabelSet | None,
 ) -> Statistics:
@@ -33,7 +43,7 @@ def collect_statistics(
         cameras: Usable cameras, repaired.
         label_set: Meaning of the ids, if known.
     """
-    sizes = Counter(item.image.size for item in items if item.image and not item.image.error)
+    sizes = Counter(item.size for item in items if item.size)
     angles = [camera_angles(camera) for camera in cameras.values()]
     distances = [camera_distance(camera) for camera in cameras.values()]
     focals = [camera[16] for camera in cameras.values()]
@@ -53,7 +63,7 @@ def collect_statistics(
 
 
 def _count_classes(
-    shapes: Mapping[str, Mapping[int, Shape]], label_set: LabelSet | None
+    shapes: Mapping[str, Shapes], label_set: LabelSet | None
 ) -> tuple[ClassFrequency, ...]:
     if label_set is None or not shapes:
         return ()
@@ -68,22 +78,18 @@ def _count_classes(
     )
 
 
-def note_statistics(statistics: Statistics) -> list[Finding]:
-    """Return what is worth knowing about the numbers."""
-    findings = []
+def note_statistics(statistics: Statistics, notes: Notes) -> None:
+    """Note what is worth knowing about the numbers."""
     if 0 < statistics.num_images < _FEW_IMAGES:
-        findings.append(make_finding("few_images", message=f"there are {statistics.num_images}"))
+        notes.say("few_examples", f"{statistics.num_images} images")
     never = [one.name for one in statistics.class_frequencies if one.share_of_images == 0]
     if never:
-        findings.append(make_finding("class_never", message=", ".join(never)))
+        notes.say("few_examples", f"none of {', '.join(never)}")
     yaws = np.array(statistics.yaws)
-    if len(yaws) >= _MIN_FOR_BALANCE:
-        frontal = float((np.abs(yaws) < _FRONTAL).mean())
-        right = float((yaws > 0).mean())
-        if frontal > _MOSTLY:
-            message = f"{100 * frontal:.0f} % within 15 degrees of frontal"
-            findings.append(make_finding("pose_imbalance", message=message))
-        elif max(right, 1 - right) > _MOSTLY:
-            message = f"{100 * right:.0f} % of the cameras on the right"
-            findings.append(make_finding("pose_imbalance", message=message))
-    return findings
+    if len(yaws) < _MIN_FOR_BALANCE:
+        return
+    frontal, right = float((np.abs(yaws) < _FRONTAL).mean()), float((yaws > 0).mean())
+    if frontal > _MOSTLY:
+        notes.say("few_examples", f"{100 * frontal:.0f} % within 15 degrees of frontal")
+    elif max(right, 1 - right) > _MOSTLY:
+        notes.say("few_examples", f"{100 * right:.0f} % of the cameras on the right")

@@ -2,16 +2,14 @@
 
 import base64
 import io
-import warnings
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mate3d.errors import UserError
-from mate3d.image_errors import DECODING_ERRORS
 from mate3d.labels import LabelSet
 from mate3d.photo.open_photo import to_rgb
-from training.data.doctor.mask_reading import read_image, read_mask
+from training.data.doctor.reading import read_image, read_mask, try_reading
 from training.data.format import DatasetFiles
 
 THUMBNAIL_SIDE = 136
@@ -36,15 +34,13 @@ def make_thumbnail(
         mask: File of the mask, None if there is none.
         label_set: Colours of the classes.
     """
-    picture = _read_picture(files, image)
-    colors = _read_colors(files, mask, label_set)
-    empty = _draw_missing()
-    overlay = colors
-    if picture is not None and colors is not None:
-        overlay = Image.blend(picture, colors, _MASK_SHARE)
+    picture, _ = try_reading(files, image, _make_picture)
+    overlay, _ = try_reading(files, mask, partial(_make_colors, label_set=label_set))
+    if picture is not None and overlay is not None:
+        overlay = Image.blend(picture, overlay, _MASK_SHARE)
     strip = Image.new("RGB", (2 * THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    strip.paste(picture or empty, (0, 0))
-    strip.paste(overlay or empty, (THUMBNAIL_SIDE, 0))
+    strip.paste(picture or _draw_missing(), (0, 0))
+    strip.paste(overlay or _draw_missing(), (THUMBNAIL_SIDE, 0))
     file = io.BytesIO()
     strip.save(file, format="JPEG", quality=88, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -59,28 +55,12 @@ def _draw_missing() -> Image.Image:
     return square
 
 
-def _read_picture(files: DatasetFiles, file: str | None) -> Image.Image | None:
-    if file is None:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _fit(to_rgb(read_image(files.read(file))), Image.Resampling.LANCZOS)
-    except (UserError, *DECODING_ERRORS):
-        return None
+def _make_picture(content: bytes) -> Image.Image:
+    return _fit(to_rgb(read_image(content)), Image.Resampling.LANCZOS)
 
 
-def _read_colors(
-    files: DatasetFiles, file: str | None, label_set: LabelSet | None
-) -> Image.Image | None:
-    if file is None:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            values = read_mask(files.read(file), label_set.palette if label_set else ()).values
-    except (UserError, *DECODING_ERRORS):
-        return None
+def _make_colors(content: bytes, label_set: LabelSet | None) -> Image.Image:
+    values, _ = read_mask(content, label_set.palette if label_set else ())
     table = np.tile(np.arange(256, dtype=np.uint8)[:, None], (1, 3))
     if label_set is not None:
         table[:] = _UNKNOWN_COLOR

@@ -99,7 +99,7 @@ def parse_index(content: bytes, where: str) -> DatasetIndex:
         names=names,
         cameras=np.array([cameras[name] for name in names], dtype=np.float32).reshape(-1, 25),
         captions=tuple(captions.get(name, "") for name in names),
-        label_set=_parse_label_set(index, where),
+        label_set=parse_label_set(index, where),
         residuals=np.array([residuals.get(name, math.nan) for name in names], dtype=np.float32),
         repeats=np.array([repeats.get(name, 1) for name in names], dtype=np.int64),
         attributes=tuple(attributes.get(name, {}) for name in names),
@@ -130,7 +130,12 @@ def _require_same(
             )
 
 
-def _parse_label_set(index: dict[str, Any], where: str) -> LabelSet:
+def parse_label_set(index: Mapping[str, Any], where: str) -> LabelSet:
+    """Return the label set that an index names.
+
+    Raises:
+        UserError: If it is unknown here, or has another version.
+    """
     label_set = get_mask_label_set(str(index.get("label_set")))
     version = index.get("label_set_version", 1)
     if version != label_set.version:

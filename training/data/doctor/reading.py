@@ -1,114 +1,122 @@
-"""What a mask file really holds: ids, grey levels, colours, or a resized mixture of them."""
+"""What an image or mask file really holds: ids, grey levels, colours, or a resized mixture."""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
+from mate3d.errors import UserError
+from mate3d.image_errors import DECODING_ERRORS
 from mate3d.label_colors import Color, look_up_colors, look_up_indices
+from training.data.format import DatasetFiles
 
-MaskEncoding = Literal[
-    "values",  # one channel: ids, or grey levels that stand for them
-    "grey_channels",  # the same value in all colour channels
-    "wide",  # one channel of 16 or 32 bits
-    "palette_order",  # a palette PNG whose indices are not the ids, but whose colours are right
-    "colors",  # colours of the label set
-    "bgr_colors",  # the same with red and blue exchanged
-    "blended_colors",  # colours of the label set, mixed along the borders
-    "foreign_colors",  # colours that say nothing about this label set
-]
+Content = TypeVar("Content")
+# Code and remark of each fault of a file.
+Faults = dict[str, str]
+
 _MIN_SURE_SHARE = 0.6
 
 
-@dataclass(frozen=True)
-class MaskReading:
-    """A decoded mask.
+def try_reading(
+    files: DatasetFiles, file: str | None, read: Callable[[bytes], Content]
+) -> tuple[Content | None, str]:
+    """Return what `read` makes of a file, or None and why it cannot; None for no file at all."""
+    if file is None:
+        return None, ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read(files.read(file)), ""
+    except UnidentifiedImageError:
+        return None, "it is in no known image format"
+    except (UserError, *DECODING_ERRORS) as error:
+        return None, " ".join(str(error).split())[:160] or type(error).__name__
 
-    Args:
-        values: Ids, or for the encodings of one channel what the file holds; [H, W] uint8. All
-            zero for "foreign_colors".
-        encoding: How the file says it.
-        mode: PIL's mode of the file.
-        is_lossy: Stored in a format that does not keep pixel values.
-        has_other_palette: A palette PNG in other colours than the label set's.
+
+def read_image(content: bytes) -> Image.Image:
+    """Decode an image completely.
+
+    Raises:
+        OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
     """
-
-    values: np.ndarray
-    encoding: MaskEncoding
-    mode: str
-    is_lossy: bool
-    has_other_palette: bool
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+    return image
 
 
-def read_mask(content: bytes, palette: Sequence[Color]) -> MaskReading:
-    """Decode a mask of any kind.
+def read_mask(
+    content: bytes, palette: Sequence[Color]
+) -> tuple[np.ndarray, Faults]:  # [H, W] uint8
+    """Decode a mask of any kind to ids, or to what stands for them in a mask of one channel.
 
     Args:
         content: The file.
         palette: Colours of the label set; empty if the set is not known.
 
+    Returns:
+        The values, and what is wrong with the way in which they are stored. With "mask_useless"
+        the values mean nothing.
+
     Raises:
         OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
     """
     image = read_image(content)
-    is_lossy = image.format in ("JPEG", "MPO")
+    values, faults = _read_values(image, palette)
+    if image.format in ("JPEG", "MPO"):
+        return values, {"mask_useless": "saved as JPEG"}
+    return values, faults
+
+
+def _read_values(image: Image.Image, palette: Sequence[Color]) -> tuple[np.ndarray, Faults]:
     if image.mode == "P":
-        values, encoding, has_other_palette = _read_palette_image(image, palette)
-        return MaskReading(values, encoding, "P", is_lossy, has_other_palette)
-    values, encoding = _read_channels(image, palette)
-    return MaskReading(values, encoding, image.mode, is_lossy, False)
-
-
-def _read_palette_image(
-    image: Image.Image, palette: Sequence[Color]
-) -> tuple[np.ndarray, MaskEncoding, bool]:
-    values = np.array(image, dtype=np.uint8)
-    places = look_up_indices(image, palette)
-    if all(places[index] == index for index in places if index < len(palette)):
-        return values, "values", False
-    if None not in places.values():
-        table = np.zeros(256, dtype=np.uint8)
-        table[list(places)] = list(places.values())
-        return table[values], "palette_order", False
-    return values, "values", bool(palette)
-
-
-def _read_channels(image: Image.Image, palette: Sequence[Color]) -> tuple[np.ndarray, MaskEncoding]:
-    if image.mode == "1":
-        return np.array(image.convert("L")), "values"
-    if image.mode == "L":
-        return np.array(image), "values"
+        return _read_palette_image(image, palette)
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L")), {}
     if image.mode.startswith(("I", "F")):
         wide = np.array(image).astype(np.float64)
         is_too_large = wide.max(initial=0) > 255
-        return (wide / 257 if is_too_large else wide).round().astype(np.uint8), "wide"
+        values = (wide / 257 if is_too_large else wide).round().astype(np.uint8)
+        return values, {"mask_format": f"mode {image.mode}"}
     colors = np.array(image.convert("RGB"))
     if (colors == colors[..., :1]).all():
-        return np.ascontiguousarray(colors[..., 0]), "grey_channels"
+        return np.ascontiguousarray(colors[..., 0]), {"mask_format": f"mode {image.mode}"}
     return _match_colors(colors, palette)
+
+
+def _read_palette_image(image: Image.Image, palette: Sequence[Color]) -> tuple[np.ndarray, Faults]:
+    values = np.array(image, dtype=np.uint8)
+    places = look_up_indices(image, palette)
+    if all(places[index] == index for index in places if index < len(palette)):
+        return values, {}
+    if None in places.values():
+        return values, {"mask_palette": ""}
+    table = np.zeros(256, dtype=np.uint8)
+    table[list(places)] = list(places.values())
+    return table[values], {"mask_colors": "palette in another order"}
 
 
 def _match_colors(
     colors: np.ndarray,  # [H, W, 3] uint8
     palette: Sequence[Color],
-) -> tuple[np.ndarray, MaskEncoding]:
-    nothing = np.zeros(colors.shape[:2], dtype=np.uint8)
+) -> tuple[np.ndarray, Faults]:
+    nothing = np.zeros(colors.shape[:2], dtype=np.uint8), {"mask_useless": "unknown colours"}
     if not palette:
-        return nothing, "foreign_colors"
+        return nothing
     values, is_sure = look_up_colors(colors, palette)
     if is_sure.all():
-        return values, "colors"
+        return values, {"mask_colors": "colours"}
     swapped, is_sure_swapped = look_up_colors(colors[..., ::-1], palette)
     if is_sure_swapped.all():
-        return swapped, "bgr_colors"
+        return swapped, {"mask_colors": "colours, red and blue exchanged"}
     # Black and one common colour match many pictures, so a mixture needs three classes.
     if is_sure.mean() >= _MIN_SURE_SHARE and len(np.unique(values[is_sure])) >= 3:
-        return resolve_borders(colors, values, ~is_sure, np.array(palette)), "blended_colors"
-    return nothing, "foreign_colors"
+        values = resolve_borders(colors, values, ~is_sure, np.array(palette))
+        return values, {"mask_colors": "colours, blurred along the borders"}
+    return nothing
 
 
 def fill_from_nearest(
@@ -171,14 +179,3 @@ def find_in_between(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
 
 def _is_between(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> np.ndarray:
     return ((before < middle) & (middle < after)) | ((before > middle) & (middle > after))
-
-
-def read_image(content: bytes) -> Image.Image:
-    """Decode an image completely.
-
-    Raises:
-        OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
-    """
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-    return image

@@ -1,0 +1,175 @@
+"""Which image, mask, camera and caption belong together, by name."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from posixpath import basename, splitext
+from typing import Any
+
+from training.data.doctor.findings import LEAVES_OUT, Kind, Notes
+from training.data.doctor.index import RawIndex
+from training.data.format import INDEX_NAME
+from training.data.format.layout import is_safe_name
+
+PAIR_KINDS = (
+    Kind(
+        "name_mismatch",
+        "error",
+        "names that do not match exactly",
+        "Image, mask and camera belong together by the same name; these differ in extension, "
+        "folder prefix, slashes or capitals.",
+        "gives all parts the image's name",
+    ),
+    Kind(
+        "name_unsafe",
+        "error",
+        "names that lead out of the data set",
+        "A name must be a relative path with '/' and without '..'; writing such a file elsewhere "
+        "would put it outside of the output. Backslashes come from programs that pack on Windows.",
+        LEAVES_OUT,
+    ),
+    Kind(
+        "unpaired",
+        "error",
+        "items without image, mask or camera",
+        "A training sample needs all three; often a download or a copy was not complete.",
+        LEAVES_OUT,
+    ),
+    Kind(
+        "caption_missing",
+        "warning",
+        "images without a caption, while others have one",
+        "Text-guided training sees no text for them. (No captions at all is fine.)",
+    ),
+    Kind(
+        "stray_files",
+        "note",
+        "files and captions that belong to nothing",
+        "They are ignored, but may be a sign of files in the wrong folder.",
+        "leaves them out",
+    ),
+)
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The parts of each name; names are the images' where there is an image.
+
+    Args:
+        files: Image file and mask file, None for one that is missing.
+        cameras: Camera of each name that has one, possibly malformed.
+        captions: Caption of each name that has one.
+    """
+
+    files: Mapping[str, tuple[str | None, str | None]]
+    cameras: Mapping[str, tuple[float, ...]]
+    captions: Mapping[str, str]
+
+
+def pair_files(file_names: Iterable[str], index: RawIndex, notes: Notes) -> Pairs:
+    """Bring images, masks, cameras and captions together by name.
+
+    Parts whose names differ only in extension, prefix, slashes or capitals are paired too, with a
+    finding, so that one slip in the naming does not hide everything else.
+    """
+    images, masks, stray = _sort_files(file_names)
+    names = {_output_name(name): name for name in images}
+    mask_of, lone_masks = _match(names, masks, notes)
+    camera_of, lone_cameras = _match(names, index.cameras, notes)
+    caption_of, lone_captions = _match(names, index.captions, notes)
+    files = {_output_name(name): (None, masks[name]) for name in lone_masks}
+    files |= {name: (images[raw], masks.get(mask_of.get(name))) for name, raw in names.items()}
+    files = dict(sorted(files.items()))
+    captions = {name: index.captions[raw] for name, raw in caption_of.items()}
+    cameras = {name: index.cameras[raw] for name, raw in camera_of.items()}
+    for name in (*files, *stray):
+        if not is_safe_name(name):
+            notes.add("name_unsafe", name)
+    for name in (*stray, *lone_captions):
+        notes.add("stray_files", name, "caption" if name in lone_captions else "")
+    _find_unpaired(files, {*cameras, *lone_cameras}, bool(index.content), notes)
+    for name, raw in names.items():
+        if not _is_png(raw):
+            notes.add("image_format", name, f"{splitext(raw)[1]} file")
+    if not images:
+        notes.say("unpaired", "there are no images")
+    for name in names if index.captions else ():
+        if not captions.get(name, "").strip():
+            notes.add("caption_missing", name)
+    return Pairs(files, cameras, captions)
+
+
+def _find_unpaired(
+    files: Mapping[str, tuple[str | None, str | None]],
+    with_camera: set[str],
+    has_index: bool,
+    notes: Notes,
+) -> None:
+    for name in sorted({*files, *with_camera}):
+        image, mask = files.get(name, (None, None))
+        has_camera = name in with_camera or not has_index
+        parts = (("image", image), ("mask", mask), ("camera", has_camera))
+        missing = [part for part, is_there in parts if not is_there]
+        if missing:
+            notes.add("unpaired", name, f"no {' and no '.join(missing)}")
+
+
+def _sort_files(
+    file_names: Iterable[str],
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the pictures below images/ and masks/ by name, and what else lies around."""
+    images: dict[str, str] = {}
+    masks: dict[str, str] = {}
+    stray: list[str] = []
+    # PNG files first, so that a leftover copy in another format is the stray one.
+    for file in sorted(file_names, key=lambda name: (not _is_png(name), name)):
+        folder, _, name = file.partition("/")
+        parts = {"images": images, "masks": masks}.get(folder)
+        # macOS leaves a "._" file beside each picture on drives of other systems.
+        is_picture = name.lower().endswith(_PICTURE_SUFFIXES) and "/._" not in file
+        is_copy = not _is_png(name) and _output_name(name) in (parts or ())
+        if parts is not None and is_picture and not is_copy:
+            parts[name] = file
+        elif file != INDEX_NAME:
+            stray.append(file)
+    return images, masks, stray
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
+
+
+def _output_name(name: str) -> str:
+    """Return the name under which an image is written: its own, but with the suffix of a PNG."""
+    return name if _is_png(name) else f"{splitext(name)[0]}.png"
+
+
+def _match(
+    names: Mapping[str, str], others: Mapping[str, Any], notes: Notes
+) -> tuple[dict[str, str], list[str]]:
+    """Return the other part of each image's name, and the parts that are left over."""
+    matched = {
+        name: other for name, raw in names.items() for other in (name, raw) if other in others
+    }
+    left_over = sorted(set(others) - set(matched.values()))
+    for key in (_loose_key, _base_key):
+        # A key that two names share says nothing.
+        name_counts, other_counts = Counter(map(key, names)), Counter(map(key, others))
+        place = {key(name): name for name in names if name not in matched}
+        for other in list(left_over):
+            name = place.get(key(other))
+            if name and name_counts[key(other)] == other_counts[key(other)] == 1:
+                matched[name] = other
+                left_over.remove(other)
+                notes.add("name_mismatch", name)
+    return matched, left_over
+
+
+def _loose_key(name: str) -> str:
+    path = name.replace("\\", "/").removeprefix("./").lower()
+    return splitext(path.removeprefix("images/").removeprefix("masks/"))[0]
+
+
+def _base_key(name: str) -> str:
+    return basename(_loose_key(name))
