@@ -28,13 +28,12 @@ def measure_alignment(
     values: np.ndarray,  # [H, W] uint8, of any size
 ) -> Alignment:
     """Compare edges and borders on a small grid."""
-    picture = np.asarray(
-        Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32
-    )
+    size = (_SIDE, _SIDE)
+    picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
     edges = np.hypot(sobel(picture, axis=0), sobel(picture, axis=1))
     # The root keeps a few strong edges, such as a bright background's, from drowning the others.
     edges = _standardize(gaussian_filter(np.sqrt(edges), 0.7))
-    small = np.asarray(Image.fromarray(values).resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
+    small = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.NEAREST))
     borders = _standardize(gaussian_filter(find_boundaries(small).astype(np.float32), 0.7))
     correlation = _correlate(edges, borders)
     around = slice(_SIDE // 2 - _MAX_SHIFT, _SIDE // 2 + _MAX_SHIFT + 1)

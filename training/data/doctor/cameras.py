@@ -7,11 +7,9 @@ from functools import partial
 import numpy as np
 
 from mate3d.camera_checks import (
-    AXES_TOLERANCE,
     angle_off_origin,
     are_inverted,
     axes_error,
-    exchange_axes,
     has_last_row,
     has_plausible_intrinsics,
     has_y_up,
@@ -21,58 +19,18 @@ from mate3d.camera_checks import (
     split_camera,
 )
 from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS
-from training.data.doctor.findings import LEAVES_OUT, Kind, Notes
+from training.data.doctor.findings import Notes
 from training.data.format.index import NUM_CAMERA_VALUES
 
-CAMERA_KINDS = (
-    Kind(
-        "camera_invalid",
-        "error",
-        "numbers that can be no camera",
-        "A camera is 25 finite numbers: a camera-to-world matrix whose axes are of length 1 and at "
-        "right angles, and intrinsics; it is about 2.7 units away from the head.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "camera_convention",
-        "error",
-        "cameras in another convention",
-        "Matrices lead from the camera to the world, row by row; axes are OpenCV's; frontal "
-        "portraits are seen from +z with y up; intrinsics are divided by the image size; the head "
-        "is about half a unit large.",
-        "transposes, inverts, turns or scales the cameras",
-    ),
-    Kind(
-        "camera_mirrored",
-        "error",
-        "cameras on the wrong side, or at the wrong height",
-        "Where the nose points in the mask, the camera must be on the other side; here the sign of "
-        "the yaw or the pitch is exchanged.",
-        "mirrors the cameras",
-    ),
-    Kind(
-        "camera_unrelated",
-        "error",
-        "cameras do not fit the images",
-        "All are the same, or have nothing to do with where the noses point; usually cameras are "
-        "placeholders, or were assigned to images by order and not by name.",
-    ),
-    Kind(
-        "camera_outlier",
-        "warning",
-        "cameras that do not fit their image",
-        "The nose points elsewhere than the camera says, compared with the other images, or the "
-        "camera looks past the head.",
-    ),
-)
-
 Cameras = dict[str, np.ndarray]  # of [25] float64
-Repair = Callable[[np.ndarray], np.ndarray]  # [25] -> [25]
+Matrices = tuple[np.ndarray, np.ndarray]  # [4, 4], [3, 3]
 
 _DISTANCE_RANGE = (0.4, 2.5)
 _MAX_OFF_TARGET = 0.35
 # A direction or a sign needs a few cameras, since a single one may be far from frontal.
 _MIN_FOR_WORLD = 5
+# Of camera axes, on the right side of a pose.
+_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -91,31 +49,73 @@ def check_cameras(
     Returns:
         The usable cameras with all repairs applied.
     """
-    good = {name: np.array(cameras[name], dtype=np.float64) for name in sorted(cameras)}
-    _drop(good, _number_fault, notes)
-    wrong = _where(good, lambda pose, k: is_column_major(pose) or is_column_major(k))
-    _convert(good, wrong, "stored column by column", _transpose, notes)
+    chain = _Chain(cameras, notes)
+    wrong = chain.find(lambda pose, k: _is_column_major(pose) or _is_column_major(k))
+    chain.convert("stored column by column", wrong, lambda pose, k: (_by_rows(pose), _by_rows(k)))
     # An image that cannot be read most likely has the size of the others.
     usual = Counter(sizes.values()).most_common(1)
-    for name in _where(good, lambda _, intrinsics: is_in_pixels(intrinsics)) if usual else ():
+    for name in chain.find(lambda pose, k: is_in_pixels(k)) if usual else ():
         divide = partial(_divide, size=sizes.get(name, usual[0][0]))
-        _convert(good, [name], "intrinsics in pixels", divide, notes)
-    _drop(good, _intrinsics_fault, notes)
-    _drop(good, _rotation_fault, notes)
-    if good and are_inverted(_poses(good)):
-        invert = partial(_change_pose, change=np.linalg.inv)
-        _convert(good, list(good), "from world to camera", invert, notes)
-    wrong = _where(good, lambda pose, _: looks_away(pose))
-    _convert(good, wrong, "OpenGL axes", exchange_axes, notes)
-    rotation, remark = _find_world(good)
-    turn_world = partial(_change_pose, change=lambda pose: rotation @ pose)
-    _convert(good, list(good) if remark else [], remark, turn_world, notes)
-    wrong = _where(good, lambda pose, _: has_y_up(pose))
-    turn = partial(_change_pose, change=lambda pose: pose @ _HALF_TURN)
-    _convert(good, wrong, "upside down", turn, notes)
-    _check_distances(good, notes)
-    _check_together(good, notes)
-    return good
+        chain.convert("intrinsics in pixels", [name], divide)
+    chain.drop(_intrinsics_fault)
+    chain.drop(_pose_fault)
+    everything = list(chain.good)
+    if everything and are_inverted(chain.poses()):
+        chain.convert("from world to camera", everything, lambda pose, k: (np.linalg.inv(pose), k))
+    wrong = chain.find(lambda pose, k: looks_away(pose))
+    chain.convert("OpenGL axes", wrong, lambda pose, k: (pose @ _FROM_OPENGL, k))
+    rotation, remark = _find_world(chain)
+    chain.convert(remark, everything if remark else [], lambda pose, k: (rotation @ pose, k))
+    wrong = chain.find(lambda pose, k: has_y_up(pose))
+    chain.convert("upside down", wrong, lambda pose, k: (pose @ _HALF_TURN, k))
+    far = chain.find(_distance_fault)
+    ratio = np.median([_distance_ratio(*split_camera(chain.good[n])) for n in far]) if far else 0
+    if len(far) > len(everything) / 2 and ratio > 0:
+        scale = np.diag([ratio, ratio, ratio, 1.0])
+        unscale = np.linalg.inv(scale)
+        chain.convert("other unit of length", far, lambda pose, k: (unscale @ pose @ scale, k))
+    chain.drop(_distance_fault)
+    _check_together(chain.good, notes)
+    return chain.good
+
+
+class _Chain:
+    """Cameras that are repaired from check to check."""
+
+    def __init__(self, cameras: Mapping[str, tuple[float, ...]], notes: Notes):
+        self.good: Cameras = {}
+        self._notes = notes
+        for name in sorted(cameras):
+            camera = np.array(cameras[name], dtype=np.float64)
+            num_finite = int(np.isfinite(camera).sum())
+            if num_finite == len(camera) == NUM_CAMERA_VALUES:
+                self.good[name] = camera
+            else:
+                fault = f"{num_finite} finite numbers of {len(camera)} values"
+                notes.add("camera_invalid", name, fault)
+
+    def find(self, is_wrong: Callable[[np.ndarray, np.ndarray], object]) -> list[str]:
+        """Return the names of cameras for which a function of pose and intrinsics is true."""
+        return [name for name, camera in self.good.items() if is_wrong(*split_camera(camera))]
+
+    def convert(
+        self,
+        remark: str,
+        names: Iterable[str],
+        change: Callable[[np.ndarray, np.ndarray], Matrices],
+    ) -> None:
+        for name in names:
+            matrices = change(*split_camera(self.good[name]))
+            self.good[name] = np.concatenate([matrix.ravel() for matrix in matrices])
+            self._notes.add("camera_convention", name, remark, detail=self.good[name])
+
+    def drop(self, fault_of: Callable[[np.ndarray, np.ndarray], str]) -> None:
+        for name in self.find(fault_of):
+            fault = fault_of(*split_camera(self.good.pop(name)))
+            self._notes.add("camera_invalid", name, fault)
+
+    def poses(self) -> np.ndarray:  # [N, 4, 4]
+        return split_camera(np.stack(list(self.good.values())))[0]
 
 
 def camera_angles(camera: np.ndarray) -> tuple[float, float]:  # [25]
@@ -132,72 +132,35 @@ def camera_distance(camera: np.ndarray) -> float:  # [25]
 def mirror_camera(camera: np.ndarray, axes: str) -> np.ndarray:  # [25] -> [25]
     """Exchange left and right ("x"), above and below ("y"), or both ("xy") in world and camera."""
     flip = np.diag([-1.0 if axis in axes else 1.0 for axis in "xyzw"])
-    return _change_pose(camera, lambda pose: flip @ pose @ flip)
+    pose, intrinsics = split_camera(camera)
+    return np.concatenate([(flip @ pose @ flip).ravel(), intrinsics.ravel()])
 
 
-def is_column_major(matrix: np.ndarray) -> bool:
+def _is_column_major(matrix: np.ndarray) -> bool:
     """Return whether the last row holds what belongs into the last column."""
     return bool(np.abs(matrix[-1, :-1]).max() > 1e-3 and np.abs(matrix[:-1, -1]).max() < 1e-6)
 
 
-def _where(good: Cameras, is_wrong: Callable[[np.ndarray, np.ndarray], bool]) -> list[str]:
-    return [name for name, camera in good.items() if is_wrong(*split_camera(camera))]
+def _by_rows(matrix: np.ndarray) -> np.ndarray:
+    return matrix.T if _is_column_major(matrix) else matrix
 
 
-def _convert(
-    good: Cameras, names: Iterable[str], remark: str, repair: Repair, notes: Notes
-) -> None:
-    for name in names:
-        good[name] = repair(good[name])
-        notes.add("camera_convention", name, remark, detail=good[name])
-
-
-def _drop(good: Cameras, fault_of: Callable[[np.ndarray], str], notes: Notes) -> None:
-    for name, camera in list(good.items()):
-        if fault := fault_of(camera):
-            notes.add("camera_invalid", name, fault)
-            del good[name]
-
-
-def _poses(good: Cameras) -> np.ndarray:  # [N, 4, 4]
-    return split_camera(np.stack(list(good.values())))[0]
-
-
-def _change_pose(camera: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    pose, intrinsics = split_camera(camera)
-    return np.concatenate([change(pose).ravel(), intrinsics.ravel()])
-
-
-def _transpose(camera: np.ndarray) -> np.ndarray:
-    matrices = [m.T if is_column_major(m) else m for m in split_camera(camera)]
-    return np.concatenate([matrix.ravel() for matrix in matrices])
-
-
-def _divide(camera: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _divide(pose: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> Matrices:
     """Turn intrinsics in pixels into fractions of the image.
 
     A principal point near the middle of the image means pixels of this image; otherwise they are
     those of another size, whose middle it is.
     """
-    intrinsics = split_camera(camera.copy())[1]
-    center, scale = intrinsics[:2, 2].copy(), np.array(size, dtype=np.float64)
-    if (center > 1).all() and (np.abs(center / scale - 0.5) > 0.2).any():
-        scale = 2 * center
-    intrinsics[:2] /= scale[:, None]
+    center, scale = intrinsics[:2, 2], np.array([*size, 1.0])
+    if (center > 1).all() and (np.abs(center / size - 0.5) > 0.2).any():
+        scale[:2] = 2 * center
+    divided = intrinsics / scale[:, None]
     if (center <= 1).all():
-        intrinsics[:2, 2] = center
-    return np.concatenate([camera[:16], intrinsics.ravel()])
+        divided[:2, 2] = center
+    return pose, divided
 
 
-def _number_fault(camera: np.ndarray) -> str:
-    num_finite = int(np.isfinite(camera).sum())
-    if camera.shape == (NUM_CAMERA_VALUES,) and num_finite == NUM_CAMERA_VALUES:
-        return ""
-    return f"{num_finite} finite numbers of {camera.size} values"
-
-
-def _intrinsics_fault(camera: np.ndarray) -> str:
-    intrinsics = split_camera(camera)[1]
+def _intrinsics_fault(pose: np.ndarray, intrinsics: np.ndarray) -> str:
     if has_plausible_intrinsics(intrinsics):
         return ""
     (focal_x, _, center_x), (_, focal_y, center_y), _ = intrinsics
@@ -205,31 +168,39 @@ def _intrinsics_fault(camera: np.ndarray) -> str:
     return f"focal lengths {focal}, principal point {center}, last row {intrinsics[2]}"
 
 
-def _rotation_fault(camera: np.ndarray) -> str:
-    pose = split_camera(camera)[0]
+def _pose_fault(pose: np.ndarray, intrinsics: np.ndarray) -> str:
     if is_rigid(pose):
         return ""
     if not has_last_row(pose):
         return "the last row is not 0, 0, 0, 1"
-    error = axes_error(pose)
-    if error < AXES_TOLERANCE:
-        return "the matrix mirrors"
-    return f"axes deviate by {error:.2g} from length 1 and right angles"
+    mirrors = ", and mirror" if np.linalg.det(pose) < 0 else ""
+    return f"axes are {axes_error(pose):.2g} off length 1 and right angles{mirrors}"
 
 
-def _find_world(good: Cameras) -> tuple[np.ndarray, str]:
-    """Return the rotation of the world that brings the mean view to the front, "" if it is there."""
-    nothing = np.eye(4), ""
-    if len(good) < _MIN_FOR_WORLD:
-        return nothing
-    poses = _poses(good)
+def _distance_ratio(pose: np.ndarray, intrinsics: np.ndarray) -> float:
+    """Return the distance over what heads of the usual size have at this focal length."""
+    usual = DEFAULT_RADIUS * intrinsics[0, 0] / DEFAULT_FOCAL
+    return float(np.linalg.norm(pose[:3, 3]) / usual)
+
+
+def _distance_fault(pose: np.ndarray, intrinsics: np.ndarray) -> str:
+    low, high = _DISTANCE_RANGE
+    is_usual = low <= _distance_ratio(pose, intrinsics) <= high
+    return "" if is_usual else f"{np.linalg.norm(pose[:3, 3]):.3g} units away"
+
+
+def _find_world(chain: _Chain) -> tuple[np.ndarray, str]:
+    """Return the rotation that brings the mean view to the front, and where it is; "" if there."""
+    if len(chain.good) < _MIN_FOR_WORLD:
+        return np.eye(4), ""
+    poses = chain.poses()
     places = poses[:, :3, 3] / np.linalg.norm(poses[:, :3, 3], axis=1, keepdims=True).clip(1e-9)
-    front, up = places.mean(axis=0), -poses[:, :3, 1].mean(axis=0)
-    if np.linalg.norm(front) < 0.6 or np.linalg.norm(up) < 0.6:
-        return nothing  # Views from all around have no front.
-    front, up = _nearest_axis(front), _nearest_axis(up)
-    if front @ up != 0 or front[2] == 1:
-        return nothing
+    means = places.mean(axis=0), -poses[:, :3, 1].mean(axis=0)
+    front, up = map(_nearest_axis, means)
+    # Views from all around have no front.
+    is_clear = min(map(np.linalg.norm, means)) >= 0.6 and front @ up == 0
+    if not is_clear or front[2] == 1:
+        return np.eye(4), ""
     rotation = np.eye(4)
     rotation[:3, :3] = np.stack([np.cross(up, front), up, front])
     return rotation, f"frontal is {_axis_name(front)}, up is {_axis_name(up)}"
@@ -242,24 +213,6 @@ def _nearest_axis(direction: np.ndarray) -> np.ndarray:
 
 def _axis_name(axis: np.ndarray) -> str:
     return f"{'-' if axis.sum() < 0 else '+'}{'xyz'[int(np.abs(axis).argmax())]}"
-
-
-def _check_distances(good: Cameras, notes: Notes) -> None:
-    def ratio(camera: np.ndarray) -> float:
-        return camera_distance(camera) / (DEFAULT_RADIUS * camera[16] / DEFAULT_FOCAL)
-
-    def distance_fault(camera: np.ndarray) -> str:
-        low, high = _DISTANCE_RANGE
-        is_near = low <= ratio(camera) <= high
-        return "" if is_near else f"{camera_distance(camera):.3g} units away"
-
-    wrong = [name for name, camera in good.items() if distance_fault(camera)]
-    usual = float(np.median([ratio(good[name]) for name in wrong])) if wrong else 0.0
-    if len(wrong) > len(good) / 2 and usual > 0:
-        scale = np.array([[1.0, 1.0, 1.0, 1 / usual]] * 3 + [[1.0] * 4])
-        rescale = partial(_change_pose, change=lambda pose: scale * pose)
-        _convert(good, wrong, "another unit of length", rescale, notes)
-    _drop(good, distance_fault, notes)
 
 
 def _check_together(good: Cameras, notes: Notes) -> None:

@@ -8,19 +8,19 @@ import numpy as np
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from training.data.doctor.cameras import Cameras, camera_angles, check_cameras
-from training.data.doctor.catalogue import CATALOGUE
-from training.data.doctor.examination import ItemFacts, Job, Progress, examine_all
-from training.data.doctor.findings import Diagnosis, Finding, Notes
+from training.data.doctor.examination import ItemFacts, Progress, examine_all
+from training.data.doctor.findings import Diagnosis, Finding, Notes, Statistics
 from training.data.doctor.geometry import Parts, check_geometry
 from training.data.doctor.index import read_index
 from training.data.doctor.masks import check_pixels
-from training.data.doctor.pairs import Pairs, pair_files
+from training.data.doctor.pairs import pair_files
 from training.data.doctor.poses import check_poses
-from training.data.doctor.statistics import collect_statistics, note_statistics
+from training.data.doctor.statistics import collect_statistics
 from training.data.format import INDEX_NAME, open_files
 from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
 
 _NUM_TYPICAL = 12
+_FEW_IMAGES = 1000
 _FOLDERS = (IMAGE_FOLDER, MASK_FOLDER)
 
 
@@ -58,9 +58,12 @@ def check_dataset(
     notes = Notes()
     index = read_index(files, file_names, given, notes)
     pairs = pair_files(file_names, index, notes)
-    jobs = _draw_jobs(pairs, max_images, seed)
+    jobs = [(name, *pair) for name, pair in pairs.files.items()]
+    if max_images is not None and max_images < len(jobs):
+        drawn = np.random.default_rng(seed).choice(len(jobs), max_images, replace=False)
+        jobs = [jobs[i] for i in sorted(drawn.tolist())]
     palette = index.label_set.palette if index.label_set else ()
-    items = examine_all(files, jobs, palette, num_workers=num_workers, progress=progress)
+    items = examine_all(files, jobs, palette, num_workers, progress)
     shapes = check_pixels(items, index.label_set, notes)
     parts: Mapping[str, Parts] = {}
     if index.label_set is not None:
@@ -70,8 +73,8 @@ def check_dataset(
     cameras = check_cameras(pairs.cameras, sizes, notes)
     check_poses(cameras, parts, notes)
     statistics = collect_statistics(pairs, items, shapes, cameras, index.label_set)
-    note_statistics(statistics, notes)
-    findings = notes.make_findings(CATALOGUE.values())
+    _note_what_is_rare(statistics, notes)
+    findings = notes.findings()
     return Diagnosis(
         path=path,
         label_set=index.label_set,
@@ -80,17 +83,17 @@ def check_dataset(
         files=pairs.files,
         cameras=pairs.cameras,
         captions=pairs.captions,
-        index=index.content,
+        index=index.entries or {},
         typical=_choose_typical(items, findings, cameras),
     )
 
 
-def _draw_jobs(pairs: Pairs, max_images: int | None, seed: int) -> list[Job]:
-    names = list(pairs.files)
-    if max_images is not None and max_images < len(names):
-        drawn = np.random.default_rng(seed).choice(len(names), max_images, replace=False)
-        names = [names[i] for i in sorted(drawn.tolist())]
-    return [(name, *pairs.files[name]) for name in names]
+def _note_what_is_rare(statistics: Statistics, notes: Notes) -> None:
+    if 0 < statistics.num_images < _FEW_IMAGES:
+        notes.say("few_examples", f"{statistics.num_images} images")
+    never = [one.name for one in statistics.class_frequencies if one.share_of_images == 0]
+    if never:
+        notes.say("few_examples", f"none of {', '.join(never)}")
 
 
 def _choose_typical(
@@ -101,10 +104,6 @@ def _choose_typical(
     complete = [item.name for item in items if item.size and item.shapes]
     # With a fault of all items, such as one of the cameras, the pictures still show the rest.
     sound = [name for name in complete if name not in concerned] or complete
-    sound.sort(key=lambda name: _yaw(name, cameras))
+    sound.sort(key=lambda name: camera_angles(cameras[name])[0] if name in cameras else 0.0)
     places = np.linspace(0, len(sound) - 1, min(_NUM_TYPICAL, len(sound))).round().astype(int)
     return tuple(sound[i] for i in places)
-
-
-def _yaw(name: str, cameras: Mapping[str, np.ndarray]) -> float:
-    return camera_angles(cameras[name])[0] if name in cameras else 0.0

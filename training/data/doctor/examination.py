@@ -58,9 +58,8 @@ def examine_all(
     files: DatasetFiles,
     jobs: Sequence[Job],
     palette: Sequence[Color],
-    *,
-    num_workers: int = 0,
-    progress: Progress | None = None,
+    num_workers: int,
+    progress: Progress | None,
 ) -> list[ItemFacts]:
     """Read all files of the jobs once and return the facts in the jobs' order.
 
@@ -72,7 +71,7 @@ def examine_all(
         progress: Called with the number of finished jobs and of all.
     """
     facts = []
-    examine = partial(examine_item, files, palette=tuple(palette))
+    examine = partial(_examine_item, files, palette=tuple(palette))
     for item in map_by_workers(examine, jobs, num_workers):
         facts.append(item)
         if progress is not None:
@@ -80,8 +79,7 @@ def examine_all(
     return facts
 
 
-def examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> ItemFacts:
-    """Read one image and its mask; whatever is wrong with them becomes a fact."""
+def _examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> ItemFacts:
     name, image_file, mask_file = job
     item = ItemFacts(name)
     image, image_error = try_reading(files, image_file, partial(_examine_image, item=item))
@@ -89,7 +87,7 @@ def examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> Ite
     mask, mask_error = try_reading(files, mask_file, examine_mask)
     errors = [f"{k}: {e}" for k, e in (("image", image_error), ("mask", mask_error)) if e]
     if errors:
-        item.faults["unreadable"] = "; ".join(errors)
+        item.faults["unreadable"] = ", ".join(errors)
     if image is not None and mask is not None:
         mask_size = (mask.shape[1], mask.shape[0])
         if mask_size != item.size:
@@ -122,23 +120,24 @@ def _examine_image(content: bytes, item: ItemFacts) -> np.ndarray:  # [H, W] flo
 
 def _examine_mask(content: bytes, palette: Sequence[Color], item: ItemFacts) -> np.ndarray:
     values, faults = read_mask(content, palette)
-    shapes = measure_shapes(values)
-    if set(shapes) == {0, 255} and "mask_useless" not in faults:
-        faults = {"mask_useless": "black and white"}
-    elif len(shapes) == 1 and "mask_useless" not in faults:
-        faults = {"mask_useless": "one class only"}
+    shapes = _measure_shapes(values)
+    if len(shapes) == 1:
+        faults.setdefault("mask_useless", "one class only")
+    elif set(shapes) == {0, 255}:
+        faults.setdefault("mask_useless", "black and white")
+    if "mask_useless" in faults:
+        item.faults["mask_useless"] = faults["mask_useless"]
+        return values
     item.faults |= faults
-    if "mask_useless" not in faults:
-        item.shapes = shapes
-        item.mask_digest = _digest(Image.fromarray(values))
-    if item.shapes and "mask_colors" not in faults:
-        share = find_in_between(values).sum() / max(find_boundaries(values).sum(), 1)
-        if share > _MAX_IN_BETWEEN:
-            item.faults["mask_interpolated"] = f"{100 * share:.0f} % of the borders"
+    item.shapes = shapes
+    item.mask_digest = _digest(Image.fromarray(values))
+    share = find_in_between(values).sum() / find_boundaries(values).sum()
+    if share > _MAX_IN_BETWEEN and "mask_colors" not in faults:
+        item.faults["mask_interpolated"] = f"{100 * share:.0f} % of the borders"
     return values
 
 
-def measure_shapes(values: np.ndarray) -> dict[int, Shape]:  # [H, W] uint8
+def _measure_shapes(values: np.ndarray) -> dict[int, Shape]:  # [H, W] uint8
     """Return share and centroid of each value that occurs."""
     height, width = values.shape
     # Counts by row and by column of each value; cheaper than weighting every pixel.

@@ -1,67 +1,37 @@
 """What the doctor says: findings, statistics, diagnosis."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mate3d.labels import LabelSet
+from training.data.doctor.catalogue import CATALOGUE, Kind, Severity
 
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-LEAVES_OUT = "leaves these items out"
 # As many different remarks are counted in one line.
 _MAX_COUNTED = 4
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of finding.
-
-    Args:
-        code: Stable name, which `fix=` accepts if the kind is fixable.
-        severity: An error keeps training from working or teaches it something false; a warning
-            probably does; a note is worth knowing.
-        title: A few words.
-        meaning: Why it matters and where it usually comes from.
-        fix: What the repair does; None if there is none.
-    """
-
-    code: str
-    severity: Severity
-    title: str
-    meaning: str
-    fix: str | None = None
-
-
-@dataclass(frozen=True)
+@dataclass
 class Finding:
-    """One kind of fault and where it is.
-
-    Args:
-        kind: Which fault.
-        message: One line with numbers, for this data set.
-        names: Items concerned, worst first where there is an order; empty if it is the data set
-            as a whole.
-        remarks: What is special about an item, by name.
-        details: What the repair of an item needs, by name.
-    """
+    """One kind of fault and where it is."""
 
     kind: Kind
-    message: str
-    names: tuple[str, ...]
-    remarks: Mapping[str, str]
-    details: Mapping[str, Any] = field(compare=False)
+    # What the repair of an item needs, by the name of each item concerned, worst first where there
+    # is an order; empty if it is the data set as a whole.
+    details: dict[str, Any] = field(default_factory=dict, compare=False)
+    remarks: dict[str, str] = field(default_factory=dict)  # what is special about an item, by name
+    numbers: list[str] = field(default_factory=list)  # what is special about this data set
 
     @property
     def code(self) -> str:
-        """Name of the kind."""
+        """Key of `CATALOGUE`."""
         return self.kind.code
 
     @property
     def severity(self) -> Severity:
-        """How bad the kind is."""
+        """How bad this kind is."""
         return self.kind.severity
 
     @property
@@ -69,14 +39,27 @@ class Finding:
         """What `fix_dataset` does about it; None if nothing."""
         return self.kind.fix
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Items concerned."""
+        return tuple(self.details)
+
+    @property
+    def message(self) -> str:
+        """One line with numbers, for this data set."""
+        title = f"{self.kind.title}: {len(self.names)}" if self.names else self.kind.title
+        counts = Counter(self.remarks.values())
+        is_short = len(counts) <= min(_MAX_COUNTED, len(self.remarks) - 1)
+        counted = [f"{number} x {one}" for one, number in counts.most_common() if is_short]
+        comments = "; ".join([*self.numbers, *counted])
+        return f"{title} ({comments})" if comments else title
+
 
 class Notes:
     """Collects what is wrong while a data set is examined."""
 
     def __init__(self) -> None:
-        self._remarks: dict[str, dict[str, list[str]]] = {}
-        self._messages: dict[str, list[str]] = {}
-        self._details: dict[str, dict[str, Any]] = {}
+        self._findings = {code: Finding(kind) for code, kind in CATALOGUE.items()}
 
     def add(self, code: str, name: str, remark: str = "", *, detail: Any = None) -> None:
         """Note that an item has a fault, perhaps one more of the same kind.
@@ -87,38 +70,23 @@ class Notes:
             remark: What is special about it.
             detail: What the repair needs; replaces an earlier one.
         """
-        self._remarks.setdefault(code, {}).setdefault(name, []).extend([remark] if remark else [])
-        self._details.setdefault(code, {})[name] = detail
+        finding = self._findings[code]
+        finding.details[name] = detail
+        if remark:
+            earlier = finding.remarks.get(name)
+            finding.remarks[name] = f"{earlier}, {remark}" if earlier else remark
 
-    def say(self, code: str, message: str) -> None:
+    def say(self, code: str, numbers: str) -> None:
         """Note a fault of the data set as a whole, or numbers about those of its items."""
-        self._messages.setdefault(code, []).append(message)
+        self._findings[code].numbers.append(numbers)
 
     def names(self, code: str) -> tuple[str, ...]:
         """Return the items that have a fault."""
-        return tuple(self._remarks.get(code, {}))
+        return self._findings[code].names
 
-    def make_findings(self, kinds: Iterable[Kind]) -> tuple[Finding, ...]:
-        """Return a finding of each kind that was noted, errors first, else in the kinds' order."""
-        noted = {*self._remarks, *self._messages}
-        ordered = sorted(kinds, key=lambda kind: SEVERITIES.index(kind.severity))
-        return tuple(self._make_finding(kind) for kind in ordered if kind.code in noted)
-
-    def _make_finding(self, kind: Kind) -> Finding:
-        lists = self._remarks.get(kind.code, {})
-        remarks = {name: ", ".join(texts) for name, texts in lists.items() if texts}
-        counts = Counter(remarks.values())
-        messages = list(self._messages.get(kind.code, []))
-        if 1 < len(lists) and 0 < len(counts) <= min(_MAX_COUNTED, len(lists) - 1):
-            messages += [f"{number} x {remark}" for remark, number in counts.most_common()]
-        text = f"{kind.title}: {len(lists)}" if lists else kind.title
-        return Finding(
-            kind=kind,
-            message=f"{text} ({'; '.join(messages)})" if messages else text,
-            names=tuple(lists),
-            remarks=remarks,
-            details=self._details.get(kind.code, {}),
-        )
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was noted, in the catalogue's order."""
+        return tuple(one for one in self._findings.values() if one.names or one.numbers)
 
 
 @dataclass(frozen=True)
@@ -149,29 +117,18 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything the doctor found.
-
-    Args:
-        path: The data set.
-        label_set: Meaning of the ids; None if it is neither named nor given.
-        findings: Errors first.
-        statistics: Numbers.
-        files: Image file and mask file of each name, relative to the data set.
-        cameras: Camera of each name as it is stored.
-        captions: Caption of each name that has one.
-        index: `dataset.json` as far as it could be read.
-        typical: Names without a finding of their own, from left to right poses.
-    """
+    """Everything the doctor found."""
 
     path: Path | str
-    label_set: LabelSet | None
-    findings: tuple[Finding, ...]
+    label_set: LabelSet | None  # meaning of the ids; None if it is neither named nor given
+    findings: tuple[Finding, ...]  # errors first
     statistics: Statistics
+    # Image file and mask file of each name, relative to the data set.
     files: Mapping[str, tuple[str | None, str | None]]
-    cameras: Mapping[str, tuple[float, ...]]
+    cameras: Mapping[str, tuple[float, ...]]  # as they are stored
     captions: Mapping[str, str]
-    index: Mapping[str, Any]
-    typical: tuple[str, ...]
+    index: Mapping[str, Any]  # `dataset.json` as far as it could be read
+    typical: tuple[str, ...]  # names without a finding of their own, from left to right poses
 
     def by_severity(self, severity: Severity) -> tuple[Finding, ...]:
         """Return the findings of one severity."""

@@ -12,27 +12,18 @@ import numpy as np
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from training.data.doctor.cameras import mirror_camera
-from training.data.doctor.catalogue import CATALOGUE
+from training.data.doctor.catalogue import CATALOGUE, LEAVES_OUT
 from training.data.doctor.check import check_dataset
 from training.data.doctor.examination import Progress
-from training.data.doctor.findings import LEAVES_OUT, Diagnosis, Finding
-from training.data.doctor.geometry import GEOMETRY_KINDS
-from training.data.doctor.index import INDEX_KINDS
-from training.data.doctor.masks import PIXEL_KINDS
-from training.data.doctor.pairs import PAIR_KINDS
-from training.data.doctor.repairs import RepairedFiles, RepairPlan, repair_files
+from training.data.doctor.findings import Diagnosis, Finding
+from training.data.doctor.repairs import repair_files
 from training.data.format import DatasetWriter, open_files
-from training.data.format.index import VALUE_RULES
 from training.data.format.layout import SUFFIX
 from training.data.workers import map_by_workers
 
-# Faults that the format on disk cannot hold, so that nothing can be written without their repair.
-_BLOCKING = {
-    kind.code
-    for kind in (*INDEX_KINDS, *PAIR_KINDS, *PIXEL_KINDS, CATALOGUE["camera_invalid"])
-    if kind.severity == "error"
-}
-_PIXEL_CODES = {kind.code for kind in (*PIXEL_KINDS, *GEOMETRY_KINDS)}
+# Repairs that leave the pixels as they are.
+_WITHOUT_PIXELS = ("name_mismatch", "entries_invalid", "camera_convention", "camera_mirrored")
+Chosen = Mapping[str, Finding]
 
 
 @dataclass(frozen=True)
@@ -41,7 +32,7 @@ class FixResult:
 
     output: Path  # the new data set
     num_written: int  # its items
-    changed: Mapping[str, tuple[str, ...]]  # what was done to an item; others were copied
+    repaired: Mapping[str, int]  # what was done, and to how many items
     dropped: Mapping[str, str]  # why an item was left out
 
 
@@ -76,33 +67,39 @@ def fix_dataset(
     if Path(output).resolve() == Path(path).resolve():
         raise UserError(f"output {output} is the data set itself; repairs go to a new one")
     diagnosis = check_dataset(path, label_set=label_set, num_workers=num_workers, progress=progress)
-    chosen = [finding for finding in diagnosis.findings if finding.code in codes and finding.fix]
-    dropped = _find_dropped(chosen)
+    chosen = {one.code: one for one in diagnosis.findings if one.code in codes}
+    left_out = [one for one in chosen.values() if one.fix == LEAVES_OUT]
+    dropped = {name: _reason(one, name) for one in reversed(left_out) for name in one.names}
     names = [name for name in diagnosis.files if name not in dropped]
     _require_writable(diagnosis, chosen, names)
-    plans = [_plan_item(diagnosis, chosen, name) for name in names]
+    plans = [(*diagnosis.files[name], _pixel_repairs(chosen, name)) for name in names]
     repair = partial(repair_files, open_files(path), diagnosis.label_set)
-    num_written = 0
-    with DatasetWriter(
-        output, diagnosis.label_set, overwrite=overwrite, shard_size=shard_size
-    ) as writer:
-        for done, item in enumerate(map_by_workers(repair, plans, num_workers), start=1):
-            if item.refusal:
-                dropped[item.name] = item.refusal
+    writer = DatasetWriter(output, diagnosis.label_set, overwrite=overwrite, shard_size=shard_size)
+    with writer:
+        repaired = map_by_workers(repair, plans, num_workers)
+        for done, (name, (*files, refusal)) in enumerate(zip(names, repaired, strict=True), 1):
+            if refusal:
+                dropped[name] = refusal
             else:
-                _write(writer, diagnosis, chosen, item)
-                num_written += 1
+                _write(writer, diagnosis, chosen, name, files)
             if progress is not None:
                 progress(done, len(plans))
-        if num_written == 0:
-            raise UserError(_nothing_left(diagnosis, dropped))
-        writer.describe(_describe(diagnosis, chosen, dropped))
-    changed: dict[str, tuple[str, ...]] = {}
-    for finding in chosen:
-        for name in finding.names:
-            if name in diagnosis.files and name not in dropped:
-                changed[name] = (*changed.get(name, ()), f"{finding.code}: {finding.fix}")
-    return FixResult(Path(output), num_written, changed, dropped)
+        if dropped.keys() >= diagnosis.files.keys():
+            reasons = sorted({reason.partition(":")[0] for reason in dropped.values()})
+            raise UserError(f"nothing of {path} would be left; dropped for {', '.join(reasons)}")
+        writer.describe(
+            {
+                **diagnosis.index.get("preparation", {}),
+                "repairs": list(chosen),
+                "left_out": [[name, reason] for name, reason in sorted(dropped.items())],
+            }
+        )
+    actions = {
+        f"{one.code}: {one.fix}": len((diagnosis.files.keys() - dropped) & set(one.names))
+        for one in chosen.values()
+        if one.fix != LEAVES_OUT
+    }
+    return FixResult(Path(output), len(diagnosis.files.keys() - dropped), actions, dropped)
 
 
 def _check_codes(fixes: Sequence[str] | Literal["all"]) -> set[str]:
@@ -115,18 +112,12 @@ def _check_codes(fixes: Sequence[str] | Literal["all"]) -> set[str]:
     return set(codes)
 
 
-def _find_dropped(chosen: Sequence[Finding]) -> dict[str, str]:
-    dropped: dict[str, str] = {}
-    for finding in chosen:
-        for name in finding.names if finding.fix == LEAVES_OUT else ():
-            remark = finding.remarks.get(name)
-            dropped.setdefault(name, f"{finding.code}: {remark}" if remark else finding.code)
-    return dropped
+def _reason(finding: Finding, name: str) -> str:
+    remark = finding.remarks.get(name)
+    return f"{finding.code}: {remark}" if remark else finding.code
 
 
-def _require_writable(
-    diagnosis: Diagnosis, chosen: Sequence[Finding], names: Sequence[str]
-) -> None:
+def _require_writable(diagnosis: Diagnosis, chosen: Chosen, names: Sequence[str]) -> None:
     """Raise if a fault that nobody repairs keeps the rest from being written."""
     where = f"data set {diagnosis.path}"
     index_fault = diagnosis.find("index_invalid")
@@ -137,72 +128,43 @@ def _require_writable(
         )
     if diagnosis.label_set is None:
         raise UserError(f"{where} does not name a known label set; give label_set=")
-    left = set(names)
     open_codes = [
-        finding.code
-        for finding in diagnosis.findings
-        if finding.code in _BLOCKING
-        and finding not in chosen
-        and (not finding.names or left & set(finding.names))
+        one.code
+        for one in diagnosis.findings
+        if one.kind.is_blocking
+        and one.code not in chosen
+        and (not one.names or {*names} & {*one.names})
     ]
     if open_codes:
         raise UserError(
             f"{where} cannot be written while it has {', '.join(open_codes)}; add them to fix, or "
             "use fix=all"
         )
-    if not names:
-        raise UserError(_nothing_left(diagnosis, _find_dropped(chosen)))
 
 
-def _nothing_left(diagnosis: Diagnosis, dropped: Mapping[str, str]) -> str:
-    reasons = sorted({reason.split(":")[0] for reason in dropped.values()})
-    return f"nothing of data set {diagnosis.path} would be left; dropped for {', '.join(reasons)}"
-
-
-def _plan_item(diagnosis: Diagnosis, chosen: Sequence[Finding], name: str) -> RepairPlan:
-    repairs = {
-        finding.code: finding.details[name]
-        for finding in chosen
-        if finding.code in _PIXEL_CODES and name in finding.details
+def _pixel_repairs(chosen: Chosen, name: str) -> dict[str, Any]:
+    return {
+        code: finding.details[name]
+        for code, finding in chosen.items()
+        if name in finding.details and code not in _WITHOUT_PIXELS
     }
-    return RepairPlan(name, *diagnosis.files[name], repairs)
 
 
 def _write(
-    writer: DatasetWriter, diagnosis: Diagnosis, chosen: Sequence[Finding], item: RepairedFiles
+    writer: DatasetWriter, diagnosis: Diagnosis, chosen: Chosen, name: str, files: Sequence[bytes]
 ) -> None:
-    details = {finding.code: finding.details.get(item.name) for finding in chosen}
-    camera = details.get("camera_convention")
-    if camera is None:
-        camera = np.array(diagnosis.cameras[item.name])
+    details = {code: finding.details.get(name) for code, finding in chosen.items()}
+    camera = np.array(diagnosis.cameras[name])
+    if details.get("camera_convention") is not None:
+        camera = details["camera_convention"]
     camera = mirror_camera(camera, details.get("camera_mirrored") or "")
-    known = {key: _entry(diagnosis.index, key, item.name) for key in VALUE_RULES}
+    known = {key: values.get(name) for key, values in diagnosis.index.items()}
     writer.add_encoded(
-        splitext(item.name)[0] + SUFFIX,
-        item.image,
-        item.mask,
+        splitext(name)[0] + SUFFIX,
+        *files,
         camera.tolist(),
-        diagnosis.captions.get(item.name, "").strip(),
+        diagnosis.captions.get(name, "").strip(),
         residual=known["camera_residuals"],
         repeats=known["repeats"] or 1,
         attributes=known["attributes"],
     )
-
-
-def _entry(index: Mapping[str, Any], key: str, name: str) -> Any:
-    """Return what `dataset.json` says about an item under an optional key, if it makes sense."""
-    entries = index.get(key)
-    value = entries.get(name) if isinstance(entries, dict) else None
-    is_valid, _ = VALUE_RULES[key]
-    return value if is_valid(value) else None
-
-
-def _describe(
-    diagnosis: Diagnosis, chosen: Sequence[Finding], dropped: Mapping[str, str]
-) -> dict[str, Any]:
-    before = diagnosis.index.get("preparation")
-    return {
-        **(before if isinstance(before, dict) else {}),
-        "repairs": [finding.code for finding in chosen],
-        "left_out": [[name, reason] for name, reason in sorted(dropped.items())],
-    }

@@ -7,59 +7,27 @@ from typing import Any
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from training.data.doctor.findings import Kind, Notes
+from training.data.doctor.findings import Notes
 from training.data.format import INDEX_NAME, DatasetFiles
 from training.data.format.index import CAMERA_CONVENTION, VALUE_RULES, parse_label_set
 from training.data.format.json_reading import is_number, parse_json
 
-INDEX_KINDS = (
-    Kind(
-        "index_invalid",
-        "error",
-        "dataset.json is missing or cannot be read",
-        "It holds the cameras and names the label set; a full disk or an interrupted copy often "
-        "cuts it off.",
-    ),
-    Kind(
-        "label_set_unknown",
-        "error",
-        "label set not named, or not known",
-        "Nothing says what the numbers in the masks mean.",
-        "writes the label set that you name with label_set=",
-    ),
-    Kind(
-        "convention_unknown",
-        "error",
-        "camera convention not named, or not known",
-        "dataset.json does not say which way the axes of its cameras point.",
-        "writes 'opencv' (the axes are checked, and turned by the fix camera_convention)",
-    ),
-    Kind(
-        "entries_invalid",
-        "error",
-        "malformed entries of dataset.json",
-        "'labels' are [name, [25 numbers]], each name once; 'captions' are texts; 'repeats' whole "
-        "numbers of 1..1000, 'camera_residuals' numbers of at least 0, 'attributes' numbers.",
-        "leaves these entries out",
-    ),
-)
+_RULES = {
+    "captions": lambda text: isinstance(text, str),
+    "preparation": lambda value: True,
+    **{key: is_valid for key, (is_valid, _) in VALUE_RULES.items()},
+}
 
 
 @dataclass(frozen=True)
 class RawIndex:
-    """`dataset.json` as far as it makes sense.
+    """`dataset.json` as far as it makes sense."""
 
-    Args:
-        label_set: The set it names, or else the given one.
-        content: The parsed file; empty if there is none.
-        cameras: Camera of each listed name, exactly as written; () for what is no list of numbers.
-        captions: Texts by name, exactly as written.
-    """
-
-    label_set: LabelSet | None
-    content: Mapping[str, Any] = field(default_factory=dict)
+    label_set: LabelSet | None  # the set it names, or else the given one
+    # Camera of each listed name as written, NaN for what is no number; () for what is no list.
     cameras: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    captions: Mapping[str, str] = field(default_factory=dict)
+    # The other keys that hold something by name, without what is malformed; None without a file.
+    entries: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def read_index(
@@ -90,13 +58,8 @@ def read_index(
     convention = content.get("camera_convention")
     if convention != CAMERA_CONVENTION:
         notes.say("convention_unknown", f"{convention!r} instead of '{CAMERA_CONVENTION}'")
-    cameras = _collect_cameras(content["labels"], notes)
-    captions = _keep_valid(content, "captions", lambda text: isinstance(text, str), notes)
-    for key, (is_valid, _) in VALUE_RULES.items():
-        _keep_valid(content, key, is_valid, notes)
-    if not isinstance(content.get("preparation") or {}, dict):
-        notes.say("entries_invalid", "preparation is no object")
-    return RawIndex(label_set, content, cameras, captions)
+    entries = {key: _keep_valid(content, key, rule, notes) for key, rule in _RULES.items()}
+    return RawIndex(label_set, _collect_cameras(content["labels"], notes), entries)
 
 
 def _collect_cameras(
@@ -110,12 +73,10 @@ def _collect_cameras(
             continue
         name, values = entry
         numbers = values if isinstance(values, list) else []
-        camera = tuple(float(v) if is_number(v) else math.nan for v in numbers)
+        camera = tuple(float(value) if is_number(value) else math.nan for value in numbers)
         if name in cameras:
             is_same = cameras[name] == camera
-            notes.add(
-                "entries_invalid", name, "listed twice" if is_same else "listed twice, differently"
-            )
+            notes.add("entries_invalid", name, f"listed twice{'' if is_same else ', differently'}")
             # Only one of two can be right, and nothing says which.
             camera = camera if is_same else ()
         cameras[name] = camera
@@ -129,7 +90,7 @@ def _keep_valid(
     if not isinstance(values, dict):
         notes.say("entries_invalid", f"{key} is no object")
         return {}
-    for name, value in values.items():
-        if not is_valid(value):
+    for name in values:
+        if not is_valid(values[name]):
             notes.add("entries_invalid", name, key)
     return {name: value for name, value in values.items() if is_valid(value)}

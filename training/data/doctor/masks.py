@@ -7,109 +7,8 @@ import numpy as np
 
 from mate3d.labels import LabelSet, get_label_set, label_set_names
 from training.data.doctor.examination import ItemFacts, Shape, describe
-from training.data.doctor.findings import LEAVES_OUT, Kind, Notes
+from training.data.doctor.findings import Notes
 
-# Ordered as repairs are applied.
-PIXEL_KINDS = (
-    Kind(
-        "unreadable",
-        "error",
-        "images or masks that cannot be read",
-        "The file is cut off or damaged; usually an interrupted copy or download.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "image_format",
-        "error",
-        "images that are no plain 8-bit RGB .png files",
-        "Training reads three channels as they are stored. If a tag says that the pixels must be "
-        "rotated, masks of the rotated view do not fit them.",
-        "writes 8-bit RGB PNGs (transparent pixels over white, without the tag)",
-    ),
-    Kind(
-        "image_size",
-        "error",
-        "images that are not square, or of another size than the most",
-        "All images must be squares of one size.",
-        "cuts out the central square and resizes it, masks by nearest neighbour",
-    ),
-    Kind(
-        "image_blank",
-        "error",
-        "images of one colour",
-        "Nothing is on them; often a failed crop or a missing frame.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "mask_size",
-        "error",
-        "masks of another size than their image",
-        "A mask needs one label for every pixel of its image.",
-        "resizes the masks by nearest neighbour, which invents no ids",
-    ),
-    Kind(
-        "mask_useless",
-        "error",
-        "masks that do not tell the classes",
-        "JPEG changes ids along all borders, unknown colours mean nothing, black and white tells "
-        "foreground only, and one class alone is a segmentation that found no head.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "mask_colors",
-        "error",
-        "masks that store colours",
-        "The classes are in the colours and not in the pixel values; often smoothed by resizing, "
-        "or with a palette that an image program sorted.",
-        "looks the colours up; mixed pixels get the class beside them that they are most like",
-    ),
-    Kind(
-        "mask_format",
-        "error",
-        "masks of several channels, or of more than 8 bits",
-        "The ids are there, but masks must be 8-bit palette or grey PNGs.",
-        "keeps one channel of 8 bits",
-    ),
-    Kind(
-        "mask_scaled",
-        "error",
-        "masks with multiplied ids, or that count from 1",
-        "Pixel values are grey levels made for looking at (id times a factor), or start at 1; ids "
-        "start at 0.",
-        "divides by the factor, or subtracts 1",
-    ),
-    Kind(
-        "mask_interpolated",
-        "error",
-        "masks resized with smoothing",
-        "Between two classes lie thin lines of ids between theirs, which are other classes. Masks "
-        "must be resized by nearest neighbour.",
-        "gives those lines the class beside them that they are most like",
-    ),
-    Kind(
-        "mask_unknown_ids",
-        "error",
-        "masks with unknown ids",
-        "The label set has no such class. If all masks are concerned, it is the wrong label set.",
-        "fills up to a tenth of a mask from the nearest known class, leaves the item out otherwise",
-    ),
-    Kind(
-        "duplicate",
-        "warning",
-        "identical images, or one mask for different images",
-        "They are seen more often than others and spoil a split into training and test images; a "
-        "shared mask is often one that was paired by order and not by name. The first of identical "
-        "images is not listed.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "mask_palette",
-        "note",
-        "masks with another palette",
-        "Training reads the ids only; viewers show other colours than usual.",
-        "writes the label set's palette",
-    ),
-)
 Shapes = Mapping[int, Shape]
 
 
@@ -178,11 +77,11 @@ def _interpret_values(
         notes.say("mask_scaled", "ids from 1")
     else:
         factor, scaled = _find_factor(unknown, num_classes)
-        table = (np.arange(256) / factor).round().astype(int)
+        table = (np.arange(256) / factor).round()
         if scaled:
             notes.say("mask_scaled", f"factor {factor:g}")
     for name in scaled:
-        notes.add("mask_scaled", name, detail=table)
+        notes.add("mask_scaled", name, detail=table.astype(np.uint8))
     strange = {name: shapes for name, shapes in unknown.items() if name not in scaled}
     _note_unknown_ids(strange, len(masks), label_set, notes)
     return {name: relabel(masks[name], table) for name in scaled}

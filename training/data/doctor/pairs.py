@@ -1,69 +1,26 @@
 """Which image, mask, camera and caption belong together, by name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from posixpath import basename, splitext
-from typing import Any
 
-from training.data.doctor.findings import LEAVES_OUT, Kind, Notes
+from training.data.doctor.findings import Notes
 from training.data.doctor.index import RawIndex
 from training.data.format import INDEX_NAME
 from training.data.format.layout import is_safe_name
 
-PAIR_KINDS = (
-    Kind(
-        "name_mismatch",
-        "error",
-        "names that do not match exactly",
-        "Image, mask and camera belong together by the same name; these differ in extension, "
-        "folder prefix, slashes or capitals.",
-        "gives all parts the image's name",
-    ),
-    Kind(
-        "name_unsafe",
-        "error",
-        "names that lead out of the data set",
-        "A name must be a relative path with '/' and without '..'; writing such a file elsewhere "
-        "would put it outside of the output. Backslashes come from programs that pack on Windows.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "unpaired",
-        "error",
-        "items without image, mask or camera",
-        "A training sample needs all three; often a download or a copy was not complete.",
-        LEAVES_OUT,
-    ),
-    Kind(
-        "caption_missing",
-        "warning",
-        "images without a caption, while others have one",
-        "Text-guided training sees no text for them. (No captions at all is fine.)",
-    ),
-    Kind(
-        "stray_files",
-        "note",
-        "files and captions that belong to nothing",
-        "They are ignored, but may be a sign of files in the wrong folder.",
-        "leaves them out",
-    ),
-)
+Files = tuple[str | None, str | None]  # image and mask; None for one that is missing
+
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The parts of each name; names are the images' where there is an image.
+    """The parts of each name; names are the images' where there is an image."""
 
-    Args:
-        files: Image file and mask file, None for one that is missing.
-        cameras: Camera of each name that has one, possibly malformed.
-        captions: Caption of each name that has one.
-    """
-
-    files: Mapping[str, tuple[str | None, str | None]]
-    cameras: Mapping[str, tuple[float, ...]]
+    files: Mapping[str, Files]
+    cameras: Mapping[str, tuple[float, ...]]  # possibly malformed
     captions: Mapping[str, str]
 
 
@@ -75,49 +32,39 @@ def pair_files(file_names: Iterable[str], index: RawIndex, notes: Notes) -> Pair
     """
     images, masks, stray = _sort_files(file_names)
     names = {_output_name(name): name for name in images}
+    texts = (index.entries or {}).get("captions", {})
     mask_of, lone_masks = _match(names, masks, notes)
     camera_of, lone_cameras = _match(names, index.cameras, notes)
-    caption_of, lone_captions = _match(names, index.captions, notes)
-    files = {_output_name(name): (None, masks[name]) for name in lone_masks}
+    caption_of, lone_captions = _match(names, texts, notes)
+    files: dict[str, Files] = {_output_name(name): (None, masks[name]) for name in lone_masks}
     files |= {name: (images[raw], masks.get(mask_of.get(name))) for name, raw in names.items()}
-    files = dict(sorted(files.items()))
-    captions = {name: index.captions[raw] for name, raw in caption_of.items()}
-    cameras = {name: index.cameras[raw] for name, raw in camera_of.items()}
     for name in (*files, *stray):
         if not is_safe_name(name):
             notes.add("name_unsafe", name)
-    for name in (*stray, *lone_captions):
-        notes.add("stray_files", name, "caption" if name in lone_captions else "")
-    _find_unpaired(files, {*cameras, *lone_cameras}, bool(index.content), notes)
     for name, raw in names.items():
         if not _is_png(raw):
             notes.add("image_format", name, f"{splitext(raw)[1]} file")
-    if not images:
-        notes.say("unpaired", "there are no images")
-    for name in names if index.captions else ():
-        if not captions.get(name, "").strip():
+        if texts and not texts.get(caption_of.get(name), "").strip():
             notes.add("caption_missing", name)
-    return Pairs(files, cameras, captions)
-
-
-def _find_unpaired(
-    files: Mapping[str, tuple[str | None, str | None]],
-    with_camera: set[str],
-    has_index: bool,
-    notes: Notes,
-) -> None:
-    for name in sorted({*files, *with_camera}):
+    for name in (*stray, *lone_captions):
+        notes.add("stray_files", name, "caption" if name in lone_captions else "")
+    for name in sorted({*files, *lone_cameras}):
         image, mask = files.get(name, (None, None))
-        has_camera = name in with_camera or not has_index
-        parts = (("image", image), ("mask", mask), ("camera", has_camera))
-        missing = [part for part, is_there in parts if not is_there]
+        has_camera = name in camera_of or name in lone_cameras or index.entries is None
+        parts = {"image": image, "mask": mask, "camera": has_camera}
+        missing = [part for part, is_there in parts.items() if not is_there]
         if missing:
             notes.add("unpaired", name, f"no {' and no '.join(missing)}")
+    if not images:
+        notes.say("unpaired", "there are no images")
+    return Pairs(
+        files=dict(sorted(files.items())),
+        cameras={name: index.cameras[raw] for name, raw in camera_of.items()},
+        captions={name: texts[raw] for name, raw in caption_of.items()},
+    )
 
 
-def _sort_files(
-    file_names: Iterable[str],
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
+def _sort_files(file_names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
     """Return the pictures below images/ and masks/ by name, and what else lies around."""
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
@@ -146,7 +93,7 @@ def _output_name(name: str) -> str:
 
 
 def _match(
-    names: Mapping[str, str], others: Mapping[str, Any], notes: Notes
+    names: Mapping[str, str], others: Collection[str], notes: Notes
 ) -> tuple[dict[str, str], list[str]]:
     """Return the other part of each image's name, and the parts that are left over."""
     matched = {
@@ -155,11 +102,11 @@ def _match(
     left_over = sorted(set(others) - set(matched.values()))
     for key in (_loose_key, _base_key):
         # A key that two names share says nothing.
-        name_counts, other_counts = Counter(map(key, names)), Counter(map(key, others))
+        counts = Counter(map(key, names)), Counter(map(key, others))
         place = {key(name): name for name in names if name not in matched}
         for other in list(left_over):
             name = place.get(key(other))
-            if name and name_counts[key(other)] == other_counts[key(other)] == 1:
+            if name and all(count[key(other)] == 1 for count in counts):
                 matched[name] = other
                 left_over.remove(other)
                 notes.add("name_mismatch", name)

@@ -38,11 +38,7 @@ def try_reading(
 
 
 def read_image(content: bytes) -> Image.Image:
-    """Decode an image completely.
-
-    Raises:
-        OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
-    """
+    """Decode an image completely; raises one of `DECODING_ERRORS` if it is not complete."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
     return image
@@ -60,9 +56,6 @@ def read_mask(
     Returns:
         The values, and what is wrong with the way in which they are stored. With "mask_useless"
         the values mean nothing.
-
-    Raises:
-        OSError, SyntaxError, ValueError: If it is not a complete image (`DECODING_ERRORS`).
     """
     image = read_image(content)
     values, faults = _read_values(image, palette)
@@ -157,13 +150,9 @@ def resolve_borders(
 
 def find_boundaries(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
     """Return the pixels that differ from a neighbour to the right, left, below or above."""
-    boundary = np.zeros(values.shape, dtype=bool)
-    across, down = values[:, 1:] != values[:, :-1], values[1:] != values[:-1]
-    boundary[:, 1:] |= across
-    boundary[:, :-1] |= across
-    boundary[1:] |= down
-    boundary[:-1] |= down
-    return boundary
+    across = np.pad(values[:, 1:] != values[:, :-1], ((0, 0), (1, 1)))
+    down = np.pad(values[1:] != values[:-1], ((1, 1), (0, 0)))
+    return across[:, 1:] | across[:, :-1] | down[1:] | down[:-1]
 
 
 def find_in_between(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
@@ -171,11 +160,6 @@ def find_in_between(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
 
     Smooth resizing makes a ramp of such pixels along every border; drawn masks have few.
     """
-    found = np.zeros(values.shape, dtype=bool)
-    found[:, 1:-1] |= _is_between(values[:, :-2], values[:, 1:-1], values[:, 2:])
-    found[1:-1] |= _is_between(values[:-2], values[1:-1], values[2:])
-    return found
-
-
-def _is_between(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> np.ndarray:
-    return ((before < middle) & (middle < after)) | ((before > middle) & (middle > after))
+    across, down = (np.sign(np.diff(values.astype(np.int16), axis=axis)) for axis in (1, 0))
+    found = np.pad(across[:, 1:] * across[:, :-1] > 0, ((0, 0), (1, 1)))
+    return found | np.pad(down[1:] * down[:-1] > 0, ((1, 1), (0, 0)))
