@@ -1,6 +1,7 @@
 """The doctor's examination from end to end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import numpy as np
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from training.data.doctor.cameras import Cameras, camera_angles, check_cameras
-from training.data.doctor.examination import ItemFacts, Progress, examine_all
+from training.data.doctor.examination import ItemFacts, Progress, examine_item
 from training.data.doctor.findings import Diagnosis, Finding, Notes, Statistics
-from training.data.doctor.geometry import Parts, check_geometry
+from training.data.doctor.geometry import check_geometry
 from training.data.doctor.index import read_index
 from training.data.doctor.masks import check_pixels
 from training.data.doctor.pairs import pair_files
@@ -18,6 +19,7 @@ from training.data.doctor.poses import check_poses
 from training.data.doctor.statistics import collect_statistics
 from training.data.format import INDEX_NAME, open_files
 from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
+from training.data.workers import map_by_workers
 
 _NUM_TYPICAL = 12
 _FEW_IMAGES = 1000
@@ -63,16 +65,18 @@ def check_dataset(
         drawn = np.random.default_rng(seed).choice(len(jobs), max_images, replace=False)
         jobs = [jobs[i] for i in sorted(drawn.tolist())]
     palette = index.label_set.palette if index.label_set else ()
-    items = examine_all(files, jobs, palette, num_workers, progress)
-    shapes = check_pixels(items, index.label_set, notes)
-    parts: Mapping[str, Parts] = {}
-    if index.label_set is not None:
-        alignments = {i.name: i.alignment for i in items if i.alignment and shapes.get(i.name)}
-        parts = check_geometry(shapes, alignments, index.label_set, notes)
+    items = []
+    for item in map_by_workers(partial(examine_item, files, palette), jobs, num_workers):
+        items.append(item)
+        if progress is not None:
+            progress(len(items), len(jobs))
+    masks = check_pixels(items, index.label_set, notes)
+    alignments = {item.name: item.alignment for item in items if item.alignment}
+    noses = check_geometry(masks, alignments, index.label_set, notes)
     sizes = {item.name: item.size for item in items if item.size}
     cameras = check_cameras(pairs.cameras, sizes, notes)
-    check_poses(cameras, parts, notes)
-    statistics = collect_statistics(pairs, items, shapes, cameras, index.label_set)
+    check_poses(cameras, noses, notes)
+    statistics = collect_statistics(pairs, items, masks, cameras, index.label_set)
     _note_what_is_rare(statistics, notes)
     findings = notes.findings()
     return Diagnosis(
@@ -101,7 +105,7 @@ def _choose_typical(
 ) -> tuple[str, ...]:
     """Return items without a fault of their own, evenly over the poses from left to right."""
     concerned = {name for finding in findings for name in finding.names}
-    complete = [item.name for item in items if item.size and item.shapes]
+    complete = [item.name for item in items if item.size and item.sums is not None]
     # With a fault of all items, such as one of the cameras, the pictures still show the rest.
     sound = [name for name in complete if name not in concerned] or complete
     sound.sort(key=lambda name: camera_angles(cameras[name])[0] if name in cameras else 0.0)

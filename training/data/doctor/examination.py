@@ -1,7 +1,7 @@
 """The one pass over the files: what is worth knowing of each image and mask, as small facts."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,25 +20,15 @@ from training.data.doctor.reading import (
     try_reading,
 )
 from training.data.format import DatasetFiles
-from training.data.workers import map_by_workers
 
 Progress = Callable[[int, int], None]
-Job = tuple[str, str | None, str | None]  # name, file of the image, file of the mask
+Job = tuple[str, str | None, str | None]
 
 _EXIF_ORIENTATION = 274
 # Below this standard deviation (of 0..255) an image shows nothing.
 _MIN_SPREAD = 3.0
 # Drawn masks stay below 0.05; smooth resizing makes more than half of the border such pixels.
 _MAX_IN_BETWEEN = 0.15
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Pixels of one value in a mask."""
-
-    area: float  # share of the picture, 0..1
-    x: float  # centroid, 0 at the left edge, 1 at the right one
-    y: float  # centroid, 0 at the top, 1 at the bottom
 
 
 @dataclass
@@ -50,36 +40,19 @@ class ItemFacts:
     size: tuple[int, int] | None = None  # of the image; None if it cannot be read
     image_digest: str = ""  # of an image that shows something
     mask_digest: str = ""
-    shapes: Mapping[int, Shape] = field(default_factory=dict)  # by value; of a usable mask
+    # Of each value of a usable mask: area, area times x, area times y, where the picture is 1 x 1.
+    sums: np.ndarray | None = None  # [V, 3]
     alignment: Alignment | None = None
 
 
-def examine_all(
-    files: DatasetFiles,
-    jobs: Sequence[Job],
-    palette: Sequence[Color],
-    num_workers: int,
-    progress: Progress | None,
-) -> list[ItemFacts]:
-    """Read all files of the jobs once and return the facts in the jobs' order.
+def examine_item(files: DatasetFiles, palette: Sequence[Color], job: Job) -> ItemFacts:
+    """Read one image and its mask once; whatever is wrong with them becomes a fact.
 
     Args:
         files: The data set.
-        jobs: What to read.
         palette: Colours of the label set; empty if it is not known.
-        num_workers: Processes that read; 0 reads in this one.
-        progress: Called with the number of finished jobs and of all.
+        job: Name, file of the image, file of the mask.
     """
-    facts = []
-    examine = partial(_examine_item, files, palette=tuple(palette))
-    for item in map_by_workers(examine, jobs, num_workers):
-        facts.append(item)
-        if progress is not None:
-            progress(len(facts), len(jobs))
-    return facts
-
-
-def _examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> ItemFacts:
     name, image_file, mask_file = job
     item = ItemFacts(name)
     image, image_error = try_reading(files, image_file, partial(_examine_image, item=item))
@@ -92,7 +65,7 @@ def _examine_item(files: DatasetFiles, job: Job, palette: Sequence[Color]) -> It
         mask_size = (mask.shape[1], mask.shape[0])
         if mask_size != item.size:
             item.faults["mask_size"] = f"mask {describe(mask_size)}, image {describe(item.size)}"
-        if item.image_digest and item.shapes:
+        if item.image_digest and item.sums is not None:
             item.alignment = measure_alignment(image, mask)
     return item
 
@@ -120,16 +93,17 @@ def _examine_image(content: bytes, item: ItemFacts) -> np.ndarray:  # [H, W] flo
 
 def _examine_mask(content: bytes, palette: Sequence[Color], item: ItemFacts) -> np.ndarray:
     values, faults = read_mask(content, palette)
-    shapes = _measure_shapes(values)
-    if len(shapes) == 1:
+    sums = _sum_up(values)
+    found = np.flatnonzero(sums[:, 0]).tolist()
+    if len(found) == 1:
         faults.setdefault("mask_useless", "one class only")
-    elif set(shapes) == {0, 255}:
+    elif found == [0, 255]:
         faults.setdefault("mask_useless", "black and white")
     if "mask_useless" in faults:
         item.faults["mask_useless"] = faults["mask_useless"]
         return values
     item.faults |= faults
-    item.shapes = shapes
+    item.sums = sums
     item.mask_digest = _digest(Image.fromarray(values))
     share = find_in_between(values).sum() / find_boundaries(values).sum()
     if share > _MAX_IN_BETWEEN and "mask_colors" not in faults:
@@ -137,23 +111,14 @@ def _examine_mask(content: bytes, palette: Sequence[Color], item: ItemFacts) -> 
     return values
 
 
-def _measure_shapes(values: np.ndarray) -> dict[int, Shape]:  # [H, W] uint8
-    """Return share and centroid of each value that occurs."""
+def _sum_up(values: np.ndarray) -> np.ndarray:  # [H, W] uint8 -> [V, 3]
     height, width = values.shape
     # Counts by row and by column of each value; cheaper than weighting every pixel.
     rows = np.stack([np.bincount(row, minlength=256) for row in values])
     columns = np.stack([np.bincount(column, minlength=256) for column in values.T])
-    counts = rows.sum(axis=0)
-    y = (np.arange(height) + 0.5) @ rows / height
     x = (np.arange(width) + 0.5) @ columns / width
-    return {
-        int(value): Shape(
-            area=counts[value] / values.size,
-            x=x[value] / counts[value],
-            y=y[value] / counts[value],
-        )
-        for value in np.flatnonzero(counts)
-    }
+    y = (np.arange(height) + 0.5) @ rows / height
+    return np.stack([rows.sum(axis=0), x, y], axis=1)[: int(values.max()) + 1] / values.size
 
 
 def _digest(image: Image.Image) -> str:

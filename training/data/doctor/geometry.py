@@ -1,7 +1,10 @@
-"""Whether the classes lie where a head has them: orders, sides, mirrored and shifted masks."""
+"""Whether the classes lie where a head has them: orders, sides, mirrored and shifted masks.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+Sums are what the pass measures of each class: area, area times x, area times y.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,9 +12,7 @@ from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion, swap_classes
 from mate3d.labels import LabelSet, get_label_set, label_set_names
 from training.data.doctor.alignment import Alignment
-from training.data.doctor.examination import Shape
 from training.data.doctor.findings import Notes
-from training.data.doctor.masks import Shapes, join_shapes, relabel
 
 # Names of classes that are a part of a head, over all label sets.
 _PARTS = {
@@ -21,6 +22,7 @@ _PARTS = {
     "mouth": ("mouth", "u_lip", "l_lip", "lips"),
     "upper lip": ("u_lip",),
     "lower lip": ("l_lip",),
+    "ears": ("ears",),
     "hair": ("hair",),
     "neck": ("neck",),
     "cloth": ("cloth",),
@@ -38,56 +40,57 @@ _MIN_SHIFT = 0.04
 _MIN_GAIN = 0.1
 _MIRROR_GAIN = 0.15
 
-Parts = Mapping[str, Shape]
-
 
 def check_geometry(
-    shapes: Mapping[str, Shapes],
+    masks: Mapping[str, np.ndarray],  # [K, 3], sums of each class
     alignments: Mapping[str, Alignment],
-    label_set: LabelSet,
+    label_set: LabelSet | None,
     notes: Notes,
-) -> dict[str, Parts]:
+) -> dict[str, tuple[float, float]]:
     """Compare the places of the classes with those on a head.
 
-    Args:
-        shapes: Shapes by id of each mask.
-        alignments: Fit of mask and image.
-        label_set: Meaning of the ids.
-        notes: Gets what is wrong.
-
     Returns:
-        Parts of each upright head ("eyes", "nose", ...), as they are after the repairs.
+        How far the nose is to the right of and below the eyes' middle, of each upright head, after
+        the repairs.
     """
-    masks = _Masks(shapes, label_set, notes)
-    masks.check_order()
-    masks.check_mouth_and_nose()
-    masks.check_fit(alignments)
-    masks.check_sides()
-    return masks.check_upright()
+    if not masks or label_set is None:
+        return {}
+    alignments = {name: one for name, one in alignments.items() if name in masks}
+    heads = _Heads(masks, label_set, notes)
+    heads.check_order()
+    heads.check_mouth_and_nose()
+    heads.check_fit(alignments)
+    heads.check_sides()
+    return heads.check_upright()
 
 
-class _Masks:
+class _Part(NamedTuple):
+    """A part of each head; NaN where it does not show."""
+
+    area: np.ndarray  # [N]
+    x: np.ndarray  # [N]
+    y: np.ndarray  # [N]
+
+
+class _Heads:
     """Masks that are repaired from check to check."""
 
-    def __init__(self, shapes: Mapping[str, Shapes], label_set: LabelSet, notes: Notes):
-        self.shapes = dict(sorted(shapes.items()))
+    def __init__(self, masks: Mapping[str, np.ndarray], label_set: LabelSet, notes: Notes):
+        self.names = sorted(masks)
+        self.sums = np.stack([masks[name] for name in self.names])  # [N, K, 3]
         self.label_set = label_set
         self.notes = notes
-        is_animal = "ears" in label_set.class_names and "hair" not in label_set.class_names
+        classes = label_set.class_names
+        is_animal = "ears" in classes and "hair" not in classes
         self.face = _FACE_OF_CATS if is_animal else _FACE
         self.body = () if is_animal else _BODY
-        members = _PARTS | ({"ears": ("ears",)} if is_animal else {})
-        ids = {name: index for index, name in enumerate(label_set.class_names)}
-        self.part_ids = {
-            part: [ids[name] for name in names if name in ids] for part, names in members.items()
-        }
         self.mirror_table = _make_table(label_set.mirror_permutation())
 
     def check_order(self) -> None:
         """Find the label set that the masks follow instead of the one that is named, if any."""
-        highest = max((max(one) for one in self.shapes.values() if one), default=0)
-        best = max(_MIN_ORDER_SCORE, self._order_score(range(256)) + _MIN_ORDER_GAIN)
-        found: Sequence[int] | None = None
+        highest = np.flatnonzero(self.sums[:, :, 0].any(axis=0)).max()
+        best = max(_MIN_ORDER_SCORE, self._order_score(self.sums) + _MIN_ORDER_GAIN)
+        found: tuple[str, np.ndarray] | None = None
         for other in map(get_label_set, label_set_names()):
             if other.num_classes <= highest or other.name == self.label_set.name:
                 continue
@@ -95,31 +98,31 @@ class _Masks:
                 table = find_conversion(other, self.label_set).table
             except UserError:
                 continue
-            score = self._order_score(table)
+            score = self._order_score(_relabel(self.sums, table))
             if score > best:
-                best, found, name = score, table, other.name
+                best, found = score, (other.name, table)
         if found is not None:
-            self.notes.say("label_order", f"they fit {name}, not {self.label_set.name}")
-            self._relabel("label_order", self.shapes, _make_table(found))
+            self.notes.say("label_order", f"they fit {found[0]}, not {self.label_set.name}")
+            everything = np.full(len(self.names), True)
+            self._repair("label_order", everything, _make_table(found[1]))
 
     def check_mouth_and_nose(self) -> None:
         """Find masks whose mouth lies above the nose, below the eyes."""
-        if len(self.part_ids["mouth"]) != 1 or len(self.part_ids["nose"]) != 1:
+        classes = self.label_set.class_names
+        if "nose" not in classes or [n for n in classes if n in _PARTS["mouth"]] != ["mouth"]:
             return
-        (mouth,), (nose,) = self.part_ids["mouth"], self.part_ids["nose"]
-        judged = {n: one for n, one in self.shapes.items() if mouth in one and nose in one}
-        wrong = {
-            name
-            for name, one in judged.items()
-            if one[mouth].y < one[nose].y and self._eyes_height(one) < one[mouth].y
-        }
-        if not wrong:
+        parts = self._measure(self.sums)
+        mouth, nose, eyes = (parts[part].y for part in ("mouth", "nose", "eyes"))
+        is_wrong = (mouth < nose) & ~(eyes >= mouth)
+        num_judged = int((~np.isnan(mouth + nose)).sum())
+        if not is_wrong.any():
             return
-        self.notes.say("mouth_nose_swapped", f"{len(wrong)} of {len(judged)} masks that show both")
-        if len(wrong) > len(judged) / 2:
+        self.notes.say("mouth_nose_swapped", f"{is_wrong.sum()} of {num_judged} that show both")
+        if is_wrong.sum() > num_judged / 2:
             # What holds for the most holds for those that show one of the two only.
-            wrong |= {name for name, one in self.shapes.items() if (mouth in one) != (nose in one)}
-        self._relabel("mouth_nose_swapped", wrong, swap_classes(_make_table(), mouth, nose))
+            is_wrong |= np.isnan(mouth) != np.isnan(nose)
+        ids = self.label_set.class_id("mouth"), self.label_set.class_id("nose")
+        self._repair("mouth_nose_swapped", is_wrong, swap_classes(_make_table(), *ids))
 
     def check_fit(self, alignments: Mapping[str, Alignment]) -> None:
         """Find masks that do not lie on their image; mirrored ones are turned."""
@@ -130,11 +133,7 @@ class _Masks:
             remark = f"fit {one.own:.2f}, usually {usual:.2f}"
             is_better = one.best > max(one.own + _MIN_GAIN, 0.8 * usual)
             if one.mirrored > max(one.own + _MIRROR_GAIN, 0.8 * usual):
-                mask = {i: replace(shape, x=1 - shape.x) for i, shape in self.shapes[name].items()}
-                table = self.mirror_table if self._side_vote(mask) < 0 else _make_table()
-                self.shapes[name] = relabel(mask, table)
-                remark += f", mirrored {one.mirrored:.2f}"
-                self.notes.add("mask_mirrored", name, remark, detail=table)
+                self._mirror(name, f"{remark}, mirrored {one.mirrored:.2f}")
             elif is_better and max(map(abs, one.shift)) >= _MIN_SHIFT:
                 right, down = (100 * value for value in one.shift)
                 remark += f", {one.best:.2f} at {right:+.0f} % to the right, {down:+.0f} % down"
@@ -144,66 +143,70 @@ class _Masks:
 
     def check_sides(self) -> None:
         """Find masks whose classes of the left lie on the right."""
-        votes = {name: self._side_vote(one) for name, one in self.shapes.items()}
-        wrong = {name for name, vote in votes.items() if vote < 0}
-        right = {name for name, vote in votes.items() if vote > 0}
-        if not wrong:
+        votes = self._vote_sides(self.sums)
+        is_wrong, is_right = votes < 0, votes > 0
+        if not is_wrong.any():
             return
-        message = f"{len(wrong)} of {len(wrong | right)} masks that show both sides"
+        message = f"{is_wrong.sum()} of {(votes != 0).sum()} masks that show both sides"
         self.notes.say("left_right_swapped", message)
-        wrong = set(votes) - right if len(wrong) > len(right) else wrong
-        self._relabel("left_right_swapped", wrong, self.mirror_table)
+        is_wrong = ~is_right if is_wrong.sum() > is_right.sum() else is_wrong
+        self._repair("left_right_swapped", is_wrong, self.mirror_table)
 
-    def check_upright(self) -> dict[str, Parts]:
-        """Find heads that are upside down or no faces; return the parts of the others."""
-        upright = {}
-        for name, shapes in self.shapes.items():
-            parts = self._find_parts(shapes)
-            holds = _are_above(parts, self.face)
-            share = np.mean(holds) if len(holds) >= 2 else 1.0
-            if share <= 0.25:
-                self.notes.add("upside_down", name)
-            elif share <= 0.6:
-                self.notes.add("mask_misfit", name, "eyes, nose and mouth are in another order")
+    def check_upright(self) -> dict[str, tuple[float, float]]:
+        """Find heads that are upside down or no faces; return the others' noses."""
+        parts = self._measure(self.sums)
+        holds = np.stack([_is_less(parts[a].y, parts[b].y) for a, b in self.face])  # [R, N]
+        num_judged = (~np.isnan(holds)).sum(axis=0)
+        share = np.where(num_judged >= 2, np.nansum(holds, axis=0) / num_judged.clip(min=1), 1.0)
+        turn = parts["nose"].x - parts["eyes"].x
+        tilt = parts["nose"].y - parts["eyes"].y
+        for i in np.flatnonzero(share <= 0.6):
+            if share[i] <= 0.25:
+                self.notes.add("upside_down", self.names[i])
             else:
-                upright[name] = parts
-        return upright
+                remark = "eyes, nose and mouth are in another order"
+                self.notes.add("mask_misfit", self.names[i], remark)
+        shows = np.flatnonzero((share > 0.6) & ~np.isnan(turn))
+        return {self.names[i]: (turn[i], tilt[i]) for i in shows}
 
-    def _relabel(self, code: str, names: Iterable[str], table: np.ndarray) -> None:
-        for name in sorted(names):
-            self.shapes[name] = relabel(self.shapes[name], table)
-            self.notes.add(code, name, detail=table)
+    def _repair(self, code: str, is_wrong: np.ndarray, table: np.ndarray) -> None:
+        self.sums[is_wrong] = _relabel(self.sums[is_wrong], table)
+        for i in np.flatnonzero(is_wrong):
+            self.notes.add(code, self.names[i], detail=table)
 
-    def _find_parts(self, shapes: Shapes) -> Parts:
-        """Join the classes of a mask to parts of a head; parts that do not occur are left out."""
-        found = {p: [shapes[i] for i in ids if i in shapes] for p, ids in self.part_ids.items()}
-        return {part: join_shapes(one) for part, one in found.items() if one}
+    def _mirror(self, name: str, remark: str) -> None:
+        mirrored = self.sums[[self.names.index(name)]]
+        mirrored[:, :, 1] = mirrored[:, :, 0] - mirrored[:, :, 1]
+        table = self.mirror_table if self._vote_sides(mirrored)[0] < 0 else _make_table()
+        self.sums[self.names.index(name)] = _relabel(mirrored, table)[0]
+        self.notes.add("mask_mirrored", name, remark, detail=table)
 
-    def _eyes_height(self, shapes: Shapes) -> float:
-        parts = self._find_parts(shapes)
-        return parts["eyes"].y if "eyes" in parts else 0.0
+    def _measure(self, sums: np.ndarray) -> dict[str, _Part]:  # [N, K, 3]
+        """Join the classes to the parts of heads."""
+        parts = {}
+        for part, names in _PARTS.items():
+            ids = [i for i, name in enumerate(self.label_set.class_names) if name in names]
+            parts[part] = _center(sums[:, ids].sum(axis=1))
+        return parts
 
-    def _order_score(self, table: Sequence[int]) -> float:
-        """Return how much of what holds for heads holds for masks with the ids of a table, 0..1."""
-        holds: list[bool] = []
-        for shapes in (relabel(one, table) for one in self.shapes.values()):
-            parts = self._find_parts(shapes)
-            holds += _are_above(parts, (*self.face, *self.body))
-            holds += [parts[a].area > parts[b].area for a, b in _LARGER if {a, b} <= parts.keys()]
-            # Both halves of a pair lie at about the same height; sides are judged elsewhere.
-            holds += [abs(left.y - right.y) < 0.12 for left, right in self._pairs(shapes)]
-        return float(np.mean(holds)) if holds else 0.0
+    def _order_score(self, sums: np.ndarray) -> float:  # [N, K, 3]
+        """Return how much of what holds for heads holds for these masks, 0..1."""
+        parts = self._measure(sums)
+        holds = [_is_less(parts[a].y, parts[b].y) for a, b in (*self.face, *self.body)]
+        holds += [_is_less(parts[b].area, parts[a].area) for a, b in _LARGER]
+        # Both halves of a pair lie at about the same height; sides are judged elsewhere.
+        y = _center(sums).y
+        holds += [_is_less(abs(y[:, a] - y[:, b]), 0.12) for a, b in self.label_set.mirror_pairs]
+        known = np.stack(holds)[~np.isnan(holds)]
+        return float(known.mean()) if known.size else 0.0
 
-    def _pairs(self, shapes: Shapes) -> list[tuple[Shape, Shape]]:
-        pairs = self.label_set.mirror_pairs
-        return [(shapes[a], shapes[b]) for a, b in pairs if a in shapes and b in shapes]
-
-    def _side_vote(self, shapes: Shapes) -> int:
+    def _vote_sides(self, sums: np.ndarray) -> np.ndarray:  # [N, K, 3] -> [N]
         """Return 1 if the classes of the left lie on the left, -1 if on the right, 0 if unknown."""
         if self.label_set.left_side is None:
-            return 0
-        votes = [np.sign(right.x - left.x) for left, right in self._pairs(shapes)]
-        return int(np.sign(sum(votes)))
+            return np.zeros(len(sums))
+        x = _center(sums).x
+        votes = [np.sign(x[:, right] - x[:, left]) for left, right in self.label_set.mirror_pairs]
+        return np.sign(np.nansum(votes, axis=0))
 
 
 def _make_table(ids: Sequence[int] = ()) -> np.ndarray:  # [256] uint8
@@ -211,6 +214,18 @@ def _make_table(ids: Sequence[int] = ()) -> np.ndarray:  # [256] uint8
     return np.array([*ids, *range(len(ids), 256)], dtype=np.uint8)
 
 
-def _are_above(parts: Parts, relations: Sequence[tuple[str, str]]) -> list[bool]:
-    """Tell which of the relations hold, of those that can be judged."""
-    return [parts[a].y < parts[b].y for a, b in relations if a in parts and b in parts]
+def _relabel(sums: np.ndarray, table: np.ndarray) -> np.ndarray:  # [N, K, 3] -> [N, K, 3]
+    relabelled = np.zeros_like(sums)
+    for old, new in zip(range(sums.shape[1]), table.tolist(), strict=False):
+        relabelled[:, new] += sums[:, old]
+    return relabelled
+
+
+def _center(sums: np.ndarray) -> _Part:  # [..., 3]
+    area = np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
+    return _Part(area, sums[..., 1] / area, sums[..., 2] / area)
+
+
+def _is_less(first: np.ndarray, second: np.ndarray | float) -> np.ndarray:
+    """Return 1 where it is so, 0 where it is not, NaN where one of the two is unknown."""
+    return np.where(np.isnan(first - second), np.nan, first < second)

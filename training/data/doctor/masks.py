@@ -1,29 +1,22 @@
 """What is wrong with the pixels of images and masks, from the facts of the one pass."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mate3d.labels import LabelSet, get_label_set, label_set_names
-from training.data.doctor.examination import ItemFacts, Shape, describe
+from training.data.doctor.examination import ItemFacts, describe
 from training.data.doctor.findings import Notes
 
-Shapes = Mapping[int, Shape]
+Masks = dict[str, np.ndarray]  # sums of each value or class, [V, 3]
 
 
-def check_pixels(
-    items: Sequence[ItemFacts], label_set: LabelSet | None, notes: Notes
-) -> dict[str, Shapes]:
+def check_pixels(items: Sequence[ItemFacts], label_set: LabelSet | None, notes: Notes) -> Masks:
     """Find what is wrong with images and masks alone.
 
-    Args:
-        items: Facts of the pass.
-        label_set: Meaning of the ids, if known.
-        notes: Gets what is wrong.
-
     Returns:
-        Shapes by label id of each mask whose ids are known, as they are after the repairs.
+        Sums of each class, [K, 3], of each mask whose ids are known, as they are after the repairs.
     """
     for item in items:
         for code, remark in item.faults.items():
@@ -32,14 +25,15 @@ def check_pixels(
     _find_duplicates(items, notes)
     if label_set is None:
         return {}
-    masks = {item.name: item.shapes for item in items if item.shapes}
+    masks = {item.name: item.sums for item in items if item.sums is not None}
+    # What these hold is known, or nothing is said about it.
     skipped = {*notes.names("mask_interpolated"), *notes.names("mask_colors")}
-    single = {name: shapes for name, shapes in masks.items() if name not in skipped}
+    single = {name: sums for name, sums in masks.items() if name not in skipped}
     masks |= _interpret_values(single, label_set, notes)
-    return {
-        name: {id_: shape for id_, shape in shapes.items() if id_ < label_set.num_classes}
-        for name, shapes in masks.items()
-    }
+    known = {name: np.zeros((label_set.num_classes, 3)) for name in masks}
+    for name, sums in masks.items():
+        known[name][: len(sums)] = sums[: label_set.num_classes]
+    return {name: sums for name, sums in known.items() if sums.any()}
 
 
 def _check_sizes(items: Sequence[ItemFacts], notes: Notes) -> None:
@@ -65,82 +59,54 @@ def _find_duplicates(items: Sequence[ItemFacts], notes: Notes) -> None:
             notes.add("duplicate", name, f"same mask as {other}")
 
 
-def _interpret_values(
-    masks: Mapping[str, Shapes], label_set: LabelSet, notes: Notes
-) -> dict[str, Shapes]:
-    """Find out what values beyond the label set mean; return the shapes by id."""
+def _interpret_values(masks: Masks, label_set: LabelSet, notes: Notes) -> Masks:
+    """Find out what values beyond the label set mean; return the masks of which it is known."""
     num_classes = label_set.num_classes
-    unknown = {name: shapes for name, shapes in masks.items() if max(shapes) >= num_classes}
-    highest = max(map(max, unknown.values()), default=0)
-    if highest == num_classes and not any(0 in shapes for shapes in masks.values()):
-        table, scaled = np.arange(256).clip(min=1) - 1, tuple(masks)
+    values = {name: np.flatnonzero(sums[:, 0]) for name, sums in masks.items()}
+    unknown = {name: one for name, one in values.items() if one.max() >= num_classes}
+    highest = max((one.max() for one in unknown.values()), default=0)
+    if highest == num_classes and all(one.min() > 0 for one in values.values()):
         notes.say("mask_scaled", "ids from 1")
+        table, scaled = np.arange(256).clip(min=1) - 1, list(masks)
     else:
         factor, scaled = _find_factor(unknown, num_classes)
         table = (np.arange(256) / factor).round()
         if scaled:
             notes.say("mask_scaled", f"factor {factor:g}")
+    table = table.astype(np.uint8)
+    known = {name: np.zeros((256, 3)) for name in scaled}
     for name in scaled:
-        notes.add("mask_scaled", name, detail=table.astype(np.uint8))
-    strange = {name: shapes for name, shapes in unknown.items() if name not in scaled}
-    _note_unknown_ids(strange, len(masks), label_set, notes)
-    return {name: relabel(masks[name], table) for name in scaled}
+        notes.add("mask_scaled", name, detail=table)
+        np.add.at(known[name], table[: len(masks[name])], masks[name])
+    strange = {name: one for name, one in unknown.items() if name not in scaled}
+    for name, one in strange.items():
+        ids = one[one >= num_classes]
+        share = masks[name][ids, 0].sum()
+        notes.add("mask_unknown_ids", name, f"{ids.tolist()} on {100 * share:.1f} % of the pixels")
+    if strange:
+        highest = max(one.max() for one in strange.values())
+        sets = [name for name in label_set_names() if get_label_set(name).num_classes > highest]
+        fitting = ", ".join(sets) or "no known label set"
+        allowed = f"{label_set.name} allows 0..{num_classes - 1}"
+        notes.say("mask_unknown_ids", f"{allowed}; the ids would fit {fitting}")
+    return known
 
 
-def _find_factor(unknown: Mapping[str, Shapes], num_classes: int) -> tuple[float, tuple[str, ...]]:
+def _find_factor(unknown: Mapping[str, np.ndarray], num_classes: int) -> tuple[float, list[str]]:
     """Return the factor that explains the most masks, the largest of equals, and those masks."""
-    spread = (255 / (num_classes - 1), 255 / num_classes)
-    best: tuple[float, tuple[str, ...]] = (1.0, ())
-    for factor in (*range(2, 128), *(f for f in spread if f != int(f))):
-        explained = tuple(n for n, one in unknown.items() if _explains(factor, one, num_classes))
+    best: tuple[float, list[str]] = (1.0, [])
+    spread = {255 / (num_classes - 1), 255 / num_classes} - set(range(256))
+    for factor in (*range(2, 128), *sorted(spread, reverse=True)):
+        # Levels of a factor that is no integer were rounded or cut off.
+        tolerance = 0 if isinstance(factor, int) else 1
+        explained = [
+            name
+            for name, values in unknown.items()
+            if (values / factor).round().max() < num_classes
+            and (np.abs(values - (values / factor).round() * factor) <= tolerance).all()
+        ]
         # Two values, background and one other, are multiples of anything.
         has_evidence = any(len(unknown[name]) >= 3 for name in explained)
         if has_evidence and len(explained) >= max(len(best[1]), 1):
             best = (float(factor), explained)
     return best
-
-
-def _explains(factor: float, values: Iterable[int], num_classes: int) -> bool:
-    # Levels of a factor that is no integer were rounded or cut off.
-    tolerance = 0 if factor == int(factor) else 1
-    return all(
-        abs(value - round(value / factor) * factor) <= tolerance
-        and round(value / factor) < num_classes
-        for value in values
-    )
-
-
-def _note_unknown_ids(
-    strange: Mapping[str, Shapes], num_masks: int, label_set: LabelSet, notes: Notes
-) -> None:
-    ids = {n: [i for i in one if i >= label_set.num_classes] for n, one in strange.items()}
-    shares = {name: sum(strange[name][i].area for i in ids[name]) for name in strange}
-    for name in sorted(strange, key=lambda name: -shares[name]):
-        listed = ", ".join(map(str, ids[name][:6])) + (", ..." if len(ids[name]) > 6 else "")
-        notes.add("mask_unknown_ids", name, f"{listed} on {100 * shares[name]:.1f} % of the pixels")
-    if strange:
-        notes.say("mask_unknown_ids", f"{label_set.name} allows 0..{label_set.num_classes - 1}")
-    if len(strange) > num_masks / 2:
-        highest = max(map(max, strange.values()))
-        sets = [one for one in map(get_label_set, label_set_names()) if one.num_classes > highest]
-        names = ", ".join(one.name for one in sets) or "no known label set"
-        notes.say("mask_unknown_ids", f"the ids would fit {names}")
-
-
-def relabel(shapes: Shapes, table: Sequence[int]) -> dict[int, Shape]:
-    """Give shapes the ids of a table; those that get one id are joined."""
-    groups: dict[int, list[Shape]] = defaultdict(list)
-    for id_, shape in shapes.items():
-        if id_ < len(table):
-            groups[int(table[id_])].append(shape)
-    return {id_: join_shapes(group) for id_, group in groups.items()}
-
-
-def join_shapes(shapes: Sequence[Shape]) -> Shape:
-    """Return common area and centroid."""
-    areas = np.array([shape.area for shape in shapes])
-    return Shape(
-        area=float(areas.sum()),
-        x=float(areas @ [shape.x for shape in shapes] / areas.sum()),
-        y=float(areas @ [shape.y for shape in shapes] / areas.sum()),
-    )

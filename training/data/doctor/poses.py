@@ -6,7 +6,6 @@ import numpy as np
 
 from training.data.doctor.cameras import Cameras, camera_angles, mirror_camera
 from training.data.doctor.findings import Notes
-from training.data.doctor.geometry import Parts
 
 _MIN_SAMPLES = 8
 _MIN_FOR_UNRELATED = 16
@@ -22,7 +21,7 @@ _OUTLIER_SIGMAS = 6.0
 _MIN_RESIDUAL = 0.04
 
 
-def check_poses(cameras: Cameras, parts: Mapping[str, Parts], notes: Notes) -> None:
+def check_poses(cameras: Cameras, noses: Mapping[str, tuple[float, float]], notes: Notes) -> None:
     """Compare the cameras with where the noses point; repairs are applied to `cameras`.
 
     A camera that moves to the right sees the nose left of the eyes' middle, a camera that moves up
@@ -30,14 +29,13 @@ def check_poses(cameras: Cameras, parts: Mapping[str, Parts], notes: Notes) -> N
 
     Args:
         cameras: Usable cameras; changed in place where they are repaired.
-        parts: Parts of the heads.
+        noses: How far noses are to the right of and below the eyes' middle.
         notes: Gets what is wrong.
     """
-    names = [n for n in sorted(cameras) if {"eyes", "nose"} <= parts.get(n, {}).keys()]
+    names = [name for name in cameras if name in noses]
     if len(names) < _MIN_SAMPLES:
         return
-    turn = np.array([parts[n]["nose"].x - parts[n]["eyes"].x for n in names])
-    tilt = np.array([parts[n]["nose"].y - parts[n]["eyes"].y for n in names])
+    turn, tilt = np.array([noses[name] for name in names]).T
     sines = {
         axis: np.sin([camera_angles(cameras[n])[i] for n in names]) for i, axis in enumerate("xy")
     }

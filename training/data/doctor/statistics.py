@@ -1,7 +1,7 @@
 """Numbers about a data set."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,14 +9,14 @@ from mate3d.labels import LabelSet
 from training.data.doctor.cameras import Cameras, camera_angles, camera_distance
 from training.data.doctor.examination import ItemFacts
 from training.data.doctor.findings import ClassFrequency, Statistics
-from training.data.doctor.masks import Shapes
+from training.data.doctor.masks import Masks
 from training.data.doctor.pairs import Pairs
 
 
 def collect_statistics(
     pairs: Pairs,
     items: Sequence[ItemFacts],
-    shapes: Mapping[str, Shapes],  # by id, of the masks that could be understood
+    masks: Masks,  # that could be understood
     cameras: Cameras,  # usable ones, repaired
     label_set: LabelSet | None,
 ) -> Statistics:
@@ -24,10 +24,8 @@ def collect_statistics(
     angles = [camera_angles(camera) for camera in cameras.values()]
     distances = [camera_distance(camera) for camera in cameras.values()]
     focals = [camera[16] for camera in cameras.values()]
-    classes = label_set.class_names if label_set and shapes else ()
-    areas = [
-        [one[i].area if i in one else 0.0 for one in shapes.values()] for i in range(len(classes))
-    ]
+    classes = label_set.class_names if label_set and masks else ()
+    areas = np.array([sums[:, 0] for sums in masks.values()])  # [N, K]
     return Statistics(
         num_images=sum(image is not None for image, _ in pairs.files.values()),
         num_masks=sum(mask is not None for _, mask in pairs.files.values()),
@@ -36,8 +34,8 @@ def collect_statistics(
         num_examined=len(items),
         sizes=tuple(Counter(item.size for item in items if item.size).most_common()),
         class_frequencies=tuple(
-            ClassFrequency(name, float(np.mean(np.sign(of_masks))), float(np.mean(of_masks)))
-            for name, of_masks in zip(classes, areas, strict=True)
+            ClassFrequency(name, float((areas[:, i] > 0).mean()), float(areas[:, i].mean()))
+            for i, name in enumerate(classes)
         ),
         yaws=tuple(yaw for yaw, _ in angles),
         pitches=tuple(pitch for _, pitch in angles),
