@@ -14,10 +14,7 @@ Table = Mapping[str, tuple[str, str | None]]
 
 # What the format on disk cannot hold: nothing can be written without the repair.
 _FORMAT_ERRORS: Table = {
-    "index_invalid": (
-        "dataset.json is missing or cannot be read: a full disk often cuts it off",
-        None,
-    ),
+    "index_invalid": ("dataset.json is missing or cannot be read: often cut off", None),
     "label_set_unknown": (
         "label set not named, or not known: nothing says what the numbers in the masks mean",
         "writes the label set that you name with label_set=",
@@ -31,8 +28,7 @@ _FORMAT_ERRORS: Table = {
         "leaves these entries out",
     ),
     "name_mismatch": (
-        "names that do not match exactly: image, mask and camera have one name, with the same "
-        "extension, folders, slashes and capitals",
+        "names that do not match exactly: all parts need the same folders, capitals and extension",
         "gives all parts the image's name",
     ),
     "name_unsafe": (
@@ -42,8 +38,7 @@ _FORMAT_ERRORS: Table = {
     "unpaired": ("items without image, mask or camera: often an interrupted copy", LEAVES_OUT),
     "unreadable": ("images or masks that cannot be read: often an interrupted copy", LEAVES_OUT),
     "image_format": (
-        "images that are no plain 8-bit RGB .png files: training reads three channels as they are "
-        "stored, whatever a tag says about turning them",
+        "images that are no plain 8-bit RGB .png files: training ignores tags that turn them",
         "writes 8-bit RGB PNGs (transparent pixels over white, without the tag)",
     ),
     "image_size": (
@@ -56,8 +51,8 @@ _FORMAT_ERRORS: Table = {
         "resizes the masks by nearest neighbour, which invents no ids",
     ),
     "mask_useless": (
-        "masks that do not tell the classes: JPEG changes ids along all borders, unknown colours "
-        "mean nothing, black and white is foreground only, one class is a failed segmentation",
+        "masks that do not tell the classes: ids are lost in JPEG, in unknown colours, in black "
+        "and white; one class only is a failed segmentation",
         LEAVES_OUT,
     ),
     "mask_colors": (
@@ -73,17 +68,16 @@ _FORMAT_ERRORS: Table = {
         "divides by the factor, or subtracts 1",
     ),
     "mask_interpolated": (
-        "masks resized with smoothing: between two classes lie thin lines of other ids; masks must "
-        "be resized by nearest neighbour",
-        "gives those lines the class beside them that they are most like",
+        "masks resized with smoothing: thin lines of other ids lie between the classes; resize by "
+        "nearest neighbour",
+        "gives those lines the nearest class",
     ),
     "mask_unknown_ids": (
         "masks with unknown ids: if all masks are concerned, it is the wrong label set",
         "fills up to a tenth of a mask from the nearest known class, leaves the item out otherwise",
     ),
     "camera_invalid": (
-        "numbers that can be no camera: it is a rigid camera-to-world matrix and intrinsics, about "
-        "2.7 units away from the head",
+        "numbers that can be no camera: matrices must be rigid, heads about 2.7 units away",
         LEAVES_OUT,
     ),
 }
@@ -98,24 +92,23 @@ _ERRORS: Table = {
         f"exchanges the two ids; {_ESTIMATED}",
     ),
     "left_right_swapped": (
-        "left and right classes exchanged: l_... must be on the left of the image; often an image "
-        "was mirrored without exchanging them, or the person's own left is meant",
+        "left and right classes exchanged: l_... must be on the left of the image; often it was "
+        "mirrored without exchanging them, or the person's own left is meant",
         "exchanges the pairs of classes",
     ),
     "upside_down": ("heads upside down: often a lost rotation tag", LEAVES_OUT),
     "camera_convention": (
-        "cameras in another convention: matrices lead from the camera to the world, row by row; "
-        "axes are OpenCV's; frontal portraits are seen from +z with y up; intrinsics are divided "
-        "by the image size; the head is about half a unit large",
+        "cameras in another convention: matrices lead from the camera to the world, row by row, "
+        "with OpenCV's axes; frontal is +z, up is y; intrinsics are divided by the image size",
         "transposes, inverts, turns or scales the cameras",
     ),
     "camera_mirrored": (
         "cameras on the wrong side, or at the wrong height: the masks' noses point the other way",
-        "mirrors the cameras",
+        "mirrors the cameras, after what camera_convention does",
     ),
     "camera_unrelated": (
-        "cameras do not fit the images: all are the same, or have nothing to do with where the "
-        "noses point; often they were assigned to images by order and not by name",
+        "cameras do not fit the images: all are the same, or noses point elsewhere; often they "
+        "were assigned by order and not by name",
         None,
     ),
 }
@@ -125,8 +118,8 @@ _WARNINGS: Table = {
         None,
     ),
     "duplicate": (
-        "identical images, or one mask for different images: they are seen more often and spoil "
-        "test sets (the first of identical images is not listed), or were paired by order",
+        "identical images (but the first), or one mask for different images: copies spoil test "
+        "sets, shared masks were often paired by order",
         LEAVES_OUT,
     ),
     "mask_mirrored": (
@@ -134,13 +127,12 @@ _WARNINGS: Table = {
         "mirrors the masks (and exchanges left and right classes)",
     ),
     "mask_misfit": (
-        "masks that do not fit their image, or look like no face: often another crop, another "
-        "image, or a failed segmentation",
+        "masks that do not fit their image, or look like no face: of another crop or image, or a "
+        "failed segmentation",
         None,
     ),
     "camera_outlier": (
-        "cameras that do not fit their image: the nose points elsewhere, compared with the other "
-        "images, or the camera looks past the head",
+        "cameras that do not fit their image: they look past the head, or its nose elsewhere",
         None,
     ),
 }
@@ -154,8 +146,7 @@ _NOTES: Table = {
         "writes the label set's palette",
     ),
     "few_examples": (
-        "few images, or none of some classes: fine for a test or for fine-tuning, but a generator "
-        "from scratch needs thousands",
+        "few images, or none of some classes: fine for tests and fine-tuning, not from scratch",
         None,
     ),
 }

@@ -59,7 +59,7 @@ class Notes:
     """Collects what is wrong while a data set is examined."""
 
     def __init__(self) -> None:
-        self._findings = {code: Finding(kind) for code, kind in CATALOGUE.items()}
+        self.all = {code: Finding(kind) for code, kind in CATALOGUE.items()}
 
     def add(self, code: str, name: str, remark: str = "", *, detail: Any = None) -> None:
         """Note that an item has a fault, perhaps one more of the same kind.
@@ -70,7 +70,7 @@ class Notes:
             remark: What is special about it.
             detail: What the repair needs; replaces an earlier one.
         """
-        finding = self._findings[code]
+        finding = self.all[code]
         finding.details[name] = detail
         if remark:
             earlier = finding.remarks.get(name)
@@ -78,15 +78,11 @@ class Notes:
 
     def say(self, code: str, numbers: str) -> None:
         """Note a fault of the data set as a whole, or numbers about those of its items."""
-        self._findings[code].numbers.append(numbers)
-
-    def names(self, code: str) -> tuple[str, ...]:
-        """Return the items that have a fault."""
-        return self._findings[code].names
+        self.all[code].numbers.append(numbers)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was noted, in the catalogue's order."""
-        return tuple(one for one in self._findings.values() if one.names or one.numbers)
+        """Return what was noted so far, in the catalogue's order."""
+        return tuple(one for one in self.all.values() if one.details or one.numbers)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,8 @@ from pathlib import Path
 from posixpath import splitext
 from typing import Any, Literal
 
-import numpy as np
-
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from training.data.doctor.cameras import mirror_camera
 from training.data.doctor.catalogue import CATALOGUE, LEAVES_OUT
 from training.data.doctor.check import check_dataset
 from training.data.doctor.examination import Progress
@@ -153,16 +150,15 @@ def _pixel_repairs(chosen: Chosen, name: str) -> dict[str, Any]:
 def _write(
     writer: DatasetWriter, diagnosis: Diagnosis, chosen: Chosen, name: str, files: Sequence[bytes]
 ) -> None:
-    details = {code: finding.details.get(name) for code, finding in chosen.items()}
-    camera = np.array(diagnosis.cameras[name])
-    if details.get("camera_convention") is not None:
-        camera = details["camera_convention"]
-    camera = mirror_camera(camera, details.get("camera_mirrored") or "")
+    camera = diagnosis.cameras[name]
+    for code in ("camera_convention", "camera_mirrored"):
+        if code in chosen and name in chosen[code].details:
+            camera = chosen[code].details[name].tolist()
     known = {key: values.get(name) for key, values in diagnosis.index.items()}
     writer.add_encoded(
         splitext(name)[0] + SUFFIX,
         *files,
-        camera.tolist(),
+        camera,
         diagnosis.captions.get(name, "").strip(),
         residual=known["camera_residuals"],
         repeats=known["repeats"] or 1,

@@ -27,7 +27,7 @@ def check_pixels(items: Sequence[ItemFacts], label_set: LabelSet | None, notes: 
         return {}
     masks = {item.name: item.sums for item in items if item.sums is not None}
     # What these hold is known, or nothing is said about it.
-    skipped = {*notes.names("mask_interpolated"), *notes.names("mask_colors")}
+    skipped = {*notes.all["mask_interpolated"].names, *notes.all["mask_colors"].names}
     single = {name: sums for name, sums in masks.items() if name not in skipped}
     masks |= _interpret_values(single, label_set, notes)
     known = {name: np.zeros((label_set.num_classes, 3)) for name in masks}

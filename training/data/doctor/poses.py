@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from training.data.doctor.cameras import Cameras, camera_angles, mirror_camera
+from training.data.doctor.cameras import Cameras, camera_angles
 from training.data.doctor.findings import Notes
 
 _MIN_SAMPLES = 8
@@ -36,36 +36,33 @@ def check_poses(cameras: Cameras, noses: Mapping[str, tuple[float, float]], note
     if len(names) < _MIN_SAMPLES:
         return
     turn, tilt = np.array([noses[name] for name in names]).T
-    sines = {
-        axis: np.sin([camera_angles(cameras[n])[i] for n in names]) for i, axis in enumerate("xy")
-    }
-    agreements = {"x": _agreement(sines["x"], -turn), "y": _agreement(sines["y"], tilt)}
+    yaws, pitches = np.sin(camera_angles(np.stack([cameras[name] for name in names])))
+    sides, heights = _agreement(yaws, -turn), _agreement(pitches, tilt)
+    share = f"{100 * sides:.0f} % of the pairs of images agree with their cameras"
     # Individual noses differ more in length than in direction, so a weak tilt says nothing.
-    if abs(agreements["x"] - 0.5) < _UNCLEAR and len(names) >= _MIN_FOR_UNRELATED:
-        notes.say("camera_unrelated", _in_words("x", agreements["x"]))
+    if abs(sides - 0.5) < _UNCLEAR and len(names) >= _MIN_FOR_UNRELATED:
+        notes.say("camera_unrelated", share)
         return
-    mirrored: dict[str, set[str]] = {"x": set(), "y": set()}
-    for axis, agreement in agreements.items():
-        if agreement <= 0.5 - _CLEAR:
-            mirrored[axis] = set(cameras)
-            notes.say("camera_mirrored", _in_words(axis, agreement))
-    if abs(agreements["x"] - 0.5) >= _CLEAR:
-        is_mirrored, is_outlier = _find_outliers(sines["x"] * np.sign(agreements["x"] - 0.5), turn)
+    wrong_sides = set(cameras) if sides <= 0.5 - _CLEAR else set()
+    wrong_heights = set(cameras) if heights <= 0.5 - _CLEAR else set()
+    if abs(sides - 0.5) >= _CLEAR:
+        is_mirrored, is_outlier = _find_outliers(yaws * np.sign(sides - 0.5), turn)
         # A camera that is mirrored with all others and then by itself was right from the start.
-        mirrored["x"] ^= {name for name, is_one in zip(names, is_mirrored, strict=True) if is_one}
+        wrong_sides ^= {names[i] for i in np.flatnonzero(is_mirrored)}
         for i in np.flatnonzero(is_outlier):
             notes.add("camera_outlier", names[i], "the nose points elsewhere")
-    for name in cameras:
-        axes = "".join(axis for axis in "xy" if name in mirrored[axis])
-        if axes:
-            remark = {"x": "wrong side", "y": "wrong height"}.get(axes, "wrong side and height")
-            notes.add("camera_mirrored", name, remark, detail=axes)
-            cameras[name] = mirror_camera(cameras[name], axes)
+    for axis, wrong, remark in ((0, wrong_sides, "side"), (1, wrong_heights, "height")):
+        for name in sorted(wrong):
+            cameras[name] = _mirror(cameras[name], axis)
+            notes.add("camera_mirrored", name, f"wrong {remark}", detail=cameras[name])
 
 
-def _in_words(axis: str, agreement: float) -> str:
-    share = f"{100 * agreement:.0f} % of the pairs of images agree with their cameras"
-    return f"{share} about {'left and right' if axis == 'x' else 'above and below'}"
+def _mirror(camera: np.ndarray, axis: int) -> np.ndarray:  # [25] -> [25]
+    """Exchange left and right (axis 0) or above and below (axis 1) in world and camera."""
+    signs = np.ones((4, 4))
+    signs[axis] *= -1
+    signs[:, axis] *= -1
+    return np.concatenate([camera[:16] * signs.ravel(), camera[16:]])
 
 
 def _agreement(

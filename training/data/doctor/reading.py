@@ -107,7 +107,7 @@ def _match_colors(
         return swapped, {"mask_colors": "colours, red and blue exchanged"}
     # Black and one common colour match many pictures, so a mixture needs three classes.
     if is_sure.mean() >= _MIN_SURE_SHARE and len(np.unique(values[is_sure])) >= 3:
-        values = resolve_borders(colors, values, ~is_sure, np.array(palette))
+        values = _resolve_borders(colors, values, ~is_sure, palette)
         return values, {"mask_colors": "colours, blurred along the borders"}
     return nothing
 
@@ -123,25 +123,18 @@ def fill_from_nearest(
     return values[tuple(indices)]
 
 
-def resolve_borders(
-    pixels: np.ndarray,  # [H, W, C]
-    values: np.ndarray,  # [H, W] uint8
+def _resolve_borders(
+    colors: np.ndarray,  # [H, W, 3]
+    values: np.ndarray,  # [H, W] uint8, class of each sure pixel
     is_unsure: np.ndarray,  # [H, W] bool
-    codebook: np.ndarray,  # [K, C]
+    palette: Sequence[Color],
 ) -> np.ndarray:  # [H, W] uint8
-    """Give mixed pixels the class around them that they are most like.
-
-    Args:
-        pixels: Colours or grey levels of the file.
-        values: Class of each sure pixel.
-        is_unsure: Which pixels are mixtures.
-        codebook: Pure colour or grey level of each class.
-    """
+    """Give mixed pixels the class around them that they are most like."""
     result = fill_from_nearest(values, is_unsure)
     closest = np.full(values.shape, np.inf)
     for class_id in np.unique(values[~is_unsure]).tolist():
         is_near = binary_dilation((values == class_id) & ~is_unsure, np.ones((5, 5)))
-        distance = np.abs(pixels - codebook[class_id].astype(np.float64)).sum(axis=-1)
+        distance = np.abs(colors - np.array(palette[class_id], dtype=np.float64)).sum(axis=-1)
         is_better = is_unsure & is_near & (distance < closest)
         result[is_better] = class_id
         closest[is_better] = distance[is_better]

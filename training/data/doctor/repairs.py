@@ -9,13 +9,7 @@ from PIL import Image
 from mate3d.labels import LabelSet
 from mate3d.photo.alignment import middle_box
 from mate3d.photo.open_photo import to_rgb
-from training.data.doctor.reading import (
-    fill_from_nearest,
-    find_in_between,
-    read_image,
-    read_mask,
-    resolve_borders,
-)
+from training.data.doctor.reading import fill_from_nearest, find_in_between, read_image, read_mask
 from training.data.format import DatasetFiles, encode_image, encode_mask
 
 # Files of image and mask, and what each repair of pixels needs, in the order of repairs.
@@ -40,8 +34,7 @@ def repair_files(files: DatasetFiles, label_set: LabelSet, plan: Plan) -> tuple[
     values, _ = read_mask(mask_content, label_set.palette)
     for code, detail in repairs.items():
         if code == "mask_interpolated":
-            levels = np.arange(256)[:, None]
-            values = resolve_borders(values[..., None], values, find_in_between(values), levels)
+            values = fill_from_nearest(values, find_in_between(values))
         elif code == "mask_unknown_ids":
             is_unknown = values >= label_set.num_classes
             if is_unknown.mean() <= _MAX_FILLED:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mate3d.labels import LabelSet
-from training.data.doctor.cameras import Cameras, camera_angles, camera_distance
+from training.data.doctor.cameras import Cameras, camera_angles
 from training.data.doctor.examination import ItemFacts
 from training.data.doctor.findings import ClassFrequency, Statistics
 from training.data.doctor.masks import Masks
@@ -21,9 +21,9 @@ def collect_statistics(
     label_set: LabelSet | None,
 ) -> Statistics:
     """Count and average."""
-    angles = [camera_angles(camera) for camera in cameras.values()]
-    distances = [camera_distance(camera) for camera in cameras.values()]
-    focals = [camera[16] for camera in cameras.values()]
+    values = np.array(list(cameras.values())).reshape(-1, 25)
+    yaws, pitches = camera_angles(values)
+    distances = np.linalg.norm(values[:, [3, 7, 11]], axis=1)
     classes = label_set.class_names if label_set and masks else ()
     areas = np.array([sums[:, 0] for sums in masks.values()])  # [N, K]
     return Statistics(
@@ -37,8 +37,8 @@ def collect_statistics(
             ClassFrequency(name, float((areas[:, i] > 0).mean()), float(areas[:, i].mean()))
             for i, name in enumerate(classes)
         ),
-        yaws=tuple(yaw for yaw, _ in angles),
-        pitches=tuple(pitch for _, pitch in angles),
-        distance=float(np.median(distances)) if distances else None,
-        focal=float(np.median(focals)) if focals else None,
+        yaws=tuple(yaws.tolist()),
+        pitches=tuple(pitches.tolist()),
+        distance=float(np.median(distances)) if cameras else None,
+        focal=float(np.median(values[:, 16])) if cameras else None,
     )

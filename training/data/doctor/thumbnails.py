@@ -5,7 +5,7 @@ import io
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mate3d.labels import LabelSet
 from mate3d.photo.open_photo import to_rgb
@@ -17,7 +17,6 @@ THUMBNAIL_SIDE = 136
 _MASK_SHARE = 0.6
 _UNKNOWN_COLOR = (255, 0, 255)
 _MISSING_COLOR = (229, 231, 235)
-_CROSS_COLOR = (156, 163, 175)
 
 
 def make_thumbnail(
@@ -26,7 +25,7 @@ def make_thumbnail(
     """Return a data URI of two squares: the image, and the mask's colours over it.
 
     Ids that the label set does not have are magenta, without a label set masks are grey, and what
-    is missing or cannot be read is a crossed square.
+    is missing or cannot be read is a grey square.
 
     Args:
         files: The data set.
@@ -38,21 +37,13 @@ def make_thumbnail(
     overlay, _ = try_reading(files, mask, partial(_make_colors, label_set=label_set))
     if picture is not None and overlay is not None:
         overlay = Image.blend(picture, overlay, _MASK_SHARE)
-    strip = Image.new("RGB", (2 * THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    strip.paste(picture or _draw_missing(), (0, 0))
-    strip.paste(overlay or _draw_missing(), (THUMBNAIL_SIDE, 0))
+    strip = Image.new("RGB", (2 * THUMBNAIL_SIDE, THUMBNAIL_SIDE), _MISSING_COLOR)
+    for part, left in ((picture, 0), (overlay, THUMBNAIL_SIDE)):
+        if part is not None:
+            strip.paste(part, (left, 0))
     file = io.BytesIO()
     strip.save(file, format="JPEG", quality=88, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _draw_missing() -> Image.Image:
-    square = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), _MISSING_COLOR)
-    last = THUMBNAIL_SIDE - 1
-    draw = ImageDraw.Draw(square)
-    draw.line((0, 0, last, last), fill=_CROSS_COLOR, width=2)
-    draw.line((0, last, last, 0), fill=_CROSS_COLOR, width=2)
-    return square
 
 
 def _make_picture(content: bytes) -> Image.Image:
