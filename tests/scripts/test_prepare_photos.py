@@ -332,10 +332,10 @@ def test_check_exits_with_1_on_faults_and_repairs_a_copy(truth, tmp_path, capsys
     with pytest.raises(SystemExit) as info:
         _run(tmp_path, "check=true", f"data={broken}")
     assert info.value.code == 1
-    assert "error camera_opengl" in capsys.readouterr().out
+    assert "error camera_convention" in capsys.readouterr().out
     fixed = tmp_path / "fixed.zip"
     _run(
-        tmp_path, "check=true", f"data={broken}", "fix=camera_opengl,image_mode", f"output={fixed}"
+        tmp_path, "check=true", f"data={broken}", "fix=camera_convention,image_format", f"output={fixed}"
     )
     assert "no faults found" in capsys.readouterr().out
     np.testing.assert_allclose(open_dataset(fixed)[1].cameras, open_dataset(truth)[1].cameras)

@@ -1,7 +1,8 @@
-"""A data set in a folder that tests break in a controlled way."""
+"""A data set in a folder that tests break in a controlled way, and what the doctor must say."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ class OpenDataset:
     def colored_mask(self, name: str) -> np.ndarray:
         return np.array(self.label_set.palette, dtype=np.uint8)[self.mask(name)]
 
+    def cameras(self) -> np.ndarray:  # [N, 25]
+        return np.array([camera for _, camera in sorted(self.index["labels"])])
+
     def change_masks(self, names: list[str], change: Callable[[np.ndarray], np.ndarray]) -> None:
         """Rewrite masks as palette PNGs of ids."""
         for name in names:
@@ -49,8 +53,12 @@ class OpenDataset:
     ) -> None:
         """Rewrite masks without a palette."""
         for name in names:
-            values = change(self.mask(name))
-            Image.fromarray(values).save(self.mask_file(name), **options)
+            Image.fromarray(change(self.mask(name))).save(self.mask_file(name), **options)
+
+    def change_colors(self, names: list[str], change: Callable[[Image.Image], Image.Image]) -> None:
+        """Rewrite masks as pictures in the palette's colours."""
+        for name in names:
+            change(Image.fromarray(self.colored_mask(name))).save(self.mask_file(name))
 
     def change_images(self, names: list[str], change: Callable[[Image.Image], Image.Image]) -> None:
         """Rewrite images."""
@@ -61,9 +69,8 @@ class OpenDataset:
         self, names: list[str], change: Callable[[np.ndarray, np.ndarray], Any]
     ) -> None:
         """Rewrite cameras from pose [4, 4] and intrinsics [3, 3]."""
-        chosen = set(names)
         for entry in self.index["labels"]:
-            if entry[0] in chosen:
+            if entry[0] in names:
                 values = np.array(entry[1])
                 pose, intrinsics = change(values[:16].reshape(4, 4), values[16:].reshape(3, 3))
                 entry[1] = [*np.ravel(pose).tolist(), *np.ravel(intrinsics).tolist()]
@@ -73,17 +80,27 @@ class OpenDataset:
         (self.path / "dataset.json").write_text(json.dumps(self.index))
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One fault: how to make it, and what the doctor must say."""
+
+    code: str  # the finding that must be there
+    # Breaks the items of some names; may return the names that the finding must list instead.
+    break_data: Callable[[OpenDataset, list[str]], Iterable[str] | None]
+    number: int | None = None  # of the first items that are broken; None breaks all
+    kind: str = "cats"  # which clean data set is broken
+    follows: tuple[str, ...] = ()  # findings that the fault causes besides, and rightly so
+    # Errors and warnings that are left after all repairs; None if nothing can be written at all.
+    remains: tuple[str, ...] | None = ()
+    mask_error: float = 0.0  # share of a repaired mask that may differ from the sound one
+
+
 def swap_values(values: np.ndarray, *pairs: tuple[int, int]) -> np.ndarray:
     """Exchange values pairwise."""
     table = np.arange(256, dtype=np.uint8)
     for first, second in pairs:
         table[[first, second]] = second, first
     return table[values]
-
-
-def resize_nearest(mask: np.ndarray, side: int) -> np.ndarray:
-    """Resize without inventing values."""
-    return np.array(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
 
 
 def copy_dataset(source: Path, target: Path, **options: Any) -> Path:

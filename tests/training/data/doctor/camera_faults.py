@@ -2,163 +2,95 @@
 
 import numpy as np
 
-from tests.training.data.doctor.broken import OpenDataset
-from tests.training.data.doctor.fault import Names, fault
-
-# Cameras
+from tests.training.data.doctor.broken import Fault, OpenDataset
 
 
-@fault("camera_invalid")
-def _camera_of_16_numbers_and_one_with_nan(data: OpenDataset) -> Names:
+def _change(code: str, change, number: int | None = None, **options) -> Fault:
+    """Return a fault that changes poses and intrinsics."""
+    return Fault(code, lambda data, names: data.change_cameras(names, change), number, **options)
+
+
+def _diagonal(x: float, y: float, z: float) -> np.ndarray:
+    return np.diag([x, y, z, 1.0])
+
+
+def _flip(pose: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    return axes @ pose @ np.linalg.inv(axes)
+
+
+def _lose_numbers(data: OpenDataset, names: list[str]) -> None:
     data.index["labels"][0][1] = data.index["labels"][0][1][:16]
     data.index["labels"][1][1][3] = float("nan")
-    data.save_index()
-    return data.names[:2]
 
 
-@fault("camera_not_rotation")
-def _axes_scaled(data: OpenDataset) -> Names:
-    data.change_cameras(data.names[:2], lambda pose, k: (pose @ np.diag([2, 2, 2, 1.0]), k))
-    return data.names[:2]
-
-
-@fault("camera_not_rotation")
-def _left_handed(data: OpenDataset) -> Names:
-    data.change_cameras(data.names[:1], lambda pose, k: (pose @ np.diag([-1, 1, 1, 1.0]), k))
-    return data.names[:1]
-
-
-@fault("camera_transposed")
-def _column_by_column(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (pose.T, k.T))
-    return data.names
-
-
-@fault("camera_inverted")
-def _world_to_camera(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (np.linalg.inv(pose), k))
-    return data.names
-
-
-@fault("camera_opengl")
-def _opengl_axes_in_all(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (pose @ np.diag([1, -1, -1, 1.0]), k))
-    return data.names
-
-
-@fault("camera_opengl")
-def _opengl_axes_in_some(data: OpenDataset) -> Names:
-    data.change_cameras(data.names[:3], lambda pose, k: (pose @ np.diag([1, -1, -1, 1.0]), k))
-    return data.names[:3]
-
-
-@fault("camera_world_axes")
-def _world_with_y_down(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (np.diag([1, -1, -1, 1.0]) @ pose, k))
-    return data.names
-
-
-@fault("camera_world_axes")
-def _world_with_z_up(data: OpenDataset) -> Names:
-    turn = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
-    data.change_cameras(data.names, lambda pose, k: (turn @ pose, k))
-    return data.names
-
-
-@fault("camera_up_down")
-def _cameras_upside_down(data: OpenDataset) -> Names:
-    data.change_cameras(data.names[:5], lambda pose, k: (pose @ np.diag([-1, -1, 1, 1.0]), k))
-    return data.names[:5]
-
-
-@fault("camera_mirrored")
-def _yaw_sign_in_all(data: OpenDataset) -> Names:
-    flip = np.diag([-1, 1, 1, 1.0])
-    data.change_cameras(data.names, lambda pose, k: (flip @ pose @ flip, k))
-    return data.names
-
-
-@fault("camera_mirrored", kind="faces")
-def _yaw_sign_in_some(data: OpenDataset) -> Names:
+def _mirror_some(data: OpenDataset, names: list[str]) -> list[str]:
     turned = [name for name, camera in data.index["labels"] if abs(camera[3]) > 1][:3]
-    flip = np.diag([-1, 1, 1, 1.0])
-    data.change_cameras(turned, lambda pose, k: (flip @ pose @ flip, k))
+    data.change_cameras(turned, lambda pose, k: (_flip(pose, _diagonal(-1, 1, 1)), k))
     return turned
 
 
-@fault("camera_pitch_mirrored")
-def _pitch_sign(data: OpenDataset) -> Names:
-    flip = np.diag([1, -1, 1, 1.0])
-    data.change_cameras(data.names, lambda pose, k: (flip @ pose @ flip, k))
-    return data.names
-
-
-@fault("camera_unrelated", remains=["camera_unrelated"])
-def _cameras_of_other_images(data: OpenDataset) -> Names:
+def _shuffle(data: OpenDataset, names: list[str]) -> list[str]:
     cameras = [camera for _, camera in data.index["labels"]]
     order = np.random.default_rng(2).permutation(len(cameras))
     for entry, other in zip(data.index["labels"], order, strict=True):
         entry[1] = cameras[other]
-    data.save_index()
     return []
 
 
-@fault("camera_outlier", remains=["camera_outlier"])
-def _camera_of_one_other_image(data: OpenDataset) -> Names:
-    order = sorted(range(24), key=lambda i: data.index["labels"][i][1][3])
-    frontal = min(order, key=lambda i: abs(data.index["labels"][i][1][3]))
-    data.index["labels"][frontal][1] = data.index["labels"][order[0]][1]
-    data.save_index()
-    return [data.names[frontal]]
+def _exchange_one(data: OpenDataset, names: list[str]) -> list[str]:
+    labels = data.index["labels"]
+    frontal = min(labels, key=lambda entry: abs(entry[1][3]))
+    frontal[1] = min(labels, key=lambda entry: entry[1][3])[1]
+    return [frontal[0]]
 
 
-@fault("camera_pixels")
-def _intrinsics_in_pixels(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (pose, np.diag([64, 64, 1]) @ k))
-    return data.names
-
-
-@fault("camera_pixels")
-def _intrinsics_in_pixels_of_another_size(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (pose, np.diag([512, 512, 1]) @ k))
-    return data.names
-
-
-@fault("camera_intrinsics")
-def _negative_focal_length(data: OpenDataset) -> Names:
-    data.change_cameras(data.names[:2], lambda pose, k: (pose, np.diag([-1, 1, 1]) @ k))
-    return data.names[:2]
-
-
-@fault("camera_distance")
-def _millimetres(data: OpenDataset) -> Names:
-    data.change_cameras(data.names, lambda pose, k: (_move(pose, 450.0), k))
-    return data.names
-
-
-@fault("camera_distance")
-def _one_camera_far_away(data: OpenDataset) -> Names:
-    data.change_cameras(data.names[:1], lambda pose, k: (_move(pose, 5.0), k))
-    return data.names[:1]
-
-
-def _move(pose: np.ndarray, factor: float) -> np.ndarray:
-    pose = pose.copy()
-    pose[:3, 3] *= factor
-    return pose
-
-
-@fault("camera_off_target", remains=["camera_off_target"])
-def _looks_past_the_head(data: OpenDataset) -> Names:
-    turn = np.eye(4)
-    turn[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(0.5), np.sin(0.5), -np.sin(0.5), np.cos(0.5)
-    data.change_cameras(data.names[:2], lambda pose, k: (pose @ turn, k))
-    return data.names[:2]
-
-
-@fault("camera_identical", remains=["camera_identical"])
-def _one_camera_for_all(data: OpenDataset) -> Names:
+def _make_equal(data: OpenDataset, names: list[str]) -> list[str]:
     for entry in data.index["labels"]:
         entry[1] = data.index["labels"][0][1]
-    data.save_index()
-    return data.names
+    return []
+
+
+_Z_UP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+_ASIDE = np.eye(4)
+_ASIDE[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(0.5), np.sin(0.5), -np.sin(0.5), np.cos(0.5)
+
+CAMERA_FAULTS = {
+    "too few numbers": Fault("camera_invalid", _lose_numbers, 2),
+    "scaled axes": _change("camera_invalid", lambda pose, k: (pose @ _diagonal(2, 2, 2), k), 2),
+    "left-handed": _change("camera_invalid", lambda pose, k: (pose @ _diagonal(-1, 1, 1), k), 1),
+    "negative focal": _change("camera_invalid", lambda pose, k: (pose, np.diag([-1, 1, 1]) @ k), 2),
+    "one far away": _change(
+        "camera_invalid", lambda pose, k: (_flip(pose, _diagonal(5, 5, 5)), k), 1
+    ),
+    "columns": _change("camera_convention", lambda pose, k: (pose.T, k.T)),
+    "inverse": _change("camera_convention", lambda pose, k: (np.linalg.inv(pose), k)),
+    "OpenGL": _change("camera_convention", lambda pose, k: (pose @ _diagonal(1, -1, -1), k)),
+    "OpenGL in some": _change(
+        "camera_convention", lambda pose, k: (pose @ _diagonal(1, -1, -1), k), 3
+    ),
+    "y down": _change("camera_convention", lambda pose, k: (_diagonal(1, -1, -1) @ pose, k)),
+    "z up": _change("camera_convention", lambda pose, k: (_Z_UP @ pose, k)),
+    "from behind": _change(
+        "camera_convention", lambda pose, k: (_diagonal(-1, 1, -1) @ pose, k), kind="faces"
+    ),
+    "upside down": _change("camera_convention", lambda pose, k: (pose @ _diagonal(-1, -1, 1), k)),
+    "upside down in some": _change(
+        "camera_convention", lambda pose, k: (pose @ _diagonal(-1, -1, 1), k), 5
+    ),
+    "pixels": _change("camera_convention", lambda pose, k: (pose, np.diag([64, 64, 1]) @ k)),
+    "pixels of another size": _change(
+        "camera_convention", lambda pose, k: (pose, np.diag([512, 512, 1]) @ k)
+    ),
+    "millimetres": _change(
+        "camera_convention", lambda pose, k: (_flip(pose, _diagonal(450, 450, 450)), k)
+    ),
+    "yaw": _change("camera_mirrored", lambda pose, k: (_flip(pose, _diagonal(-1, 1, 1)), k)),
+    "yaw in some": Fault("camera_mirrored", _mirror_some, kind="faces"),
+    "pitch": _change("camera_mirrored", lambda pose, k: (_flip(pose, _diagonal(1, -1, 1)), k)),
+    "of other images": Fault("camera_unrelated", _shuffle, remains=("camera_unrelated",)),
+    "all the same": Fault("camera_unrelated", _make_equal, remains=("camera_unrelated",)),
+    "of one other image": Fault("camera_outlier", _exchange_one, remains=("camera_outlier",)),
+    "past the head": _change(
+        "camera_outlier", lambda pose, k: (pose @ _ASIDE, k), 2, remains=("camera_outlier",)
+    ),
+}

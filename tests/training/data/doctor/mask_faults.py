@@ -1,238 +1,147 @@
 """Faults of masks: their pixels, and where their classes lie."""
 
-import shutil
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import CELEBAMASK_HQ, get_label_set
-from tests.training.data.doctor.broken import OpenDataset, resize_nearest, swap_values
-from tests.training.data.doctor.fault import Names, fault
+from tests.training.data.doctor.broken import Fault, OpenDataset, swap_values
 
-# Pixels of masks
-
-
-@fault("mask_unreadable")
-def _mask_cut_off(data: OpenDataset) -> Names:
-    content = data.mask_file(data.names[5]).read_bytes()
-    data.mask_file(data.names[5]).write_bytes(content[: len(content) // 2])
-    return [data.names[5]]
+_TO_BISENET = find_conversion(CELEBAMASK_HQ, get_label_set("face_parsing_bisenet"))
+_SIDES = ((4, 5), (6, 7), (8, 9))
+_HALF_A_PIXEL = (1, 0, 0.5, 0, 1, 0.5)
 
 
-@fault("mask_lossy")
-def _mask_as_jpeg(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names[:2], lambda mask: mask, format="JPEG")
-    return data.names[:2]
+def _change(code: str, change: Callable[[np.ndarray], np.ndarray], number=None, **options) -> Fault:
+    """Return a fault that changes ids."""
+    return Fault(code, lambda data, names: data.change_masks(names, change), number, **options)
 
 
-@fault("mask_size")
-def _masks_of_half_size(data: OpenDataset) -> Names:
-    data.change_masks(data.names[:4], lambda mask: resize_nearest(mask, 32))
-    return data.names[:4]
+def _save(code: str, change: Callable[[np.ndarray], np.ndarray], number=None, **options) -> Fault:
+    """Return a fault that stores something else than ids with a palette."""
+    return Fault(code, lambda data, names: data.save_grey_masks(names, change), number, **options)
 
 
-@fault("mask_colors")
-def _masks_in_colors(data: OpenDataset) -> Names:
-    for name in data.names:
-        Image.fromarray(data.colored_mask(name)).save(data.mask_file(name))
-    return data.names
+def _paint(code: str, change: Callable[[Image.Image], Image.Image], number, **options) -> Fault:
+    """Return a fault that stores colours."""
+    return Fault(code, lambda data, names: data.change_colors(names, change), number, **options)
 
 
-@fault("mask_colors")
-def _one_mask_in_colors_with_alpha(data: OpenDataset) -> Names:
-    image = Image.fromarray(data.colored_mask(data.names[0])).convert("RGBA")
-    image.save(data.mask_file(data.names[0]))
-    return data.names[:1]
+def _save_jpeg(data: OpenDataset, names: list[str]) -> None:
+    data.save_grey_masks(names, lambda mask: mask, format="JPEG")
 
 
-@fault("mask_colors")
-def _masks_in_colors_with_red_and_blue_exchanged(data: OpenDataset) -> Names:
-    for name in data.names[:3]:
-        colors = np.ascontiguousarray(data.colored_mask(name)[..., ::-1])
-        Image.fromarray(colors).save(data.mask_file(name))
-    return data.names[:3]
-
-
-@fault("mask_blended_colors")
-def _colored_masks_resized_with_smoothing(data: OpenDataset) -> Names:
-    for name in data.names[:3]:
-        image = Image.fromarray(data.colored_mask(name))
-        smooth = image.resize((192, 192)).resize((64, 64), Image.Resampling.BILINEAR)
-        smooth.save(data.mask_file(name))
-    return data.names[:3]
-
-
-@fault("mask_foreign_colors")
-def _masks_in_unknown_colors(data: OpenDataset) -> Names:
-    for name in data.names[:2]:
-        image = Image.fromarray(255 - data.colored_mask(name) // 2)
-        image.save(data.mask_file(name))
-    return data.names[:2]
-
-
-@fault("mask_grey_channels")
-def _ids_in_three_channels(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names[:3], lambda mask: np.stack([mask] * 3, axis=-1))
-    return data.names[:3]
-
-
-@fault("mask_depth")
-def _masks_of_16_bits(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names[:3], lambda mask: mask.astype(np.uint16))
-    return data.names[:3]
-
-
-@fault("mask_palette_order")
-def _palette_sorted_by_a_program(data: OpenDataset) -> Names:
-    palette = np.array(data.label_set.palette, dtype=np.uint8)[::-1]
-    for name in data.names[:3]:
+def _sort_palette(data: OpenDataset, names: list[str]) -> None:
+    for name in names:
         image = Image.fromarray(5 - data.mask(name)).convert("P")
-        image.putpalette(palette.ravel().tolist())
+        image.putpalette(np.array(data.label_set.palette, dtype=np.uint8)[::-1].ravel().tolist())
         image.save(data.mask_file(name))
-    return data.names[:3]
 
 
-@fault("mask_palette")
-def _another_palette(data: OpenDataset) -> Names:
-    image = Image.fromarray(data.mask(data.names[0])).convert("P")
+def _change_palette(data: OpenDataset, names: list[str]) -> None:
+    image = Image.fromarray(data.mask(names[0])).convert("P")
     image.putpalette([7 * value for value in range(18)])
-    image.save(data.mask_file(data.names[0]))
-    return [data.names[0]]
+    image.save(data.mask_file(names[0]))
 
 
-@fault("mask_binary")
-def _foreground_masks(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names[:2], lambda mask: np.uint8(255) * (mask > 0))
-    return data.names[:2]
+def _exchange_red_and_blue(image: Image.Image) -> Image.Image:
+    return Image.merge("RGB", image.split()[::-1])
 
 
-@fault("mask_multiplied")
-def _ids_times_40(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names, lambda mask: 40 * mask)
-    return data.names
+def _smooth_colors(image: Image.Image) -> Image.Image:
+    return image.resize((192, 192), 0).resize((64, 64), Image.Resampling.BILINEAR)
 
 
-@fault("mask_multiplied", kind="faces")
-def _ids_spread_to_255(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names, lambda mask: (mask * (255 / 18)).astype(np.uint8))
-    return data.names
+def _smooth(mask: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(mask)
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return np.array(image.transform(image.size, affine, _HALF_A_PIXEL, bilinear))
 
 
-@fault("mask_one_based")
-def _ids_from_1(data: OpenDataset) -> Names:
-    data.save_grey_masks(data.names, lambda mask: mask + 1)
-    return data.names
+def _halve(mask: np.ndarray) -> np.ndarray:
+    return mask[::2, ::2]
 
 
-@fault("mask_interpolated")
-def _masks_resized_with_smoothing(data: OpenDataset) -> Names:
-    def smooth(mask: np.ndarray) -> np.ndarray:
-        half_a_pixel = (1, 0, 0.5, 0, 1, 0.5)
-        image = Image.fromarray(mask)
-        moved = image.transform(
-            image.size, Image.Transform.AFFINE, half_a_pixel, Image.Resampling.BILINEAR
-        )
-        return np.array(moved)
-
-    data.change_masks(data.names[:4], smooth)
-    return data.names[:4]
+def _spot(mask: np.ndarray) -> np.ndarray:
+    mask[30:34, 30:34] = 77
+    return mask
 
 
-@fault("mask_unknown_ids")
-def _a_spot_of_unknown_ids(data: OpenDataset) -> Names:
-    def spot(mask: np.ndarray) -> np.ndarray:
-        mask[30:34, 30:34] = 77
-        return mask
-
-    data.change_masks([data.names[8]], spot)
-    return [data.names[8]]
+def _turn_upside_down(data: OpenDataset, names: list[str]) -> None:
+    data.change_images(names, lambda image: image.rotate(180))
+    data.change_masks(names, lambda mask: np.rot90(mask, 2))
 
 
-@fault(
-    "mask_unknown_ids", kind="faces", follows=["layout_implausible", "mask_palette"], remains=None
-)
-def _wrong_label_set(data: OpenDataset) -> Names:
-    data.index["label_set"] = "face_5"
-    data.save_index()
-    return data.names
-
-
-@fault("mask_empty")
-def _empty_masks(data: OpenDataset) -> Names:
-    data.change_masks(data.names[:2], np.zeros_like)
-    return data.names[:2]
-
-
-@fault("mask_duplicate", follows=["mask_misfit", "camera_outlier"])
-def _mask_of_another(data: OpenDataset) -> Names:
-    shutil.copy(data.mask_file(data.names[2]), data.mask_file(data.names[5]))
-    return [data.names[2], data.names[5]]
-
-
-# Places of the classes
-
-
-@fault("label_order", kind="faces")
-def _ids_of_bisenet(data: OpenDataset) -> Names:
-    conversion = find_conversion(CELEBAMASK_HQ, get_label_set("face_parsing_bisenet"))
-    data.change_masks(data.names, conversion.apply)
-    return data.names
-
-
-@fault("mouth_nose_swapped")
-def _mouth_and_nose_exchanged_in_all(data: OpenDataset) -> Names:
-    data.change_masks(data.names, lambda mask: swap_values(mask, (4, 5)))
-    return data.names
-
-
-@fault("mouth_nose_swapped")
-def _mouth_and_nose_exchanged_in_some(data: OpenDataset) -> Names:
-    data.change_masks(data.names[:3], lambda mask: swap_values(mask, (4, 5)))
-    return data.names[:3]
-
-
-@fault("left_right_swapped", kind="faces")
-def _sides_exchanged_in_all(data: OpenDataset) -> Names:
-    data.change_masks(data.names, lambda mask: swap_values(mask, (4, 5), (6, 7), (8, 9)))
-    return data.names
-
-
-@fault("left_right_swapped", kind="faces")
-def _sides_exchanged_in_some(data: OpenDataset) -> Names:
-    data.change_masks(data.names[:4], lambda mask: swap_values(mask, (4, 5), (6, 7), (8, 9)))
-    return data.names[:4]
-
-
-@fault("upside_down")
-def _cats_upside_down(data: OpenDataset) -> Names:
-    data.change_images(data.names[:2], lambda image: image.rotate(180))
-    data.change_masks(data.names[:2], lambda mask: np.rot90(mask, 2))
-    return data.names[:2]
-
-
-@fault("layout_implausible", kind="faces", remains=["layout_implausible"])
-def _classes_in_confusion(data: OpenDataset) -> Names:
-    data.change_masks(data.names[:1], lambda mask: swap_values(mask, (6, 10), (7, 12), (2, 11)))
-    return data.names[:1]
-
-
-@fault("mask_mirrored")
-def _masks_of_cats_mirrored(data: OpenDataset) -> Names:
+def _mirror(data: OpenDataset, names: list[str]) -> list[str]:
     turned = [name for name, camera in data.index["labels"] if abs(camera[3]) > 1]
     data.change_masks(turned, lambda mask: mask[:, ::-1])
     return turned
 
 
-@fault("mask_mirrored", kind="faces")
-def _masks_of_faces_mirrored_with_sides(data: OpenDataset) -> Names:
+def _mirror_with_sides(data: OpenDataset, names: list[str]) -> list[str]:
     turned = [name for name, camera in data.index["labels"] if abs(camera[3]) > 1][:5]
-    table = np.array(data.label_set.mirror_permutation(), dtype=np.uint8)
-    data.change_masks(turned, lambda mask: table[mask[:, ::-1]])
+    data.change_masks(turned, lambda mask: swap_values(mask, *_SIDES)[:, ::-1])
     return turned
 
 
-@fault("mask_shifted", remains=["mask_shifted"])
-def _masks_shifted(data: OpenDataset) -> Names:
-    data.change_masks(data.names[:3], lambda mask: np.roll(mask, (3, 6), axis=(0, 1)))
-    return data.names[:3]
+MASK_FAULTS = {
+    "half size": _change("mask_size", _halve, 4, mask_error=0.15),
+    "JPEG": Fault("mask_useless", _save_jpeg, 2),
+    "unknown colours": _paint("mask_useless", lambda i: i.point(lambda v: 255 - v // 2), 2),
+    "black and white": _save("mask_useless", lambda mask: np.uint8(255) * (mask > 0), 2),
+    "one class": _change("mask_useless", np.zeros_like, 2),
+    "colours": _paint("mask_colors", lambda image: image, None),
+    "colours with alpha": _paint("mask_colors", lambda image: image.convert("RGBA"), 1),
+    "red and blue": _paint("mask_colors", _exchange_red_and_blue, 3),
+    "smooth colours": _paint("mask_colors", _smooth_colors, 3, mask_error=0.05),
+    "smooth colours of faces": _paint(
+        "mask_colors", _smooth_colors, None, kind="faces", mask_error=0.05
+    ),
+    "sorted palette": Fault("mask_colors", _sort_palette, 3),
+    "another palette": Fault("mask_palette", _change_palette, 1),
+    "three channels": _save("mask_format", lambda mask: np.stack([mask] * 3, axis=-1), 3),
+    "16 bits": _save("mask_format", lambda mask: mask.astype(np.uint16), 3),
+    "times 40": _save("mask_scaled", lambda mask: 40 * mask),
+    "spread to 255": _save(
+        "mask_scaled", lambda mask: (mask * (255 / 18)).astype(np.uint8), kind="faces"
+    ),
+    "from 1": _save("mask_scaled", lambda mask: mask + 1),
+    "smooth": _change("mask_interpolated", _smooth, 4, mask_error=0.1),
+    "spot of unknown ids": _change("mask_unknown_ids", _spot, 1, mask_error=0.01),
+    "wrong label set": Fault(
+        "mask_unknown_ids",
+        lambda data, names: data.index.update(label_set="face_5"),
+        kind="faces",
+        follows=("mask_palette", "mask_misfit"),
+        remains=None,
+    ),
+    "ids of BiSeNet": _change("label_order", _TO_BISENET.apply, kind="faces"),
+    "mouth and nose": _change("mouth_nose_swapped", lambda mask: swap_values(mask, (4, 5))),
+    "mouth and nose in some": _change(
+        "mouth_nose_swapped", lambda mask: swap_values(mask, (4, 5)), 3
+    ),
+    "sides": _change("left_right_swapped", lambda mask: swap_values(mask, *_SIDES), kind="faces"),
+    "sides in some": _change(
+        "left_right_swapped", lambda mask: swap_values(mask, *_SIDES), 4, kind="faces"
+    ),
+    "upside down": Fault("upside_down", _turn_upside_down, 2),
+    "mirrored": Fault("mask_mirrored", _mirror),
+    "mirrored with sides": Fault("mask_mirrored", _mirror_with_sides, kind="faces"),
+    "shifted": _change(
+        "mask_misfit",
+        lambda mask: np.roll(mask, (3, 6), axis=(0, 1)),
+        3,
+        remains=("mask_misfit",),
+        mask_error=1.0,
+    ),
+    "confused": _change(
+        "mask_misfit",
+        lambda mask: swap_values(mask, (6, 10), (7, 12), (2, 11)),
+        1,
+        kind="faces",
+        remains=("mask_misfit",),
+        mask_error=1.0,
+    ),
+}

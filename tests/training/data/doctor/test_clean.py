@@ -6,16 +6,13 @@ import pytest
 
 from tests.training.data.doctor.broken import copy_dataset
 from training.data.doctor import check_dataset, exit_code
-from training.data.format import open_files
-
-NOTES = {"few_images", "class_never"}
 
 
 @pytest.mark.parametrize("seed", [0, 1000, 2000, 3000])
 @pytest.mark.parametrize("kind", ["cats", "faces"])
 def test_clean_data_raises_no_alarm(clean_dataset, kind: str, seed: int) -> None:
     diagnosis = check_dataset(clean_dataset(kind, seed))
-    assert {finding.code for finding in diagnosis.findings} <= NOTES
+    assert {finding.code for finding in diagnosis.findings} == {"few_examples"}
     assert exit_code(diagnosis) == 0
 
 
@@ -24,9 +21,8 @@ def test_zip_and_shards_are_examined_like_folders(
     clean_dataset, tmp_path: Path, target: str, options: dict
 ) -> None:
     copy = copy_dataset(clean_dataset("cats"), tmp_path / target, **options)
-    assert "images" not in [p.name for p in tmp_path.iterdir()] and open_files(copy).names()
     diagnosis = check_dataset(copy)
-    assert {finding.code for finding in diagnosis.findings} <= NOTES
+    assert {finding.code for finding in diagnosis.findings} == {"few_examples"}
     assert diagnosis.statistics.num_examined == 24
 
 
@@ -47,13 +43,4 @@ def test_sampling_reads_fewer_files_and_still_compares_all_names(open_copy) -> N
     data.mask_file(data.names[3]).unlink()
     diagnosis = check_dataset(data.path, max_images=5)
     assert diagnosis.statistics.num_examined == 5
-    assert diagnosis.find("image_without_mask").names == (data.names[3],)
-
-
-def test_progress_is_reported_and_workers_find_the_same(open_copy) -> None:
-    data = open_copy("cats")
-    data.image_file(data.names[3]).write_bytes(b"nothing")
-    calls = []
-    alone = check_dataset(data.path, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(i, 24) for i in range(1, 25)]
-    assert check_dataset(data.path, num_workers=2).findings == alone.findings
+    assert diagnosis.find("unpaired").names == (data.names[3],)

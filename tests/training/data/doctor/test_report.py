@@ -44,7 +44,7 @@ def test_no_command_is_made_of_a_url(open_copy, tmp_path) -> None:
     data.change_cameras(data.names, lambda pose, k: (pose @ np.diag([1, -1, -1, 1.0]), k))
     shards = copy_dataset(data.path, tmp_path / "shards", shard_size=10)
     text = write_report(check_dataset(f"pipe:cat {shards}/{{}}"), tmp_path).read_text()
-    assert "fix=camera_opengl" in text and "check=true" not in text
+    assert "fix=camera_convention" in text and "check=true" not in text
 
 
 @pytest.mark.parametrize("what", ["images", "dataset.json"])
