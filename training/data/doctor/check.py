@@ -1,5 +1,6 @@
 """The doctor's examination from end to end."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,12 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from training.data.doctor.cameras import Cameras, camera_angles, check_cameras
 from training.data.doctor.examination import ItemFacts, Progress, examine_item
-from training.data.doctor.findings import Diagnosis, Finding, Notes, Statistics
+from training.data.doctor.findings import ClassFrequency, Diagnosis, Finding, Notes, Statistics
 from training.data.doctor.geometry import check_geometry
 from training.data.doctor.index import read_index
-from training.data.doctor.masks import check_pixels
-from training.data.doctor.pairs import pair_files
+from training.data.doctor.masks import Masks, check_pixels
+from training.data.doctor.pairs import Pairs, pair_files
 from training.data.doctor.poses import check_poses
-from training.data.doctor.statistics import collect_statistics
 from training.data.format import INDEX_NAME, open_files
 from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
 from training.data.workers import map_by_workers
@@ -76,7 +76,7 @@ def check_dataset(
     sizes = {item.name: item.size for item in items if item.size}
     cameras = check_cameras(pairs.cameras, sizes, notes)
     check_poses(cameras, noses, notes)
-    statistics = collect_statistics(pairs, items, masks, cameras, index.label_set)
+    statistics = _collect_statistics(pairs, items, masks, cameras, index.label_set)
     _note_what_is_rare(statistics, notes)
     findings = notes.findings()
     return Diagnosis(
@@ -89,6 +89,37 @@ def check_dataset(
         captions=pairs.captions,
         index=index.entries or {},
         typical=_choose_typical(items, findings, cameras),
+    )
+
+
+def _collect_statistics(
+    pairs: Pairs,
+    items: Sequence[ItemFacts],
+    masks: Masks,  # that could be understood
+    cameras: Cameras,  # usable ones, repaired
+    label_set: LabelSet | None,
+) -> Statistics:
+    """Count and average."""
+    values = np.array(list(cameras.values())).reshape(-1, 25)
+    yaws, pitches = camera_angles(values)
+    distances = np.linalg.norm(values[:, [3, 7, 11]], axis=1)
+    classes = label_set.class_names if label_set and masks else ()
+    areas = np.array([sums[:, 0] for sums in masks.values()])  # [N, K]
+    return Statistics(
+        num_images=sum(image is not None for image, _ in pairs.files.values()),
+        num_masks=sum(mask is not None for _, mask in pairs.files.values()),
+        num_cameras=len(pairs.cameras),
+        num_captions=sum(bool(text.strip()) for text in pairs.captions.values()),
+        num_examined=len(items),
+        sizes=tuple(Counter(item.size for item in items if item.size).most_common()),
+        class_frequencies=tuple(
+            ClassFrequency(name, float((areas[:, i] > 0).mean()), float(areas[:, i].mean()))
+            for i, name in enumerate(classes)
+        ),
+        yaws=tuple(yaws.tolist()),
+        pitches=tuple(pitches.tolist()),
+        distance=float(np.median(distances)) if cameras else None,
+        focal=float(np.median(values[:, 16])) if cameras else None,
     )
 
 

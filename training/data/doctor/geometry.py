@@ -11,7 +11,7 @@ import numpy as np
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion, swap_classes
 from mate3d.labels import LabelSet, get_label_set, label_set_names
-from training.data.doctor.alignment import Alignment
+from training.data.doctor.examination import Alignment
 from training.data.doctor.findings import Notes
 
 # Names of classes that are a part of a head, over all label sets.

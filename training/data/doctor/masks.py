@@ -79,9 +79,9 @@ def _interpret_values(masks: Masks, label_set: LabelSet, notes: Notes) -> Masks:
         notes.add("mask_scaled", name, detail=table)
         np.add.at(known[name], table[: len(masks[name])], masks[name])
     strange = {name: one for name, one in unknown.items() if name not in scaled}
-    for name, one in strange.items():
-        ids = one[one >= num_classes]
-        share = masks[name][ids, 0].sum()
+    shares = {name: masks[name][num_classes:, 0].sum() for name in strange}
+    for name, share in sorted(shares.items(), key=lambda pair: -pair[1]):
+        ids = strange[name][strange[name] >= num_classes]
         notes.add("mask_unknown_ids", name, f"{ids.tolist()} on {100 * share:.1f} % of the pixels")
     if strange:
         highest = max(one.max() for one in strange.values())
