@@ -15,12 +15,9 @@ Table = Mapping[str, tuple[str, str | None]]
 # What the format on disk cannot hold: nothing can be written without the repair.
 _FORMAT_ERRORS: Table = {
     "index_invalid": ("dataset.json is missing or cannot be read: often cut off", None),
-    "label_set_unknown": (
-        "label set not named, or not known: nothing says what the numbers in the masks mean",
-        "writes the label set that you name with label_set=",
-    ),
+    "label_set_unknown": ("label set not named, or not known", "writes the one of label_set="),
     "convention_unknown": (
-        "camera convention not named, or not known: dataset.json must say where the axes point",
+        "camera convention not named, or not known",
         "writes 'opencv' (the axes are checked, and turned by the fix camera_convention)",
     ),
     "entries_invalid": (
@@ -42,14 +39,11 @@ _FORMAT_ERRORS: Table = {
         "writes 8-bit RGB PNGs (transparent pixels over white, without the tag)",
     ),
     "image_size": (
-        "images that are not square, or of another size than the most: training needs one size",
+        "images that are not square, or of another size than the most",
         "cuts out the central square and resizes it, masks by nearest neighbour",
     ),
     "image_blank": ("images of one colour: often a failed crop or a missing frame", LEAVES_OUT),
-    "mask_size": (
-        "masks of another size than their image: each pixel of the image needs one label",
-        "resizes the masks by nearest neighbour, which invents no ids",
-    ),
+    "mask_size": ("masks of another size than their image", "resizes by nearest neighbour"),
     "mask_useless": (
         "masks that do not tell the classes: ids are lost in JPEG, in unknown colours, in black "
         "and white; one class only is a failed segmentation",
@@ -59,10 +53,7 @@ _FORMAT_ERRORS: Table = {
         "masks that store colours: the classes are in the colours and not in the pixel values",
         "looks the colours up; mixed pixels get the class beside them that they are most like",
     ),
-    "mask_format": (
-        "masks of several channels, or of more than 8 bits: they must be 8-bit palette or grey",
-        "keeps one channel of 8 bits",
-    ),
+    "mask_format": ("masks of several channels or over 8 bits", "keeps one channel of 8 bits"),
     "mask_scaled": (
         "masks with multiplied ids, or that count from 1: grey levels made for looking at, not ids",
         "divides by the factor, or subtracts 1",
@@ -103,7 +94,7 @@ _ERRORS: Table = {
         "transposes, inverts, turns or scales the cameras",
     ),
     "camera_mirrored": (
-        "cameras on the wrong side, or at the wrong height: the masks' noses point the other way",
+        "cameras on the wrong side, or at the wrong height: the noses point the other way",
         "mirrors the cameras, after what camera_convention does",
     ),
     "camera_unrelated": (
@@ -113,10 +104,7 @@ _ERRORS: Table = {
     ),
 }
 _WARNINGS: Table = {
-    "caption_missing": (
-        "images without a caption, while others have one: training on texts sees none for them",
-        None,
-    ),
+    "caption_missing": ("images without a caption, while others have one", None),
     "duplicate": (
         "identical images (but the first), or one mask for different images: copies spoil test "
         "sets, shared masks were often paired by order",
@@ -141,14 +129,8 @@ _NOTES: Table = {
         "files and captions that belong to nothing: they are ignored",
         "leaves them out",
     ),
-    "mask_palette": (
-        "masks with another palette: training reads the ids only, viewers show unusual colours",
-        "writes the label set's palette",
-    ),
-    "few_examples": (
-        "few images, or none of some classes: fine for tests and fine-tuning, not from scratch",
-        None,
-    ),
+    "mask_palette": ("masks with another palette: viewers show unusual colours", "changes it"),
+    "few_examples": ("few images, or none of some classes: enough for fine-tuning only", None),
 }
 
 
