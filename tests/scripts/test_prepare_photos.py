@@ -335,7 +335,11 @@ def test_check_exits_with_1_on_faults_and_repairs_a_copy(truth, tmp_path, capsys
     assert "error camera_convention" in capsys.readouterr().out
     fixed = tmp_path / "fixed.zip"
     _run(
-        tmp_path, "check=true", f"data={broken}", "fix=camera_convention,image_format", f"output={fixed}"
+        tmp_path,
+        "check=true",
+        f"data={broken}",
+        "fix=camera_convention,image_format",
+        f"output={fixed}",
     )
     assert "no faults found" in capsys.readouterr().out
     np.testing.assert_allclose(open_dataset(fixed)[1].cameras, open_dataset(truth)[1].cameras)

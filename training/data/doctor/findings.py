@@ -9,7 +9,6 @@ from typing import Any
 from mate3d.labels import LabelSet
 from training.data.doctor.catalogue import CATALOGUE, Kind, Severity
 
-# As many different remarks are counted in one line.
 _MAX_COUNTED = 4
 
 
@@ -48,11 +47,15 @@ class Finding:
     def message(self) -> str:
         """One line with numbers, for this data set."""
         title = f"{self.kind.title}: {len(self.names)}" if self.names else self.kind.title
+        return f"{title} ({self.comment})" if self.comment else title
+
+    @property
+    def comment(self) -> str:
+        """What is special about this data set; remarks are counted if few of them differ."""
         counts = Counter(self.remarks.values())
         is_short = len(counts) <= min(_MAX_COUNTED, len(self.remarks) - 1)
         counted = [f"{number} x {one}" for one, number in counts.most_common() if is_short]
-        comments = "; ".join([*self.numbers, *counted])
-        return f"{title} ({comments})" if comments else title
+        return "; ".join([*self.numbers, *counted])
 
 
 class Notes:

@@ -11,7 +11,6 @@ import numpy as np
 from mate3d.atomic import atomic_files
 from mate3d.outputs.charts import make_histogram, make_scatter
 from mate3d.outputs.page import render_page
-from training.data.doctor.catalogue import CATALOGUE
 from training.data.doctor.findings import Diagnosis, Finding
 from training.data.doctor.thumbnails import make_thumbnail
 from training.data.format import DatasetFiles, open_files
@@ -106,18 +105,16 @@ def _fix_command(diagnosis: Diagnosis) -> str:
 def _describe_finding(
     diagnosis: Diagnosis, files: DatasetFiles, finding: Finding
 ) -> dict[str, Any]:
-    kind = CATALOGUE[finding.code]
     is_of_most = len(finding.names) > len(diagnosis.files) / 2
     number = _MAX_PICTURES_OF_ALL if is_of_most else _MAX_PICTURES
     shown = [name for name in finding.names if name in diagnosis.files][:number]
-    if finding.code.startswith(("camera_without", "caption", "camera_identical")):
+    if finding.code.startswith("caption"):
         # Such a fault does not show in the pictures.
         shown = []
-    detail = finding.message.removeprefix(kind.title).removeprefix(f": {len(finding.names)}")
     return {
         "about": finding,
-        "kind": kind,
-        "message": detail.strip().removeprefix("(").removesuffix(")"),
+        "kind": finding.kind,
+        "message": finding.comment,
         "extent": _count(len(finding.names), "item") if finding.names else "",
         "pictures": _make_pictures(diagnosis, files, shown, finding.remarks),
         "listed": finding.names[:_MAX_LISTED],
@@ -153,9 +150,7 @@ def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
 
 
 def _to_json(diagnosis: Diagnosis) -> str:
-    findings = [{**vars(finding), "severity": finding.severity} for finding in diagnosis.findings]
-    for finding in findings:
-        # For the repair only.
-        del finding["details"]
+    keys = ("code", "severity", "message", "names", "remarks", "fix")
+    findings = [{key: getattr(one, key) for key in keys} for one in diagnosis.findings]
     content = {"findings": findings, "statistics": asdict(diagnosis.statistics)}
     return json.dumps(content, indent=1)
