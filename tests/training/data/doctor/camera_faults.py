@@ -10,11 +10,16 @@ def _change(code: str, change, number: int | None = None, **options) -> Fault:
     return Fault(code, lambda data, names: data.change_cameras(names, change), number, **options)
 
 
+def _convert(change, number: int | None = None, **options) -> Fault:
+    return _change("camera_convention", change, number, **options)
+
+
 def _diagonal(x: float, y: float, z: float) -> np.ndarray:
     return np.diag([x, y, z, 1.0])
 
 
-def _flip(pose: np.ndarray, axes: np.ndarray) -> np.ndarray:
+def _within(pose: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Change the axes of world and camera together."""
     return axes @ pose @ np.linalg.inv(axes)
 
 
@@ -25,7 +30,7 @@ def _lose_numbers(data: OpenDataset, names: list[str]) -> None:
 
 def _mirror_some(data: OpenDataset, names: list[str]) -> list[str]:
     turned = [name for name, camera in data.index["labels"] if abs(camera[3]) > 1][:3]
-    data.change_cameras(turned, lambda pose, k: (_flip(pose, _diagonal(-1, 1, 1)), k))
+    data.change_cameras(turned, lambda pose, k: (_within(pose, _MIRROR), k))
     return turned
 
 
@@ -54,39 +59,31 @@ _Z_UP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
 _ASIDE = np.eye(4)
 _ASIDE[[0, 0, 2, 2], [0, 2, 0, 2]] = np.cos(0.5), np.sin(0.5), -np.sin(0.5), np.cos(0.5)
 
+_OPENGL, _TURNED = _diagonal(1, -1, -1), _diagonal(-1, -1, 1)
+_FAR, _MILLIMETRES = _diagonal(5, 5, 5), _diagonal(450, 450, 450)
+_MIRROR, _FLIP = _diagonal(-1, 1, 1), _diagonal(1, -1, 1)
+
 CAMERA_FAULTS = {
     "too few numbers": Fault("camera_invalid", _lose_numbers, 2),
     "scaled axes": _change("camera_invalid", lambda pose, k: (pose @ _diagonal(2, 2, 2), k), 2),
-    "left-handed": _change("camera_invalid", lambda pose, k: (pose @ _diagonal(-1, 1, 1), k), 1),
+    "left-handed": _change("camera_invalid", lambda pose, k: (pose @ _MIRROR, k), 1),
     "negative focal": _change("camera_invalid", lambda pose, k: (pose, np.diag([-1, 1, 1]) @ k), 2),
-    "one far away": _change(
-        "camera_invalid", lambda pose, k: (_flip(pose, _diagonal(5, 5, 5)), k), 1
-    ),
-    "columns": _change("camera_convention", lambda pose, k: (pose.T, k.T)),
-    "inverse": _change("camera_convention", lambda pose, k: (np.linalg.inv(pose), k)),
-    "OpenGL": _change("camera_convention", lambda pose, k: (pose @ _diagonal(1, -1, -1), k)),
-    "OpenGL in some": _change(
-        "camera_convention", lambda pose, k: (pose @ _diagonal(1, -1, -1), k), 3
-    ),
-    "y down": _change("camera_convention", lambda pose, k: (_diagonal(1, -1, -1) @ pose, k)),
-    "z up": _change("camera_convention", lambda pose, k: (_Z_UP @ pose, k)),
-    "from behind": _change(
-        "camera_convention", lambda pose, k: (_diagonal(-1, 1, -1) @ pose, k), kind="faces"
-    ),
-    "upside down": _change("camera_convention", lambda pose, k: (pose @ _diagonal(-1, -1, 1), k)),
-    "upside down in some": _change(
-        "camera_convention", lambda pose, k: (pose @ _diagonal(-1, -1, 1), k), 5
-    ),
-    "pixels": _change("camera_convention", lambda pose, k: (pose, np.diag([64, 64, 1]) @ k)),
-    "pixels of another size": _change(
-        "camera_convention", lambda pose, k: (pose, np.diag([512, 512, 1]) @ k)
-    ),
-    "millimetres": _change(
-        "camera_convention", lambda pose, k: (_flip(pose, _diagonal(450, 450, 450)), k)
-    ),
-    "yaw": _change("camera_mirrored", lambda pose, k: (_flip(pose, _diagonal(-1, 1, 1)), k)),
+    "one far away": _change("camera_invalid", lambda pose, k: (_within(pose, _FAR), k), 1),
+    "columns": _convert(lambda pose, k: (pose.T, k.T)),
+    "inverse": _convert(lambda pose, k: (np.linalg.inv(pose), k)),
+    "OpenGL": _convert(lambda pose, k: (pose @ _OPENGL, k)),
+    "OpenGL in some": _convert(lambda pose, k: (pose @ _OPENGL, k), 3),
+    "y down": _convert(lambda pose, k: (_OPENGL @ pose, k)),
+    "z up": _convert(lambda pose, k: (_Z_UP @ pose, k)),
+    "from behind": _convert(lambda pose, k: (_diagonal(-1, 1, -1) @ pose, k), kind="faces"),
+    "upside down": _convert(lambda pose, k: (pose @ _TURNED, k)),
+    "upside down in some": _convert(lambda pose, k: (pose @ _TURNED, k), 5),
+    "pixels": _convert(lambda pose, k: (pose, np.diag([64, 64, 1]) @ k)),
+    "pixels of another size": _convert(lambda pose, k: (pose, np.diag([512, 512, 1]) @ k)),
+    "millimetres": _convert(lambda pose, k: (_within(pose, _MILLIMETRES), k)),
+    "yaw": _change("camera_mirrored", lambda pose, k: (_within(pose, _MIRROR), k)),
     "yaw in some": Fault("camera_mirrored", _mirror_some, kind="faces"),
-    "pitch": _change("camera_mirrored", lambda pose, k: (_flip(pose, _diagonal(1, -1, 1)), k)),
+    "pitch": _change("camera_mirrored", lambda pose, k: (_within(pose, _FLIP), k)),
     "of other images": Fault("camera_unrelated", _shuffle, remains=("camera_unrelated",)),
     "all the same": Fault("camera_unrelated", _make_equal, remains=("camera_unrelated",)),
     "of one other image": Fault("camera_outlier", _exchange_one, remains=("camera_outlier",)),
