@@ -39,7 +39,7 @@ from omegaconf import OmegaConf
 
 from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
-from editing.fast_views import FastSourceView
+from editing.fast_views import FastSourceView, view_source
 from editing.guidance.controlnet import load_controlnet_guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import load_painted_mask, repainted_pixels
@@ -210,6 +210,7 @@ class Comparison:
         self.case, self.device = case, device
         self.watch = Stopwatch(device)
         self.watch.watch(case.portrait.generator, "superresolve", "superresolution")
+        self.watch.watch(FastSourceView, "fused", "render")
         self.watch.watch(FastSourceView, "enlarge_image", "superresolution")
         self.watch.watch(case.target.guidance, "encode_image", "guidance")
         self.watch.watch(case.target.guidance, "predict_noise", "guidance")
@@ -243,14 +244,13 @@ class Comparison:
     def reached(self) -> float:
         """Return the share of the painted view's rays that the edit can reach."""
         source = self.loops["fast"].source_view
-        return len(source.index) / source.values.opacity.shape[1]
+        return len(source.index) / source.values.depths.shape[1]
 
     def _make_loop(self, name: str) -> EditLoop:
         loop = self.case.make_loop(exact=name == "exact")
         self.watch.watch(loop.edited, "fused_field", "planes")
         self.watch.watch(loop.edited, "render", "render")
-        self.watch.watch(loop.views, "source", "render")
-        self.watch.watch(loop.views, "fused", "render")
+        self.watch.watch(loop, "_view_source", "render")
         return loop
 
     def _step(self, progress: float, order: tuple[str, ...]) -> None:
@@ -285,8 +285,9 @@ class Comparison:
         head = loop.edited.fused_field()
         self.watch.seconds.clear()
         with self.watch.part("other"):
-            source = loop.views.source(self.case.portrait.camera, None)
-            loop.views.fused(head, source)
+            camera, exact = self.case.portrait.camera, loop.options.exact
+            source = view_source(loop.edited, camera, exact=exact)
+            source.fused(head)
             _ = source.output  # rendered when asked for
         return sum(self.watch.seconds.values())
 

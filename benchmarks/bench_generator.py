@@ -108,7 +108,7 @@ class TimedField(WrappedField):
 
 
 @dataclass(frozen=True)
-class TimedProbe:
+class TimedProbe(FieldProbe):
     """A probe that reports to its field's watches."""
 
     field: TimedField

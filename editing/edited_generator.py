@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from editing.regions import EditRegion
 from mate3d.errors import UserError
 from mate3d.generator import Generator, RenderOutput
 from mate3d.rendering.field import Field, TriPlaneField
+from mate3d.rendering.field_probe import TriPlaneProbe
 
 
 class EditedGenerator(nn.Module):
@@ -62,6 +64,11 @@ class EditedGenerator(nn.Module):
     def source_field(self) -> TriPlaneField:
         """Return the untouched head."""
         return self.generator.make_field(self.source_ws, self._source_planes)
+
+    @cached_property
+    def source_probe(self) -> TriPlaneProbe:
+        """A probe of the untouched head, which serves every view of it."""
+        return TriPlaneProbe(self.source_field())
 
     def edited_field(self) -> TriPlaneField:
         """Return the learnable copy's head, without fusion."""

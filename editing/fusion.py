@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from editing.regions import EditRegion, reachable_points
-from mate3d.rendering.field import FieldSamples, TriPlaneField
+from mate3d.rendering.field import FieldSamples, TriPlaneField, field_gradient
+from mate3d.rendering.field_probe import FieldProbe
 from mate3d.rendering.triplane import pull_back_to_points
 
 
@@ -72,7 +73,7 @@ class FusedField:
         index = share[0, :, 0].nonzero().squeeze(1)
         if len(index) == 0:
             return sdf
-        features = self._fused(TriPlaneField.shape_features, points[:, index], share[:, index])
+        features = self.shape_features(points[:, index], share[:, index])
         return sdf.index_copy(1, index, self.source.decoder.sdf(features))
 
     def share(
@@ -101,14 +102,13 @@ class FusedField:
         found = self._share(part, source_class_sdf[:, index], self._edited_class_sdf(part))
         return share.index_copy(1, index, found)
 
-    def distances(
+    def shape_features(
         self,
         points: Tensor,  # [1, M, 3]
         share: Tensor,  # [1, M, 1], above 0
-    ) -> Tensor:  # [1, M, 1 + K]
-        """Return the whole head's distance and those of its parts inside the region."""
-        features = self._fused(TriPlaneField.shape_features, points, share)
-        return torch.cat(self.source.decoder.distances(features), dim=-1)
+    ) -> Tensor:  # [1, M, C]
+        """Return features of distances inside the region."""
+        return self._fused(TriPlaneField.shape_features, points, share)
 
     def colors(
         self,
@@ -128,8 +128,7 @@ class FusedField:
 
         It is differentiable for the copy. The region's edge counts as constant, as in `sample`.
         """
-        features = self._fused(TriPlaneField.shape_features, points, share)
-        feature_gradient = self.source.decoder.sdf_gradient(features)
+        feature_gradient = self.source.decoder.sdf_gradient(self.shape_features(points, share))
 
         def pull_back(field: TriPlaneField, points: Tensor) -> Tensor:
             return pull_back_to_points(
@@ -191,3 +190,91 @@ class FusedField:
         if bool((share == 1).all()):
             return edited
         return torch.lerp(look_up(self.source, points), edited, share)
+
+
+@dataclass(frozen=True)
+class KnownPoints:
+    """What is known at points while a fused field is looked into.
+
+    Args:
+        source_distances: The source's, the whole head's before its parts', [1, N, 1 + K].
+        share: Of the edited copy, [1, N, 1].
+        features: Fused shape features of the points whose share is above 0, [1, M, C].
+    """
+
+    source_distances: Tensor
+    share: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class FusedProbe(FieldProbe):
+    """Looks into a fused field: the copy is asked where the source says that it can show."""
+
+    field: FusedField
+
+    def begin(
+        self,
+        points: Tensor,  # [1, N, 3]
+    ) -> tuple[Tensor, KnownPoints]:
+        """See `FieldProbe`."""
+        source = self.field.source
+        with torch.no_grad():
+            distances = torch.cat(source.decoder.distances(source.shape_features(points)), dim=-1)
+        return self.begin_from(points, distances)
+
+    def begin_from(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_distances: Tensor,  # [1, N, 1 + K]
+    ) -> tuple[Tensor, KnownPoints]:
+        """Do the same where the source's distances are known."""
+        share = self.field.share_of(points, source_distances[..., 1:])
+        index = share[0, :, 0].nonzero().squeeze(1)
+        features = self.field.shape_features(points[:, index], share[:, index])
+        sdf = source_distances[..., :1]
+        if len(index) > 0:
+            sdf = sdf.index_copy(1, index, self.field.source.decoder.sdf(features))
+        return sdf, KnownPoints(source_distances, share, features)
+
+    def finish(
+        self,
+        state: KnownPoints,
+        points: Tensor,  # [1, N, 3]
+        chosen: Tensor,  # [M]
+        *,
+        with_classes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `FieldProbe`."""
+        source = self.field.source
+        points, share, changed = self._chosen(state, points, chosen)
+        colors = source.decoder.colors(source.texture_features(points))
+        class_sdf = state.source_distances[:, chosen, 1:]
+        if len(changed) > 0:
+            inside = self.field.colors(points[:, changed], share[:, changed])
+            colors = colors.index_copy(1, changed, inside)
+            rows = (state.share[0, :, 0] > 0).cumsum(0) - 1
+            features = state.features[:, rows[chosen[changed]]]
+            inside = source.decoder.class_distances(features)
+            class_sdf = class_sdf.index_copy(1, changed, inside)
+        return colors[0], class_sdf[0] if with_classes else class_sdf[0, :, :0]
+
+    def sdf_gradient(
+        self,
+        state: KnownPoints,
+        points: Tensor,  # [1, N, 3]
+        chosen: Tensor,  # [M]
+    ) -> Tensor:  # [M, 3]
+        """See `FieldProbe`; differentiable for the copy."""
+        points, share, changed = self._chosen(state, points, chosen)
+        gradient = field_gradient(self.field.source, points)
+        if len(changed) > 0:
+            inside = self.field.sdf_gradient(points[:, changed], share[:, changed])
+            gradient = gradient.index_copy(1, changed, inside)
+        return gradient[0]
+
+    def _chosen(
+        self, state: KnownPoints, points: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:  # [1, M, 3], [1, M, 1], [M'] where the copy shows
+        share = state.share[:, chosen]
+        return points[:, chosen], share, share[0, :, 0].nonzero().squeeze(1)

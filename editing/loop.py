@@ -12,7 +12,7 @@ from tqdm import tqdm
 from editing import losses
 from editing.distillation import distill
 from editing.edited_generator import EditedGenerator
-from editing.fast_views import make_views
+from editing.fast_views import view_source
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.masks import edit_mask
@@ -64,8 +64,7 @@ class EditLoop:
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
         self.beta = self._soft_beta()
-        self.views = make_views(edited, exact=options.exact)
-        self.source_view = self.views.source(target.camera, self.beta)
+        self.source_view = self._view_source(target.camera)
         self.pixel_weights = self._make_pixel_weights()
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
@@ -99,7 +98,7 @@ class EditLoop:
         """
         if self.beta is not None and progress >= self.options.soft_share:
             self.beta = None
-            self.source_view = self.views.source(self.target.camera, self.beta)
+            self.source_view = self._view_source(self.target.camera)
         head = self.edited.fused_field()
         terms = self._painted_view_terms(head)
         for name, value in self._random_view_terms(head, progress).items():
@@ -115,6 +114,10 @@ class EditLoop:
             self.schedule.step()
         return {name: value.item() for name, value in terms.items()}
 
+    def _view_source(self, camera: Tensor, *, with_normals: bool = False) -> SourceView:
+        exact = self.options.exact
+        return view_source(self.edited, camera, self.beta, exact=exact, with_normals=with_normals)
+
     def _make_optimizer(self) -> torch.optim.Optimizer:
         edited, options = self.edited, self.options
         groups = [{"params": edited.weight_parameters(), "lr": options.weight_lr}]
@@ -129,11 +132,8 @@ class EditLoop:
         if not (weights.mask or weights.mask_raw or weights.preservation):
             return {}
         source = self.source_view
-        view = self.views.fused(
-            head,
-            source,
-            with_segmentation_gradient=bool(weights.mask) and self.options.mask_loss == "classes",
-        )
+        is_compared = bool(weights.mask) and self.options.mask_loss == "classes"
+        view = source.fused(head, with_segmentation_gradient=is_compared)
         terms = self._mask_terms(view)
         if weights.preservation:
             label_map = segmentation_to_label_map(view.segmentation)
@@ -162,11 +162,8 @@ class EditLoop:
         if not options.weights.distillation:
             return {}
         blend = options.distillation.blend
-        with_normals = blend != "image"
-        source = self.views.source(self._draw_camera(), self.beta, with_normals=with_normals)
-        view = self.views.fused(
-            head, source, with_normals=with_normals, with_segmentation_gradient=False
-        )
+        source = self._view_source(self._draw_camera(), with_normals=blend != "image")
+        view = source.fused(head, with_segmentation_gradient=False)
         terms = {}
         if options.weights.preservation:
             label_map = segmentation_to_label_map(view.segmentation)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
-from editing.views import Views
+from editing.fast_views import view_source
 from mate3d.atomic import atomic_files
 from mate3d.camera_paths import orbit_angles
 from mate3d.generator import RenderOutput
@@ -50,16 +50,16 @@ class ViewPair:
 @torch.no_grad()
 def render_views(
     edited: EditedGenerator,
-    views: Views,
     painted_camera: Tensor,  # [1, 25]
+    *,
+    exact: bool,
 ) -> tuple[ViewPair, list[ViewPair]]:
     """Render source and edited head from the painted view, with normals, and all around."""
     head = edited.fused_field()
 
     def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
-        source = views.source(camera, None, with_normals=with_normals)
-        changed = views.fused(head, source, with_normals=with_normals)
-        return ViewPair(source=source.output, edited=changed)
+        source = view_source(edited, camera, exact=exact, with_normals=with_normals)
+        return ViewPair(source=source.output, edited=source.fused(head))
 
     rig = edited.generator.config.camera_rig
     cameras = [rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
@@ -111,14 +111,15 @@ def write_pictures(
 
 @torch.no_grad()
 def write_orbit(
-    path: Path, edited: EditedGenerator, views: Views, *, num_frames: int, fps: int
+    path: Path, edited: EditedGenerator, *, num_frames: int, fps: int, exact: bool
 ) -> None:
     """Write a video of the edited head from cameras on a closed ellipse around the front."""
     head, rig = edited.fused_field(), edited.generator.config.camera_rig
 
     def frame(yaw: float, pitch: float) -> np.ndarray:
-        source = views.source(rig.make_camera(yaw, pitch).to(edited.source_ws), None)
-        return to_uint8(enlarge_for_video(views.fused(head, source).image)[0])
+        camera = rig.make_camera(yaw, pitch).to(edited.source_ws)
+        view = view_source(edited, camera, exact=exact).fused(head)
+        return to_uint8(enlarge_for_video(view.image)[0])
 
     angles = orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH)
     write_video(path, itertools.starmap(frame, angles), fps)

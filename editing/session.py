@@ -10,7 +10,6 @@ from torch import Tensor
 
 from editing import receipt as receipts
 from editing.edited_generator import EditedGenerator, check_editable
-from editing.fast_views import make_views
 from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import edit_mask, repainted_pixels
@@ -158,8 +157,8 @@ class EditSession:
             orbit_fps: Its frames per second.
         """
         label_set = self.portrait.generator.label_set
-        views = make_views(self.edited, exact=self.options.exact)
-        painted_view, other_views = render_views(self.edited, views, self.portrait.camera)
+        exact = self.options.exact
+        painted_view, other_views = render_views(self.edited, self.portrait.camera, exact=exact)
         recipe = Recipe(
             prompt=self.request.prompt,
             class_names=self._class_names(),
@@ -173,9 +172,9 @@ class EditSession:
             write_orbit(
                 temporary / "orbit.mp4",
                 self.edited,
-                views,
                 num_frames=num_orbit_frames,
                 fps=orbit_fps,
+                exact=exact,
             )
             save_edit(
                 temporary / "edit.safetensors",

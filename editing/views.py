@@ -1,7 +1,6 @@
 """Views of source and edited head, rendered one as the other: the straightforward way."""
 
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,20 +13,24 @@ from mate3d.labels import segmentation_to_label_map
 
 
 class SourceView:
-    """The untouched head at one view, rendered when first asked for; it needs no gradients.
+    """The untouched head at one view, and the edited one beside it, each rendered as a whole.
 
     Args:
         edited: Source and learnable copy.
         camera: View, [1, 25].
         beta: Sharpness length to render with, world units; None is the generator's own.
+        with_normals: Also render the edited head's normals.
     """
 
-    def __init__(self, edited: EditedGenerator, camera: Tensor, beta: float | None):
+    def __init__(
+        self, edited: EditedGenerator, camera: Tensor, beta: float | None, *, with_normals: bool
+    ):
         self.edited, self.camera, self.beta = edited, camera, beta
+        self.with_normals = with_normals
 
     @cached_property
     def output(self) -> RenderOutput:
-        """The rendered head."""
+        """The untouched head, rendered when first asked for; it needs no gradients."""
         with torch.no_grad():
             return self._render()
 
@@ -36,60 +39,16 @@ class SourceView:
         """Its mask."""
         return segmentation_to_label_map(self.output.segmentation)
 
-    def _render(self) -> RenderOutput:
-        return self.edited.render(soften(self.edited.source_field(), self.beta), self.camera)
-
-
-class Views(Protocol):
-    """Makes views of the source and, beside them, of the edited head."""
-
-    def source(
-        self, camera: Tensor, beta: float | None, *, with_normals: bool = False
-    ) -> SourceView:
-        """Return the untouched head at a view."""
-
-    def fused(
-        self,
-        head: FusedField,
-        source: SourceView,
-        *,
-        with_normals: bool = False,
-        with_segmentation_gradient: bool = True,
-    ) -> RenderOutput:
-        """Render the edited head at the source's view, as sharp as the source.
+    def fused(self, head: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
+        """Render the edited head, as sharp as the source.
 
         Args:
             head: Source and learnable copy fused.
-            source: The view.
-            with_normals: Also composite SDF normals.
-            with_segmentation_gradient: Whether a loss will be taken of `segmentation`.
+            with_segmentation_gradient: Whether a loss will be taken of `segmentation`; here its
+                gradients are recorded in either case.
         """
+        seen = soften(head, self.beta)
+        return self.edited.render(seen, self.camera, with_normals=self.with_normals)
 
-
-class ExactViews:
-    """Renders every view as a whole; what `FastViews` is compared with.
-
-    Args:
-        edited: Source and learnable copy.
-    """
-
-    def __init__(self, edited: EditedGenerator):
-        self.edited = edited
-
-    def source(
-        self, camera: Tensor, beta: float | None, *, with_normals: bool = False
-    ) -> SourceView:
-        """See `Views`."""
-        return SourceView(self.edited, camera, beta)
-
-    def fused(
-        self,
-        head: FusedField,
-        source: SourceView,
-        *,
-        with_normals: bool = False,
-        with_segmentation_gradient: bool = True,
-    ) -> RenderOutput:
-        """See `Views`; gradients are recorded whatever is asked for."""
-        seen = soften(head, source.beta)
-        return self.edited.render(seen, source.camera, with_normals=with_normals)
+    def _render(self) -> RenderOutput:
+        return self.edited.render(soften(self.edited.source_field(), self.beta), self.camera)

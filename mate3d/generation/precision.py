@@ -66,7 +66,7 @@ class LowPrecisionField(WrappedField):
 
 
 @dataclass(frozen=True)
-class LowPrecisionProbe:
+class LowPrecisionProbe(FieldProbe):
     """A probe whose networks run in low precision, with results in float32."""
 
     field: LowPrecisionField

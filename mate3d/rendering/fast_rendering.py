@@ -1,19 +1,22 @@
-"""A field seen from one camera, without gradients and without evaluating what does not show.
+"""The fast march: distances along rays, weights, the rest where it shows, and its composite.
 
 The results are those of `mate3d.rendering.renderer.render_field` but for samples whose compositing
 weight is negligible: their colours and class distances are not evaluated. Distances of coarse
-samples are evaluated once instead of twice, the rays are rendered a tile at a time, and nothing is
-reordered but one number a sample.
+samples are evaluated once instead of twice, and nothing is reordered but one number a sample.
+Generation and training render whole views with `render_field_fast`, which records no gradients;
+an edit marches the rays that it reaches with `RayMarcher`, which records those of its field.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mate3d.rendering.field import Field
-from mate3d.rendering.field_probe import FieldProbe, gradient_at_chosen, open_probe
+from mate3d.rendering.field_probe import FieldProbe, open_probe
 from mate3d.rendering.rays import DepthDraws, importance_depths, stratified_depths
 from mate3d.rendering.renderer import (
     FieldRender,
@@ -35,24 +38,212 @@ NEGLIGIBLE_WEIGHT = 1e-4
 _TILE_RAYS = 1024
 
 
-@dataclass
-class _Tile:
-    """What is known of some rays: composited values, and depths with weights, sorted."""
+@dataclass(frozen=True)
+class Rays:
+    """Rays of some views.
 
-    colors: Tensor  # [B, T, C]
-    scores: Tensor  # [B, T, K]
-    depths: Tensor  # [B, T, S, 1]
-    weights: Tensor  # [B, T, S - 1, 1]
-    normals: Tensor | None  # [B, T, 3]
+    Args:
+        origins: World positions, [B, R, 3].
+        directions: Unit vectors, [B, R, 3].
+    """
+
+    origins: Tensor
+    directions: Tensor
+
+    def take(
+        self,
+        index: Tensor | slice,  # [M]
+    ) -> "Rays":
+        """Return some of the rays."""
+        return Rays(self.origins[:, index], self.directions[:, index])
+
+    def points(
+        self,
+        depths: Tensor,  # [B, R, S, 1]
+    ) -> Tensor:  # [B, R * S, 3]
+        """Return world positions at distances along the rays."""
+        points = self.origins.unsqueeze(2) + depths * self.directions.unsqueeze(2)
+        return points.flatten(1, 2)
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What is evaluated, and where."""
+class ProbedSamples:
+    """Samples of rays whose distance is known.
 
-    negligible_weight: float
-    with_normals: bool
-    with_segmentation: bool
+    Args:
+        depths: Along the rays, [B, R, S, 1].
+        points: World positions, [B, R * S, 3].
+        sdf: Global distance, [B, R, S, 1].
+        state: What the probe needs to evaluate the rest.
+    """
+
+    depths: Tensor
+    points: Tensor
+    sdf: Tensor
+    state: Any
+
+
+@dataclass(frozen=True)
+class RayValues:
+    """Composited values of rays, and depths with weights, ascending.
+
+    Args:
+        colors: In front of nothing, [B, R, C].
+        scores: Of classes, in 0..1, [B, R, K]; K is 0 where none are asked for.
+        depths: [B, R, S, 1].
+        weights: Of the intervals, [B, R, S - 1, 1].
+        normals: [B, R, 3], or None.
+    """
+
+    colors: Tensor
+    scores: Tensor
+    depths: Tensor
+    weights: Tensor
+    normals: Tensor | None
+
+    @staticmethod
+    def join(parts: Sequence["RayValues"]) -> "RayValues":
+        """Return the values of all rays, one part after the other."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return RayValues(*(None if c[0] is None else torch.cat(c, dim=1) for c in columns))
+
+    def with_rays(
+        self,
+        index: Tensor,  # [M]
+        others: "RayValues",  # of M rays
+    ) -> "RayValues":
+        """Return a copy that has other values at some rays."""
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return RayValues(
+            *(None if new is None else mine.index_copy(1, index, new) for mine, new in pairs)
+        )
+
+    def as_images(
+        self,
+        config: RenderingConfig,
+        background: Tensor | None,  # [B, C]
+    ) -> FieldRender:
+        """Arrange the rays of square images, listed row by row, in front of a background."""
+        opacity = self.weights.sum(dim=2)
+        segmentation = None
+        if self.scores.shape[-1] > 0:
+            segmentation = to_image(fill_scores(self.scores, opacity, config))
+        return FieldRender(
+            feature_image=to_image(fill_colors(self.colors, opacity, config, background)),
+            segmentation_raw=segmentation,
+            depth=to_image(expected_depth(self.depths, self.weights)),
+            opacity=to_image(opacity),
+            normals=None if self.normals is None else to_image(self.normals),
+            samples=None,
+        )
+
+
+@dataclass(frozen=True)
+class RayMarcher:
+    """Marches rays through fields: probe, weigh, evaluate what shows, composite.
+
+    Args:
+        config: Ranges, sample counts and conventions.
+        density: Distances to density, as sharp as the field is to be seen.
+        negligible_weight: Colours and class distances are evaluated at the ends of intervals with
+            more compositing weight than this; 0 evaluates wherever there is any weight.
+    """
+
+    config: RenderingConfig
+    density: Callable[[Tensor], Tensor]
+    negligible_weight: float = NEGLIGIBLE_WEIGHT
+
+    def coarse_depths(
+        self,
+        rays: Rays,
+        draws: DepthDraws,
+    ) -> Tensor:  # [B, R, S, 1]
+        """Return the depths to begin with."""
+        config, shape = self.config, (*rays.origins.shape[:2], self.config.num_coarse_samples, 1)
+        uniforms = draws.stratified_uniforms(shape, rays.origins)
+        return stratified_depths(uniforms, config.near, config.far)
+
+    def fine_uniforms(
+        self,
+        rays: Rays,
+        draws: DepthDraws,
+    ) -> Tensor:  # [B, R, F]
+        """Draw the uniform numbers of `refine`."""
+        (num_batch, num_rays, _), num_fine = rays.origins.shape, self.config.num_fine_samples
+        if num_fine == 0:
+            return rays.origins.new_empty(num_batch, num_rays, 0)
+        uniforms = draws.importance_uniforms(num_batch * num_rays, num_fine, rays.origins)
+        return uniforms.reshape(num_batch, num_rays, num_fine)
+
+    def probe(self, probe: FieldProbe, rays: Rays, depths: Tensor) -> ProbedSamples:
+        """Ask for the distances at depths along rays."""
+        points = rays.points(depths)
+        sdf, state = probe.begin(points)
+        return ProbedSamples(depths, points, sdf.view(depths.shape), state)
+
+    def refine(
+        self,
+        probe: FieldProbe,
+        rays: Rays,
+        coarse: ProbedSamples,
+        uniforms: Tensor,  # [B, R, F]
+    ) -> list[ProbedSamples]:
+        """Return coarse samples, and fine ones where those show weight."""
+        if uniforms.shape[2] == 0:
+            return [coarse]
+        with torch.no_grad():
+            weights = self._weights(coarse.sdf, coarse.depths)
+            depths = importance_depths(
+                coarse.depths, weights, uniforms.flatten(0, 1), self.config.importance_bins
+            )
+        return [coarse, self.probe(probe, rays, depths)]
+
+    def march(
+        self,
+        probe: FieldProbe,
+        parts: Sequence[ProbedSamples],
+        *,
+        with_normals: bool = False,
+        with_segmentation: bool = True,
+    ) -> RayValues:
+        """Composite what was probed along the same rays, in parts that need no common order."""
+        depths, order = torch.cat([part.depths for part in parts], dim=2).sort(dim=2)
+        weights = self._weights(
+            torch.cat([part.sdf for part in parts], dim=2).gather(2, order), depths
+        )
+        # Sums over samples need no order: each part composites its own.
+        share = torch.empty_like(depths).scatter_(2, order, sample_weights(weights))
+        edge = F.pad(weights.detach(), (0, 0, 1, 1))
+        largest = torch.maximum(edge[:, :, 1:], edge[:, :, :-1])
+        counts = torch.empty_like(depths, dtype=torch.bool)
+        counts.scatter_(2, order, largest > self.negligible_weight)
+        sizes = [part.depths.shape[2] for part in parts]
+        colors = scores = 0
+        gradients = []
+        for part, part_share, part_counts in zip(
+            parts, share.split(sizes, dim=2), counts.split(sizes, dim=2), strict=True
+        ):
+            chosen = part_counts.flatten().nonzero().squeeze(1)
+            features, class_sdf = probe.finish(
+                part.state, part.points, chosen, with_classes=with_segmentation
+            )
+            per_sample = part_share.flatten()[chosen]
+            per_ray = part_counts.flatten(2).sum(dim=2)
+            colors = colors + _sum(features, per_sample, per_ray)
+            scores = scores + _sum(class_scores(class_sdf, self.config), per_sample, per_ray)
+            if with_normals:
+                gradient = probe.sdf_gradient(part.state, part.points, chosen)
+                everywhere = torch.zeros_like(part.points).flatten(0, 1)
+                everywhere = everywhere.index_copy(0, chosen, gradient)
+                gradients.append(everywhere.view(*part.depths.shape[:3], 3))
+        normals = None
+        if with_normals:
+            gradient = torch.cat(gradients, dim=2).gather(2, order.expand(-1, -1, -1, 3))
+            normals = march_normals(gradient, weights)
+        return RayValues(colors, scores, depths, weights, normals)
+
+    def _weights(self, sdf: Tensor, depths: Tensor) -> Tensor:
+        return interval_weights(self.density(sdf), depths, self.config.density_activation)
 
 
 @torch.no_grad()
@@ -68,7 +259,7 @@ def render_field_fast(
     with_segmentation: bool = True,
     negligible_weight: float = NEGLIGIBLE_WEIGHT,
 ) -> FieldRender:
-    """Render any field without recording gradients; see `render_field`.
+    """Render any field a tile of rays at a time without recording gradients; see `render_field`.
 
     Args:
         field: What to render.
@@ -79,149 +270,41 @@ def render_field_fast(
         depths: Sample here instead of where the field has weight.
         with_normals: Also composite SDF normals.
         with_segmentation: Also composite class scores, where there are classes.
-        negligible_weight: Colours and class distances are evaluated at the ends of intervals with
-            more compositing weight than this; 0 evaluates wherever there is any weight.
+        negligible_weight: See `RayMarcher`.
     """
-    probe = open_probe(field)
-    wanted = _Wanted(negligible_weight, with_normals, with_segmentation)
-    given = None if depths is None else (depths,)
-    uniforms = None if given else _draw(ray_origins, config, draws or DepthDraws())
+    probe, marcher = open_probe(field), RayMarcher(config, field.density, negligible_weight)
+    rays, draws = Rays(ray_origins, ray_directions), draws or DepthDraws()
     num_batch, num_rays, _ = ray_origins.shape
+    if depths is None:
+        depths, uniforms = marcher.coarse_depths(rays, draws), marcher.fine_uniforms(rays, draws)
+    else:
+        uniforms = ray_origins.new_empty(num_batch, num_rays, 0)
     step = max(_TILE_RAYS // num_batch, 1) if ray_origins.device.type == "cpu" else num_rays
     tiles = []
     for first in range(0, num_rays, step):
         part = slice(first, first + step)
-        rays = _Rays(ray_origins[:, part], ray_directions[:, part], config)
-        if given:
-            parts = [rays.probe(probe, depths[:, part])]
-        else:
-            parts = rays.probe_where_weight_is(probe, *(values[:, part] for values in uniforms))
-        tiles.append(rays.march(probe, parts, wanted))
-    return _join(tiles, config, field.background)
-
-
-def _draw(
-    ray_origins: Tensor, config: RenderingConfig, draws: DepthDraws
-) -> tuple[Tensor, Tensor]:  # [B, R, S, 1], [B, R, F]
-    """Draw the uniform numbers of all rays at once, in the order of `sample_depths`."""
-    num_batch, num_rays, _ = ray_origins.shape
-    num_coarse, num_fine = config.num_coarse_samples, config.num_fine_samples
-    stratified = draws.stratified_uniforms((num_batch, num_rays, num_coarse, 1), ray_origins)
-    if num_fine == 0:
-        return stratified, ray_origins.new_empty(num_batch, num_rays, 0)
-    importance = draws.importance_uniforms(num_batch * num_rays, num_fine, ray_origins)
-    return stratified, importance.reshape(num_batch, num_rays, num_fine)
-
-
-@dataclass
-class _Probed:
-    """Samples whose distance is known, and what evaluating the rest needs."""
-
-    depths: Tensor  # [B, T, S, 1]
-    points: Tensor  # [B, T * S, 3]
-    sdf: Tensor  # [B, T, S, 1]
-    state: object
-
-
-@dataclass(frozen=True)
-class _Rays:
-    """Some of the rays."""
-
-    origins: Tensor  # [B, T, 3]
-    directions: Tensor  # [B, T, 3]
-    config: RenderingConfig
-
-    def probe(self, probe: FieldProbe, depths: Tensor) -> _Probed:
-        points = self.origins.unsqueeze(2) + depths * self.directions.unsqueeze(2)
-        points = points.flatten(1, 2)
-        sdf, state = probe.begin(points)
-        return _Probed(depths, points, sdf.view(depths.shape), state)
-
-    def probe_where_weight_is(
-        self, probe: FieldProbe, stratified: Tensor, importance: Tensor
-    ) -> list[_Probed]:
-        config = self.config
-        coarse = self.probe(probe, stratified_depths(stratified, config.near, config.far))
-        if config.num_fine_samples == 0:
-            return [coarse]
-        density = probe.field.density(coarse.sdf)
-        weights = interval_weights(density, coarse.depths, config.density_activation)
-        fine = importance_depths(
-            coarse.depths, weights, importance.flatten(0, 1), config.importance_bins
-        )
-        return [coarse, self.probe(probe, fine)]
-
-    def march(
-        self,
-        probe: FieldProbe,
-        parts: list[_Probed],
-        wanted: _Wanted,
-    ) -> _Tile:
-        depths, order = torch.cat([part.depths for part in parts], dim=2).sort(dim=2)
-        sdf = torch.cat([part.sdf for part in parts], dim=2).gather(2, order)
-        density = probe.field.density(sdf)
-        weights = interval_weights(density, depths, self.config.density_activation)
-        # Sums over samples need no order: each part composites its own.
-        share = torch.empty_like(depths).scatter_(2, order, sample_weights(weights))
-        edge = F.pad(weights, (0, 0, 1, 1))
-        largest = torch.maximum(edge[:, :, 1:], edge[:, :, :-1])
-        counts = torch.empty_like(depths, dtype=torch.bool)
-        counts.scatter_(2, order, largest > wanted.negligible_weight)
-        sizes = [part.depths.shape[2] for part in parts]
-        colors = scores = 0
-        gradients = []
-        for part, part_share, part_counts in zip(
-            parts, share.split(sizes, dim=2), counts.split(sizes, dim=2), strict=True
-        ):
-            chosen = part_counts.flatten().nonzero().squeeze(1)
-            features, class_sdf = probe.finish(
-                part.state, part.points, chosen, with_classes=wanted.with_segmentation
+        tile = rays.take(part)
+        coarse = marcher.probe(probe, tile, depths[:, part])
+        parts = marcher.refine(probe, tile, coarse, uniforms[:, part])
+        tiles.append(
+            marcher.march(
+                probe, parts, with_normals=with_normals, with_segmentation=with_segmentation
             )
-            per_sample = part_share.flatten()[chosen]
-            bags = part_counts.flatten(0, 1).sum(dim=(1, 2))
-            colors = colors + self._sum(features, per_sample, bags)
-            class_values = class_scores(class_sdf, self.config)
-            scores = scores + self._sum(class_values, per_sample, bags)
-            if wanted.with_normals:
-                gradient = gradient_at_chosen(probe.field, part.points, chosen)
-                gradients.append(gradient.view(*part.depths.shape[:3], 3))
-        normals = None
-        if wanted.with_normals:
-            gradient = torch.cat(gradients, dim=2).gather(2, order.expand(-1, -1, -1, 3))
-            normals = march_normals(gradient, weights)
-        return _Tile(colors, scores, depths, weights, normals)
-
-    def _sum(
-        self,
-        values: Tensor,  # [M, C] of the rays' chosen samples, ray by ray
-        weights: Tensor,  # [M]
-        bags: Tensor,  # [B * T], how many samples each ray has
-    ) -> Tensor:  # [B, T, C]
-        if values.shape[1] == 0:  # With several threads embedding_bag fails on empty rows.
-            return values.new_zeros(*self.origins.shape[:2], 0)
-        offsets = (bags.cumsum(0) - bags).int()
-        index = torch.arange(len(values), device=values.device, dtype=torch.int32)
-        summed = F.embedding_bag(
-            index, values, offsets, mode="sum", per_sample_weights=weights.to(values.dtype)
         )
-        return summed.unflatten(0, self.origins.shape[:2])
+    return RayValues.join(tiles).as_images(config, field.background)
 
 
-def _join(tiles: list[_Tile], config: RenderingConfig, background: Tensor | None) -> FieldRender:
-    def join(name: str) -> Tensor:
-        return torch.cat([getattr(tile, name) for tile in tiles], dim=1)
-
-    depths, weights = join("depths"), join("weights")
-    opacity = weights.sum(dim=2)
-    scores = join("scores")
-    segmentation = None
-    if scores.shape[-1] > 0:
-        segmentation = to_image(fill_scores(scores, opacity, config))
-    return FieldRender(
-        feature_image=to_image(fill_colors(join("colors"), opacity, config, background)),
-        segmentation_raw=segmentation,
-        depth=to_image(expected_depth(depths, weights)),
-        opacity=to_image(opacity),
-        normals=None if tiles[0].normals is None else to_image(join("normals")),
-        samples=None,
+def _sum(
+    values: Tensor,  # [M, C] of chosen samples, ray by ray
+    weights: Tensor,  # [M]
+    per_ray: Tensor,  # [B, R], how many samples each ray has
+) -> Tensor:  # [B, R, C]
+    if values.shape[1] == 0:  # With several threads embedding_bag fails on empty rows.
+        return values.new_zeros(*per_ray.shape, 0)
+    counts = per_ray.flatten()
+    offsets = (counts.cumsum(0) - counts).int()
+    index = torch.arange(len(values), device=values.device, dtype=torch.int32)
+    summed = F.embedding_bag(
+        index, values, offsets, mode="sum", per_sample_weights=weights.to(values.dtype)
     )
+    return summed.unflatten(0, per_ray.shape)

@@ -36,6 +36,16 @@ class FieldProbe(Protocol):
         Without classes K is 0.
         """
 
+    def sdf_gradient(
+        self,
+        state: Any,
+        points: Tensor,  # [B, N, 3], those of `begin`
+        chosen: Tensor,  # [M], ascending positions among the B * N points
+    ) -> Tensor:  # [M, 3]
+        """Return the gradient of the global distance at some of the points."""
+        padded, is_chosen = _pad(points, chosen)
+        return field_gradient(self.field, padded)[is_chosen]
+
 
 @singledispatch
 def open_probe(field: Field) -> FieldProbe:
@@ -44,7 +54,7 @@ def open_probe(field: Field) -> FieldProbe:
 
 
 @dataclass(frozen=True)
-class AnyFieldProbe:
+class AnyFieldProbe(FieldProbe):
     """Evaluates a field once for distances, and as a whole where more is asked for."""
 
     field: Field
@@ -71,18 +81,6 @@ class AnyFieldProbe:
         return values.features[is_chosen], class_sdf[is_chosen]
 
 
-def gradient_at_chosen(
-    field: Field,
-    points: Tensor,  # [B, N, 3]
-    chosen: Tensor,  # [M], ascending positions among the B * N points
-) -> Tensor:  # [B, N, 3]
-    """Return the gradient of the global distance at some points, zero at the others."""
-    padded, is_chosen = _pad(points, chosen)
-    result = torch.zeros_like(points).flatten(0, 1)
-    result[chosen] = field_gradient(field, padded)[is_chosen]
-    return result.view_as(points)
-
-
 def _pad(
     points: Tensor,  # [B, N, 3]
     chosen: Tensor,  # [M]
@@ -100,7 +98,7 @@ def _pad(
     return points.gather(1, index[..., None].expand(-1, -1, 3)), is_chosen
 
 
-class TriPlaneProbe:
+class TriPlaneProbe(FieldProbe):
     """Looks shape features up once for each point, and texture features where they show.
 
     Args:
@@ -152,6 +150,13 @@ class TriPlaneProbe:
         if not with_classes:
             return colors, colors.new_empty(len(colors), 0)
         return colors, self.field.decoder.class_distances(shape_features)
+
+    def class_distances(
+        self,
+        state: tuple[Corners | None, Tensor],
+    ) -> Tensor:  # [B * N, K]
+        """Return the class distances at all points of `begin`."""
+        return self.field.decoder.class_distances(state[1])
 
     def _find_corners(self, points: Tensor) -> Corners:
         field = self.field

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from editing.fast_views import view_source
 from editing.recipe import load_edit
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
@@ -117,7 +118,7 @@ def test_report_refers_to_files_beside_it(result):
 def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
     edited, recipe = load_edit(result / "edit.safetensors", load_generator(generator_folder))
     assert recipe.prompt == "a cat with ears"
-    view = edited.render(edited.fused_field(), make_camera(0.0))
+    view = view_source(edited, make_camera(0.0), exact=False).fused(edited.fused_field())
     saved = np.asarray(Image.open(result / "edited.png"))
     assert np.array_equal(to_uint8(view.image[0]), saved)
 

@@ -7,12 +7,11 @@ import torch
 
 from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
-from editing.fast_views import FastViews
+from editing.fast_views import view_source
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
 from editing.options import EditOptions, LossWeights
 from editing.regions import ClassRegion, PaintedRegion, everywhere
-from editing.views import ExactViews
 from mate3d.cameras import make_camera
 from mate3d.rendering.field import field_gradient
 
@@ -94,9 +93,9 @@ def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_
     edited = make_edited(tiny_generator, tiny_ws, region)
     head, camera = edited.fused_field(), make_camera(-0.4)
     pairs = []
-    for views in (ExactViews(edited), FastViews(edited)):
-        source = views.source(camera, None, with_normals=True)
-        pairs.append((source.output, views.fused(head, source, with_normals=True)))
+    for exact in (True, False):
+        source = view_source(edited, camera, exact=exact, with_normals=True)
+        pairs.append((source.output, source.fused(head)))
     (exact_source, exact), (fast_source, fast) = pairs
     for name in ("image", "image_raw", "segmentation", "segmentation_raw", "depth", "opacity"):
         torch.testing.assert_close(
@@ -109,9 +108,8 @@ def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_
 
 def test_rays_out_of_reach_show_the_sources_pixels_bit_for_bit(tiny_generator, tiny_ws):
     edited = make_edited(tiny_generator, tiny_ws, painted_region())
-    views = FastViews(edited)
-    source = views.source(PAINTED_VIEW, None)
-    view = views.fused(edited.fused_field(), source)
+    source = view_source(edited, PAINTED_VIEW, exact=False)
+    view = source.fused(edited.fused_field())
     is_reached = torch.zeros(256, dtype=torch.bool)
     is_reached[source.index] = True
     assert 0 < is_reached.float().mean() < 0.5
@@ -132,17 +130,15 @@ def test_the_copy_is_asked_at_reachable_points_only(tiny_generator, tiny_ws, mon
 
     monkeypatch.setattr(FusedField, "_edited_class_sdf", spy)
     edited = make_edited(tiny_generator, tiny_ws, painted_region())
-    views = FastViews(edited)
-    views.fused(edited.fused_field(), views.source(PAINTED_VIEW, None))
+    view_source(edited, PAINTED_VIEW, exact=False).fused(edited.fused_field())
     num_samples = 16 * 16 * (8 + 8)
     assert 0 < sum(asked) < 0.5 * num_samples
 
 
 def test_an_edit_without_reach_shows_the_source(tiny_generator, tiny_ws):
     edited = make_edited(tiny_generator, tiny_ws, ClassRegion(()))
-    views = FastViews(edited)
-    source = views.source(PAINTED_VIEW, None, with_normals=True)
-    view = views.fused(edited.fused_field(), source, with_normals=True)
+    source = view_source(edited, PAINTED_VIEW, exact=False, with_normals=True)
+    view = source.fused(edited.fused_field())
     assert len(source.index) == 0
     assert torch.equal(view.image, source.output.image)
     assert torch.equal(view.segmentation, source.output.segmentation)
@@ -159,7 +155,7 @@ def test_gradient_inside_the_region_is_autograds(tiny_generator, tiny_ws, share)
         head = edited.fused_field()
         if with_autograd:
             at = points.clone().requires_grad_(True)
-            sdf = head.distances(at, shares)[..., :1]
+            sdf = head.source.decoder.sdf(head.shape_features(at, shares))
             (gradient,) = torch.autograd.grad(sdf.sum(), at, create_graph=True)
         else:
             gradient = head.sdf_gradient(points, shares)
