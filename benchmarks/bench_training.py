@@ -212,7 +212,7 @@ def make_steps(
             networks, latents[2], real, loss, context
         ),
         "density_smoothness": lambda context: steps.density_step(
-            networks, latents[3], points, loss, context
+            networks, latents[3], loss, context, points=points
         ),
         "r1": lambda context: steps.r1_step(networks, real, loss, context),
         "semantic_r1": lambda context: steps.semantic_r1_step(networks, real, loss, context),

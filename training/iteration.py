@@ -7,22 +7,91 @@ import torch
 from torch import Tensor
 
 from torch_utils.distributed import all_reduce_sum
-from training.losses.terms import LossSettings, Metrics
+from training import steps
+from training.losses.terms import Metrics
 from training.optimization.adam import optimizing
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues
 from training.parts import BatchParts, Occasion, join_metrics
-from training.passes import Latents, RealBatch, StepContext
+from training.passes import RealBatch, StepContext
 from training.settings import TrainingSettings
 from training.state import TrainingState
-from training.steps import (
-    density_step,
-    discriminator_step,
-    generator_step,
-    r1_step,
-    sample_density_points,
-    semantic_discriminator_step,
-    semantic_r1_step,
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the iteration.
+
+    Args:
+        network: Name of the network that it trains.
+        occasion: What its random numbers are drawn for.
+        function: Leaves gradients; takes networks, inputs, losses and context.
+        inputs: "latents", "real" or both.
+        weights: Loss settings without any of which the step is left out.
+        interval: Optimiser setting of a lazy step: iterations from one to the next.
+        moves_average: Whether the average of w moves: when fakes are made (spec 4).
+    """
+
+    network: str
+    occasion: Occasion
+    function: Callable[..., Metrics]
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...] = ()
+    interval: str | None = None
+    moves_average: bool = False
+
+    def interval_in(self, settings: TrainingSettings) -> int:
+        """Return the iterations from one such step to the next."""
+        return 1 if self.interval is None else getattr(settings.optimizer, self.interval)
+
+    def is_due(self, iteration: int, settings: TrainingSettings) -> bool:
+        """Tell whether an iteration takes the step."""
+        has_weight = all(getattr(settings.loss, name) > 0 for name in self.weights)
+        return has_weight and iteration % self.interval_in(settings) == 0
+
+
+# Main steps always, lazy regularisers at their intervals (spec 8.1), in this order.
+STEPS = (
+    Step("generator", Occasion.GENERATOR, steps.generator_step, ("latents",)),
+    Step(
+        "generator",
+        Occasion.DENSITY,
+        steps.density_step,
+        ("latents",),
+        weights=("density_smoothness",),
+        interval="generator_reg_interval",
+    ),
+    Step(
+        "discriminator",
+        Occasion.DISCRIMINATOR,
+        steps.discriminator_step,
+        ("latents", "real"),
+        moves_average=True,
+    ),
+    Step(
+        "discriminator",
+        Occasion.R1,
+        steps.r1_step,
+        ("real",),
+        weights=("r1_gamma",),
+        interval="discriminator_reg_interval",
+    ),
+    Step(
+        "semantic_discriminator",
+        Occasion.SEMANTIC_DISCRIMINATOR,
+        steps.semantic_discriminator_step,
+        ("latents", "real"),
+        weights=("semantic_adversarial",),
+        moves_average=True,
+    ),
+    Step(
+        "semantic_discriminator",
+        Occasion.SEMANTIC_R1,
+        steps.semantic_r1_step,
+        ("real",),
+        weights=("semantic_adversarial", "semantic_r1_gamma"),
+        interval="discriminator_reg_interval",
+    ),
 )
 
 
@@ -47,21 +116,10 @@ class IterationInputs:
     augment: Callable[..., tuple[Tensor | None, ...]] | None = None
 
 
-# Steps that render for a discriminator, which is when the average of w moves (spec 4).
-_MOVING_AVERAGE = (Occasion.DISCRIMINATOR, Occasion.SEMANTIC_DISCRIMINATOR)
-
-
-@dataclass(frozen=True)
-class _Part:
-    latents: Latents
-    real: RealBatch
-    context: StepContext
-
-
 def adversarial_iteration(
     state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
 ) -> dict[str, Tensor]:
-    """Train all networks once: main steps always, lazy regularisers at their intervals (spec 8.1).
+    """Take all steps that are due.
 
     Args:
         state: Networks, optimisers and the iteration's number.
@@ -71,140 +129,60 @@ def adversarial_iteration(
     Returns:
         The values of this process's samples by name.
     """
-    networks, loss = state.networks, settings.loss
-    generator_interval = settings.optimizer.generator_reg_interval
-    discriminator_interval = settings.optimizer.discriminator_reg_interval
-    is_r1_due = state.iteration % discriminator_interval == 0
-
-    def train(name: str, occasion: Occasion, step: Callable[[_Part], Metrics]) -> None:
-        metrics.update(_train_in_parts(name, occasion, step, state, inputs, settings))
-
-    def density(part: _Part) -> Metrics:
-        points = sample_density_points(
-            networks.generator.config.box_size, loss, part.context.random
-        )
-        return density_step(
-            networks, part.latents, points, loss, part.context, interval=generator_interval
-        )
-
-    def r1(part: _Part) -> Metrics:
-        return r1_step(networks, part.real, loss, part.context, interval=discriminator_interval)
-
-    def semantic_r1(part: _Part) -> Metrics:
-        return semantic_r1_step(
-            networks, part.real, loss, part.context, interval=discriminator_interval
-        )
-
     metrics: dict[str, Tensor] = {}
-    train(
-        "generator",
-        Occasion.GENERATOR,
-        lambda part: generator_step(networks, part.latents, loss, part.context),
-    )
-    if loss.density_smoothness > 0 and state.iteration % generator_interval == 0:
-        train("generator", Occasion.DENSITY, density)
-    train(
-        "discriminator",
-        Occasion.DISCRIMINATOR,
-        lambda part: discriminator_step(networks, part.latents, part.real, loss, part.context),
-    )
-    if loss.r1_gamma > 0 and is_r1_due:
-        train("discriminator", Occasion.R1, r1)
-    if not loss.has_semantic_discriminator:
-        return metrics
-    train(
-        "semantic_discriminator",
-        Occasion.SEMANTIC_DISCRIMINATOR,
-        lambda part: semantic_discriminator_step(
-            networks, part.latents, part.real, loss, part.context
-        ),
-    )
-    if loss.semantic_r1_gamma > 0 and is_r1_due:
-        train("semantic_discriminator", Occasion.SEMANTIC_R1, semantic_r1)
+    for step in STEPS:
+        if step.is_due(state.iteration, settings):
+            metrics |= _train_in_parts(step, state, inputs, settings)
     return metrics
 
 
 def _train_in_parts(
-    name: str,
-    occasion: Occasion,
-    step: Callable[[_Part], Metrics],
-    state: TrainingState,
-    inputs: IterationInputs,
-    settings: TrainingSettings,
+    step: Step, state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
 ) -> dict[str, Tensor]:
     """Add up the gradients of all parts, then update one network."""
-    parts = inputs.parts
-    logged = []
-    average = _StyleAverage(state.networks.generator.mapping.w_avg, parts)
+    parts, w_avg = inputs.parts, state.networks.generator.mapping.w_avg
+    start, total, logged = w_avg.clone(), torch.zeros_like(w_avg), []
     with optimizing(
-        getattr(state.networks, name),
-        state.optimizers[name],
+        getattr(state.networks, step.network),
+        state.optimizers[step.network],
         state.scaler,
         max_gradient_norm=settings.optimizer.max_gradient_norm,
     ):
         for number in range(parts.accumulation):
-            average.begin_part()
-            logged.append(step(_make_part(occasion, number, state, inputs, settings)))
-            average.end_part()
-    if occasion in _MOVING_AVERAGE:
-        average.finish()
+            w_avg.copy_(start)
+            logged.append(_take(step, number, state, inputs, settings))
+            total += w_avg
+    if step.moves_average and parts.num_units > 1:
+        # A part moves the average by the mean of its samples. The movement is linear in that mean:
+        # the mean of what the parts come to, each from the same start, is what the batch would.
+        w_avg.copy_(all_reduce_sum(total) / parts.num_units)
     return join_metrics(logged)
 
 
-def _make_part(
-    occasion: Occasion,
+def _take(
+    step: Step,
     number: int,
     state: TrainingState,
     inputs: IterationInputs,
     settings: TrainingSettings,
-) -> _Part:
-    parts = inputs.parts
-    key = (settings.loop.seed, state.num_rollbacks, state.iteration, occasion)
-    z_dim = state.networks.generator.config.z_dim
+) -> Metrics:
+    """Take a step with one part of the batch."""
+    parts, loss, networks = inputs.parts, settings.loss, state.networks
+    key = (settings.loop.seed, state.num_rollbacks, state.iteration, step.occasion)
+    z_dim = networks.generator.config.z_dim
     latents, random = parts.latents(key, number, z_dim, inputs.cameras)
+    camera_noise = None
+    if loss.camera_noise > 0:
+        camera_noise = loss.camera_noise * inputs.cameras.std(dim=0, correction=0)
     context = StepContext(
         inputs.schedule,
         random=random,
         precision=inputs.precision,
         scaler=state.scaler,
-        camera_noise=_camera_noise(inputs.cameras, settings.loss),
+        camera_noise=camera_noise,
         augment=inputs.augment,
+        interval=step.interval_in(settings),
         share=1 / parts.accumulation,
     )
-    return _Part(latents, parts.real(inputs.real, number), context)
-
-
-def _camera_noise(
-    cameras: Tensor,  # [N, 25]
-    loss: LossSettings,
-) -> Tensor | None:  # [25]
-    if loss.camera_noise == 0:
-        return None
-    return loss.camera_noise * cameras.std(dim=0, correction=0)
-
-
-class _StyleAverage:
-    """Lets the average of w move once a step, by the mean over the whole batch.
-
-    A step moves it by the mean over its part. The movement is linear in that mean, so the mean of
-    what the parts come to, each from the same start, is what the whole batch would come to.
-    """
-
-    def __init__(
-        self,
-        w_avg: Tensor,  # [w_dim]
-        parts: BatchParts,
-    ):
-        self._w_avg, self._num_units = w_avg, parts.num_units
-        self._start = w_avg.clone()
-        self._total = torch.zeros_like(w_avg)
-
-    def begin_part(self) -> None:
-        self._w_avg.copy_(self._start)
-
-    def end_part(self) -> None:
-        self._total += self._w_avg
-
-    def finish(self) -> None:
-        if self._num_units > 1:
-            self._w_avg.copy_(all_reduce_sum(self._total) / self._num_units)
+    batch = {"latents": latents, "real": parts.real(inputs.real, number)}
+    return step.function(networks, *(batch[name] for name in step.inputs), loss, context)

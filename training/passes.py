@@ -80,6 +80,7 @@ class StepContext:
             [25]; None for no noise.
         augment: Transforms images, raw images, masks and raw masks before any discriminator sees
             them; None leaves them as they are.
+        interval: Iterations from one step of a kind to the next; gradients are multiplied by it.
         share: Of this part in the batch of the process, by which its gradients are weighted.
     """
 
@@ -91,6 +92,7 @@ class StepContext:
     scaler: torch.amp.GradScaler | None = None
     camera_noise: Tensor | None = None
     augment: Callable[..., tuple[Tensor | None, ...]] | None = None
+    interval: int = 1
     share: float = 1.0
 
     def backward(
@@ -98,7 +100,7 @@ class StepContext:
         total: Tensor,  # scalar
     ) -> None:
         """Add the gradients of a loss, scaled if there is a scaler, to the weights' own."""
-        total = total * self.share
+        total = total * self.interval * self.share
         (total if self.scaler is None else self.scaler.scale(total)).backward()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mate3d.generator import Generator, RenderOutput
+from mate3d.network.discriminator import Discriminator
 from mate3d.rendering.field import TriPlaneField, sdf_and_gradient, without_classes
 from mate3d.rendering.renderer import RaySamples, march_classes
 from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
@@ -63,23 +64,23 @@ def generator_step(
 def density_step(
     networks: Networks,
     latents: Latents,
-    points: Tensor,  # [B, 2 N, 3], see `sample_density_points`
     loss: LossSettings,
     context: StepContext,
     *,
-    interval: int = 1,
+    points: Tensor | None = None,  # [B, 2 N, 3]
 ) -> Metrics:
     """Train the generator towards smooth density (spec 8.4).
 
     Args:
         networks: The generator is trained.
         latents: What the heads are made from.
-        points: N points, then N neighbours.
         loss: Weights.
         context: Swaps are decided once for the whole batch.
-        interval: Iterations between these steps; the gradient is multiplied by it.
+        points: N points, then N neighbours; None draws them by `sample_density_points`.
     """
     generator = networks.generator
+    if points is None:
+        points = sample_density_points(generator.config.box_size, loss, context.random)
     ws = make_styles(generator, latents, context, swap_together=True)
     with not_compiled():
         head = make_head(generator, ws, context)
@@ -90,7 +91,7 @@ def density_step(
         loss.density_smoothness,
         lambda: geometry.density_smoothness_loss(*density.chunk(2, dim=1)),
     )
-    context.backward(terms.total * interval)
+    context.backward(terms.total)
     return terms.metrics
 
 
@@ -118,36 +119,18 @@ def discriminator_step(
 ) -> Metrics:
     """Train the image discriminator to tell generated from real (spec 8.5)."""
     output = generate_fakes(networks.generator, latents, context, with_segmentation=False)
-    fakes = Views(output.image, output.image_raw)
-    fake_logits = discriminate(networks.discriminator, fakes, latents.camera, context)
-    reals = real_views(real, context)
-    real_logits = discriminate(networks.discriminator, reals, real.camera, context)
-    value = discriminator_logistic_loss(fake_logits, real_logits)
-    context.backward(value.mean())
-    return {
-        "Loss/D/loss": value.detach(),
-        **score_metrics("fake", fake_logits),
-        **score_metrics("real", real_logits),
-    }
+    fakes, reals = Views(output.image, output.image_raw), real_views(real, context)
+    cameras = latents.camera, real.camera
+    return _tell_apart(networks.discriminator, fakes, reals, cameras, context, suffix="")
 
 
 def r1_step(
-    networks: Networks,
-    real: RealBatch,
-    loss: LossSettings,
-    context: StepContext,
-    *,
-    interval: int = 1,
+    networks: Networks, real: RealBatch, loss: LossSettings, context: StepContext
 ) -> Metrics:
     """Penalise the image discriminator's gradient at real images (spec 8.5)."""
-    views = real_views(real, context).differentiable()
-    logits = discriminate(
-        networks.discriminator, views, real.camera, context, differentiable_twice=True
-    )
-    penalty = r1_penalty(logits, views.tensors())
-    weighted = loss.r1_gamma / 2 * penalty
-    context.backward(weighted.mean() * interval)
-    return {"Loss/r1_penalty": penalty.detach(), "Loss/D/reg": weighted.detach()}
+    views = real_views(real, context)
+    penalty, weighted = _r1(networks.discriminator, views, real, loss.r1_gamma, context)
+    return {"Loss/r1_penalty": penalty, "Loss/D/reg": weighted}
 
 
 def semantic_discriminator_step(
@@ -156,38 +139,49 @@ def semantic_discriminator_step(
     """Train the image-and-mask discriminator to tell generated from real (spec 8.5)."""
     output = generate_fakes(networks.generator, latents, context, with_segmentation=True)
     fakes = Views(output.image, output.image_raw, output.segmentation, output.segmentation_raw)
-    fake_logits = discriminate(networks.semantic_discriminator, fakes, latents.camera, context)
-    reals = real_views(real, context, with_mask=True)
-    real_logits = discriminate(networks.semantic_discriminator, reals, real.camera, context)
+    reals, cameras = real_views(real, context, with_mask=True), (latents.camera, real.camera)
+    discriminator = networks.semantic_discriminator
+    return _tell_apart(discriminator, fakes, reals, cameras, context, suffix="_semantic")
+
+
+def _tell_apart(
+    discriminator: Discriminator,
+    fakes: Views,
+    reals: Views,
+    cameras: tuple[Tensor, Tensor],  # [B, 25], [B, 25]
+    context: StepContext,
+    *,
+    suffix: str,
+) -> Metrics:
+    fake_logits = discriminate(discriminator, fakes, cameras[0], context)
+    real_logits = discriminate(discriminator, reals, cameras[1], context)
     value = discriminator_logistic_loss(fake_logits, real_logits)
     context.backward(value.mean())
     return {
-        "Loss/D/loss_semantic": value.detach(),
-        **score_metrics("fake_semantic", fake_logits),
-        **score_metrics("real_semantic", real_logits),
+        f"Loss/D/loss{suffix}": value.detach(),
+        **score_metrics(f"fake{suffix}", fake_logits),
+        **score_metrics(f"real{suffix}", real_logits),
     }
 
 
 def semantic_r1_step(
-    networks: Networks,
-    real: RealBatch,
-    loss: LossSettings,
-    context: StepContext,
-    *,
-    interval: int = 1,
+    networks: Networks, real: RealBatch, loss: LossSettings, context: StepContext
 ) -> Metrics:
     """Penalise the image-and-mask discriminator's gradient at real images and masks (spec 8.5)."""
-    views = real_views(real, context, with_mask=True).differentiable()
-    logits = discriminate(
-        networks.semantic_discriminator, views, real.camera, context, differentiable_twice=True
-    )
+    views, gamma = real_views(real, context, with_mask=True), loss.semantic_r1_gamma
+    penalty, weighted = _r1(networks.semantic_discriminator, views, real, gamma, context)
+    return {"Loss/r1_penalty_semantic": penalty, "Loss/D/reg_semantic": weighted}
+
+
+def _r1(
+    discriminator: Discriminator, views: Views, real: RealBatch, gamma: float, context: StepContext
+) -> tuple[Tensor, Tensor]:  # [B], [B], plain and weighted
+    views = views.differentiable()
+    logits = discriminate(discriminator, views, real.camera, context, differentiable_twice=True)
     penalty = r1_penalty(logits, views.tensors())
-    weighted = loss.semantic_r1_gamma / 2 * penalty
-    context.backward(weighted.mean() * interval)
-    return {
-        "Loss/r1_penalty_semantic": penalty.detach(),
-        "Loss/D/reg_semantic": weighted.detach(),
-    }
+    weighted = gamma / 2 * penalty
+    context.backward(weighted.mean())
+    return penalty.detach(), weighted.detach()
 
 
 def sample_density_points(

@@ -133,7 +133,7 @@ def test_unweighted_released_terms_match(networks, latents):
 
 def test_density_step_matches_the_release(networks, latents):
     points = golden_face()["train.Greg.coords"]
-    metrics = steps.density_step(networks, latents, points, RELEASED, PLAIN)
+    metrics = steps.density_step(networks, latents, RELEASED, PLAIN, points=points)
     assert_golden(metrics["Loss/G_density_smoothness/weighted"], golden_face()["train.Greg.tv"])
     check_gradients(networks.generator, "Greg", "G", generator_name)
 
