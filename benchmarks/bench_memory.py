@@ -50,8 +50,8 @@ from training.iteration import IterationInputs, adversarial_iteration
 from training.optimization.precision import DTYPES, TrainingPrecision
 from training.optimization.schedules import schedule_values
 from training.parts import BatchParts
-from training.passes import RealBatch
 from training.state import TrainingState
+from training.step_inputs import RealBatch
 
 GIB = 2**30
 SEED = 0

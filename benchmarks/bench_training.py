@@ -49,12 +49,12 @@ from mate3d.rendering.field import FieldSamples, TriPlaneField
 from mate3d.rendering.renderer import RenderingConfig
 from torch_utils.batch_random import BatchRandom
 from torch_utils.heap import keep_freed_memory
-from training import passes, steps
+from training import steps, synthesis
 from training.losses.terms import LossSettings, Metrics
 from training.optimization.adam import OptimizerSettings, make_adam, optimizing
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues
-from training.passes import Latents, Networks, RealBatch, StepContext
+from training.step_inputs import Latents, Networks, RealBatch, StepContext
 
 SEED = 0
 RELEASED = RenderingConfig(
@@ -156,10 +156,10 @@ def exact_fakes(
     generator: Generator, latents: Latents, context: StepContext, *, with_segmentation: bool
 ) -> Any:
     """Render everything for a discriminator's step, whatever it looks at."""
-    ws = passes.make_styles(generator, latents, context)
+    ws = synthesis.make_styles(generator, latents, context)
     generator.mapping.update_average(ws)
-    head = passes.make_head(generator, ws, context)
-    return passes.render_head(generator, head, ws, latents, LOSS, context)
+    field = synthesis.make_field(generator, ws, context)
+    return synthesis.render_heads(generator, field, ws, latents, LOSS, context)
 
 
 def make_networks(case: Case, variant: str) -> Networks:

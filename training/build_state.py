@@ -19,12 +19,12 @@ from training.optimization.compilation import compile_networks
 from training.optimization.ema import make_average
 from training.optimization.precision import TrainingPrecision
 from training.parts import BatchParts
-from training.passes import Networks
 from training.settings import TrainingSettings
 from training.stages import SphereInitialization, Stage
 from training.start.init_from import InitSource, initialize_networks
 from training.start.warm_start import WarmStart, WarmStartConfig
 from training.state import TrainingState
+from training.step_inputs import Networks
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from training.optimization.adam import optimizing
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues
 from training.parts import BatchParts, Occasion, join_metrics
-from training.passes import RealBatch, StepContext
 from training.settings import TrainingSettings
 from training.state import TrainingState
+from training.step_inputs import RealBatch, StepContext
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ from training.optimization.ema import update_average
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues, ema_decay, schedule_values
 from training.parts import BatchParts, Occasion
-from training.passes import RealBatch
 from training.run_folder.events import log_event
 from training.run_folder.monitor import Monitor
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
 from training.stages import Stage
 from training.state import STATE_FILE, TrainingState, find_non_finite, save_state
+from training.step_inputs import RealBatch
 
 _TENSORS = ("image", "label_map", "camera")
 

@@ -11,7 +11,7 @@ from mate3d.errors import UserError
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import World
 from training.losses.terms import Metrics
-from training.passes import Latents, RealBatch, draw_latents
+from training.step_inputs import Latents, RealBatch, draw_latents
 
 
 class Occasion(IntEnum):

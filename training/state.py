@@ -17,8 +17,8 @@ from mate3d.atomic import atomic_files
 from mate3d.checkpoints.storage import config_to_dict, load_document, save_document
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from training.passes import Networks
 from training.stages import Stage
+from training.step_inputs import Networks
 
 STATE_FILE = "training_state.pt"
 _FORMAT_VERSION = 2

@@ -22,16 +22,13 @@ from training.losses.adversarial import (
 )
 from training.losses.terms import LossSettings, LossSum, Metrics, score_metrics
 from training.optimization.compilation import not_compiled
-from training.passes import (
-    Latents,
-    Networks,
-    RealBatch,
-    StepContext,
+from training.step_inputs import Latents, Networks, RealBatch, StepContext
+from training.synthesis import (
     generate_fakes,
-    make_head,
+    make_field,
     make_styles,
-    render_head,
-    sample_head,
+    render_heads,
+    sample_heads,
 )
 from training.views import Views, discriminate, real_views
 
@@ -42,10 +39,10 @@ def generator_step(
     """Train the generator against both discriminators and the geometry terms (spec 8.3)."""
     generator = networks.generator
     ws = make_styles(generator, latents, context)
-    head = make_head(generator, ws, context)
-    output = render_head(
+    field = make_field(generator, ws, context)
+    output = render_heads(
         generator,
-        head if loss.needs_classes_everywhere else without_classes(head),
+        field if loss.needs_classes_everywhere else without_classes(field),
         ws,
         latents,
         loss,
@@ -55,8 +52,8 @@ def generator_step(
     )
     terms = LossSum()
     _add_adversarial_terms(terms, networks, output, latents.camera, loss, context)
-    _add_geometry_terms(terms, head, output, loss, context)
-    _add_class_render_terms(terms, generator, head, output, loss)
+    _add_geometry_terms(terms, field, output, loss, context)
+    _add_class_render_terms(terms, generator, field, output, loss)
     context.backward(terms.total)
     return terms.metrics | _beta_metrics(generator)
 
@@ -83,8 +80,8 @@ def density_step(
         points = sample_density_points(generator.config.box_size, loss, context.random)
     ws = make_styles(generator, latents, context, swap_together=True)
     with not_compiled():
-        head = make_head(generator, ws, context)
-    density = head.density(head.sdf(points))
+        field = make_field(generator, ws, context)
+    density = field.density(field.sdf(points))
     terms = LossSum()
     terms.add(
         "G_density_smoothness",
@@ -102,8 +99,8 @@ def sphere_initialization_step(
     generator = networks.generator
     ws = make_styles(generator, latents, context)
     with not_compiled():
-        head = make_head(generator, ws, context)
-    samples = sample_head(generator, head, latents, context)
+        field = make_field(generator, ws, context)
+    samples = sample_heads(generator, field, latents, context)
     value = geometry.sphere_initialization_loss(
         samples.sdf.flatten(1, 2),
         samples.class_sdf.flatten(1, 2),
@@ -245,7 +242,7 @@ def _beta_metrics(generator: Generator) -> Metrics:
 
 def _add_geometry_terms(
     terms: LossSum,
-    head: TriPlaneField,
+    field: TriPlaneField,
     output: RenderOutput,
     loss: LossSettings,
     context: StepContext,
@@ -254,7 +251,7 @@ def _add_geometry_terms(
         return
     samples = output.samples
     with_detached_whole = loss.with_detached_whole
-    terms.add("G_eikonal", loss.eikonal, lambda: _eikonal_term(head, samples, loss, context))
+    terms.add("G_eikonal", loss.eikonal, lambda: _eikonal_term(field, samples, loss, context))
     terms.add(
         "G_g_minimal_surface",
         loss.minimal_surface,
@@ -264,7 +261,7 @@ def _add_geometry_terms(
     )
     if not loss.has_consistency:
         return
-    sdf, class_sdf = _consistency_distances(head, samples, loss, context)
+    sdf, class_sdf = _consistency_distances(field, samples, loss, context)
     terms.add(
         "G_sdf_consist_loss",
         loss.sdf_consistency,
@@ -274,13 +271,13 @@ def _add_geometry_terms(
         "G_sigma_consist_loss",
         loss.density_consistency,
         lambda: geometry.density_consistency_loss(
-            head.density(sdf), head.density(class_sdf), with_detached_whole=with_detached_whole
+            field.density(sdf), field.density(class_sdf), with_detached_whole=with_detached_whole
         ),
     )
 
 
 def _eikonal_term(
-    head: TriPlaneField,
+    field: TriPlaneField,
     samples: RaySamples,
     loss: LossSettings,
     context: StepContext,
@@ -289,12 +286,12 @@ def _eikonal_term(
         return eikonal_loss(samples.sdf_gradient)
     points = samples.points.flatten(1, 2)
     chosen = _choose(points, loss.eikonal_points, context)
-    _, gradient = sdf_and_gradient(head, points[:, chosen])
+    _, gradient = sdf_and_gradient(field, points[:, chosen])
     return eikonal_loss(gradient)
 
 
 def _consistency_distances(
-    head: TriPlaneField,
+    field: TriPlaneField,
     samples: RaySamples,
     loss: LossSettings,
     context: StepContext,
@@ -306,7 +303,7 @@ def _consistency_distances(
         chosen = _choose(points, loss.consistency_points, context)
         points, sdf, class_sdf = points[:, chosen], sdf[:, chosen], class_sdf[:, chosen]
     if not loss.needs_classes_everywhere:
-        class_sdf = head.decoder.class_distances(head.shape_features(points))
+        class_sdf = field.decoder.class_distances(field.shape_features(points))
     return sdf, class_sdf
 
 
@@ -325,14 +322,14 @@ def _choose(
 def _add_class_render_terms(
     terms: LossSum,
     generator: Generator,
-    head: TriPlaneField,
+    field: TriPlaneField,
     output: RenderOutput,
     loss: LossSettings,
 ) -> None:
     if not loss.has_class_renders:
         return
     samples = output.samples
-    class_density = head.density(samples.class_sdf)
+    class_density = field.density(samples.class_sdf)
     class_images, _ = march_classes(samples, class_density, generator.config.rendering)
     terms.add(
         "G_rgb_semantic_seg_loss_raw",

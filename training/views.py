@@ -9,7 +9,7 @@ from mate3d.network.discriminator import Discriminator
 from torch_utils.ops.blur import blur_image
 from torch_utils.ops.resize import resize_antialias
 from training.optimization.compilation import not_compiled
-from training.passes import RealBatch, StepContext
+from training.step_inputs import RealBatch, StepContext
 
 
 @dataclass(frozen=True)

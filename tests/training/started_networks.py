@@ -9,8 +9,8 @@ from mate3d.generator import Generator
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.network.mapping import latents_from_seeds
 from tests.eg3d import EG3D, make_generator
-from training.passes import Networks
 from training.start.init_from import InitSource
+from training.step_inputs import Networks
 
 # What a user trains from EG3D: distances and labels, all else alike.
 MODEL = dataclasses.replace(EG3D, geometry="sdf", plane_branches="dual", label_set="catmask_hq")

@@ -20,7 +20,7 @@ from training import steps
 from training.losses import geometry
 from training.losses.terms import LossSettings
 from training.optimization.schedules import ScheduleValues
-from training.passes import Latents, Networks, RealBatch, StepContext
+from training.step_inputs import Latents, Networks, RealBatch, StepContext
 
 # The release, with the two consistency terms that it reports but does not weigh left out.
 RELEASED = LossSettings(with_double_blur=True)

@@ -12,7 +12,7 @@ from torch_utils.batch_random import BatchRandom
 from training import steps
 from training.losses.terms import LossSettings
 from training.optimization.schedules import ScheduleValues
-from training.passes import Latents, Networks, RealBatch, StepContext
+from training.step_inputs import Latents, Networks, RealBatch, StepContext
 
 NOTHING = LossSettings(
     adversarial=0,
@@ -183,12 +183,12 @@ def test_mean_over_all_subsets_is_the_loss_on_all_samples(
 ):
     """Subsets of one sample, each as likely as the others: their mean is the expectation."""
     loss = replace(NOTHING, semantic_adversarial=0.1 if with_mask else 0.0, **{term: 1.0})
-    head, output = head_and_output(networks, latents, loss)
-    tensors = [networks.generator.decoder.class_heads[0][0].weight, head.shape_planes]
+    field, output = field_and_output(networks, latents, loss)
+    tensors = [networks.generator.decoder.class_heads[0][0].weight, field.shape_planes]
 
     def value_and_gradients(loss, output):
         terms = steps.LossSum()
-        steps._add_geometry_terms(terms, head, output, loss, CONTEXT)
+        steps._add_geometry_terms(terms, field, output, loss, CONTEXT)
         gradients = torch.autograd.grad(
             terms.total, tensors, retain_graph=True, materialize_grads=True
         )
@@ -215,22 +215,13 @@ def test_mean_over_all_subsets_is_the_loss_on_all_samples(
     assert expected[0] > 0
 
 
-def head_and_output(networks, latents, loss):
+def field_and_output(networks, latents, loss):
     generator = networks.generator.requires_grad_(True)
     ws = generator.map(latents.z, latents.camera)
-    head = steps.make_head(generator, ws, CONTEXT)
-    rendered = head if loss.needs_classes_everywhere else steps.without_classes(head)
-    output = steps.render_head(
-        generator,
-        rendered,
-        ws,
-        latents,
-        loss,
-        CONTEXT,
-        with_samples=True,
-        with_sdf_gradient=True,
-    )
-    return head, output
+    field = steps.make_field(generator, ws, CONTEXT)
+    rendered = field if loss.needs_classes_everywhere else steps.without_classes(field)
+    options = {"with_samples": True, "with_sdf_gradient": True}
+    return field, steps.render_heads(generator, rendered, ws, latents, loss, CONTEXT, **options)
 
 
 def test_as_many_points_as_samples_takes_each_once(networks, latents):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mate3d.generator import Generator
 from mate3d.rendering.field import sdf_and_gradient
-from training.passes import Latents
+from training.step_inputs import Latents
 
 _NUM_HEADS = 4
 _NUM_POINTS = 16384

@@ -18,8 +18,8 @@ from mate3d.outputs.visualize import (
     resize_nearest,
     save_image,
 )
-from training.passes import Latents, RealBatch
 from training.run_folder.sdf_slices import draw_sdf_slices
+from training.step_inputs import Latents, RealBatch
 
 _RENDER_BATCH = 4
 _SLICE_RESOLUTION = 96

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mate3d.errors import UserError
-from training import passes, views
+from training import synthesis, views
 from training.optimization.adam import OptimizerSettings, make_adam, optimizing
 from training.optimization.precision import TrainingPrecision
 from training.settings import LoopSettings
@@ -52,8 +52,8 @@ def test_only_networks_see_low_precision(make_trainer, tiny_settings, tmp_path, 
 
     loop = replace(tiny_settings.loop, precision="bf16", total_kimg=0.002)
     trainer, state = make_trainer(tmp_path, replace(tiny_settings, loop=loop))
-    watch("field", passes, "render_field")
-    watch("fast_field", passes, "render_field_fast")
+    watch("field", synthesis, "render_field")
+    watch("fast_field", synthesis, "render_field_fast")
     generator = state.networks.generator
     watch("mapping", generator.mapping, "forward")
     watch("blocks", state.networks.discriminator.blocks["b16"].conv0, "forward")

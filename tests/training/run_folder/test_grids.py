@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from mate3d.generator import Generator
-from training.passes import Latents, RealBatch
 from training.run_folder.geometry_histograms import geometry_histograms
 from training.run_folder.grids import real_grids, render_grids
+from training.step_inputs import Latents, RealBatch
 
 
 def make_latents(generator, camera, num):

@@ -28,13 +28,13 @@ from tests.training.started_networks import (
     vars_of,
 )
 from training.build_state import StageSettings, build_state
-from training.passes import Networks
 from training.start.init_from import (
     InitSource,
     initialize_networks,
     read_source,
     source_from_networks,
 )
+from training.step_inputs import Networks
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from tests.training.started_networks import (
     random_points,
     vars_of,
 )
-from training.passes import Networks
 from training.start.init_from import InitSource, initialize_networks
+from training.step_inputs import Networks
 
 
 def test_heads_of_other_labels_start_from_the_whole_head():

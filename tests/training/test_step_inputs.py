@@ -9,8 +9,9 @@ from mate3d.errors import UserError
 from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
 from training.optimization.schedules import ScheduleValues
-from training.passes import Latents, RealBatch, StepContext, condition_cameras, draw_latents
+from training.step_inputs import Latents, RealBatch, StepContext, draw_latents
 from training.steps import sample_density_points
+from training.synthesis import condition_cameras
 from training.views import real_views
 
 CAMERAS = torch.arange(4.0).view(4, 1).expand(4, 25)
