@@ -5,13 +5,14 @@ conditional SDS are MaTe3D's (DESIGN.md section 2).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from editing.guidance.base import Guidance, PromptEmbeds
 from mate3d.errors import UserError
+from mate3d.option_checks import check_choice
 
 Blend = Literal["blended", "image", "normals"]
 Weighting = Literal["variance", "uniform"]
@@ -46,12 +47,8 @@ class DistillationOptions:
         final = self.final_max_timestep
         if not smallest < final <= largest:
             raise UserError(f"final_max_timestep={final}; use a value in ({smallest}, {largest}]")
-        for name, value, allowed in (
-            ("weighting", self.weighting, ("variance", "uniform")),
-            ("blend", self.blend, ("blended", "image", "normals")),
-        ):
-            if value not in allowed:
-                raise UserError(f"{name}={value}; use one of: {', '.join(allowed)}")
+        check_choice("weighting", self.weighting, get_args(Weighting))
+        check_choice("blend", self.blend, get_args(Blend))
 
 
 @dataclass(frozen=True)

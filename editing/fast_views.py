@@ -15,8 +15,7 @@ from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField, FusedProbe
 from editing.local_superresolution import enlarge_window, find_window, paste
 from editing.regions import reachable_points
-from editing.soft_field import soften
-from editing.views import SourceView
+from editing.views import SourceView, soften
 from mate3d.generator import RenderOutput
 from mate3d.network.superresolution import SuperResolution
 from mate3d.rendering.fast_rendering import ProbedSamples, RayMarcher, Rays, RayValues
@@ -120,7 +119,7 @@ class FastSourceView(SourceView):
         if window is None:
             return network(image_raw, features, ws)
         part = enlarge_window(network, window, image_raw, features, ws)
-        return paste(getattr(self._whole, name), network, window, part)
+        return paste(getattr(self._whole, name), window, part)
 
     def _march(self, head: FusedField) -> RayValues:
         """Return the edited head's values of the rays that the edit can reach."""

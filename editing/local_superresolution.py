@@ -17,42 +17,18 @@ _BLOCK_RADIUS = 3
 
 
 @dataclass(frozen=True)
-class Span:
-    """Pixels of one axis, in input pixels of a super-resolution.
+class Window:
+    """The rectangle of a picture that an edit can change, as rows and columns.
 
     Args:
-        first: First that an edit can change.
-        last: One past the last.
-        context_first: First that is needed to compute them.
-        context_last: One past the last.
+        context: What is needed of the input to compute it.
+        changed: The rectangle in the output.
+        within: The same in the output for `context` alone.
     """
 
-    first: int
-    last: int
-    context_first: int
-    context_last: int
-
-    @property
-    def context(self) -> slice:
-        """What is needed, of the input."""
-        return slice(self.context_first, self.context_last)
-
-    def changed(self, scale: int) -> slice:
-        """What changes, of an output `scale` times as large."""
-        return slice(scale * self.first, scale * self.last)
-
-    def changed_in_context(self, scale: int) -> slice:
-        """What changes, of the output for `context` alone."""
-        start = scale * self.context_first
-        return slice(scale * self.first - start, scale * self.last - start)
-
-
-@dataclass(frozen=True)
-class Window:
-    """The rectangle of a picture that an edit can change."""
-
-    rows: Span
-    columns: Span
+    context: tuple[slice, ...]
+    changed: tuple[slice, ...]
+    within: tuple[slice, ...]
 
 
 def find_window(
@@ -72,8 +48,9 @@ def find_window(
     """
     if network.noise_mode != "none":
         return None
-    rows, columns = index.div(side, rounding_mode="floor"), index % side
-    return Window(*(_span(network, axis, side) for axis in (rows, columns)))
+    axes = (index.div(side, rounding_mode="floor"), index % side)
+    spans = [_spans(network, int(axis.min()), int(axis.max()) + 1, side) for axis in axes]
+    return Window(*zip(*spans, strict=True))
 
 
 def enlarge_window(
@@ -85,36 +62,27 @@ def enlarge_window(
 ) -> Tensor:  # [1, image_channels, height, width] of the window's changed part
     """Compute what the window can change of the full-size image."""
     image, x, style_rows = network.prepare(image_raw, feature_image, ws)
-    context = (..., window.rows.context, window.columns.context)
+    context = (..., *window.context)
     x, images = x[context], {"image": image[context]}
     for block in network.blocks:
         x, images = block(x, images, style_rows, network.noise_mode)
-    scale = _scale(network)
-    return images["image"][
-        ..., window.rows.changed_in_context(scale), window.columns.changed_in_context(scale)
-    ]
+    return images["image"][(..., *window.within)]
 
 
 def paste(
     image: Tensor,  # [1, C, H, W]
-    network: SuperResolution,
     window: Window,
     part: Tensor,  # [1, C, height, width]
 ) -> Tensor:  # [1, C, H, W]
     """Return a full-size image with the part that `enlarge_window` computed."""
-    scale = _scale(network)
     pasted = image.clone()
-    pasted[..., window.rows.changed(scale), window.columns.changed(scale)] = part
+    pasted[(..., *window.changed)] = part
     return pasted
 
 
-def _scale(network: SuperResolution) -> int:
-    return math.prod(block.up for block in network.blocks)
-
-
-def _span(network: SuperResolution, axis: Tensor, side: int) -> Span:
+def _spans(network: SuperResolution, low: int, high: int, side: int) -> tuple[slice, slice, slice]:
+    """Return a window's three slices along an axis whose raw pixels `low` to `high` change."""
     size, scale = network.input_resolution, network.input_resolution / side
-    low, high = int(axis.min()), int(axis.max()) + 1
     if size != side:
         # Resizing mixes each pixel with its neighbours, of the coarser of the two grids.
         low, high = math.floor((low - 1) * scale) - 1, math.ceil((high + 1) * scale) + 1
@@ -123,5 +91,8 @@ def _span(network: SuperResolution, axis: Tensor, side: int) -> Span:
         radius += _BLOCK_RADIUS / enlarged
         enlarged *= block.up
     radius = math.ceil(radius)
-    bounds = [low - radius, high + radius, low - 2 * radius, high + 2 * radius]
-    return Span(*(min(max(bound, 0), size) for bound in bounds))
+    first, last = max(low - radius, 0), min(high + radius, size)
+    start, stop = max(low - 2 * radius, 0), min(high + 2 * radius, size)
+    changed = slice(enlarged * first, enlarged * last)
+    within = slice(enlarged * (first - start), enlarged * (last - start))
+    return slice(start, stop), changed, within

@@ -1,11 +1,12 @@
 """Everything about an edit that a config file sets; the configs are under configs/edit/."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from editing.distillation import DistillationOptions
 from editing.regions import RegionOptions
 from mate3d.errors import UserError
+from mate3d.option_checks import check_choice
 
 Condition = Literal["updated", "fixed", "none"]
 MaskLoss = Literal["classes", "silhouette"]
@@ -94,12 +95,8 @@ class EditOptions:
             raise UserError(f"edit.soft_beta={self.soft_beta}; use a length above 0, or null")
         if not 0 <= self.soft_share <= 1:
             raise UserError(f"edit.soft_share={self.soft_share}; use a share from 0 to 1")
-        for name, value, allowed in (
-            ("condition", self.condition, ("updated", "fixed", "none")),
-            ("mask_loss", self.mask_loss, ("classes", "silhouette")),
-        ):
-            if value not in allowed:
-                raise UserError(f"edit.{name}={value}; use one of: {', '.join(allowed)}")
+        check_choice("edit.condition", self.condition, get_args(Condition))
+        check_choice("edit.mask_loss", self.mask_loss, get_args(MaskLoss))
         for name, value in (("yaw_range", self.yaw_range), ("pitch_range", self.pitch_range)):
             if len(value) != 2 or value[0] > value[1]:
                 raise UserError(f"edit.{name}={list(value)}; use [smallest, largest] in radians")

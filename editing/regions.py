@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mate3d.cameras import unpack_camera
 from mate3d.errors import UserError
+from mate3d.option_checks import check_choice
 
 _LEAST_SHARE = 1e-3
 
@@ -51,7 +52,7 @@ class RegionOptions:
         kind: "classes" asks the 3D labels of both copies; "everywhere" switches fusion off.
         dilation: Width by which the classes grow, world units; the release has 0.
         softness: Width of the ramp at the edge, world units; the release has 0, or for hair a
-            ramp on the sample grid (see `GridRegion`).
+            ramp on the grid of ray samples.
         reach: Farthest that points may lie from the source's own edited classes, world units; keeps
             what floats in empty space out. None is no limit, as in the release.
         with_painted_frustum: Add points that project into repainted pixels.
@@ -66,8 +67,7 @@ class RegionOptions:
     painted_reach: float | None = 0.15
 
     def __post_init__(self):
-        if self.kind not in ("classes", "everywhere"):
-            raise UserError(f"edit.region.kind={self.kind}; use classes or everywhere")
+        check_choice("edit.region.kind", self.kind, get_args(RegionKind))
         if self.softness < 0:
             raise UserError(f"edit.region.softness={self.softness}; use 0 or more world units")
 
@@ -103,35 +103,6 @@ def reachable_points(
     if isinstance(region, BoundedRegion):
         return region.reachable(points, source_class_sdf)
     return torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
-
-
-def dilate_volume(
-    volume: Tensor,  # [B, H, W, S], 0..1
-    size: int,
-) -> Tensor:  # [B, H, W, S]
-    """Dilate a region known on a grid of ray samples, as the release does (spec 10.2).
-
-    The maximum over `size` neighbours is taken without padding and stretched back to the grid
-    trilinearly, so the result is shifted and soft at its edges.
-    """
-    pooled = F.max_pool3d(volume.unsqueeze(1), size, stride=1)
-    resized = F.interpolate(pooled, size=volume.shape[1:], mode="trilinear", align_corners=False)
-    return resized.squeeze(1)
-
-
-def erode_volume(
-    volume: Tensor,  # [B, H, W, S], 0..1
-    size: int,
-) -> Tensor:  # [B, H, W, S]
-    """Erode a region known on a grid of ray samples (spec 10.2)."""
-    return 1 - dilate_volume(1 - volume, size)
-
-
-def nearest_class(
-    class_sdf: Tensor,  # [B, N, K]
-) -> Tensor:  # [B, N] int64
-    """Return the 3D label of points: the class with the highest score, so the least distance."""
-    return class_sdf.argmin(dim=-1)
 
 
 def _is_within(
@@ -255,38 +226,6 @@ class PaintedRegion:
         )
         # Rounding leaves traces of neighbouring pixels, which must not touch the source.
         return (painted * (painted > _LEAST_SHARE)).view(1, -1, 1)
-
-
-@dataclass(frozen=True)
-class GridRegion:
-    """The release's region: hard labels on a fixed grid of ray samples, optionally softened.
-
-    It is a function of the samples' places in the grid, so it serves renders at given depths
-    (of `grid` = h x w x S samples) only, and its edge depends on the view.
-
-    Args:
-        class_ids: Edited classes.
-        grid: Rows, columns and samples of the render.
-        keep_dilation: Size by which the kept, not the edited, part is dilated first.
-        keep_erosion: Size by which the kept part is eroded after.
-    """
-
-    class_ids: tuple[int, ...]
-    grid: tuple[int, int, int]
-    keep_dilation: int = 1
-    keep_erosion: int = 1
-
-    def __call__(
-        self,
-        points: Tensor,  # [1, h * w * S, 3]
-        source_class_sdf: Tensor,  # [1, h * w * S, K]
-        edited_class_sdf: Tensor,  # [1, h * w * S, K]
-    ) -> Tensor:  # [1, h * w * S, 1]
-        """Return the share of the edited copy's features at the samples of the grid."""
-        hard = ClassRegion(self.class_ids)(points, source_class_sdf, edited_class_sdf)
-        keep = (1 - hard).view(1, *self.grid)
-        keep = erode_volume(dilate_volume(keep, self.keep_dilation), self.keep_erosion)
-        return 1 - keep.view(1, -1, 1)
 
 
 def everywhere(

@@ -1,5 +1,6 @@
-"""Views of source and edited head, rendered one as the other: the straightforward way."""
+"""Views of source and edited head, rendered one as the other, with surfaces softened or not."""
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -7,9 +8,37 @@ from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
-from editing.soft_field import soften
 from mate3d.generator import RenderOutput
 from mate3d.labels import segmentation_to_label_map
+from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.rendering.field import Field, WrappedField
+
+
+@dataclass(frozen=True)
+class SoftField(WrappedField):
+    """A field whose distances become density with another sharpness length.
+
+    Distances, colours and labels stay the same. A painted mask moves a surface only where density
+    has a gradient, which is within a few sharpness lengths of it.
+
+    Args:
+        field: Any field.
+        beta: Sharpness length, world units.
+    """
+
+    beta: float
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...], per world unit
+        """Turn distances into volume density with this sharpness length."""
+        return sdf_to_density(sdf, self.beta)
+
+
+def soften(field: Field, beta: float | None) -> Field:
+    """Return a field as sharp as `beta` says; None leaves it as it is."""
+    return field if beta is None else SoftField(field, beta)
 
 
 class SourceView:

@@ -62,6 +62,12 @@ def check_count(name: str, value: object, low: int, high: int, *, or_null: bool 
         raise UserError(f"{name}={value}; use a whole number from {low} to {high}{or_null_text}")
 
 
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Refuse a word that is none of those allowed."""
+    if value not in allowed:
+        raise UserError(f"{name}={value}; use one of: {', '.join(allowed)}")
+
+
 def parse_words(name: str, value: object) -> tuple[str, ...]:
     """Read a list of words, or text with commas; a word that occurs twice is taken once.
 

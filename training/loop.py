@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from mate3d.errors import UserError
 from mate3d.labels import one_hot_mask
-from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import (
     all_reduce_sum,
     any_process,
@@ -217,7 +217,7 @@ class Trainer:
             schedule=schedule,
             precision=TrainingPrecision(settings.loop.precision, self._device),
             parts=self._parts,
-            augment=self._augment_with(probability) if probability > 0 else None,
+            augment=partial(self._augmenter, probability=probability) if probability > 0 else None,
         )
         metrics = adversarial_iteration(state, inputs, settings)
         num_unreadable = self._batches.num_unreadable * self._parts.world.size
@@ -231,18 +231,6 @@ class Trainer:
                 "Progress/lr_factor": state.lr_factor,
             }
         )
-
-    def _augment_with(self, probability: float) -> Callable[..., tuple[Tensor | None, ...]]:
-        def augment(
-            image: Tensor,
-            image_raw: Tensor,
-            mask: Tensor | None,
-            mask_raw: Tensor | None,
-            random: BatchRandom,
-        ) -> tuple[Tensor | None, ...]:
-            return self._augmenter(image, image_raw, mask, mask_raw, probability, random)
-
-        return augment
 
     def _adapt(self, means: Mapping[str, float]) -> None:
         """Steer the augmentation by the image discriminator's opinion of real images."""

@@ -72,7 +72,7 @@ def discriminate(
     views = views.blurred(context.schedule.blur_sigma)
     if context.augment is not None:
         augmented = context.augment(
-            views.image, views.image_raw, views.mask, views.mask_raw, context.random
+            views.image, views.image_raw, views.mask, views.mask_raw, random=context.random
         )
         views = Views(*augmented)
     if context.camera_noise is not None:

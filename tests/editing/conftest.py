@@ -92,18 +92,15 @@ def make_tiny_pipeline(folder: Path) -> StableDiffusionControlNetPipeline:
     """Build a 32 px Stable Diffusion with ControlNet of random weights."""
     torch.manual_seed(0)
     tokenizer = _write_tokenizer(folder / "vocabulary")
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=8,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+    text_config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        **{name: getattr(tokenizer, name) for name in ends},
     )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -129,7 +126,7 @@ def make_tiny_pipeline(folder: Path) -> StableDiffusionControlNetPipeline:
         torch.nn.init.normal_(parameter, std=0.1)
     return StableDiffusionControlNetPipeline(
         vae=vae,
-        text_encoder=text_encoder,
+        text_encoder=CLIPTextModel(text_config),
         tokenizer=tokenizer,
         unet=unet,
         controlnet=controlnet,
@@ -165,16 +162,7 @@ class FakeGuidance:
         small = torch.nn.functional.interpolate(image, size=(8, 8), mode="area")
         return torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1)
 
-    def predict_noise(
-        self,
-        noisy_latents: Tensor,
-        timestep: Tensor,
-        prompt_embeds: PromptEmbeds,
-        control_image: Tensor | None,
-        *,
-        guidance_scale: float,
-        controlnet_conditioning_scale: float,
-    ) -> Tensor:
+    def predict_noise(self, noisy_latents, timestep, prompt_embeds, control_image, **scales):
         self.controls.append(control_image)
         return self.noise_pred.expand_as(noisy_latents)
 

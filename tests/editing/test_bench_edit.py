@@ -23,10 +23,7 @@ def test_the_benchmark_reports_both_ways_as_json(tmp_path):
     document = json.loads(result.stdout.splitlines()[-1])
     assert document == json.loads((tmp_path / "edit.json").read_text())
     for way in ("exact", "fast"):
-        assert document[f"seconds_{way}"] > 0
-        assert document["peak_rss_gib"][way]["step"] > 0
-        assert {"planes", "render", "guidance", "backward", "final_view"} <= set(
-            document["parts"][way]
-        )
+        assert document[f"seconds_{way}"] > 0 and document["peak_rss_gib"][way]["step"] > 0
+        assert all(document["parts"][way][part] > 0 for part in ("planes", "render", "final_view"))
     assert document["largest_differences"]["mask"]["relative"] < 1e-4
     assert document["least_gradient_cosine"] > 0.999

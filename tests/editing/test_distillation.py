@@ -10,10 +10,8 @@ from editing.distillation import (
     blend_latents,
     distill,
     sample_timestep,
-    sds_loss,
     timestep_weight,
 )
-from mate3d.errors import UserError
 
 OPTIONS = DistillationOptions(final_max_timestep=0.98)
 
@@ -34,13 +32,6 @@ def run(guidance, image, normal_image, options=OPTIONS, seed=0):
         progress=0.0,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def test_sds_loss_has_the_residual_as_gradient():
-    latents = torch.randn(2, 4, 8, 8, requires_grad=True)
-    residual = torch.randn(2, 4, 8, 8)
-    sds_loss(latents, residual).backward()
-    torch.testing.assert_close(latents.grad, residual / 2)
 
 
 def test_gradient_of_latents_equals_weighted_noise_error(fake_guidance):
@@ -84,26 +75,15 @@ def test_mixing_clean_latents_equals_mixing_noisy_ones():
     torch.testing.assert_close(mixed, separate)
 
 
-def test_a_single_input_takes_the_whole_share():
-    latents = torch.randn(1, 4, 8, 8)
-    assert blend_latents(latents, None, 1.0) is latents
-    assert blend_latents(None, latents, 0.0) is latents
+def test_share_is_drawn_from_zero_to_one_at_each_step(fake_guidance):
+    pictures = random_picture(0), random_picture(1)
+    shares = [run(fake_guidance, *pictures, seed=seed).image_share for seed in range(40)]
+    assert min(shares) < 0.2 and max(shares) > 0.8
 
 
-def test_share_is_drawn_anew_from_zero_to_one(fake_guidance):
-    image, normal_image = random_picture(0), random_picture(1)
-    shares = [run(fake_guidance, image, normal_image, seed=s).image_share for s in range(40)]
-    assert min(shares) < 0.2
-    assert max(shares) > 0.8
-
-
-def test_timesteps_stay_in_the_range_and_reach_its_ends():
+def test_timesteps_reach_the_ends_of_a_range_whose_largest_falls_linearly():
     draws = sample_timestep(4000, 1000, (0.1, 0.3), generator=torch.Generator().manual_seed(0))
-    assert draws.min() == 100
-    assert draws.max() == 299
-
-
-def test_largest_timestep_falls_linearly_to_its_final_value():
+    assert draws.min() == 100 and draws.max() == 299
     options = DistillationOptions(timestep_range=(0.02, 0.9), final_max_timestep=0.5)
     assert annealed_timestep_range(options, 0.0) == (0.02, 0.9)
     assert annealed_timestep_range(options, 0.5) == (0.02, pytest.approx(0.7))
@@ -111,22 +91,6 @@ def test_largest_timestep_falls_linearly_to_its_final_value():
 
 
 def test_weight_is_the_noise_variance_or_one():
-    alphas = torch.tensor([0.9, 0.4])
-    timestep = torch.tensor([1])
+    alphas, timestep = torch.tensor([0.9, 0.4]), torch.tensor([1])
     assert timestep_weight(alphas, timestep, "variance").item() == pytest.approx(0.6)
     assert timestep_weight(alphas, timestep, "uniform").item() == 1
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"timestep_range": (0.5, 0.2)},
-        {"timestep_range": (0.0, 1.2)},
-        {"final_max_timestep": 0.01},
-        {"blend": "both"},
-        {"weighting": "cubic"},
-    ],
-)
-def test_wrong_options_name_the_option(values):
-    with pytest.raises(UserError, match=next(iter(values))):
-        DistillationOptions(**values)

@@ -69,18 +69,12 @@ def result(words, tmp_path_factory):
     return folder
 
 
-def test_without_a_mask_the_source_is_exported(painted_mask):
+def test_all_results_are_there_in_their_sizes_and_nothing_partial(painted_mask, result):
     assert Image.open(painted_mask.parent / "source.png").size == (32, 32)
     assert Image.open(painted_mask.parent / "source_mask.png").mode == "P"
-
-
-def test_all_results_are_there_and_nothing_partial(result):
     for name in RESULTS:
         assert (result / name).stat().st_size > 0, name
     assert not list(result.glob(".partial*"))
-
-
-def test_pictures_have_the_documented_sizes(result):
     for name in ("source", "edited", "normals", "source_mask", "target_mask", "edited_mask"):
         assert Image.open(result / f"{name}.png").size == (32, 32), name
     assert Image.open(result / "views.png").size == (5 * 32, 2 * 32)
@@ -123,20 +117,13 @@ def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
     assert np.array_equal(to_uint8(view.image[0]), saved)
 
 
-@pytest.mark.parametrize(
-    "variant",
-    sorted(path.stem for path in (CONFIG_FOLDER / "edit").glob("*.yaml")),
-)
+VARIANTS = sorted(path.stem for path in (CONFIG_FOLDER / "edit").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_runs(words, tmp_path, monkeypatch, variant):
-    code = edit(
-        monkeypatch,
-        *words,
-        f"output={tmp_path}",
-        f"edit={variant}",
-        "edit.num_steps=1",
-        "report.num_orbit_frames=2",
-    )
-    assert code == 0
+    short = ["edit.num_steps=1", "report.num_orbit_frames=1"]
+    assert edit(monkeypatch, *words, f"output={tmp_path}", f"edit={variant}", *short) == 0
 
 
 @pytest.mark.parametrize(
@@ -150,38 +137,30 @@ def test_every_variant_runs(words, tmp_path, monkeypatch, variant):
         ("mask=CORRUPT", "is not a readable image"),
         ("mask=UNCHANGED", "equals the source mask"),
         ("prompt=", "prompt is empty"),
-        ("prompt=null", "prompt is empty"),
         ("edit_classes=[horns]", "unknown class 'horns'"),
         ("edit_classes=[]", "edits nothing"),
         ("guidance.prior=no/such/prior", "guidance.prior not found"),
         ("edit.condition=painted", "edit.condition=painted"),
         ("edit.learnable=[decoder]", "'decoder' names no weights"),
-        ("edit.steps=3", "unknown option 'edit.steps'"),
-        ("edit=magic", "unknown choice edit=magic"),
         ("seed=-1", "seed=-1"),
-        ("device=tpu", "device=tpu"),
     ],
 )
 def test_wrong_input_gives_one_line_and_code_2(
     words, painted_mask, tmp_path, monkeypatch, capsys, change, message
 ):
-    Image.new("L", (64, 64)).save(tmp_path / "big.png")
-    Image.new("L", (32, 32), 200).save(tmp_path / "unknown.png")
-    Image.new("RGB", (32, 32)).save(tmp_path / "color.png")
-    (tmp_path / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    files = {name: tmp_path / f"{name.lower()}.png" for name in ("BIG", "UNKNOWN", "COLOR")}
-    files |= {
-        "CORRUPT": tmp_path / "corrupt.png",
-        "UNCHANGED": painted_mask.parent / "source_mask.png",
-    }
+    names = ("BIG", "UNKNOWN", "COLOR", "CORRUPT")
+    files = {name: tmp_path / f"{name.lower()}.png" for name in names}
+    files["UNCHANGED"] = painted_mask.parent / "source_mask.png"
+    Image.new("L", (64, 64)).save(files["BIG"])
+    Image.new("L", (32, 32), 200).save(files["UNKNOWN"])
+    Image.new("RGB", (32, 32)).save(files["COLOR"])
+    files["CORRUPT"].write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     key, value = change.split("=", 1)
     change = f"{key}={files.get(value, value)}"
     kept = [word for word in words if not word.startswith(f"{key}=")]
     assert edit(monkeypatch, *kept, f"output={tmp_path / 'out'}", change) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    assert message in lines[0]
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and message in line
 
 
 @pytest.mark.slow

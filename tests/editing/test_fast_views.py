@@ -39,10 +39,8 @@ def make_loop(generator, ws, guidance, options, region):
     edited = make_edited(generator, ws, region, options.learnable)
     painted = torch.zeros(1, 32, 32, dtype=torch.int64)
     painted[0, 8:24, 8:24] = 2
-    embeds = guidance.encode_prompt("x")
-    return EditLoop(
-        edited, EditTarget(PAINTED_VIEW, painted, (2,), guidance, embeds), options, seed=0
-    )
+    target = EditTarget(PAINTED_VIEW, painted, (2,), guidance, guidance.encode_prompt("x"))
+    return EditLoop(edited, target, options, seed=0)
 
 
 CASES = {
@@ -67,15 +65,15 @@ def test_losses_and_gradients_are_those_of_whole_views(
     tiny_generator, tiny_ws, fake_guidance, case
 ):
     options, region = CASES[case]
-    found = {}
+    found = []
     for exact in (True, False):
         chosen = dataclasses.replace(options, exact=exact)
         loop = make_loop(tiny_generator, tiny_ws, fake_guidance, chosen, region)
-        terms = loop.step(0.0)
-        found[exact] = terms, torch.cat([p.grad.flatten() for p in loop.parameters])
-    for name, value in found[True][0].items():
-        assert found[False][0][name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
-    exact_gradient, fast_gradient = found[True][1], found[False][1]
+        found += [loop.step(0.0), torch.cat([p.grad.flatten() for p in loop.parameters])]
+    exact_terms, exact_gradient, fast_terms, fast_gradient = found
+    assert fast_terms == {
+        name: pytest.approx(value, rel=1e-4, abs=1e-7) for name, value in exact_terms.items()
+    }
     assert exact_gradient.any()
     torch.testing.assert_close(
         fast_gradient, exact_gradient, rtol=1e-3, atol=1e-4 * exact_gradient.abs().max().item()
@@ -97,11 +95,11 @@ def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_
         source = view_source(edited, camera, exact=exact, with_normals=True)
         pairs.append((source.output, source.fused(head)))
     (exact_source, exact), (fast_source, fast) = pairs
-    for name in ("image", "image_raw", "segmentation", "segmentation_raw", "depth", "opacity"):
-        torch.testing.assert_close(
-            getattr(fast_source, name), getattr(exact_source, name), rtol=1e-4, atol=1e-5
-        )
-    for name in ("image", "segmentation", "segmentation_raw", "depth", "opacity", "normals"):
+    images = ("image", "image_raw", "segmentation", "segmentation_raw", "depth", "opacity")
+    for name in images:
+        source_pair = getattr(fast_source, name), getattr(exact_source, name)
+        torch.testing.assert_close(*source_pair, rtol=1e-4, atol=1e-5)
+    for name in (*images, "normals"):
         torch.testing.assert_close(getattr(fast, name), getattr(exact, name), rtol=1e-4, atol=1e-4)
     assert not torch.equal(exact.image, exact_source.image)
 

@@ -4,7 +4,6 @@ import torch
 
 from editing.edited_generator import EditedGenerator
 from editing.regions import ClassRegion, everywhere
-from mate3d.cameras import make_camera
 
 LEARNABLE = ("ws", "backbone.blocks.*.to_image")
 
@@ -61,13 +60,8 @@ def test_soft_share_mixes_features_before_decoding(tiny_generator, tiny_ws):
     edited = make_edited(tiny_generator, tiny_ws, lambda points, *_: 0.3 + 0 * points[..., :1])
     points = random_points()
     source, copy = edited.source_field(), edited.edited_field()
-    mixed = [
-        0.7 * kept + 0.3 * changed
-        for kept, changed in zip(
-            source.plane_features(points), copy.plane_features(points), strict=True
-        )
-    ]
-    expected = source.decode(*mixed)
+    pairs = zip(source.plane_features(points), copy.plane_features(points), strict=True)
+    expected = source.decode(*(0.7 * kept + 0.3 * changed for kept, changed in pairs))
     fused = edited.fused_field().sample(points)
     torch.testing.assert_close(fused.features, expected.features)
     torch.testing.assert_close(fused.class_sdf, expected.class_sdf)
@@ -85,15 +79,11 @@ def test_gradients_reach_the_copy_from_inside_the_region_only(tiny_generator, ti
     assert inside_gradients[0].any()
 
 
-def test_segmentation_of_an_edit_moves_the_density(tiny_generator, tiny_ws, camera):
+def test_segmentation_of_an_edit_moves_the_density_and_normals_the_planes(
+    tiny_generator, tiny_ws, camera
+):
     edited = make_edited(tiny_generator, tiny_ws, everywhere)
-    view = edited.render(edited.fused_field(), camera, with_samples=True)
-    (gradient,) = torch.autograd.grad(view.segmentation.square().sum(), view.samples.sdf)
-    assert gradient.any()
-
-
-def test_normals_reach_the_shape_planes(tiny_generator, tiny_ws):
-    edited = make_edited(tiny_generator, tiny_ws, everywhere)
-    view = edited.render(edited.fused_field(), make_camera(0.0), with_normals=True)
-    (gradient,) = torch.autograd.grad(view.normals.square().sum(), edited.ws)
-    assert gradient.any()
+    view = edited.render(edited.fused_field(), camera, with_samples=True, with_normals=True)
+    for image, target in ((view.segmentation, view.samples.sdf), (view.normals, edited.ws)):
+        (gradient,) = torch.autograd.grad(image.square().sum(), target, retain_graph=True)
+        assert gradient.any()

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from editing.edited_generator import EditedGenerator
-from editing.regions import ClassRegion, GridRegion, nearest_class
+from editing.regions import ClassRegion
 from mate3d.published.names import convert_generator_state
 from tests.golden import assert_golden, golden_face, make_golden_generator, sub_state
+from tests.reference.regions import GridRegion
 
 GRID = (16, 16, 48)
 
@@ -38,18 +39,23 @@ def test_labels_of_both_volumes_match(face):
     edited = make_edited(face, ClassRegion(class_ids(face)))
     points = face["edit.pts"].flatten(1, 2)
     for field, name in ((edited.source_field(), "A"), (edited.edited_field(), "B")):
-        labels = nearest_class(field.sample(points).class_sdf).view(1, *GRID)
+        labels = field.sample(points).class_sdf.argmin(dim=-1).view(1, *GRID)
         share_unlike = (labels != face[f"edit.label{name}"]).float().mean()
         assert share_unlike <= 1e-3, share_unlike
 
 
+def share_kept(face, edited):
+    points = face["edit.pts"].flatten(1, 2)
+    fields = edited.source_field(), edited.edited_field()
+    with torch.no_grad():
+        share = edited.region(points, *(field.sample(points).class_sdf for field in fields))
+    return 1 - share.view(1, *GRID)
+
+
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_region_on_the_sample_grid_matches(face, kind):
-    edited = make_edited(face, regions(face)[kind])
-    points = face["edit.pts"].flatten(1, 2)
-    source, changed = edited.source_field(), edited.edited_field()
-    share = edited.region(points, source.sample(points).class_sdf, changed.sample(points).class_sdf)
-    assert_golden(1 - share.view(1, *GRID), face[f"edit.keep_{kind}"].float())
+    kept = share_kept(face, make_edited(face, regions(face)[kind]))
+    assert_golden(kept, face[f"edit.keep_{kind}"].float())
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
@@ -72,10 +78,4 @@ def test_fused_render_and_normals_match(face, kind):
 
 def test_region_of_points_equals_the_hard_grid(face):
     edited = make_edited(face, ClassRegion(class_ids(face)))
-    points = face["edit.pts"].flatten(1, 2)
-    with torch.no_grad():
-        source, changed = edited.source_field(), edited.edited_field()
-        share = edited.region(
-            points, source.sample(points).class_sdf, changed.sample(points).class_sdf
-        )
-    assert torch.equal(1 - share.view(1, *GRID), face["edit.keep_hard"].float())
+    assert torch.equal(share_kept(face, edited), face["edit.keep_hard"].float())

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from editing.masks import dilate_mask, edit_mask, load_painted_mask, resolve_edit_classes
+from editing.masks import edit_mask, load_painted_mask, resolve_edit_classes
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, save_label_map
 
@@ -24,12 +23,6 @@ def test_painted_mask_is_read_back(tmp_path):
     assert torch.equal(loaded[0], torch.from_numpy(ids))
 
 
-def test_mask_of_wrong_size_is_refused(tmp_path):
-    Image.new("L", (8, 6)).save(tmp_path / "mask.png")
-    with pytest.raises(UserError, match="is 8 x 6; use 8 x 8"):
-        load_painted_mask(tmp_path / "mask.png", CATMASK_HQ, 8)
-
-
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
@@ -45,19 +38,13 @@ def test_auto_takes_the_part_that_was_painted_or_erased(before, after, expected)
     assert classes == expected
 
 
-def test_auto_refuses_an_unchanged_mask():
-    same = label_map([[SKIN, EARS]])
-    with pytest.raises(UserError, match="equals the source mask"):
-        resolve_edit_classes("auto", same, same, CATMASK_HQ)
-
-
 def test_listed_classes_become_sorted_ids():
     same = label_map([[SKIN, EARS]])
     assert resolve_edit_classes(["eyes", "ears"], same, same, CATMASK_HQ) == (EARS, EYES)
 
 
 @pytest.mark.parametrize(
-    ("classes", "message"), [(["horns"], "horns"), ([], "edits nothing"), ("ears", "use auto")]
+    ("classes", "message"), [("auto", "equals the source mask"), ("ears", "use auto")]
 )
 def test_wrong_class_lists_are_refused(classes, message):
     same = label_map([[SKIN, EARS]])
@@ -74,8 +61,4 @@ def test_edit_mask_joins_maps_and_grows_by_a_square():
     assert mask[0, 0, :3, :3].all()
     assert mask[0, 0, 4:, 4:].all()
     assert mask.sum() == 18
-
-
-def test_dilation_by_zero_changes_nothing():
-    mask = torch.rand(1, 1, 9, 9) > 0.5
-    assert torch.equal(dilate_mask(mask, 0), mask)
+    assert edit_mask([first, second], [EARS], 0).sum() == 2

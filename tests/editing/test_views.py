@@ -2,7 +2,7 @@
 
 import torch
 
-from editing.soft_field import SoftField
+from editing.views import SoftField
 from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.renderer import RenderingConfig, render_field
 from tests.mate3d.fields import SphereField
