@@ -32,11 +32,6 @@ def test_every_output_has_its_documented_shape(tiny_generator, latent, camera):
     assert (view.normals.norm(dim=1) <= 1 + 1e-5).all()
 
 
-def test_same_latent_and_camera_give_the_same_image(tiny_generator, latent, camera):
-    first, second = (tiny_generator(latent, camera).image for _ in range(2))
-    assert torch.equal(first, second)
-
-
 def test_planes_made_once_serve_every_view(tiny_generator, latent, camera):
     ws = tiny_generator.map(latent, camera)
     planes = tiny_generator.make_planes(ws)
@@ -77,15 +72,14 @@ def test_published_names_load_strictly_and_nothing_is_left_over():
 
 
 def test_checkpoint_gives_the_same_pixels(tiny_generator, latent, camera, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "stale.txt").write_text("an older checkpoint is replaced as a whole")
     save_generator(tmp_path / "model", tiny_generator, card="# A card\n")
     loaded = load_generator(tmp_path / "model")
     assert loaded.config == tiny_generator.config
     assert torch.equal(loaded(latent, camera).image, tiny_generator(latent, camera).image)
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "card.md",
-        "config.yaml",
-        "generator.safetensors",
-    ]
+    names = sorted(path.name for path in tmp_path.rglob("*"))
+    assert names == ["card.md", "config.yaml", "generator.safetensors", "model"]
 
 
 def test_half_precision_checkpoint_is_smaller_and_close(tiny_generator, latent, camera, tmp_path):
@@ -96,14 +90,6 @@ def test_half_precision_checkpoint_is_smaller_and_close(tiny_generator, latent, 
     assert sizes[0] < 0.65 * sizes[1]
     half = load_generator(tmp_path / "half")(latent, camera).image
     torch.testing.assert_close(half, tiny_generator(latent, camera).image, atol=0.05, rtol=0)
-
-
-def test_saving_over_a_checkpoint_replaces_it_as_a_whole(tiny_generator, tmp_path):
-    save_generator(tmp_path / "model", tiny_generator)
-    (tmp_path / "model" / "stale.txt").write_text("old")
-    save_generator(tmp_path / "model", tiny_generator)
-    assert not (tmp_path / "model" / "stale.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def damage_config(folder):

@@ -53,11 +53,7 @@ def test_run_trains_every_network_and_writes_its_outputs(make_trainer, tmp_path)
         with Image.open(tmp_path / "run" / "samples" / f"000000008_{name}.png") as picture:
             assert picture.size == (32, 16)
     assert (tmp_path / "run" / "samples" / "000000000_real_image.png").exists()
-
-
-def test_checkpoint_holds_the_moving_average(make_trainer, tmp_path):
-    trainer, state = make_trainer(tmp_path / "run")
-    trainer.run()
+    # The checkpoint holds the moving average.
     assert_same_weights(state.average, load_generator(tmp_path / "run" / "checkpoint"))
     assert "images seen: 8" in (tmp_path / "run" / "checkpoint" / "card.md").read_text()
 
@@ -93,15 +89,21 @@ def test_ten_and_ten_steps_are_bit_for_bit_twenty(make_trainer, tiny_settings, t
         assert item.state_dict() == resumed.extra[name].state_dict(), name
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_finishes_the_step_and_saves(make_trainer, tmp_path, monkeypatch, number):
+def signal_at(monkeypatch, images: int, number: int = signal.SIGTERM) -> None:
+    """Send a signal in the iteration that begins at a number of images."""
     original = loop.adversarial_iteration
 
-    def iterate_and_signal(*arguments):
-        os.kill(os.getpid(), number)
-        return original(*arguments)
+    def iterate(state, *arguments):
+        if state.images_seen == images:
+            os.kill(os.getpid(), number)
+        return original(state, *arguments)
 
-    monkeypatch.setattr(loop, "adversarial_iteration", iterate_and_signal)
+    monkeypatch.setattr(loop, "adversarial_iteration", iterate)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_the_step_and_saves(make_trainer, tmp_path, monkeypatch, number):
+    signal_at(monkeypatch, 0, number)
     trainer, _ = make_trainer(tmp_path / "run")
     assert not trainer.run()
     _, resumed = make_trainer(tmp_path / "run")
@@ -110,18 +112,8 @@ def test_signal_finishes_the_step_and_saves(make_trainer, tmp_path, monkeypatch,
     assert (tmp_path / "run" / "checkpoint").is_dir()
 
 
-def test_signal_before_a_snapshot_does_not_save_it_twice(
-    make_trainer, tiny_settings, tmp_path, monkeypatch
-):
-    original = loop.adversarial_iteration
-
-    def iterate_and_signal(state, *arguments):
-        # The second iteration ends with a snapshot.
-        if state.images_seen == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(state, *arguments)
-
-    monkeypatch.setattr(loop, "adversarial_iteration", iterate_and_signal)
+def test_signal_before_a_snapshot_does_not_save_it_twice(make_trainer, tmp_path, monkeypatch):
+    signal_at(monkeypatch, 2)  # The second iteration ends with a snapshot.
     trainer, state = make_trainer(tmp_path / "run")
     monkeypatch.setattr(trainer._snapshots, "_measure", lambda _: {"Metrics/fid_procedural": 7.0})
     assert not trainer.run()
@@ -152,11 +144,8 @@ def test_divergence_returns_to_the_last_state(make_trainer, tmp_path, monkeypatc
 
 
 def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop,
-        "adversarial_iteration",
-        lambda *_: {"Loss/D/loss": torch.tensor(float("inf"))},
-    )
+    spoiled = {"Loss/D/loss": torch.tensor(float("inf"))}
+    monkeypatch.setattr(loop, "adversarial_iteration", lambda *_: spoiled)
     trainer, _ = make_trainer(tmp_path / "run")
     with pytest.raises(UserError, match="training diverged"):
         trainer.run()
@@ -214,16 +203,9 @@ def test_parts_rendered_alone_can_be_trained(make_trainer, tiny_settings, tmp_pa
 
 
 def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_path, monkeypatch):
-    warm_start = WarmStartConfig(
-        num_field_steps=2,
-        num_image_steps=0,
-        batch_size=2,
-        num_points=64,
-        num_rays=0,
-    )
-    stages = StageSettings(
-        warm_start="procedural", sphere_init_steps=2, warm_start_config=warm_start
-    )
+    sizes = {"num_field_steps": 2, "num_image_steps": 0, "batch_size": 2}
+    warm_start = WarmStartConfig(**sizes, num_points=64, num_rays=0)
+    stages = StageSettings("procedural", sphere_init_steps=2, warm_start_config=warm_start)
     settings = with_loop(tiny_settings, total_kimg=0.002, tick_kimg=0.002)
     trainer, whole = make_trainer(tmp_path / "whole", settings, stages)
     assert trainer.run()

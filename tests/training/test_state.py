@@ -46,46 +46,46 @@ def take_steps(state, number=1):
     state.images_seen += number
 
 
-def test_missing_state_is_named(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-    with pytest.raises(UserError, match="nothing to resume: .*training_state.pt not found"):
-        load_state(tmp_path / STATE_FILE, state)
+@pytest.fixture
+def state(make_trainer, tmp_path):
+    return make_trainer(tmp_path)[1]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a training state", b"PK\x03\x04broken"])
-def test_damaged_state_is_named(make_trainer, tmp_path, content):
-    _, state = make_trainer(tmp_path)
-    (tmp_path / STATE_FILE).write_bytes(content)
-    with pytest.raises(UserError, match="cannot be read"):
-        load_state(tmp_path / STATE_FILE, state)
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / STATE_FILE
 
 
-def test_state_of_another_model_is_refused(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-    save_state(tmp_path / STATE_FILE, state)
+def rename_model(path, state):
+    save_state(path, state)
     state.networks.generator.config = state.networks.generator.config.__class__(beta=0.5)
-    with pytest.raises(UserError, match="another configuration"):
-        load_state(tmp_path / STATE_FILE, state)
 
 
-def test_state_with_other_stages_is_refused(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path, stages=StageSettings(sphere_init_steps=3))
-    save_state(tmp_path / STATE_FILE, state)
-    _, other = make_trainer(tmp_path)
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path, state: None, "nothing to resume: .*training_state.pt not found"),
+        (lambda path, state: path.write_bytes(b""), "cannot be read"),
+        (lambda path, state: path.write_bytes(b"not a training state"), "cannot be read"),
+        (lambda path, state: path.write_bytes(b"PK\x03\x04broken"), "cannot be read"),
+        (rename_model, "another configuration"),
+        (lambda path, state: save_document(path, {"model": ""}), "written by another version"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(state, path, prepare, message):
+    prepare(path, state)
+    with pytest.raises(UserError, match=message):
+        load_state(path, state)
+
+
+def test_state_with_other_stages_is_refused(make_trainer, state, path):
+    _, other = make_trainer(path.parent, stages=StageSettings(sphere_init_steps=3))
+    save_state(path, other)
     with pytest.raises(UserError, match="other stages \\(sphere_init\\)"):
-        load_state(tmp_path / STATE_FILE, other)
+        load_state(path, state)
 
 
-def test_state_of_another_version_is_refused(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-    save_document(tmp_path / STATE_FILE, {"model": "", "random": torch.zeros(3)})
-    with pytest.raises(UserError, match="written by another version"):
-        load_state(tmp_path / STATE_FILE, state)
-
-
-def test_file_that_cannot_grow_keeps_both_states(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-    path = tmp_path / STATE_FILE
+def test_file_that_cannot_grow_keeps_both_states(state, path):
     for _ in range(2):
         take_steps(state)
         save_state(path, state)
@@ -94,18 +94,15 @@ def test_file_that_cannot_grow_keeps_both_states(make_trainer, tmp_path):
     assert message.startswith(f"UserError: cannot write {path.parent}")
     assert message.endswith(": File too large")
     assert (path.read_bytes(), previous_path(path).read_bytes()) == before
-    assert list(tmp_path.glob(".*")) == []
+    assert list(path.parent.glob(".*")) == []
 
 
 def test_previous_state_is_kept_and_taken_when_the_newest_is_damaged(
-    make_trainer, tmp_path, caplog
+    make_trainer, state, path, caplog
 ):
-    _, state = make_trainer(tmp_path)
-    path = tmp_path / STATE_FILE
-    for images in (2, 4, 6):
-        state.images_seen = images
+    for state.images_seen in (2, 4, 6):
         save_state(path, state)
-    _, resumed = make_trainer(tmp_path)
+    _, resumed = make_trainer(path.parent)
     load_state(path, resumed)
     assert resumed.images_seen == 6 and not caplog.messages
     # In the middle of the longest member, since what lies between members means nothing.
@@ -126,23 +123,18 @@ def test_previous_state_is_kept_and_taken_when_the_newest_is_damaged(
         load_state(path, resumed)
 
 
-def test_previous_state_can_be_left_alone(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-    path = tmp_path / STATE_FILE
-    for images, with_previous in ((2, True), (4, True), (6, False)):
-        state.images_seen = images
+def test_previous_state_can_be_left_alone(state, path):
+    for state.images_seen, with_previous in ((2, True), (4, True), (6, False)):
         save_state(path, state, with_previous=with_previous)
     assert load_document(path)["images_seen"] == 6
     assert load_document(previous_path(path))["images_seen"] == 2
 
 
-def test_previous_state_is_kept_without_links_too(make_trainer, tmp_path, monkeypatch):
+def test_previous_state_is_kept_without_links_too(state, path, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
     monkeypatch.setattr(state_module.os, "link", refuse)
-    _, state = make_trainer(tmp_path)
-    path = tmp_path / STATE_FILE
     for state.images_seen in (2, 4, 6):
         save_state(path, state)
     assert load_document(path)["images_seen"] == 6
@@ -150,10 +142,9 @@ def test_previous_state_is_kept_without_links_too(make_trainer, tmp_path, monkey
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_not_saved(make_trainer, tmp_path, value):
-    _, state = make_trainer(tmp_path)
+def test_numbers_that_are_not_finite_are_not_saved(state, path, value):
     take_steps(state)
-    save_state(tmp_path / STATE_FILE, state)
+    save_state(path, state)
     assert find_non_finite(state) is None
     adam = state.optimizers["discriminator"].state
     moment = next(iter(adam.values()))["exp_avg_sq"]
@@ -161,58 +152,50 @@ def test_numbers_that_are_not_finite_are_not_saved(make_trainer, tmp_path, value
     assert find_non_finite(state) == "exp_avg_sq of weight 0 in the optimiser of discriminator"
     next(state.average.parameters()).data.view(-1)[-1] = value
     with pytest.raises(UserError, match="not written: average.* is not finite; the last state"):
-        save_state(tmp_path / STATE_FILE, state)
-    load_state(tmp_path / STATE_FILE, state)
+        save_state(path, state)
+    load_state(path, state)
     assert find_non_finite(state) is None
 
 
-def test_extra_parts_go_on_or_start_anew_with_a_warning(make_trainer, tmp_path, caplog):
-    _, state = make_trainer(tmp_path)
+def test_extra_parts_are_resumed_or_start_fresh_with_a_warning(state, path, caplog):
     state.extra = {"augmentation": Counter(7), "gone": Counter()}
-    save_state(tmp_path / STATE_FILE, state)
-    _, other = make_trainer(tmp_path)
-    other.extra = {"augmentation": Counter(), "new": Counter(1)}
+    save_state(path, state)
+    state.extra = {"augmentation": Counter(), "new": Counter(1)}
     with caplog.at_level(logging.WARNING):
-        load_state(tmp_path / STATE_FILE, other)
-    assert other.extra["augmentation"].value == 7 and other.extra["new"].value == 1
-    assert "holds no new, which starts anew" in caplog.text
-    assert "gone of" in caplog.text
+        load_state(path, state)
+    assert state.extra["augmentation"].value == 7 and state.extra["new"].value == 1
+    assert "holds no new" in caplog.text and "gone of" in caplog.text
 
 
-def test_random_numbers_of_every_kind_go_on(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-
+def test_random_numbers_of_every_kind_go_on(state, path):
     def draw():
         return torch.rand(()).item(), random.random(), np.random.randn()
 
     np.random.randn()  # Leaves a second Gaussian number in store.
-    save_state(tmp_path / STATE_FILE, state)
+    save_state(path, state)
     expected = draw()
     draw()
-    load_state(tmp_path / STATE_FILE, state)
+    load_state(path, state)
     assert draw() == expected
 
 
-def test_rates_are_those_of_the_configuration_times_the_factor(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
+def test_rates_are_those_of_the_configuration_times_the_factor(make_trainer, state, path):
     take_steps(state)
     configured = state.optimizers["generator"].param_groups[0]["lr"]
     set_lr_factor(state, 0.5)
     set_lr_factor(state, 0.25)
     assert state.optimizers["generator"].param_groups[0]["lr"] == configured * 0.25
-    save_state(tmp_path / STATE_FILE, state)
-    _, other = make_trainer(tmp_path)
+    save_state(path, state)
+    _, other = make_trainer(path.parent)
     group = other.optimizers["generator"].param_groups[0]
     group["lr"], group["betas"] = 8.0, (0.5, 0.5)
-    load_state(tmp_path / STATE_FILE, other)
+    load_state(path, other)
     group = other.optimizers["generator"].param_groups[0]
     assert group["lr"] == 2.0 and group["betas"] == (0.5, 0.5)
-    load_state(tmp_path / STATE_FILE, other)
+    load_state(path, other)
     assert other.optimizers["generator"].param_groups[0]["lr"] == 2.0 and other.lr_factor == 0.25
 
 
-def test_state_loads_without_executing_anything(make_trainer, tmp_path):
-    _, state = make_trainer(tmp_path)
-    save_state(tmp_path / STATE_FILE, state)
-    document = torch.load(tmp_path / STATE_FILE, weights_only=True)
-    assert document["images_seen"] == 0
+def test_state_loads_without_executing_anything(state, path):
+    save_state(path, state)
+    assert torch.load(path, weights_only=True)["images_seen"] == 0

@@ -23,22 +23,20 @@ def test_cameras_are_never_or_always_those_of_the_neighbour():
     torch.testing.assert_close(condition_cameras(LATENTS, 1.0), CAMERAS.roll(1, 0))
     told = replace(LATENTS, other_camera=CAMERAS + 10)
     torch.testing.assert_close(condition_cameras(told, 1.0), CAMERAS + 10)
-
-
-def test_cameras_are_zero_without_pose_conditioning():
     assert not condition_cameras(LATENTS, None).any()
 
 
 def test_swaps_are_decided_for_each_sample_or_for_all():
     random = BatchRandom((0,), range(4))
-    single = [condition_cameras(LATENTS, 0.5, random)[:, 0] for _ in range(100)]
-    is_swapped = torch.stack(single) != CAMERAS[:, 0]
+
+    def swaps(**options):
+        drawn = [condition_cameras(LATENTS, 0.5, random, **options)[:, 0] for _ in range(100)]
+        return torch.stack(drawn) != CAMERAS[:, 0]
+
+    is_swapped = swaps()
     assert 0.4 < float(is_swapped.float().mean()) < 0.6
     assert 0 < int(is_swapped.all(dim=1).sum()) < 30
-    together = [
-        condition_cameras(LATENTS, 0.5, random, swap_together=True)[:, 0] for _ in range(100)
-    ]
-    is_swapped = torch.stack(together) != CAMERAS[:, 0]
+    is_swapped = swaps(swap_together=True)
     assert bool((is_swapped.all(dim=1) | ~is_swapped.any(dim=1)).all())
 
 
@@ -69,7 +67,6 @@ def test_density_points_lie_in_the_box_with_close_neighbours():
 
 
 @pytest.mark.parametrize("name", ["eikonal_points", "consistency_points", "density_points"])
-@pytest.mark.parametrize("value", [0, -1])
-def test_subset_without_points_is_refused(name, value):
-    with pytest.raises(UserError, match=f"loss.{name}={value} must be at least 1"):
-        LossSettings(**{name: value})
+def test_subset_without_points_is_refused(name):
+    with pytest.raises(UserError, match=f"loss.{name}=0 must be at least 1"):
+        LossSettings(**{name: 0})

@@ -14,13 +14,7 @@ from training.losses.terms import LossSettings
 from training.optimization.schedules import ScheduleValues
 from training.step_inputs import Latents, Networks, RealBatch, StepContext
 
-NOTHING = LossSettings(
-    adversarial=0,
-    semantic_adversarial=0,
-    eikonal=0,
-    minimal_surface=0,
-    sdf_consistency=0,
-)
+NOTHING = LossSettings(0, 0, 0, 0, 0)
 CONTEXT = StepContext(
     ScheduleValues(resolution=8, blur_sigma=0.0, pose_swap_probability=0.0),
     random=BatchRandom((0,), range(2)),
@@ -111,9 +105,8 @@ def test_fakes_without_segmentation_on_several_threads(networks, latents, two_th
 
 
 def test_discriminator_steps_record_nothing_of_the_generator(networks, latents, real):
-    networks.generator.requires_grad_(True)
-    networks.discriminator.requires_grad_(True)
-    networks.semantic_discriminator.requires_grad_(True)
+    for network in vars(networks).values():
+        network.requires_grad_(True)
     steps.discriminator_step(networks, latents, real, NOTHING, CONTEXT)
     steps.semantic_discriminator_step(networks, latents, real, NOTHING, CONTEXT)
     assert all(parameter.grad is None for parameter in networks.generator.parameters())
@@ -121,25 +114,26 @@ def test_discriminator_steps_record_nothing_of_the_generator(networks, latents, 
     assert weight.grad.abs().sum() > 0
 
 
-def test_image_alone_needs_no_parts(networks, latents, calls):
-    train_generator(networks, latents, replace(NOTHING, adversarial=1.0))
-    assert calls == {"image": 1, "discriminator": 1}
+IMAGE_ALONE = {"image": 1, "discriminator": 1}
+NUM_SAMPLES = 2 * 8 * 8 * 12
+WITH_MASK = {"segmentation": 1, "semantic_discriminator": 1, "class_points": NUM_SAMPLES}
 
 
-def test_mask_discriminator_needs_parts_but_no_marches(networks, latents, calls):
-    train_generator(networks, latents, replace(NOTHING, semantic_adversarial=0.1))
-    rays, samples = 2 * 8 * 8, 12
-    assert calls == {
-        "image": 1,
-        "segmentation": 1,
-        "semantic_discriminator": 1,
-        "class_points": rays * samples,
-    }
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"adversarial": 1.0}, IMAGE_ALONE),
+        # Parts, but none marched alone.
+        ({"semantic_adversarial": 0.1}, {"image": 1} | WITH_MASK),
+    ],
+)
+def test_networks_run_as_far_as_a_loss_needs(networks, latents, calls, weights, expected):
+    train_generator(networks, latents, replace(NOTHING, **weights))
+    assert calls == expected
 
 
 def test_parts_are_marched_one_by_one_only_for_their_losses(networks, latents, calls):
-    loss = replace(NOTHING, class_color_consistency=0.1)
-    train_generator(networks, latents, loss)
+    train_generator(networks, latents, replace(NOTHING, class_color_consistency=0.1))
     assert calls["marches"] == 1
     assert calls["segmentation"] == calls["discriminator"] == 0
 
@@ -161,12 +155,7 @@ def test_terms_of_weight_zero_are_not_evaluated(networks, latents, monkeypatch):
     for name in ("minimal_surface_loss", "density_consistency_loss", "color_consistency_loss"):
         monkeypatch.setattr(steps.geometry, name, refuse)
     metrics = train_generator(networks, latents, replace(NOTHING, adversarial=1.0))
-    assert set(metrics) == {
-        "Loss/G/loss",
-        "Loss/beta",
-        "Loss/scores/fake",
-        "Loss/signs/fake",
-    }
+    assert set(metrics) == {"Loss/G/loss", "Loss/beta", "Loss/scores/fake", "Loss/signs/fake"}
 
 
 @pytest.mark.parametrize("with_mask", [True, False], ids=["parts_rendered", "parts_looked_up"])
