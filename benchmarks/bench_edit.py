@@ -211,7 +211,7 @@ class Comparison:
         self.watch = Stopwatch(device)
         self.watch.watch(case.portrait.generator, "superresolve", "superresolution")
         self.watch.watch(FastSourceView, "fused", "render")
-        self.watch.watch(FastSourceView, "enlarge_image", "superresolution")
+        self.watch.watch(FastSourceView, "enlarge", "superresolution")
         self.watch.watch(case.target.guidance, "encode_image", "guidance")
         self.watch.watch(case.target.guidance, "predict_noise", "guidance")
         self.watch.watch(torch.Tensor, "backward", "backward")

@@ -88,38 +88,29 @@ class FastSourceView(SourceView):
         values = self.values
         if len(self.index) > 0:
             values = values.with_rays(self.index, self._march(head))
-        view, generator = self._as_images(values), self.edited.generator
-        features, scores = view.feature_image, view.segmentation_raw
+        view = seen = self._as_images(values)
         if not with_segmentation_gradient:
-            scores = scores.detach()
-        return RenderOutput(
-            image=self.enlarge_image(generator.superresolution, "image", features[:, :3], features),
-            image_raw=features[:, :3],
-            segmentation=self.enlarge_image(
-                generator.segmentation_superresolution, "segmentation", scores, features.detach()
-            ),
-            segmentation_raw=view.segmentation_raw,
-            depth=view.depth,
-            opacity=view.opacity,
-            normals=view.normals,
-        )
+            seen = dataclasses.replace(view, segmentation_raw=view.segmentation_raw.detach())
+        generator, ws = self.edited.generator, self.edited.source_ws
+        output = generator.superresolve(seen, ws, enlarge=self.enlarge)
+        return dataclasses.replace(output, segmentation_raw=view.segmentation_raw)
 
-    def enlarge_image(
+    def enlarge(
         self,
         network: SuperResolution,
-        name: str,
         image_raw: Tensor,  # [1, C, h, w]
         features: Tensor,  # [1, F, h, w]
+        ws: Tensor,  # [1, L, w_dim]
     ) -> Tensor:  # [1, C, H, W]
-        """Super-resolve the picture of a name in `RenderOutput` as far as it can change."""
-        ws = self.edited.source_ws
+        """Super-resolve as far as the edit can change; the rest is the source's."""
+        is_image = network is self.edited.generator.superresolution
+        whole = self._whole.image if is_image else self._whole.segmentation
         if len(self.index) == 0:
-            return getattr(self._whole, name)
+            return whole
         window = find_window(network, self.index, features.shape[-1])
         if window is None:
             return network(image_raw, features, ws)
-        part = enlarge_window(network, window, image_raw, features, ws)
-        return paste(getattr(self._whole, name), window, part)
+        return paste(whole, window, enlarge_window(network, window, image_raw, features, ws))
 
     def _march(self, head: FusedField) -> RayValues:
         """Return the edited head's values of the rays that the edit can reach."""
@@ -135,9 +126,9 @@ class FastSourceView(SourceView):
 
     def _render(self) -> RenderOutput:
         features = self._as_images(self.values).feature_image
-        network = self.edited.generator.superresolution
+        network, ws = self.edited.generator.superresolution, self.edited.source_ws
         # Computed as the edited head's is, so that pixels which do not change are equal.
-        image = self.enlarge_image(network, "image", features[:, :3], features)
+        image = self.enlarge(network, features[:, :3], features, ws)
         return dataclasses.replace(self._whole, image=image)
 
     @cached_property

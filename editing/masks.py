@@ -96,15 +96,8 @@ def edit_mask(
         dilation_pixels: Radius of the square by which the pixels grow.
     """
     members = torch.stack([is_member(label_map, class_ids) for label_map in label_maps])
-    return dilate_mask(members.any(dim=0).unsqueeze(1), dilation_pixels)
-
-
-def dilate_mask(
-    mask: Tensor,  # [B, 1, H, W] bool
-    radius: int,
-) -> Tensor:  # [B, 1, H, W] bool
-    """Grow a 2D mask by a square of side 2 * radius + 1."""
-    return F.max_pool2d(mask.float(), 2 * radius + 1, stride=1, padding=radius) > 0
+    mask, side = members.any(dim=0).unsqueeze(1).float(), 2 * dilation_pixels + 1
+    return F.max_pool2d(mask, side, stride=1, padding=dilation_pixels) > 0
 
 
 def _repainted_classes(

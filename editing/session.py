@@ -20,9 +20,10 @@ from editing.recipe import Recipe, save_edit
 from editing.regions import make_region
 from editing.report import write_report
 from mate3d.atomic import atomic_files
+from mate3d.generation.heads import HeadMaker
+from mate3d.generation.precision import Precision
 from mate3d.generator import Generator
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
-from mate3d.network.mapping import latents_from_seeds
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ def sample_portrait(
     """
     check_editable(generator)
     device, rig = next(generator.parameters()).device, generator.config.camera_rig
-    z = latents_from_seeds([seed], generator.config.z_dim).to(device)
-    ws = generator.map(z, rig.make_camera().to(device), truncation_psi=truncation_psi)
+    ws = HeadMaker(generator, Precision(device), truncation_psi).style(seed)
     camera = rig.make_camera(yaw, pitch).to(device)
     view = generator.synthesize(ws, camera)
     label_map = segmentation_to_label_map(view.segmentation)

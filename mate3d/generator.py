@@ -1,5 +1,6 @@
 """The main path: latent -> style vectors -> planes -> rendered field -> super-resolved image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -255,11 +256,20 @@ class Generator(nn.Module, PretrainedModel):
         *,
         detach_semantic_features: bool = True,
         exact: bool = True,
+        enlarge: Callable[..., Tensor] | None = None,
     ) -> RenderOutput:
-        """Turn a rendered field into full-size image and segmentation; see `render`."""
+        """Turn a rendered field into full-size image and segmentation; see `render`.
+
+        Args:
+            view: Seen through h * w rays.
+            ws: Style vectors.
+            detach_semantic_features: See `render`.
+            exact: See `render`.
+            enlarge: Replaces the call of a super-resolution; takes it and its inputs.
+        """
         if not exact:
             _check_no_gradients(ws)
-        enlarge = _call if exact else superresolve
+        enlarge = enlarge or (SuperResolution.__call__ if exact else superresolve)
         features = view.feature_image
         image_raw = features[:, :3]
         # First: where its noise is random, it must not depend on whether there is a segmentation.
@@ -323,10 +333,6 @@ class Generator(nn.Module, PretrainedModel):
 def _check_no_gradients(ws: Tensor) -> None:
     if torch.is_grad_enabled() and ws.requires_grad:
         raise ValueError("exact=False records no gradients, but the style vectors require them")
-
-
-def _call(network: nn.Module, *inputs: Tensor) -> Tensor:
-    return network(*inputs)
 
 
 def _make_decoder(config: GeneratorConfig, num_classes: int) -> SDFDecoder | DensityDecoder:

@@ -91,7 +91,7 @@ class _GroupedHeads(Function):
         result = features.new_empty(len(features), num_heads * num_outputs)
         hidden_layers = _HiddenLayers(features, first_weight, first_bias)
         for rows, scaled in hidden_layers.pieces():
-            hidden = hidden_layers.softplus(scaled).unflatten(0, (num_heads, -1))
+            hidden = hidden_layers.softplus(rows, scaled).unflatten(0, (num_heads, -1))
             values = torch.baddbmm(second_bias[..., None], second_weight, hidden)
             result[rows] = values.flatten(0, 1).t()
         return result
@@ -136,7 +136,7 @@ def _gradients(
     weight = first_weight if gain is None else first_weight * gain
     for rows, scaled in hidden_layers.pieces():
         piece = grad[rows].t().unflatten(0, (num_heads, num_outputs))
-        hidden, slope = hidden_layers.softplus_and_slope(scaled, with_value=needs_second)
+        hidden, slope = hidden_layers.softplus_and_slope(rows, scaled, with_value=needs_second)
         if needs_second:
             hidden = hidden.unflatten(0, (num_heads, width))
             if num_outputs == 1:
@@ -169,30 +169,31 @@ class _HiddenLayers:
     """
 
     def __init__(self, features: Tensor, weight: Tensor, bias: Tensor):
-        self._features = features
+        self._features, self._plain = features, (bias[:, None], weight)
         self._in_base_2 = features.device.type == "cpu" and features.dtype == torch.float32
-        scale = _LOG2_E if self._in_base_2 else 1.0
-        self._weight, self._bias = weight * scale, (bias * scale)[:, None]
+        self._scaled = self._plain
+        if self._in_base_2:
+            self._scaled = tuple(tensor * _LOG2_E for tensor in self._plain)
 
     def pieces(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows of the features and their scaled hidden layers."""
         step = _CHUNK_POINTS.get(self._features.device.type, _CHUNK_POINTS["cuda"])
         for first in range(0, len(self._features), step):
             rows = slice(first, first + step)
-            yield rows, torch.addmm(self._bias, self._weight, self._features[rows].t())
+            yield rows, self._hidden(rows, self._scaled)
 
-    def softplus(self, scaled: Tensor) -> Tensor:
-        """Return the activation; overwrites its argument."""
+    def softplus(self, rows: slice, scaled: Tensor) -> Tensor:
+        """Return the activation; overwrites the hidden layers."""
         if not self._is_safe(scaled):
-            return F.softplus(self._unscaled(scaled))
+            return F.softplus(self._hidden(rows, self._plain))
         return scaled.exp2_().add_(1).log_()
 
     def softplus_and_slope(
-        self, scaled: Tensor, *, with_value: bool
+        self, rows: slice, scaled: Tensor, *, with_value: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """Return the activation, if asked for, and its derivative; overwrites its argument."""
+        """Return the activation, if asked for, and its derivative; overwrites the hidden layers."""
         if not self._is_safe(scaled):
-            plain = self._unscaled(scaled)
+            plain = self._hidden(rows, self._plain)
             return F.softplus(plain) if with_value else None, torch.sigmoid(plain)
         power = scaled.exp2_()
         power_plus_1 = power + 1
@@ -202,5 +203,5 @@ class _HiddenLayers:
     def _is_safe(self, scaled: Tensor) -> bool:
         return self._in_base_2 and float(scaled.amax()) < _MAX_EXPONENT
 
-    def _unscaled(self, scaled: Tensor) -> Tensor:
-        return scaled / _LOG2_E if self._in_base_2 else scaled
+    def _hidden(self, rows: slice, layer: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.addmm(*layer, self._features[rows].t())
