@@ -54,8 +54,8 @@ def test_surfaces_are_soft_for_the_first_share_of_the_steps(tiny_generator, tiny
 
 
 def test_surfaces_that_are_soft_already_stay_as_they_are(tiny_generator, tiny_ws, camera):
-    own_beta = tiny_generator.decoder.beta.item()
-    for soft_beta, expected in ((own_beta / 2, None), (None, None), (2 * own_beta, 2 * own_beta)):
+    own = tiny_generator.decoder.beta.item()
+    for soft_beta, expected in ((own / 2, None), (None, None), (2 * own, 2 * own)):
         loop = make_loop(tiny_generator, tiny_ws, camera, None, with_options(soft_beta=soft_beta))
         assert loop.beta == expected
 
@@ -83,8 +83,7 @@ def test_only_the_learnable_part_changes(tiny_generator, tiny_ws, camera, fake_g
         for name, value in loop.edited.backbone.state_dict().items()
         if not torch.equal(value, before[f"backbone.{name}"])
     }
-    assert changed
-    assert all(name.startswith("blocks.b8.to_image") for name in changed)
+    assert changed and all(name.startswith("blocks.b8.to_image") for name in changed)
     assert set(loop.edited.edit_state()) >= {f"backbone.{name}" for name in changed}
 
 
@@ -104,9 +103,8 @@ def test_condition_is_the_edited_mask_the_sources_or_nothing(
     assert controls["updated"].shape == (1, 3, 32, 32)
     assert 0 <= controls["updated"].min() < controls["updated"].max() <= 1
     assert not torch.equal(controls["updated"], controls["fixed"])
-    source = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
     fake_guidance.controls.clear()
-    source.step(0.0)
+    make_loop(tiny_generator, tiny_ws, camera, fake_guidance).step(0.0)
     assert torch.equal(fake_guidance.controls[0], controls["fixed"])
 
 
@@ -155,15 +153,12 @@ def test_a_loss_that_is_not_finite_keeps_the_step_before(
     tiny_generator, tiny_ws, camera, fake_guidance, caplog
 ):
     loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
+    assert len(loop.run(lambda: True)) == 1  # A stop finishes the step.
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
     loop.pixel_weights = loop.pixel_weights * float("nan")
     assert loop.run() == []
     assert torch.equal(loop.edited.ws, tiny_ws)
     assert "not finite" in caplog.text
-
-
-def test_a_stop_finishes_the_step(tiny_generator, tiny_ws, camera, fake_guidance):
-    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
-    assert len(loop.run(lambda: True)) == 1
 
 
 @pytest.mark.parametrize(

@@ -58,22 +58,22 @@ def test_run_trains_every_network_and_writes_its_outputs(make_trainer, tmp_path)
     assert "images seen: 8" in (tmp_path / "run" / "checkpoint" / "card.md").read_text()
 
 
-def test_ten_and_ten_steps_are_bit_for_bit_twenty(make_trainer, tiny_settings, tmp_path):
+def test_six_and_six_steps_are_bit_for_bit_twelve(make_trainer, tiny_settings, tmp_path):
     settings = replace(
-        with_loop(tiny_settings, total_kimg=0.04, tick_kimg=0.02, snapshot_ticks=1),
+        with_loop(tiny_settings, total_kimg=0.024, tick_kimg=0.012, snapshot_ticks=1),
         augment=AugmentSettings(mode="adaptive", probability=0.3, interval=2, ramp_kimg=0.1),
         schedule=replace(
-            tiny_settings.schedule, style_mixing_probability=0.5, pose_swap_fade_kimg=0.02
+            tiny_settings.schedule, style_mixing_probability=0.5, pose_swap_fade_kimg=0.012
         ),
     )
     trainer, whole = make_trainer(tmp_path / "whole", settings)
     trainer.run()
-    assert whole.iteration == 20
-    make_trainer(tmp_path / "parts", with_loop(settings, total_kimg=0.02))[0].run()
+    assert whole.iteration == 12
+    make_trainer(tmp_path / "parts", with_loop(settings, total_kimg=0.012))[0].run()
     torch.manual_seed(123)
     trainer, resumed = make_trainer(tmp_path / "parts", settings)
     load_state(tmp_path / "parts" / STATE_FILE, resumed)
-    assert resumed.iteration == 10
+    assert resumed.iteration == 6
     assert trainer.run()
     assert read_stats(tmp_path / "parts") == read_stats(tmp_path / "whole")
     probabilities = [record["Augment/probability"] for record in read_stats(tmp_path / "whole")]

@@ -5,11 +5,7 @@ import torch
 from torch import Tensor
 
 from mate3d.network import grouped_heads as module
-from mate3d.network.grouped_heads import (
-    evaluate_heads,
-    grouped_heads,
-    grouped_heads_reference,
-)
+from mate3d.network.grouped_heads import evaluate_heads, grouped_heads, grouped_heads_reference
 from mate3d.network.sdf_decoder import make_head
 
 
@@ -70,14 +66,6 @@ def test_hidden_layers_are_not_kept():
     assert sorted(shapes) == sorted(argument.shape for argument in arguments)
 
 
-def test_heads_with_different_outputs_are_evaluated_in_order():
-    torch.manual_seed(0)
-    heads = [make_head(3, 5, num_outputs) for num_outputs in (4, 1, 1)]
-    features = torch.randn(2, 9, 3)
-    expected = torch.cat([head(features) for head in heads], dim=-1)
-    torch.testing.assert_close(evaluate_heads(heads, features), expected)
-
-
 def test_autocast_leaves_distances_in_single_precision():
     arguments = make_arguments()
     with torch.autocast("cpu", torch.bfloat16):
@@ -85,3 +73,30 @@ def test_autocast_leaves_distances_in_single_precision():
         half = grouped_heads(arguments[0].bfloat16(), *arguments[1:])
     assert found.dtype == half.dtype == torch.float32
     torch.testing.assert_close(found, grouped_heads_reference(*arguments))
+
+
+@pytest.fixture
+def heads():
+    torch.manual_seed(0)
+    return [make_head(4, 8, size) for size in (1, 1, 3, 1)]
+
+
+def expected_values(heads, features):
+    return torch.cat([head(features) for head in heads], dim=-1)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 4), (5, 4), (1, 0, 4)])
+def test_all_outputs_are_those_of_the_heads_one_by_one(heads, shape):
+    features = torch.randn(shape, requires_grad=True)
+    values = evaluate_heads(heads, features)
+    assert values.shape == (*shape[:-1], 6) and values.requires_grad
+    torch.testing.assert_close(values, expected_values(heads, features))
+
+
+@pytest.mark.parametrize("size", [20.0, 1000.0, 1e6])
+def test_hidden_values_of_any_size_stay_finite_and_right(heads, size):
+    features = torch.randn(1, 50, 4) * size
+    with torch.no_grad():
+        values = evaluate_heads(heads, features)
+        expected = expected_values(heads, features)
+    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-4)

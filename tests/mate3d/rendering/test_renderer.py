@@ -53,30 +53,23 @@ def test_what_shines_through_is_the_background():
 
 
 def test_importance_bins_of_the_lineage_sample_nearer_than_the_surface():
-    origins, directions = sample_rays(make_camera(0.0), 1)
-    field, errors = SphereField(), {}
+    rays, near_surface = sample_rays(make_camera(0.0), 1), {}
     for bins in ("intervals", "legacy_midpoints"):
         config = RenderingConfig(2.3, 3.1, 24, 64, importance_bins=bins)
-        view = render_field(field, origins, directions, config, with_samples=True)
-        near_surface = (view.samples.sdf.abs() < 0.02).sum()
-        errors[bins] = near_surface.item()
-    assert errors["intervals"] > errors["legacy_midpoints"]
+        samples = render_field(SphereField(), *rays, config, with_samples=True).samples
+        near_surface[bins] = (samples.sdf.abs() < 0.02).sum()
+    assert near_surface["intervals"] > near_surface["legacy_midpoints"]
 
 
 def test_random_draws_repeat_with_their_generator_and_differ_without():
-    camera = make_camera(0.1)
-    views = [
-        render_ball(
-            camera,
-            resolution=4,
-            with_samples=True,
-            draws=DepthDraws(mode="random", generator=torch.Generator().manual_seed(seed)),
-        ).samples.depths
-        for seed in (1, 1, 2)
-    ]
-    assert torch.equal(views[0], views[1])
-    assert not torch.equal(views[0], views[2])
-    assert (views[0].diff(dim=2) >= 0).all()
+    def depths(seed):
+        draws = DepthDraws(mode="random", generator=torch.Generator().manual_seed(seed))
+        view = render_ball(make_camera(0.1), resolution=4, with_samples=True, draws=draws)
+        return view.samples.depths
+
+    assert torch.equal(depths(1), depths(1))
+    assert not torch.equal(depths(1), depths(2))
+    assert (depths(1).diff(dim=2) >= 0).all()
 
 
 def test_weights_are_non_negative_and_sum_to_at_most_one():
@@ -99,8 +92,6 @@ def test_composite_is_the_mean_of_interval_ends_times_weight():
     values, weights = torch.randn(2, 3, 6, 4), torch.rand(2, 3, 5, 1)
     middle = (values[:, :, 1:] + values[:, :, :-1]) / 2
     torch.testing.assert_close(composite(values, weights), (middle * weights).sum(dim=2))
-
-
-def test_depth_of_an_empty_ray_is_the_farthest():
+    # The depth of an empty ray is the farthest.
     depths = torch.linspace(1, 2, 5).view(1, 1, -1, 1)
     assert expected_depth(depths, torch.zeros(1, 1, 4, 1)).item() == 2.0
