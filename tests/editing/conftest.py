@@ -1,25 +1,18 @@
 """A tiny random generator, a tiny random prior on disk, and a fake noise predictor."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    StableDiffusionControlNetPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import StableDiffusionControlNetPipeline
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from editing.guidance.base import PromptEmbeds
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.rendering.renderer import RenderingConfig
+from training.prior.models import PriorArchitecture, make_pipeline, make_tiny_networks
 
 TINY_CONFIG = GeneratorConfig(
     label_set="catmask_hq",
@@ -78,71 +71,35 @@ def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _write_tokenizer(folder: Path) -> CLIPTokenizer:
-    folder.mkdir(parents=True)
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = letters + [f"{letter}</w>" for letter in letters]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8)
-
-
-def make_tiny_pipeline(folder: Path) -> StableDiffusionControlNetPipeline:
+def make_tiny_pipeline() -> StableDiffusionControlNetPipeline:
     """Build a 32 px Stable Diffusion with ControlNet of random weights."""
     torch.manual_seed(0)
-    tokenizer = _write_tokenizer(folder / "vocabulary")
-    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
-    text_config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        **{name: getattr(tokenizer, name) for name in ends},
+    architecture = PriorArchitecture(
+        vae_channels=(4, 4, 8),
+        vocabulary_size=0,
+        max_tokens=8,
+        text_width=16,
+        text_layers=1,
+        unet_channels=(8, 16),
+        attention_levels=(True, False),
+        attention_heads=2,
+        norm_groups=2,
+        control_channels=(4, 8, 8),
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(4, 4, 8),
-        layers_per_block=1,
-        norm_num_groups=2,
-        sample_size=32,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        cross_attention_dim=16,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8))
-    for parameter in controlnet.parameters():
+    networks = make_tiny_networks(architecture, ["a cat"], resolution=32)
+    networks.vae.register_to_config(scaling_factor=0.18215)
+    for parameter in networks.controlnet.parameters():
         # ControlNets start at zero, which would hide a condition that is not used.
         torch.nn.init.normal_(parameter, std=0.1)
-    return StableDiffusionControlNetPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text_config),
-        tokenizer=tokenizer,
-        unet=unet,
-        controlnet=controlnet,
-        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return make_pipeline(networks)
 
 
 @pytest.fixture(scope="session")
 def prior_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny prior in diffusers' directory format."""
     folder = tmp_path_factory.mktemp("prior")
-    make_tiny_pipeline(folder).save_pretrained(folder / "prior")
-    return folder / "prior"
+    make_tiny_pipeline().save_pretrained(folder)
+    return folder
 
 
 class FakeGuidance:

@@ -16,10 +16,8 @@ def guidance(prior_folder):
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    pipeline = make_tiny_pipeline(tmp_path_factory.mktemp("pipeline"))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipeline():
+    return make_tiny_pipeline()
 
 
 def make_inputs():

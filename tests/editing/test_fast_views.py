@@ -104,23 +104,10 @@ def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_
     assert not torch.equal(exact.image, exact_source.image)
 
 
-def test_rays_out_of_reach_show_the_sources_pixels_bit_for_bit(tiny_generator, tiny_ws):
-    edited = make_edited(tiny_generator, tiny_ws, painted_region())
-    source = view_source(edited, PAINTED_VIEW, exact=False)
-    view = source.fused(edited.fused_field())
-    is_reached = torch.zeros(256, dtype=torch.bool)
-    is_reached[source.index] = True
-    assert 0 < is_reached.float().mean() < 0.5
-    is_same = (view.image_raw == source.output.image_raw).all(dim=1).flatten()
-    assert is_same[~is_reached].all()
-    assert not is_same[is_reached].all()
-    # The lower right corner is farther from the painted square than super-resolution looks.
-    assert torch.equal(view.image[..., 28:, 28:], source.output.image[..., 28:, 28:])
-
-
-def test_the_copy_is_asked_at_reachable_points_only(tiny_generator, tiny_ws, monkeypatch):
-    asked = []
-    ask = FusedField._edited_class_sdf
+def test_rays_out_of_reach_show_the_sources_pixels_bit_for_bit(
+    tiny_generator, tiny_ws, monkeypatch
+):
+    asked, ask = [], FusedField._edited_class_sdf
 
     def spy(field, points):
         asked.append(points.shape[1])
@@ -128,9 +115,17 @@ def test_the_copy_is_asked_at_reachable_points_only(tiny_generator, tiny_ws, mon
 
     monkeypatch.setattr(FusedField, "_edited_class_sdf", spy)
     edited = make_edited(tiny_generator, tiny_ws, painted_region())
-    view_source(edited, PAINTED_VIEW, exact=False).fused(edited.fused_field())
+    source = view_source(edited, PAINTED_VIEW, exact=False)
+    view = source.fused(edited.fused_field())
     num_samples = 16 * 16 * (8 + 8)
     assert 0 < sum(asked) < 0.5 * num_samples
+    is_reached = torch.zeros(256, dtype=torch.bool)
+    is_reached[source.index] = True
+    assert 0 < is_reached.float().mean() < 0.5
+    is_same = (view.image_raw == source.output.image_raw).all(dim=1).flatten()
+    assert is_same[~is_reached].all() and not is_same[is_reached].all()
+    # The lower right corner is farther from the painted square than super-resolution looks.
+    assert torch.equal(view.image[..., 28:, 28:], source.output.image[..., 28:, 28:])
 
 
 def test_an_edit_without_reach_shows_the_source(tiny_generator, tiny_ws):

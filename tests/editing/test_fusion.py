@@ -33,14 +33,6 @@ def test_fusion_with_empty_region_returns_source_bit_for_bit(tiny_generator, tin
     torch.testing.assert_close(fused.normals, source.normals)  # here autograd, there closed form
 
 
-def test_fusion_everywhere_returns_the_copy(tiny_generator, tiny_ws, camera):
-    edited = make_edited(tiny_generator, tiny_ws, everywhere)
-    fused = edited.render(edited.fused_field(), camera)
-    alone = edited.render(edited.edited_field(), camera)
-    torch.testing.assert_close(fused.image, alone.image)
-    assert (fused.image - edited.render(edited.source_field(), camera).image).abs().max() > 0.01
-
-
 def test_samples_outside_a_region_are_the_sources_bit_for_bit(tiny_generator, tiny_ws):
     edited = make_edited(tiny_generator, tiny_ws, half_space)
     points = random_points()
