@@ -6,7 +6,7 @@
 Exact is the straightforward step: both views and the source's beside the second are rendered
 whole at each step, the copy is asked at every sample, normals are differentiated twice by autograd;
 the source's planes and its picture at the painted view are kept, as they always were, and what is
-faster in the generator itself (decoder heads, look-ups) serves both. Fast is `edit.exact=false`.
+faster in the generator itself (MLPs, look-ups) serves both. Fast is `edit.exact=false`.
 Both start each step from the same weights and draws, in one warm process and taking turns, and
 their losses are compared; medians are over all steps of all runs. Parts exclude each other:
 superresolution is not counted as render. Peak memory is that of a process of its own for each, of
@@ -282,12 +282,12 @@ class Comparison:
 
     @torch.no_grad()
     def _final_view(self, loop: EditLoop) -> float:
-        head = loop.edited.fused_field()
+        field = loop.edited.fused_field()
         self.watch.seconds.clear()
         with self.watch.part("other"):
             camera, exact = self.case.portrait.camera, loop.options.exact
             source = view_source(loop.edited, camera, exact=exact)
-            source.fused(head)
+            source.fused(field)
             _ = source.output  # rendered when asked for
         return sum(self.watch.seconds.values())
 

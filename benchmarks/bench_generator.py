@@ -73,7 +73,7 @@ def make_generator(preset: str, device: torch.device) -> Generator:
 
 
 def _read_ball_from_first_channel(generator: Generator) -> None:
-    """Make the global head an affine function of the first shape feature."""
+    """Make the global SDF an affine function of the first shape feature."""
     first, last = generator.decoder.sdf_head[0], generator.decoder.sdf_head[2]
     for layer in (first, last):
         layer.weight.zero_()
@@ -134,8 +134,8 @@ def synthesize(
     generator: Generator, ws: Tensor, camera: Tensor, side: int, *, exact: bool
 ) -> RenderOutput:
     """Make an image and its segmentation."""
-    head = generator.make_field(ws, make_planes(generator, ws, exact=exact))
-    return generator.render(head, ws, camera, neural_rendering_resolution=side, exact=exact)
+    field = generator.make_field(ws, make_planes(generator, ws, exact=exact))
+    return generator.render(field, ws, camera, neural_rendering_resolution=side, exact=exact)
 
 
 def time_parts(generator: Generator, ws: Tensor, camera: Tensor, side: int) -> dict[str, float]:
@@ -144,11 +144,11 @@ def time_parts(generator: Generator, ws: Tensor, camera: Tensor, side: int) -> d
     watches = {name: Stopwatch(ws.device) for name in names}
     with watches["planes"]:
         planes = make_planes(generator, ws, exact=False)
-    head = TimedField(
+    field = TimedField(
         generator.make_field(ws, planes), watches["distances"], watches["colors_and_classes"]
     )
     with watches["rendering"]:
-        view = render_field_fast(head, *sample_rays(camera, side), generator.config.rendering)
+        view = render_field_fast(field, *sample_rays(camera, side), generator.config.rendering)
     features = view.feature_image
     with watches["image"]:
         superresolve(generator.superresolution, features[:, :3], features, ws)

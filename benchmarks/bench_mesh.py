@@ -36,10 +36,10 @@ def measure(folder: str, device: str, resolution: int, evaluation: str) -> dict[
     camera = generator.config.camera_rig.make_camera().to(device)
     latent = latents_from_seeds([0], generator.config.z_dim).to(device)
     with torch.no_grad():
-        head = generator.make_field(generator.map(latent, camera))
+        field = generator.make_field(generator.map(latent, camera))
     peak_before = peak_memory_gib()
     start, processor_start = time.perf_counter(), time.process_time()
-    mesh = extract_mesh(head, generator.config.box_size, resolution, evaluation=evaluation)
+    mesh = extract_mesh(field, generator.config.box_size, resolution, evaluation=evaluation)
     return {
         "resolution": resolution,
         "evaluation": evaluation,

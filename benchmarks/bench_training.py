@@ -7,7 +7,7 @@ discriminator and image-and-mask discriminator, each with its Adam update of rat
 variants and runs have the same weights. The lazy steps, R1 and density smoothness, are timed apart.
 Every variant runs in a process of its own, on the same weights and the same random numbers:
 
-    exact    every head by itself and kept for autograd, double backward for the eikonal term, all
+    exact    every MLP by itself and kept for autograd, double backward for the eikonal term, all
              samples, all pictures with segmentation
     fast     what training runs with loss=released: as exact up to rounding
     subset   the same with loss.eikonal_points=16384, the default
@@ -107,7 +107,7 @@ class Case:
 
 @dataclass(frozen=True)
 class AutogradField:
-    """A head whose heads run one by one and leave every derivative to autograd."""
+    """A field whose MLPs run one by one and leave every derivative to autograd."""
 
     field: TriPlaneField
 
@@ -125,7 +125,7 @@ class AutogradField:
         """See `Field`."""
         decoder = self.field.decoder
         texture, shape = self.field.plane_features(points)
-        class_sdf = torch.cat([head(shape) for head in decoder.class_heads], dim=-1)
+        class_sdf = torch.cat([mlp(shape) for mlp in decoder.class_heads], dim=-1)
         return FieldSamples(
             widened_sigmoid(decoder.color_head(texture)), decoder.sdf_head(shape), class_sdf
         )
@@ -169,10 +169,10 @@ def make_networks(case: Case, variant: str) -> Networks:
     kind = ExactGenerator if variant == "exact" else Generator
     generator = kind(generator_config)
     with torch.no_grad():
-        for head in (generator.decoder.sdf_head, *generator.decoder.class_heads):
+        for mlp in (generator.decoder.sdf_head, *generator.decoder.class_heads):
             # Softplus of small numbers is about 0.8.
-            head[2].weight *= 0.2
-            head[2].bias.copy_(-0.8 * head[2].scaled_weight().sum(dim=1))
+            mlp[2].weight *= 0.2
+            mlp[2].bias.copy_(-0.8 * mlp[2].scaled_weight().sum(dim=1))
     num_classes = generator.label_set.num_classes
     networks = Networks(
         generator,

@@ -83,7 +83,7 @@ class EditedGenerator(nn.Module):
 
     def render(
         self,
-        head: Field,
+        field: Field,
         camera: Tensor,  # [1, 25]
         *,
         with_normals: bool = False,
@@ -95,7 +95,7 @@ class EditedGenerator(nn.Module):
         moves the surface, not only the labels.
         """
         return self.generator.render(
-            head,
+            field,
             self.source_ws,
             camera,
             with_normals=with_normals,

@@ -83,11 +83,11 @@ class FastSourceView(SourceView):
         self.distances = distances[:, self.index]
         self.values = self.marcher.march(probe, parts, with_normals=with_normals)
 
-    def fused(self, head: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
+    def fused(self, field: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
         """See `SourceView`."""
         values = self.values
         if len(self.index) > 0:
-            values = values.with_rays(self.index, self._march(head))
+            values = values.with_rays(self.index, self._march(field))
         view = seen = self._as_images(values)
         if not with_segmentation_gradient:
             seen = dataclasses.replace(view, segmentation_raw=view.segmentation_raw.detach())
@@ -112,9 +112,9 @@ class FastSourceView(SourceView):
             return network(image_raw, features, ws)
         return paste(whole, window, enlarge_window(network, window, image_raw, features, ws))
 
-    def _march(self, head: FusedField) -> RayValues:
+    def _march(self, field: FusedField) -> RayValues:
         """Return the edited head's values of the rays that the edit can reach."""
-        probe, marcher, points = FusedProbe(head), self.marcher, self.rays.points(self.depths)
+        probe, marcher, points = FusedProbe(field), self.marcher, self.rays.points(self.depths)
         sdf, state = probe.begin_from(points, self.distances.flatten(1, 2))
         coarse = ProbedSamples(self.depths, points, sdf.view(self.depths.shape), state)
         uniforms = marcher.fine_uniforms(self.rays, _FIXED)

@@ -99,11 +99,11 @@ class EditLoop:
         if self.beta is not None and progress >= self.options.soft_share:
             self.beta = None
             self.source_view = self._view_source(self.target.camera)
-        head = self.edited.fused_field()
-        terms = self._painted_view_terms(head)
-        for name, value in self._random_view_terms(head, progress).items():
+        field = self.edited.fused_field()
+        terms = self._painted_view_terms(field)
+        for name, value in self._random_view_terms(field, progress).items():
             terms[name] = terms[name] + value if name in terms else value
-        terms |= self._volume_terms(head)
+        terms |= self._volume_terms(field)
         weights = self.options.weights
         total = sum(getattr(weights, name) * value for name, value in terms.items())
         # An edit whose region is still empty has no gradient.
@@ -127,13 +127,13 @@ class EditLoop:
             groups.append({"params": [edited.plane_offset], "lr": options.plane_lr})
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
-    def _painted_view_terms(self, head: FusedField) -> dict[str, Tensor]:
+    def _painted_view_terms(self, field: FusedField) -> dict[str, Tensor]:
         weights, target = self.options.weights, self.target
         if not (weights.mask or weights.mask_raw or weights.preservation):
             return {}
         source = self.source_view
         is_compared = bool(weights.mask) and self.options.mask_loss == "classes"
-        view = source.fused(head, with_segmentation_gradient=is_compared)
+        view = source.fused(field, with_segmentation_gradient=is_compared)
         terms = self._mask_terms(view)
         if weights.preservation:
             label_map = segmentation_to_label_map(view.segmentation)
@@ -157,13 +157,13 @@ class EditLoop:
             if getattr(weights, name)
         }
 
-    def _random_view_terms(self, head: FusedField, progress: float) -> dict[str, Tensor]:
+    def _random_view_terms(self, field: FusedField, progress: float) -> dict[str, Tensor]:
         options = self.options
         if not options.weights.distillation:
             return {}
         blend = options.distillation.blend
         source = self._view_source(self._draw_camera(), with_normals=blend != "image")
-        view = source.fused(head, with_segmentation_gradient=False)
+        view = source.fused(field, with_segmentation_gradient=False)
         terms = {}
         if options.weights.preservation:
             label_map = segmentation_to_label_map(view.segmentation)
@@ -183,22 +183,22 @@ class EditLoop:
         ).loss
         return terms
 
-    def _volume_terms(self, head: FusedField) -> dict[str, Tensor]:
+    def _volume_terms(self, field: FusedField) -> dict[str, Tensor]:
         weights = self.options.weights
         if not (weights.feature_preservation or weights.eikonal or weights.sdf_consistency):
             return {}
         points = torch.rand((self.options.num_geometry_points, 3), generator=self.generator) - 0.5
         points = (points * self.edited.generator.config.box_size).to(self.edited.source_ws)
-        is_inside = head.share(points[None])[0, :, 0] > 0
+        is_inside = field.share(points[None])[0, :, 0] > 0
         inside, outside = points[None, is_inside], points[None, ~is_inside]
         terms = {}
         if weights.feature_preservation and outside.numel():
             terms["feature_preservation"] = losses.feature_preservation_loss(
-                head.source, head.edited, outside
+                field.source, field.edited, outside
             )
         if (weights.eikonal or weights.sdf_consistency) and inside.numel():
             terms |= losses.geometry_losses(
-                head.edited,
+                field.edited,
                 inside,
                 with_eikonal=bool(weights.eikonal),
                 with_consistency=bool(weights.sdf_consistency),

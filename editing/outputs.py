@@ -55,11 +55,11 @@ def render_views(
     exact: bool,
 ) -> tuple[ViewPair, list[ViewPair]]:
     """Render source and edited head from the painted view, with normals, and all around."""
-    head = edited.fused_field()
+    field = edited.fused_field()
 
     def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
         source = view_source(edited, camera, exact=exact, with_normals=with_normals)
-        return ViewPair(source=source.output, edited=source.fused(head))
+        return ViewPair(source=source.output, edited=source.fused(field))
 
     rig = edited.generator.config.camera_rig
     cameras = [rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
@@ -114,11 +114,11 @@ def write_orbit(
     path: Path, edited: EditedGenerator, *, num_frames: int, fps: int, exact: bool
 ) -> None:
     """Write a video of the edited head from cameras on a closed ellipse around the front."""
-    head, rig = edited.fused_field(), edited.generator.config.camera_rig
+    field, rig = edited.fused_field(), edited.generator.config.camera_rig
 
     def frame(yaw: float, pitch: float) -> np.ndarray:
         camera = rig.make_camera(yaw, pitch).to(edited.source_ws)
-        view = view_source(edited, camera, exact=exact).fused(head)
+        view = view_source(edited, camera, exact=exact).fused(field)
         return to_uint8(enlarge_for_video(view.image)[0])
 
     angles = orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH)

@@ -68,15 +68,15 @@ class SourceView:
         """Its mask."""
         return segmentation_to_label_map(self.output.segmentation)
 
-    def fused(self, head: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
+    def fused(self, field: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
         """Render the edited head, as sharp as the source.
 
         Args:
-            head: Source and learnable copy fused.
+            field: Source and learnable copy fused.
             with_segmentation_gradient: Whether a loss will be taken of `segmentation`; here its
                 gradients are recorded in either case.
         """
-        seen = soften(head, self.beta)
+        seen = soften(field, self.beta)
         return self.edited.render(seen, self.camera, with_normals=self.with_normals)
 
     def _render(self) -> RenderOutput:

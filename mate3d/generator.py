@@ -186,7 +186,7 @@ class Generator(nn.Module, PretrainedModel):
 
     def render(
         self,
-        head: Field,
+        field: Field,
         ws: Tensor,  # [B, L, w_dim]
         camera: Tensor,  # [B, 25]
         *,
@@ -203,7 +203,7 @@ class Generator(nn.Module, PretrainedModel):
         """Render a field and super-resolve it.
 
         Args:
-            head: This generator's field, a fusion of fields, or any other with as many features.
+            field: This generator's field, a fusion of fields, or any other with as many features.
             ws: Style vectors of the super-resolution.
             camera: Viewpoints.
             neural_rendering_resolution: Side of the raw render; None is the configured one.
@@ -234,7 +234,7 @@ class Generator(nn.Module, PretrainedModel):
         }
         if exact:
             view = render_field(
-                head,
+                field,
                 *rays,
                 self.config.rendering,
                 **options,
@@ -244,7 +244,7 @@ class Generator(nn.Module, PretrainedModel):
         else:
             if with_samples:
                 raise ValueError("exact=False does not evaluate every sample; with_samples does")
-            view = render_field_fast(head, *rays, self.config.rendering, **options)
+            view = render_field_fast(field, *rays, self.config.rendering, **options)
         return self.superresolve(
             view, ws, detach_semantic_features=detach_semantic_features, exact=exact
         )

@@ -32,15 +32,15 @@ class GeneratorConfig:
         channel_base: Backbone channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
         backbone_clamp: Limit of the backbone's activations; None is none.
-        hidden_width: Hidden width of every decoder head.
+        hidden_width: Hidden width of every MLP of the decoder.
         num_features: Rendered colour features.
         geometry: "sdf" decodes signed distances; "density" decodes a raw density as EG3D does,
             shown as a pseudo distance (see `DensityDecoder`), and needs the rendering's
             density_activation "softplus_shifted".
         plane_branches: "dual" makes a tri-plane for texture and one for shape; "single" makes one
             for both, as EG3D does.
-        with_local_sdfs: Decode a signed distance a class, each by a head of its own. False decodes
-            the logits of all classes by one head, as a semantic field without shapes: `class_sdf`
+        with_local_sdfs: Decode a signed distance a class, each by an MLP of its own. False decodes
+            the logits of all classes by one MLP, as a semantic field without shapes: `class_sdf`
             then holds pseudo distances, -logit, which need semantic_sharpness 1.
         density_level: Raw density of the surface; only read for geometry "density".
         box_size: Side of the cube that the planes span, world units.

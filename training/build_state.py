@@ -20,7 +20,7 @@ from training.optimization.ema import make_average
 from training.optimization.precision import TrainingPrecision
 from training.parts import BatchParts
 from training.settings import TrainingSettings
-from training.stages import SphereInitialization, Stage
+from training.stages import InitialStage, SphereInitialization
 from training.start.init_from import InitSource, initialize_networks
 from training.start.warm_start import WarmStart, WarmStartConfig
 from training.state import TrainingState
@@ -210,7 +210,7 @@ def _build_stages(
     stage_settings: StageSettings,
     cameras: Tensor,  # [N, 25]
     parts: BatchParts,
-) -> tuple[Stage, ...]:
+) -> tuple[InitialStage, ...]:
     stages = []
     if stage_settings.sphere_init_steps > 0:
         sphere = SphereInitialization(
@@ -220,10 +220,12 @@ def _build_stages(
             settings,
             parts,
         )
-        stages.append(Stage("sphere_init", parts.batch_size, sphere))
+        stages.append(InitialStage("sphere_init", parts.batch_size, sphere))
     if stage_settings.warm_start == "procedural":
         config = stage_settings.warm_start_config
-        stages.append(Stage("warm_start", config.batch_size, WarmStart(networks.generator, config)))
+        stages.append(
+            InitialStage("warm_start", config.batch_size, WarmStart(networks.generator, config))
+        )
     elif stage_settings.warm_start != "none":
         raise UserError(f"train.warm_start={stage_settings.warm_start}; use none or procedural")
     return tuple(stages)

@@ -19,7 +19,7 @@ from training.step_inputs import RealBatch, StepContext
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """A step of the iteration.
 
     Args:
@@ -52,8 +52,8 @@ class Step:
 
 # Main steps always, lazy regularisers at their intervals (spec 8.1), in this order.
 STEPS = (
-    Step("generator", Occasion.GENERATOR, steps.generator_step, ("latents",)),
-    Step(
+    TrainingStep("generator", Occasion.GENERATOR, steps.generator_step, ("latents",)),
+    TrainingStep(
         "generator",
         Occasion.DENSITY,
         steps.density_step,
@@ -61,14 +61,14 @@ STEPS = (
         weights=("density_smoothness",),
         interval="generator_reg_interval",
     ),
-    Step(
+    TrainingStep(
         "discriminator",
         Occasion.DISCRIMINATOR,
         steps.discriminator_step,
         ("latents", "real"),
         moves_average=True,
     ),
-    Step(
+    TrainingStep(
         "discriminator",
         Occasion.R1,
         steps.r1_step,
@@ -76,7 +76,7 @@ STEPS = (
         weights=("r1_gamma",),
         interval="discriminator_reg_interval",
     ),
-    Step(
+    TrainingStep(
         "semantic_discriminator",
         Occasion.SEMANTIC_DISCRIMINATOR,
         steps.semantic_discriminator_step,
@@ -84,7 +84,7 @@ STEPS = (
         weights=("semantic_adversarial",),
         moves_average=True,
     ),
-    Step(
+    TrainingStep(
         "semantic_discriminator",
         Occasion.SEMANTIC_R1,
         steps.semantic_r1_step,
@@ -137,7 +137,7 @@ def adversarial_iteration(
 
 
 def _train_in_parts(
-    step: Step, state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
+    step: TrainingStep, state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
 ) -> dict[str, Tensor]:
     """Add up the gradients of all parts, then update one network."""
     parts, w_avg = inputs.parts, state.networks.generator.mapping.w_avg
@@ -160,7 +160,7 @@ def _train_in_parts(
 
 
 def _take(
-    step: Step,
+    step: TrainingStep,
     number: int,
     state: TrainingState,
     inputs: IterationInputs,

@@ -36,7 +36,7 @@ from training.run_folder.events import log_event
 from training.run_folder.monitor import Monitor
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
-from training.stages import Stage
+from training.stages import InitialStage
 from training.state import STATE_FILE, TrainingState, find_non_finite, save_state
 from training.step_inputs import RealBatch
 
@@ -294,7 +294,7 @@ class Trainer:
             log_event(self._run_folder, kind, self._state.images_seen, reason)
 
 
-def _stage_step(stage: Stage, state: TrainingState) -> dict[str, Tensor | float]:
+def _stage_step(stage: InitialStage, state: TrainingState) -> dict[str, Tensor | float]:
     generator = state.networks.generator.requires_grad_(True)
     values = stage.runner.step()
     generator.requires_grad_(False)

@@ -35,7 +35,7 @@ class StageRunner(Protocol):
 
 
 @dataclass(frozen=True)
-class Stage:
+class InitialStage:
     """A stage as the loop sees it.
 
     Args:

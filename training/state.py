@@ -17,7 +17,7 @@ from mate3d.atomic import atomic_files
 from mate3d.checkpoints.storage import config_to_dict, load_document, save_document
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from training.stages import Stage
+from training.stages import InitialStage
 from training.step_inputs import Networks
 
 STATE_FILE = "training_state.pt"
@@ -74,7 +74,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler = field(
         default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
     )
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[InitialStage, ...] = ()
     extra: dict[str, HasStateDict] = field(default_factory=dict)
     data: dict[str, int] = field(default_factory=dict)
     images_seen: int = 0

@@ -45,14 +45,14 @@ def measure_against_truth(
         cats = CAT.field(CAT.parameters_from_direction(zs))
         truth = render_analytic(cats, cameras, generator.config.resolution)
         ws = generator.map(zs, cameras)
-        head = generator.make_field(ws, exact=False)
-        view = generator.render(head, ws, cameras, exact=False)
+        field = generator.make_field(ws, exact=False)
+        view = generator.render(field, ws, cameras, exact=False)
         error = (view.image.clamp(-1, 1) - truth.image) / 2
         squared.append(error.square().mean(dim=(1, 2, 3)))
         label_maps.append((segmentation_to_label_map(view.segmentation), truth.label_map))
         raw_truth = torch.nn.functional.adaptive_avg_pool2d(truth.opacity, view.opacity.shape[-1])
         silhouettes.append((view.opacity > 0.5, raw_truth > 0.5))
-        distances.append(_distance_errors(head, cats, len(zs), generator, random))
+        distances.append(_distance_errors(field, cats, len(zs), generator, random))
     return {
         "psnr_db": (-10 * torch.cat(squared).mean().log10()).item(),
         **_label_scores(label_maps, generator),
@@ -78,7 +78,7 @@ def _binary_iou(rendered: Tensor, true: Tensor) -> float:
 
 
 def _distance_errors(
-    head: TriPlaneField,
+    field: TriPlaneField,
     cats: PortraitField,
     num_heads: int,
     generator: Generator,
@@ -88,4 +88,4 @@ def _distance_errors(
     points = (points * generator.config.box_size).to(generator.mapping.w_avg.device)
     true = cats.sdf(points)
     is_near = true.abs() < _SHELL
-    return (head.sdf(points) - true).abs()[is_near]
+    return (field.sdf(points) - true).abs()[is_near]

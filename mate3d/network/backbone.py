@@ -1,4 +1,4 @@
-"""Style vectors to texture planes and shape planes: one trunk, two image heads (spec 5)."""
+"""Style vectors to texture planes and shape planes: one trunk, two images (spec 5)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -11,7 +11,7 @@ PlaneBranches = Literal["dual", "single"]
 
 _FIRST_RESOLUTION = 4
 # Skip images of each kind; where there is one, it serves texture and shape.
-_IMAGE_HEADS: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
+_IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
 
 
 class PlaneBackbone(nn.Module):
@@ -42,19 +42,19 @@ class PlaneBackbone(nn.Module):
         super().__init__()
         self.plane_channels = plane_channels
         self.blocks = nn.ModuleDict()
-        self.head_names = _IMAGE_HEADS[branches]
-        heads = dict.fromkeys(self.head_names, 3 * plane_channels)
+        self.image_names = _IMAGES[branches]
+        channels_of = dict.fromkeys(self.image_names, 3 * plane_channels)
         in_channels, resolution = 0, _FIRST_RESOLUTION
         while resolution <= plane_resolution:
             channels = min(channel_base // resolution, channel_max)
             self.blocks[f"b{resolution}"] = SynthesisBlock(
-                in_channels, channels, w_dim, resolution, heads, clamp=clamp
+                in_channels, channels, w_dim, resolution, channels_of, clamp=clamp
             )
             in_channels, resolution = channels, resolution * 2
 
     @property
     def num_ws(self) -> int:
-        """Style rows used: one a convolution, and one for the last image heads."""
+        """Style rows used: one a convolution, and one for the last images."""
         return sum(block.num_convs for block in self.blocks.values()) + 1
 
     def forward(
@@ -94,5 +94,5 @@ class PlaneBackbone(nn.Module):
         images: Mapping[str, Tensor],  # each [B, 3 C, P, P]
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
         """Split the last block's images into planes."""
-        planes = [images[name].unflatten(1, (3, self.plane_channels)) for name in self.head_names]
+        planes = [images[name].unflatten(1, (3, self.plane_channels)) for name in self.image_names]
         return planes[0], planes[-1]

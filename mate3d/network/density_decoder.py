@@ -3,11 +3,11 @@
 from torch import Tensor, nn
 
 from mate3d.network.analytic_gradient import feature_gradient
-from mate3d.network.grouped_heads import evaluate_heads
+from mate3d.network.grouped_mlps import evaluate_mlps
 from mate3d.network.sdf_decoder import (
-    evaluate_class_heads,
-    make_class_heads,
-    make_head,
+    evaluate_class_mlps,
+    make_class_mlps,
+    make_mlp,
     widened_sigmoid,
 )
 
@@ -23,13 +23,13 @@ class DensityDecoder(nn.Module):
 
     Args:
         plane_channels: Features looked up at a point.
-        hidden_width: Width of every head's hidden layer.
+        hidden_width: Width of every MLP's hidden layer.
         num_features: Colour features; the first three are RGB.
-        num_classes: Label classes K; their heads are signed distances, read by the segmentation.
+        num_classes: Label classes K; their MLPs give signed distances, read by the segmentation.
         density_level: Raw density of the surface; EG3D extracts shapes at 10.
-        with_joint_head: One head gives density, then colours, from the same features, as in EG3D.
-            Otherwise colours have a head of their own, which reads the texture features.
-        with_local_sdfs: See `make_class_heads`.
+        with_joint_head: One MLP gives density, then colours, from the same features, as in EG3D.
+            Otherwise colours have an MLP of their own, which reads the texture features.
+        with_local_sdfs: See `make_class_mlps`.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class DensityDecoder(nn.Module):
         super().__init__()
         self.density_level = density_level
         num_outputs = 1 + num_features if with_joint_head else 1
-        self.density_head = make_head(plane_channels, hidden_width, num_outputs)
+        self.density_head = make_mlp(plane_channels, hidden_width, num_outputs)
         self.color_head = (
-            None if with_joint_head else make_head(plane_channels, hidden_width, num_features)
+            None if with_joint_head else make_mlp(plane_channels, hidden_width, num_features)
         )
         self.num_classes = num_classes
-        self.class_heads = make_class_heads(
+        self.class_heads = make_class_mlps(
             plane_channels, hidden_width, num_classes, with_local_sdfs=with_local_sdfs
         )
 
@@ -61,15 +61,15 @@ class DensityDecoder(nn.Module):
     ) -> Tensor:  # [B, N, F], in -0.001..1.001
         """Return colour features."""
         if self.color_head is not None:
-            return widened_sigmoid(evaluate_heads([self.color_head], texture_features))
-        return widened_sigmoid(evaluate_heads([self.density_head], texture_features)[..., 1:])
+            return widened_sigmoid(evaluate_mlps([self.color_head], texture_features))
+        return widened_sigmoid(evaluate_mlps([self.density_head], texture_features)[..., 1:])
 
     def sdf(
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, 1]
         """Return the pseudo distance."""
-        return self.density_level - evaluate_heads([self.density_head], shape_features)[..., :1]
+        return self.density_level - evaluate_mlps([self.density_head], shape_features)[..., :1]
 
     def sdf_gradient(
         self,
@@ -83,7 +83,7 @@ class DensityDecoder(nn.Module):
         shape_features: Tensor,  # [B, N, C]
     ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
         """Return the pseudo distance and every class's signed distance."""
-        values = evaluate_heads([self.density_head, *self.class_heads], shape_features)
+        values = evaluate_mlps([self.density_head, *self.class_heads], shape_features)
         split = values.shape[-1] - self.num_classes
         return self.density_level - values[..., :1], values[..., split:]
 
@@ -92,7 +92,7 @@ class DensityDecoder(nn.Module):
         shape_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, K]
         """Return every class's signed distance."""
-        return evaluate_class_heads(self.class_heads, shape_features)
+        return evaluate_class_mlps(self.class_heads, shape_features)
 
     def density(
         self,

@@ -2,7 +2,7 @@
 
 The results are those of `mate3d.network.layers` up to rounding. What is saved is traffic between
 memory and processor: a band's activations stay in the processor's cache from the first convolution
-of a block to its image heads, convolutions read channels-last tensors, and styles, demodulation and
+of a block to its images, convolutions read channels-last tensors, and styles, demodulation and
 the activation's gain cost a pass over the weights instead of passes over the activations.
 """
 
@@ -85,8 +85,8 @@ def _run_block(
         for layer, noise in zip(layers, layer_noises(noise_mode, len(layers)), strict=True)
     ]
     outputs = {
-        name: ws.new_empty(len(ws), len(head.bias), size, size)
-        for name, head in block.to_image.items()
+        name: ws.new_empty(len(ws), len(layer.bias), size, size)
+        for name, layer in block.to_image.items()
     }
     features = None
     for item in range(len(ws)):
@@ -96,7 +96,9 @@ def _run_block(
             for layer, noise in zip(layers, noises, strict=True)
         ]
         image_row = next(rows)
-        heads = {name: _head_weights(head, image_row) for name, head in block.to_image.items()}
+        image_layers = {
+            name: _image_weights(layer, image_row) for name, layer in block.to_image.items()
+        }
         source = block.const[None] if x is None else x[item : item + 1]
         source = source.contiguous(memory_format=torch.channels_last)
         for first, last in _bands(size, plans[-1].weight.shape[0], ws.device):
@@ -105,7 +107,7 @@ def _run_block(
                 if features is None:
                     features = _empty_features(band, len(ws), size)
                 features[item, :, first:last] = band[0]
-            for name, (weight, bias, clamp) in heads.items():
+            for name, (weight, bias, clamp) in image_layers.items():
                 part = F.conv2d(band, weight, bias)
                 if clamp is not None:
                     part.clamp_(-clamp, clamp)
@@ -185,9 +187,9 @@ def _empty_features(band: Tensor, num_samples: int, size: int) -> Tensor:  # [B,
     )
 
 
-def _head_weights(head: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | None]:
-    styles = head.affine(w)[0] * head.style_gain
-    return head.weight * styles[:, None, None], head.bias, head.clamp
+def _image_weights(layer: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | None]:
+    styles = layer.affine(w)[0] * layer.style_gain
+    return layer.weight * styles[:, None, None], layer.bias, layer.clamp
 
 
 def _make_noise(

@@ -289,14 +289,14 @@ class ToImage(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of a skip-style synthesis network with one or more image heads.
+    """One resolution of a skip-style synthesis network with one or more images.
 
     Args:
         in_channels: Input channels; 0 makes the first block, which starts from a constant.
         out_channels: Output channels.
         w_dim: Width of style vectors.
         resolution: Output side, in pixels.
-        image_heads: Channels of each named image that accumulates over the blocks.
+        image_channels: Channels of each named image that accumulates over the blocks.
         up: Up-sampling factor of features and images, 1 or 2.
         clamp: Limit of the activations' magnitude, or None.
     """
@@ -307,7 +307,7 @@ class SynthesisBlock(nn.Module):
         out_channels: int,
         w_dim: int,
         resolution: int,
-        image_heads: Mapping[str, int],
+        image_channels: Mapping[str, int],
         *,
         up: int = 2,
         clamp: float | None = None,
@@ -326,13 +326,13 @@ class SynthesisBlock(nn.Module):
         self.to_image = nn.ModuleDict(
             {
                 name: ToImage(out_channels, channels, w_dim, clamp=clamp)
-                for name, channels in image_heads.items()
+                for name, channels in image_channels.items()
             }
         )
 
     @property
     def num_convs(self) -> int:
-        """Rows of `ws` used by convolutions; the image heads use one more."""
+        """Rows of `ws` used by convolutions; the images use one more."""
         return 1 if self.conv0 is None else 2
 
     def forward(
@@ -350,7 +350,7 @@ class SynthesisBlock(nn.Module):
             x = self.conv0(x, next(rows), next(noises))
         x = self.conv1(x, next(rows), next(noises))
         image_row = next(rows)
-        outputs = {name: head(x, image_row) for name, head in self.to_image.items()}
+        outputs = {name: layer(x, image_row) for name, layer in self.to_image.items()}
         if images is not None:
             for name, image in images.items():
                 skip = upsample2d(image, self.resample_filter) if self.up == 2 else image

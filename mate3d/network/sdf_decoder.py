@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.network.analytic_gradient import feature_gradient
-from mate3d.network.grouped_heads import evaluate_heads
+from mate3d.network.grouped_mlps import evaluate_mlps
 from mate3d.network.layers import FullyConnected
 
 
@@ -17,7 +17,7 @@ def sdf_to_density(
     return torch.sigmoid(-sdf / width) / width
 
 
-def make_head(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequential:
+def make_mlp(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequential:
     """Return a two-layer equalised MLP with a softplus between."""
     return nn.Sequential(
         FullyConnected(num_inputs, hidden_width),
@@ -26,26 +26,26 @@ def make_head(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequen
     )
 
 
-def make_class_heads(
+def make_class_mlps(
     num_inputs: int, hidden_width: int, num_classes: int, *, with_local_sdfs: bool = True
 ) -> nn.ModuleList:
-    """Return one head a class, each with a single output: its signed distance.
+    """Return one MLP a class, each with a single output: its signed distance.
 
-    Without local SDFs there is one head for all classes; its outputs are pseudo distances, -logit.
+    Without local SDFs there is one MLP for all classes; its outputs are pseudo distances, -logit.
     """
     if not with_local_sdfs and num_classes > 0:
-        return nn.ModuleList([make_head(num_inputs, hidden_width, num_classes)])
-    return nn.ModuleList(make_head(num_inputs, hidden_width, 1) for _ in range(num_classes))
+        return nn.ModuleList([make_mlp(num_inputs, hidden_width, num_classes)])
+    return nn.ModuleList(make_mlp(num_inputs, hidden_width, 1) for _ in range(num_classes))
 
 
-def evaluate_class_heads(
-    class_heads: nn.ModuleList,
+def evaluate_class_mlps(
+    class_mlps: nn.ModuleList,
     features: Tensor,  # [B, N, C]
 ) -> Tensor:  # [B, N, K]
-    """Evaluate the heads of `make_class_heads`, of which there may be none."""
-    if len(class_heads) == 0:
+    """Evaluate the MLPs of `make_class_mlps`, of which there may be none."""
+    if len(class_mlps) == 0:
         return features.new_zeros(*features.shape[:-1], 0)
-    return evaluate_heads(class_heads, features)
+    return evaluate_mlps(class_mlps, features)
 
 
 def widened_sigmoid(
@@ -56,16 +56,16 @@ def widened_sigmoid(
 
 
 class SDFDecoder(nn.Module):
-    """One colour head, one global SDF head and one small SDF head a class (spec 6.2).
+    """One MLP for colour, one for the global SDF, one small one a class (spec 6.2).
 
     Args:
         plane_channels: Features looked up at a point.
-        hidden_width: Width of every head's hidden layer.
+        hidden_width: Width of every MLP's hidden layer.
         num_features: Colour features; the first three are RGB.
         num_classes: Label classes K.
         beta: Initial sharpness length of SDF -> density, world units.
         learn_beta: Make beta a parameter; published weights hold it as a buffer.
-        with_local_sdfs: See `make_class_heads`.
+        with_local_sdfs: See `make_class_mlps`.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class SDFDecoder(nn.Module):
         with_local_sdfs: bool = True,
     ):
         super().__init__()
-        self.color_head = make_head(plane_channels, hidden_width, num_features)
-        self.sdf_head = make_head(plane_channels, hidden_width, 1)
-        self.class_heads = make_class_heads(
+        self.color_head = make_mlp(plane_channels, hidden_width, num_features)
+        self.sdf_head = make_mlp(plane_channels, hidden_width, 1)
+        self.class_heads = make_class_mlps(
             plane_channels, hidden_width, num_classes, with_local_sdfs=with_local_sdfs
         )
         value = torch.full((1,), beta)
@@ -96,14 +96,14 @@ class SDFDecoder(nn.Module):
         texture_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, F], in -0.001..1.001
         """Return colour features."""
-        return widened_sigmoid(evaluate_heads([self.color_head], texture_features))
+        return widened_sigmoid(evaluate_mlps([self.color_head], texture_features))
 
     def sdf(
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, 1]
         """Return the global signed distance."""
-        return evaluate_heads([self.sdf_head], shape_features)
+        return evaluate_mlps([self.sdf_head], shape_features)
 
     def sdf_gradient(
         self,
@@ -117,7 +117,7 @@ class SDFDecoder(nn.Module):
         shape_features: Tensor,  # [B, N, C]
     ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
         """Return the global and every class's signed distance."""
-        values = evaluate_heads([self.sdf_head, *self.class_heads], shape_features)
+        values = evaluate_mlps([self.sdf_head, *self.class_heads], shape_features)
         return values[..., :1], values[..., 1:]
 
     def class_distances(
@@ -125,7 +125,7 @@ class SDFDecoder(nn.Module):
         shape_features: Tensor,  # [B, N, C]
     ) -> Tensor:  # [B, N, K]
         """Return every class's signed distance."""
-        return evaluate_class_heads(self.class_heads, shape_features)
+        return evaluate_class_mlps(self.class_heads, shape_features)
 
     def density(
         self,

@@ -247,7 +247,7 @@ class TriPlaneField:
 
 
 def without_classes(field: TriPlaneField) -> TriPlaneField:
-    """Return a head whose parts are not evaluated: its samples have no class distances."""
+    """Return a field whose parts are not evaluated: its samples have no class distances."""
     return replace(field, decoder=_ClasslessDecoder(field.decoder))
 
 

@@ -89,11 +89,11 @@ def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_
     )
     tiny_generator.config = dataclasses.replace(tiny_generator.config, rendering=rendering)
     edited = make_edited(tiny_generator, tiny_ws, region)
-    head, camera = edited.fused_field(), make_camera(-0.4)
+    field, camera = edited.fused_field(), make_camera(-0.4)
     pairs = []
     for exact in (True, False):
         source = view_source(edited, camera, exact=exact, with_normals=True)
-        pairs.append((source.output, source.fused(head)))
+        pairs.append((source.output, source.fused(field)))
     (exact_source, exact), (fast_source, fast) = pairs
     images = ("image", "image_raw", "segmentation", "segmentation_raw", "depth", "opacity")
     for name in images:
@@ -145,13 +145,13 @@ def test_gradient_inside_the_region_is_autograds(tiny_generator, tiny_ws, share)
     shares = torch.full((1, 40, 1), share)
     found = []
     for with_autograd in (True, False):
-        head = edited.fused_field()
+        field = edited.fused_field()
         if with_autograd:
             at = points.clone().requires_grad_(True)
-            sdf = head.source.decoder.sdf(head.shape_features(at, shares))
+            sdf = field.source.decoder.sdf(field.shape_features(at, shares))
             (gradient,) = torch.autograd.grad(sdf.sum(), at, create_graph=True)
         else:
-            gradient = head.sdf_gradient(points, shares)
+            gradient = field.sdf_gradient(points, shares)
         (of_ws,) = torch.autograd.grad(gradient.square().sum(), edited.ws)
         found.append((gradient.detach(), of_ws))
     torch.testing.assert_close(*(pair[0] for pair in found), rtol=1e-4, atol=1e-5)

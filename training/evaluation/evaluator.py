@@ -131,10 +131,10 @@ class TrainingEvaluator:
         chosen = (random.rand((len(places),), torch.float64) * len(cameras)).long()
         camera = cameras.to(self._device)[chosen]
         ws = generator.map(z, camera)
-        head = generator.make_field(ws, exact=False)
+        field = generator.make_field(ws, exact=False)
         if self._features or self._labels:
             view = generator.render(
-                head, ws, camera, with_segmentation=self._labels is not None, exact=False
+                field, ws, camera, with_segmentation=self._labels is not None, exact=False
             )
             image = view.image.float().clamp(-1, 1)
             if self._features:
@@ -150,7 +150,7 @@ class TrainingEvaluator:
             return torch.zeros(2, dtype=torch.float64)
         points = random.rand((len(places), _EIKONAL_POINTS, 3)) - 0.5
         # Places ascend: the heads to examine come first.
-        each = eikonal_residual(head, points * generator.config.box_size)[:num]
+        each = eikonal_residual(field, points * generator.config.box_size)[:num]
         return torch.tensor([each.double().sum(), num], dtype=torch.float64)
 
     def _real_features(self) -> Tensor:  # [N, F]

@@ -70,8 +70,8 @@ def test_closed_form_equals_autograd(decoder, layout, points):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_eikonal_loss_trains_planes_and_weights_as_a_double_backward_does(decoder, points):
     field = make_field(decoder)
-    head = field.decoder.sdf_head if decoder == "sdf" else field.decoder.density_head
-    tensors = [field.shape_planes, *head.parameters()]
+    mlp = field.decoder.sdf_head if decoder == "sdf" else field.decoder.density_head
+    tensors = [field.shape_planes, *mlp.parameters()]
     expected, found = (
         torch.autograd.grad(eikonal_loss(way(field, points)[1]), tensors, materialize_grads=True)
         for way in (by_autograd, sdf_and_gradient)

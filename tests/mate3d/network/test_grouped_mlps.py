@@ -1,12 +1,12 @@
-"""Heads with recomputed hidden layers against the same formula in PyTorch's own functions."""
+"""MLPs with recomputed hidden layers against the same formula in PyTorch's own functions."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from mate3d.network import grouped_heads as module
-from mate3d.network.grouped_heads import evaluate_heads, grouped_heads, grouped_heads_reference
-from mate3d.network.sdf_decoder import make_head
+from mate3d.network import grouped_mlps as module
+from mate3d.network.grouped_mlps import evaluate_mlps, grouped_mlps, grouped_mlps_reference
+from mate3d.network.sdf_decoder import make_mlp
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def make_arguments(num_outputs: int = 1, *, dtype: torch.dtype = torch.float32, 
 @pytest.mark.parametrize("gain", [1.0, 300.0], ids=["usual", "beyond_exp"])
 def test_values_and_gradients_match_the_formula(num_outputs, gain):
     arguments = make_arguments(num_outputs, gain=gain)
-    found, expected = grouped_heads(*arguments), grouped_heads_reference(*arguments)
+    found, expected = grouped_mlps(*arguments), grouped_mlps_reference(*arguments)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * gain)
     cotangent = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     pairs = zip(
@@ -44,15 +44,15 @@ def test_values_and_gradients_match_the_formula(num_outputs, gain):
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_first_and_second_gradients_are_exact(num_outputs):
     arguments = make_arguments(num_outputs, dtype=torch.float64)
-    assert torch.autograd.gradcheck(grouped_heads, arguments)
-    assert torch.autograd.gradgradcheck(grouped_heads, arguments)
+    assert torch.autograd.gradcheck(grouped_mlps, arguments)
+    assert torch.autograd.gradgradcheck(grouped_mlps, arguments)
 
 
 @pytest.mark.parametrize("wanted", range(5))
 def test_only_gradients_asked_for_are_returned(wanted):
     arguments = [argument.detach() for argument in make_arguments()]
     arguments[wanted].requires_grad_()
-    grouped_heads(*arguments).square().sum().backward()
+    grouped_mlps(*arguments).square().sum().backward()
     has_gradient = [argument.grad is not None for argument in arguments]
     assert has_gradient == [index == wanted for index in range(5)]
 
@@ -62,41 +62,41 @@ def test_hidden_layers_are_not_kept():
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: shapes.append(tensor.shape) or tensor, lambda tensor: tensor
     ):
-        grouped_heads(*arguments)
+        grouped_mlps(*arguments)
     assert sorted(shapes) == sorted(argument.shape for argument in arguments)
 
 
 def test_autocast_leaves_distances_in_single_precision():
     arguments = make_arguments()
     with torch.autocast("cpu", torch.bfloat16):
-        found = grouped_heads(*arguments)
-        half = grouped_heads(arguments[0].bfloat16(), *arguments[1:])
+        found = grouped_mlps(*arguments)
+        half = grouped_mlps(arguments[0].bfloat16(), *arguments[1:])
     assert found.dtype == half.dtype == torch.float32
-    torch.testing.assert_close(found, grouped_heads_reference(*arguments))
+    torch.testing.assert_close(found, grouped_mlps_reference(*arguments))
 
 
 @pytest.fixture
-def heads():
+def mlps():
     torch.manual_seed(0)
-    return [make_head(4, 8, size) for size in (1, 1, 3, 1)]
+    return [make_mlp(4, 8, size) for size in (1, 1, 3, 1)]
 
 
-def expected_values(heads, features):
-    return torch.cat([head(features) for head in heads], dim=-1)
+def expected_values(mlps, features):
+    return torch.cat([mlp(features) for mlp in mlps], dim=-1)
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 4), (5, 4), (1, 0, 4)])
-def test_all_outputs_are_those_of_the_heads_one_by_one(heads, shape):
+def test_all_outputs_are_those_of_the_heads_one_by_one(mlps, shape):
     features = torch.randn(shape, requires_grad=True)
-    values = evaluate_heads(heads, features)
+    values = evaluate_mlps(mlps, features)
     assert values.shape == (*shape[:-1], 6) and values.requires_grad
-    torch.testing.assert_close(values, expected_values(heads, features))
+    torch.testing.assert_close(values, expected_values(mlps, features))
 
 
 @pytest.mark.parametrize("size", [20.0, 1000.0, 1e6])
-def test_hidden_values_of_any_size_stay_finite_and_right(heads, size):
+def test_hidden_values_of_any_size_stay_finite_and_right(mlps, size):
     features = torch.randn(1, 50, 4) * size
     with torch.no_grad():
-        values = evaluate_heads(heads, features)
-        expected = expected_values(heads, features)
+        values = evaluate_mlps(mlps, features)
+        expected = expected_values(mlps, features)
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-4)

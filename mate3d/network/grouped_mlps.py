@@ -1,6 +1,6 @@
-"""Decoder heads evaluated together; for gradients hidden layers are computed again, not kept.
+"""Decoder MLPs evaluated together; for gradients hidden layers are computed again, not kept.
 
-Twenty heads of 64 hidden values at 400,000 samples are 2 GB a tensor, and autograd keeps two. Here
+Twenty MLPs of 64 hidden values at 400,000 samples are 2 GB a tensor, and autograd keeps two. Here
 both passes walk over the points in pieces, and the pieces stay in a CPU's cache.
 """
 
@@ -22,35 +22,35 @@ _MAX_EXPONENT = 127.0
 _CHUNK_POINTS = {"cpu": 512, "cuda": 2**17}
 
 
-def evaluate_heads(
-    heads: Sequence[nn.Sequential],
+def evaluate_mlps(
+    mlps: Sequence[nn.Sequential],
     features: Tensor,  # [..., C]
-) -> Tensor:  # [..., outputs of all heads]
-    """Evaluate heads of `make_head` on the same features, as one grouped MLP in float32."""
+) -> Tensor:  # [..., outputs of all MLPs]
+    """Evaluate MLPs of `make_mlp` on the same features, as one grouped MLP in float32."""
     rows, values = features.reshape(-1, features.shape[-1]), []
-    for _, neighbours in groupby(heads, lambda head: head[2].weight.shape):
+    for _, neighbours in groupby(mlps, lambda mlp: mlp[2].weight.shape):
         group = list(neighbours)
         values.append(
-            grouped_heads(
+            grouped_mlps(
                 rows,
-                torch.cat([head[0].scaled_weight() for head in group]),
-                torch.cat([head[0].scaled_bias() for head in group]),
-                torch.stack([head[2].scaled_weight() for head in group]),
-                torch.stack([head[2].scaled_bias() for head in group]),
+                torch.cat([mlp[0].scaled_weight() for mlp in group]),
+                torch.cat([mlp[0].scaled_bias() for mlp in group]),
+                torch.stack([mlp[2].scaled_weight() for mlp in group]),
+                torch.stack([mlp[2].scaled_bias() for mlp in group]),
             )
         )
     result = torch.cat(values, dim=1) if len(values) > 1 else values[0]
     return result.view(*features.shape[:-1], result.shape[1])
 
 
-def grouped_heads(
+def grouped_mlps(
     features: Tensor,  # [M, C]
     first_weight: Tensor,  # [G * H, C]
     first_bias: Tensor,  # [G * H]
     second_weight: Tensor,  # [G, O, H]
     second_bias: Tensor,  # [G, O]
 ) -> Tensor:  # [M, G * O]
-    """Evaluate G two-layer heads with softplus between, all on the same features.
+    """Evaluate G two-layer MLPs with softplus between, all on the same features.
 
     Memory does not grow with the hidden layers. Gradients are exact, second ones included; for
     those PyTorch's own functions compute everything again, at the usual cost in memory. Half
@@ -59,39 +59,39 @@ def grouped_heads(
 
     Args:
         features: Rows to evaluate; the result's rows follow them.
-        first_weight: First layers of all heads, below each other.
+        first_weight: First layers of all MLPs, below each other.
         first_bias: Their biases.
         second_weight: Second layers, each with O outputs.
         second_bias: Their biases.
     """
     with own_precision(features):
         tensors = (features, first_weight, first_bias, second_weight, second_bias)
-        return _GroupedHeads.apply(*(at_least_single(tensor) for tensor in tensors))
+        return _GroupedMLPs.apply(*(at_least_single(tensor) for tensor in tensors))
 
 
-def grouped_heads_reference(
+def grouped_mlps_reference(
     features: Tensor,  # [M, C]
     first_weight: Tensor,  # [G * H, C]
     first_bias: Tensor,  # [G * H]
     second_weight: Tensor,  # [G, O, H]
     second_bias: Tensor,  # [G, O]
 ) -> Tensor:  # [M, G * O]
-    """Compute `grouped_heads` by PyTorch's own functions."""
-    num_heads, _, width = second_weight.shape
+    """Compute `grouped_mlps` by PyTorch's own functions."""
+    num_mlps, _, width = second_weight.shape
     hidden = F.softplus(F.linear(features, first_weight, first_bias))
-    hidden = hidden.unflatten(1, (num_heads, width))
+    hidden = hidden.unflatten(1, (num_mlps, width))
     return (torch.einsum("mgh,goh->mgo", hidden, second_weight) + second_bias).flatten(1)
 
 
-class _GroupedHeads(Function):
+class _GroupedMLPs(Function):
     @staticmethod
     def forward(ctx, features, first_weight, first_bias, second_weight, second_bias):
         ctx.save_for_backward(features, first_weight, first_bias, second_weight, second_bias)
-        num_heads, num_outputs, _ = second_weight.shape
-        result = features.new_empty(len(features), num_heads * num_outputs)
+        num_mlps, num_outputs, _ = second_weight.shape
+        result = features.new_empty(len(features), num_mlps * num_outputs)
         hidden_layers = _HiddenLayers(features, first_weight, first_bias)
         for rows, scaled in hidden_layers.pieces():
-            hidden = hidden_layers.softplus(rows, scaled).unflatten(0, (num_heads, -1))
+            hidden = hidden_layers.softplus(rows, scaled).unflatten(0, (num_mlps, -1))
             values = torch.baddbmm(second_bias[..., None], second_weight, hidden)
             result[rows] = values.flatten(0, 1).t()
         return result
@@ -104,7 +104,7 @@ class _GroupedHeads(Function):
                 for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
             ]
             wanted = [tensor for tensor in inputs if tensor.requires_grad]
-            values = grouped_heads_reference(*inputs)
+            values = grouped_mlps_reference(*inputs)
             found = iter(torch.autograd.grad(values, wanted, grad, create_graph=True))
             return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
         return _gradients(grad, *ctx.saved_tensors, needed=ctx.needs_input_grad)
@@ -120,9 +120,9 @@ def _gradients(
     *,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of those arguments of `grouped_heads` that need one."""
+    """Return the gradients of those arguments of `grouped_mlps` that need one."""
     needs_features, needs_first, needs_first_bias, needs_second, needs_second_bias = needed
-    num_heads, num_outputs, width = second_weight.shape
+    num_mlps, num_outputs, width = second_weight.shape
     results = [
         torch.zeros_like(tensor) if is_needed else None
         for tensor, is_needed in zip(
@@ -131,14 +131,14 @@ def _gradients(
     ]
     grad_features, grad_first, grad_first_bias, grad_second, grad_second_bias = results
     hidden_layers = _HiddenLayers(features, first_weight, first_bias)
-    # With one output a head, its weights scale sums over points instead of every point.
+    # With one output an MLP, its weights scale sums over points instead of every point.
     gain = second_weight.reshape(-1, 1) if num_outputs == 1 else None
     weight = first_weight if gain is None else first_weight * gain
     for rows, scaled in hidden_layers.pieces():
-        piece = grad[rows].t().unflatten(0, (num_heads, num_outputs))
+        piece = grad[rows].t().unflatten(0, (num_mlps, num_outputs))
         hidden, slope = hidden_layers.softplus_and_slope(rows, scaled, with_value=needs_second)
         if needs_second:
-            hidden = hidden.unflatten(0, (num_heads, width))
+            hidden = hidden.unflatten(0, (num_mlps, width))
             if num_outputs == 1:
                 grad_second += torch.linalg.vecdot(hidden, piece)[:, None]
             else:
@@ -146,7 +146,7 @@ def _gradients(
         if needs_second_bias:
             grad_second_bias += piece.sum(dim=2)
         upstream = piece if gain is not None else second_weight.transpose(1, 2) @ piece
-        slope.unflatten(0, (num_heads, width)).mul_(upstream)
+        slope.unflatten(0, (num_mlps, width)).mul_(upstream)
         if needs_features:
             torch.mm(slope.t(), weight, out=grad_features[rows])
         if needs_first:
@@ -163,7 +163,7 @@ def _gradients(
 class _HiddenLayers:
     """The hidden layers before their activation, piece by piece, [G * H, points].
 
-    Points come last, so that a head's few outputs are a product with contiguous rows. On a CPU
+    Points come last, so that an MLP's few outputs are a product with contiguous rows. On a CPU
     everything is in base 2: exp2 and log are half the time of softplus there. log1p would be exact
     for values near 0, where nobody needs it, and is scalar in some releases of PyTorch (2.14).
     """
