@@ -7,6 +7,7 @@ from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
 from mate3d.network.backbone import PlaneBranches
 from mate3d.network.layers import NoiseMode
+from mate3d.option_checks import check_choice
 from mate3d.rendering.renderer import RenderingConfig
 from mate3d.rendering.triplane import PlaneLayout
 
@@ -97,9 +98,7 @@ def check_geometry(config: GeneratorConfig) -> None:
         UserError: Saying what and why.
     """
     for name, kind in (("geometry", Geometry), ("plane_branches", PlaneBranches)):
-        value, allowed = getattr(config, name), get_args(kind)
-        if value not in allowed:
-            raise UserError(f"{name}={value}; use {' or '.join(allowed)}")
+        check_choice(name, getattr(config, name), get_args(kind))
     if config.geometry == "sdf":
         return
     activation = config.rendering.density_activation

@@ -80,14 +80,6 @@ class BatchParts:
         rows = slice(part, None, self.accumulation)
         return RealBatch(batch.image[rows], batch.one_hot_mask[rows], batch.camera[rows])
 
-    def random(
-        self, key: Sequence[int], part: int, device: torch.device
-    ) -> tuple[BatchRandom, BatchRandom]:
-        """Return sources of random numbers for a part's samples, and for their neighbours."""
-        places = self.places(part)
-        before = [(place - 1) % self.batch_size for place in places]
-        return BatchRandom(key, places, device), BatchRandom(key, before, device)
-
     def latents(
         self,
         key: Sequence[int],
@@ -96,7 +88,9 @@ class BatchParts:
         cameras: Tensor,  # [N, 25]
     ) -> tuple[Latents, BatchRandom]:
         """Draw a part's latents; return what its further random numbers come from, too."""
-        random, others = self.random(key, part, cameras.device)
+        places = self.places(part)
+        before = [(place - 1) % self.batch_size for place in places]
+        random, others = (BatchRandom(key, of, cameras.device) for of in (places, before))
         return draw_latents(z_dim, cameras, random, others), random
 
 

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from mate3d.network.analytic_gradient import feature_gradient
 from mate3d.network.grouped_mlps import evaluate_mlps
 from mate3d.network.sdf_decoder import (
     evaluate_class_mlps,
+    feature_gradient,
     make_class_mlps,
     make_mlp,
     widened_sigmoid,

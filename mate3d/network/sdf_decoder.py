@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from mate3d.network.analytic_gradient import feature_gradient
 from mate3d.network.grouped_mlps import evaluate_mlps
 from mate3d.network.layers import FullyConnected
 
@@ -24,6 +23,23 @@ def make_mlp(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequent
         nn.Softplus(),
         FullyConnected(hidden_width, num_outputs),
     )
+
+
+def feature_gradient(
+    mlp: nn.Sequential,
+    features: Tensor,  # [B, N, C]
+) -> Tensor:  # [B, N, C]
+    """Return the gradient of the first output of an MLP of `make_mlp`, in closed form.
+
+    With features s, hidden values h = W1 s + b1 and distance d = w2 softplus(h) + b2, it is
+    (w2 * sigmoid(h)) W1, differentiable for features and weights. Pulled back through a look-up
+    (`pull_back_to_points`) it becomes the gradient at points. Without `create_graph` a loss on
+    gradients costs one backward pass, not a backward pass through a backward pass.
+    """
+    first, _, second = mlp
+    weight = first.scaled_weight()
+    hidden = nn.functional.linear(features, weight, first.scaled_bias())
+    return (torch.sigmoid(hidden) * second.scaled_weight()[0]) @ weight
 
 
 def make_class_mlps(

@@ -155,23 +155,11 @@ def to_image(
     return values.transpose(1, 2).unflatten(2, (side, side))
 
 
-def composite_segmentation(
-    samples: RaySamples,
-    config: RenderingConfig,
-    *,
-    detach_density: bool,
-) -> Tensor:  # [B, R, K] in -1..1
-    """March class scores sigmoid(-sharpness * class_sdf) with the global density (spec 6.5)."""
-    weights = samples.weights.detach() if detach_density else samples.weights
-    scores = composite(class_scores(samples.class_sdf, config), weights)
-    return fill_scores(scores, weights.sum(dim=2), config)
-
-
 def class_scores(
     class_sdf: Tensor,  # [..., K]
     config: RenderingConfig,
 ) -> Tensor:  # [..., K] in 0..1
-    """Return the score of each class at points (spec 6.5)."""
+    """Return sigmoid(-sharpness * class_sdf), the score of each class at points (spec 6.5)."""
     return torch.sigmoid(-config.semantic_sharpness * class_sdf)
 
 
@@ -212,18 +200,11 @@ def fill_colors(
     return 2 * colors - 1
 
 
-def composite_normals(
-    samples: RaySamples,
-) -> Tensor:  # [B, R, 3], length at most 1
-    """March unit normals: neighbours averaged, normalised, weighted (spec 10.2)."""
-    return march_normals(samples.sdf_gradient, samples.weights)
-
-
 def march_normals(
     sdf_gradient: Tensor,  # [B, R, S, 3]
     weights: Tensor,  # [B, R, S - 1, 1]
 ) -> Tensor:  # [B, R, 3], length at most 1
-    """March unit normals of given gradients."""
+    """March unit normals: neighbours averaged, normalised, weighted (spec 10.2)."""
     between = unit_normals((sdf_gradient[:, :, 1:] + sdf_gradient[:, :, :-1]) / 2)
     return (between * weights).sum(dim=2)
 
@@ -283,14 +264,18 @@ def render_field(
     features = composite_features(samples.features, samples.weights, config, field.background)
     segmentation = None
     if with_segmentation and samples.class_sdf.shape[-1] > 0:
-        segmentation = to_image(
-            composite_segmentation(samples, config, detach_density=detach_semantic_density)
-        )
+        weights = samples.weights.detach() if detach_semantic_density else samples.weights
+        # Scores are marched with the global density (spec 6.5).
+        scores = composite(class_scores(samples.class_sdf, config), weights)
+        segmentation = to_image(fill_scores(scores, weights.sum(dim=2), config))
+    normals = None
+    if with_normals:
+        normals = to_image(march_normals(samples.sdf_gradient, samples.weights))
     return FieldRender(
         feature_image=to_image(features),
         segmentation_raw=segmentation,
         depth=to_image(expected_depth(depths, samples.weights)),
         opacity=to_image(samples.weights.sum(dim=2)),
-        normals=to_image(composite_normals(samples)) if with_normals else None,
+        normals=normals,
         samples=samples if with_samples else None,
     )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mate3d.errors import UserError
-from mate3d.option_checks import check_count, check_number
+from mate3d.option_checks import check_count, check_number, check_range
 from torch_utils.distributed import average_gradients
 
 _LONGEST_INTERVAL = 10**9
@@ -41,19 +41,15 @@ class OptimizerSettings:
     def __post_init__(self):
         check_number("optimizer.eps", self.eps, above=0)
         for name in ("generator_lr", "discriminator_lr"):
-            value = check_number(f"optimizer.{name}", getattr(self, name))
-            if value < 0:
-                raise UserError(f"optimizer.{name}={value}; use 0 (trains nothing) or more")
+            check_range(f"optimizer.{name}", getattr(self, name), 0)
         for name in ("beta1", "beta2"):
             value = check_number(f"optimizer.{name}", getattr(self, name))
             if not 0 <= value < 1:
                 raise UserError(f"optimizer.{name}={value}; use a number from 0 to below 1")
         for name in ("generator_reg_interval", "discriminator_reg_interval"):
             check_count(f"optimizer.{name}", getattr(self, name), 1, _LONGEST_INTERVAL)
-        if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
-            raise UserError(
-                f"optimizer.max_gradient_norm={self.max_gradient_norm} must be above 0, or null"
-            )
+        if self.max_gradient_norm is not None:
+            check_number("optimizer.max_gradient_norm", self.max_gradient_norm, above=0)
 
 
 def make_adam(
