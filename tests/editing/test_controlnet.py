@@ -60,6 +60,7 @@ def test_mask_condition_changes_the_noise_and_none_ignores_it(guidance):
     assert (with_mask - without).abs().max() > 1e-3
     torch.testing.assert_close(without, plain)
     assert not with_mask.requires_grad
+    assert not any(parameter.requires_grad for parameter in guidance.parameters())
 
 
 def test_latents_have_the_priors_scale_and_pass_gradients(guidance):
@@ -95,15 +96,14 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "sd")
     guidance = load_controlnet_guidance(str(tmp_path / "sd"))
     latents, control_image = make_inputs()
-    embeds, scales = guidance.encode_prompt("a cat"), {"guidance_scale": 2.0}
-    scales["controlnet_conditioning_scale"] = 1.0
-    guidance.predict_noise(latents, torch.tensor([5]), embeds, None, **scales)
+    scales = {"guidance_scale": 2.0, "controlnet_conditioning_scale": 1.0}
+    inputs = latents, torch.tensor([5]), guidance.encode_prompt("a cat")
+    guidance.predict_noise(*inputs, None, **scales)
     with pytest.raises(UserError, match="no ControlNet"):
-        guidance.predict_noise(latents, torch.tensor([5]), embeds, control_image, **scales)
-    controlnet = tmp_path / "controlnet"
-    pipeline.controlnet.save_pretrained(controlnet)
-    guidance = load_controlnet_guidance(str(tmp_path / "sd"), str(controlnet))
-    guidance.predict_noise(latents, torch.tensor([5]), embeds, control_image, **scales)
+        guidance.predict_noise(*inputs, control_image, **scales)
+    pipeline.controlnet.save_pretrained(tmp_path / "controlnet")
+    guidance = load_controlnet_guidance(str(tmp_path / "sd"), str(tmp_path / "controlnet"))
+    guidance.predict_noise(*inputs, control_image, **scales)
 
 
 @pytest.mark.parametrize(

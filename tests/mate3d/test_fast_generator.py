@@ -58,6 +58,14 @@ def rays(camera) -> tuple[Tensor, Tensor]:
     return sample_rays(camera.expand(2, -1), 5)
 
 
+def _assert_fast_is_exact(field, rays, config, tolerance=2e-5, fast=None, **options):
+    with torch.no_grad():
+        expected = render_field(field, *rays, config, with_normals=True, **options)
+    view = render_field_fast(field, *rays, config, with_normals=True, **options, **(fast or {}))
+    _assert_same(view, expected, atol=tolerance, rtol=max(tolerance, 1e-4))
+    return view
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -69,10 +77,7 @@ def rays(camera) -> tuple[Tensor, Tensor]:
 def test_without_a_limit_every_image_is_the_exact_one_up_to_rounding(field, rays, config):
     for background in (field.background, None):
         field = dataclasses.replace(field, background=background)
-        with torch.no_grad():
-            expected = render_field(field, *rays, config, with_normals=True)
-        view = render_field_fast(field, *rays, config, with_normals=True, negligible_weight=-1.0)
-        _assert_same(view, expected, atol=2e-5, rtol=1e-4)
+        _assert_fast_is_exact(field, rays, config, fast={"negligible_weight": -1.0})
 
 
 def test_tiles_do_not_change_the_view(field, rays, monkeypatch):
@@ -81,23 +86,16 @@ def test_tiles_do_not_change_the_view(field, rays, monkeypatch):
     _assert_same(render_field_fast(field, *rays, RELEASED, with_normals=True), expected)
 
 
-def test_random_depths_are_those_of_the_exact_path(field, rays):
+def test_random_and_given_depths_are_those_of_the_exact_path(field, rays):
     views = []
-    for render in (render_field, render_field_fast):
+    for render in (render_field_fast, render_field):
         draws = DepthDraws("random", torch.Generator().manual_seed(3))
         with torch.no_grad():
             views.append(render(field, *rays, RELEASED, draws=draws, with_normals=True))
-    _assert_same(views[1], views[0], atol=2e-5, rtol=1e-4)
-    fixed = render_field_fast(field, *rays, RELEASED)
-    assert not torch.allclose(fixed.depth, views[1].depth)
-
-
-def test_given_depths_are_used(field, rays):
+    _assert_same(*views, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(render_field_fast(field, *rays, RELEASED).depth, views[0].depth)
     depths = torch.linspace(2.4, 3.0, 6).view(1, 1, 6, 1).expand(2, 25, -1, -1)
-    with torch.no_grad():
-        expected = render_field(field, *rays, RELEASED, depths=depths, with_normals=True)
-    view = render_field_fast(field, *rays, RELEASED, depths=depths, with_normals=True)
-    _assert_same(view, expected, atol=2e-5, rtol=1e-4)
+    _assert_fast_is_exact(field, rays, RELEASED, depths=depths)
 
 
 @pytest.mark.parametrize("is_single", [False, True])
@@ -114,12 +112,8 @@ def test_ways_to_look_planes_up_give_the_same_view(field, rays, monkeypatch, is_
 
 def test_any_field_renders(rays):
     config = RenderingConfig(num_coarse_samples=32, num_fine_samples=16)
-    field = SphereField()
-    assert isinstance(open_probe(field), AnyFieldProbe)
-    with torch.no_grad():
-        expected = render_field(field, *rays, config, with_normals=True)
-    view = render_field_fast(field, *rays, config, with_normals=True)
-    _assert_same(view, expected, atol=2e-3, rtol=2e-3)
+    assert isinstance(open_probe(SphereField()), AnyFieldProbe)
+    _assert_fast_is_exact(SphereField(), rays, config, 2e-3)
 
 
 def test_rays_that_see_nothing_are_empty(rays):
@@ -189,25 +183,23 @@ def test_block_is_computed_in_bands_without_a_seam(monkeypatch, up, band_bytes):
         torch.testing.assert_close(fast_outputs[name], outputs[name], atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def _synthesize_both(generator, camera, **options):
+    ws = generator.map(torch.randn(len(camera), generator.config.z_dim), camera, truncation_psi=0.7)
+    return [generator.synthesize(ws, camera, **options, exact=exact) for exact in (False, True)]
+
+
 @pytest.mark.parametrize("resolution", [8, 16])
 def test_whole_generator_is_the_exact_one(tiny_generator, camera, resolution):
-    z, cameras = torch.randn(2, 12), camera.expand(2, -1)
-    with torch.no_grad():
-        ws = tiny_generator.map(z, cameras)
-        options = {"neural_rendering_resolution": resolution, "with_normals": True}
-        expected = tiny_generator.synthesize(ws, cameras, **options)
-        output = tiny_generator.synthesize(ws, cameras, **options, exact=False)
+    options = {"neural_rendering_resolution": resolution, "with_normals": True}
+    output, expected = _synthesize_both(tiny_generator, camera.expand(2, -1), **options)
     _assert_psnr(output, expected, ("image", "image_raw", *SEGMENTATIONS, "normals"), 60)
     torch.testing.assert_close(output.depth, expected.depth, atol=1e-3, rtol=1e-3)
 
 
 def test_eg3d_generator_is_the_exact_one(camera):
     torch.manual_seed(0)
-    generator = make_generator()
-    with torch.no_grad():
-        ws = generator.map(torch.randn(1, generator.config.z_dim), camera)
-        expected = generator.synthesize(ws, camera)
-        output = generator.synthesize(ws, camera, exact=False)
+    output, expected = _synthesize_both(make_generator(), camera)
     assert output.segmentation is None
     _assert_psnr(output, expected, ("image",), 60)
 
@@ -215,11 +207,8 @@ def test_eg3d_generator_is_the_exact_one(camera):
 def test_demo_generator_keeps_50_db():
     generator = load_generator(DEMO)
     camera = generator.config.camera_rig.make_camera(0.3, 0.1)
-    with torch.no_grad():
-        ws = generator.map(torch.randn(1, generator.config.z_dim), camera, truncation_psi=0.7)
-        expected = generator.synthesize(ws, camera, with_normals=True)
-        output = generator.synthesize(ws, camera, with_normals=True, exact=False)
-    _assert_psnr(output, expected, ("image", "segmentation", "normals"), 70)
+    images = _synthesize_both(generator, camera, with_normals=True)
+    _assert_psnr(*images, ("image", "segmentation", "normals"), 70)
 
 
 def test_fast_path_refuses_what_it_cannot_do(tiny_generator, camera):
@@ -231,31 +220,21 @@ def test_fast_path_refuses_what_it_cannot_do(tiny_generator, camera):
     assert not tiny_generator(torch.randn(1, 12), camera, exact=False).image.requires_grad
 
 
-def test_images_without_segmentation_are_the_same_images(tiny_generator, camera):
-    ws = torch.randn(1, tiny_generator.num_ws, 16)
-    for exact in (True, False):
-        with torch.no_grad():
-            field = tiny_generator.make_field(ws)
-            both = tiny_generator.render(field, ws, camera, exact=exact)
-            image = tiny_generator.render(field, ws, camera, exact=exact, with_segmentation=False)
-        assert image.segmentation is None and image.segmentation_raw is None
-        assert torch.equal(image.image, both.image)
-
-
 @pytest.mark.parametrize("exact", [True, False])
-def test_random_noise_of_an_image_does_not_depend_on_its_segmentation(camera, exact):
+@pytest.mark.parametrize("noise_mode", ["none", "random"])
+def test_images_do_not_depend_on_whether_there_is_a_segmentation(camera, exact, noise_mode):
     generator = make_generator(
-        sr_noise_mode="random", label_set="catmask_hq", plane_branches="dual"
+        sr_noise_mode=noise_mode, label_set="catmask_hq", plane_branches="dual"
     )
-    ws = torch.randn(1, generator.num_ws, generator.config.w_dim)
-    images = []
+    ws, outputs = torch.randn(1, generator.num_ws, generator.config.w_dim), []
     for with_segmentation in (True, False):
         with torch.no_grad():
             field = generator.make_field(ws)
             torch.manual_seed(0)
             options = {"with_segmentation": with_segmentation, "exact": exact}
-            images.append(generator.render(field, ws, camera, **options).image)
-    assert torch.equal(*images)
+            outputs.append(generator.render(field, ws, camera, **options))
+    assert torch.equal(outputs[0].image, outputs[1].image)
+    assert outputs[1].segmentation is None and outputs[1].segmentation_raw is None
 
 
 def test_field_without_classes_can_be_copied(field):

@@ -92,26 +92,21 @@ def test_half_precision_checkpoint_is_smaller_and_close(tiny_generator, latent, 
     torch.testing.assert_close(half, tiny_generator(latent, camera).image, atol=0.05, rtol=0)
 
 
-def damage_config(folder):
-    (folder / "config.yaml").write_text("generator: {label_set: catmask_hq, colour: 3}\n")
+def replace_in(name, old, new):
+    def damage(folder):
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new, 1))
 
-
-def damage_weights(folder):
-    path = folder / "generator.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def shrink_config(folder):
-    text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(text.replace("hidden_width: 8", "hidden_width: 9"))
+    return damage
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (damage_config, "colour"),
-        (damage_weights, "cannot be read"),
-        (shrink_config, "wrong shape"),
+        (replace_in("config.yaml", b"hidden_width", b"colour"), "colour"),
+        (replace_in("config.yaml", b"hidden_width: 8", b"hidden_width: 9"), "wrong shape"),
+        (replace_in("generator.safetensors", b"{", b""), "cannot be read"),
         (lambda folder: (folder / "config.yaml").unlink(), "no checkpoint"),
         (lambda folder: (folder / "generator.safetensors").unlink(), "weights not found"),
     ],

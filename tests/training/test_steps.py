@@ -54,17 +54,14 @@ def calls(networks, monkeypatch) -> Counter:
     """How often the networks run, and at how many points the class heads do."""
     counts = Counter()
 
-    def watch(owner, method, name, number=lambda *args: 1):
+    def watch(owner, method, name):
         original = getattr(owner, method)
 
         def counted(*args, **kwargs):
-            counts[name] += number(*args)
+            counts[name] += args[0].shape[:-1].numel() if name == "class_points" else 1
             return original(*args, **kwargs)
 
         monkeypatch.setattr(owner, method, counted)
-
-    def num_points(features):
-        return features.shape[:-1].numel()
 
     generator = networks.generator
     # Both ways through a super-resolution start with it.
@@ -72,8 +69,8 @@ def calls(networks, monkeypatch) -> Counter:
     watch(generator.segmentation_superresolution, "prepare", "segmentation")
     watch(networks.discriminator, "forward", "discriminator")
     watch(networks.semantic_discriminator, "forward", "semantic_discriminator")
-    watch(generator.decoder, "distances", "class_points", num_points)
-    watch(generator.decoder, "class_distances", "class_points", num_points)
+    watch(generator.decoder, "distances", "class_points")
+    watch(generator.decoder, "class_distances", "class_points")
     watch(steps, "march_classes", "marches")
     return counts
 
