@@ -3,6 +3,7 @@
 Alone (one process, nothing launched), every function here does nothing and costs nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,23 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from torch_utils.connection import connected, current, talking
-from torch_utils.launchers import DistributedError, World, launched_world, shows_own_gpu_only
-
-__all__ = [
-    "DistributedError",
-    "World",
-    "all_reduce_sum",
-    "any_process",
-    "average_gradients",
-    "barrier",
-    "broadcast_object",
-    "broadcast_weights",
-    "distributed",
-    "is_main",
-    "launched_world",
-    "run_on_main",
-    "world",
-]
+from torch_utils.launchers import DistributedError, World, shows_own_gpu_only
 
 # How long one process may be late at a collective operation.
 TIMEOUT = timedelta(minutes=30)
@@ -62,7 +47,6 @@ def distributed(device_type: str) -> Iterator[World]:
 
     Raises:
         DistributedError: If the processes do not find each other, or one has no GPU of its own.
-        OtherProcessFailedError: In place of an exception that came after another process's.
     """
     with connected() as place:
         connection = current()
@@ -79,15 +63,8 @@ def distributed(device_type: str) -> Iterator[World]:
                 world_size=place.size,
                 timeout=TIMEOUT,
             )
-        try:
-            yield place
-        except BaseException as error:
-            # Before the others notice that this end of the line is dead.
-            connection.fail(error)
-            if device_type == "cpu":
-                # nccl would wait for the others.
-                dist.destroy_process_group()
-            raise
+        yield place
+        # Not after an exception: `connected` ends the others, for which nccl would wait here.
         dist.destroy_process_group()
 
 
@@ -107,9 +84,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     flats = [_flatten_gradients(bucket) for bucket in buckets]
     with talking():
         works = [dist.all_reduce(flat, async_op=True) for flat in flats]
-        for work, flat, bucket in zip(works, flats, buckets, strict=True):
+        for work in works:
             work.wait()
-            _scatter_gradients(flat, bucket, world().size)
+    for flat, bucket in zip(flats, buckets, strict=True):
+        _scatter_gradients(flat.div_(world().size), bucket)
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -153,27 +131,23 @@ def broadcast_weights(modules: Iterable[nn.Module]) -> None:
             for tensor in (*module.parameters(), *module.buffers()):
                 sent = tensor.detach().contiguous()
                 dist.broadcast(sent, src=_MAIN_RANK)
-                if sent.data_ptr() != tensor.data_ptr():
-                    tensor.copy_(sent)
+                tensor.copy_(sent)
 
 
 def run_on_main(function: Callable[[], object]) -> None:
     """Run a function on the main process while the others wait, however long it takes.
 
-    The function must not use this module: the others would not answer.
-
-    Raises:
-        Exception: Whatever the function raised, on all processes.
+    The function must not use this module: the others would not answer. If it raises, all end.
     """
     connection = current()
     if connection is None:
         function()
     else:
-        connection.share(lambda: _none_after(function))
 
+        def alone() -> None:
+            function()
 
-def _none_after(function: Callable[[], object]) -> None:
-    function()
+        connection.share(alone)
 
 
 def _gpu_index(place: World) -> int:
@@ -191,40 +165,28 @@ def _gpu_index(place: World) -> int:
 
 def _buckets(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Split a list into pieces of one type and device and of about `_BUCKET_BYTES`."""
-    open_buckets: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
-    sizes: dict[tuple[torch.dtype, torch.device], int] = {}
-    buckets = []
+    buckets: dict[tuple, list[nn.Parameter]] = {}
+    sizes: Counter[tuple] = Counter()
     for parameter in parameters:
         kind = parameter.dtype, parameter.device
-        if kind not in open_buckets or sizes[kind] >= _BUCKET_BYTES:
-            open_buckets[kind], sizes[kind] = [], 0
-            buckets.append(open_buckets[kind])
-        open_buckets[kind].append(parameter)
+        buckets.setdefault((*kind, sizes[kind] // _BUCKET_BYTES), []).append(parameter)
         sizes[kind] += parameter.numel() * parameter.element_size()
-    return buckets
+    return list(buckets.values())
 
 
 def _flatten_gradients(bucket: list[nn.Parameter]) -> Tensor:
     """Return [all gradients one after the other, one flag a parameter: has a gradient]."""
-    parts = [
-        torch.zeros_like(parameter).flatten()
-        if parameter.grad is None
-        else parameter.grad.flatten()
-        for parameter in bucket
-    ]
-    flags = [float(parameter.grad is not None) for parameter in bucket]
-    return torch.cat([*parts, torch.tensor(flags).to(parts[0])])
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+    flags = torch.tensor([float(parameter.grad is not None) for parameter in bucket])
+    return torch.cat([*(g.flatten() for g in gradients), flags.to(gradients[0])])
 
 
-def _scatter_gradients(flat: Tensor, bucket: list[nn.Parameter], size: int) -> None:
-    pieces = flat.split([*(parameter.numel() for parameter in bucket), len(bucket)])
-    *sums, counts = pieces
-    is_anywhere: list[float] | None = None
-    for index, (parameter, total) in enumerate(zip(bucket, sums, strict=True)):
+def _scatter_gradients(flat: Tensor, bucket: list[nn.Parameter]) -> None:
+    *means, shares = flat.split([*(parameter.numel() for parameter in bucket), len(bucket)])
+    for parameter, mean, share in zip(bucket, means, shares, strict=True):
         if parameter.grad is None:
-            # Read once, and only where one is missing: on a GPU it means waiting.
-            is_anywhere = counts.tolist() if is_anywhere is None else is_anywhere
-            if is_anywhere[index] == 0:
+            # Read only where a gradient is missing: on a GPU it means waiting.
+            if share == 0:
                 continue
             parameter.grad = torch.empty_like(parameter)
-        parameter.grad.copy_((total / size).view_as(parameter))
+        parameter.grad.copy_(mean.view_as(parameter))

@@ -43,18 +43,15 @@ def launched_world() -> World:
     A process of an `sbatch` script that `srun` did not start is alone.
 
     Raises:
-        DistributedError: If the variables of a launcher are incomplete or make no sense.
+        DistributedError: If the variables of a launcher are missing or no numbers.
     """
     names = _launcher_names()
     if names is None:
         return World()
-    rank, size, local_rank = (_read_number(name) for name in names)
-    if not 0 <= rank < size or local_rank < 0:
-        raise DistributedError(
-            f"{names[0]}={rank}, {names[1]}={size}, {names[2]}={local_rank}: "
-            "a rank must lie in 0 ... number of processes - 1"
-        )
-    return World(rank, size, local_rank)
+    try:
+        return World(*(int(os.environ[name]) for name in names))
+    except (KeyError, ValueError):
+        raise DistributedError(f"{', '.join(names)}: all must be set, to numbers") from None
 
 
 def connect_store(place: World) -> dist.Store:
@@ -64,19 +61,16 @@ def connect_store(place: World) -> dist.Store:
         DistributedError: If the processes do not find each other.
     """
     try:
-        if _launcher_names() == _TORCHRUN:
-            # torchrun names the meeting place, and has opened it already.
-            store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START_TIMEOUT))
-            return store
-        host, port = _meeting_place()
-        return dist.TCPStore(
-            host, port, place.size, is_master=place.rank == 0, timeout=_START_TIMEOUT
-        )
+        # torchrun names the meeting place, and has opened it already.
+        if _launcher_names() != _TORCHRUN:
+            _name_meeting_place()
+        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START_TIMEOUT))
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise DistributedError(
             f"process {place.rank} of {place.size} does not reach the others: {reason}"
         ) from error
+    return store
 
 
 def shows_own_gpu_only() -> bool:
@@ -96,29 +90,17 @@ def _launcher_names() -> tuple[str, str, str] | None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _TORCHRUN
     # Before Slurm: submitit's local jobs may run inside a Slurm job.
-    for names in (_SUBMITIT, _SLURM):
-        if names[1] in os.environ:
-            return names
-    return None
+    return next((names for names in (_SUBMITIT, _SLURM) if names[1] in os.environ), None)
 
 
-def _read_number(name: str) -> int:
-    text = os.environ.get(name, "")
-    try:
-        return int(text)
-    except ValueError:
-        raise DistributedError(f"environment variable {name}='{text}' must be a number") from None
-
-
-def _meeting_place() -> tuple[str, int]:
-    """Return host and port that all processes of a Slurm step or submitit job agree on."""
+def _name_meeting_place() -> None:
+    """Let all processes of a Slurm step or submitit job agree on a host and a port."""
     environment = os.environ
+    host, job = "127.0.0.1", environment.get("SUBMITIT_LOCAL_JOB_ID", "")
     if _launcher_names() == _SLURM:
         job = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
         host = first_host(environment.get("SLURM_STEP_NODELIST", ""))
-    else:
-        host, job = "127.0.0.1", environment.get("SUBMITIT_LOCAL_JOB_ID", "")
     number = int("".join(re.findall(r"\d", job)) or 0)
+    environment.setdefault("MASTER_ADDR", host)
     # Below the ports that systems give to outgoing connections (32768 on).
-    port = environment.get("MASTER_PORT", str(12000 + number % 20000))
-    return environment.get("MASTER_ADDR", host), int(port)
+    environment.setdefault("MASTER_PORT", str(12000 + number % 20000))
