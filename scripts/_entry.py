@@ -1,6 +1,7 @@
 """Run a script: compose its configuration, keep a run folder, turn user errors into one line."""
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from mate3d.errors import UserError
 from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
 from scripts._help import help_text
 from scripts._multirun import multirun
-from torch_utils.connection import OtherProcessFailedError, connected
+from torch_utils.connection import connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
 
@@ -23,17 +24,23 @@ _logger = logging.getLogger(__name__)
 # First line of a run's config.yaml; the script's name follows.
 _RUN_HEADING = "# Resolved options of a run of scripts."
 
+_PACKAGES = ("torch_utils", "mate3d", "training", "editing", "scripts", "__main__")
+
+_FLAGS = ("-h", "--help", "--cfg", "--multirun")
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_Main = Callable[[DictConfig], None]
+_Guard = Callable[[DictConfig], AbstractContextManager[object]]
 _ONE_LINE_ERRORS = (UserError, KernelsUnavailableError, DistributedError)
 
 
 def run(
     config_name: str,
-    main: Callable[[DictConfig], None],
+    main: _Main,
     argv: Sequence[str] | None = None,
     *,
-    guard: Callable[[DictConfig], AbstractContextManager[object]] = nullcontext,
+    guard: _Guard = nullcontext,
 ) -> None:
     """Call `main` with the configuration composed from `configs/<config_name>.yaml` and `argv`.
 
@@ -56,8 +63,6 @@ def run(
     try:
         with connected(_exit_code):
             _dispatch(config_name, main, words, guard)
-    except OtherProcessFailedError as error:
-        sys.exit(error.exit_code)
     except _ONE_LINE_ERRORS as error:
         # One line, whatever the message holds.
         print("error:", " ".join(str(error).split()), file=sys.stderr)
@@ -70,24 +75,17 @@ def run(
 def _exit_code(error: BaseException) -> int:
     if isinstance(error, _ONE_LINE_ERRORS):
         return EXIT_USER_ERROR
-    if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return error.code
-    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    return error.code if isinstance(error, SystemExit) else 1
 
 
-def _dispatch(
-    config_name: str,
-    main: Callable[[DictConfig], None],
-    words: list[str],
-    guard: Callable[[DictConfig], AbstractContextManager[object]],
-) -> None:
-    flags = [word for word in words if word.startswith("-")]
-    words = [word for word in words if not word.startswith("-")]
-    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg", "--multirun")]
-    if unknown:
-        raise UserError(
-            f"unknown flag {unknown[0]}; options are written as name=value (see --help)"
-        )
+def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) -> None:
+    flags = [word for word in words if word in _FLAGS]
+    words = [word for word in words if word not in _FLAGS]
+    for word in words:
+        if "=" not in word or word.startswith("-"):
+            raise UserError(f"cannot read '{word}'; options are written as name=value, see --help")
     if "-h" in flags or "--help" in flags:
         print(help_text(config_name, words))
         return
@@ -113,9 +111,6 @@ def _dispatch(
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
             main(config)
-        except _ONE_LINE_ERRORS as error:
-            _logger.debug("error: %s", error)
-            raise
         except Exception:
             _logger.debug("failed", exc_info=True)
             raise
@@ -137,15 +132,11 @@ def _check_own_run(path: Path, config_name: str) -> None:
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
-        found = file.readline()
-    if found == f"{_RUN_HEADING}{config_name}\n":
-        return
-    is_run = found.startswith(_RUN_HEADING)
-    script = found.removeprefix(_RUN_HEADING).strip()
-    what = (
-        f"a run of {script}" if is_run else "a config.yaml of something else, such as a checkpoint"
-    )
-    raise UserError(f"{path.parent} holds {what}; choose another output folder")
+        heading, _, script = file.readline().strip().rpartition(".")
+    if f"{heading}." != _RUN_HEADING:
+        script = "something else, such as a checkpoint"
+    if script != config_name:
+        raise UserError(f"{path.parent} holds config.yaml of {script}; choose another output")
 
 
 def _git_revision() -> str:
@@ -160,42 +151,26 @@ def _git_revision() -> str:
     return result.stdout.strip()
 
 
-class _LogFile(logging.Handler):
-    """Appends to a file; records wait while the disk is full, instead of an error for each."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self._file = AppendedFile(path)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a record after those that wait."""
-        with suppress(OSError):
-            self._file.append(f"{self.format(record)}\n".encode(errors="backslashreplace"))
-
-
 @contextmanager
 def _logging_to(path: Path | None) -> Iterator[None]:
     """Send log records of our packages to the console (info) and to a file (all, with times).
 
     Without a file, only warnings reach the console.
     """
+    # Where the disk is full, the console has the records; they wait in the file's buffer.
+    logging.raiseExceptions = False
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.WARNING if path is None else logging.INFO)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    handlers: list[logging.Handler] = [console]
-    if path is not None:
-        file = _LogFile(path)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        handlers.append(file)
-    loggers = [logging.getLogger(name) for name in ("torch_utils", "mate3d", "training")]
-    loggers += [logging.getLogger(name) for name in ("editing", "scripts", "__main__")]
+    file = logging.FileHandler(path or os.devnull, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in _PACKAGES]
     for logger in loggers:
         logger.setLevel(logging.DEBUG)
-        logger.handlers[:] = handlers
+        logger.handlers[:] = [console, file]
     try:
         yield
     finally:
         for logger in loggers:
             logger.handlers.clear()
-        for handler in handlers:
-            handler.close()
+        with suppress(OSError):
+            file.close()

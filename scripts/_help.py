@@ -1,10 +1,10 @@
 """The `--help` text of a script: every option, its value, and the comment of its YAML file."""
 
+import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
-
-import yaml
 
 from scripts._compose import CONFIG_FOLDER, chosen_files, compose_config, flatten, group_choices
 
@@ -15,20 +15,22 @@ _WIDTH = 100
 def help_text(config_name: str, words: Sequence[str] = ()) -> str:
     """Describe a script's options as they stand after the user's words."""
     primary = CONFIG_FOLDER / f"{config_name}.yaml"
+    text = primary.read_text(encoding="utf-8")
     choices = chosen_files(config_name, words)
-    comments = _file_comments(primary)
+    comments = {}
     for group, choice in choices.items():
         if choice is not None:
-            comments = _file_comments(CONFIG_FOLDER / group / f"{choice}.yaml", group) | comments
-    lines = [*_header(primary), "", f"Usage: python -m scripts.{config_name} [option=value ...]"]
+            comments |= _comments(CONFIG_FOLDER / group / f"{choice}.yaml", group)
+    comments |= _comments(primary)
+    header = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    lines = [line.removeprefix("#").removeprefix(" ") for line in header]
     lines += [
-        "",
+        *("", f"Usage: python -m scripts.{config_name} [option=value ...]", ""),
         *_entry("--help", "print this text and stop"),
         *_entry("--cfg", "print the composed configuration and stop"),
         *_entry("--multirun", "one job for each of seed=0,1 and the like; see docs/scaling.md"),
+        *("", "Groups of options:"),
     ]
-    if choices:
-        lines += ["", "Groups of options:"]
     for group, choice in choices.items():
         allowed = ", ".join(group_choices(config_name, group)) or "none yet"
         lines += _entry(f"{group}={_show(choice)}", f"choices: {allowed}")
@@ -42,54 +44,34 @@ def help_text(config_name: str, words: Sequence[str] = ()) -> str:
 
 def _show(value: object) -> str:
     """Write a value as YAML does."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
 def _entry(left: str, comment: str) -> list[str]:
     """Lay an option out in two columns; a long left side gets its own line."""
-    paragraph = textwrap.wrap(comment, _WIDTH - _COLUMN - 2) or [""]
-    if len(left) + 2 > _COLUMN:
-        return [f"  {left}", *(f"  {'':{_COLUMN}}{line}" for line in paragraph if line)]
-    first = f"  {left:{_COLUMN}}{paragraph[0]}".rstrip()
-    return [first, *(f"  {'':{_COLUMN}}{line}" for line in paragraph[1:])]
+    right = textwrap.wrap(comment, _WIDTH - _COLUMN - 2)
+    if len(left) + 2 > _COLUMN or not right:
+        right.insert(0, "")
+    rest = [f"  {'':{_COLUMN}}{line}" for line in right[1:]]
+    return [f"  {left:{_COLUMN}}{right[0]}".rstrip(), *rest]
 
 
-def _header(path: Path) -> list[str]:
-    """Return the comment block at the top of a file."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.removeprefix("#").removeprefix(" ").rstrip())
-    return lines
-
-
-def _file_comments(path: Path, group: str = "") -> dict[str, str]:
-    """Map dotted keys of a YAML file to the comment above or behind each."""
+def _comments(path: Path, group: str = "") -> dict[str, str]:
+    """Map dotted keys of a YAML file to the comments above and behind each."""
     text = path.read_text(encoding="utf-8")
-    prefix = "" if "@package _global_" in text.split("\n", 1)[0] or not group else f"{group}."
-    root = yaml.compose(text)
-    if not isinstance(root, yaml.MappingNode):
-        return {}
-    lines = text.splitlines()
-    comments = {f"{prefix}{key}": _comment_at(lines, line) for key, line in _key_lines(root)}
-    return {key: comment for key, comment in comments.items() if comment}
-
-
-def _key_lines(node: yaml.MappingNode, prefix: str = "") -> Iterator[tuple[str, int]]:
-    for key, value in node.value:
-        yield f"{prefix}{key.value}", key.start_mark.line
-        if isinstance(value, yaml.MappingNode):
-            yield from _key_lines(value, f"{prefix}{key.value}.")
-
-
-def _comment_at(lines: list[str], line: int) -> str:
-    above = []
-    for text in reversed(lines[:line]):
-        if not text.lstrip().startswith("#"):
-            break
-        above.insert(0, text.strip().lstrip("#").strip())
-    _, separator, behind = lines[line].partition(" # ")
-    return " ".join(above + [behind.strip()] if separator else above)
+    prefix = [group] if group and "@package _global_" not in text else []
+    keys: list[str] = []
+    above: list[str] = []
+    comments = {}
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            above.append(line.strip(" #"))
+            continue
+        if match := re.match(r"( *)(\w+):(?:.* # (.*))?", line):
+            keys[len(match[1]) // 2 :] = [match[2]]
+            words = [*above, match[3] or ""]
+            comments[".".join(prefix + keys)] = " ".join(filter(None, words))
+        above = []
+    return comments

@@ -9,7 +9,6 @@ from scripts._compose import (
     compose_config,
     flatten,
     group_choices,
-    missing_options,
     resolve_config,
 )
 
@@ -29,7 +28,7 @@ def _choices(*, of_values: bool) -> list[tuple[str, str]]:
 
 def _resolves(script: str, word: str) -> DictConfig:
     config = compose_config(script, [word])
-    for key in missing_options(config):
+    for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, "given")
     return resolve_config(config)
 

@@ -14,9 +14,12 @@ from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from torch_utils.launchers import DistributedError, World, connect_store, launched_world
+from torch_utils.launchers import DistributedError, World, launched_world
 
+# How long the first process waits for the last one at the start.
+_START_TIMEOUT = timedelta(minutes=15)
 _WATCH_SECONDS = 0.5
 # How long a process with an error of communication waits for the one that caused it.
 _BLAME_SECONDS = 2.0
@@ -148,7 +151,7 @@ def connected(exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterat
     if place.size == 1:
         yield place
         return
-    _connection = Connection(place, connect_store(place), exit_code)
+    _connection = Connection(place, _connect_store(place), exit_code)
     try:
         yield place
         _connection.close()
@@ -157,6 +160,18 @@ def connected(exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterat
         raise
     finally:
         _connection = None
+
+
+def _connect_store(place: World) -> dist.Store:
+    """Return the key-value store that the launched processes share; the first one holds it."""
+    try:
+        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START_TIMEOUT))
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise DistributedError(
+            f"process {place.rank} of {place.size} does not reach the others: {reason}"
+        ) from error
+    return store
 
 
 @contextmanager

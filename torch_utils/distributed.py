@@ -3,7 +3,6 @@
 Alone (one process, nothing launched), every function here does nothing and costs nothing.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,11 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from torch_utils.connection import connected, current, talking
-from torch_utils.launchers import DistributedError, World, shows_own_gpu_only
+from torch_utils.launchers import DistributedError, World
 
 # How long one process may be late at a collective operation.
 TIMEOUT = timedelta(minutes=30)
-_BUCKET_BYTES = 32 * 2**20
 _MAIN_RANK = 0
 
 T = TypeVar("T")
@@ -69,25 +67,31 @@ def distributed(device_type: str) -> Iterator[World]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; they travel in flat buckets.
+    """Replace each gradient by its mean over the processes; all travel together.
 
     A missing gradient counts as zeros; one that is missing everywhere stays so. Parameters that
     do not require gradients are left alone.
 
     Args:
-        parameters: The same ones in the same order on all processes.
+        parameters: The same ones in the same order on all processes, on one device.
     """
     if current() is None:
         return
-    buckets = _buckets([parameter for parameter in parameters if parameter.requires_grad])
-    # Outside of `talking`: a GPU without memory for copies has not lost anybody.
-    flats = [_flatten_gradients(bucket) for bucket in buckets]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    flags = torch.tensor([float(parameter.grad is not None) for parameter in trained])
+    flat = torch.cat([*(g.flatten() for g in gradients), flags.to(gradients[0].device)])
     with talking():
-        works = [dist.all_reduce(flat, async_op=True) for flat in flats]
-        for work in works:
-            work.wait()
-    for flat, bucket in zip(flats, buckets, strict=True):
-        _scatter_gradients(flat.div_(world().size), bucket)
+        dist.all_reduce(flat)
+    sizes = [*(parameter.numel() for parameter in trained), len(trained)]
+    *means, shares = flat.div_(world().size).split(sizes)
+    for parameter, mean, share in zip(trained, means, shares, strict=True):
+        if parameter.grad is None:
+            # Read only where a gradient is missing: on a GPU it means waiting.
+            if share == 0:
+                continue
+            parameter.grad = torch.empty_like(parameter)
+        parameter.grad.copy_(mean.view_as(parameter))
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -104,11 +108,6 @@ def any_process(flag: bool) -> bool:
     if current() is None:
         return flag
     return bool(all_reduce_sum(torch.tensor(int(flag))) > 0)
-
-
-def barrier() -> None:
-    """Wait until all processes are here."""
-    any_process(False)
 
 
 def broadcast_object(value: T) -> T:
@@ -153,40 +152,10 @@ def run_on_main(function: Callable[[], object]) -> None:
 def _gpu_index(place: World) -> int:
     count = torch.cuda.device_count()
     # Slurm may show each process its own GPU alone.
-    if count == 1 and shows_own_gpu_only():
-        return 0
-    if place.local_rank >= count:
+    index = 0 if count == 1 and not dist.is_torchelastic_launched() else place.local_rank
+    if index >= count:
         raise DistributedError(
-            f"process {place.local_rank} of this node has no GPU of its own, there are {count}; "
+            f"process {index} of this node has no GPU of its own, there are {count}; "
             "start at most one process a GPU"
         )
-    return place.local_rank
-
-
-def _buckets(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Split a list into pieces of one type and device and of about `_BUCKET_BYTES`."""
-    buckets: dict[tuple, list[nn.Parameter]] = {}
-    sizes: Counter[tuple] = Counter()
-    for parameter in parameters:
-        kind = parameter.dtype, parameter.device
-        buckets.setdefault((*kind, sizes[kind] // _BUCKET_BYTES), []).append(parameter)
-        sizes[kind] += parameter.numel() * parameter.element_size()
-    return list(buckets.values())
-
-
-def _flatten_gradients(bucket: list[nn.Parameter]) -> Tensor:
-    """Return [all gradients one after the other, one flag a parameter: has a gradient]."""
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-    flags = torch.tensor([float(parameter.grad is not None) for parameter in bucket])
-    return torch.cat([*(g.flatten() for g in gradients), flags.to(gradients[0])])
-
-
-def _scatter_gradients(flat: Tensor, bucket: list[nn.Parameter]) -> None:
-    *means, shares = flat.split([*(parameter.numel() for parameter in bucket), len(bucket)])
-    for parameter, mean, share in zip(bucket, means, shares, strict=True):
-        if parameter.grad is None:
-            # Read only where a gradient is missing: on a GPU it means waiting.
-            if share == 0:
-                continue
-            parameter.grad = torch.empty_like(parameter)
-        parameter.grad.copy_(mean.view_as(parameter))
+    return index

@@ -1,4 +1,4 @@
-"""Turn SIGTERM and SIGINT into a request to finish the current step."""
+"""Turn SIGTERM, SIGINT and SIGUSR2 into a request to finish the current step."""
 
 import logging
 import os
@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _logger = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Slurm and submitit send the last one some time before they end a job.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+_received: list[int] = []
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether to stop; a second signal acts as usual.
+    """Yield a function that tells whether to stop; a second SIGTERM or SIGINT acts as usual.
 
     Signals can be caught in the main thread only; elsewhere nothing changes.
     """
@@ -21,8 +24,8 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
-    received: list[int] = []
     own_process = os.getpid()
+    _received.clear()
 
     def restore() -> None:
         for number, handler in previous.items():
@@ -32,13 +35,19 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         if os.getpid() != own_process:
             # Ctrl-C also reaches forked data workers, which must serve the step that finishes.
             return
-        received.append(number)
+        _received.append(number)
         _logger.info("%s: finishing this step, then saving", signal.Signals(number).name)
-        restore()
+        if number != signal.SIGUSR2:
+            restore()
 
     for number in _SIGNALS:
         signal.signal(number, remember)
     try:
-        yield lambda: bool(received)
+        yield lambda: bool(_received)
     finally:
         restore()
+
+
+def was_preempted() -> bool:
+    """Tell whether SIGUSR2 was among what stopped the last `stop_on_signal` of this process."""
+    return signal.SIGUSR2 in _received
