@@ -116,7 +116,8 @@ def _is_group(key: str) -> bool:
 
 
 def _compose_groups(config_name: str, words: Sequence[str], **options: bool) -> DictConfig:
-    choices = [hydra_word(config_name, word) for word in words if _is_group(word.partition("=")[0])]
+    pairs = [hydra_word(config_name, word).split("=", 1) for word in words]
+    choices = [f"{key}='{text}'" for key, text in pairs if _is_group(key)]
     with composing(config_name):
         return compose(config_name, choices, **options)
 

@@ -110,6 +110,11 @@ def any_process(flag: bool) -> bool:
     return bool(all_reduce_sum(torch.tensor(int(flag))) > 0)
 
 
+def barrier() -> None:
+    """Wait until all processes are here."""
+    any_process(False)
+
+
 def broadcast_object(value: T) -> T:
     """Return the main process's value on all processes; it must be picklable and small.
 

@@ -1,119 +1,87 @@
-"""The training script on a data set of its own format: output, resume, errors."""
+"""The training script on a data set of its own format: output, resume, init_from, errors."""
 
+import shlex
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mate3d.checkpoint import load_generator
-from scripts import prepare_data, train
-from scripts._compose import compose_config, group_choices, resolve_config
+from mate3d.checkpoint import load_generator, save_generator
+from mate3d.generator import Generator
+from scripts import train
+from tests.eg3d import make_generator
+from tests.official_format import make_network, published_state, write_snapshot
+from training.run_folder.monitor import Monitor
 from training.run_folder.safety import only_writer
 
-ROOT = Path(__file__).parents[2]
+
+def make_words(cats: Path, folder: Path, *words: str) -> list[str]:
+    return ["debug=tiny", f"data={cats}", f"output={folder / 'run'}", *words]
 
 
-@pytest.fixture(scope="module")
-def cats(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cats")
-    prepare_data.main(["debug=tiny", f"output={folder / 'data'}", f"paths.outputs={folder}"])
-    return folder / "data"
-
-
-def run_train(cats: Path, output: Path, *words: str) -> None:
-    train.main(["debug=tiny", f"data={cats}", f"output={output}", *words])
-
-
-def fail_train(capsys, *words: str) -> str:
-    with pytest.raises(SystemExit) as info:
-        train.main(["debug=tiny", *words])
-    assert info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
-def test_run_folder_holds_everything_and_refuses_a_second_run(cats, tmp_path, capsys):
-    run_train(cats, tmp_path / "run")
+def test_run_folder_holds_everything_and_refuses_a_second_run(cats, tmp_path, capsys, fail):
+    words = make_words(cats, tmp_path)
+    train.main([*words, "train.warm_start=procedural"])
     output = capsys.readouterr().out
-    assert output.count("s/kimg") == 3
-    assert f"done: {tmp_path / 'run' / 'checkpoint'}" in output
-    for name in ("config.yaml", "log.txt", "git_revision.txt", "stats.jsonl", "training_state.pt"):
-        assert (tmp_path / "run" / name).is_file(), name
-    generator = load_generator(tmp_path / "run" / "checkpoint")
-    assert generator.config.resolution == 32
-    events = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert {"Loss/G/loss", "Loss/G_eikonal/weighted", "Progress/kimg"} <= set(
-        events.Tags()["scalars"]
-    )
-    assert {"samples/image", "samples/segmentation", "samples/depth", "samples/normals"} <= set(
-        events.Tags()["images"]
-    )
-    card = (tmp_path / "run" / "checkpoint" / "card.md").read_text()
-    assert "python -m scripts.train debug=tiny" in card
-    texts = [(tmp_path / "run" / name).read_text() for name in ("config.yaml", "log.txt")]
-    line = fail_train(capsys, f"data={cats}", f"output={tmp_path / 'run'}", "train.seed=7")
+    run = tmp_path / "run"
+    assert output.count("s/kimg") >= 3 and f"done: {run / 'checkpoint'}" in output
+    for name in ("config.yaml", "log.txt", "git_revision.txt", "training_state.pt"):
+        assert (run / name).is_file(), name
+    stats = (run / "stats.jsonl").read_text()
+    assert "Loss/warm_start/class_sdf" in stats and "Loss/D/loss" in stats
+    assert load_generator(run / "checkpoint").config.resolution == 32
+    tags = EventAccumulator(str(run)).Reload().Tags()
+    assert {"Loss/G/loss", "Loss/G_eikonal/weighted", "Progress/kimg"} <= set(tags["scalars"])
+    pictures = {"samples/image", "samples/segmentation", "samples/depth", "samples/normals"}
+    assert pictures <= set(tags["images"])
+    assert "python -m scripts.train debug=tiny" in (run / "checkpoint" / "card.md").read_text()
+    texts = [(run / name).read_text() for name in ("config.yaml", "log.txt")]
+    line = fail(train.main, *words, "train.seed=7")
     assert "holds a training run; say resume=true" in line
-    assert texts == [(tmp_path / "run" / name).read_text() for name in ("config.yaml", "log.txt")]
+    assert texts == [(run / name).read_text() for name in ("config.yaml", "log.txt")]
 
 
-def test_a_running_run_keeps_its_configuration(cats, tmp_path, capsys, monkeypatch):
+def test_a_running_run_keeps_its_configuration(cats, tmp_path, monkeypatch, fail):
     monkeypatch.setattr(train, "only_writer", partial(only_writer, patience_s=0))
-    config = tmp_path / "config.yaml"
+    config = tmp_path / "run" / "config.yaml"
+    config.parent.mkdir()
     config.write_text("# Resolved options of a run of scripts.train\nseed: 1\n")
-    with only_writer(tmp_path):
-        line = fail_train(capsys, f"data={cats}", f"output={tmp_path}", "resume=auto")
+    with only_writer(tmp_path / "run"):
+        line = fail(train.main, *make_words(cats, tmp_path, "resume=auto"))
     assert "another process trains in" in line
     assert config.read_text().endswith("seed: 1\n")
 
 
-def test_warm_start_precedes_training(cats, tmp_path, capsys):
-    run_train(cats, tmp_path / "run", "train.warm_start=procedural", "train.total_kimg=0.004")
-    stats = (tmp_path / "run" / "stats.jsonl").read_text()
-    assert "Loss/warm_start/class_sdf" in stats
-    assert "Loss/D/loss" in stats
+def test_sigterm_saves_and_the_printed_command_resumes(cats, tmp_path, monkeypatch, capsys):
+    tick = Monitor.tick
 
+    def stop_at_the_first(self, *args, **kwargs):
+        monkeypatch.setattr(Monitor, "tick", tick)
+        signal.raise_signal(signal.SIGTERM)
+        return tick(self, *args, **kwargs)
 
-@pytest.mark.slow
-def test_sigterm_saves_and_the_printed_command_resumes(cats, tmp_path):
-    words = ["debug=tiny", f"data={cats}", "train.total_kimg=100.0", f"output={tmp_path / 'run'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.train", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if "s/kimg" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert "SIGTERM: finishing this step" in rest
-    command = rest.strip().splitlines()[-1].split()
+    monkeypatch.setattr(Monitor, "tick", stop_at_the_first)
+    train.main(make_words(cats, tmp_path, "train.total_kimg=100.0", "metrics=none"))
+    output = capsys.readouterr().out
+    assert "SIGTERM: finishing this step" in output
+    command = shlex.split(output.splitlines()[-1])
     assert command[:3] == ["python", "-m", "scripts.train"] and command[-1] == "resume=true"
-    seen = int(rest.split("stopped at ")[1].split(" images")[0])
-    resumed = [sys.executable, *command[1:], f"train.total_kimg={(seen + 4) / 1000}"]
-    result = subprocess.run(resumed, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "done:" in result.stdout
+    seen = int(output.split("stopped at ")[1].split(" images")[0])
+    train.main([*command[3:], f"train.total_kimg={(seen + 4) / 1000}"])
+    assert "done:" in capsys.readouterr().out
 
 
-def test_missing_data_is_named(tmp_path, capsys):
-    line = fail_train(capsys, f"data={tmp_path / 'none'}", f"output={tmp_path / 'run'}")
-    assert line.startswith("error: ") and str(tmp_path / "none") in line
-
-
-def test_unnamed_data_is_asked_for(tmp_path, capsys):
-    assert "data=..." in fail_train(capsys, f"output={tmp_path / 'run'}")
+DENSITY = ["rendering=released", "model.generator.geometry=density"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["data={tmp}/none"], "{tmp}/none"),
+        (["data=???"], "data=..."),
         (["dataset.label_set=celebamask_hq"], "the data set's labels are catmask_hq, the model's"),
         (["model.generator.resolution=64"], "resolution 64 does not fit data set"),
         (["model.generator.sr_input_resolution=12"], "model.generator: cannot go from 12 to 32"),
@@ -124,26 +92,55 @@ def test_unnamed_data_is_asked_for(tmp_path, capsys):
         (["loss=best"], "unknown choice loss=best; use one of: default, density, paper, released"),
         (["device=tpu"], "device=tpu; use auto, cpu or cuda"),
         (["resume=true"], "nothing to resume"),
+        (["init_from={tmp}/missing"], "{tmp}/missing"),
+        (["init_from={tmp}/missing.pkl"], "{tmp}/missing.pkl"),
+        (DENSITY, "no distances for loss.eikonal, loss.minimal_surface"),
     ],
 )
-def test_wrong_options_are_named(cats, tmp_path, capsys, words, message):
-    assert message in fail_train(capsys, f"data={cats}", f"output={tmp_path / 'run'}", *words)
+def test_wrong_options_are_named(cats, tmp_path, fail, words, message):
+    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    line = fail(train.main, *make_words(cats, tmp_path, *words))
+    assert message.replace("{tmp}", str(tmp_path)) in line
 
 
-@pytest.mark.parametrize("experiment", group_choices("train", "experiment"))
-def test_every_experiment_builds_its_settings(experiment):
-    config = resolve_config(compose_config("train", [f"experiment={experiment}", "data=x"]))
-    train.read_settings(config)
-    generator = train.read_generator_config(config)
-    assert generator.label_set == config.dataset.label_set
+def _make_source() -> Generator:
+    """Return an EG3D generator of debug=tiny's sizes."""
+    return make_generator(
+        z_dim=64,
+        w_dim=32,
+        plane_resolution=16,
+        plane_channels=8,
+        channel_base=256,
+        channel_max=32,
+        num_features=16,
+        neural_rendering_resolution=16,
+        sr_input_resolution=16,
+        resolution=32,
+        sr_channels=(16, 8),
+    )
 
 
-def test_released_choices_reproduce_the_release():
-    words = ["experiment=ffhq_mask_512", "loss=released", "rendering=released", "data=x"]
-    config = resolve_config(compose_config("train", words))
-    _, settings = train.read_settings(config)
-    generator = train.read_generator_config(config)
-    assert settings.loss.with_double_blur and settings.loss.density_extent == 1.0
-    assert generator.rendering.density_activation == "softplus_shifted"
-    assert generator.rendering.background_class is None
-    assert (generator.resolution, generator.label_set) == (512, "celebamask_hq")
+def test_starts_from_a_checkpoint_and_resumes_without_it(cats, tmp_path, capsys):
+    source = tmp_path / "eg3d"
+    save_generator(source, _make_source())
+    words = make_words(cats, tmp_path, f"init_from={source}", "metrics=none")
+    train.main([*words, "train.total_kimg=0.004"])
+    output = capsys.readouterr().out
+    assert f"init_from={source}" in output
+    assert "model.generator.plane_layout=eg3d_legacy" in output
+    assert "decoder.sdf_head.0.weight" in (tmp_path / "run" / "log.txt").read_text()
+    (source / "config.yaml").unlink()
+    train.main([*words, "train.total_kimg=0.008", "resume=true"])
+    assert "perturbed" not in capsys.readouterr().out
+
+
+def test_starts_from_a_published_eg3d_file(cats, tmp_path, capsys):
+    source = _make_source()
+    network = make_network(source, published_state(source))
+    path = write_snapshot(tmp_path / "ffhq.pkl", G_ema=network)
+    words = [f"init_from={path}", "optimizer.generator_lr=0.0", "metrics=none"]
+    train.main(make_words(cats, tmp_path, *words, "train.total_kimg=0.004"))
+    assert "of the shape branch from the source's one branch" in capsys.readouterr().out
+    state = load_generator(tmp_path / "run" / "checkpoint").state_dict()
+    rows = source.decoder.density_head[2].weight[1:]
+    assert torch.equal(state["decoder.color_head.2.weight"], rows)

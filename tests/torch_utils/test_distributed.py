@@ -11,7 +11,6 @@ from torch_utils import distributed as d
 from torch_utils import launchers
 from torch_utils.launchers import DistributedError, World, first_host, launched_world
 
-
 TORCHRUN = dict(zip(("RANK", "WORLD_SIZE", "LOCAL_RANK"), "343", strict=True))
 SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
 SLURM |= {"SLURM_STEP_NODELIST": "gpu[003-007,011]", "SLURM_JOB_ID": "120001"}
