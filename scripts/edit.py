@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -83,10 +83,7 @@ def _hashed(values: dict) -> dict:
     return {name: value for name, value in values.items() if name not in ("paths", "output")}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script with the words of the command line."""
-    run("edit", _edit, argv)
-
+main = partial(run, "edit", _edit)
 
 if __name__ == "__main__":
     main()

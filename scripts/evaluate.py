@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -64,10 +64,7 @@ def _measure_against_data(
     return evaluator.measure(generator, dataset.camera_labels, config.seed)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script with the words of the command line."""
-    run("evaluate", _evaluate, argv)
-
+main = partial(run, "evaluate", _evaluate)
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
 """Make pictures, videos and meshes of heads from seeds."""
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -30,10 +30,7 @@ def _generate(config: DictConfig) -> None:
     _logger.info("wrote %d files in %s", len(paths), config.output)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script with the words of the command line."""
-    run("generate", _generate, argv)
-
+main = partial(run, "generate", _generate)
 
 if __name__ == "__main__":
     main()

@@ -41,7 +41,9 @@ def _train(config: DictConfig, words: list[str]) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with distributed(device.type):
-        _run(config, words, device, output, resume=_is_resuming(config.resume, output))
+        has_run = broadcast_object(has_state(output / STATE_FILE))
+        resume = has_run if config.resume == "auto" else config.resume == "true"
+        _run(config, words, device, resume=resume)
 
 
 @contextmanager
@@ -62,9 +64,8 @@ def _only_run(config: DictConfig) -> Iterator[None]:
         yield
 
 
-def _run(
-    config: DictConfig, words: list[str], device: torch.device, output: Path, *, resume: bool
-) -> None:
+def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: bool) -> None:
+    output = Path(config.output)
     generator_config = read_generator_config(config)
     dataset = PortraitDataset(
         config.data, resolution=generator_config.resolution, with_flips=config.with_flips
@@ -103,12 +104,6 @@ def _run(
         launched = ", launched as before" if world().size > 1 else ""
         _logger.info("stopped at %d images; to go on%s:", state.images_seen, launched)
         _logger.info("  %s resume=true", command)
-
-
-def _is_resuming(choice: str, output: Path) -> bool:
-    """Tell whether to go on with the run in `output`; decided by the main process for all."""
-    has_run = broadcast_object(has_state(output / STATE_FILE))
-    return has_run if choice == "auto" else choice == "true"
 
 
 def read_generator_config(config: DictConfig) -> GeneratorConfig:

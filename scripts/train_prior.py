@@ -1,7 +1,7 @@
 """Train the 2D prior of editing: a tiny Stable Diffusion with ControlNet, or a ControlNet only."""
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -11,11 +11,6 @@ from scripts._entry import run
 from training.prior.trainer import PriorOptions, train_prior
 
 _logger = logging.getLogger(__name__)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script with the words of the command line."""
-    run("train_prior", _train, argv)
 
 
 def _train(config: DictConfig) -> None:
@@ -42,6 +37,8 @@ def _train(config: DictConfig) -> None:
     model = train_prior(options, with_progress_bar=True)
     _logger.info("prior: %s", model)
 
+
+main = partial(run, "train_prior", _train)
 
 if __name__ == "__main__":
     main()

@@ -151,7 +151,9 @@ def connected(exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterat
     if place.size == 1:
         yield place
         return
-    _connection = Connection(place, _connect_store(place), exit_code)
+    with talking():
+        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START_TIMEOUT))
+    _connection = Connection(place, store, exit_code)
     try:
         yield place
         _connection.close()
@@ -162,25 +164,9 @@ def connected(exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterat
         _connection = None
 
 
-def _connect_store(place: World) -> dist.Store:
-    """Return the key-value store that the launched processes share; the first one holds it."""
-    try:
-        store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START_TIMEOUT))
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise DistributedError(
-            f"process {place.rank} of {place.size} does not reach the others: {reason}"
-        ) from error
-    return store
-
-
 @contextmanager
 def talking() -> Iterator[None]:
-    """Name the errors of PyTorch's communication.
-
-    Raises:
-        DistributedError: In place of a RuntimeError.
-    """
+    """Raise a DistributedError in place of PyTorch's errors of communication."""
     try:
         yield
     except RuntimeError as error:

@@ -17,14 +17,6 @@ submitit = pytest.importorskip("submitit")
 ROOT = Path(__file__).parents[2]
 
 
-def fail(capsys, *words: str) -> str:
-    with pytest.raises(SystemExit) as info:
-        prepare_data.main(["--multirun", *words])
-    assert info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -36,12 +28,10 @@ def fail(capsys, *words: str) -> str:
         (["hydra/launcher=slurm", "seed=1,2"], 'hydra/launcher=slurm: Could not detect "srun"'),
     ],
 )
-def test_mistakes_are_one_line_before_anything_starts(
-    words, message, capsys, monkeypatch, tmp_path
-):
+def test_mistakes_are_one_line_before_anything_starts(words, message, fail, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    line = fail(capsys, f"output={tmp_path / 'jobs'}", *words)
-    assert line.startswith("error: ") and message in line
+    line = fail(prepare_data.main, "--multirun", f"output={tmp_path / 'jobs'}", *words)
+    assert message in line
     assert not list(tmp_path.glob("jobs/seed*"))
 
 
@@ -53,12 +43,13 @@ def test_jobs_of_this_process_get_folders_named_after_what_differs(tmp_path, cap
         assert (tmp_path / f"jobs/seed={seed}/dataset.json").is_file()
 
 
-def test_job_of_submitit_runs_and_its_failure_is_one_line(tmp_path, capfd):
+@pytest.mark.slow
+def test_job_of_submitit_runs_and_its_failure_is_one_line(tmp_path, fail):
     words = ["hydra/launcher=local", "debug=tiny", "num_images=2", f"paths.outputs={tmp_path}"]
     taken = tmp_path / "jobs/seed=4"
     taken.mkdir(parents=True)
     (taken / "dataset.json").touch()
-    line = fail(capfd, *words, "seed=3,4", f"output={tmp_path / 'jobs'}")
+    line = fail(prepare_data.main, "--multirun", *words, "seed=3,4", f"output={tmp_path / 'jobs'}")
     assert line.startswith(f"error: hydra/launcher=local: error: output {taken} exists")
     assert (tmp_path / "jobs/seed=3/dataset.json").is_file()
 
@@ -113,6 +104,7 @@ class CountingJob:
         return submitit.helpers.DelayedSubmission(self)
 
 
+@pytest.mark.slow
 def test_preempted_job_of_two_processes_saves_and_goes_on(tmp_path):
     executor = submitit.LocalExecutor(tmp_path / "logs", max_num_timeout=2)
     executor.update_parameters(tasks_per_node=2, timeout_min=5, signal_delay_s=1)

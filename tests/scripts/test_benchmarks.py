@@ -1,0 +1,53 @@
+"""The benchmarks' last line is what readers parse; it fits what they measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run_benchmark(name: str, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def read_figures(name: str, *words: str) -> dict:
+    result = run_benchmark(name, *words)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_memory_line_fits_what_was_measured():
+    words = ["experiment=small_cat", "batch_sizes=1,2", "variants=fp32", "options=debug=tiny"]
+    document = read_figures("bench_memory", *words)
+    peaks, held = (document["fp32"][name] for name in ("peak_gib", "held_gib"))
+    fit = document["fits"]["fp32"]
+    for size, peak, least in zip(document["batch_sizes"], peaks, held, strict=True):
+        assert peak >= least > 0
+        found = fit["fixed_gib"] + fit["image_gib"] * size
+        assert found == pytest.approx(peak, abs=fit["largest_error_gib"] + 0.003)
+
+
+def test_training_compares_equal_iterations():
+    words = ["preset=tiny", "neural_resolution=8", "batch_size=2", "variants=exact,fast,subset"]
+    document = read_figures("bench_training", *words)
+    names = {"seconds_exact", "seconds_fast", "peak_rss_gib", "peak_rss_gib_exact", "speedup"}
+    assert names <= set(document)
+    assert set(document["parts"]) == {"generator", "discriminator", "semantic_discriminator"}
+    assert set(document["lazy_parts"]) == {"density_smoothness", "r1", "semantic_r1"}
+    assert max(document["relative_loss_differences"].values()) < 1e-4
+    assert min(document["gradient_cosines"].values()) > 1 - 1e-6
+    for term in ("G_eikonal", "G_g_minimal_surface", "G_sdf_consist_loss"):
+        assert document["losses_exact"][f"Loss/{term}/loss"] > 1e-4
+
+
+@pytest.mark.parametrize("name", ["bench_memory", "bench_training"])
+def test_unknown_variants_are_named(name):
+    result = run_benchmark(name, "variants=quick")
+    assert result.returncode == 1 and "error: variants=quick" in result.stderr
