@@ -19,7 +19,9 @@ from training.run_folder.safety import only_writer
 
 
 def make_words(cats: Path, folder: Path, *words: str) -> list[str]:
-    return ["debug=tiny", f"data={cats}", f"output={folder / 'run'}", *words]
+    """Three iterations, one a tick."""
+    short = ["debug=tiny", "train.tick_kimg=0.004", "train.total_kimg=0.012"]
+    return [*short, f"data={cats}", f"output={folder / 'run'}", *words]
 
 
 def test_run_folder_holds_everything_and_refuses_a_second_run(cats, tmp_path, capsys, fail):

@@ -6,16 +6,17 @@ import threading
 
 import pytest
 
-from torch_utils.interruption import stop_on_signal
+from torch_utils.interruption import stop_on_signal, was_preempted
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_signal_sets_the_request_and_handlers_return(number):
     before = signal.getsignal(number)
     with stop_on_signal() as should_stop:
         assert not should_stop()
         os.kill(os.getpid(), number)
         assert should_stop()
+    assert was_preempted() == (number == signal.SIGUSR2)
     assert signal.getsignal(number) == before
 
 
