@@ -61,13 +61,17 @@ def resolve_config(config: DictConfig) -> DictConfig:
     Raises:
         UserError: If a value that the user must give is missing, or refers to nothing.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
+    if missing := missing_options(config):
         wanted = ", ".join(f"{key}=..." for key in missing)
         raise UserError(f"missing value, please give: {wanted} (see --help)")
     resolved = config.copy()
     OmegaConf.resolve(resolved)
     return resolved
+
+
+def missing_options(config: DictConfig) -> list[str]:
+    """List the options that the user must still give (`???`)."""
+    return [key for key, value in flatten(config) if value == "???"]
 
 
 def group_choices(config_name: str, group: str) -> list[str]:

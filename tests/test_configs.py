@@ -9,6 +9,7 @@ from scripts._compose import (
     compose_config,
     flatten,
     group_choices,
+    missing_options,
     resolve_config,
 )
 
@@ -28,7 +29,7 @@ def _choices(*, of_values: bool) -> list[tuple[str, str]]:
 
 def _resolves(script: str, word: str) -> DictConfig:
     config = compose_config(script, [word])
-    for key in OmegaConf.missing_keys(config):
+    for key in missing_options(config):
         OmegaConf.update(config, key, "given")
     return resolve_config(config)
 

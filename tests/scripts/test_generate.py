@@ -64,6 +64,7 @@ def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
     ("words", "message"),
     [
         (["generator={tmp}/none"], "no checkpoint at {tmp}/none"),
+        (["output=???"], "please give: output=... (see"),
         (["seeds=two"], "seeds=two: cannot read 'two'"),
         (["seeds=[]"], "seeds is empty"),
         (["views.path=list"], "views.path=list needs [yaw,pitch] pairs"),
