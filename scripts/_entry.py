@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -61,23 +62,24 @@ def run(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with connected(_exit_code):
+        with connected(_report):
             _dispatch(config_name, main, words, guard)
-    except _ONE_LINE_ERRORS as error:
-        # One line, whatever the message holds.
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except (*_ONE_LINE_ERRORS, KeyboardInterrupt) as error:
+        sys.exit(_report(error))
 
 
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, _ONE_LINE_ERRORS):
-        return EXIT_USER_ERROR
+def _report(error: BaseException) -> int:
+    """Say what ended the run, on one line where a user can help it; return the exit code."""
+    if isinstance(error, SystemExit):
+        return int(error.code or 0)
     if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return error.code if isinstance(error, SystemExit) else 1
+    if isinstance(error, _ONE_LINE_ERRORS):
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    traceback.print_exception(error)
+    return 1
 
 
 def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) -> None:

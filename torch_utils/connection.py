@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -37,12 +38,12 @@ class Connection:
     Args:
         place: This process.
         store: Shared by all processes.
-        exit_code: What an exception ends the processes with.
+        report: See `connected`.
     """
 
-    def __init__(self, place: World, store: dist.Store, exit_code: Callable[[BaseException], int]):
+    def __init__(self, place: World, store: dist.Store, report: Callable[[BaseException], int]):
         self.place, self.store = place, store
-        self._exit_code = exit_code
+        self._report = report
         self._num_messages = 0
         # A store answers one thread at a time.
         self._own_store, self._watched_store = store.clone(), store.clone()
@@ -63,17 +64,19 @@ class Connection:
             self._own_store.set(key, pickle.dumps(value))
         return value
 
-    def fail(self, error: BaseException) -> None:
-        """Let the other processes end with this one; where one failed first, end as it does."""
+    def fail(self, error: BaseException) -> NoReturn:
+        """End all processes; if another one failed first, end as that one says."""
         self._stop_watching()
-        store = self._own_store
+        store, code = self._own_store, None
         # Where the process that holds the store is gone, nobody is left to be told.
         with suppress(RuntimeError):
             if store.add("run/failures", 1) > 1:
                 self._follow(store)
-            store.set("run/failure", str(self._exit_code(error)))
+            code = self._report(error)
+            store.set("run/failure", str(code))
             _wait_for(store, "run/ended", self.place.size - 1)
             store.add("run/told", 1)
+        _exit(self._report(error) if code is None else code)
 
     def close(self) -> None:
         """Leave after success; the main process goes last, since it may hold the store."""
@@ -95,8 +98,7 @@ class Connection:
                     self._follow(self._watched_store)
             except RuntimeError:
                 error = DistributedError("lost contact with other processes: the main one is gone")
-                print("error:", error, file=sys.stderr)
-                _exit(self._exit_code(error))
+                _exit(self._report(error))
 
     def _follow(self, store: dist.Store) -> NoReturn:
         """End silently, with the exit code of the process that failed first."""
@@ -104,6 +106,9 @@ class Connection:
         store.add("run/ended", 1)
         if self.place.rank == 0:
             _wait_for(store, "run/told", 1)
+        else:
+            # Not before the others, or a launcher would kill them with a signal.
+            time.sleep(0.2)
         _exit(code)
 
 
@@ -130,15 +135,20 @@ def current() -> Connection | None:
     return _connection
 
 
+def _report_bug(error: BaseException) -> int:
+    traceback.print_exception(error)
+    return 1
+
+
 @contextmanager
-def connected(exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterator[World]:
+def connected(report: Callable[[BaseException], int] = _report_bug) -> Iterator[World]:
     """Connect the launched processes while the context lasts; alone, do nothing.
 
-    Inside another such context, that one is used. When one process leaves with an exception, the
-    others end within seconds, wherever they are.
+    Inside another such context, that one is used. When an exception leaves it on one process, all
+    end within seconds, wherever they are.
 
     Args:
-        exit_code: What an exception ends the processes with.
+        report: Says what the first exception is, on its process, and returns the exit code of all.
 
     Raises:
         DistributedError: If the processes do not find each other.
@@ -153,13 +163,12 @@ def connected(exit_code: Callable[[BaseException], int] = lambda _: 1) -> Iterat
         return
     with talking():
         store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=_START_TIMEOUT))
-    _connection = Connection(place, store, exit_code)
+    _connection = Connection(place, store, report)
     try:
         yield place
         _connection.close()
     except BaseException as error:
         _connection.fail(error)
-        raise
     finally:
         _connection = None
 
