@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from mate3d.atomic import AppendedFile, atomic_file
+from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
 from scripts._help import help_text

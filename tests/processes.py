@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.torch_utils.distributed_processes import torchrun_environments
+from tests.torch_utils.distributed_processes import fork_processes
 
 # Of unshare(2): mounts and users of one's own.
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
@@ -89,14 +88,8 @@ def on_small_disk(function: Callable[[], object], folder: Path, *, size: str) ->
 
 def run_launched(function: Callable[[], object], size: int = 2) -> None:
     """Run a function in forked processes at the same time that torchrun seems to have launched."""
-
-    def run(environment: dict[str, str]) -> None:
-        os.environ.update(environment)
-        function()
-
-    children = [_fork(partial(run, one)) for one in torchrun_environments(size)]
-    for child in children:
-        assert not _wait(child)
+    for result in fork_processes(function, size):
+        assert result.returncode == 0, result.stderr
 
 
 def _error_of(function: Callable[[], object], prepare: Callable[[], object]) -> str:

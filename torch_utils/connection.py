@@ -76,7 +76,7 @@ class Connection:
             store.set("run/failure", str(code))
             _wait_for(store, "run/ended", self.place.size - 1)
             store.add("run/told", 1)
-        _exit(self._report(error) if code is None else code)
+        self._exit(self._report(error) if code is None else code)
 
     def close(self) -> None:
         """Leave after success; the main process goes last, since it may hold the store."""
@@ -98,7 +98,7 @@ class Connection:
                     self._follow(self._watched_store)
             except RuntimeError:
                 error = DistributedError("lost contact with other processes: the main one is gone")
-                _exit(self._report(error))
+                self._exit(self._report(error))
 
     def _follow(self, store: dist.Store) -> NoReturn:
         """End silently, with the exit code of the process that failed first."""
@@ -106,10 +106,16 @@ class Connection:
         store.add("run/ended", 1)
         if self.place.rank == 0:
             _wait_for(store, "run/told", 1)
-        else:
-            # Not before the others, or a launcher would kill them with a signal.
-            time.sleep(0.2)
-        _exit(code)
+        self._exit(code)
+
+    def _exit(self, code: int) -> NoReturn:
+        """End the process from any thread, whatever the others do."""
+        if self.place.rank == 0:
+            # Last: those that still wait for this one would show that it is gone.
+            time.sleep(_WATCH_SECONDS)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _wait_for(
@@ -118,13 +124,6 @@ def _wait_for(
     end = time.monotonic() + seconds
     while store.add(counter, 0) < number and time.monotonic() < end:
         time.sleep(0.1)
-
-
-def _exit(code: int) -> NoReturn:
-    """End the process from any thread, whatever the others do."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 _connection: Connection | None = None

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import torch
 
-from tests.torch_utils.distributed_processes import fork_processes
+from tests.processes import run_launched
 from torch_utils import distributed as d
 from torch_utils import launchers
 from torch_utils.launchers import DistributedError, World, first_host, launched_world
@@ -121,5 +121,4 @@ def test_three_processes_agree(check):
         with d.distributed("cpu") as world:
             check(world.rank)
 
-    for result in fork_processes(work, 3):
-        assert result.returncode == 0, result.stderr
+    run_launched(work, 3)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.torch_utils.distributed_processes import fork_processes
+from tests.processes import run_launched
 from torch_utils.heap import keep_freed_memory
 
 
@@ -27,5 +27,4 @@ def test_freed_memory_is_used_again():
         # Four tensors of about 60 MiB are 60000 pages.
         assert faults < 2000 and usual > 4 * faults + 1000, (faults, usual)
 
-    (result,) = fork_processes(work, 1)
-    assert result.returncode == 0, result.stderr
+    run_launched(work, 1)
