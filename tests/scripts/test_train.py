@@ -26,7 +26,7 @@ def make_words(cats: Path, folder: Path, *words: str) -> list[str]:
 
 def test_run_folder_holds_everything_and_refuses_a_second_run(cats, tmp_path, capsys, fail):
     words = make_words(cats, tmp_path)
-    train.main([*words, "train.warm_start=procedural"])
+    train.main([*words, "train.warm_start=procedural", "metrics=none"])
     output = capsys.readouterr().out
     run = tmp_path / "run"
     assert output.count("s/kimg") >= 3 and f"done: {run / 'checkpoint'}" in output
