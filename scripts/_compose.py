@@ -142,7 +142,8 @@ def composing(config_name: str) -> Iterator[None]:
         allowed = ", ".join(error.options or group_choices(config_name, group))
         raise UserError(f"unknown choice {group}={choice}; use one of: {allowed}") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error).splitlines()[0]) from error
+        reasons = filter(None, (error, error.__cause__))
+        raise UserError(": ".join(str(each).splitlines()[0] for each in reasons)) from error
 
 
 def _set_option(config: DictConfig, key: str, text: str) -> None:

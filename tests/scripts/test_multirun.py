@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
         (["seed=1,many"], "option seed=many must be a whole number"),
         (["debug=tiny,small"], "unknown choice debug=small; use one of: tiny"),
         (["hydra/launcher=pbs"], "unknown choice hydra/launcher=pbs; use one of: basic, local"),
-        (["hydra/launcher=local", "hydra.launcher.nodez=2"], "hydra.launcher.nodez"),
+        (["hydra/launcher=local", "hydra.launcher.nodez=2"], "Key 'nodez' not in"),
         (["hydra/launcher=slurm", "seed=1,2"], 'hydra/launcher=slurm: Could not detect "srun"'),
     ],
 )
