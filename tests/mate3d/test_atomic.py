@@ -115,11 +115,6 @@ def test_leftovers_of_one_name_go_without_those_of_others(tmp_path):
     assert names == [".partial.xyz.b", ".replaced.xyz.b", "a"]
 
 
-def test_an_exchange_that_fails_for_another_reason_is_an_error(tmp_path):
-    with pytest.raises(OSError, match="No such file"):
-        atomic._exchange(tmp_path / "a", tmp_path / "b")
-
-
 @pytest.mark.parametrize("writer", WRITERS)
 def test_an_interruption_or_a_file_that_cannot_grow_harms_nothing(tmp_path, writer):
     write(writer, tmp_path / "target", "old")

@@ -1,9 +1,10 @@
-"""Cameras of a rig, and the latents of seeds."""
+"""Cameras of a rig, inverted matrices, and the latents of seeds."""
 
 import numpy as np
 import pytest
 import torch
 
+from mate3d.camera_checks import are_inverted, split_camera
 from mate3d.cameras import CameraRig, make_camera, unpack_camera
 from mate3d.errors import UserError
 from mate3d.network.mapping import latents_from_seeds
@@ -19,8 +20,13 @@ def test_rig_looks_at_its_target_from_its_radius():
     torch.testing.assert_close(intrinsics[0, 0, 0], torch.tensor(3.0))
 
 
-def test_default_rig_is_the_default_camera():
-    torch.testing.assert_close(CameraRig().make_camera(0.3, -0.2), make_camera(0.3, -0.2))
+def test_inverted_matrices_are_told_even_if_they_look_a_little_past_the_origin():
+    for target in ((0.0, 0.0, 0.0), (0.0, 0.0, 0.2)):
+        cameras = make_camera(torch.linspace(-1, 1, 9), target=target).double().numpy()
+        poses = split_camera(cameras)[0]
+        assert are_inverted(np.linalg.inv(poses)) and not are_inverted(poses)
+    assert not are_inverted(np.linalg.inv(poses[:4]))
+    assert not are_inverted(np.repeat(poses[:1], 9, axis=0))
 
 
 def test_latent_of_a_seed_is_the_legacy_draw_whatever_else_is_drawn():

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from mate3d.network.layers import normalize_second_moment
 from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.field import sdf_gradient
 from mate3d.rendering.rays import DepthDraws, importance_depths, sample_rays, stratified_depths
@@ -165,8 +164,3 @@ def test_discriminators_match(face):
     joined = torch.cat([real, masks], dim=1)
     joined_raw = torch.cat([face["real.image_raw"], 2 * face["real.seg_raw"] - 1], dim=1)
     assert_golden(semantic_discriminator(joined, joined_raw, camera), face["disc.Ds_real"])
-
-
-def test_second_moment_normalisation_gives_unit_mean_square():
-    x = normalize_second_moment(torch.randn(4, 32) * 7)
-    torch.testing.assert_close(x.square().mean(dim=1), torch.ones(4))

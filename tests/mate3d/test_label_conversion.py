@@ -1,13 +1,11 @@
 """Conversions against the tables that the releases publish, and what they say they lose."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion, swap_classes
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet, get_label_set, label_set_names
+from mate3d.labels import CATMASK_HQ, LabelSet, get_label_set, label_set_names
 
 PUBLISHED = {
     ("sofgan", "celebamask_hq"): [
@@ -91,12 +89,6 @@ def test_impossible_conversions_list_what_is_possible(source, target, message):
 def test_unknown_ids_are_refused():
     with pytest.raises(UserError, match="19.* 0..18"):
         _convert("celebamask_hq", "face_8").apply(np.array([[0, 19]], dtype=np.uint8))
-
-
-def test_a_note_of_the_file_becomes_a_loss():
-    step = dataclasses.replace(CELEBAMASK_HQ.converters[0], note="hair is darker")
-    source = dataclasses.replace(CELEBAMASK_HQ, converters=(step,))
-    assert find_conversion(source, get_label_set(step.target)).losses[-1] == "hair is darker."
 
 
 def test_swapping_two_classes_twice_gives_the_same_map():

@@ -11,7 +11,6 @@ from mate3d.labels import (
     CELEBAMASK_HQ,
     LABEL_SET_FOLDER,
     UNLABELLED,
-    LabelSet,
     get_label_set,
     get_mask_label_set,
     label_set_names,
@@ -120,10 +119,3 @@ def test_unreadable_files_are_refused(tmp_path, content):
         (tmp_path / "own.yaml").write_text(content)
     with pytest.raises(UserError, match="own.yaml"):
         load_label_set(tmp_path / "own.yaml")
-
-
-def test_a_set_made_in_code_is_checked_too():
-    with pytest.raises(UserError, match="two"):
-        LabelSet("two", ("a", "b"), ((0, 0, 0),))
-    with pytest.raises(UserError, match="one"):
-        LabelSet("one", ("a",), ((0, 0, 0),), ((0, 3),))

@@ -15,7 +15,6 @@ from mate3d.generation.heads import Head, HeadMaker, interpolate_styles
 from mate3d.generation.pictures import ContactSheet
 from mate3d.generation.precision import Precision
 from mate3d.generation.rendering import ViewRenderer, move_range
-from mate3d.network.mapping import latents_from_seeds
 from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.renderer import RenderingConfig
 from tests.mate3d.fields import SphereField
@@ -29,17 +28,6 @@ def _renderer(generator, precision=CPU, **options) -> ViewRenderer:
     config = generator.config
     arguments = {"rendering": config.rendering, "resolution": 8, "with_normals": True} | options
     return ViewRenderer(generator, precision, **arguments)
-
-
-def test_seed_becomes_the_head_of_its_latent_under_the_frontal_camera(tiny_generator):
-    head = HeadMaker(tiny_generator, EXACT, 0.7, 2).from_seed(5)
-    config = tiny_generator.config
-    camera = config.camera_rig.make_camera()
-    ws = tiny_generator.map(
-        latents_from_seeds([5], config.z_dim), camera, truncation_psi=0.7, truncation_cutoff=2
-    )
-    assert head.name == "seed0005" and torch.equal(head.ws, ws)
-    assert torch.equal(head.field.texture_planes, tiny_generator.make_planes(ws)[0])
 
 
 def test_mixed_head_has_the_shape_of_one_seed_and_the_texture_of_another(tiny_generator):

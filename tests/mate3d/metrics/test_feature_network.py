@@ -40,11 +40,6 @@ def test_stored_images_have_the_features_of_the_same_floats(network):
     torch.testing.assert_close(network(images), expected)
 
 
-def test_features_of_an_image_do_not_depend_on_its_batch(network):
-    images = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8)
-    torch.testing.assert_close(network(images)[2:3], network(images[2:3]))
-
-
 def test_folder_holds_the_network_in_half_precision(network, tmp_path):
     save_feature_network(tmp_path / "model", network, card="# card")
     loaded = load_feature_network(tmp_path / "model")

@@ -13,9 +13,7 @@ from mate3d.network.mapping import latents_from_seeds
 from mate3d.outputs.mesh import MeshOptions, extract_label_meshes, extract_mesh, write_meshes
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import render_field
-from tests.mate3d.outputs.mesh_painter import (
-    visible_faces,
-)
+from tests.mate3d.outputs.mesh_painter import visible_faces
 
 DEMO = Path(__file__).parents[3] / "assets/demo_generator"
 SIDE = 128
@@ -46,11 +44,6 @@ def demo_mesh(demo):
         coloring="label",
         label_set=generator.label_set,
     )
-
-
-@pytest.fixture(scope="module")
-def faces_in_view(demo, demo_mesh):
-    return visible_faces(demo_mesh, demo[2], SIDE)
 
 
 def test_files_of_the_demo_head_open_as_watertight(demo, tmp_path):
@@ -96,8 +89,9 @@ def test_parts_are_those_of_all_sampled_distances(demo):
         np.testing.assert_allclose(part.vertex_normals, expected[name].vertex_normals, atol=1e-2)
 
 
-def test_label_colours_are_the_rendered_labels(demo, demo_mesh, faces_in_view):
-    generator, _, _, view = demo
+def test_label_colours_are_the_rendered_labels(demo, demo_mesh):
+    generator, _, camera, view = demo
+    faces_in_view = visible_faces(demo_mesh, camera, SIDE)
     where = (faces_in_view >= 0) & (view.opacity[0, 0].numpy() > 0.5)
     rendered = view.segmentation_raw.argmax(dim=1)[0].numpy()[where]
     corner = demo_mesh.faces[faces_in_view[where], 0]

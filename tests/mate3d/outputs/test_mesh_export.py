@@ -11,7 +11,7 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.outputs.mesh import MeshOptions, extract_mesh, write_meshes
 from mate3d.outputs.mesh_export import save_mesh
-from tests.mate3d.fields import PartsField, SphereField, ball
+from tests.mate3d.fields import PartsField, ball
 
 LABEL_SET = LabelSet(
     "shapes", ("background", "left", "right"), ((0, 0, 0), (200, 30, 0), (0, 90, 250))
@@ -99,20 +99,6 @@ def test_parts_are_files_of_their_own_and_nodes_of_one_scene(tmp_path):
         assert np.sign(mesh.center_mass[0]) == {"left": -1, "right": 1}[side]
     opened = trimesh.load_mesh(paths[1])
     assert (opened.visual.vertex_colors[:, :3] == LABEL_SET.palette[1]).all()
-
-
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    (path,) = write(tmp_path)
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("mate3d.atomic.os.replace", fail)
-    with pytest.raises(UserError, match="no space left"):
-        write(tmp_path, field=SphereField())
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nothing_is_written_when_an_option_does_not_fit_the_head(tmp_path):

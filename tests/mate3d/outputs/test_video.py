@@ -53,15 +53,6 @@ def test_gif_holds_few_colors_exactly_and_loops_for_its_whole_length(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
-def test_same_frames_give_the_same_bytes(tmp_path, name):
-    contents = []
-    for folder in ("first", "second"):
-        video.write_video(tmp_path / folder / name, _frames(), 30)
-        contents.append((tmp_path / folder / name).read_bytes())
-    assert contents[0] == contents[1]
-
-
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
 def test_failure_on_the_way_leaves_the_old_file_and_nothing_else(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"old")

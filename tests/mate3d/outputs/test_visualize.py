@@ -36,12 +36,6 @@ def test_eight_bit_levels_follow_the_lineage():
     assert levels[0, :, 0].tolist() == [0, 0, 128, 255]
 
 
-def test_overlay_mixes_image_and_colors():
-    image, colors = torch.full((1, 3, 2, 2), -1.0), torch.ones(1, 3, 2, 2)
-    torch.testing.assert_close(visualize.overlay_colors(image, colors), torch.zeros(1, 3, 2, 2))
-    assert visualize.overlay_colors(image, colors, share=0.25)[0, 0, 0, 0] == -0.5
-
-
 def test_distance_colors_tell_inside_from_outside_and_draw_the_zero_level():
     ramp = torch.linspace(-1, 1, 8).view(1, 1, 1, 8).expand(1, 1, 3, 8)
     colors = visualize.colorize_distance(ramp, scale=1.0)

@@ -45,14 +45,6 @@ def center_of(picture: np.ndarray, color: tuple) -> np.ndarray:
     return np.argwhere(near)[:, ::-1].mean(axis=0) + 0.5
 
 
-def test_ffhq_crop_follows_the_formula_of_a_level_face():
-    crop = ffhq_crop(FRONTAL, 256)
-    assert crop.center == pytest.approx((50.0, 40 + 0.1 * 22))
-    assert crop.side == pytest.approx(max(4.0 * 20, 3.6 * 22))
-    assert crop.turn == pytest.approx(0.0)
-    assert crop.size == 256
-
-
 @pytest.mark.parametrize("angle", [-2.5, -0.4, 0.0, 0.3, 1.5, 3.0])
 def test_eyes_are_level_and_centred_after_ffhq_alignment(angle):
     five = turned(FRONTAL, angle, 7.0, (300.0, -80.0))
@@ -91,23 +83,6 @@ def test_cut_image_matches_an_outside_warp():
     )
     error = np.abs(np.asarray(crop.cut_image(photo), dtype=float) - expected)
     assert error.mean() < 1 and error.max() < 6
-
-
-def test_label_map_is_cut_by_the_same_crop_without_new_ids():
-    five = turned(FRONTAL, -0.2, 4.0, (0.0, 60.0))
-    photo = draw_discs(five, (400, 420), 12)
-    colors = np.asarray(photo)
-    label_map = np.zeros(colors.shape[:2], np.uint8)
-    for index, color in enumerate((LEFT_EYE, RIGHT_EYE, NOSE)):
-        label_map[(colors == color).all(axis=-1)] = 3 * index + 3
-    crop = ffhq_crop(five, 128)
-    cut = crop.cut_label_map(label_map)
-    assert cut.shape == (128, 128) and cut.dtype == np.uint8
-    assert set(np.unique(cut)) == {0, 3, 6, 9}
-    for id_, point in zip((3, 6, 9), crop.move_points(five), strict=False):
-        np.testing.assert_allclose(
-            np.argwhere(cut == id_)[:, ::-1].mean(axis=0) + 0.5, point, atol=0.4
-        )
 
 
 def test_outside_of_the_photo_is_mirrored_and_blurred_and_inside_untouched():

@@ -6,16 +6,15 @@ import torch
 from scipy.optimize import least_squares
 
 from mate3d.cameras import make_camera
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
+from mate3d.labels import CATMASK_HQ
 from mate3d.photo.alignment import eg3d_crop, ffhq_crop
 from mate3d.photo.canonical_heads import (
     CAT,
     EG3D_PERSON,
     FFHQ_PERSON,
     PERSON,
-    canonical_head,
 )
-from mate3d.photo.landmarks import FIVE_POINTS, five_landmarks
+from mate3d.photo.landmarks import five_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.procedural.cats.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
 from mate3d.procedural.cats.cat_field import CatField
@@ -57,15 +56,6 @@ def test_heads_are_symmetric_and_every_landmark_has_a_spread(head):
         assert shape.keys() <= head.points.keys()
         frontal = {name: (x, y) for name, (x, y, _) in shape.items()}
         assert mirror_landmarks(frontal, 0) == frontal
-
-
-def test_label_set_selects_the_head():
-    assert canonical_head(CATMASK_HQ) is CAT
-    assert canonical_head(CATMASK_HQ, "ffhq") is CAT
-    assert canonical_head(CELEBAMASK_HQ) is PERSON
-    assert canonical_head(CELEBAMASK_HQ, "ffhq") is FFHQ_PERSON
-    assert canonical_head(CELEBAMASK_HQ, "eg3d") is EG3D_PERSON
-    assert set(PERSON.points) == set(FIVE_POINTS)
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,6 @@ def test_camera_that_projected_the_landmarks_is_recovered_exactly(head, yaw, pit
     assert estimate.residual < 1e-4
 
 
-def test_picture_turns_counter_clockwise_with_a_positive_roll():
-    eyes = project(PERSON.points, rolled(make_camera(0.0), 0.2), 100)
-    assert eyes["right_eye"][1] < eyes["left_eye"][1]
-
-
 def test_free_target_and_distance_are_recovered():
     camera = make_camera(0.3, 0.1, radius=3.2, target=(0.03, -0.02, 0.04), focal=3.0)
     landmarks = project(CAT.points, camera, 256)
@@ -97,19 +92,6 @@ def test_mirrored_landmarks_give_the_mirrored_camera():
     expected = mirror_camera(torch.tensor([estimate.camera], dtype=torch.float64))[0]
     np.testing.assert_allclose(mirrored.camera, expected, atol=1e-4)
     assert mirrored.residual == pytest.approx(estimate.residual, abs=1e-6)
-
-
-def test_noise_raises_the_residual_in_proportion():
-    landmarks = project(PERSON.points, make_camera(0.2, 0.1), 512)
-    residuals = []
-    for noise in (0.0, 2.0, 8.0):
-        random = np.random.default_rng(1)
-        noisy = {
-            name: tuple(np.add(xy, noise * random.standard_normal(2)))
-            for name, xy in landmarks.items()
-        }
-        residuals.append(estimate_camera(noisy, 512, PERSON).residual)
-    assert residuals[0] < 1e-4 < 1e-3 < residuals[1] < residuals[2] / 2 < 0.02
 
 
 def test_one_wrong_landmark_does_not_turn_the_camera():

@@ -64,11 +64,6 @@ def test_rows_hold_plain_numbers_that_can_be_set_again(cats):
         assert torch.equal(getattr(again, name)[0], getattr(cats, name)[1]), name
 
 
-def test_neutral_attributes_are_not_varied(cats):
-    assert cats.varied() == frozenset()
-    assert set_attributes(cats, {"bib": 0.3, "nose_size": 1.1}).varied() == {"bib", "nose_size"}
-
-
 def test_uniforms_are_uniform_and_independent():
     z = torch.randn(20000, 64, generator=torch.Generator().manual_seed(1))
     uniforms = uniforms_from_latent(z, 30, seed=3)

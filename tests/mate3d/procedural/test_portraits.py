@@ -1,6 +1,5 @@
 """Tests of complete portraits."""
 
-import random
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from mate3d.cameras import unpack_camera
 from mate3d.errors import UserError
-from mate3d.procedural.cats.captions import caption_cat
 from mate3d.procedural.portraits import (
     make_procedural_cat,
     make_procedural_person,
@@ -37,13 +35,6 @@ def test_cameras_spread_over_yaw_and_pitch():
         assert angle.min() < -0.9 * limit and angle.max() > 0.9 * limit
 
 
-@pytest.mark.parametrize("make", MAKERS)
-def test_portrait_can_be_rendered_again_from_its_parameters(make):
-    portraits = make([2], 24)
-    again = render_portrait(portraits.parameters, portraits.camera, 24)
-    assert torch.equal(again.image, portraits.render.image)
-
-
 def test_factor_gives_the_ground_truth_of_an_edit():
     plain = make_procedural_cat([4], 32)
     edited = make_procedural_cat([4], 32, factors={"ear_size": 1.5})
@@ -53,12 +44,6 @@ def test_factor_gives_the_ground_truth_of_an_edit():
     assert edited.attributes[0]["ear_size"] == pytest.approx(
         1.5 * plain.attributes[0]["ear_size"], rel=1e-5
     )
-
-
-def test_captions_speak_of_the_attributes_that_were_set():
-    portraits = make_procedural_cat([1], 8, attributes={"fur_color": [0.9, 0.5, 0.17]})
-    assert "orange" in portraits.captions[0]
-    assert portraits.captions[0] == caption_cat(portraits.parameters, 0, random.Random(1))
 
 
 def test_rich_cats_differ_from_basic_ones_of_the_same_seed():

@@ -10,7 +10,6 @@ from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.published.configs import infer_generator
 from mate3d.published.conversion import convert_generator
-from mate3d.published.facts import channel_rule
 from mate3d.published.networks import read_networks
 from tests.eg3d import make_generator
 from tests.golden import assert_golden
@@ -34,13 +33,10 @@ from tests.official_format import (
         ({"depth_resolution": 10**9}, "depth_resolution is 1000000000; 4 to 4096"),
         ({"depth_resolution_importance": None}, "depth_resolution_importance is None"),
         ({"box_warp": -1}, "box_warp is -1; a number above 0"),
-        ({"c_scale": "x"}, "c_scale is 'x'"),
         ({"superresolution_noise_mode": "odd"}, "superresolution_noise_mode is 'odd'"),
         ({"avg_camera_pivot": [1, 2]}, "avg_camera_pivot list are not"),
         ({"avg_camera_radius": float("nan")}, "avg_camera_radius nan"),
-        ({"avg_camera_radius": 1e200}, "avg_camera_radius 1e"),
         ({"ray_end": 1e200}, "ray_end is 1e"),
-        ({"c_scale": 10**400}, "c_scale is 1000"),
         ({"box_warp": 10**400}, "box_warp is 1000"),
         ({"decoder_activation": "lrelu"}, "decoder_activation is 'lrelu'; sigmoid"),
     ],
@@ -55,11 +51,11 @@ def test_options_that_are_not_rendered_alike_are_errors(tmp_path, changes, messa
     [({"c_scale": 0.5}, 0.5), ({"c_gen_conditioning_zero": True}, 0.0), ({"c_scale": 1}, 1.0)],
 )
 def test_edited_options_are_followed_and_win_over_constructor_arguments(tmp_path, changes, scale):
-    changes |= {"ray_end": 3.1, "white_back": True}
+    changes |= {"ray_end": 3.1, "white_back": True, "avg_camera_pivot": np.array([0, 0, 0.2])}
     network = read_back(tmp_path / "x.pkl", make_generator(), **changes)
     assert network.init_kwargs["rendering_kwargs"]["ray_end"] == 3.3
     config = generator_config(network)
-    assert config.camera_scale == scale
+    assert config.camera_scale == scale and config.camera_rig.target == (0, 0, 0.2)
     assert config.rendering.far == 3.1 and config.rendering.white_background
     del network.attributes["rendering_kwargs"]
     assert generator_config(network).rendering.far == 3.3
@@ -79,20 +75,16 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
     ("name", "value", "message"),
     [
         ("backbone.synthesis.b8.conv1.conv_clamp", 256, "have different clamps: None, 256"),
-        ("superresolution.block0.torgb.conv_clamp", "x", "have different clamps: 256, 'x'"),
-        ("backbone.synthesis.b8.conv0.activation", "relu", "activation is 'relu'; lrelu is known"),
         ("backbone.mapping.fc1.activation", "linear", "'linear'; lrelu is known"),
         ("backbone.synthesis.b8.conv0.affine.activation", "lrelu", "'lrelu'; linear is known"),
         ("backbone.synthesis.b8.conv0.act_gain", 1.0, "act_gain is 1.0"),
         ("decoder.net_tex.1.beta", 2, "beta is 2; 1 is known"),
         ("decoder.net_main_shp_bbbb_3.1.threshold", 1, "threshold is 1; 20 is known"),
         ("renderer.sigmoid", "x", "renderer.sigmoid is 'x'"),
-        ("renderer.sigmoid", 10**300, "renderer.sigmoid is 1000"),
         ("backbone.synthesis.b8.architecture", "resnet", "skip is known"),
         ("neural_rendering_resolution", None, "neural_rendering_resolution is None"),
         ("superresolution.input_resolution", 24, "from 24 px has blocks of"),
         ("renderer.plane_axes", torch.eye(3), "plane layout"),
-        ("renderer.plane_axes", torch.eye(3)[torch.tensor([[1, 0, 2]] * 3)], "plane layout"),
         ("renderer.plane_axes", torch.full((3, 3, 3), 0.3), "plane layout"),
     ],
 )
@@ -103,39 +95,23 @@ def test_layers_built_otherwise_are_errors(networks, name, value, message):
         generator_config(changed)
 
 
-def without_a_head(network) -> None:
-    network.state = {k: v for k, v in network.state.items() if "bbbb_18" not in k}
-
-
-def with_many_layers(network) -> None:
+def test_networks_of_other_parts_are_errors(networks):
+    network = networks["G_ema"]
     weight = network.state["backbone.mapping.fc1.weight"]
-    more = {f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)}
-    network.state = network.state | more
-
-
-def without_options(network) -> None:
-    network.attributes, network.init_kwargs = network.attributes | {"rendering_kwargs": 3}, {}
-
-
-def with_another_activation(network) -> None:
+    fewer_heads = {k: v for k, v in network.state.items() if "bbbb_18" not in k}
+    more_layers = {f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)}
     assert network.classes["decoder.net_tex.1"] == "Softplus"
-    network.classes = network.classes | {"decoder.net_tex.1": "ReLU"}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (without_a_head, "18 local heads; known are 19 .* and 6"),
-        (with_many_layers, "the mapping has 90 layers .* at most 64"),
-        (without_options, "has no rendering_kwargs"),
-        (with_another_activation, "the activation is ReLU; Softplus is known"),
-    ],
-)
-def test_networks_of_other_parts_are_errors(networks, change, message):
-    network = dataclasses.replace(networks["G_ema"])
-    change(network)
-    with pytest.raises(UserError, match=message):
-        generator_config(network)
+    for changes, message in (
+        ({"state": fewer_heads}, "18 local heads; known are 19 .* and 6"),
+        ({"state": network.state | more_layers}, "the mapping has 90 layers .* at most 64"),
+        ({"attributes": {}, "init_kwargs": {}}, "has no rendering_kwargs"),
+        (
+            {"classes": network.classes | {"decoder.net_tex.1": "ReLU"}},
+            "the activation is ReLU; Softplus is known",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            generator_config(dataclasses.replace(network, **changes))
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, None), (0.5, 0.5), (256, 256.0)])
@@ -170,12 +146,6 @@ def test_weights_stored_for_other_gains_give_the_same_pictures(networks, expecte
     assert_golden(conversion.generator.synthesize(ws, values["in.c"]).image, values["image"])
 
 
-@pytest.mark.parametrize("channels", [{4: 24, 8: 24, 16: 24, 32: 15}, {4: 31, 8: 15, 16: 7, 32: 3}])
-def test_channels_are_explained_by_the_smallest_base_that_fits(channels):
-    base, maximum = channel_rule(channels, {}, "G")
-    assert all(min(base // r, maximum) == number for r, number in channels.items())
-
-
 def test_huge_tensors_are_not_made_up(tmp_path):
     network = read_back(tmp_path / "x.pkl", make_generator())
     for side in (2**power for power in range(4, 14)):
@@ -200,15 +170,6 @@ def test_filters_are_the_usual_ones_and_decoder_gains_follow_the_option(tmp_path
     assert all(torch.equal(converted[k], v) for k, v in generator.state_dict().items())
     assert conversion.initialised == []
     assert ("filters are not in the file" in conversion.notes[-1]) == (kind == "filters")
-
-
-@pytest.mark.parametrize(
-    "pivot",
-    [(0, 0, 0.2), np.array([0, 0, 0.2]), torch.tensor([0, 0, 0.2]), [0, 0, np.float32(0.2)]],
-)
-def test_camera_pivots_of_any_kind_are_read(tmp_path, pivot):
-    network = read_back(tmp_path / "x.pkl", make_generator(), avg_camera_pivot=pivot)
-    assert generator_config(network).camera_rig.target == pytest.approx((0, 0, 0.2))
 
 
 def test_unsmoothed_raw_images_are_an_error_where_they_shrink(tmp_path):

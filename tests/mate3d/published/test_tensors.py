@@ -9,15 +9,15 @@ import torch
 
 from mate3d.published.networks import read_networks
 from tests.mate3d.refusals import refuse, text
-from tests.official_format import (
-    build_tree,
-    write_snapshot,
-)
+from tests.official_format import build_tree, write_snapshot
 
 
-def read_tensor(path: Path, tensor) -> torch.Tensor:
-    write_snapshot(path, G=build_tree({}, "T", {"t": tensor}))
-    return read_networks(path)["G"].attributes["t"]
+def write_tensor(folder: Path, tensor) -> Path:
+    return write_snapshot(folder / "x.pkl", G=build_tree({}, "T", {"t": tensor}))
+
+
+def read_tensor(folder: Path, tensor) -> torch.Tensor:
+    return read_networks(write_tensor(folder, tensor))["G"].attributes["t"]
 
 
 _TYPES = ("float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool").split()
@@ -36,7 +36,7 @@ _VIEWS = (
 )
 def test_tensors_keep_type_offset_strides_and_values(tmp_path, change):
     tensor = change(torch.arange(20.0).reshape(4, 5))
-    found = read_tensor(tmp_path / "x.pkl", tensor)
+    found = read_tensor(tmp_path, tensor)
     assert (found.dtype, found.stride()) == (tensor.dtype, tensor.stride())
     assert torch.equal(found, tensor)
 
@@ -85,13 +85,9 @@ def make_stream(
     return b"".join((parts | changes).values())
 
 
-def refuse_tensor(tmp_path: Path, tensor, *words: str) -> None:
-    refuse(write_snapshot(tmp_path / "x.pkl", G=build_tree({}, "T", {"t": tensor})), *words)
-
-
 def test_a_handwritten_stream_is_read_wherever_it_was_stored(tmp_path):
     tensor = _Tensor(_Stream(make_stream()), 0, (2, 2), (2, 1))
-    assert torch.equal(read_tensor(tmp_path / "x.pkl", tensor), torch.zeros(2, 2))
+    assert torch.equal(read_tensor(tmp_path, tensor), torch.zeros(2, 2))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,8 @@ def test_a_handwritten_stream_is_read_wherever_it_was_stored(tmp_path):
     ],
 )
 def test_tensors_that_do_not_fit_their_storage_are_refused(tmp_path, offset, size, stride):
-    refuse_tensor(tmp_path, _Tensor(_Stream(make_stream()), offset, size, stride), "is refused")
+    tensor = _Tensor(_Stream(make_stream()), offset, size, stride)
+    refuse(write_tensor(tmp_path, tensor), "is refused")
 
 
 @pytest.mark.parametrize(
@@ -145,20 +142,18 @@ def test_tensors_that_do_not_fit_their_storage_are_refused(tmp_path, offset, siz
     ],
 )
 def test_storage_streams_are_read_as_strictly(tmp_path, changes, words):
-    stream = _Stream(make_stream(**changes))
-    refuse_tensor(tmp_path, _Tensor(stream, 0, (2,), (1,)), words)
+    tensor = _Tensor(_Stream(make_stream(**changes)), 0, (2,), (1,))
+    refuse(write_tensor(tmp_path, tensor), words)
 
 
 @pytest.mark.parametrize("content", [make_stream(500_000), make_stream() + bytes(2_000_000)])
 def test_a_storage_read_over_and_over_is_refused(tmp_path, content):
     tensors = [_Tensor(_Stream(content), 0, (2,), (1,)) for _ in range(4)]
-    refuse_tensor(tmp_path, tensors, "far more data than its size")
+    refuse(write_tensor(tmp_path, tensors), "far more data than its size")
 
 
 def test_one_tensor_under_many_names_is_refused(tmp_path):
-    state = {f"w{index}": torch.zeros(1000) for index in range(4000)}
-    shared = torch.zeros(1000)
-    tree = build_tree(dict.fromkeys(state, shared), "T", {})
-    parameter = next(iter(tree.attributes["_parameters"].values()))
-    tree.attributes["_parameters"] = dict.fromkeys(state, parameter)
+    tree = build_tree({}, "T", {})
+    names, parameter = map(str, range(4000)), torch.nn.Parameter(torch.zeros(1000))
+    tree.attributes["_parameters"] = dict.fromkeys(names, parameter)
     refuse(write_snapshot(tmp_path / "x.pkl", G=tree), "unfolds to 16000000 bytes")

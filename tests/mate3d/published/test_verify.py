@@ -33,15 +33,6 @@ def test_recorded_renders_are_reproduced(networks, generator, expected):
     assert right.abs().max() < 0.05
 
 
-def test_a_wrong_weight_fails_in_sums_and_pictures(networks, expected):
-    other = dict(networks, G_ema=networks["G"])
-    result = verify(other, convert_generator(networks["G"]).generator, expected)
-    assert not result.is_verified
-    too_large = {name for name, (error, allowed) in result.errors.items() if error > allowed}
-    assert {"sums.G_ema", "ws", "image", "semantic"} <= too_large
-    assert any("too large" in line for line in result.lines())
-
-
 def test_one_changed_number_fails_its_sum(networks, generator, expected):
     changed = dict(networks["D"].state)
     changed["b4.fc.weight"] = changed["b4.fc.weight"].clone()
@@ -59,15 +50,12 @@ def test_one_changed_number_fails_its_sum(networks, generator, expected):
         (lambda e: e.state.update(X=[]), "no network 'X'"),
         (lambda e: e.state.pop("G_ema"), "tensors of G_ema are not recorded"),
         (lambda e: e.state.pop("D"), "'sums.D' is recorded but was not"),
-        (lambda e: e.tensors.update(image=torch.zeros(1, 3, 2, 2)), "image has the shape"),
         (lambda e: e.tensors.update(image=e.tensors["image"].flatten()), "image has the shape"),
-        (lambda e: e.tensors.update({"in.z": torch.zeros(2, 3)}), "in.z has the shape"),
         (lambda e: e.tensors.update({"in.z": torch.zeros(0, 24)}), "in.z has the shape"),
         (lambda e: e.tensors.update({"in.z": torch.zeros(())}), "in.z has the shape ()"),
         (lambda e: e.tensors.update({"in.c": torch.zeros(3, 25)}), "in.c has the shape"),
         (lambda e: e.tensors.update(other=torch.zeros(1)), "'other' is recorded but was not"),
         (lambda e: e.tensors.pop("ws"), "ws is not recorded"),
-        (lambda e: e.tensors.pop("D"), "D is not recorded"),
         (lambda e: e.tensors.update({"sums.G": torch.zeros(254)}), "G has other tensors"),
     ],
 )
@@ -107,26 +95,20 @@ def test_other_files_are_no_recorded_values(tmp_path):
         load_expected(tmp_path / "x.safetensors")
     tensors = load_file(EXPECTED)
     with safe_open(EXPECTED, "pt") as file:
-        metadata = file.metadata()
-    for name in ("image", "in.z", "sums.G"):
-        whole = tensors | {name: tensors[name].long()}
-        save_file(whole, tmp_path / "x.safetensors", metadata)
-        with pytest.raises(UserError, match=f"'{name}' has no fractional numbers"):
-            load_expected(tmp_path / "x.safetensors")
+        whole = tensors | {"in.z": tensors["in.z"].long()}
+        save_file(whole, tmp_path / "x.safetensors", file.metadata())
+    with pytest.raises(UserError, match="'in.z' has no fractional numbers"):
+        load_expected(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize(
     "state",
     [
-        [1],
         None,
-        {"G": None},
         {"G": [[1]]},
         {"G": [["w", ["x"], "f"]]},
-        {"G": [["w", [[1]], "f"]]},
         {"G": [["w", [float("inf")], "f"]]},
         "[" * 100_000,
-        "",
     ],
 )
 def test_other_metadata_are_no_recorded_values(tmp_path, state):

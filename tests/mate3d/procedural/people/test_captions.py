@@ -62,10 +62,3 @@ def test_captions_say_nothing_that_words_do_not():
             assert (word in caption) == (words[key] == word), caption
         assert "  " not in caption and ", ," not in caption and " a orange" not in caption
         assert caption[0].islower() and not caption.endswith(",")
-
-
-def test_wording_varies_and_depends_on_the_random_state_only():
-    person = set_person(smile=1.0)
-    captions = [caption_person(person, 0, random.Random(seed)) for seed in range(40)]
-    assert len(set(captions)) > 20
-    assert captions == [caption_person(person, 0, random.Random(seed)) for seed in range(40)]

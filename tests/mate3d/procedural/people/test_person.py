@@ -1,15 +1,11 @@
 """Tests of people's attributes and of the map from latents to them."""
 
-from dataclasses import fields
-
 import torch
 
 from mate3d.procedural.attributes import color_name
 from mate3d.procedural.people.person import (
     HAIR_PALETTE,
     SKIN_PALETTE,
-    PersonParameters,
-    average_person,
     person_parameters_from_latent,
 )
 
@@ -40,12 +36,3 @@ def test_hair_colours_suit_the_skin():
     assert 0.005 < share(("deep", "brown"), ("red", "blonde")) < 0.08
     assert share(("light", "fair"), ("red", "blonde")) > 0.25
     assert all(share(("light", "fair"), (name,)) > 0.04 for name in HAIR_PALETTE)
-
-
-def test_average_person_has_every_factor_at_one():
-    p = average_person(2)
-    assert len(p) == 2
-    for declared in fields(PersonParameters):
-        low, high = declared.metadata["low"], declared.metadata["high"]
-        if declared.metadata["size"] == 1 and 0 < low < 1 < high:
-            assert (getattr(p, declared.name) == 1).all(), declared.name
