@@ -75,3 +75,12 @@ def torus(ring: float, tube: float):
 def cube(half_side: float):
     """Return the distance, in the maximum norm, to an axis-aligned cube."""
     return lambda points: points.abs().amax(dim=-1, keepdim=True) - half_side
+
+
+def gradient_norms(function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Return how fast values change with the position, by central differences."""
+    step = 1e-3
+    differences = [
+        function(points + step * axis) - function(points - step * axis) for axis in torch.eye(3)
+    ]
+    return torch.stack(differences, dim=-1).norm(dim=-1) / (2 * step)

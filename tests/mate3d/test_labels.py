@@ -83,10 +83,6 @@ def _edited(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-def test_an_unchanged_file_gives_the_same_set(tmp_path):
-    assert load_label_set(_edited(tmp_path)) == CELEBAMASK_HQ
-
-
 _CLASSES = [{"id": i, "name": f"c{i}", "color": [i, 0, 0]} for i in range(19)]
 _NO_SIDES = {"mirror_pairs": [], "converters": []}
 
@@ -100,7 +96,6 @@ _NO_SIDES = {"mirror_pairs": [], "converters": []}
         ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "color": [256, 0, 0]}]}, "0..255"),
         ({"classes": [{"id": 0, "color": [0, 0, 0]}]}, "'name'"),
         ({"mirror_pairs": [["l_eye", "r_eye"], ["r_eye", "l_ear"]]}, "mirror"),
-        ({"mirror_pairs": [["hair", "hair"]]}, "mirror"),
         ({"mirror_pairs": [["l_eye", "paw"]]}, "'paw'"),
         ({"version": 0}, "version"),
         ({"left_side": "person"}, "left_side"),
@@ -113,9 +108,10 @@ def test_malformed_files_are_refused(tmp_path, changes, named):
         load_label_set(_edited(tmp_path, **(_NO_SIDES if "classes" in changes else {}), **changes))
 
 
-@pytest.mark.parametrize("content", [None, "[", "cats"])
-def test_unreadable_files_are_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "own.yaml").write_text(content)
+def test_unreadable_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="own.yaml"):
         load_label_set(tmp_path / "own.yaml")
+    for content in ("[", "cats"):
+        (tmp_path / "own.yaml").write_text(content)
+        with pytest.raises(UserError, match="own.yaml"):
+            load_label_set(tmp_path / "own.yaml")

@@ -43,7 +43,7 @@ def model(tmp_path, monkeypatch):
         FaceDetectorYN=SimpleNamespace(create=create),
         error=FakeError,
         INTER_AREA=3,
-        resize=lambda picture, size, interpolation: np.zeros((*size[::-1], 3), np.uint8),
+        resize=lambda picture, size, interpolation: np.tile(picture[0, 0], (*size[::-1], 1)),
     )
     monkeypatch.setitem(sys.modules, "cv2", fake)
     path = tmp_path / "yunet.onnx"
@@ -56,27 +56,19 @@ def face_row(x: float, y: float, side: float) -> list[float]:
     return [x, y, side, side, *(v for p in points for v in (x + side * p[0], y + side * p[1])), 0.9]
 
 
-def test_points_come_in_the_project_s_order(model):
-    detector = YuNetDetector(model)
-    FakeNetwork.faces = np.array([face_row(10, 20, 100)], np.float32)
-    five = detector.detect(np.zeros((200, 150, 3), np.uint8))
-    expected = [(40, 60), (80, 60), (60, 80), (45, 100), (75, 100)]
-    np.testing.assert_allclose(five, expected, atol=1e-4)
-
-
-def test_network_gets_blue_first(model):
-    image = np.zeros((20, 20, 3), np.uint8)
-    image[..., 0] = 200
-    YuNetDetector(model).detect(image)
-    assert (FakeNetwork.seen[0][..., 2] == 200).all() and (FakeNetwork.seen[0][..., 0] == 0).all()
-
-
-def test_points_of_a_shrunk_photo_are_pixels_of_the_photo(model):
-    detector = YuNetDetector(model, max_side=100)
-    FakeNetwork.faces = np.array([face_row(5, 10, 50)], np.float32)
-    five = detector.detect(np.zeros((400, 200, 3), np.uint8))
-    assert FakeNetwork.seen[0].shape == (100, 50, 3)
-    np.testing.assert_allclose(five[0], (80, 120), atol=1e-3)
+@pytest.mark.parametrize(("max_side", "shrink"), [(1000, 1), (100, 4)])
+def test_points_are_pixels_of_the_photo_in_the_project_s_order(model, max_side, shrink):
+    detector = YuNetDetector(model, max_side=max_side)
+    FakeNetwork.faces = np.array([face_row(20 / shrink, 40 / shrink, 100 / shrink)], np.float32)
+    photo = np.zeros((400, 200, 3), np.uint8)
+    photo[..., 0] = 200
+    five = detector.detect(photo)
+    expected = [(50, 80), (90, 80), (70, 100), (55, 120), (85, 120)]
+    np.testing.assert_allclose(five, expected, atol=1e-3)
+    (seen,) = FakeNetwork.seen
+    assert seen.shape == (400 // shrink, 200 // shrink, 3)
+    # The network wants blue first.
+    assert (seen[..., 2] == 200).all() and (seen[..., 0] == 0).all()
 
 
 def test_photo_without_a_face_gives_none(model):

@@ -7,9 +7,7 @@ import torch
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set
-from mate3d.photo.landmarks import (
-    five_landmarks,
-)
+from mate3d.photo.landmarks import five_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.procedural.cats.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
 from mate3d.procedural.cats.cat_field import CatField

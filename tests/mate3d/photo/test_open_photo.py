@@ -13,23 +13,12 @@ def gradient() -> np.ndarray:  # [8, 12] uint8
     return np.arange(96, dtype=np.uint8).reshape(8, 12) * 2
 
 
-@pytest.mark.parametrize(
-    ("orientation", "turn"),
-    [
-        (1, lambda a: a),
-        (2, np.fliplr),
-        (3, lambda a: np.rot90(a, 2)),
-        (6, lambda a: np.rot90(a, -1)),
-        (8, np.rot90),
-    ],
-)
-def test_exif_orientation_is_applied(tmp_path, gradient, orientation, turn):
+def test_exif_orientation_is_applied(tmp_path, gradient):
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[0x0112] = 6
     Image.fromarray(gradient).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(
-        np.asarray(open_photo(tmp_path / "a.png"))[..., 0], turn(gradient)
-    )
+    shown = np.asarray(open_photo(tmp_path / "a.png"))[..., 0]
+    np.testing.assert_array_equal(shown, np.rot90(gradient, -1))
 
 
 def test_every_mode_becomes_rgb(tmp_path, gradient):

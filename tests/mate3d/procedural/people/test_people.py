@@ -1,21 +1,27 @@
-"""Tests of people's distances, labels and colours."""
+"""People's distances, labels, colours and captions, and how often things occur."""
 
+import random
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
 from mate3d.cameras import make_camera
 from mate3d.labels import CELEBAMASK_HQ
+from mate3d.procedural.attributes import color_name
+from mate3d.procedural.people.captions import caption_person, person_words
 from mate3d.procedural.people.field import PersonField
 from mate3d.procedural.people.person import (
     HAIR_PALETTE,
+    SKIN_PALETTE,
     PersonParameters,
     average_person,
     person_parameters_from_latent,
 )
-from mate3d.procedural.tracer import render_analytic
+from mate3d.procedural.tracer import AnalyticRender, render_analytic
 from mate3d.rendering.rays import sample_rays
+from tests.mate3d.fields import gradient_norms
 
 NUM_PEOPLE = 6
 UNUSED = ("ear_r", "neck_l")
@@ -25,11 +31,23 @@ def class_id(name: str) -> int:
     return CELEBAMASK_HQ.class_id(name)
 
 
+def random_people(num: int, seed: int = 0) -> PersonParameters:
+    generator = torch.Generator().manual_seed(seed)
+    return person_parameters_from_latent(torch.randn(num, 64, generator=generator))
+
+
+def set_person(**attributes) -> PersonParameters:
+    return replace(average_person(), **{k: torch.tensor([v]) for k, v in attributes.items()})
+
+
+def render(person: PersonParameters, size: int) -> AnalyticRender:
+    """Render from the front."""
+    return render_analytic(PersonField(person), make_camera(0.0), size, supersampling=1)
+
+
 @pytest.fixture(scope="module")
 def parameters() -> PersonParameters:
-    people = person_parameters_from_latent(
-        torch.randn(NUM_PEOPLE, 64, generator=torch.Generator().manual_seed(0))
-    )
+    people = random_people(NUM_PEOPLE)
     # One person at least with each thing that may be missing.
     people.hat[0] = people.glasses[1] = people.curls[2] = people.mouth_opening[3] = 1.0
     people.hair[4] = 0.0
@@ -41,20 +59,6 @@ def parameters() -> PersonParameters:
 def points() -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(NUM_PEOPLE, 4000, 3, generator=generator) * 0.8 - 0.4
-
-
-def world_points(camera: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:  # [H, W, 3]
-    size = depth.shape[-1]
-    origins, directions = sample_rays(camera, size)
-    return (origins + depth.view(1, -1, 1) * directions).view(size, size, 3)
-
-
-def gradient_norms(function, points: torch.Tensor) -> torch.Tensor:
-    step = 1e-3
-    differences = [
-        function(points + step * axis) - function(points - step * axis) for axis in torch.eye(3)
-    ]
-    return torch.stack(differences, dim=-1).norm(dim=-1) / (2 * step)
 
 
 def test_distances_change_no_faster_than_position(parameters, points):
@@ -83,15 +87,11 @@ def test_mirrored_points_swap_left_and_right_classes(parameters, points):
     torch.testing.assert_close(mirrored, permuted, rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def average_view():
-    camera = make_camera(0.0, 0.0)
-    render = render_analytic(PersonField(average_person()), camera, 128, supersampling=1)
-    return render.label_map[0], world_points(camera, render.depth)
-
-
-def test_average_person_has_the_canonical_landmarks(average_view):
-    labels, places = average_view
+def test_average_person_has_the_canonical_landmarks():
+    seen = render(average_person(), 128)
+    labels = seen.label_map[0]
+    origins, directions = sample_rays(make_camera(0.0), 128)
+    places = (origins + seen.depth.view(1, -1, 1) * directions).view(128, 128, 3)
 
     def pixels(*names: str) -> torch.Tensor:  # [M, 3] world points seen
         return places[sum((labels == class_id(name)).int() for name in names).bool()]
@@ -122,6 +122,8 @@ def test_labels_are_the_documented_subset_and_each_appears(parameters):
     assert render.image.isfinite().all() and render.normals.isfinite().all()
     # The middle of the picture is always covered.
     assert (render.opacity[:, 0, 30:66, 40:56] > 0).all()
+    # The lower edge shows cloth, never a body that ends in the air.
+    assert (render.label_map[:, -1] == class_id("cloth")).any(dim=1).all()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,7 @@ def test_labels_are_the_documented_subset_and_each_appears(parameters):
         ("curls", 1.0, {"hair"}),
         ("collar", 1.0, {"cloth"}),
         ("brow_thickness", 1.5, {"l_brow", "r_brow"}),
+        ("ear_size", 1.5, {"l_ear", "r_ear", "skin", "neck"}),
     ],
 )
 def test_set_attribute_changes_its_own_classes_only(points, name, value, classes):
@@ -146,42 +149,24 @@ def test_set_attribute_changes_its_own_classes_only(points, name, value, classes
 
 
 def test_beard_grows_on_jaw_chin_and_upper_lip_only():
-    camera = make_camera(0.0, 0.0)
-
-    def image(beard: float) -> torch.Tensor:  # [3, 96, 96]
-        person = replace(
-            average_person(),
-            beard=torch.tensor([beard]),
-            hair_color=torch.tensor([HAIR_PALETTE["red"]]),
-        )
-        return render_analytic(PersonField(person), camera, 96, supersampling=1).image[0]
-
-    bare, stubbly, bearded = image(0.0), image(0.4), image(1.0)
+    bare, stubbly, bearded = (
+        render(set_person(beard=beard, hair_color=HAIR_PALETTE["red"]), 96).image[0]
+        for beard in (0.0, 0.4, 1.0)
+    )
     # Brows, eyes, cheeks and nose, without the sides; 0.3166 world units are 48 rows.
     middle = (slice(None), slice(0, 59), slice(36, 60))
     assert (bearded[middle] - bare[middle]).abs().max() < 1e-4
     chin = (slice(None), 78, 48)
     assert (bearded[chin] - bare[chin]).abs().max() > 0.3
-
-    def colorfulness(color: torch.Tensor) -> float:
-        return float(color.max() - color.min())
-
     # Stubble is a shadow of any hair, a full beard has its colour.
     assert stubbly[chin].mean() < bare[chin].mean()
-    assert colorfulness(stubbly[chin]) < 1.1 * colorfulness(bare[chin])
-    assert colorfulness(bearded[chin]) > 1.5 * colorfulness(bare[chin])
+    least, light, strong = (np.ptp(image[chin].numpy()) for image in (bare, stubbly, bearded))
+    assert light < 1.1 * least and strong > 1.5 * least
 
 
 def test_closed_eyes_show_no_eyeball_and_an_open_mouth_shows_its_inside():
-    person = average_person()
-    camera = make_camera(0.0, 0.0)
-
-    def seen(**attributes: float) -> torch.Tensor:
-        changed = {name: torch.tensor([value]) for name, value in attributes.items()}
-        field = PersonField(replace(person, **changed))
-        return render_analytic(field, camera, 96, supersampling=1).label_map
-
-    closed, opened = seen(eye_openness=0.0), seen(mouth_opening=1.0)
+    closed = render(set_person(eye_openness=0.0), 96).label_map
+    opened = render(set_person(mouth_opening=1.0), 96).label_map
     assert not torch.isin(closed, torch.tensor([class_id("l_eye"), class_id("r_eye")])).any()
     assert (opened == class_id("mouth")).sum() > 20
 
@@ -199,3 +184,73 @@ def test_every_attribute_can_be_set_to_both_ends_of_its_range():
     assert samples.class_sdf.isfinite().all() and samples.features.isfinite().all()
     inside = torch.tensor([0.0, -0.08, 0.02]).expand(len(people), 1, 3)
     assert (PersonField(people).sdf(inside) < 0).all()
+
+
+def test_hats_glasses_beards_and_bald_heads_are_a_minority():
+    p = random_people(2000, seed=3)
+    shares = {name: (getattr(p, name) > 0.5).float().mean() for name in ("hat", "glasses", "beard")}
+    assert all(0.05 < share < 0.4 for share in shares.values()), shares
+    assert 0.02 < (p.hair < 0.5).float().mean() < 0.1
+    # Shares between absent and present are rare.
+    for name in ("hat", "glasses", "beard"):
+        between = (getattr(p, name) > 0) & (getattr(p, name) < 1)
+        assert between.float().mean() < 0.04
+
+
+def test_hair_colours_suit_the_skin():
+    people = random_people(4000, seed=5)
+    hairs = [color_name(color, HAIR_PALETTE) for color in people.hair_color]
+    skins = [color_name(color, SKIN_PALETTE) for color in people.skin_color]
+
+    def share(skin: tuple[str, ...], hair: tuple[str, ...]) -> float:
+        chosen = [h for h, s in zip(hairs, skins, strict=True) if s in skin]
+        return sum(h in hair for h in chosen) / len(chosen)
+
+    assert share(("deep", "brown"), ("black", "dark brown")) > 0.7
+    assert 0.005 < share(("deep", "brown"), ("red", "blonde")) < 0.08
+    assert share(("light", "fair"), ("red", "blonde")) > 0.25
+    assert all(share(("light", "fair"), (name,)) > 0.04 for name in HAIR_PALETTE)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "key", "word"),
+    [
+        ({"hair": 0.0}, "hair_style", "bald"),
+        ({"hair": 0.0}, "hair_color", ""),
+        ({"hair_length": 0.5}, "hair_style", "chin-length"),
+        ({"hair_length": 1.0, "ear_size": 1.5}, "ear_size", ""),
+        ({"ear_size": 1.5}, "ear_size", "big"),
+        ({"hair_color": HAIR_PALETTE["red"]}, "hair_color", "red"),
+        ({"curls": 1.0}, "hair_curls", "curly"),
+        ({"fringe": 1.0, "hat": 1.0}, "fringe", ""),
+        ({"glasses": 1.0}, "glasses", "glasses"),
+        ({"hat": 1.0}, "hat", "beanie"),
+        ({"hat": 1.0, "hat_brim": 1.0}, "hat", "hat"),
+        ({"smile": 1.0}, "expression", "smiling"),
+        ({"mouth_opening": 1.0}, "mouth", "open mouth"),
+        ({"eye_openness": 0.0}, "eyes", "closed"),
+        ({"eye_openness": 0.0}, "eye_color", ""),
+        ({"skin_color": SKIN_PALETTE["deep"]}, "skin", "deep"),
+    ],
+)
+def test_words_name_what_is_set(attributes, key, word):
+    assert person_words(set_person(**attributes), 0)[key] == word
+
+
+def test_captions_name_hair_glasses_hat_and_beard_always():
+    person = set_person(glasses=1.0, hat=1.0, beard=1.0, hair_length=1.0)
+    for seed in range(30):
+        caption = caption_person(person, 0, random.Random(seed))
+        for word in ("glasses", "beanie", "beard", "long", "hair"):
+            assert word in caption
+
+
+def test_captions_say_nothing_that_words_do_not():
+    people = random_people(200)
+    for index in range(200):
+        words = person_words(people, index)
+        caption = caption_person(people, index, random.Random(index))
+        for key, word in (("glasses", "glasses"), ("hat", "beanie"), ("beard", "beard")):
+            assert (word in caption) == (words[key] == word), caption
+        assert "  " not in caption and ", ," not in caption and " a orange" not in caption
+        assert caption[0].islower() and not caption.endswith(",")

@@ -1,4 +1,4 @@
-"""Tests of segmentation networks, with tiny ones made here."""
+"""Segmentation and captioning networks, with tiny ones made here."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from transformers import SegformerForSemanticSegmentation, SegformerImageProcess
 
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set
+from mate3d.photo.captioning import CaptionModel
 from mate3d.photo.parsing import SegmentationModel
-from tests.mate3d.photo.networks import save_segmenter
+from tests.mate3d.photo.networks import save_captioner, save_segmenter
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 36, 3)).astype(np.uint8))
 
@@ -63,3 +64,13 @@ def test_classes_of_another_label_set_are_refused(tmp_path):
     folder = save_segmenter(tmp_path / "cats", list(CATMASK_HQ.class_names))
     with pytest.raises(UserError, match="6 classes .* celebamask_hq 19"):
         SegmentationModel(folder, CELEBAMASK_HQ)
+
+
+def test_captions_are_words_without_special_tokens_as_many_as_wanted(tmp_path):
+    # A network that says "cat" whatever it sees.
+    save_captioner(tmp_path)
+    for num in (2, 4):
+        model = CaptionModel(tmp_path, max_new_tokens=num)
+        assert model.caption(PHOTO) == model.caption(PHOTO.convert("L")) == " ".join(["cat"] * num)
+    with pytest.raises(UserError, match="max_new_tokens=0"):
+        CaptionModel(tmp_path, max_new_tokens=0)
