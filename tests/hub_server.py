@@ -70,7 +70,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
-        self.ignores_ranges = False
+
         self.is_closing = threading.Event()
 
     def add(self, repo_id: str, files: dict[str, bytes], **options) -> Repository:
@@ -171,13 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             file = {"type": "file"}
             answer = [file | {"path": n, "oid": f["blobId"]} | f for n, f in facts.items()]
         else:
-            answer = {
-                "id": repo_id,
-                "modelId": repo_id,
-                "sha": commit,
-                "private": False,
-                "tags": [],
-            }
+            answer = {"id": repo_id, "sha": commit, "private": False, "tags": []}
             answer["cardData"] = {"license": license} if license else {}
             answer["siblings"] = [{"rfilename": name} | fact for name, fact in facts.items()]
         self._send(json.dumps(answer).encode(), {"Content-Type": "application/json"})
@@ -202,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         contents = [content for files in commits for content in files.values()]
         content = next(c for c in contents if hashlib.sha256(c).hexdigest() == sha256)
         start, status, headers = 0, 200, {"Accept-Ranges": "bytes"}
-        if self._entry.range and not self.server.ignores_ranges:
+        if self._entry.range:
             start, status = int(re.findall(r"\d+", self._entry.range)[0]), 206
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         is_faulty = self.command == "GET" and self.server.faults

@@ -97,11 +97,10 @@ def official_modules() -> Iterator[None]:
             del sys.modules[name]
 
 
-def _attributes(**own: Any) -> dict[str, Any]:
-    """Return the attributes of an empty torch module of the release's time, and its own."""
-    empty = {"training": False, "_parameters": OrderedDict(), "_buffers": OrderedDict()}
-    empty |= {"_non_persistent_buffers_set": set(), "_backward_hooks": OrderedDict()}
-    return empty | {"_modules": OrderedDict()} | own
+def _attributes() -> dict[str, Any]:
+    """Return the attributes of an empty torch module of the release's time."""
+    ordered = ("_parameters", "_buffers", "_backward_hooks", "_modules")
+    return {"_non_persistent_buffers_set": set()} | {name: OrderedDict() for name in ordered}
 
 
 def build_tree(state: dict[str, Tensor], class_name: str, own: dict[str, Any]) -> Carrier:

