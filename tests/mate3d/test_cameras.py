@@ -1,10 +1,19 @@
-"""Cameras of a rig, inverted matrices, and the latents of seeds."""
+"""Cameras of a rig and along paths, inverted matrices, and the latents of seeds."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from mate3d.camera_checks import are_inverted, split_camera
+from mate3d.camera_paths import (
+    ViewOptions,
+    figure_eight_angles,
+    make_rig,
+    make_views,
+    orbit_angles,
+)
 from mate3d.cameras import CameraRig, make_camera, unpack_camera
 from mate3d.errors import UserError
 from mate3d.network.mapping import latents_from_seeds
@@ -40,3 +49,86 @@ def test_latent_of_a_seed_is_the_legacy_draw_whatever_else_is_drawn():
 def test_seed_out_of_range_is_refused(seed):
     with pytest.raises(UserError, match=f"seed={seed}"):
         latents_from_seeds([seed], 4)
+
+
+RIG = CameraRig(radius=2.5, target=(0.0, 0.0, 0.2), focal=4.0)
+
+
+def _angles(options: ViewOptions) -> list[tuple[float, float]]:
+    return [(view.yaw_degrees, view.pitch_degrees) for view in make_views(options)]
+
+
+def test_front_is_the_rigs_own_frontal_camera():
+    (view,) = make_views(ViewOptions())
+    assert view.name == "yaw+0_pitch+0"
+    assert torch.equal(view.camera(RIG), RIG.make_camera())
+
+
+def test_grid_runs_through_yaws_then_pitches():
+    options = ViewOptions(path="grid", yaws_degrees=(-20, 20), pitches_degrees=(10, 0, -12.5))
+    assert _angles(options) == [(-20, 10), (20, 10), (-20, 0), (20, 0), (-20, -12.5), (20, -12.5)]
+    assert make_views(options)[-1].name == "yaw+20_pitch-12.5"
+
+
+def test_list_keeps_its_order_and_positive_angles_look_from_right_and_above():
+    options = ViewOptions(path="list", angles_degrees=((20, 10), (-0.0, 0)))
+    assert _angles(options) == [(20, 10), (0, 0)]
+    first, second = make_views(options)
+    assert second.name == "yaw+0_pitch+0"
+    position = unpack_camera(first.camera(CameraRig()))[0][0, :3, 3]
+    assert position[0] > 0.5 and position[1] > 0.3
+    assert position.norm().item() == pytest.approx(2.7)
+
+
+def test_orbit_lies_on_an_ellipse_with_even_steps():
+    angles = orbit_angles(12, 0.5, 0.2)
+    assert len(angles) == 12
+    assert angles[0] == pytest.approx((0, 0.2)) and angles[3] == pytest.approx((0.5, 0))
+    assert all((yaw / 0.5) ** 2 + (pitch / 0.2) ** 2 == pytest.approx(1) for yaw, pitch in angles)
+
+
+def test_figure_eight_crosses_the_front_twice_and_is_symmetric():
+    angles = figure_eight_angles(16, 0.4, 0.1)
+    assert angles[0] == pytest.approx((0, 0)) and angles[8] == pytest.approx((0, 0))
+    assert max(pitch for _, pitch in angles) == pytest.approx(0.1)
+    assert max(yaw for yaw, _ in angles) == pytest.approx(0.4)
+    for (yaw, pitch), (other_yaw, other_pitch) in zip(angles[1:8], angles[:8:-1], strict=True):
+        assert (yaw, pitch) == pytest.approx((-other_yaw, -other_pitch))
+
+
+@pytest.mark.parametrize("path", ["orbit", "figure_eight"])
+def test_closed_path_has_no_jump_at_its_end(path):
+    options = ViewOptions(path=path, num_frames=40, yaw_amplitude_degrees=30)
+    angles = _angles(options)
+    steps = [math.dist(a, b) for a, b in zip(angles, angles[1:] + angles[:1], strict=True)]
+    assert steps[-1] <= max(steps[:-1]) * 1.001 and options.is_video
+
+
+def test_rig_keeps_what_is_not_overridden():
+    assert make_rig(ViewOptions(), RIG) == RIG
+    changed = make_rig(ViewOptions(radius=3, target=(0, 0.1, 0)), RIG)
+    assert changed == CameraRig(radius=3.0, target=(0.0, 0.1, 0.0), focal=4.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"path": "spiral"}, "views.path=spiral"),
+        ({"path": "list"}, "views.path=list"),
+        ({"path": "list", "angles_degrees": (1, 2)}, "1"),
+        ({"path": "list", "angles_degrees": ((1, 2), (1, 2))}, "twice"),
+        ({"path": "grid", "yaws_degrees": ()}, r"views.yaws_degrees=\[\]"),
+        ({"path": "grid", "yaws_degrees": ("left",)}, "views.yaws_degrees=left"),
+        ({"path": "grid", "pitches_degrees": (90,)}, "90"),
+        ({"path": "orbit", "num_frames": 1}, "views.num_frames=1"),
+        ({"path": "orbit", "yaw_amplitude_degrees": math.inf}, "inf"),
+        ({"radius": 0}, "views.radius=0"),
+        ({"focal": "wide"}, "views.focal=wide"),
+        ({"target": (0, 1)}, "views.target"),
+    ],
+)
+def test_impossible_views_and_rigs_are_named(options, named):
+    options = ViewOptions(**options)
+    with pytest.raises(UserError, match=named):
+        make_views(options)
+        make_rig(options, RIG)

@@ -70,11 +70,12 @@ def test_next_command_can_be_pasted_whatever_the_name(hub, capsys):
     assert config.output == "checkpoints/my face (1), it's=best"
 
 
-@pytest.mark.parametrize("files", [["sub/a.pkl", "2.pkl"], ["sub/a.pkl", "notes.txt"]])
-def test_all_snapshots_are_taken_unless_some_files_are_named(hub, files):
+def test_all_snapshots_are_taken_unless_some_files_are_named(hub):
     hub.repositories[REPO].commit({"sub/a.pkl": b"1", "2.pkl": b"2", "notes.txt": b"3"})
-    main(words("files=" + ",".join(files) if "notes.txt" in files else "files="))
-    assert set(Path("weights").rglob("*.*")) == {Path("weights", name) for name in files}
+    main(words("files="))
+    assert set(Path("weights").rglob("*.*")) == {Path("weights/sub/a.pkl"), Path("weights/2.pkl")}
+    main([*words("files=sub/a.pkl,notes.txt"), "output=named"])
+    assert set(Path("named").rglob("*.*")) == {Path("named/sub/a.pkl"), Path("named/notes.txt")}
 
 
 def test_listing_names_all_files_and_downloads_nothing(hub, capsys):
