@@ -84,3 +84,8 @@ def gradient_norms(function: Callable[[Tensor], Tensor], points: Tensor) -> Tens
         function(points + step * axis) - function(points - step * axis) for axis in torch.eye(3)
     ]
     return torch.stack(differences, dim=-1).norm(dim=-1) / (2 * step)
+
+
+def latents(num: int, seed: int = 0) -> Tensor:  # [num, 64]
+    """Draw latents of procedural portraits."""
+    return torch.randn(num, 64, generator=torch.Generator().manual_seed(seed))

@@ -10,13 +10,12 @@ from mate3d.procedural.attributes import attribute_rows, set_attributes, uniform
 from mate3d.procedural.cats.cat import CatParameters, cat_parameters_from_latent
 from mate3d.procedural.cats.varied_cat import varied_cat_parameters_from_latent
 from mate3d.procedural.people.person import person_parameters_from_latent
+from tests.mate3d.fields import latents
 
 
 @pytest.fixture(scope="module")
 def cats() -> CatParameters:
-    return cat_parameters_from_latent(
-        torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
-    )
+    return cat_parameters_from_latent(latents(3))
 
 
 def test_set_values_reach_every_portrait_and_leave_the_others_alone(cats):
@@ -68,7 +67,7 @@ def test_rows_hold_plain_numbers_that_can_be_set_again(cats):
 
 
 def test_uniforms_are_uniform_and_independent():
-    z = torch.randn(20000, 64, generator=torch.Generator().manual_seed(1))
+    z = latents(20000, seed=1)
     uniforms = uniforms_from_latent(z, 30, seed=3)
     levels = torch.tensor([0.1, 0.5, 0.9])
     quantiles = uniforms.quantile(levels, dim=0)
@@ -90,10 +89,6 @@ MAPS = pytest.mark.parametrize(
     ],
     ids=["cat", "varied cat", "person"],
 )
-
-
-def latents(num: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(num, 64, generator=torch.Generator().manual_seed(seed))
 
 
 @MAPS

@@ -10,6 +10,7 @@ from mate3d.procedural.cats.varied_cat import varied_cat_parameters_from_latent
 from mate3d.procedural.people.field import PersonField
 from mate3d.procedural.people.person import person_parameters_from_latent
 from mate3d.procedural.portrait_field import BACKGROUND_SDF, PortraitField
+from tests.mate3d.fields import latents
 
 NUM = 12
 CONSTANT = ("background", "ear_r", "neck_l")
@@ -23,7 +24,7 @@ KINDS = {
 @pytest.fixture(scope="module", params=KINDS)
 def portraits(request) -> tuple[PortraitField, LabelSet]:
     make_field, parameters_from_latent, label_set = KINDS[request.param]
-    z = torch.randn(NUM, 64, generator=torch.Generator().manual_seed(0))
+    z = latents(NUM)
     return make_field(parameters_from_latent(z)), label_set
 
 

@@ -9,6 +9,7 @@ from mate3d.procedural.cats.cat import CatParameters, cat_parameters_from_latent
 from mate3d.procedural.cats.cat_field import CatField
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
 from mate3d.rendering.rays import sample_rays
+from tests.mate3d.fields import latents
 
 NUM_CATS = 3
 RESOLUTION = 64
@@ -16,9 +17,7 @@ RESOLUTION = 64
 
 @pytest.fixture(scope="module")
 def parameters() -> CatParameters:
-    return cat_parameters_from_latent(
-        torch.randn(NUM_CATS, 64, generator=torch.Generator().manual_seed(7))
-    )
+    return cat_parameters_from_latent(latents(NUM_CATS, seed=7))
 
 
 @pytest.fixture(scope="module")

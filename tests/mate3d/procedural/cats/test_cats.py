@@ -16,7 +16,7 @@ from mate3d.procedural.cats.cat import (
 )
 from mate3d.procedural.cats.cat_field import CatField
 from mate3d.procedural.cats.varied_cat import varied_cat_parameters_from_latent
-from tests.mate3d.fields import gradient_norms
+from tests.mate3d.fields import gradient_norms, latents
 
 NUM_CATS = 6
 HIGHEST = {declared.name: declared.metadata["high"] for declared in fields(CatParameters)}
@@ -51,16 +51,12 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def basic() -> CatParameters:
-    return cat_parameters_from_latent(
-        torch.randn(NUM_CATS, 64, generator=torch.Generator().manual_seed(0))
-    )
+    return cat_parameters_from_latent(latents(NUM_CATS))
 
 
 @pytest.fixture(scope="module")
 def varied() -> CatParameters:
-    return varied_cat_parameters_from_latent(
-        torch.randn(60, 64, generator=torch.Generator().manual_seed(1))
-    )
+    return varied_cat_parameters_from_latent(latents(60, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +175,7 @@ def test_captions_name_what_shows(basic, values, words):
 
 def test_captions_name_the_true_fur_and_eye_color():
     rng, num_eye_mentions = random.Random(0), 0
-    cats = cat_parameters_from_latent(
-        torch.randn(60, 64, generator=torch.Generator().manual_seed(0))
-    )
+    cats = cat_parameters_from_latent(latents(60))
     for index in range(60):
         caption, words = caption_cat(cats, index, rng), cat_words(cats, index)
         assert words["fur"] in caption

@@ -21,7 +21,7 @@ from mate3d.procedural.people.person import (
 )
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
 from mate3d.rendering.rays import sample_rays
-from tests.mate3d.fields import gradient_norms
+from tests.mate3d.fields import gradient_norms, latents
 
 NUM_PEOPLE = 6
 UNUSED = ("ear_r", "neck_l")
@@ -32,8 +32,7 @@ def class_id(name: str) -> int:
 
 
 def random_people(num: int, seed: int = 0) -> PersonParameters:
-    generator = torch.Generator().manual_seed(seed)
-    return person_parameters_from_latent(torch.randn(num, 64, generator=generator))
+    return person_parameters_from_latent(latents(num, seed))
 
 
 def set_person(**attributes) -> PersonParameters:
