@@ -95,6 +95,15 @@ def test_saving_replaces_a_checkpoint_but_never_other_files(tiny_generator, tmp_
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_failed_save_leaves_the_old_checkpoint(tiny_generator, tmp_path, monkeypatch):
+    tiny_generator.save_pretrained(tmp_path / "model", card="# Old\n")
+    monkeypatch.setattr(ModelCard, "save", lambda self, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tiny_generator.save_pretrained(tmp_path / "model", card="# New\n")
+    assert (tmp_path / "model" / "card.md").read_text() == "# Old\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_hub_gives_what_the_folder_gives_and_only_its_files(
     hub, checkpoint_files, tiny_generator, recwarn
 ):
