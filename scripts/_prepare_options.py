@@ -51,6 +51,13 @@ _OPTIONS: dict[Task, tuple[str, ...]] = {
     "photos": (*_PREPARING, *PHOTO_OPTIONS, "device"),
     "packed": (*_PREPARING, "data"),
 }
+_NEEDED: dict[Task, tuple[str, ...]] = {
+    "check": ("data",),
+    "repair": ("data", "output"),
+    "procedural": ("output",),
+    "photos": ("output",),
+    "packed": ("output", "data"),
+}
 _NAMES: dict[Task, str] = {
     "check": "check=true",
     "repair": "check=true fix=...",
@@ -79,10 +86,9 @@ def read_task(config: DictConfig, words: Sequence[str]) -> Task:
             raise UserError(f"option {option}={config[option]}; use {', '.join(allowed)}")
     task = _find_task(config)
     _refuse_others(task, words)
-    for option in {"check": ("data",), "repair": ("data", "output")}.get(task, ("output",)):
-        _require(config, option)
-    if task == "packed":
-        _require(config, "data")
+    for option in _NEEDED[task]:
+        if not config[option]:
+            raise UserError(f"missing value, please give: {option}=... (see --help)")
     return task
 
 
@@ -128,8 +134,3 @@ def _refuse_others(task: Task, words: Sequence[str]) -> None:
             continue
         owners = [_NAMES[other] for other, options in _OPTIONS.items() if option in options]
         raise UserError(f"option {word} does nothing with {_NAMES[task]}; it is for {owners[0]}")
-
-
-def _require(config: DictConfig, option: str) -> None:
-    if not config[option]:
-        raise UserError(f"missing value, please give: {option}=... (see --help)")

@@ -25,8 +25,9 @@ from scripts._prepare_options import (
     check_photo_options,
     read_task,
 )
+from training.data.format import DatasetWriter
 from training.data.preparation.photos import PhotoMaker, PhotoSettings, photo_jobs
-from training.data.preparation.prepare import OutputSettings, prepare_dataset
+from training.data.preparation.prepare import prepare_dataset
 from training.data.preparation.preview import make_preview
 from training.data.preparation.procedural import ProceduralMaker, procedural_jobs
 from training.data.preparation.repack import RepackMaker
@@ -63,14 +64,11 @@ def _main(config: DictConfig, words: Sequence[str]) -> None:
 
 
 def _prepare(config: DictConfig, plan: _Plan) -> None:
-    output = OutputSettings(
-        path=Path(config.output),
-        label_set=plan.label_set,
+    writer = DatasetWriter(
+        Path(config.output),
+        plan.label_set,
         overwrite=config.overwrite,
-        restart=config.restart,
         shard_size=config.shard_size,
-        max_repeats=config.max_repeats,
-        num_workers=config.num_workers,
     )
     settings = {
         "dataset": OmegaConf.to_container(config.dataset),
@@ -83,8 +81,11 @@ def _prepare(config: DictConfig, plan: _Plan) -> None:
         failed = prepare_dataset(
             plan.jobs,
             plan.maker,
-            output,
+            writer,
             settings,
+            restart=config.restart,
+            max_repeats=config.max_repeats,
+            num_workers=config.num_workers,
             unusable=plan.unusable,
             on_progress=bar.update,
         )
@@ -92,7 +93,7 @@ def _prepare(config: DictConfig, plan: _Plan) -> None:
     left_out = f", left out {len(failed)}" if failed else ""
     _logger.info("wrote %d images to %s%s", num_made, config.output, left_out)
     preview = Path(config.paths.run_folder) / "preview.png"
-    save_image(preview, make_preview(output.path))
+    save_image(preview, make_preview(writer.path))
     _logger.info("look at %s", preview)
 
 
@@ -158,13 +159,13 @@ def _plan_photos(config: DictConfig) -> _Plan:
     for note in listing.notes:
         _logger.info("%s", note)
     if config.num_workers == 0:
-        maker.load_models()
+        _ = maker.models
     return _Plan(
         jobs=photo_jobs(listing.items),
         maker=maker,
         label_set=label_set,
         settings={**_selected(config, PHOTO_OPTIONS), "crop": crop},
-        unusable=[FailedSample(name, reason) for name, reason in listing.unusable],
+        unusable=listing.unusable,
     )
 
 

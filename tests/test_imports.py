@@ -41,7 +41,7 @@ ONLY_IN = {
     "diffusers": ("editing/guidance/", "training/prior/"),
     "transformers": ("editing/guidance/", "training/prior/", "mate3d/photo/pretrained_parts"),
     "cv2": ("mate3d/photo/detectors",),
-    "webdataset": ("training/data/format/remote", "training/data/shard_stream"),
+    "webdataset": ("training/data/format/", "training/data/shard_stream"),
     "hydra": ("scripts/",),
     "omegaconf": ("scripts/",),
 }

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
 from mate3d.image_errors import DECODING_ERRORS
-from mate3d.labels import LabelSet, load_label_map
-from training.data.format import DatasetFiles, DatasetIndex, NamedContent, open_dataset
+from mate3d.labels import load_label_map
+from training.data.format import NamedContent, open_dataset
 from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
 
 Item = dict[str, Any]
@@ -50,6 +50,11 @@ class PortraitDataset(Dataset):
         with_flips: Append a mirrored copy of every item, with left and right labels and the
             camera exchanged accordingly; captions stay as they are.
 
+    Attributes:
+        files: What the samples are read from.
+        index: What is known of the samples.
+        label_set: Meaning of the label ids.
+
     Raises:
         UserError: If the data set is incomplete or malformed; a damaged file shows when it is read.
     """
@@ -58,8 +63,9 @@ class PortraitDataset(Dataset):
         self, path: str | Path, *, resolution: int | None = None, with_flips: bool = False
     ):
         self.path = str(path)
-        self._files, self._index = open_dataset(path)
-        self._with_flips = with_flips
+        self.files, self.index = open_dataset(path)
+        self.label_set = self.index.label_set
+        self.with_flips = with_flips
         self._file_resolution = self._find_file_resolution()
         self.resolution = self._file_resolution if resolution is None else resolution
         if not 0 < self.resolution <= self._file_resolution:
@@ -67,45 +73,29 @@ class PortraitDataset(Dataset):
                 f"resolution {resolution} does not fit data set {path} of "
                 f"{self._file_resolution} px images; use 1..{self._file_resolution}"
             )
-        cameras = torch.from_numpy(self._index.cameras)
+        cameras = torch.from_numpy(self.index.cameras)
         self._sample_cameras = torch.stack([cameras, mirror_camera(cameras)])
-        self._samples = np.repeat(np.arange(len(self._index.names)), self._index.repeats)
+        self._samples = np.repeat(np.arange(len(self.index.names)), self.index.repeats)
         self._mirror = np.array(self.label_set.mirror_permutation(), dtype=np.uint8)
-
-    @property
-    def files(self) -> DatasetFiles:
-        """What the samples are read from."""
-        return self._files
-
-    @property
-    def index(self) -> DatasetIndex:
-        """What is known of the samples."""
-        return self._index
-
-    @property
-    def label_set(self) -> LabelSet:
-        """Meaning of the label ids."""
-        return self._index.label_set
-
-    @property
-    def with_flips(self) -> bool:
-        """Whether there is a mirrored copy of every item."""
-        return self._with_flips
 
     @property
     def camera_labels(self) -> Tensor:  # [N, 25]
         """Cameras of all items, repeated and mirrored ones included."""
-        cameras = self._sample_cameras[: 1 + self._with_flips, torch.from_numpy(self._samples)]
+        cameras = self._sample_cameras[: 1 + self.with_flips, torch.from_numpy(self._samples)]
         return cameras.flatten(0, 1)
 
     def __len__(self) -> int:
-        return len(self._samples) * (1 + self._with_flips)
+        return len(self._samples) * (1 + self.with_flips)
 
     def __getitem__(self, index: int) -> Item:
         sample, is_mirrored = self._locate(index)
-        name = self._index.names[sample]
-        image, mask = (self._files.read(folder + name) for folder in (IMAGE_FOLDER, MASK_FOLDER))
+        name = self.index.names[sample]
+        image, mask = (self.files.read(folder + name) for folder in (IMAGE_FOLDER, MASK_FOLDER))
         return self.decode(sample, image, mask, is_mirrored=is_mirrored)
+
+    def read_batch(self, positions: Iterable[int]) -> dict[str, Any]:
+        """Return items as one batch: tensors are stacked, captions come as a list."""
+        return default_collate([self[position] for position in positions])
 
     def read_or_replace(self, index: int, max_unreadable: int) -> tuple[Item, list[Unreadable]]:
         """Return an item, or the next one whose files can be read, and what was skipped for it.
@@ -115,7 +105,7 @@ class PortraitDataset(Dataset):
         """
         positions = ((index + step) % len(self) for step in range(len(self)))
         attempts = (
-            (self._index.names[self._locate(position)[0]], partial(self.__getitem__, position))
+            (self.index.names[self._locate(position)[0]], partial(self.__getitem__, position))
             for position in positions
         )
         return first_readable(attempts, max_unreadable)
@@ -128,9 +118,9 @@ class PortraitDataset(Dataset):
         Raises:
             UserError: If one of them is damaged or does not fit the data set.
         """
-        name = self._index.names[sample]
-        image = self._decode_image(name, image_png)
-        label_map = self._decode_label_map(name, mask_png)
+        name = self.index.names[sample]
+        image = self._open_image(name, image_png, self._file_resolution)
+        label_map = self._read_label_map(name, mask_png)
         size = (self.resolution, self.resolution)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
@@ -144,7 +134,7 @@ class PortraitDataset(Dataset):
             "image": torch.from_numpy(channels),
             "label_map": torch.from_numpy(label_map),
             "camera": self._sample_cameras[int(is_mirrored), sample],
-            "caption": self._index.captions[sample],
+            "caption": self.index.captions[sample],
         }
 
     def _locate(self, index: int) -> tuple[int, bool]:
@@ -155,18 +145,15 @@ class PortraitDataset(Dataset):
     def _find_file_resolution(self) -> int:
         """Return the side of the first image that is readable and square."""
         errors = []
-        for name in self._index.names[:_MAX_PROBES]:
-            where = self._files.where(IMAGE_FOLDER + name)
+        for name in self.index.names[:_MAX_PROBES]:
             try:
-                size = self._open_image(name, self._files.read(IMAGE_FOLDER + name)).size
-                _check_size(f"image {where}", size, size[0])
-                return size[0]
+                return self._open_image(name, self.files.read(IMAGE_FOLDER + name), None).width
             except UserError as error:
                 errors.append(error)
         raise errors[0]
 
-    def _open_image(self, name: str, content: bytes) -> Image.Image:
-        where = self._files.where(IMAGE_FOLDER + name)
+    def _open_image(self, name: str, content: bytes, side: int | None) -> Image.Image:
+        where = self.files.where(IMAGE_FOLDER + name)
         try:
             with Image.open(NamedContent(content, where)) as image:
                 image.load()
@@ -174,16 +161,11 @@ class PortraitDataset(Dataset):
             raise UserError(f"image {where} is not a readable image: {error}") from None
         if image.mode != "RGB":
             raise UserError(f"image {where} has mode {image.mode}; use 8-bit RGB")
+        _check_size(f"image {where}", image.size, side or image.width)
         return image
 
-    def _decode_image(self, name: str, content: bytes) -> Image.Image:
-        image = self._open_image(name, content)
-        where = self._files.where(IMAGE_FOLDER + name)
-        _check_size(f"image {where}", image.size, self._file_resolution)
-        return image
-
-    def _decode_label_map(self, name: str, content: bytes) -> np.ndarray:  # [H, W] uint8
-        where = self._files.where(MASK_FOLDER + name)
+    def _read_label_map(self, name: str, content: bytes) -> np.ndarray:  # [H, W] uint8
+        where = self.files.where(MASK_FOLDER + name)
         label_map = load_label_map(NamedContent(content, where), self.label_set)
         _check_size(f"mask {where}", label_map.shape[::-1], self._file_resolution)
         return label_map

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mate3d.errors import UserError
 from training.data.dataset import Item, PortraitDataset, Unreadable, require_few
-from training.data.format.shards import RemoteShardFiles, ShardFiles
-from training.data.shard_stream import ShardStream, StreamPlace
+from training.data.format.shards import ShardFiles
+from training.data.shard_stream import ShardStream
 
 MAX_UNREADABLE = 10
 
-# Entries of a state that do not name the order; states of older runs lack them.
-_EXTRA_KEYS = ("digest", "unreadable")
-
-# What a user calls the parts of a streamed order.
+# What a user calls the parts of a state that name the order; only streams have the last three.
 _ORDER_WORDS = {
+    "streaming": "train.streaming",
+    "num_items": "the number of items in the data set",
+    "digest": "the data set (names, repeats, label set, flips or shards)",
     "batch_size": "the batch size of each process",
     "num_replicas": "the number of processes",
     "num_workers": "train.num_workers",
@@ -30,8 +30,10 @@ _ORDER_WORDS = {
 _logger = logging.getLogger(__name__)
 
 
-class InfiniteSampler(Sampler[int]):
-    """Indices without end, each epoch a new permutation that depends on seed and epoch only.
+def infinite_order(
+    num_items: int, *, seed: int = 0, position: int = 0, rank: int = 0, num_replicas: int = 1
+) -> Iterator[int]:
+    """Yield indices without end, each epoch a permutation that depends on seed and epoch only.
 
     Args:
         num_items: Size of the data set.
@@ -40,30 +42,14 @@ class InfiniteSampler(Sampler[int]):
         rank: This process's number among the replicas.
         num_replicas: Processes that share the sequence; each takes every `num_replicas`-th index.
     """
-
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        seed: int = 0,
-        position: int = 0,
-        rank: int = 0,
-        num_replicas: int = 1,
-    ):
-        assert num_items > 0 and 0 <= rank < num_replicas, (num_items, rank, num_replicas)
-        self._num_items = num_items
-        self._seed = seed
-        self._start = position + rank
-        self._step = num_replicas
-
-    def __iter__(self) -> Iterator[int]:
-        position = self._start
-        while True:
-            epoch, offset = divmod(position, self._num_items)
-            order = np.random.default_rng((self._seed, epoch)).permutation(self._num_items)
-            for index in order[offset :: self._step]:
-                yield int(index)
-                position += self._step
+    assert num_items > 0 and 0 <= rank < num_replicas, (num_items, rank, num_replicas)
+    position += rank
+    while True:
+        epoch, offset = divmod(position, num_items)
+        order = np.random.default_rng((seed, epoch)).permutation(num_items)
+        for index in order[offset::num_replicas]:
+            yield int(index)
+            position += num_replicas
 
 
 class BatchStream(Iterator[dict[str, Any]]):
@@ -111,17 +97,16 @@ class BatchStream(Iterator[dict[str, Any]]):
         try:
             batch, skipped = next(self._batches)
         except UserError as error:
-            raise UserError(_own_message(error)) from None
-        self._note(skipped)
-        self._state["position"] += len(batch["image"]) * self._num_replicas
-        return batch
-
-    def _note(self, skipped: list[Unreadable]) -> None:
+            # A worker's comes wrapped in a traceback.
+            own_message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
+            raise UserError(own_message) from None
         for entry in skipped:
             if entry.name not in self._unreadable:
                 self._unreadable[entry.name] = entry
                 _logger.warning("skipped a sample: %s", entry.reason)
         require_few(list(self._unreadable.values()), self._max_unreadable)
+        self._state["position"] += len(batch["image"]) * self._num_replicas
+        return batch
 
 
 def make_loader(
@@ -157,8 +142,8 @@ def make_loader(
     """
     fresh = {"seed": seed, "position": 0, "num_items": len(dataset)}
     if streaming:
-        place = StreamPlace(rank, num_replicas, num_workers, batch_size)
-        fresh |= place.order_dict()
+        order = {"num_replicas": num_replicas, "batch_size": batch_size}
+        fresh |= {**order, "num_workers": max(num_workers, 1)}
     fresh["digest"] = _digest(dataset, streaming)
     state = state or fresh
     _check_state(state, fresh)
@@ -166,23 +151,25 @@ def make_loader(
     if streaming:
         stream = ShardStream(
             dataset,
-            place,
             seed=state["seed"],
             position=state["position"],
+            rank=rank,
+            num_lanes=max(num_workers, 1),
             max_unreadable=max_unreadable,
+            **order,
         )
         source = {"dataset": stream}
-    elif isinstance(dataset.files, RemoteShardFiles):
+    elif isinstance(dataset.files, ShardFiles) and dataset.files.is_remote:
         raise UserError(f"data set {dataset.path} can only be streamed; say train.streaming=true")
     else:
-        sampler = InfiniteSampler(
+        order_of_indices = infinite_order(
             len(dataset),
             seed=state["seed"],
             position=state["position"],
             rank=rank,
             num_replicas=num_replicas,
         )
-        source = {"dataset": _Replacing(dataset, max_unreadable), "sampler": sampler}
+        source = {"dataset": _Replacing(dataset, max_unreadable), "sampler": order_of_indices}
     loader = DataLoader(
         **source,
         batch_size=batch_size,
@@ -217,14 +204,6 @@ def _collate(
     return default_collate([item for item, _ in samples]), skipped
 
 
-def _own_message(error: UserError) -> str:
-    """Return a user error's message without the traceback that a worker's comes wrapped in."""
-    text = str(error)
-    if not text.startswith("Caught UserError in DataLoader worker"):
-        return text
-    return text.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
-
-
 def _digest(dataset: PortraitDataset, streaming: bool) -> str:
     """Return a short name of what a position in the order means."""
     index = dataset.index
@@ -236,27 +215,12 @@ def _digest(dataset: PortraitDataset, streaming: bool) -> str:
 
 
 def _check_state(state: dict[str, Any], fresh: dict[str, Any]) -> None:
-    if state["num_items"] != fresh["num_items"]:
-        raise UserError(
-            f"cannot resume: the run used a data set of {state['num_items']} items, "
-            f"this one has {fresh['num_items']}"
-        )
-    order, fresh_order = set(state) - set(_EXTRA_KEYS), set(fresh) - set(_EXTRA_KEYS)
-    if order != fresh_order:
-        was_streaming = "true" if len(order) > len(fresh_order) else "false"
-        raise UserError(
-            f"cannot resume: the run used train.streaming={was_streaming}, which sets the order of "
-            "its data; say so again"
-        )
-    for name in fresh:
-        if name in fresh_order - {"seed", "position"} and state[name] != fresh[name]:
-            words = _ORDER_WORDS.get(name, name)
+    was, now = ({**one, "streaming": "batch_size" in one} for one in (state, fresh))
+    # States of older runs have no digest.
+    was.setdefault("digest", fresh["digest"])
+    for name, words in _ORDER_WORDS.items():
+        if was.get(name) != now.get(name):
             raise UserError(
-                f"cannot resume: the order of streamed data depends on {words}, "
-                f"which was {state[name]} and is {fresh[name]} now; set it back"
+                f"cannot resume: the order of the data depends on {words}, which was "
+                f"{was.get(name)} and is {now.get(name)} now; set it back"
             )
-    if state.get("digest", fresh["digest"]) != fresh["digest"]:
-        raise UserError(
-            "cannot resume: this is another data set than the run used, although of as many items; "
-            "names, repeats, label set, flips or shards differ"
-        )

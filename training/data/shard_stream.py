@@ -2,7 +2,6 @@
 
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 
@@ -25,41 +24,6 @@ BLOCK_SIZE = 1000
 _RawSample = tuple[str, bytes, bytes]  # Name, image PNG, mask PNG.
 
 
-@dataclass(frozen=True)
-class StreamPlace:
-    """How the shards are split.
-
-    Args:
-        rank: This process's number among the replicas.
-        num_replicas: Processes that share the shards.
-        num_workers: Reading processes of each; 0 reads in the process itself.
-        batch_size: Items of a batch.
-    """
-
-    rank: int
-    num_replicas: int
-    num_workers: int
-    batch_size: int
-
-    @property
-    def num_lanes(self) -> int:
-        """Number of readers in each replica."""
-        return max(self.num_workers, 1)
-
-    @property
-    def num_readers(self) -> int:
-        """Number of readers that share the shards."""
-        return self.num_replicas * self.num_lanes
-
-    def order_dict(self) -> dict[str, int]:
-        """Return what the order of samples depends on, besides seed and data set."""
-        return {
-            "num_replicas": self.num_replicas,
-            "num_workers": self.num_lanes,
-            "batch_size": self.batch_size,
-        }
-
-
 class ShardStream(IterableDataset):
     """Items without end, each with the samples that were skipped for it.
 
@@ -71,9 +35,12 @@ class ShardStream(IterableDataset):
 
     Args:
         dataset: In shards.
-        place: Which of them are read here.
         seed: Seed of the order.
         position: Items that all replicas have used; a multiple of what they use at once.
+        batch_size: Items of a batch.
+        rank: This process's number among the replicas.
+        num_replicas: Processes that share the shards.
+        num_lanes: Readers of each process.
         max_unreadable: Samples of a block that may be unreadable; each is replaced by the next.
 
     Raises:
@@ -83,10 +50,13 @@ class ShardStream(IterableDataset):
     def __init__(
         self,
         dataset: PortraitDataset,
-        place: StreamPlace,
         *,
         seed: int,
         position: int,
+        batch_size: int,
+        rank: int,
+        num_replicas: int,
+        num_lanes: int,
         max_unreadable: int,
     ):
         if not isinstance(dataset.files, ShardFiles):
@@ -95,15 +65,16 @@ class ShardStream(IterableDataset):
                 "with shard_size=1000 (prepare_data dataset=packed), or say train.streaming=false"
             )
         tables = dataset.files.tables
-        if len(tables) < place.num_readers:
+        if len(tables) < num_replicas * num_lanes:
             raise UserError(
-                f"data set {dataset.path} has {len(tables)} shard(s) for {place.num_replicas} "
-                f"process(es) with {place.num_lanes} reader(s) each; use at most "
+                f"data set {dataset.path} has {len(tables)} shard(s) for {num_replicas} "
+                f"process(es) with {num_lanes} reader(s) each; use at most "
                 f"{len(tables)} readers in all (train.num_workers), or smaller shards"
             )
-        assert position % (place.batch_size * place.num_replicas) == 0, position
-        self._dataset, self._place, self._seed = dataset, place, seed
-        self._num_batches = position // (place.batch_size * place.num_replicas)
+        assert position % (batch_size * num_replicas) == 0, position
+        self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
+        self._rank, self._num_replicas, self._num_lanes = rank, num_replicas, num_lanes
+        self._num_batches = position // (batch_size * num_replicas)
         self._max_unreadable = max_unreadable
         self._samples = {name: sample for sample, name in enumerate(dataset.index.names)}
         self._blocks = [self._split(table) for table in tables]
@@ -113,8 +84,8 @@ class ShardStream(IterableDataset):
         lane, to_skip = self._resume_point(0 if info is None else info.id)
         epoch, order = -1, np.empty(0, dtype=np.int64)
         num_items = [sum(map(len, blocks)) for blocks in self._blocks]
-        first = self._place.rank + self._place.num_replicas * lane
-        for position in count(first, self._place.num_readers):
+        first = self._rank + self._num_replicas * lane
+        for position in count(first, self._num_replicas * self._num_lanes):
             if position // len(num_items) != epoch:
                 epoch = position // len(num_items)
                 order = self._permutation(len(num_items), _SHARD_ORDER, epoch)
@@ -128,10 +99,9 @@ class ShardStream(IterableDataset):
 
         Batches come from the lanes in turn, and a new loader begins with its worker 0.
         """
-        num_lanes = self._place.num_lanes
-        lane = (self._num_batches + worker) % num_lanes
-        num_batches = -((lane - self._num_batches) // num_lanes)
-        return lane, num_batches * self._place.batch_size
+        lane = (self._num_batches + worker) % self._num_lanes
+        num_batches = -((lane - self._num_batches) // self._num_lanes)
+        return lane, num_batches * self._batch_size
 
     def _split(self, table: ShardTable) -> list[np.ndarray]:
         """Return the entries of each block: row in the block * 2 + whether it is mirrored."""
@@ -153,18 +123,13 @@ class ShardStream(IterableDataset):
         raw_samples = self._read_raw(self._dataset.files.tables[shard])
         block: list[_RawSample] = []
         for number, entries in enumerate(self._blocks[shard]):
-            num_samples = len(np.unique(entries // 2))
-            if to_skip >= len(entries):
-                to_skip -= len(entries)
-                next(islice(raw_samples, num_samples - 1, None))
-                continue
             # Two blocks at once would double the memory.
             block.clear()
-            block.extend(islice(raw_samples, num_samples))
+            block.extend(islice(raw_samples, len(np.unique(entries // 2))))
             order = entries[self._permutation(len(entries), _BLOCK_ORDER, epoch, shard, number)]
             for index in range(to_skip, len(order)):
                 yield self._decode_or_replace(block, order, index)
-            to_skip = 0
+            to_skip = max(to_skip - len(order), 0)
         next(raw_samples, None)
 
     def _decode_or_replace(
@@ -187,24 +152,20 @@ class ShardStream(IterableDataset):
         url = self._dataset.files.url(table.file)
         expected = iter(table.names)
         with open_stream(url) as stream:
-            files = tar_file_expander([{"url": url, "stream": stream}])
-            samples = group_by_keys(files)
-            while (sample := _next_sample(samples, url)) is not None:
-                name = name_from_key(sample["__key__"])
-                image, mask = sample.get(IMAGE_SUFFIX[1:]), sample.get(MASK_SUFFIX[1:])
-                if image is None or mask is None or name != next(expected, None):
-                    raise UserError(f"shard {url} is not what its index says: at {name}")
-                yield name, image, mask
+            try:
+                for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+                    name = name_from_key(sample["__key__"])
+                    image, mask = sample.get(IMAGE_SUFFIX[1:]), sample.get(MASK_SUFFIX[1:])
+                    if image is None or mask is None or name != next(expected, None):
+                        raise UserError(f"shard {url} is not what its index says: at {name}")
+                    yield name, image, mask
+            except UserError:
+                raise
+            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                raise UserError(f"shard {url} is damaged or truncated: {describe(error)}") from None
         missing = next(expected, None)
         if missing is not None:
             raise UserError(
                 f"shard {url} is damaged or truncated: it ends before {missing}, its index has "
                 f"{len(table.names)} samples"
             )
-
-
-def _next_sample(samples: Iterator[dict], url: str) -> dict | None:
-    try:
-        return next(samples, None)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"shard {url} is damaged or truncated: {describe(error)}") from None

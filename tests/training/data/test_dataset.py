@@ -1,6 +1,7 @@
 """The data set reads all containers alike, mirrors correctly, repeats, and names mistakes."""
 
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +14,27 @@ from PIL import Image
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
 from mate3d.labels import CELEBAMASK_HQ, save_label_map
+from tests.png_files import make_grey_png
 from training.data.dataset import PortraitDataset
-from training.data.format import DatasetWriter, image_name
+from training.data.format import DatasetWriter, image_name, open_dataset
+from training.data.loader import make_loader
+from training.data.preparation.repack import RepackMaker
+
+FIRST = "00000/img00000000.png"
 
 
-def test_folder_and_zip_give_the_same_items(dataset_folder, dataset_zip):
+def test_folder_and_zip_give_the_same_items_of_documented_types(dataset_folder, dataset_zip):
     folder, archive = PortraitDataset(dataset_folder), PortraitDataset(dataset_zip)
     assert len(folder) == len(archive) == 6
+    assert folder.label_set.name == "catmask_hq" and folder.resolution == 16
     for index in range(6):
         expected, got = folder[index], archive[index]
         assert got.pop("caption") == expected.pop("caption") == f"cat number {index}"
         torch.testing.assert_close(got, expected)
-
-
-def test_item_has_documented_types(dataset_folder):
-    dataset = PortraitDataset(dataset_folder)
-    item = dataset[2]
-    assert item["image"].dtype == torch.uint8 and item["image"].shape == (3, 16, 16)
-    assert item["label_map"].dtype == torch.uint8 and item["label_map"].shape == (16, 16)
-    assert item["camera"].dtype == torch.float32 and item["camera"].shape == (25,)
-    torch.testing.assert_close(dataset.camera_labels[2], item["camera"])
-    assert dataset.label_set.name == "catmask_hq" and dataset.resolution == 16
+        torch.testing.assert_close(folder.camera_labels[index], got["camera"])
+    assert got["image"].dtype == torch.uint8 and got["image"].shape == (3, 16, 16)
+    assert got["label_map"].dtype == torch.uint8 and got["label_map"].shape == (16, 16)
+    assert got["camera"].dtype == torch.float32 and got["camera"].shape == (25,)
 
 
 def test_flip_mirrors_image_labels_and_camera(tmp_path):
@@ -61,11 +62,21 @@ def test_smaller_resolution_keeps_label_ids_and_mean_colour(dataset_folder):
     )
     means = [item["image"].float().mean().item() for item in (full[0], half[0])]
     assert abs(means[0] - means[1]) < 3
+    with pytest.raises(UserError, match="resolution 32 does not fit .* use 1..16"):
+        PortraitDataset(dataset_folder, resolution=32)
 
 
-# What a user can get wrong in a data set folder, and the message for it.
+def test_repacking_writes_capital_suffixes_small(dataset_folder):
+    for kind in ("images", "masks"):
+        (dataset_folder / kind / FIRST).rename(dataset_folder / kind / FIRST.replace("png", "PNG"))
+    text = (dataset_folder / "dataset.json").read_text()
+    (dataset_folder / "dataset.json").write_text(text.replace(FIRST, FIRST.replace("png", "PNG")))
+    maker = RepackMaker(str(dataset_folder), None, None)
+    (sample,) = maker(maker.jobs()[0])
+    assert maker.jobs()[0].names == (FIRST,) and sample.name == FIRST
 
-FIRST = "00000/img00000000.png"
+
+# What a user can get wrong in a data set, and the message for it.
 
 
 def _edit_index(change: Callable[[dict], object]) -> Callable[[Path], None]:
@@ -77,20 +88,8 @@ def _edit_index(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return damage
 
 
-def _grey_image(folder: Path) -> None:
-    Image.new("L", (16, 16)).save(folder / "images" / FIRST)
-
-
-def _narrow_image(folder: Path) -> None:
-    Image.new("RGB", (8, 16)).save(folder / "images" / FIRST)
-
-
-def _rgb_mask(folder: Path) -> None:
-    Image.new("RGB", (16, 16)).save(folder / "masks" / FIRST)
-
-
-def _small_mask(folder: Path) -> None:
-    Image.new("L", (8, 8)).save(folder / "masks" / FIRST)
+def _replace_picture(kind: str, mode: str, size: tuple[int, int]) -> Callable[[Path], None]:
+    return lambda folder: Image.new(mode, size).save(folder / kind / FIRST)
 
 
 def _unknown_ids(folder: Path) -> None:
@@ -102,25 +101,25 @@ def _truncated_image(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
 
 
+def _bomb(kind: str) -> Callable[[Path], None]:
+    content = make_grey_png(60000, 60000, b"0")
+    return lambda folder: (folder / kind / FIRST).write_bytes(content)
+
+
 DAMAGES = {
     "no index": (lambda f: (f / "dataset.json").unlink(), "has no dataset.json"),
     "bad json": (lambda f: (f / "dataset.json").write_text("{"), "is not valid JSON"),
-    "json list": (lambda f: (f / "dataset.json").write_text("[]"), "must hold 'labels'"),
     "no mask": (lambda f: (f / "masks" / FIRST).unlink(), f"with image .* mask, first {FIRST}"),
     "no image": (lambda f: (f / "images" / FIRST).unlink(), f"with mask .* image, first {FIRST}"),
     "no camera": (_edit_index(lambda i: i["labels"].pop(0)), f"camera .*, first {FIRST}"),
-    "24 numbers": (_edit_index(lambda i: i["labels"][0][1].pop()), f"{FIRST} has 24 numbers"),
-    "nan": (_edit_index(lambda i: i["labels"][0][1].__setitem__(3, float("nan"))), "25 finite"),
-    "entry": (_edit_index(lambda i: i["labels"].append("x")), "entry x of 'labels' is not"),
-    "label set": (_edit_index(lambda i: i.update(label_set="dog")), "unknown label set 'dog'"),
-    "convention": (_edit_index(lambda i: i.update(camera_convention="gl")), "'gl'; use 'opencv'"),
-    "captions": (_edit_index(lambda i: i.update(captions=[1])), "'captions' must map"),
     "truncated": (_truncated_image, f"image .*{FIRST} is not a readable image"),
-    "grey image": (_grey_image, f"image .*{FIRST} has mode L; use 8-bit RGB"),
-    "narrow image": (_narrow_image, f"image .*{FIRST} is 8 x 16 px; .* square"),
-    "mask mode": (_rgb_mask, f"mask .*{FIRST} has mode RGB"),
-    "mask size": (_small_mask, f"mask .*{FIRST} is 8 x 8 px; .* here 16 x 16"),
+    "grey image": (_replace_picture("images", "L", (16, 16)), f"{FIRST} has mode L; use 8-bit RGB"),
+    "narrow image": (_replace_picture("images", "RGB", (8, 16)), f"{FIRST} is 8 x 16 px; .* squar"),
+    "mask mode": (_replace_picture("masks", "RGB", (16, 16)), f"mask .*{FIRST} has mode RGB"),
+    "mask size": (_replace_picture("masks", "L", (8, 8)), f"{FIRST} is 8 x 8 px; .* here 16 x 16"),
     "unknown ids": (_unknown_ids, f"mask .*{FIRST} holds unknown .*\\[9\\]"),
+    "huge image": (_bomb("images"), "is not a readable image: .*3600000000 pixels"),
+    "huge mask": (_bomb("masks"), "is not a readable image: .*3600000000 pixels"),
 }
 
 
@@ -133,34 +132,69 @@ def test_damaged_data_set_is_named_in_one_line(dataset_folder, name):
     assert "\n" not in str(info.value)
 
 
-def test_missing_data_set_is_named(tmp_path):
+def test_place_without_a_data_set_is_named(tmp_path, label_set):
     with pytest.raises(UserError, match="data set not found: .*nowhere"):
         PortraitDataset(tmp_path / "nowhere")
-
-
-def test_empty_data_set_is_an_error(tmp_path, label_set):
     with DatasetWriter(tmp_path / "data", label_set):
         pass
     with pytest.raises(UserError, match="holds no images"):
         PortraitDataset(tmp_path / "data")
-
-
-def test_file_that_is_no_zip_is_named(tmp_path):
     (tmp_path / "data.zip").write_bytes(b"hello")
     with pytest.raises(UserError, match="data.zip is not a readable zip"):
         PortraitDataset(tmp_path / "data.zip")
 
 
-def test_flipped_byte_in_archive_is_found(dataset_zip):
-    with zipfile.ZipFile(dataset_zip) as archive:
-        offset = archive.getinfo(f"masks/{FIRST}").header_offset
-    content = bytearray(dataset_zip.read_bytes())
-    content[offset + 120] ^= 0xFF
-    dataset_zip.write_bytes(content)
-    with pytest.raises(UserError, match=f"damaged at masks/{FIRST}"):
-        PortraitDataset(dataset_zip)[0]
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cats/dataset.json"], "at its top; cats/dataset.json is there: move what"),
+        (["dataset.json", "images\\a.png"], r"names with backslashes, first images\\a.png; pack"),
+    ],
+)
+def test_zips_of_other_programs_are_named(tmp_path, names, message):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"{}")
+    with pytest.raises(UserError, match=message):
+        open_dataset(tmp_path / "other.zip")
 
 
-def test_resolution_above_the_files_is_refused(dataset_folder):
-    with pytest.raises(UserError, match="resolution 32 does not fit .* use 1..16"):
-        PortraitDataset(dataset_folder, resolution=32)
+def _damage_member(path: Path, method: int) -> None:
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+        offset = archive.getinfo(f"masks/{FIRST}").header_offset + 30 + len(f"masks/{FIRST}")
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 30] = b"\xff" * 30
+    path.write_bytes(content)
+
+
+def _set_directory_field(path: Path, offset: int, value: int) -> None:
+    """Change 2 bytes of the member's record in the directory at the end of the zip."""
+    content = bytearray(path.read_bytes())
+    name = f"masks/{FIRST}".encode()
+    for start in (content.rindex(name) - 46 + offset, content.index(name) - 32 + offset):
+        content[start : start + 2] = struct.pack("<H", value)
+    path.write_bytes(content)
+
+
+ZIP_DAMAGES = {
+    "stored": lambda path: _damage_member(path, zipfile.ZIP_STORED),
+    "deflate": lambda path: _damage_member(path, zipfile.ZIP_DEFLATED),
+    "lzma": lambda path: _damage_member(path, zipfile.ZIP_LZMA),
+    "bzip2": lambda path: _damage_member(path, zipfile.ZIP_BZIP2),
+    "encrypted": lambda path: _set_directory_field(path, 8, 1),
+    "unknown method": lambda path: _set_directory_field(path, 10, 77),
+}
+
+
+@pytest.mark.parametrize("name", ZIP_DAMAGES)
+def test_damaged_member_of_a_zip_is_skipped(dataset_zip, name):
+    ZIP_DAMAGES[name](dataset_zip)
+    dataset = PortraitDataset(dataset_zip)
+    with pytest.raises(UserError, match=f"archive .* is damaged at masks/{FIRST}: "):
+        dataset[0]
+    stream = make_loader(dataset, batch_size=6)
+    assert "cat number 0" not in next(stream)["caption"] and stream.num_unreadable == 1

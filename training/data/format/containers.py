@@ -1,121 +1,88 @@
 """What a writer writes into: a folder, an uncompressed zip, or a folder of tar shards."""
 
-import io
-import json
-import tarfile
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from training.data.format.layout import (
-    IMAGE_FOLDER,
-    IMAGE_SUFFIX,
-    INDEX_NAME,
-    MASK_FOLDER,
-    MASK_SUFFIX,
-    RECORD_SUFFIX,
-    SHARD_FOLDER,
-    SHARD_INDEX_NAME,
-    key_from_name,
-    shard_name,
-)
+from webdataset import TarWriter
+
+import training.data.format.layout as layout
 from training.data.format.shards import ShardTable, dump_tables, scan_shard
 
 
-class Container(Protocol):
-    """A half-written data set at a temporary path."""
+class Container(ABC):
+    """A half-written data set."""
+
+    _archive: zipfile.ZipFile | TarWriter | None = None
 
     def add(self, name: str, image: bytes, mask: bytes, record: Mapping[str, Any]) -> None:
         """Write one sample; `record` is all else that is known of it."""
+        self._write(layout.IMAGE_FOLDER + name, image)
+        self._write(layout.MASK_FOLDER + name, mask)
 
     def finish(self, index: bytes) -> None:
-        """Write `dataset.json` and close everything."""
+        """Write `dataset.json`."""
+        self._write(layout.INDEX_NAME, index)
 
     def close(self) -> None:
-        """Close everything as it is."""
+        """Close what is open."""
+        if self._archive is not None:
+            self._archive.close()
+
+    @abstractmethod
+    def _write(self, name: str, content: bytes) -> None:
+        """Write one file of the tree."""
 
 
-class FolderContainer:
+class FolderContainer(Container):
     """Files in a folder."""
 
     def __init__(self, path: Path):
         self._path = path
-        path.mkdir()
 
-    def add(self, name: str, image: bytes, mask: bytes, record: Mapping[str, Any]) -> None:
-        _write(self._path / IMAGE_FOLDER / name, image)
-        _write(self._path / MASK_FOLDER / name, mask)
-
-    def finish(self, index: bytes) -> None:
-        _write(self._path / INDEX_NAME, index)
-
-    def close(self) -> None:
-        """There is nothing open."""
+    def _write(self, name: str, content: bytes) -> None:
+        (self._path / name).parent.mkdir(parents=True, exist_ok=True)
+        (self._path / name).write_bytes(content)
 
 
-class ZipContainer:
+class ZipContainer(Container):
     """The same tree in an uncompressed zip."""
 
     def __init__(self, path: Path):
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
 
-    def add(self, name: str, image: bytes, mask: bytes, record: Mapping[str, Any]) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         # A fixed time stamp, so that the same data set has the same bytes.
-        self._archive.writestr(zipfile.ZipInfo(IMAGE_FOLDER + name), image)
-        self._archive.writestr(zipfile.ZipInfo(MASK_FOLDER + name), mask)
-
-    def finish(self, index: bytes) -> None:
-        self._archive.writestr(zipfile.ZipInfo(INDEX_NAME), index)
-        self.close()
-
-    def close(self) -> None:
-        self._archive.close()
+        self._archive.writestr(zipfile.ZipInfo(name), content)
 
 
-class ShardContainer:
+class ShardContainer(FolderContainer):
     """Tar shards of `shard_size` samples in the WebDataset convention, and their index."""
 
     def __init__(self, path: Path, shard_size: int):
-        self._path, self._shard_size = path, shard_size
+        super().__init__(path)
+        self._shard_size, self._num_samples = shard_size, 0
         self._tables: list[ShardTable] = []
-        self._archive: tarfile.TarFile | None = None
-        self._num_samples = 0
-        (path / SHARD_FOLDER).mkdir(parents=True)
+        (path / layout.SHARD_FOLDER).mkdir()
 
     def add(self, name: str, image: bytes, mask: bytes, record: Mapping[str, Any]) -> None:
-        if self._num_samples == self._shard_size:
+        if self._num_samples % self._shard_size == 0:
             self._end_shard()
-        if self._archive is None:
-            self._archive = tarfile.open(self._path / shard_name(len(self._tables)), "w")
-        key = key_from_name(name)
-        self._add_member(key + IMAGE_SUFFIX, image)
-        self._add_member(key + MASK_SUFFIX, mask)
-        self._add_member(key + RECORD_SUFFIX, json.dumps({"name": name, **record}).encode())
+            path = str(self._path / layout.shard_name(len(self._tables)))
+            self._archive = TarWriter(path, mtime=0, mode=0o644, user="", group="")
+        members = {"image.png": image, "mask.png": mask, "json": {"name": name, **record}}
+        self._archive.write({"__key__": layout.key_from_name(name), **members})
         self._num_samples += 1
 
     def finish(self, index: bytes) -> None:
-        if self._archive is not None:
-            self._end_shard()
-        _write(self._path / SHARD_INDEX_NAME, dump_tables(self._tables))
-        _write(self._path / INDEX_NAME, index)
-
-    def close(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-
-    def _add_member(self, name: str, content: bytes) -> None:
-        # The time stamp stays at its default of 0, so that the same data set has the same bytes.
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        self._archive.addfile(member, io.BytesIO(content))
+        self._end_shard()
+        self._write(layout.SHARD_INDEX_NAME, dump_tables(self._tables))
+        super().finish(index)
 
     def _end_shard(self) -> None:
-        self._archive.close()
-        self._archive, self._num_samples = None, 0
-        self._tables.append(scan_shard(self._path, shard_name(len(self._tables))))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+        if self._archive is not None:
+            self.close()
+            self._archive = None
+            self._tables.append(scan_shard(self._path, layout.shard_name(len(self._tables))))

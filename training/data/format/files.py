@@ -9,10 +9,11 @@ import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
+from mate3d.atomic import standing_folder
 from mate3d.errors import UserError
 from training.data.format.layout import SHARD_FOLDER
 from training.data.format.remote import is_remote
-from training.data.format.shards import LocalShardFiles, RemoteShardFiles, list_shards
+from training.data.format.shards import ShardFiles, list_shards
 
 # Damaged archives raise any of these; RuntimeError is for encrypted members and unknown methods.
 _ZIP_ERRORS = (
@@ -78,13 +79,11 @@ class FolderFiles:
         return str(self.path / name)
 
 
-class ZipFiles:
+class ZipFiles(FolderFiles):
     """A data set in a zip archive, opened once in each process that reads it."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._archive: zipfile.ZipFile | None = None
-        self._process = 0
+    _archive: zipfile.ZipFile | None = None
+    _process = 0
 
     def names(self) -> list[str]:
         return sorted(name for name in self._open().namelist() if not name.endswith("/"))
@@ -95,11 +94,8 @@ class ZipFiles:
         except _ZIP_ERRORS as error:
             raise UserError(f"archive {self.path} is damaged at {name}: {error}") from None
 
-    def where(self, name: str) -> str:
-        return str(self.path / name)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_archive": None, "_process": 0}
+        return {"path": self.path}
 
     def _open(self) -> zipfile.ZipFile:
         # A forked worker must not share the parent's file position.
@@ -124,8 +120,8 @@ def open_files(path: str | Path) -> DatasetFiles:
         UserError: If nothing is there, or an archive or shard is damaged.
     """
     if is_remote(str(path)):
-        return RemoteShardFiles(str(path))
-    path = Path(path)
+        return ShardFiles(str(path))
+    path = standing_folder(Path(path))
     if not path.exists():
         raise UserError(f"data set not found: {path}; give a folder or a .zip archive")
     if not path.is_dir():
@@ -134,4 +130,4 @@ def open_files(path: str | Path) -> DatasetFiles:
         return FolderFiles(path)
     if (path / "images").exists():
         raise UserError(f"data set {path} has both images/ and {SHARD_FOLDER}/; keep one of them")
-    return LocalShardFiles(path)
+    return ShardFiles(str(path))

@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 
+import training.data.format.layout as layout
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from training.data.format.files import DatasetFiles, open_files
 from training.data.format.json_reading import is_number, is_whole, parse_json
-from training.data.format.layout import (
-    IMAGE_FOLDER,
-    INDEX_NAME,
-    MASK_FOLDER,
-    check_name,
-    is_image_of,
-)
 
 CAMERA_CONVENTION = "opencv"
 NUM_CAMERA_VALUES = 25
@@ -60,18 +54,21 @@ def open_dataset(path: str | Path) -> tuple[DatasetFiles, DatasetIndex]:
     """
     files = open_files(path)
     names = files.names()
-    if INDEX_NAME not in names:
-        raise UserError(f"data set {path} has no {INDEX_NAME} at its top{_hint(names)}")
+    if layout.INDEX_NAME not in names:
+        raise UserError(f"data set {path} has no {layout.INDEX_NAME} at its top{_hint(names)}")
     backslashed = next((name for name in names if "\\" in name), None)
     if backslashed is not None:
         raise UserError(
             f"data set {path} has names with backslashes, first {backslashed}; pack it with a "
             "program that writes '/' between folders"
         )
-    index = parse_index(files.read(INDEX_NAME), f"{path}/{INDEX_NAME}")
-    images, masks = _names_below(IMAGE_FOLDER, names), _names_below(MASK_FOLDER, names)
+    index = parse_index(files.read(layout.INDEX_NAME), f"{path}/{layout.INDEX_NAME}")
+    images, masks = (
+        _names_below(layout.IMAGE_FOLDER, names),
+        _names_below(layout.MASK_FOLDER, names),
+    )
     _require_same(path, "image", images, "mask", masks)
-    _require_same(path, "image", images, f"camera in {INDEX_NAME}", set(index.names))
+    _require_same(path, "image", images, f"camera in {layout.INDEX_NAME}", set(index.names))
     if not images:
         raise UserError(f"data set {path} holds no images/**/*.png")
     return files, index
@@ -89,12 +86,20 @@ def parse_index(content: bytes, where: str) -> DatasetIndex:
     convention = index.get("camera_convention")
     if convention != CAMERA_CONVENTION:
         raise UserError(f"{where}: camera_convention is {convention!r}; use '{CAMERA_CONVENTION}'")
-    cameras = _parse_cameras(index["labels"], where)
+    cameras: dict[str, list[float]] = {}
+    for entry in index["labels"]:
+        name, camera = _parse_camera(entry, where)
+        if name in cameras:
+            raise UserError(f"{where} lists {name} twice in 'labels'; names must differ")
+        cameras[name] = camera
     names = tuple(sorted(cameras))
-    captions = _parse_map(index, "captions", _is_text, "texts", where)
+    captions = _parse_map(index, "captions", lambda v: isinstance(v, str), "texts", where)
     residuals, repeats, attributes = (
         _parse_map(index, key, *rule, where) for key, rule in VALUE_RULES.items()
     )
+    preparation = index.get("preparation") or {}
+    if not isinstance(preparation, dict):
+        raise UserError(f"{where}: 'preparation' must be an object")
     return DatasetIndex(
         names=names,
         cameras=np.array([cameras[name] for name in names], dtype=np.float32).reshape(-1, 25),
@@ -103,20 +108,22 @@ def parse_index(content: bytes, where: str) -> DatasetIndex:
         residuals=np.array([residuals.get(name, math.nan) for name in names], dtype=np.float32),
         repeats=np.array([repeats.get(name, 1) for name in names], dtype=np.int64),
         attributes=tuple(attributes.get(name, {}) for name in names),
-        preparation=_parse_preparation(index, where),
+        preparation=preparation,
     )
 
 
 def _hint(names: list[str]) -> str:
     """Say where else the index is, if it is below a single folder."""
-    places = [name for name in names if name.endswith(f"/{INDEX_NAME}") and name.count("/") == 1]
+    places = [
+        name for name in names if name.endswith(f"/{layout.INDEX_NAME}") and name.count("/") == 1
+    ]
     if len(places) != 1:
         return ""
     return f"; {places[0]} is there: move what that folder holds to the top"
 
 
 def _names_below(folder: str, names: list[str]) -> set[str]:
-    return {name.removeprefix(folder) for name in names if is_image_of(name, folder)}
+    return {name.removeprefix(folder) for name in names if layout.is_image_of(name, folder)}
 
 
 def _require_same(
@@ -146,23 +153,13 @@ def parse_label_set(index: Mapping[str, Any], where: str) -> LabelSet:
     return label_set
 
 
-def _parse_cameras(entries: list[Any], where: str) -> dict[str, list[float]]:
-    cameras: dict[str, list[float]] = {}
-    for entry in entries:
-        name, camera = _parse_camera(entry, where)
-        if name in cameras:
-            raise UserError(f"{where} lists {name} twice in 'labels'; names must differ")
-        cameras[name] = camera
-    return cameras
-
-
 def _parse_camera(entry: Any, where: str) -> tuple[str, list[float]]:
     if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
         text = entry if isinstance(entry, str) else reprlib.repr(entry)
         raise UserError(f"{where}: entry {text[:60]} of 'labels' is not [name, [25 numbers]]")
     name, camera = entry
     try:
-        check_name(name)
+        layout.check_name(name)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     values = camera if isinstance(camera, list) else []
@@ -184,25 +181,6 @@ def _parse_map(
     return values
 
 
-def _parse_preparation(index: dict[str, Any], where: str) -> dict[str, Any]:
-    preparation = index.get("preparation") or {}
-    if not isinstance(preparation, dict):
-        raise UserError(f"{where}: 'preparation' must be an object")
-    return preparation
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_residual(value: Any) -> bool:
-    return is_number(value) and value >= 0
-
-
-def _is_repeats(value: Any) -> bool:
-    return is_whole(value, 1, MAX_REPEATS)
-
-
 def _is_attributes(value: Any) -> bool:
     return isinstance(value, dict) and all(
         is_number(number) or (isinstance(number, list) and all(map(is_number, number)))
@@ -212,7 +190,7 @@ def _is_attributes(value: Any) -> bool:
 
 # What the values of an optional key are, and what to say if one is not.
 VALUE_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "camera_residuals": (_is_residual, "numbers of at least 0"),
-    "repeats": (_is_repeats, f"whole numbers of 1..{MAX_REPEATS}"),
+    "camera_residuals": (lambda v: is_number(v) and v >= 0, "numbers of at least 0"),
+    "repeats": (lambda v: is_whole(v, 1, MAX_REPEATS), f"whole numbers of 1..{MAX_REPEATS}"),
     "attributes": (_is_attributes, "{attribute: number(s)}"),
 }

@@ -1,12 +1,27 @@
 """JSON that others wrote: parsed, and its numbers checked."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from mate3d.errors import UserError
 
 # Larger ones are no measurement, and squares of them do not fit float32's 3.4e38 by far.
 _TOO_LARGE = 1e30
+
+
+def read_text(path: Path, what: str) -> str:
+    """Read a text file, called `what` in errors; a byte order mark is left out.
+
+    Raises:
+        UserError: If it is missing or no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{what} not found: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} cannot be read: {error}") from None
 
 
 def parse_json(content: bytes | str, where: str) -> Any:
@@ -17,10 +32,9 @@ def parse_json(content: bytes | str, where: str) -> Any:
     """
     try:
         return json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{where} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise UserError(f"{where} is not valid JSON: it is nested too deeply") from None
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{where} is not valid JSON: {reason}") from None
 
 
 def is_number(value: Any) -> bool:

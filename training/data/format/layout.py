@@ -9,12 +9,9 @@ IMAGE_FOLDER = "images/"
 MASK_FOLDER = "masks/"
 IMAGE_SUFFIX = ".image.png"
 MASK_SUFFIX = ".mask.png"
-RECORD_SUFFIX = ".json"
 SUFFIX = ".png"
 
 _FOLDERS = {IMAGE_SUFFIX: IMAGE_FOLDER, MASK_SUFFIX: MASK_FOLDER}
-
-_HEADER_NAME_BYTES = 100
 
 
 def image_name(index: int) -> str:
@@ -81,23 +78,3 @@ def name_from_member(member: str) -> str | None:
         if member.endswith(suffix):
             return folder + name_from_key(member.removesuffix(suffix))
     return None
-
-
-def is_member_of(member: str, name: str) -> bool:
-    """Tell whether a tar header with the name `member` can be that of the path `name`.
-
-    A header has room for 100 bytes of ASCII; the whole of another name is in a record before it.
-    """
-    if name_from_member(member) == name:
-        return True
-    for suffix, folder in _FOLDERS.items():
-        if name.startswith(folder):
-            whole = _as_ascii(key_from_name(name.removeprefix(folder)) + suffix)
-            part = _as_ascii(member.removeprefix("./"))
-            is_cut_or_foreign = len(part) >= _HEADER_NAME_BYTES - 1 or "?" in part
-            return is_cut_or_foreign and whole.startswith(part[:-1])
-    return False
-
-
-def _as_ascii(text: str) -> str:
-    return text.encode("ascii", "replace").decode()

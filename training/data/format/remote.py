@@ -4,7 +4,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from webdataset.gopen import gopen
@@ -53,7 +53,9 @@ def open_stream(url: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(f"cannot read {url}: {describe(error)}") from None
     finally:
-        _close(stream)
+        # A command that is stopped before its end complains; what was read is checked elsewhere.
+        with suppress(OSError):
+            stream.close()
 
 
 def read_file(url: str, offset: int = 0, size: int = -1) -> bytes:
@@ -87,11 +89,3 @@ def _skip(stream: BinaryIO, count: int, chunk: int = 1 << 20) -> None:
         if skipped == 0:
             return
         count -= skipped
-
-
-def _close(stream: BinaryIO) -> None:
-    try:
-        stream.close()
-    except OSError:
-        # A command that is stopped before its end complains; what was read is checked elsewhere.
-        return

@@ -6,25 +6,16 @@ A shard holds KEY.image.png, KEY.mask.png and KEY.json of each sample one after 
 
 import json
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import training.data.format.layout as layout
 from mate3d.errors import UserError
 from training.data.format.json_reading import is_whole, parse_json
-from training.data.format.layout import (
-    IMAGE_FOLDER,
-    INDEX_NAME,
-    SHARD_FOLDER,
-    SHARD_INDEX_NAME,
-    check_name,
-    is_member_of,
-    name_from_member,
-)
-from training.data.format.remote import file_url, read_file
+from training.data.format.remote import file_url, is_remote, read_file
 
 _BLOCK = 512
 
@@ -46,33 +37,43 @@ class ShardTable:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the images, in the shard's order."""
-        names = (name for name in self.members if name.startswith(IMAGE_FOLDER))
-        return tuple(name.removeprefix(IMAGE_FOLDER) for name in names)
+        names = (name for name in self.members if name.startswith(layout.IMAGE_FOLDER))
+        return tuple(name.removeprefix(layout.IMAGE_FOLDER) for name in names)
 
 
-class ShardFiles(ABC):
+class ShardFiles:
     """The tree that a data set in shards was made from.
 
+    A local file is read by one seek. Behind a URL or command each read starts at the shard's
+    beginning, so stream those.
+
     Args:
-        location: Folder, URL or command, as a user gives it.
-        tables: Of all shards, in the order of their names.
+        location: Folder, URL or command.
+
+    Raises:
+        UserError: If a shard is missing, damaged, or not what the index says, or there is no index
+            behind a URL or command.
     """
 
-    def __init__(self, location: str, tables: tuple[ShardTable, ...]):
-        self.location, self.tables = location, tables
-        self._tables = {name: table for table in tables for name in table.members}
-        count = sum(len(table.members) for table in tables)
-        if len(self._tables) != count:
-            raise UserError(
-                f"data set {location}: {count - len(self._tables)} name(s) are in its shards twice"
-            )
+    def __init__(self, location: str):
+        self.location, self.is_remote = location, is_remote(location)
+        index = self.url(layout.SHARD_INDEX_NAME)
+        if self.is_remote:
+            self.tables = _parse_tables(read_file(index), index)
+        else:
+            self.tables = _read_local_tables(Path(location))
+        self._tables = {name: table for table in self.tables for name in table.members}
+        num_twice = sum(len(table.members) for table in self.tables) - len(self._tables)
+        if num_twice:
+            raise UserError(f"data set {location}: {num_twice} name(s) are in its shards twice")
 
-    @abstractmethod
     def url(self, file: str) -> str:
         """Return path, URL or command that reads a file of the data set."""
+        return file_url(self.location, file) if self.is_remote else f"{self.location}/{file}"
 
     def names(self) -> list[str]:
-        return sorted([INDEX_NAME, *self._tables])
+        has_index = self.is_remote or Path(self.url(layout.INDEX_NAME)).is_file()
+        return sorted([*self._tables, *([layout.INDEX_NAME] if has_index else [])])
 
     def where(self, name: str) -> str:
         table = self._tables.get(name)
@@ -80,83 +81,24 @@ class ShardFiles(ABC):
 
     def read(self, name: str) -> bytes:
         table = self._tables.get(name)
-        if table is None:
-            return self._read(name, 0, -1)
-        return self._read(table.file, *table.members[name])
-
-    @abstractmethod
-    def _read(self, file: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes of a file from an offset on; all that follow if it is -1."""
-
-
-class LocalShardFiles(ShardFiles):
-    """Shards in a folder; each read is one seek, and compares the name at that place.
-
-    Raises:
-        UserError: If a shard is missing, damaged, or not what the index says.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        super().__init__(str(path), _read_local_tables(path))
-
-    def names(self) -> list[str]:
-        return [name for name in super().names() if name != INDEX_NAME or self._has_index]
-
-    def url(self, file: str) -> str:
-        return str(self.path / file)
-
-    def read(self, name: str) -> bytes:
-        table = self._tables.get(name)
-        if table is None:
-            return super().read(name)
-        offset, size = table.members[name]
-        content = self._read(table.file, offset - _BLOCK, size + _BLOCK)
-        if not _is_header_of(content[:_BLOCK], name, size):
-            raise UserError(
-                f"shard {self.path / table.file} is damaged or not what its index says: {name} is "
-                f"not at byte {offset}; remove {SHARD_INDEX_NAME} to have shards scanned"
-            )
-        return content[_BLOCK:]
-
-    @property
-    def _has_index(self) -> bool:
-        return (self.path / INDEX_NAME).is_file()
-
-    def _read(self, file: str, offset: int, size: int) -> bytes:
+        file, offset, size = (name, 0, -1) if table is None else (table.file, *table.members[name])
+        if self.is_remote:
+            return read_file(self.url(file), offset, size)
         try:
-            with (self.path / file).open("rb", buffering=0) as stream:
+            with open(self.url(file), "rb", buffering=0) as stream:
                 stream.seek(offset)
                 content = stream.read(size)
         except OSError as error:
-            raise UserError(f"cannot read {self.path / file}: {error.strerror}") from None
+            raise UserError(f"cannot read {self.url(file)}: {error.strerror}") from None
         if size >= 0 and len(content) < size:
-            raise UserError(f"shard {self.path / file} ends before byte {offset + size}")
+            raise UserError(f"shard {self.url(file)} ends before byte {offset + size}")
         return content
-
-
-class RemoteShardFiles(ShardFiles):
-    """Shards behind a URL or command; each read starts at the shard's beginning, so stream them.
-
-    Raises:
-        UserError: If `shards/index.json` cannot be read.
-    """
-
-    def __init__(self, location: str):
-        index = file_url(location, SHARD_INDEX_NAME)
-        super().__init__(location, _parse_tables(read_file(index), index))
-
-    def url(self, file: str) -> str:
-        return file_url(self.location, file)
-
-    def _read(self, file: str, offset: int, size: int) -> bytes:
-        return read_file(self.url(file), offset, size)
 
 
 def list_shards(path: Path) -> list[str]:
     """Return the shards of a data set in a folder, relative to it, sorted."""
     return sorted(
-        shard.relative_to(path).as_posix() for shard in (path / SHARD_FOLDER).glob("*.tar")
+        shard.relative_to(path).as_posix() for shard in (path / layout.SHARD_FOLDER).glob("*.tar")
     )
 
 
@@ -171,7 +113,7 @@ def scan_shard(path: Path, file: str) -> ShardTable:
         num_bytes = shard.stat().st_size
         with tarfile.open(shard, "r:") as archive:
             members = {
-                name_from_member(member.name): (member.offset_data, member.size)
+                layout.name_from_member(member.name): (member.offset_data, member.size)
                 for member in archive
                 if member.isreg()
             }
@@ -194,41 +136,22 @@ def dump_tables(tables: list[ShardTable]) -> bytes:
 
 def _read_local_tables(path: Path) -> tuple[ShardTable, ...]:
     """Return the index where there is one, compared with the shards, or scan them."""
-    files, index = list_shards(path), path / SHARD_INDEX_NAME
+    files, index = list_shards(path), path / layout.SHARD_INDEX_NAME
     if not index.is_file():
         return tuple(scan_shard(path, file) for file in files)
-    try:
-        tables = _parse_tables(index.read_bytes(), str(index))
-    except OSError as error:
-        raise UserError(f"cannot read {index}: {error.strerror}") from None
-    listed = {table.file for table in tables}
-    missing, extra = sorted(listed - set(files)), sorted(set(files) - listed)
-    if missing:
-        raise UserError(
-            f"data set {path} has {len(files)} shards, {index} lists {len(listed)}: "
-            f"{missing[0]} is missing"
+    tables = _parse_tables(index.read_bytes(), str(index))
+    sizes = {file: (path / file).stat().st_size for file in files}
+    listed = {table.file: table.num_bytes for table in tables}
+    odd = sorted(file for file in sizes | listed if sizes.get(file) != listed.get(file))
+    if odd:
+        found, said = (
+            f"{size[odd[0]]} bytes" if odd[0] in size else "nothing" for size in (sizes, listed)
         )
-    if extra:
         raise UserError(
-            f"{index} lists {len(listed)} shards, data set {path} has {len(files)}: {extra[0]} is "
-            f"not listed; remove it, or remove {SHARD_INDEX_NAME} to use all"
+            f"shard {path / odd[0]}: {found} there, {said} according to {index}; it is missing, "
+            "truncated or was replaced (remove the index to use all shards as they are)"
         )
-    for table in tables:
-        num_bytes = (path / table.file).stat().st_size
-        if num_bytes != table.num_bytes:
-            raise UserError(
-                f"shard {path / table.file} has {num_bytes} bytes, {index} says {table.num_bytes}; "
-                "it is truncated or was replaced"
-            )
     return tables
-
-
-def _is_header_of(header: bytes, name: str, size: int) -> bool:
-    try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
-    except tarfile.TarError:
-        return False
-    return member.size == size and is_member_of(member.name, name)
 
 
 def _parse_tables(content: bytes, where: str) -> tuple[ShardTable, ...]:
@@ -249,7 +172,7 @@ def _parse_table(entry: dict[str, Any]) -> ShardTable:
     file, num_bytes = entry["file"], entry["num_bytes"]
     members = {name: (offset, size) for name, (offset, size) in entry["members"].items()}
     for name in (file, *members):
-        check_name(name)
+        layout.check_name(name)
     for name, (offset, size) in members.items():
         # A header comes before each file, and the end mark after the last.
         fits = is_whole(offset, _BLOCK, num_bytes) and is_whole(size, 0, num_bytes - offset)

@@ -84,13 +84,10 @@ def caption_from_labels(
 
 
 def _features(has: set[str], *, may_say_beard: bool) -> list[str]:
-    hair = [
-        *(words for name, words in _HAIR_FORMS.items() if name in has),
-        *(words for name, words in _HAIR_COLORS.items() if name in has),
-    ]
+    forms = {**_HAIR_FORMS, **_HAIR_COLORS}
+    hair = [words for name, words in forms.items() if name in has]
     features = [f"{' '.join(hair)} hair"] if hair else []
-    if "Bangs" in has:
-        features.append("bangs")
+    features += ["bangs"] if "Bangs" in has else []
     beards = [words for name, words in _BEARDS.items() if name in has]
     if not beards and may_say_beard and "No_Beard" not in has:
         beards = ["a beard"]

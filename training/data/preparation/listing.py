@@ -1,20 +1,26 @@
 """Pairs photos with their masks and with what other files know of them."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from training.data.preparation.camera_files import read_camera_file
-from training.data.preparation.caption_files import read_captions
-from training.data.preparation.raw_item import Listing, Point, RawItem, item_key
-from training.data.preparation.side_files import read_attributes, read_landmarks
+from training.data.preparation.mask_files import read_mask_file
+from training.data.preparation.samples import FailedSample, Listing, RawItem, item_key
+from training.data.preparation.side_files import (
+    read_attributes,
+    read_cameras,
+    read_captions,
+    read_landmarks,
+)
 
 FilesByKey = dict[str, list[Path]]
-Unusable = list[tuple[str, str]]
 
 
 def find_files(
@@ -66,59 +72,14 @@ def _walk(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, list[str]
 
 
 @dataclass(frozen=True)
-class Known:
-    """What files beside the photos say, by key.
-
-    Args:
-        cameras: 25 numbers each, OpenCV axes.
-        landmarks: Five points each, pixels.
-        captions: Texts.
-        attributes: Numbers by name each.
-        problems: Why what is said of a photo cannot be used.
-        notes: Sentences about the files.
-        files: Keys that each file names.
-    """
-
-    cameras: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    landmarks: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
-    captions: Mapping[str, str] = field(default_factory=dict)
-    attributes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    files: Mapping[Path, frozenset[str]] = field(default_factory=dict)
-
-    def make_item(self, key: str, image: Path, mask: Sequence[Path]) -> RawItem:
-        """Return a photo's item."""
-        return RawItem(
-            name=f"{key}.png",
-            image=image,
-            mask=tuple(mask),
-            camera=self.cameras.get(key),
-            landmarks=self.landmarks.get(key),
-            caption=self.captions.get(key, ""),
-            attributes=self.attributes.get(key, {}),
-        )
-
-    def coverage(self, keys: set[str]) -> list[str]:
-        """Say which names of the files and which photos have no counterpart."""
-        notes = []
-        for path, named in self.files.items():
-            if surplus := len(named - keys):
-                notes.append(f"{path}: {surplus} of {len(named)} names have no usable image.")
-            if missing := len(keys - named):
-                notes.append(f"{path}: {missing} of {len(keys)} usable images are not named.")
-        return notes
-
-
-@dataclass(frozen=True)
-class PhotoFiles:
-    """Where a source's files are.
+class PhotoFiles(ABC):
+    """Photos and masks as others publish them; pickles, so that workers can read masks.
 
     Args:
         images: Folder of photos, at any depth.
         masks: Folder of PNG masks; None if a network is to make them.
         label_set: Meaning of the masks as they come.
-        cameras: JSON file, see `read_camera_file`.
+        cameras: JSON file, see `read_cameras`.
         landmarks: JSON file or folder, see `read_landmarks`.
         captions: JSON, JSON lines or CSV file or folder, see `read_captions`.
         attributes: JSON file or CelebA's, see `read_attributes`.
@@ -132,125 +93,122 @@ class PhotoFiles:
     captions: str | Path | None = None
     attributes: str | Path | None = None
 
-    def read_known(self, key: Callable[[str], str] = item_key) -> Known:
+    @abstractmethod
+    def list_items(self) -> Listing:
+        """List what is there.
+
+        Raises:
+            UserError: If a folder or file is missing or malformed, or nothing is usable.
+        """
+
+    def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
+        """Return the item's label map in ids of `label_set`.
+
+        Raises:
+            UserError: If a file of the mask is unreadable or holds something else than labels.
+        """
+        (path,) = item.mask
+        return read_mask_file(path, self.label_set)
+
+    def mask_problem(self, files: Sequence[Path]) -> str:
+        """Say why the files of a photo's mask cannot be used, "" if they can."""
+        if not files:
+            return "it has no mask"
+        return f"it has {len(files)} masks: {_names(files)}" if len(files) > 1 else ""
+
+    def join(
+        self,
+        images: FilesByKey,
+        masks: FilesByKey | None,
+        *,
+        key: Callable[[str], str] = item_key,
+        problems: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Listing:
+        """Join photos with their masks and with what the other files say, all by their keys.
+
+        Args:
+            images: One file a key; more are a problem.
+            masks: Files of each mask; None if there are none yet.
+            key: Turns names in the other files into keys.
+            problems: Why other files that were found cannot be used, by key.
+            notes: Sentences to pass on.
+
+        Raises:
+            UserError: If a file is missing or malformed, or no photo is usable.
+        """
+        problems = dict(problems or {})
+        for name, paths in images.items():
+            if len(paths) > 1:
+                problems[name] = f"several images have this name: {_names(paths)}"
+            elif masks is not None and (problem := self.mask_problem(masks.get(name, []))):
+                problems[name] = problem
+            elif name.encode(errors="replace").decode() != name:
+                problems[name] = "its name is not UTF-8; rename the file"
+        for name in (masks or {}).keys() - images:
+            problems[name] = f"mask {masks[name][0]} has no image"
+        known, not_known, more_notes = self._read_known(key, images.keys() - problems)
+        for name in images.keys() - problems:
+            if name in not_known:
+                problems[name] = not_known[name]
+            elif name not in known.get("camera", images):
+                # Estimated cameras would not fit those of the file: origins and distances differ.
+                problems[name] = "the camera file does not name it"
+        items = [
+            RawItem(
+                f"{name}.png",
+                images[name][0],
+                tuple(masks[name]) if masks else (),
+                **{kind: values[name] for kind, values in known.items() if name in values},
+            )
+            for name in images.keys() - problems
+        ]
+        unusable = sorted(
+            FailedSample(f"{name}.png".encode(errors="replace").decode(), why)
+            for name, why in problems.items()
+        )
+        if not items:
+            name, why = unusable[0]
+            raise UserError(f"no image below {self.images} can be used; first {name}: {why}")
+        items.sort(key=lambda item: item.name)
+        return Listing(tuple(items), tuple(unusable), (*notes, *more_notes))
+
+    def _read_known(
+        self, key: Callable[[str], str], keys: set[str]
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
         """Read the files beside the photos.
 
         Args:
-            key: Turns names in the files into the keys of the photos.
+            key: Turns names in the files into keys.
+            keys: Those of the photos.
 
-        Raises:
-            UserError: If one is missing or malformed.
+        Returns:
+            Fields of `RawItem`, each with values by key; why what is said of a photo cannot be
+            used; and sentences about the files.
         """
-        found: dict[str, Any] = {}
+        known: dict[str, dict[str, Any]] = {}
         problems: dict[str, str] = {}
-        notes = []
-        files: dict[Path, frozenset[str]] = {}
-        if self.cameras is not None:
-            file = read_camera_file(self.cameras)
-            found["cameras"] = _renamed(file.cameras, key)
-            problems |= {name: f"camera: {why}" for name, why in file.problems.items()}
-            files[Path(self.cameras)] = frozenset(map(key, (*file.cameras, *file.problems)))
-            if file.convention == "opengl":
-                notes.append(f"{self.cameras}: axes of OpenGL, as IDE-3D's, converted to OpenCV's.")
-        if self.landmarks is not None:
-            points, bad = read_landmarks(Path(self.landmarks))
-            found["landmarks"] = _renamed(points, key)
-            problems |= bad
-            files[Path(self.landmarks)] = frozenset(map(key, (*points, *bad)))
-        for kind, path, read in (
-            ("captions", self.captions, read_captions),
+        notes, coverage = [], []
+        for kind, location, read in (
+            ("camera", self.cameras, read_cameras),
+            ("landmarks", self.landmarks, read_landmarks),
+            ("caption", self.captions, read_captions),
             ("attributes", self.attributes, read_attributes),
         ):
-            if path is not None:
-                found[kind] = _renamed(read(Path(path)), key)
-                files[Path(path)] = frozenset(found[kind])
-        return Known(**found, problems=_renamed(problems, key), notes=tuple(notes), files=files)
-
-
-def make_listing(
-    candidates: Iterable[tuple[str, Path, Sequence[Path]]],  # key, image, files of the mask
-    unusable: Unusable,
-    known: Known,
-    *,
-    where: str | Path,
-    notes: Sequence[str] = (),
-) -> Listing:
-    """Join candidates with what is known of them.
-
-    Args:
-        candidates: One a photo.
-        unusable: What was found to be unusable before.
-        known: What other files say.
-        where: The folder of the photos, for the message.
-        notes: Sentences to pass on.
-
-    Raises:
-        UserError: If no photo is usable.
-    """
-    items, keys, unusable = [], set(), list(unusable)
-    for key, image, mask in candidates:
-        keys.add(key)
-        printable = key.encode(errors="replace").decode()
-        if printable != key:
-            unusable.append((f"{printable}.png", "its name is not UTF-8; rename the file"))
-        elif key in known.problems:
-            unusable.append((f"{key}.png", known.problems[key]))
-        elif known.cameras and key not in known.cameras:
-            # Estimated cameras would not fit those of the file: origins and distances differ.
-            unusable.append((f"{key}.png", "the camera file does not name it"))
-        else:
-            items.append(known.make_item(key, image, mask))
-    unusable.sort()
-    if not items:
-        name, reason = unusable[0]
-        raise UserError(f"no image below {where} can be used; first {name}: {reason}")
-    all_notes = (*notes, *known.notes, *known.coverage(keys))
-    return Listing(tuple(sorted(items, key=lambda i: i.name)), tuple(unusable), all_notes)
-
-
-def pair_files(
-    images: FilesByKey,
-    masks: FilesByKey | None,
-) -> tuple[list[tuple[str, Path, Sequence[Path]]], Unusable]:
-    """Pair images and masks of the same key; say of all others why they have no pair.
-
-    Without masks all images are candidates.
-    """
-    pairs, unusable = single_files(images)
-    if masks is None:
-        return pairs, unusable
-    complete = []
-    for key, image, _ in pairs:
-        found = masks.get(key, [])
-        if len(found) == 1:
-            complete.append((key, image, found))
-        else:
-            reason = f"it has {len(found)} masks: {_names(found)}" if found else "it has no mask"
-            unusable.append((f"{key}.png", reason))
-    unusable += [
-        (f"{key}.png", f"mask {_names(paths)} has no image")
-        for key, paths in masks.items()
-        if key not in images
-    ]
-    return complete, unusable
-
-
-def single_files(
-    images: FilesByKey,
-) -> tuple[list[tuple[str, Path, Sequence[Path]]], Unusable]:
-    """Return candidates without mask; images that share their key are unusable."""
-    single = [(key, paths[0], ()) for key, paths in images.items() if len(paths) == 1]
-    unusable = [
-        (f"{key}.png", f"several images have this name: {_names(paths)}")
-        for key, paths in images.items()
-        if len(paths) > 1
-    ]
-    return single, unusable
+            if location is None:
+                continue
+            file = read(Path(location))
+            known[kind] = {key(name): value for name, value in file.values.items()}
+            problems |= {key(name): f"{kind}: {why}" for name, why in file.problems.items()}
+            notes += [f"{location}: {file.note}"] if file.note else []
+            named = set(map(key, (*file.values, *file.problems)))
+            for count, total, words in (
+                (len(named - keys), len(named), "names have no usable image"),
+                (len(keys - named), len(keys), "usable images are not named"),
+            ):
+                coverage += [f"{location}: {count} of {total} {words}."] if count else []
+        return known, problems, notes + coverage
 
 
 def _names(paths: Sequence[Path]) -> str:
-    return ", ".join(str(path) for path in paths)
-
-
-def _renamed(values: Mapping[str, Any], key: Callable[[str], str]) -> dict[str, Any]:
-    return {key(name): value for name, value in values.items()}
+    return ", ".join(map(str, paths))

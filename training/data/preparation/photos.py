@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,8 +21,14 @@ from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.photo.open_photo import open_photo
 from mate3d.photo.parsing import SegmentationModel
 from training.data.preparation.captions import caption_from_attributes, caption_from_labels
-from training.data.preparation.raw_item import RawItem, Source
-from training.data.preparation.samples import FailedSample, Job, PreparedSample, make_sample
+from training.data.preparation.listing import PhotoFiles
+from training.data.preparation.samples import (
+    FailedSample,
+    Job,
+    PreparedSample,
+    RawItem,
+    make_sample,
+)
 
 # Crops that landmarks decide.
 _ALIGNED = ("ffhq", "eg3d")
@@ -63,6 +69,14 @@ class PhotoSettings:
     device: str
 
 
+class Models(NamedTuple):
+    """Networks that look at photos; None where there is none."""
+
+    parser: SegmentationModel | None
+    captioner: CaptionModel | None
+    detector: YuNetDetector | None
+
+
 @dataclass(frozen=True)
 class _Shot:
     """A photo on its way: the mask is in the label set it came in, points are pixels."""
@@ -97,7 +111,7 @@ class PhotoMaker:
         UserError: If the settings do not fit together.
     """
 
-    def __init__(self, settings: PhotoSettings, source: Source, label_set: LabelSet):
+    def __init__(self, settings: PhotoSettings, source: PhotoFiles, label_set: LabelSet):
         self._settings = settings
         self._source = source
         self._label_set = label_set
@@ -113,43 +127,32 @@ class PhotoMaker:
             dict.fromkeys(loss for one in self._conversions.values() for loss in one.losses)
         )
 
-    def load_models(self) -> None:
-        """Load what will be needed, so that a wrong path shows before any work.
-
-        Raises:
-            UserError: If a model cannot be loaded.
-        """
-        for wanted, attribute in (
-            (self._settings.parsing_model, "_parser"),
-            (self._settings.captioning_model, "_captioner"),
-            (self._settings.detection_model, "_detector"),
-        ):
-            if wanted is not None:
-                getattr(self, attribute)
-
     def __call__(self, job: Job) -> list[PreparedSample | FailedSample]:
         item: RawItem = job.payload
         # Not a fault of this photo: a model that cannot be loaded ends the work.
-        self.load_models()
+        _ = self.models
         try:
             return [self._make(item)]
         except UserError as error:
             return [FailedSample(item.name, str(error))]
 
     @cached_property
-    def _parser(self) -> SegmentationModel:
-        label_set = get_mask_label_set(self._settings.parsing_label_set)
-        return SegmentationModel(
-            self._settings.parsing_model, label_set, device=self._settings.device
-        )
+    def models(self) -> Models:
+        """Networks that the settings name; look at them early to see a wrong path before any work.
 
-    @cached_property
-    def _captioner(self) -> CaptionModel:
-        return CaptionModel(self._settings.captioning_model, device=self._settings.device)
-
-    @cached_property
-    def _detector(self) -> YuNetDetector:
-        return YuNetDetector(self._settings.detection_model)
+        Raises:
+            UserError: If one cannot be loaded.
+        """
+        settings, device = self._settings, self._settings.device
+        parser = captioner = detector = None
+        if settings.parsing_model is not None:
+            label_set = get_mask_label_set(settings.parsing_label_set)
+            parser = SegmentationModel(settings.parsing_model, label_set, device=device)
+        if settings.captioning_model is not None:
+            captioner = CaptionModel(settings.captioning_model, device=device)
+        if settings.detection_model is not None:
+            detector = YuNetDetector(settings.detection_model)
+        return Models(parser, captioner, detector)
 
     def _make(self, item: RawItem) -> PreparedSample:
         shot = self._cut(self._read(item), item)
@@ -167,11 +170,11 @@ class PhotoMaker:
         )
 
     def _read(self, item: RawItem) -> _Shot:
-        photo = open_photo(item.image)
+        photo, parser = open_photo(item.image), self.models.parser
         if item.mask:
             label_map, label_set = self._source.read_mask(item), self._source.label_set
-        elif self._settings.parsing_model is not None:
-            label_map, label_set = self._parser.label_map(photo), self._parser.label_set
+        elif parser is not None:
+            label_map, label_set = parser.label_map(photo), parser.label_set
         else:
             raise UserError("it has no mask; give masks= or parsing.model=")
         label_map = _fit_mask(label_map, photo.size)
@@ -187,8 +190,8 @@ class PhotoMaker:
         wanted = self._settings.landmark_source
         if wanted in ("auto", "file") and item.landmarks is not None:
             return named_landmarks(np.array(item.landmarks))
-        if wanted in ("auto", "detector") and self._settings.detection_model is not None:
-            five = self._detector.detect(np.asarray(photo))
+        if wanted in ("auto", "detector") and self.models.detector is not None:
+            five = self.models.detector.detect(np.asarray(photo))
             if five is not None:
                 return named_landmarks(five)
         if wanted in ("auto", "mask"):
@@ -253,7 +256,7 @@ class PhotoMaker:
         if item.caption or self._settings.caption_source == "none":
             return item.caption
         if self._settings.caption_source == "model":
-            return self._captioner.caption(shot.photo)
+            return self.models.captioner.caption(shot.photo)
         # Of the mask as it came: sets with merged classes show less.
         from_attributes = caption_from_attributes(item.attributes)
         return from_attributes or caption_from_labels(shot.label_map, shot.label_set)

@@ -4,17 +4,15 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from mate3d.errors import UserError
-from mate3d.labels import LabelSet
 from training.data.format import DatasetWriter
 from training.data.preparation.rebalancing import balancing_repeats
 from training.data.preparation.samples import FailedSample, Job, Maker
-from training.data.preparation.staging import Staging, remove_leftovers
+from training.data.preparation.staging import open_staging
 from training.data.workers import map_by_workers
 
 _logger = logging.getLogger(__name__)
@@ -22,35 +20,15 @@ _logger = logging.getLogger(__name__)
 _MAX_TOLD = 5
 
 
-@dataclass(frozen=True)
-class OutputSettings:
-    """What becomes of the samples.
-
-    Args:
-        path: Where the data set shall be: a folder, or an archive if it ends in `.zip`.
-        label_set: Meaning of the masks' ids.
-        overwrite: Replace a data set that is there.
-        restart: Discard what an interrupted preparation has done.
-        shard_size: Samples of a tar shard; None writes no shards.
-        max_repeats: How often rare yaw angles may be repeated; 1 leaves repeats as they are.
-        num_workers: Processes that make samples; 0 makes them in this one.
-    """
-
-    path: Path
-    label_set: LabelSet
-    overwrite: bool = False
-    restart: bool = False
-    shard_size: int | None = None
-    max_repeats: int = 1
-    num_workers: int = 0
-
-
 def prepare_dataset(
     jobs: Sequence[Job],
     maker: Maker,
-    output: OutputSettings,
+    writer: DatasetWriter,
     settings: Mapping[str, Any],
     *,
+    restart: bool = False,
+    max_repeats: int = 1,
+    num_workers: int = 0,
     unusable: Sequence[FailedSample] = (),
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[FailedSample]:
@@ -59,8 +37,11 @@ def prepare_dataset(
     Args:
         jobs: All samples of the data set.
         maker: Makes them.
-        output: Where to, and how.
+        writer: Writes them, not entered yet.
         settings: All that the samples depend on, JSON values; stored with the data set.
+        restart: Discard what an interrupted preparation has done.
+        max_repeats: How often rare yaw angles may be repeated; 1 leaves repeats as they are.
+        num_workers: Processes that make samples; 0 makes them in this one.
         unusable: What was found before the work; stored with the failures.
         on_progress: Called with the number of samples that are ready or have failed since.
 
@@ -68,22 +49,18 @@ def prepare_dataset(
         All samples that failed, `unusable` ones first.
 
     Raises:
-        UserError: If the output is there already, cannot be written, or no sample could be made.
+        UserError: If the output cannot be written, or no sample could be made.
     """
-    remove_leftovers(output.path)
-    writer = DatasetWriter(
-        output.path, output.label_set, overwrite=output.overwrite, shard_size=output.shard_size
-    )
     failed = list(unusable)
     versions = {name: job.version for job in jobs for name in job.names}
-    with Staging(output.path, settings, versions, restart=output.restart) as staging:
+    with open_staging(writer.path, settings, versions, restart=restart) as staging:
         missing = [job for job in jobs if not all(name in staging for name in job.names)]
         num_ready = sum(len(job.names) for job in jobs) - sum(len(job.names) for job in missing)
         if num_ready:
             _logger.info("going on: %d samples are ready", num_ready)
             on_progress(num_ready)
         try:
-            for made in chain.from_iterable(map_by_workers(maker, missing, output.num_workers)):
+            for made in chain.from_iterable(map_by_workers(maker, missing, num_workers)):
                 if isinstance(made, FailedSample):
                     _logger.debug("%s: %s", made.name, made.reason)
                     failed.append(made)
@@ -99,13 +76,11 @@ def prepare_dataset(
         _tell_failures(failed)
         if not staging.names:
             staging.discard()
-            raise UserError(f"no sample of {output.path} could be made; {_first(failed)}")
-        repeats = None
-        if output.max_repeats > 1:
-            repeats = balancing_repeats(staging.cameras, output.max_repeats)
+            raise UserError(f"no sample of {writer.path} could be made; {_first(failed)}")
+        repeats = balancing_repeats(staging.cameras, max_repeats) if max_repeats > 1 else None
         with writer:
             staging.write_to(writer, repeats)
-            writer.describe({**settings, "failed": [[one.name, one.reason] for one in failed]})
+            writer.describe({**settings, "failed": list(map(list, failed))})
         staging.discard()
     return failed
 

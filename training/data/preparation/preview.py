@@ -19,11 +19,9 @@ def make_preview(path: Path) -> Tensor:  # [3, H, W] in [-1, 1]
     """Return up to 24 samples of a data set, spread evenly over it."""
     dataset = PortraitDataset(path)
     count = min(_COLUMNS * _ROWS, len(dataset))
-    items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, count)]
-    images = torch.stack([item["image"] for item in items]).float() / 127.5 - 1
-    masks = colorize_label_map(
-        torch.stack([item["label_map"] for item in items]), dataset.label_set
-    )
+    batch = dataset.read_batch(np.linspace(0, len(dataset) - 1, count).astype(int).tolist())
+    images = batch["image"].float() / 127.5 - 1
+    masks = colorize_label_map(batch["label_map"], dataset.label_set)
     tile = min(_MAX_TILE, dataset.resolution)
     images = torch.nn.functional.interpolate(images, (tile, tile), mode="area")
     masks = resize_nearest(masks, tile)

@@ -1,7 +1,5 @@
 """Samples of an existing data set, for another format, resolution or label set."""
 
-from collections import Counter
-
 import numpy as np
 
 from mate3d.errors import UserError
@@ -36,32 +34,20 @@ class RepackMaker:
         return self._conversion.losses
 
     def jobs(self) -> list[Job]:
-        """Return one job a sample, called as the writer spells its name.
-
-        Raises:
-            UserError: If two names differ in the capitals of their suffix only.
-        """
-        names = [with_png_suffix(name) for name in self._dataset.index.names]
-        twice = next((name for name, count in Counter(names).items() if count > 1), None)
-        if twice is not None:
-            raise UserError(
-                f"data set {self._dataset.path} has two images that would be called {twice}"
-            )
-        return [Job((name,), number) for number, name in enumerate(names)]
+        """Return one job a sample, called as the writer spells its name."""
+        names = enumerate(self._dataset.index.names)
+        return [Job((with_png_suffix(name),), number) for number, name in names]
 
     def __call__(self, job: Job) -> list[PreparedSample | FailedSample]:
         (name,), number = job.names, job.payload
+        files, index = self._dataset.files, self._dataset.index
+        source, residual = index.names[number], float(index.residuals[number])
         try:
-            return [self._make(name, self._dataset.index.names[number], number)]
+            pair = (files.read(folder + source) for folder in (IMAGE_FOLDER, MASK_FOLDER))
+            item = self._dataset.decode(number, *pair)
         except UserError as error:
             return [FailedSample(name, str(error))]
-
-    def _make(self, name: str, source: str, number: int) -> PreparedSample:
-        files, index = self._dataset.files, self._dataset.index
-        image, mask = (files.read(folder + source) for folder in (IMAGE_FOLDER, MASK_FOLDER))
-        item = self._dataset.decode(number, image, mask)
-        residual = float(index.residuals[number])
-        return make_sample(
+        sample = make_sample(
             name,
             item["image"].permute(1, 2, 0).numpy(),
             self._conversion.apply(item["label_map"].numpy()),
@@ -72,3 +58,4 @@ class RepackMaker:
             repeats=int(index.repeats[number]),
             attributes=index.attributes[number],
         )
+        return [sample]

@@ -1,13 +1,42 @@
-"""What preparing a data set makes: finished samples, and samples that failed with a reason."""
+"""What preparing works on: photos and all that is known of them, jobs, samples, failures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mate3d.labels import LabelSet
 from training.data.format import encode_pair
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """One photo as it lies on the disk, before anything is cropped, parsed or converted.
+
+    Args:
+        name: Name of the sample to make, such as "sub/stem.png".
+        image: The photo.
+        mask: Files of the mask: none if a network is to parse the photo, one, or one a part.
+        camera: The 25 numbers of a camera label, OpenCV axes; None if it is to be estimated.
+        landmarks: Five points in pixels of the photo: the eye at the image's left, the one at its
+            right, the tip of the nose, the corner of the mouth at the left, at the right.
+        caption: Text, "" for none.
+        attributes: Numbers by name; what can only be true or false is 1 or 0.
+    """
+
+    name: str
+    image: Path
+    mask: tuple[Path, ...] = ()
+    camera: tuple[float, ...] | None = None
+    landmarks: tuple[Point, ...] | None = None
+    caption: str = ""
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -18,30 +47,35 @@ class PreparedSample:
         name: Name below `images/` and `masks/`.
         image: PNG file, 8-bit RGB.
         mask: PNG file, 8-bit palette.
-        camera: The 25 numbers of a camera label.
-        caption: Text, "" for none.
-        residual: RMS distance of the camera's landmarks from where they were seen, as a fraction
-            of the image's side; None where the camera was not estimated.
-        repeats: How often an epoch shows the sample.
-        attributes: What else is known: numbers or lists of numbers by name.
+        known: Camera, caption and so on, as `DatasetWriter.add_encoded` calls and takes them.
     """
 
     name: str
     image: bytes
     mask: bytes
-    camera: tuple[float, ...]
-    caption: str = ""
-    residual: float | None = None
-    repeats: int = 1
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class FailedSample:
+class FailedSample(NamedTuple):
     """A sample that could not be made, and why in one line."""
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source found.
+
+    Args:
+        items: What can be prepared, sorted by name.
+        unusable: Files and items that cannot be, sorted by name.
+        notes: Sentences about the files that the user should read.
+    """
+
+    items: tuple[RawItem, ...]
+    unusable: tuple[FailedSample, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +104,17 @@ def make_sample(
     camera: Sequence[float],  # 25 numbers
     **extra: Any,
 ) -> PreparedSample:
-    """Encode pixels as PNG files; `extra` are the remaining fields of `PreparedSample`."""
-    image_png, mask_png = encode_pair(image, label_map, label_set)
-    numbers = tuple(float(value) for value in camera)
-    return PreparedSample(name, image_png, mask_png, numbers, **extra)
+    """Encode pixels as PNG files; `extra` is what else `DatasetWriter.add_encoded` takes."""
+    known = {"camera": [float(value) for value in camera], **extra}
+    return PreparedSample(name, *encode_pair(image, label_map, label_set), known)
+
+
+def item_key(name: str) -> str:
+    """Return a file's name without image suffix, with forward slashes: photos are paired by it."""
+    path = PurePosixPath(name.replace("\\", "/").removeprefix("./"))
+    return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
+
+
+def file_key(name: str) -> str:
+    """Return `item_key` without folders."""
+    return item_key(name).rpartition("/")[2]

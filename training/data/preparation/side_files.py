@@ -1,55 +1,109 @@
-"""Landmarks and attributes in files beside the photos."""
+"""Cameras, captions, landmarks and attributes in files beside the photos."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mate3d.camera_checks import (
+    are_inverted,
+    exchange_axes,
+    has_plausible_intrinsics,
+    has_y_up,
+    is_in_pixels,
+    is_rigid,
+    looks_away,
+    split_camera,
+)
 from mate3d.errors import UserError
-from training.data.format.json_reading import is_number
-from training.data.preparation.camera_files import read_json
-from training.data.preparation.raw_item import Point
+from training.data.format.index import NUM_CAMERA_VALUES
+from training.data.format.json_reading import is_number, parse_json, read_text
+from training.data.preparation.samples import Point
 
+_NAME_FIELDS = ("file_name", "name", "image")
+_TEXT_FIELDS = ("text", "caption")
+# Part of a file's cameras that must agree on the axes.
+_MIN_AGREEMENT = 0.98
 # First and last point, inclusive and exclusive, of each of the five among the 68 of the iBUG
 # annotation (Sagonas et al. 2013): eyes are outlines, the others single points.
 _FIVE_OF_68 = ((36, 42), (42, 48), (30, 31), (48, 49), (54, 55))
 
 
-def read_landmarks(path: Path) -> tuple[dict[str, tuple[Point, ...]], dict[str, str]]:
+@dataclass(frozen=True)
+class SideFile:
+    """What a file says about photos.
+
+    Args:
+        values: By the names that the file has.
+        problems: Why other names of the file have no usable value.
+        note: A sentence about the file that the user should read, or "".
+    """
+
+    values: Mapping[str, Any]
+    problems: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+def read_captions(path: Path) -> SideFile:
+    """Read captions by the name of the photo.
+
+    The forms are .json {name: text}, .jsonl with an object {"file_name": ..., "text": ...} a line
+    as in an image folder of Hugging Face, .csv with the columns name and caption, and a folder of
+    NAME.txt. White space is reduced to single spaces.
+
+    Raises:
+        UserError: If the file is missing, malformed or empty, or names a photo twice.
+    """
+    if path.is_dir():
+        entries: Iterable[tuple[Any, Any]] = _read_folder(path, "captions").items()
+    elif path.suffix.lower() == ".json":
+        entries = _read_mapping(path, "captions", "text").items()
+    elif path.suffix.lower() == ".jsonl":
+        entries = _read_lines(path)
+    elif path.suffix.lower() == ".csv":
+        entries = _read_csv(path)
+    else:
+        raise UserError(f"captions {path}: use .json, .jsonl, .csv or a folder of NAME.txt")
+    captions: dict[str, str] = {}
+    for name, text in entries:
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise UserError(f"captions {path}: {name!r} must be a name with a text")
+        if name in captions:
+            raise UserError(f"captions {path} names {name} twice")
+        captions[name] = " ".join(text.split())
+    return SideFile(_require_some(captions, path, "captions"))
+
+
+def read_landmarks(path: Path) -> SideFile:
     """Read landmarks: JSON {name: points} or a folder of NAME.txt with one "x y" a line.
 
-    There are five points, or the 68 of the iBUG annotation, which are reduced to five.
-
-    Returns:
-        Five points by name, in the order of `RawItem.landmarks`; and why other names have none.
+    There are five points, or the 68 of the iBUG annotation, which are reduced to five: those of
+    `RawItem.landmarks`.
 
     Raises:
         UserError: If the file or folder is missing, malformed or empty.
     """
     if path.is_dir():
-        texts = {file: _read_text(file) for file in sorted(path.rglob("*.txt"))}
-        found = {
-            file.relative_to(path).with_suffix("").as_posix(): [
-                line.replace(",", " ").split() for line in text.splitlines() if line.strip()
-            ]
-            for file, text in texts.items()
+        found: Mapping[str, Any] = {
+            name: [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
+            for name, text in _read_folder(path, "landmarks").items()
         }
     else:
-        found = _require_mapping(read_json(path, "landmark file"), path, "five points [x, y]")
-    if not found:
-        raise UserError(f"{path} holds no landmarks")
+        found = _read_mapping(path, "landmarks", "five points [x, y]")
     landmarks: dict[str, tuple[Point, ...]] = {}
     problems: dict[str, str] = {}
-    for name, points in found.items():
+    for name, points in _require_some(found, path, "landmarks").items():
         try:
             landmarks[name] = _five_points(points)
         except ValueError as error:
-            problems[name] = f"landmarks: {error}"
-    return landmarks, problems
+            problems[name] = str(error)
+    return SideFile(landmarks, problems)
 
 
-def read_attributes(path: Path) -> dict[str, dict[str, float]]:
+def read_attributes(path: Path) -> SideFile:
     """Read attributes: JSON {name: {attribute: number}}, or a text file as CelebA's.
 
     CelebA's has the number of images, the names of the attributes, and for each image a line
@@ -59,13 +113,127 @@ def read_attributes(path: Path) -> dict[str, dict[str, float]]:
         UserError: If the file is missing or malformed.
     """
     if path.suffix.lower() != ".json":
-        return _parse_celeba(_read_text(path), path)
-    found = _require_mapping(read_json(path, "attribute file"), path, "{attribute: number}")
+        return SideFile(_parse_celeba(read_text(path, "attributes"), path))
+    found = _read_mapping(path, "attributes", "{attribute: number}")
     for name, values in found.items():
         numbers = values.values() if isinstance(values, dict) else [None]
         if not all(isinstance(number, bool) or is_number(number) for number in numbers):
             raise UserError(f"{path}: attributes of {name} must be {{attribute: finite number}}")
-    return {name: {a: float(v) for a, v in values.items()} for name, values in found.items()}
+    return SideFile({n: {a: float(v) for a, v in values.items()} for n, values in found.items()})
+
+
+def read_cameras(path: Path) -> SideFile:
+    """Read cameras: {"labels": [[name, [25 numbers]], ...]} as EG3D, or {name: [25 numbers]}.
+
+    Axes of OpenGL are converted to OpenCV's.
+
+    Raises:
+        UserError: If the file is missing or malformed, if it has no usable camera, or if its
+            cameras are world-to-camera, in pixels, or of axes that are neither OpenCV's nor
+            OpenGL's.
+    """
+    problems: dict[str, str] = {}
+    cameras: dict[str, np.ndarray] = {}
+
+    def keep(are_good: Callable[[np.ndarray], np.ndarray], reason: str) -> None:
+        flags = are_good(_stack(cameras))
+        for name, is_good in zip(list(cameras), flags, strict=True):
+            if not is_good:
+                problems[name] = reason
+                del cameras[name]
+
+    for name, numbers in _read_entries(path):
+        try:
+            cameras[name] = np.array(numbers, dtype=np.float64).reshape(NUM_CAMERA_VALUES)
+        except (TypeError, ValueError, OverflowError):
+            cameras[name] = np.full(NUM_CAMERA_VALUES, np.nan)
+    keep(lambda c: np.isfinite(c).all(-1), f"a camera is {NUM_CAMERA_VALUES} finite numbers")
+    keep(
+        lambda c: is_rigid(split_camera(c)[0]),
+        "its first 16 numbers are no camera-to-world matrix",
+    )
+    _check_pixels(split_camera(_stack(cameras))[1], path)
+    keep(
+        lambda c: has_plausible_intrinsics(split_camera(c)[1]),
+        "its last 9 numbers are no plausible intrinsics",
+    )
+    if not cameras:
+        name, problem = next(iter(problems.items()), ("the file", "it is empty"))
+        raise UserError(f"camera file {path} has no usable camera: {name}: {problem}")
+    convention = _require_convention(_stack(cameras), path)
+    keep(
+        lambda c: camera_conventions(c) == convention,
+        "it looks away from the head, or is upside down",
+    )
+    values, note = _stack(cameras), ""
+    if convention == "opengl":
+        values = exchange_axes(values)
+        note = "axes of OpenGL, as IDE-3D's, converted to OpenCV's."
+    return SideFile(dict(zip(cameras, map(tuple, values.tolist()), strict=True)), problems, note)
+
+
+def camera_conventions(
+    cameras: np.ndarray,  # [N, 25]
+) -> np.ndarray:  # [N] str: "opencv", "opengl" or ""
+    """Tell the camera axes by geometry: cameras look at the head, at the origin, and up is up.
+
+    OpenCV's z axis points to what is seen and its y axis down; OpenGL's point the other ways.
+    "" is neither.
+    """
+    poses, _ = split_camera(cameras)
+    is_opengl = looks_away(poses)
+    return np.where(is_opengl != has_y_up(poses), "", np.where(is_opengl, "opengl", "opencv"))
+
+
+def _read_mapping(path: Path, what: str, values: str) -> Mapping[str, Any]:
+    content = parse_json(read_text(path, what), f"{what} {path}")
+    if not isinstance(content, dict):
+        raise UserError(f"{what} {path} must be {{name: {values}}}")
+    return content
+
+
+def _read_folder(path: Path, what: str) -> dict[str, str]:
+    """Return the texts of all NAME.txt by NAME."""
+    files = sorted(path.rglob("*.txt"))
+    names = [file.relative_to(path).with_suffix("").as_posix() for file in files]
+    return {name: read_text(file, what) for name, file in zip(names, files, strict=True)}
+
+
+def _require_some(values: Mapping[str, Any], path: Path, what: str) -> Mapping[str, Any]:
+    if not values:
+        raise UserError(f"{what} {path} are empty")
+    return values
+
+
+def _read_lines(path: Path) -> Iterable[tuple[Any, Any]]:
+    for number, line in enumerate(read_text(path, "captions").splitlines(), start=1):
+        if line.strip():
+            where = f"captions {path}, line {number}"
+            yield _pick(parse_json(line, where), where)
+
+
+def _read_csv(path: Path) -> Iterable[tuple[Any, Any]]:
+    rows = list(csv.reader(read_text(path, "captions").splitlines(keepends=True)))
+    header = [title.strip().lower() for title in rows[0]] if rows else []
+    is_headed = bool(header) and header[0] in _NAME_FIELDS
+    header = header if is_headed else ["name", "caption"]
+    for number, row in enumerate(rows[is_headed:], start=1 + is_headed):
+        where = f"captions {path}, row {number}"
+        if row and len(row) != len(header):
+            raise UserError(f"{where}: use {','.join(header)}; texts with commas need quotes")
+        if row:
+            yield _pick(dict(zip(header, row, strict=True)), where)
+
+
+def _pick(entry: Any, where: str) -> tuple[Any, Any]:
+    fields = entry if isinstance(entry, dict) else {}
+    name = next((fields[key] for key in _NAME_FIELDS if key in fields), None)
+    text = next((fields[key] for key in _TEXT_FIELDS if key in fields), None)
+    if name is None or text is None:
+        raise UserError(
+            f"{where} needs one of {', '.join(_NAME_FIELDS)} and one of {', '.join(_TEXT_FIELDS)}"
+        )
+    return name, text
 
 
 def _five_points(points: Any) -> tuple[Point, ...]:
@@ -85,36 +253,66 @@ def _five_points(points: Any) -> tuple[Point, ...]:
 def _parse_celeba(text: str, path: Path) -> dict[str, dict[str, float]]:
     lines = text.splitlines()
     if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise UserError(f"attribute file {path} must begin with a count and a line of names")
+        raise UserError(f"attributes {path} must begin with a count and a line of names")
     names = lines[1].split()
     attributes = {}
     for number, line in enumerate(lines[2:], start=3):
-        if not line.strip():
-            continue
-        image, *values = line.split()
-        if len(values) != len(names) or not set(values) <= {"1", "-1"}:
+        image, *values = line.split() or [""]
+        if image and (len(values) != len(names) or not set(values) <= {"1", "-1"}):
             raise UserError(
-                f"attribute file {path}, line {number}: a name and {len(names)} values 1 or -1 are "
+                f"attributes {path}, line {number}: a name and {len(names)} values 1 or -1 are "
                 f"needed, it has {len(values)} values"
             )
-        attributes[image] = {
-            name: float(value == "1") for name, value in zip(names, values, strict=True)
-        }
+        if image:
+            attributes[image] = {n: float(v == "1") for n, v in zip(names, values, strict=True)}
     if len(attributes) != int(lines[0]):
         raise UserError(
-            f"attribute file {path} announces {lines[0].strip()} images and has {len(attributes)}"
+            f"attributes {path} announce {lines[0].strip()} images and have {len(attributes)}"
         )
     return attributes
 
 
-def _require_mapping(content: Any, path: Path, values: str) -> Mapping[str, Any]:
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must be {{name: {values}}}")
-    return content
+def _stack(cameras: dict[str, np.ndarray]) -> np.ndarray:  # [N, 25]
+    return np.array(list(cameras.values())).reshape(-1, NUM_CAMERA_VALUES)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable text file: {error}") from None
+def _read_entries(path: Path) -> Iterable[tuple[str, Any]]:
+    content = parse_json(read_text(path, "camera file"), f"camera file {path}")
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    entries = list(labels.items()) if isinstance(labels, dict) else labels
+    is_list = isinstance(entries, list) and all(
+        isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
+        for entry in entries
+    )
+    if not is_list:
+        raise UserError(
+            f'camera file {path} must be {{"labels": [[name, [25 numbers]], ...]}} or '
+            "{name: [25 numbers]}"
+        )
+    return entries
+
+
+def _check_pixels(intrinsics: np.ndarray, path: Path) -> None:
+    if len(intrinsics) and is_in_pixels(intrinsics).mean() > 0.5:
+        focal, center = np.median(intrinsics[:, 0, [0, 2]], axis=0)
+        raise UserError(
+            f"camera file {path} has intrinsics in pixels (focal length {focal:g}, principal point "
+            f"{center:g}); divide their first two rows by the side of the images"
+        )
+
+
+def _require_convention(cameras: np.ndarray, path: Path) -> str:
+    if are_inverted(split_camera(cameras)[0]):
+        raise UserError(
+            f"camera file {path} holds world-to-camera matrices: all positions are the same, the "
+            "directions are not; invert them"
+        )
+    found = camera_conventions(cameras).tolist()
+    best = max(("opencv", "opengl"), key=found.count)
+    if found.count(best) < _MIN_AGREEMENT * len(cameras):
+        raise UserError(
+            f"camera file {path}: of {len(cameras)} cameras {found.count('opencv')} look at the "
+            f"origin with OpenCV's axes and {found.count('opengl')} with OpenGL's; all must have "
+            "the same axes"
+        )
+    return best

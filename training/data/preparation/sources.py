@@ -1,26 +1,21 @@
-"""Sources with one mask file a photo: any folder (FFHQ among them), and CatMask-HQ."""
+"""Data sets as others publish them: any folder (FFHQ among them), CatMask-HQ, CelebAMask-HQ."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mate3d.errors import UserError
 from mate3d.label_conversion import swap_classes
-from mate3d.labels import CATMASK_HQ, LabelSet
-from training.data.preparation.listing import (
-    FilesByKey,
-    Known,
-    PhotoFiles,
-    find_files,
-    make_listing,
-    pair_files,
-)
-from training.data.preparation.mask_files import read_mask_file
-from training.data.preparation.raw_item import IMAGE_SUFFIXES, Listing, RawItem, file_key
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet
+from training.data.preparation.listing import FilesByKey, PhotoFiles, find_files
+from training.data.preparation.mask_files import read_part
+from training.data.preparation.samples import IMAGE_SUFFIXES, Listing, RawItem, file_key
 
 _MASK_SUFFIXES = (".png",)
+_PART_NAME = re.compile(r"(\d+)_(\w+)")
 
 
 @dataclass(frozen=True)
@@ -35,29 +30,21 @@ class FolderSource(PhotoFiles):
     copies_from: int | None = None
 
     def list_items(self) -> Listing:
-        known = self.read_known()
-        images, num_copies = self._without_copies(self._find_images())
-        note = f"{num_copies} images numbered from {self.copies_from} on are copies and left out."
-        return _list_pairs(
-            self, images, lambda m: self._without_copies(m)[0], known, note if num_copies else ""
-        )
-
-    def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
-        (path,) = item.mask
-        return read_mask_file(path, self.label_set)
-
-    def _find_images(self) -> FilesByKey:
-        if self.masks is None:
-            return find_files(self.images, IMAGE_SUFFIXES)
-        if Path(self.masks).resolve() == Path(self.images).resolve():
+        suffixes = IMAGE_SUFFIXES
+        if self.masks is not None and Path(self.masks).resolve() == Path(self.images).resolve():
             # Photos and masks side by side: the PNG files are the masks.
             suffixes = tuple(s for s in IMAGE_SUFFIXES if s not in _MASK_SUFFIXES)
-            return find_files(self.images, suffixes)
-        return find_files(self.images, IMAGE_SUFFIXES, without=self.masks)
+        found = find_files(self.images, suffixes, without=self.masks)
+        images = self._without_copies(found)
+        masks = None if self.masks is None else find_files(self.masks, _MASK_SUFFIXES)
+        num_copies = len(found) - len(images)
+        note = f"{num_copies} images numbered from {self.copies_from} on are copies and left out."
+        return self.join(
+            images, masks and self._without_copies(masks), notes=[note] if num_copies else []
+        )
 
-    def _without_copies(self, files: FilesByKey) -> tuple[FilesByKey, int]:
-        originals = {key: paths for key, paths in files.items() if not self._is_copy(key)}
-        return originals, len(files) - len(originals)
+    def _without_copies(self, files: FilesByKey) -> FilesByKey:
+        return {key: paths for key, paths in files.items() if not self._is_copy(key)}
 
     def _is_copy(self, key: str) -> bool:
         digits = re.search(r"\d{8}$", key)
@@ -79,38 +66,83 @@ class CatMaskHqSource(PhotoFiles):
     swap_mouth_and_nose: bool = False
 
     def list_items(self) -> Listing:
-        known = self.read_known(file_key)
-        images, num_others = self._find_cats()
+        found = find_files(self.images, IMAGE_SUFFIXES, without=self.masks)
+        cats = {key: paths for key, paths in found.items() if "cat" in key.split("/")[:-1]}
+        num_others = len(found) - len(cats) if cats else 0
         note = f"{num_others} images outside folders named cat are left out."
-        return _list_pairs(self, images, _by_file_name, known, note if num_others else "")
+        masks = None if self.masks is None else find_files(self.masks, _MASK_SUFFIXES)
+        return self.join(
+            _by_file_name(cats or found),
+            masks and _by_file_name(masks),
+            key=file_key,
+            notes=[note] if num_others else [],
+        )
 
     def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
-        (path,) = item.mask
-        label_map = read_mask_file(path, self.label_set)
+        label_map = super().read_mask(item)
         if not self.swap_mouth_and_nose:
             return label_map
         mouth, nose = self.label_set.class_id("mouth"), self.label_set.class_id("nose")
         return swap_classes(label_map, mouth, nose)
 
-    def _find_cats(self) -> tuple[FilesByKey, int]:
-        found = find_files(self.images, IMAGE_SUFFIXES, without=self.masks)
-        cats = {key: paths for key, paths in found.items() if "cat" in key.split("/")[:-1]}
-        num_others = len(found) - len(cats) if cats else 0
-        return _by_file_name(cats or found), num_others
 
+@dataclass(frozen=True)
+class CelebAMaskHqSource(PhotoFiles):
+    """CelebAMask-HQ's photos `0.jpg` and its parts `0/00000_skin.png`, `0/00000_l_eye.png`, ...
 
-def _list_pairs(
-    source: PhotoFiles,
-    images: FilesByKey,
-    choose_masks: Callable[[FilesByKey], FilesByKey],
-    known: Known,
-    note: str,
-) -> Listing:
-    """List images with their masks, of those that `choose_masks` keeps and names."""
-    masks = None if source.masks is None else choose_masks(find_files(source.masks, _MASK_SUFFIXES))
-    candidates, unusable = pair_files(images, masks)
-    notes = [note] if note else []
-    return make_listing(candidates, unusable, known, where=source.images, notes=notes)
+    `images` is its `CelebA-HQ-img`, `masks` its `CelebAMask-HQ-mask-anno`, `attributes` its
+    `CelebAMask-HQ-attribute-anno.txt`.
+    """
+
+    label_set: LabelSet = CELEBAMASK_HQ
+
+    def list_items(self) -> Listing:
+        if self.label_set.name != CELEBAMASK_HQ.name:
+            raise UserError(
+                f"CelebAMask-HQ's parts are classes of {CELEBAMASK_HQ.name}, not of "
+                f"{self.label_set.name}; name that as the set of the masks and convert them"
+            )
+        images: FilesByKey = {}
+        parts: FilesByKey = {}
+        problems = {}
+        for key, paths in find_files(self.images, IMAGE_SUFFIXES, without=self.masks).items():
+            if file_key(key).isdecimal():
+                images.setdefault(_number_key(key), []).extend(paths)
+            else:
+                problems[key] = "the names of CelebAMask-HQ's images are numbers"
+        found = {} if self.masks is None else find_files(self.masks, _MASK_SUFFIXES)
+        for key, (path, *_) in found.items():
+            match = _PART_NAME.fullmatch(path.stem)
+            if match is None or match[2] not in self.label_set.class_names[1:]:
+                problems[key] = "it is no part file such as 00000_skin.png"
+            else:
+                parts.setdefault(_number_key(match[1]), []).append(path)
+        for files in parts.values():
+            files.sort(key=self._part_id)
+        masks = None if self.masks is None else parts
+        return self.join(images, masks, key=_number_key, problems=problems)
+
+    def mask_problem(self, files: Sequence[Path]) -> str:
+        if not files:
+            return "it has no part files"
+        is_unique = len(set(map(self._part_id, files))) == len(files)
+        return "" if is_unique else "a part of it has several files"
+
+    def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
+        """Merge the parts: those later in the release's list cover earlier ones."""
+        parts = [read_part(path) for path in item.mask]
+        label_map = np.zeros(parts[0].shape, dtype=np.uint8)
+        for path, is_part in zip(item.mask, parts, strict=True):
+            if is_part.shape != label_map.shape:
+                raise UserError(
+                    f"part {path} has {is_part.shape[1]}x{is_part.shape[0]} pixels, "
+                    f"{item.mask[0].name} has {label_map.shape[1]}x{label_map.shape[0]}"
+                )
+            label_map[is_part] = self._part_id(path)
+        return label_map
+
+    def _part_id(self, path: Path) -> int:
+        return self.label_set.class_id(path.stem.partition("_")[2])
 
 
 def _by_file_name(files: FilesByKey) -> FilesByKey:
@@ -118,3 +150,9 @@ def _by_file_name(files: FilesByKey) -> FilesByKey:
     for key, paths in files.items():
         named.setdefault(file_key(key), []).extend(paths)
     return named
+
+
+def _number_key(name: str) -> str:
+    """Return the number of a photo, which files write with and without leading zeros."""
+    key = file_key(name)
+    return str(int(key)) if key.isdecimal() else key

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -12,17 +11,40 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mate3d.atomic import atomic_file, atomic_folder
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ
 from training.data.dataset import PortraitDataset
-from training.data.format import DatasetWriter, image_name, open_dataset, open_files, parse_index
+from training.data.format import DatasetWriter, image_name, open_dataset, parse_index
+from training.data.format.layout import check_name
 
-CONTAINERS = [("data", None), ("data.zip", None), ("data", 2)]
+CONTAINERS = pytest.mark.parametrize(
+    ("name", "shard_size"), [("data", None), ("data.zip", None), ("data", 2)]
+)
 
 
-def _sample() -> tuple[str, np.ndarray, np.ndarray, list[float]]:
-    image = np.zeros((4, 4, 3), dtype=np.uint8)
-    return image_name(0), image, np.zeros((4, 4), dtype=np.uint8), [0.0] * 25
+def _add(writer: DatasetWriter, name: str, caption: str = "", **known) -> None:
+    image, label_map = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    writer.add(name, image, label_map, [0.0] * 25, caption, **known)
+
+
+def _write(path: Path, *names: str, **options) -> Path:
+    with DatasetWriter(path, CATMASK_HQ, **options) as writer:
+        for name in names:
+            _add(writer, name, name)
+    return path
+
+
+def _index(**changes) -> bytes:
+    content = {
+        "label_set": "catmask_hq",
+        "camera_convention": "opencv",
+        "labels": [["a.png", [0.0] * 25]],
+    }
+    return json.dumps({**content, **changes}).encode()
+
+
+# What comes back
 
 
 def test_written_values_come_back_exactly(tmp_path, label_set):
@@ -37,7 +59,6 @@ def test_written_values_come_back_exactly(tmp_path, label_set):
     np.testing.assert_array_equal(item["label_map"], label_map)
     np.testing.assert_array_equal(item["camera"], values)
     assert item["caption"] == ""
-    assert (tmp_path / "data/images/00001/img00001234.png").is_file()
     with Image.open(tmp_path / "data/masks/00001/img00001234.png") as mask:
         assert mask.mode == "P"
 
@@ -49,13 +70,12 @@ def test_archive_is_uncompressed_and_reproducible(dataset_zip, write_dataset, tm
     assert all(info.compress_type == zipfile.ZIP_STORED for info in infos)
 
 
-@pytest.mark.parametrize("name, shard_size", CONTAINERS)
+@CONTAINERS
 def test_all_that_is_known_of_a_sample_comes_back(tmp_path, label_set, name, shard_size):
-    _, image, label_map, camera = _sample()
     attributes = {"ear_size": 1.5, "eye_color": [0.1, 0.2, 0.3]}
     with DatasetWriter(tmp_path / name, label_set, shard_size=shard_size) as writer:
-        writer.add("b.png", image, label_map, camera, residual=0.01)
-        writer.add("a.png", image, label_map, camera, repeats=3, attributes=attributes)
+        _add(writer, "b.png", residual=0.01)
+        _add(writer, "a.png", repeats=3, attributes=attributes)
         writer.describe({"source": "drawn", "failed": [["c.png", "no face"]]})
     _, index = open_dataset(tmp_path / name)
     assert index.names == ("a.png", "b.png") and index.label_set == label_set
@@ -65,140 +85,49 @@ def test_all_that_is_known_of_a_sample_comes_back(tmp_path, label_set, name, sha
     assert index.preparation == {"source": "drawn", "failed": [["c.png", "no face"]]}
 
 
-def test_encoded_samples_are_written_as_they_are(dataset_folder, tmp_path, label_set):
-    source = open_files(dataset_folder)
-    name = image_name(0)
-    contents = [source.read(f"{folder}/{name}") for folder in ("images", "masks")]
-    with DatasetWriter(tmp_path / "copy.zip", label_set) as writer:
-        writer.add_encoded(name, *contents, [0.0] * 25, "a cat")
-    files, index = open_dataset(tmp_path / "copy.zip")
-    assert [files.read(f"{folder}/{name}") for folder in ("images", "masks")] == contents
-    assert index.captions == ("a cat",)
-
-
-def test_plain_index_has_no_optional_keys(dataset_folder):
-    index = json.loads((dataset_folder / "dataset.json").read_text())
-    assert list(index) == [
-        "label_set",
-        "label_set_version",
-        "camera_convention",
-        "labels",
-        "captions",
-    ]
-
-
-def test_index_of_before_the_optional_keys_is_read():
-    content = {
-        "label_set": "catmask_hq",
-        "camera_convention": "opencv",
-        "labels": [["a.png", [0.0] * 25]],
-    }
-    index = parse_index(json.dumps(content).encode(), "dataset.json")
+def test_optional_keys_may_be_missing(dataset_folder):
+    written = json.loads((dataset_folder / "dataset.json").read_text())
+    required = ["label_set", "label_set_version", "camera_convention", "labels", "captions"]
+    assert list(written) == required
+    index = parse_index(_index(), "dataset.json")
     assert index.repeats.tolist() == [1] and index.captions == ("",)
     assert index.attributes == ({},) and index.preparation == {}
 
 
-BAD_VALUES = {
-    "camera_residuals": ({"a.png": -1}, "'camera_residuals' must map image names to numbers of"),
-    "repeats": ({"a.png": 0}, "'repeats' must map image names to whole numbers of 1..1000"),
-    "attributes": ({"a.png": {"ear_size": "big"}}, "'attributes' must map image names to"),
-    "preparation": ([1], "'preparation' must be an object"),
-    "label_set_version": (7, "label_set_version is 7, but catmask_hq has version 1 here"),
-}
+# Complete or not at all
 
 
-@pytest.mark.parametrize("key", BAD_VALUES)
-def test_bad_optional_value_is_named(key):
-    value, message = BAD_VALUES[key]
-    content = {
-        "label_set": "catmask_hq",
-        "camera_convention": "opencv",
-        "labels": [["a.png", [0.0] * 25]],
-        key: value,
-    }
-    with pytest.raises(UserError, match=f"^cats/dataset.json: {message}") as info:
-        parse_index(json.dumps(content).encode(), "cats/dataset.json")
-    assert "\n" not in str(info.value)
-
-
-@pytest.mark.parametrize("name, shard_size", CONTAINERS)
-def test_interrupted_writer_leaves_nothing(tmp_path, label_set, name, shard_size):
+@CONTAINERS
+def test_interrupted_writer_leaves_nothing(tmp_path, name, shard_size):
     with (
         pytest.raises(KeyboardInterrupt),
-        DatasetWriter(tmp_path / name, label_set, shard_size=shard_size) as writer,
+        DatasetWriter(tmp_path / name, CATMASK_HQ, shard_size=shard_size) as writer,
     ):
-        writer.add(*_sample())
+        _add(writer, "a.png")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name, shard_size", CONTAINERS)
-def test_writer_replaces_only_when_asked(tmp_path, label_set, name, shard_size):
-    with DatasetWriter(tmp_path / name, label_set, shard_size=shard_size) as writer:
-        writer.add(*_sample())
+@CONTAINERS
+def test_writer_replaces_only_when_asked(tmp_path, name, shard_size):
+    _write(tmp_path / name, "a.png", shard_size=shard_size)
     with pytest.raises(UserError, match="exists already; remove it or give overwrite=true"):
-        DatasetWriter(tmp_path / name, label_set)
-    with DatasetWriter(tmp_path / name, label_set, overwrite=True, shard_size=shard_size) as writer:
-        writer.add(*_sample(), caption="second")
-    assert PortraitDataset(tmp_path / name)[0]["caption"] == "second"
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+        DatasetWriter(tmp_path / name, CATMASK_HQ)
+    _write(tmp_path / name, "b.png", overwrite=True, shard_size=shard_size)
+    assert open_dataset(tmp_path / name)[1].names == ("b.png",)
+    assert os.listdir(tmp_path) == [name]
 
 
-def test_writer_never_replaces_what_is_no_data_set(tmp_path, label_set):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="is not a data set"):
-        DatasetWriter(tmp_path, label_set, overwrite=True)
-
-
-def test_two_samples_of_one_name_are_refused(tmp_path, label_set):
-    with (
-        pytest.raises(UserError, match="two images of .* are called 00000/img00000000.png"),
-        DatasetWriter(tmp_path / "data", label_set) as writer,
-    ):
-        writer.add(*_sample())
-        writer.add(*_sample())
-
-
-def test_shards_in_a_zip_are_refused(tmp_path, label_set):
-    with pytest.raises(UserError, match="shards go to a folder, not to .*data.zip"):
-        DatasetWriter(tmp_path / "data.zip", label_set, shard_size=2)
-
-
-def test_empty_shards_are_refused(tmp_path, label_set):
-    with pytest.raises(UserError, match="shard_size=0 must be at least 1"):
-        DatasetWriter(tmp_path / "data", label_set, shard_size=0)
-
-
-def _add(writer: DatasetWriter, name: str, **extra) -> None:
-    image, label_map = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
-    writer.add(name, image, label_map, [0.0] * 25, **extra)
-
-
-def test_writer_removes_what_a_killed_one_left(tmp_path):
-    (tmp_path / ".cats.partial" / "images").mkdir(parents=True)
-    (tmp_path / ".cats.partial" / "images" / "old.png").write_bytes(b"old")
-    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
-        _add(writer, "a.png")
-    assert sorted(p.name for p in (tmp_path / "cats" / "images").iterdir()) == ["a.png"]
-    assert [p.name for p in tmp_path.iterdir()] == ["cats"]
-
-
-def test_replaced_data_set_of_a_killed_writer_is_removed_or_given_back(tmp_path):
-    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
-        _add(writer, "a.png")
-    shutil.copytree(tmp_path / "cats", tmp_path / ".cats.partial-replaced")
-    with DatasetWriter(tmp_path / "cats", CATMASK_HQ, overwrite=True) as writer:
-        _add(writer, "b.png")
-    assert os.listdir(tmp_path) == ["cats"]
-    # Killed between the two renames: only the old one is there, and not to be lost.
-    (tmp_path / "cats").rename(tmp_path / ".cats.partial-replaced")
-    with (
-        pytest.raises(UserError, match="exists already"),
-        DatasetWriter(tmp_path / "cats", CATMASK_HQ),
-    ):
-        pass
-    assert open_dataset(tmp_path / "cats")[1].names == ("b.png",)
-    assert os.listdir(tmp_path) == ["cats"]
+@pytest.mark.parametrize("name", ["cats", "cats.zip"])
+def test_writer_removes_what_a_killed_one_left(tmp_path, name):
+    # A process that is killed never leaves this block.
+    killed = (atomic_file if name.endswith(".zip") else atomic_folder)(tmp_path / name)
+    killed.__enter__()
+    other = atomic_folder(tmp_path / "other")
+    other.__enter__()
+    assert len(os.listdir(tmp_path)) == 2
+    _write(tmp_path / name, "a.png")
+    assert len(os.listdir(tmp_path)) == 2 and open_dataset(tmp_path / name)[1].names == ("a.png",)
 
 
 def test_second_writer_of_a_place_is_refused(tmp_path):
@@ -212,12 +141,15 @@ def test_second_writer_of_a_place_is_refused(tmp_path):
     assert len(open_dataset(tmp_path / "cats")[1].names) == 1
 
 
-def test_folder_with_files_of_the_user_is_not_overwritten(tmp_path):
-    with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
-        _add(writer, "a.png")
-    (tmp_path / "cats" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds more than a data set, first notes.txt"):
-        DatasetWriter(tmp_path / "cats", CATMASK_HQ, overwrite=True)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("thesis.tex", "is not a data set"), ("cats/notes.txt", "holds more than .* notes.txt")],
+)
+def test_files_of_the_user_are_not_overwritten(tmp_path, name, message):
+    path = _write(tmp_path / "cats", "a.png") if "/" in name else tmp_path
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(UserError, match=message):
+        DatasetWriter(path, CATMASK_HQ, overwrite=True)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -238,18 +170,88 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, name, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+# What is refused
+
+UNSAFE = ["../e", "a/../../e", "/e", "a//e", "a\\e", "a\0", "./e", "", "\ud800e"]
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_unsafe_name_is_refused_everywhere(tmp_path, name):
+    name = name and f"{name}.png"
+    with pytest.raises(UserError, match="^name '.*' is unsafe; use a relative path"):
+        check_name(name)
+    with pytest.raises(UserError, match="^cats.json: name '.*' is unsafe"):
+        parse_index(_index(labels=[[name, [0.0] * 25]]), "cats.json")
+    with pytest.raises(UserError, match="is unsafe"):
+        _write(tmp_path / "data", name)
+    assert not list(tmp_path.parent.rglob("e.png"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "sub.folder/..b/c..png", "ß/x y.png"])
+def test_usual_name_is_accepted(name):
+    check_name(name)
+
+
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("name", "known", "message"),
     [
-        ({"residual": math.nan}, "camera_residuals of a.png are nan; use numbers of at least 0"),
-        ({"attributes": {"x": math.inf}}, "attributes of a.png are"),
-        ({"attributes": {"x": "big"}}, "attributes of a.png are"),
+        ("a.png", {}, "two images of .* are called a.png"),
+        ("b.PNG", {}, "name b.PNG of an image must end in .png"),
+        ("b.png", {"repeats": 1001}, "repeats of b.png are 1001; use whole numbers of 1..1000"),
+        ("b.png", {"residual": math.nan}, "camera_residuals of b.png are nan; use numbers of at"),
+        ("b.png", {"attributes": {"x": math.inf}}, "attributes of b.png are"),
+        ("b.png", {"attributes": {"x": "big"}}, "attributes of b.png are"),
     ],
 )
-def test_writer_refuses_what_no_reader_takes(tmp_path, extra, message):
+def test_writer_refuses_what_no_reader_takes(tmp_path, name, known, message):
     with (
         pytest.raises(UserError, match=message),
         DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer,
     ):
-        _add(writer, "a.png", **extra)
+        _add(writer, "a.png")
+        _add(writer, name, **known)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "shard_size", "message"),
+    [("data.zip", 2, "shards go to a folder"), ("data", 0, "shard_size=0 must be at least 1")],
+)
+def test_impossible_shards_are_refused(tmp_path, name, shard_size, message):
+    with pytest.raises(UserError, match=message):
+        DatasetWriter(tmp_path / name, CATMASK_HQ, shard_size=shard_size)
+
+
+INDEXES = {
+    "deep": (b"[" * 100_000, "is not valid JSON: it is nested too deeply"),
+    "long number": (b"1" * 5000, "is not valid JSON: "),
+    "list": (b"[]", "must hold 'labels'"),
+    "entry": (_index(labels=["x"]), "entry x of 'labels' is not"),
+    "deep entry": (_index(labels=[[[[[[[["x"]]]]]]]]), r"entry \[+.* of 'labels' is not"),
+    "24 numbers": (_index(labels=[["a.png", [0.0] * 24]]), "a.png has 24 numbers of 24 values"),
+    "nan": (_index(labels=[["a.png", [math.nan] * 25]]), "a camera is 25 finite numbers"),
+    "10**400": (_index(labels=[["a.png", [10**400] * 25]]), "a.png has 0 numbers of 25 values"),
+    "1e300": (_index(labels=[["a.png", [1e300] * 25]]), "a.png has 0 numbers of 25 values"),
+    "true": (_index(labels=[["a.png", [True] * 25]]), "a.png has 0 numbers of 25 values"),
+    "twice": (_index(labels=[["a.png", [0.0] * 25]] * 2), "lists a.png twice in 'labels'"),
+    "label set": (_index(label_set="dogs"), r"unknown label set 'dogs'; use one of: [^u]*sofgan$"),
+    "version": (_index(label_set_version=7), "label_set_version is 7, but catmask_hq has version"),
+    "convention": (_index(camera_convention="gl"), "camera_convention is 'gl'; use 'opencv'"),
+    "captions": (_index(captions=[1]), "'captions' must map image names to texts"),
+    "residual": (_index(camera_residuals={"a.png": -1}), "'camera_residuals' must map .* numbers"),
+    "big residual": (_index(camera_residuals={"a.png": 10**400}), "'camera_residuals' must map"),
+    "no repeats": (_index(repeats={"a.png": 0}), "'repeats' must .* whole numbers of 1..1000"),
+    "10**30 repeats": (_index(repeats={"a.png": 10**30}), "'repeats' must map"),
+    "true repeats": (_index(repeats={"a.png": True}), "'repeats' must map"),
+    "attribute": (_index(attributes={"a.png": {"size": "big"}}), "'attributes' must map"),
+    "big attribute": (_index(attributes={"a.png": {"size": [10**400]}}), "'attributes' must map"),
+    "preparation": (_index(preparation=[1]), "'preparation' must be an object"),
+}
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_absurd_index_is_one_line(name):
+    content, message = INDEXES[name]
+    with pytest.raises(UserError, match=message) as info:
+        parse_index(content, "cats.json")
+    assert "\n" not in str(info.value) and len(str(info.value)) < 400

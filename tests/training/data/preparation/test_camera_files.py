@@ -10,7 +10,7 @@ import torch
 from mate3d.camera_checks import exchange_axes
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from training.data.preparation.camera_files import camera_conventions, read_camera_file
+from training.data.preparation.side_files import camera_conventions, read_cameras
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +33,15 @@ def _write(path, cameras, *, as_list: bool = True):
 
 
 @pytest.mark.parametrize("as_list", [True, False])
-def test_both_forms_are_read_unchanged(tmp_path, cameras, as_list):
-    file = read_camera_file(_write(tmp_path / "dataset.json", cameras, as_list=as_list))
-    assert file.convention == "opencv" and not file.problems
-    assert list(file.cameras) == _names(40)
-    np.testing.assert_array_equal(np.array(list(file.cameras.values())), cameras)
-
-
-def test_axes_of_opengl_are_recognised_and_converted(tmp_path, cameras):
+@pytest.mark.parametrize("axes", ["opencv", "opengl"])
+def test_both_forms_and_both_axes_are_read(tmp_path, cameras, as_list, axes):
     """IDE-3D negates the entries 1, 2, 5, 6, 9 and 10 of EG3D's cameras."""
     signs = np.ones(25)
-    signs[[1, 2, 5, 6, 9, 10]] = -1
-    file = read_camera_file(_write(tmp_path / "dataset.json", cameras * signs))
-    assert file.convention == "opengl"
-    np.testing.assert_array_equal(np.array(list(file.cameras.values())), cameras)
+    signs[[1, 2, 5, 6, 9, 10]] = -1 if axes == "opengl" else 1
+    file = read_cameras(_write(tmp_path / "dataset.json", cameras * signs, as_list=as_list))
+    assert ("OpenGL" in file.note) == (axes == "opengl") and not file.problems
+    assert list(file.values) == _names(40)
+    np.testing.assert_array_equal(np.array(list(file.values.values())), cameras)
 
 
 def test_the_axes_of_a_single_camera_can_be_told(cameras):
@@ -76,8 +71,8 @@ def test_unusable_cameras_have_a_reason_each(tmp_path, cameras):
     labels["focal.png"] = [*cameras[0, :16].tolist(), -4.0, 0, 0.5, 0, -4.0, 0.5, 0, 0, 1]
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps({"labels": list(labels.items())}))
-    file = read_camera_file(path)
-    assert len(file.cameras) == 40
+    file = read_cameras(path)
+    assert len(file.values) == 40
     for name in ("short.png", "nan.png", "text.png"):
         assert file.problems[name] == "a camera is 25 finite numbers"
     for name in ("scaled.png", "mirrored.png", "zero.png"):
@@ -90,12 +85,12 @@ def test_unusable_cameras_have_a_reason_each(tmp_path, cameras):
 def test_a_few_cameras_that_look_elsewhere_are_listed(tmp_path, cameras, flip):
     many = np.concatenate([cameras, cameras, cameras])
     many[7] = exchange_axes(many[7:8])[0]
-    file = read_camera_file(_write(tmp_path / "c.json", exchange_axes(many) if flip else many))
-    assert file.convention == ("opengl" if flip else "opencv")
+    file = read_cameras(_write(tmp_path / "c.json", exchange_axes(many) if flip else many))
+    assert ("OpenGL" in file.note) == flip
     name = _names(8)[7]
     assert file.problems == {name: "it looks away from the head, or is upside down"}
-    assert len(file.cameras) == 119 and name not in file.cameras
-    assert file.cameras[_names(9)[8]] == tuple(cameras[8])
+    assert len(file.values) == 119 and name not in file.values
+    assert file.values[_names(9)[8]] == tuple(cameras[8])
 
 
 def _in_pixels(cameras):
@@ -127,29 +122,9 @@ def _upside_down(cameras):
         (_world_to_camera, "world-to-camera matrices"),
         (_mixed, "of 40 cameras 20 look at the origin with OpenCV's axes and 20 with OpenGL's"),
         (_upside_down, "of 40 cameras 0 look at the origin"),
-        (lambda cameras: cameras[:0], "no usable camera: the file: it is empty"),
     ],
 )
 def test_files_of_another_kind_are_refused(tmp_path, cameras, change, message):
     path = _write(tmp_path / "dataset.json", change(cameras))
     with pytest.raises(UserError, match=message):
-        read_camera_file(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "camera file not found"),
-        ("{", "is not valid JSON"),
-        ("[]", "must be"),
-        ('{"labels": null}', "must be"),
-        ('{"labels": [["a.png"]]}', "must be"),
-        ('{"a.png": [1, 2]}', "no usable camera: a.png: a camera is 25 finite numbers"),
-    ],
-)
-def test_malformed_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "cameras.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_camera_file(path)
+        read_cameras(path)

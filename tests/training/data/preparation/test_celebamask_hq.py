@@ -10,8 +10,7 @@ from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.labels import CELEBAMASK_HQ, get_label_set
-from training.data.preparation.captions import caption_from_attributes
-from training.data.preparation.celebamask_hq import CelebAMaskHqSource
+from training.data.preparation.sources import CelebAMaskHqSource
 
 ATTRIBUTES = """3
 Male Smiling Wearing_Hat No_Beard
@@ -74,25 +73,16 @@ def test_later_parts_cover_earlier_ones(tmp_path, source, label_map):
     assert (source.read_mask(item) == expected).all()
 
 
-def test_photos_are_found_in_all_folders_of_parts_and_others_listed(source):
-    listing = source.list_items()
-    assert [item.name for item in listing.items] == ["0.png", "1.png", "2001.png"]
-    assert listing.unusable == (("2.png", "it has no part files"),)
-
-
-def test_attributes_become_numbers_and_captions(source):
-    first, second, last = source.list_items().items
-    assert first.attributes == {"Male": 0, "Smiling": 1, "Wearing_Hat": 1, "No_Beard": 1}
-    assert caption_from_attributes(first.attributes) == "a smiling woman wearing a hat"
-    assert caption_from_attributes(second.attributes) == "a man with a beard"
-    assert caption_from_attributes(last.attributes) == ""
-    assert any("1 of 3 usable images are not named" in note for note in source.list_items().notes)
-
-
-def test_captions_come_from_their_file(tmp_path, source):
+def test_all_that_is_known_is_joined_by_number(tmp_path, source):
     (tmp_path / "captions.json").write_text(json.dumps({"CelebA-HQ-img/00000.jpg": "somebody"}))
-    source = dataclasses.replace(source, captions=tmp_path / "captions.json")
-    assert [item.caption for item in source.list_items().items][:2] == ["somebody", ""]
+    listing = dataclasses.replace(source, captions=tmp_path / "captions.json").list_items()
+    first, second, last = listing.items
+    assert [item.name for item in listing.items] == ["0.png", "1.png", "2001.png"]
+    assert [item.caption for item in listing.items] == ["somebody", "", ""]
+    assert first.attributes == {"Male": 0, "Smiling": 1, "Wearing_Hat": 1, "No_Beard": 1}
+    assert second.attributes["Male"] == 1 and last.attributes == {}
+    assert listing.unusable == (("2.png", "it has no part files"),)
+    assert any("1 of 3 usable images are not named" in note for note in listing.notes)
 
 
 def test_odd_files_have_a_reason_each(tmp_path, source):
@@ -103,25 +93,24 @@ def test_odd_files_have_a_reason_each(tmp_path, source):
     Image.new("RGB", (16, 16)).save(tmp_path / "CelebA-HQ-img/cover.png")
     listing = source.list_items()
     assert [item.name for item in listing.items] == ["0.png", "1.png"]
+    parts = tmp_path / "CelebAMask-HQ-mask-anno"
     assert dict(listing.unusable) == {
         "0/00001_tail.png": "it is no part file such as 00000_skin.png",
         "2.png": "it has no part files",
         "2001.png": "a part of it has several files",
-        "77.png": "its parts have no image",
+        "77.png": f"mask {parts / '0/00077_skin.png'} has no image",
         "cover.png": "the names of CelebAMask-HQ's images are numbers",
     }
 
 
-def test_parts_of_several_sizes_are_refused(tmp_path, source):
+def test_parts_that_do_not_fit_or_are_broken_are_named(tmp_path, source):
+    item = source.list_items().items[1]
     _add_part(tmp_path, 1, "hair", np.ones((4, 8), bool))
     with pytest.raises(UserError, match="00001_hair.png has 8x4 pixels, 00001_skin.png has 8x8"):
-        source.read_mask(source.list_items().items[1])
-
-
-def test_a_broken_part_is_named(tmp_path, source):
+        source.read_mask(item)
     (tmp_path / "CelebAMask-HQ-mask-anno/0/00001_hair.png").write_bytes(b"")
     with pytest.raises(UserError, match="00001_hair.png is not a readable image"):
-        source.read_mask(source.list_items().items[1])
+        source.read_mask(item)
 
 
 def test_without_masks_all_photos_are_listed(source):

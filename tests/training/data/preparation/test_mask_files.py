@@ -1,14 +1,12 @@
 """Masks as others save them: which are read, and the one line for each that is not."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from mate3d.errors import UserError
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set, save_label_map
+from mate3d.labels import CELEBAMASK_HQ, get_label_set, save_label_map
+from tests.png_files import make_grey_png
 from training.data.preparation.mask_files import read_mask_file, read_part
 
 PALETTE = np.array(CELEBAMASK_HQ.palette, dtype=np.uint8)
@@ -23,37 +21,29 @@ def _read(path):
     return read_mask_file(path, CELEBAMASK_HQ)
 
 
-def test_palette_and_grey_ids_are_read(tmp_path, label_map):
-    save_label_map(tmp_path / "palette.png", label_map, CELEBAMASK_HQ)
-    Image.fromarray(label_map).save(tmp_path / "grey.png")
-    for name in ("palette.png", "grey.png"):
-        assert (_read(tmp_path / name) == label_map).all()
+def _save(path, label_map, form):
+    rgb = PALETTE[label_map]
+    pixels = {
+        "grey": label_map,
+        "rgb": rgb,
+        "rgba": np.concatenate([rgb, np.full((*label_map.shape, 1), 255, np.uint8)], axis=-1),
+        "grey rgb": np.repeat(label_map[..., None], 3, axis=2),
+    }
+    if form == "palette":
+        save_label_map(path, label_map, CELEBAMASK_HQ)
+    else:
+        Image.fromarray(pixels[form]).save(path)
 
 
-def test_colours_of_the_palette_become_ids(tmp_path, label_map):
-    Image.fromarray(PALETTE[label_map]).save(tmp_path / "rgb.png")
-    opaque = np.full((*label_map.shape, 1), 255, np.uint8)
-    Image.fromarray(np.concatenate([PALETTE[label_map], opaque], -1)).save(tmp_path / "rgba.png")
-    for name in ("rgb.png", "rgba.png"):
-        result = _read(tmp_path / name)
-        assert (result == label_map).all() and result.dtype == np.uint8
-
-
-def test_grey_ids_saved_as_rgb_are_ids(tmp_path, label_map):
-    Image.fromarray(np.repeat(label_map[..., None], 3, axis=2)).save(tmp_path / "m.png")
-    assert (_read(tmp_path / "m.png") == label_map).all()
+@pytest.mark.parametrize("form", ["palette", "grey", "rgb", "rgba", "grey rgb"])
+def test_ids_and_colours_of_the_palette_are_read(tmp_path, label_map, form):
+    _save(tmp_path / "m.png", label_map, form)
+    result = _read(tmp_path / "m.png")
+    assert (result == label_map).all() and result.dtype == np.uint8
 
 
 def test_interlaced_files_are_read(tmp_path):
-    # A 1x1 interlaced grey PNG of value 7, written by hand: Pillow writes none.
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 1)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\7")) + chunk(b"IEND", b"")
-    (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    (tmp_path / "m.png").write_bytes(make_grey_png(1, 1, b"\0\7", is_interlaced=True))
     assert _read(tmp_path / "m.png").tolist() == [[7]]
 
 
@@ -111,12 +101,6 @@ def test_a_foreign_palette_says_nothing_about_ids(tmp_path, label_map):
     assert (_read(tmp_path / "m.png") == label_map).all()
     save_label_map(tmp_path / "other.png", label_map[:1], get_label_set("sofgan"))
     assert (read_mask_file(tmp_path / "other.png", get_label_set("sofgan")) == label_map[:1]).all()
-
-
-def test_cat_masks_in_colours_are_read(tmp_path):
-    ids = np.arange(6, dtype=np.uint8)[None]
-    Image.fromarray(np.array(CATMASK_HQ.palette, np.uint8)[ids]).save(tmp_path / "cat.png")
-    assert (read_mask_file(tmp_path / "cat.png", CATMASK_HQ) == ids).all()
 
 
 def test_parts_are_white_in_grey_and_rgb(tmp_path):

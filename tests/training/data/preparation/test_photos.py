@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mate3d.errors import UserError
 from mate3d.labels import CELEBAMASK_HQ, save_label_map
+from mate3d.photo.open_photo import open_photo
+from tests.png_files import make_grey_png
 from training.data.preparation.photos import PhotoMaker, PhotoSettings
-from training.data.preparation.raw_item import RawItem
-from training.data.preparation.samples import FailedSample, Job, PreparedSample
+from training.data.preparation.samples import FailedSample, Job, PreparedSample, RawItem
 from training.data.preparation.sources import FolderSource
 
 # Of a face in a square of 80 pixels.
@@ -47,6 +49,12 @@ def _make(tmp_path, resolution: int) -> PreparedSample | FailedSample:
 @pytest.mark.parametrize("resolution", [80, 160])
 def test_heads_may_be_enlarged_up_to_twice(tmp_path, resolution):
     assert isinstance(_make(tmp_path, resolution), PreparedSample)
+
+
+def test_photo_that_claims_to_be_huge_is_named(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(make_grey_png(60000, 60000, b"0"))
+    with pytest.raises(UserError, match="bomb.png is damaged or truncated: "):
+        open_photo(tmp_path / "bomb.png")
 
 
 def test_smaller_heads_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
-from training.data.preparation.raw_item import item_key
+from training.data.preparation.samples import item_key
 from training.data.preparation.sources import CatMaskHqSource, FolderSource
 
 FIVE = [[3.0, 3], [6, 3], [4, 5], [3, 7], [6, 7]]
@@ -53,12 +53,8 @@ def test_photos_of_all_formats_are_paired_by_relative_name(folders):
             item_key(item.name)
         ]
     assert listing.unusable == () and listing.notes == ()
-    assert (source.read_mask(listing.items[0]) == 1).all()
-
-
-def test_sources_pickle(folders):
-    source = FolderSource(*folders, CELEBAMASK_HQ)
-    assert pickle.loads(pickle.dumps(source)) == source
+    # Worker processes get a copy.
+    assert (pickle.loads(pickle.dumps(source)).read_mask(listing.items[0]) == 1).all()
 
 
 def test_everything_unpaired_is_listed_with_its_reason(folders):
@@ -68,16 +64,11 @@ def test_everything_unpaired_is_listed_with_its_reason(folders):
     _add_mask(masks / "sub/extra.png")
     listing = FolderSource(images, masks, CELEBAMASK_HQ).list_items()
     assert _names(listing) == ["c.png", "sub/a.png", "sub/deep/b.png"]
-    reasons = dict(listing.unusable)
-    assert list(reasons) == ["a.png", "lonely.png", "sub/extra.png"]
-    assert "several images have this name" in reasons["a.png"] and "a.jpg" in reasons["a.png"]
-    assert reasons["lonely.png"] == "it has no mask"
-    assert "has no image" in reasons["sub/extra.png"]
-
-
-def test_photos_without_masks_are_listed_for_a_network(folders):
-    listing = FolderSource(folders[0], None, CELEBAMASK_HQ).list_items()
-    assert len(listing.items) == 4 and all(item.mask == () for item in listing.items)
+    assert listing.unusable == (
+        ("a.png", f"several images have this name: {images / 'a.jpg'}, {images / 'a.png'}"),
+        ("lonely.png", "it has no mask"),
+        ("sub/extra.png", f"mask {masks / 'sub/extra.png'} has no image"),
+    )
 
 
 def test_masks_may_lie_beside_or_below_the_photos(tmp_path):
@@ -92,11 +83,14 @@ def test_masks_may_lie_beside_or_below_the_photos(tmp_path):
 
 
 def test_hidden_files_and_leftovers_of_archives_are_ignored(folders):
+    """Also without masks, which a network makes then."""
     for name in (".hidden.png", "__MACOSX/a.png", "sub/._a.png", ".cache/a.png"):
         _add_image(folders[0] / name)
     (folders[0] / "notes.txt").write_text("")
-    listing = FolderSource(*folders, CELEBAMASK_HQ).list_items()
-    assert len(listing.items) == 4 and listing.unusable == ()
+    for masks in (folders[1], None):
+        listing = FolderSource(folders[0], masks, CELEBAMASK_HQ).list_items()
+        assert len(listing.items) == 4 and listing.unusable == ()
+        assert all(len(item.mask) == (masks is not None) for item in listing.items)
 
 
 def test_linked_folders_are_followed_without_end(folders, tmp_path):
@@ -132,39 +126,23 @@ def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_pat
     assert f"{tmp_path / 'points.json'}: 3 of 4 usable images are not named." in listing.notes
 
 
-def test_photos_that_a_camera_file_does_not_name_are_unusable(folders, tmp_path):
-    camera = make_camera(0.3)[0].tolist()
-    (tmp_path / "cameras.json").write_text(json.dumps({"labels": [["sub/a.png", camera]]}))
-    listing = FolderSource(*folders, CELEBAMASK_HQ, cameras=tmp_path / "cameras.json").list_items()
-    assert [(item.name, item.camera) for item in listing.items] == [("sub/a.png", tuple(camera))]
-    assert ("a.png", "the camera file does not name it") in listing.unusable
-
-
-def test_a_photo_with_an_unusable_camera_or_landmarks_is_listed_so(folders, tmp_path):
-    camera = make_camera(0.3)[0].tolist()
-    (tmp_path / "cameras.json").write_text(json.dumps({"a.jpg": camera[:20], "c.jpg": camera}))
-    (tmp_path / "points.json").write_text(json.dumps({"sub/a.png": FIVE[:3]}))
-    listing = FolderSource(
-        *folders,
-        CELEBAMASK_HQ,
-        cameras=tmp_path / "cameras.json",
-        landmarks=tmp_path / "points.json",
-    ).list_items()
-    assert _names(listing) == ["c.png"]
-    reasons = dict(listing.unusable)
-    assert reasons["a.png"] == "camera: a camera is 25 finite numbers"
-    assert reasons["sub/a.png"].startswith("landmarks: use five points")
-
-
-def test_converted_axes_are_noted(folders, tmp_path):
-    camera = make_camera(0.3)[0]
-    turned = camera.clone()
+def test_photos_without_a_usable_camera_or_landmarks_are_unusable(folders, tmp_path):
+    turned = make_camera(0.3)[0]
     turned[[1, 2, 5, 6, 9, 10]] *= -1
-    (tmp_path / "cameras.json").write_text(json.dumps({"a.png": turned.tolist()}))
-    source = FolderSource(*folders, CELEBAMASK_HQ, cameras=tmp_path / "cameras.json")
-    listing = source.list_items()
-    assert listing.items[0].camera == tuple(camera.tolist())
+    cameras = {"a.jpg": [1.0] * 20, "c.jpg": turned.tolist(), "sub/a": turned.tolist()}
+    (tmp_path / "cameras.json").write_text(json.dumps(cameras))
+    (tmp_path / "points.json").write_text(json.dumps({"sub/a.png": FIVE[:3]}))
+    files = {"cameras": tmp_path / "cameras.json", "landmarks": tmp_path / "points.json"}
+    listing = FolderSource(*folders, CELEBAMASK_HQ, **files).list_items()
+    assert [(item.name, item.camera) for item in listing.items] == [
+        ("c.png", tuple(make_camera(0.3)[0].tolist()))
+    ]
     assert any("axes of OpenGL, as IDE-3D's, converted" in note for note in listing.notes)
+    assert listing.unusable == (
+        ("a.png", "camera: a camera is 25 finite numbers"),
+        ("sub/a.png", "landmarks: use five points [x, y], or the 68 of iBUG"),
+        ("sub/deep/b.png", "the camera file does not name it"),
+    )
 
 
 @pytest.mark.parametrize("copies_from", [None, 140000])
@@ -229,15 +207,12 @@ def test_cats_are_matched_by_file_name_whatever_their_folders(cats):
     assert _names(flat) == ["flickr_cat_000002.png"] and flat.notes == ()
 
 
-def test_what_is_known_of_cats_is_joined_by_file_name_too(cats, tmp_path):
+def test_cats_of_the_same_name_are_unusable_and_captions_join_by_it(cats, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"test/cat/flickr_cat_000008.png": "a kitten"}))
-    items = CatMaskHqSource(*cats, captions=tmp_path / "c.json").list_items().items
-    assert [item.caption for item in items] == ["", "a kitten"]
-
-
-def test_cats_of_the_same_name_are_unusable(cats):
     _add_image(cats[0] / "test/cat/flickr_cat_000002.png")
-    reasons = dict(CatMaskHqSource(*cats).list_items().unusable)
+    listing = CatMaskHqSource(*cats, captions=tmp_path / "c.json").list_items()
+    assert [item.caption for item in listing.items] == ["a kitten"]
+    reasons = dict(listing.unusable)
     assert "several images have this name" in reasons["flickr_cat_000002.png"]
 
 

@@ -1,12 +1,11 @@
 """Preparing a data set: what is done is kept, what fails is told, nothing is half-written."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,11 @@ import pytest
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ
+from tests.processes import killed_at_line
 from training.data.dataset import PortraitDataset
-from training.data.format import open_dataset
-from training.data.preparation.prepare import OutputSettings, prepare_dataset
+from training.data.format import DatasetWriter, containers, open_dataset, writer
+from training.data.preparation import staging
+from training.data.preparation.prepare import prepare_dataset
 from training.data.preparation.samples import FailedSample, Job, make_sample
 
 SETTINGS = {"dataset": "noise", "resolution": 8}
@@ -62,8 +63,17 @@ def _jobs(count: int = 5) -> list[Job]:
 
 
 def _prepare(path: Path, maker=None, *, settings=SETTINGS, jobs=None, **options):
-    output = OutputSettings(path=path, label_set=CATMASK_HQ, **options)
-    return prepare_dataset(jobs or _jobs(), maker or NoiseMaker(), output, settings)
+    writer = DatasetWriter(path, CATMASK_HQ)
+    return prepare_dataset(jobs or _jobs(), maker or NoiseMaker(), writer, settings, **options)
+
+
+@pytest.fixture
+def interrupted(tmp_path) -> Path:
+    """Place of a preparation that was stopped at its fourth sample."""
+    with pytest.raises(KeyboardInterrupt):
+        _prepare(tmp_path / "noise.zip", NoiseMaker(stop_at="sub/3.png"))
+    assert os.listdir(tmp_path) == [".noise.zip.preparing"]
+    return tmp_path / "noise.zip"
 
 
 @pytest.mark.parametrize("name", ["noise", "noise.zip"])
@@ -77,53 +87,31 @@ def test_samples_become_a_data_set_in_the_order_of_their_names(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
-def test_interrupted_preparation_goes_on_and_gives_the_same_bytes(tmp_path):
-    _prepare(tmp_path / "whole.zip")
-    interrupted = tmp_path / "parts.zip"
-    with pytest.raises(KeyboardInterrupt):
-        _prepare(interrupted, NoiseMaker(stop_at="sub/3.png"))
-    assert not interrupted.exists()
-    second = NoiseMaker()
-    _prepare(interrupted, second)
-    assert second.made == ["sub/3.png", "sub/4.png"]
-    assert interrupted.read_bytes() == (tmp_path / "whole.zip").read_bytes()
-
-
-def test_journal_that_was_cut_short_costs_one_sample(tmp_path):
-    path = tmp_path / "noise.zip"
-    with pytest.raises(KeyboardInterrupt):
-        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
-    journal = tmp_path / ".noise.zip.preparing" / "journal.jsonl"
+def _cut_journal(staged):
+    journal = staged / "journal.jsonl"
     journal.write_text(journal.read_text()[:-20])
-    second = NoiseMaker()
-    _prepare(path, second)
-    assert second.made == ["sub/2.png", "sub/3.png", "sub/4.png"]
-    assert len(PortraitDataset(path)) == 5
 
 
-def test_leftovers_of_a_kill_after_the_work_are_removed(tmp_path):
-    path = tmp_path / "noise"
+DAMAGES = {
+    "none": (lambda staged: None, [3, 4]),
+    "journal cut short": (_cut_journal, [2, 3, 4]),
+    "files gone": (lambda staged: (staged / "images/sub/1.png").unlink(), [1, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_interrupted_preparation_goes_on_and_gives_the_same_bytes(interrupted, tmp_path, name):
+    damage, missing = DAMAGES[name]
+    damage(tmp_path / ".noise.zip.preparing")
+    # Interrupted once more: what is appended to a journal counts, too.
+    second, third = NoiseMaker(stop_at="sub/4.png"), NoiseMaker()
     with pytest.raises(KeyboardInterrupt):
-        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
-    # As a kill leaves it while finished samples are deleted: no journal, some of the files.
-    staged = tmp_path / ".noise.preparing"
-    (staged / "journal.jsonl").unlink()
-    (tmp_path / "other").mkdir()
-    _prepare(path)
-    (staged / "images").mkdir(parents=True)
-    with pytest.raises(UserError, match="exists already"):
-        _prepare(path)
-    assert sorted(os.listdir(tmp_path)) == ["noise", "other"]
-
-
-def test_sample_whose_files_are_gone_is_made_again(tmp_path):
-    path = tmp_path / "noise"
-    with pytest.raises(KeyboardInterrupt):
-        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
-    (tmp_path / ".noise.preparing" / "images" / "sub" / "1.png").unlink()
-    second = NoiseMaker()
-    _prepare(path, second)
-    assert second.made == ["sub/1.png", "sub/3.png", "sub/4.png"]
+        _prepare(interrupted, second)
+    _prepare(interrupted, third)
+    assert second.made + third.made == [f"sub/{index}.png" for index in missing]
+    _prepare(tmp_path / "whole.zip")
+    assert interrupted.read_bytes() == (tmp_path / "whole.zip").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["noise.zip", "whole.zip"]
 
 
 def test_failures_of_one_kind_are_counted_together(tmp_path):
@@ -135,27 +123,34 @@ def test_failures_of_one_kind_are_counted_together(tmp_path):
         _prepare(tmp_path / "noise", Bad())
 
 
-def test_other_options_do_not_mix_with_an_interrupted_preparation(tmp_path):
-    path = tmp_path / "noise"
-    with pytest.raises(KeyboardInterrupt):
-        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
+def test_other_options_do_not_mix_with_an_interrupted_preparation(interrupted):
     with pytest.raises(UserError, match="with other options lies in .*restart=true"):
-        _prepare(path, settings={**SETTINGS, "resolution": 16})
+        _prepare(interrupted, settings={**SETTINGS, "resolution": 16})
     maker = NoiseMaker()
-    _prepare(path, maker, settings={**SETTINGS, "resolution": 16}, restart=True)
-    assert len(maker.made) == 5 and len(PortraitDataset(path)) == 5
+    _prepare(interrupted, maker, settings={**SETTINGS, "resolution": 16}, restart=True)
+    assert len(maker.made) == 5 and len(PortraitDataset(interrupted)) == 5
 
 
-def test_samples_whose_photo_changed_or_is_gone_are_not_taken_over(tmp_path):
-    path = tmp_path / "noise"
-    with pytest.raises(KeyboardInterrupt):
-        _prepare(path, NoiseMaker(stop_at="sub/3.png"))
+def test_samples_whose_photo_changed_or_is_gone_are_not_taken_over(interrupted):
     jobs = _jobs()[1:]
     jobs[1] = dataclasses.replace(jobs[1], version="another photo")
     second = NoiseMaker()
-    _prepare(path, second, jobs=jobs)
+    _prepare(interrupted, second, jobs=jobs)
     assert second.made == ["sub/2.png", "sub/3.png", "sub/4.png"]
-    assert open_dataset(path)[1].names == tuple(f"sub/{i}.png" for i in range(1, 5))
+    assert open_dataset(interrupted)[1].names == tuple(f"sub/{i}.png" for i in range(1, 5))
+
+
+def test_full_disk_and_unsafe_names_are_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="is unsafe"):
+        _prepare(tmp_path / "noise", jobs=[Job(("../e.png",), 0)])
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="cannot write .*noise.preparing: No space left"):
+        _prepare(tmp_path / "noise")
+    assert os.listdir(tmp_path) == []
 
 
 def test_worker_that_dies_ends_the_work_in_one_line(tmp_path):
@@ -199,32 +194,17 @@ def test_second_process_is_refused(tmp_path):
     _prepare(tmp_path / "noise", Nested(), jobs=_jobs(1))
 
 
-_SLOW_PREPARATION = """
-import time
-from tests.training.data.preparation.test_staging import NoiseMaker, _jobs, _prepare
-from pathlib import Path
-class Slow(NoiseMaker):
-    def __call__(self, job):
-        time.sleep(0.02)
-        return super().__call__(job)
-_prepare(Path({path!r}), Slow(), jobs=_jobs(300))
-"""
-
-
 def test_killed_preparation_goes_on(tmp_path):
-    path = tmp_path / "noise.zip"
-    root = Path(__file__).parents[4]
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW_PREPARATION.format(path=str(path))], cwd=root
-    )
-    journal = tmp_path / ".noise.zip.preparing" / "journal.jsonl"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and len(journal.read_text().splitlines()) > 20):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not path.exists()
-    second = NoiseMaker()
-    _prepare(path, second, jobs=_jobs(300))
-    assert 0 < len(second.made) < 285 and len(PortraitDataset(path)) == 300
+    _prepare(tmp_path / "whole.zip", jobs=_jobs(12))
+    counts = []
+    for moment in (40, 150, 300, 500, 900):
+        path, second = tmp_path / f"{moment}.zip", NoiseMaker()
+        prepare = partial(_prepare, path, jobs=_jobs(12))
+        assert killed_at_line(prepare, moment, staging, writer, containers)
+        assert not path.exists()
+        prepare(second)
+        assert path.read_bytes() == (tmp_path / "whole.zip").read_bytes()
+        counts.append(len(second.made))
+    # The later, the less is left to do; at last only the data set is written again.
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[2] > counts[-1] == 0
+    assert not list(tmp_path.glob(".*"))
