@@ -14,7 +14,7 @@ from mate3d.outputs.visualize import to_uint8
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import all_reduce_sum
 from training.data.dataset import PortraitDataset
-from training.data.format.shards import RemoteShardFiles
+from training.data.format.shards import ShardFiles
 from training.evaluation.judges import choose_features, choose_labels, mask_at
 from training.evaluation.real_features import own_batches, real_features
 from training.evaluation.settings import MetricSettings
@@ -51,7 +51,7 @@ class TrainingEvaluator:
         self._settings, self._dataset = settings, dataset
         self._device, self._cache_folder = device, cache_folder
         has_distances = bool({"fid", "kid"} & set(settings.names))
-        if has_distances and isinstance(dataset.files, RemoteShardFiles):
+        if has_distances and isinstance(dataset.files, ShardFiles) and dataset.files.is_remote:
             raise UserError(
                 f"data set {dataset.path} can only be streamed, but FID and KID look at its"
                 " images in any order; use metrics.names=[eikonal]"
@@ -86,16 +86,30 @@ class TrainingEvaluator:
         num_classes = generator.label_set.num_classes
         counts = torch.zeros(num_classes, num_classes, dtype=torch.long)
         residuals = torch.zeros(2, dtype=torch.float64)
+        has_residual = "eikonal" in names and generator.config.geometry == "sdf"
+        num_samples = self._settings.num_samples
+        num_eikonal = min(self._settings.eikonal_heads, num_samples) if has_residual else 0
+        # Distances alone need only a few heads.
+        num_heads = num_samples if judge or self._labels else num_eikonal
         cuda = [self._device] if self._device.type == "cuda" else []
         # Some published generators add noise of PyTorch's global source to each image.
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
-            for places in own_batches(self._num_heads(generator), self._settings.batch_size):
-                residuals += self._look_at(generator, cameras, seed, places, fake, counts)
+            for places in own_batches(num_heads, self._settings.batch_size):
+                random = BatchRandom((_STREAM, seed), places, self._device)
+                num = sum(place < num_eikonal for place in places)
+                residuals += self._look_at(generator, cameras, random, places, num, fake, counts)
         fake, counts, residuals = map(all_reduce_sum, (fake, counts, residuals))
         values = {}
         if judge is not None:
-            real = self._real_features()
+            real = real_features(
+                self._dataset,
+                judge,
+                self._cache_folder,
+                num_real=self._settings.num_real,
+                batch_size=max(self._settings.batch_size, 32),
+                device=self._device,
+            )
             if "fid" in names:
                 values[f"Metrics/fid_{judge.name}"] = frechet_distance(real, fake)
             if "kid" in names:
@@ -106,27 +120,16 @@ class TrainingEvaluator:
             values["Metrics/eikonal_residual"] = (residuals[0] / residuals[1]).item()
         return values
 
-    def _num_heads(self, generator: Generator) -> int:
-        """Return how many heads to make: distances alone need only a few."""
-        if self._features or self._labels:
-            return self._settings.num_samples
-        return self._num_eikonal_heads(generator)
-
-    def _num_eikonal_heads(self, generator: Generator) -> int:
-        if "eikonal" not in self._settings.names or generator.config.geometry != "sdf":
-            return 0
-        return min(self._settings.eikonal_heads, self._settings.num_samples)
-
     def _look_at(
         self,
         generator: Generator,
         cameras: Tensor,
-        seed: int,
+        random: BatchRandom,
         places: list[int],
+        num_eikonal: int,  # the first of the places
         fake: Tensor,  # [M, F], rows `places` are filled in
         counts: Tensor,  # [K, K], added to
     ) -> Tensor:  # [2]: sum of eikonal residuals, number of heads
-        random = BatchRandom((_STREAM, seed), places, self._device)
         z = random.randn((len(places), generator.config.z_dim))
         chosen = (random.rand((len(places),), torch.float64) * len(cameras)).long()
         camera = cameras.to(self._device)[chosen]
@@ -145,20 +148,8 @@ class TrainingEvaluator:
                 judged = self._labels(image)
                 own = mask_at(view.segmentation.float(), judged.shape[-1])
                 counts += confusion_matrix(own, judged, len(counts)).cpu()
-        num = sum(place < self._num_eikonal_heads(generator) for place in places)
-        if num == 0:
+        if num_eikonal == 0:
             return torch.zeros(2, dtype=torch.float64)
         points = random.rand((len(places), _EIKONAL_POINTS, 3)) - 0.5
-        # Places ascend: the heads to examine come first.
-        each = eikonal_residual(field, points * generator.config.box_size)[:num]
-        return torch.tensor([each.double().sum(), num], dtype=torch.float64)
-
-    def _real_features(self) -> Tensor:  # [N, F]
-        return real_features(
-            self._dataset,
-            self._features,
-            self._cache_folder,
-            num_real=self._settings.num_real,
-            batch_size=max(self._settings.batch_size, 32),
-            device=self._device,
-        )
+        each = eikonal_residual(field, points * generator.config.box_size)[:num_eikonal]
+        return torch.tensor([each.double().sum(), num_eikonal], dtype=torch.float64)

@@ -2,19 +2,17 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from mate3d.errors import UserError
-from mate3d.labels import LabelSet
 from mate3d.metrics.feature_network import (
     WEIGHTS_FILE,
-    FeatureNetwork,
     load_feature_network,
     resize_images,
 )
@@ -48,14 +46,8 @@ class FeatureJudge:
     digest: str
 
 
-class LabelJudge(Protocol):
-    """Labels images as a generator's mask should."""
-
-    def __call__(
-        self,
-        images: Tensor,  # [B, 3, H, W] in [-1, 1]
-    ) -> Tensor:  # [B, R, R] int64
-        """Return the class of each pixel, at a size of the judge's own."""
+# From images [B, 3, H, W] in [-1, 1] to classes [B, R, R] int64, at a size of the judge's own.
+LabelJudge = Callable[[Tensor], Tensor]
 
 
 def is_procedural(dataset: PortraitDataset) -> bool:
@@ -102,35 +94,23 @@ def choose_labels(
     if label_set.num_classes == 0:
         return None
     if settings.parsing_model is not None:
-        return _ParsedLabels(settings.parsing_model, label_set, device)
+        parser = SegmentationModel(settings.parsing_model, label_set, device=device)
+
+        def parse(images: Tensor) -> Tensor:
+            label_maps = [parser.label_map(Image.fromarray(p)) for p in to_uint8(images)]
+            return torch.stack([torch.from_numpy(m).long() for m in label_maps]).to(images.device)
+
+        return parse
     if is_procedural(dataset):
         network = load_feature_network(settings.procedural_network, device)
         if label_set.name in network.config.label_sets:
-            return _ProceduralLabels(network, label_set.name)
+            return lambda images: network.predict(images).segmentation[label_set.name].argmax(1)
     _logger.warning(
         "no mIoU: the procedural network does not know this data set; metrics.parsing_model= names"
         " a network that labels %s",
         label_set.name,
     )
     return None
-
-
-@dataclass(frozen=True)
-class _ProceduralLabels:
-    network: FeatureNetwork
-    label_set: str
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.network.predict(images).segmentation[self.label_set].argmax(dim=1)
-
-
-class _ParsedLabels:
-    def __init__(self, location: str, label_set: LabelSet, device: torch.device):
-        self._model = SegmentationModel(location, label_set, device=device)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        label_maps = [self._model.label_map(Image.fromarray(p)) for p in to_uint8(images)]
-        return torch.stack([torch.from_numpy(m).long() for m in label_maps]).to(images.device)
 
 
 def mask_at(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,14 +40,8 @@ class Portraits:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> "Portraits":
-        return Portraits(
-            self.images[index],
-            self.label_maps[index],
-            self.label_set[index],
-            self.label_set_names,
-            self.attributes[index],
-            self.attribute_names,
-        )
+        rows = ("images", "label_maps", "label_set", "attributes")
+        return replace(self, **{name: getattr(self, name)[index] for name in rows})
 
 
 def load_portraits(paths: Sequence[str], resolution: int) -> Portraits:

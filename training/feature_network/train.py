@@ -23,6 +23,7 @@ from mate3d.metrics.feature_network import (
     save_feature_network,
 )
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
+from mate3d.option_checks import check_number, check_range
 from training.feature_network.degradations import DEGRADATIONS, degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
 
@@ -65,18 +66,14 @@ class FeatureTrainingSettings:
     with_bfloat16: bool = True
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"training.{name}={getattr(self, name)}; use more than 0")
+        for name in ("steps", "batch_size", "learning_rate", "held_out"):
+            check_number(f"training.{name}", getattr(self, name), above=0)
         for name in ("label_weight", "max_blur", "max_noise", "max_warp", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"training.{name}={getattr(self, name)}; use 0 or more")
-        if not 0 <= self.degraded_share <= 1:
-            raise UserError(f"training.degraded_share={self.degraded_share}; use 0 to 1")
-        if not 0 < self.held_out <= 0.5:
-            raise UserError(f"training.held_out={self.held_out}; use more than 0, at most 0.5")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise UserError(f"training.max_minutes={self.max_minutes}; use more than 0, or null")
+            check_range(f"training.{name}", getattr(self, name), 0)
+        check_range("training.degraded_share", self.degraded_share, 0, 1)
+        check_range("training.held_out", self.held_out, 0, 0.5)
+        if self.max_minutes is not None:
+            check_number("training.max_minutes", self.max_minutes, above=0)
 
 
 def train_feature_network(
@@ -273,26 +270,23 @@ def _make_card(
 ) -> str:
     config = asdict(network.config)
     num_weights = sum(weight.numel() for weight in network.parameters())
-    lines = [
-        "# Procedural features",
-        "",
-        f"A network of {num_weights / 1e6:.2f} M weights that looks at {config['resolution']} px"
-        f" portraits and gives {config['num_features']} features, from which it predicts",
-        f"{len(config['attributes'])} numbers: attributes, view direction, and how blurred, noisy"
-        " and bent an image is.",
-        f"It also labels each pixel ({', '.join(config['label_sets'])}). docs/metrics.md says what"
-        " it is good for.",
-        "",
-        f"- command: `{command}`",
-        f"- data: {num_portraits} portraits",
-        f"- training: {steps} steps, {seconds / 60:.1f} minutes",
-        f"- hardware: {platform.machine()}, {torch.get_num_threads()} thread(s)",
-        f"- software: Python {platform.python_version()}, PyTorch {torch.__version__}",
-        "",
-        "Measured on held-out portraits: share of explained variance (`r2`), mean IoU of labels.",
-        "",
-        "| value | |",
-        "|---|---|",
-    ]
-    lines += [f"| {name} | {value:.3f} |" for name, value in quality.items()]
-    return "\n".join(lines) + "\n"
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in quality.items())
+    return f"""# Procedural features
+
+A network of {num_weights / 1e6:.2f} M weights that looks at {config["resolution"]} px portraits
+and gives {config["num_features"]} features, from which it predicts {len(config["attributes"])}
+numbers: attributes, view direction, and how blurred, noisy and bent an image is. It also labels
+each pixel ({", ".join(config["label_sets"])}). docs/metrics.md says what it is good for.
+
+- command: `{command}`
+- data: {num_portraits} portraits
+- training: {steps} steps, {seconds / 60:.1f} minutes
+- hardware: {platform.machine()}, {torch.get_num_threads()} thread(s)
+- software: Python {platform.python_version()}, PyTorch {torch.__version__}
+
+Measured on held-out portraits: share of explained variance (`r2`), mean IoU of labels.
+
+| value | |
+|---|---|
+{rows}
+"""

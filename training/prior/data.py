@@ -13,7 +13,7 @@ from mate3d.labels import LabelSet, colorize_label_map
 from mate3d.procedural.portraits import make_procedural_cat
 from training.data.dataset import PortraitDataset
 from training.data.format import open_dataset
-from training.data.loader import InfiniteSampler, make_loader
+from training.data.loader import infinite_order, make_loader
 
 _ENCODE_BATCH = 32
 
@@ -64,13 +64,8 @@ class CaptionedImages:
 def load_images(dataset: PortraitDataset, *, max_images: int | None = None) -> CaptionedImages:
     """Read a whole data set, or its first `max_images`."""
     count = len(dataset) if max_images is None else min(max_images, len(dataset))
-    items = [dataset[index] for index in range(count)]
-    return CaptionedImages(
-        images=torch.stack([item["image"] for item in items]),
-        label_maps=torch.stack([item["label_map"] for item in items]),
-        captions=[item["caption"] for item in items],
-        label_set=dataset.label_set,
-    )
+    batch = dataset.read_batch(range(count))
+    return CaptionedImages(batch["image"], batch["label_map"], batch["caption"], dataset.label_set)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -114,58 +109,39 @@ def class_weights(
 @torch.no_grad()
 def encode_posterior(
     vae: AutoencoderKL,
-    images: Tensor,  # [B, 3, H, W] in [-1, 1]
+    images: Tensor,  # [B, 3, H, W] uint8
 ) -> tuple[Tensor, Tensor]:  # [B, 4, h, w], [B, 4, h, w]
     """Return mean and standard deviation of the latents."""
-    posterior = vae.encode(images).latent_dist
-    return posterior.mean, posterior.std
+    parts = [
+        vae.encode(to_float(part).to(vae.device)).latent_dist
+        for part in images.split(_ENCODE_BATCH)
+    ]
+    return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
 
 
-class CachedBatches(Iterator[PriorBatch]):
-    """Batches of a data set in memory whose images are encoded once.
+def cached_batches(
+    data: CaptionedImages,
+    means: Tensor,  # [N, 4, h, w]
+    stds: Tensor,  # [N, 4, h, w]
+    *,
+    batch_size: int,
+    seed: int,
+    position: int = 0,
+) -> Iterator[PriorBatch]:
+    """Yield batches of a data set in memory whose images are encoded already.
 
     Args:
         data: The data set.
-        vae: Encodes the images; from here on it must not change.
+        means: Of its latents.
+        stds: Of its latents.
         batch_size: Items of a batch.
         seed: Seed of the order.
         position: Items that are already used.
     """
-
-    def __init__(
-        self,
-        data: CaptionedImages,
-        vae: AutoencoderKL,
-        *,
-        batch_size: int,
-        seed: int,
-        position: int = 0,
-    ):
-        self._data = data
-        self._batch_size = batch_size
-        self._device = vae.device
-        chunks = [
-            encode_posterior(vae, to_float(images).to(vae.device))
-            for images in data.images.split(_ENCODE_BATCH)
-        ]
-        self._means = torch.cat([mean for mean, _ in chunks])
-        self._stds = torch.cat([std for _, std in chunks])
-        self._order = iter(InfiniteSampler(len(data.captions), seed=seed, position=position))
-
-    @property
-    def latents(self) -> Tensor:  # [N, 4, h, w]
-        """Means of all latents."""
-        return self._means
-
-    def __next__(self) -> PriorBatch:
-        indices = [next(self._order) for _ in range(self._batch_size)]
-        control = make_control_image(self._data.label_maps[indices], self._data.label_set)
-        return PriorBatch(
-            latent_mean=self._means[indices],
-            latent_std=self._stds[indices],
-            control=control.to(self._device),
-            captions=[self._data.captions[index] for index in indices],
-        )
+    for rows in _shuffled(len(means), batch_size, seed, position):
+        control = make_control_image(data.label_maps[rows], data.label_set)
+        captions = [data.captions[row] for row in rows]
+        yield PriorBatch(means[rows], stds[rows], control.to(means.device), captions)
 
 
 def stream_batches(
@@ -180,9 +156,9 @@ def stream_batches(
     """Yield batches that are read and encoded when they are needed, for large data sets."""
     state = {"seed": seed, "position": position, "num_items": len(dataset)}
     for batch in make_loader(dataset, batch_size=batch_size, state=state, num_workers=num_workers):
-        mean, std = encode_posterior(vae, to_float(batch["image"]).to(vae.device))
-        control = make_control_image(batch["label_map"], dataset.label_set)
-        yield PriorBatch(mean, std, control.to(vae.device), list(batch["caption"]))
+        control = make_control_image(batch["label_map"], dataset.label_set).to(vae.device)
+        latents = encode_posterior(vae, batch["image"])
+        yield PriorBatch(*latents, control, list(batch["caption"]))
 
 
 def image_batches(
@@ -195,7 +171,11 @@ def image_batches(
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # [B, 3, H, W] in [-1, 1], [B, H, W] int64
     """Yield shuffled batches of images and label maps without end."""
-    order = iter(InfiniteSampler(len(images), seed=seed, position=position))
+    for rows in _shuffled(len(images), batch_size, seed, position):
+        yield to_float(images[rows].to(device)), label_maps[rows].long().to(device)
+
+
+def _shuffled(num_items: int, batch_size: int, seed: int, position: int) -> Iterator[list[int]]:
+    order = infinite_order(num_items, seed=seed, position=position)
     while True:
-        indices = [next(order) for _ in range(batch_size)]
-        yield to_float(images[indices].to(device)), label_maps[indices].long().to(device)
+        yield [next(order) for _ in range(batch_size)]

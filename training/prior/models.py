@@ -1,10 +1,11 @@
 """A 2D prior's networks in diffusers' format: make a tiny set, load a base, save a pipeline."""
 
 import contextlib
+import copy
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,6 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
-    DDPMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -280,6 +280,37 @@ def make_pipeline(networks: PriorNetworks) -> StableDiffusionControlNetPipeline:
     return pipeline
 
 
+@torch.no_grad()
+def draw_samples(
+    networks: PriorNetworks,
+    prompts: Sequence[str],
+    control: Tensor,  # [B, 3, H, W] in 0..1
+    *,
+    guidance_scale: float,
+    num_inference_steps: int = 20,
+    seed: int = 0,
+) -> Tensor:  # [B, 3, H, W] in [-1, 1], on the CPU
+    """Draw each prompt under its coloured label map.
+
+    Args:
+        networks: The prior.
+        prompts: B texts.
+        control: Coloured label maps.
+        guidance_scale: Of classifier-free guidance.
+        num_inference_steps: Denoising steps.
+        seed: Of the initial noise.
+    """
+    images = make_pipeline(networks)(
+        list(prompts),
+        image=control.to(networks.unet.device),
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+    ).images
+    return images.float().cpu() * 2 - 1
+
+
 def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) -> None:
     """Replace a folder by these networks with weights in half precision, all or nothing.
 
@@ -290,39 +321,21 @@ def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) 
         with_base: Write the whole pipeline and not only the ControlNet.
     """
     names = _NETWORK_NAMES if with_base else ("controlnet",)
-    with atomic_folder(folder) as temporary, _half_weights(networks, names):
+    halves = {name: copy.deepcopy(getattr(networks, name)).half() for name in names}
+    with atomic_folder(folder) as temporary:
         if with_base:
-            make_pipeline(networks).save_pretrained(temporary)
+            make_pipeline(replace(networks, **halves)).save_pretrained(temporary)
             # transformers leaves these two out, but other readers of the format expect them.
             networks.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))
             _declare_float32(temporary / "text_encoder" / "config.json")
         else:
-            networks.controlnet.save_pretrained(temporary / "controlnet")
+            halves["controlnet"].save_pretrained(temporary / "controlnet")
 
 
 def _declare_float32(path: Path) -> None:
     """Make transformers load half-precision weights as float32, as diffusers does by itself."""
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def _half_weights(networks: PriorNetworks, names: Sequence[str]) -> Iterator[None]:
-    """Hold half-precision copies of the weights while the block runs."""
-    tensors = [p for name in names for p in networks.modules()[name].parameters()]
-    originals = [tensor.data for tensor in tensors]
-    for tensor in tensors:
-        tensor.data = tensor.data.half()
-    try:
-        yield
-    finally:
-        for tensor, original in zip(tensors, originals, strict=True):
-            tensor.data = original
-
-
-def make_noise_scheduler(networks: PriorNetworks) -> DDPMScheduler:
-    """Return the forward process of the networks' schedule."""
-    return DDPMScheduler.from_config(networks.scheduler.config)
 
 
 def encode_captions(networks: PriorNetworks, captions: Sequence[str]) -> Tensor:
@@ -340,8 +353,6 @@ def fast_numerics(device: torch.device, *, with_bfloat16: bool) -> Iterator[None
     On CPUs the fused attention's backward pass is slow for few tokens (measured: a third of a
     step), so attention is computed plainly there.
     """
-    with contextlib.ExitStack() as stack:
-        if device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=with_bfloat16))
+    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+    with plain, torch.autocast(device.type, torch.bfloat16, enabled=with_bfloat16):
         yield

@@ -4,16 +4,20 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
+from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
 from mate3d.procedural.cats.cat import EYE_PALETTE, FUR_PALETTE, NOSE_PALETTE
 from training.prior.data import CaptionedImages, make_control_image, to_float
-from training.prior.models import PriorNetworks, make_pipeline
+from training.prior.models import PriorNetworks, draw_samples
 
 _MIN_PART_PIXELS = 6
 _MIN_EXAMPLES = 5
@@ -45,6 +49,14 @@ class PriorQuality:
     color_agreement: dict[str, float]
     image_color_agreement: dict[str, float]
     reconstruction_psnr: float
+
+
+class NamedColor(NamedTuple):
+    """The colour that a part of a picture has, and the word that its caption has for it."""
+
+    part: str
+    word: str
+    color: Tensor  # [3]
 
 
 def measure_quality(
@@ -82,7 +94,14 @@ def measure_quality(
     prompts = data.captions[held_out]
     prompts = prompts[1:] + prompts[:1]
     control = make_control_image(label_maps, data.label_set)
-    samples = _draw(networks, prompts, control, guidance_scale, num_inference_steps, seed)
+    samples = draw_samples(
+        networks,
+        prompts,
+        control,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        seed=seed,
+    )
     segmenter = train_segmenter(
         data.images[reference],
         data.label_maps[reference],
@@ -92,51 +111,36 @@ def measure_quality(
     )
     iou = class_iou(segmenter(samples).argmax(1), label_maps, data.label_set)
     image_iou = class_iou(segmenter(images).argmax(1), label_maps, data.label_set)
-    colors = PartColors(data.label_set)
-    colors.learn(to_float(data.images[reference]), data.label_maps[reference], data.captions)
+    real, sampled, held = (
+        named_colors(pictures, maps, captions, data.label_set)
+        for pictures, maps, captions in (
+            (
+                to_float(data.images[reference]),
+                data.label_maps[reference],
+                data.captions[reference],
+            ),
+            (samples, label_maps, prompts),
+            (images, label_maps, data.captions[held_out]),
+        )
+    )
     return PriorQuality(
-        mask_iou=_mean(iou),
-        image_mask_iou=_mean(image_iou),
+        mask_iou=fmean(iou.values()),
+        image_mask_iou=fmean(image_iou.values()),
         class_iou=iou,
-        color_agreement=colors.agreement(samples, label_maps, prompts),
-        image_color_agreement=colors.agreement(images, label_maps, data.captions[held_out]),
-        reconstruction_psnr=_reconstruction_psnr(networks, images),
+        color_agreement=color_agreement(sampled, real),
+        image_color_agreement=color_agreement(held, real),
+        reconstruction_psnr=_reconstruction_psnr(networks.vae, images),
     )
 
 
 @torch.no_grad()
-def _draw(
-    networks: PriorNetworks,
-    prompts: Sequence[str],
-    control: Tensor,  # [B, 3, H, W] in 0..1
-    guidance_scale: float,
-    num_inference_steps: int,
-    seed: int,
-) -> Tensor:  # [B, 3, H, W] in [-1, 1]
-    images = make_pipeline(networks)(
-        list(prompts),
-        image=control.to(networks.unet.device),
-        guidance_scale=guidance_scale,
-        num_inference_steps=num_inference_steps,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
-    ).images
-    return images.float().cpu() * 2 - 1
-
-
-@torch.no_grad()
 def _reconstruction_psnr(
-    networks: PriorNetworks,
+    vae: AutoencoderKL,
     images: Tensor,  # [B, 3, H, W] in [-1, 1]
 ) -> float:
-    vae = networks.vae
     output = vae.decode(vae.encode(images.to(vae.device)).latent_dist.mean).sample.cpu()
     errors = ((output.clamp(-1, 1) - images) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * errors.log10()).mean())
-
-
-def _mean(values: dict[str, float]) -> float:
-    return sum(values.values()) / len(values)
 
 
 class _Segmenter(nn.Module):
@@ -194,61 +198,44 @@ def class_iou(
     label_set: LabelSet,
 ) -> dict[str, float]:
     """Return the IoU, over all images together, of each class that occurs in the target."""
-    values = {}
-    for class_id, name in enumerate(label_set.class_names):
-        ours, theirs = prediction == class_id, target == class_id
-        if theirs.any():
-            values[name] = float((ours & theirs).sum() / (ours | theirs).sum())
-    return values
+    counts = confusion_matrix(prediction, target, label_set.num_classes)
+    values = zip(label_set.class_names, iou_of_counts(counts).tolist(), strict=True)
+    is_there = counts.sum(dim=1) > 0
+    return {name: value for (name, value), flag in zip(values, is_there, strict=True) if flag}
 
 
-class PartColors:
-    """The mean colour of each part under each colour word, learned from captioned images."""
+def named_colors(
+    images: Tensor,  # [B, 3, H, W]
+    label_maps: Tensor,  # [B, H, W] integer
+    captions: Sequence[str],  # B
+    label_set: LabelSet,
+) -> list[NamedColor]:
+    """Return the mean colour of every visible part whose colour a caption names."""
+    found = []
+    for image, label_map, caption in zip(images, label_maps, captions, strict=True):
+        for part, pattern in _COLOR_PATTERNS.items():
+            match = pattern.search(caption)
+            if match is None or part not in label_set.class_names:
+                continue
+            region = label_map == label_set.class_id(part)
+            if int(region.sum()) >= _MIN_PART_PIXELS:
+                found.append(NamedColor(part, match[1], image[:, region].mean(dim=1)))
+    return found
 
-    def __init__(self, label_set: LabelSet):
-        self._patterns = {
-            label_set.class_id(name): (name, pattern)
-            for name, pattern in _COLOR_PATTERNS.items()
-            if name in label_set.class_names
-        }
-        self._colors: dict[str, dict[str, Tensor]] = {}
 
-    def learn(
-        self,
-        images: Tensor,  # [B, 3, H, W]
-        label_maps: Tensor,  # [B, H, W] integer
-        captions: Sequence[str],  # B or more
-    ) -> None:
-        """Average the colour of every part over the images whose captions name it."""
-        found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-        for name, word, color in self._named_colors(images, label_maps, captions):
-            found[name][word].append(color)
-        for name, words in found.items():
-            self._colors[name] = {
-                word: torch.stack(colors).mean(0)
-                for word, colors in words.items()
-                if len(colors) >= _MIN_EXAMPLES
-            }
-
-    def agreement(
-        self,
-        images: Tensor,  # [B, 3, H, W]
-        label_maps: Tensor,  # [B, H, W] integer
-        captions: Sequence[str],  # B
-    ) -> dict[str, float]:
-        """Return for each part how often the nearest learned colour is the caption's word."""
-        hits: dict[str, list[bool]] = defaultdict(list)
-        for name, word, color in self._named_colors(images, label_maps, captions):
-            colors = self._colors.get(name, {})
-            if word in colors:
-                nearest = min(colors, key=lambda other: float((colors[other] - color).norm()))
-                hits[name].append(nearest == word)
-        return {name: sum(values) / len(values) for name, values in hits.items()}
-
-    def _named_colors(self, images: Tensor, label_maps: Tensor, captions: Sequence[str]):
-        """Yield (part, colour word, mean colour [3]) wherever a caption names a visible part."""
-        for image, label_map, caption in zip(images, label_maps, captions, strict=False):
-            for class_id, (name, pattern) in self._patterns.items():
-                match, region = pattern.search(caption), label_map == class_id
-                if match and int(region.sum()) >= _MIN_PART_PIXELS:
-                    yield name, match[1], image[:, region].mean(dim=1)
+def color_agreement(named: Sequence[NamedColor], real: Sequence[NamedColor]) -> dict[str, float]:
+    """Return for each part how often the nearest mean colour of real images has the same word."""
+    groups: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    for one in real:
+        groups[one.part, one.word].append(one.color)
+    means: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for (part, word), colors in groups.items():
+        if len(colors) >= _MIN_EXAMPLES:
+            means[part][word] = torch.stack(colors).mean(0)
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for part, word, color in named:
+        known = means[part]
+        if word in known:
+            nearest = min(known, key=lambda other: float((known[other] - color).norm()))
+            hits[part].append(nearest == word)
+    return {part: fmean(values) for part, values in hits.items()}

@@ -1,21 +1,15 @@
 """One stage of a prior's training: optimizer, averaged weights, schedule, state to resume from."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mate3d.atomic import atomic_file
-from mate3d.checkpoints.storage import load_document, save_document
 from training.optimization.ema import make_average, update_average
 from training.prior.steps import StageOptions
-
-_logger = logging.getLogger(__name__)
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:
@@ -105,14 +99,3 @@ class Stage:
         self.averages.load_state_dict(state["averages"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-
-
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state file, replacing the old one only when it is complete."""
-    with atomic_file(path) as temporary:
-        save_document(temporary, state)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a state file; it can hold tensors and plain values only."""
-    return load_document(path)

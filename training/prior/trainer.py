@@ -1,43 +1,49 @@
 """Train a 2D prior: a tiny Stable Diffusion with ControlNet, or a ControlNet on an existing one."""
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from diffusers import DDPMScheduler
 from torch import Tensor
 
+from mate3d.atomic import atomic_file
+from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 from mate3d.outputs.visualize import make_image_grid, save_image
 from training.data.dataset import PortraitDataset
 from training.prior.data import (
-    CachedBatches,
     CaptionedImages,
     PriorBatch,
+    cached_batches,
     class_weights,
+    encode_posterior,
     image_batches,
     load_images,
     make_control_image,
     make_normal_maps,
     require_captions,
     stream_batches,
+    to_float,
 )
 from training.prior.models import (
     PriorArchitecture,
     PriorNetworks,
+    draw_samples,
     fast_numerics,
     load_base,
-    make_noise_scheduler,
-    make_pipeline,
     make_tiny_networks,
     save_prior,
 )
 from training.prior.quality import measure_quality
-from training.prior.stage import Stage, load_state, save_state
+from training.prior.stage import Stage
 from training.prior.steps import (
     AutoencoderOptions,
     DiffusionOptions,
@@ -114,11 +120,8 @@ def train_prior(options: PriorOptions, *, with_progress_bar: bool = False) -> Pa
     # Its bars for files of a few megabytes would tear the training's own bar apart.
     transformers.utils.logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    trainer = PriorTrainer(options, load_state(state_path) if options.resume else None)
-    try:
-        networks = trainer.train(with_progress_bar=with_progress_bar)
-    finally:
-        trainer.close()
+    trainer = PriorTrainer(options, load_document(state_path) if options.resume else None)
+    networks = trainer.train(with_progress_bar=with_progress_bar)
     if options.quality_samples > 0:
         _save_quality(networks, options)
     return output / MODEL_FOLDER
@@ -152,48 +155,60 @@ class PriorTrainer:
         self._output = Path(options.output)
         self._device = options.device
         self._dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
-        self._monitor: Monitor | None = None
+        first = {"autoencoder": options.autoencoder} if options.base is None else {}
+        self._stages: dict[str, StageOptions] = {**first, "diffusion": options.diffusion}
         torch.manual_seed(options.seed)
 
     def train(self, *, with_progress_bar: bool) -> PriorNetworks:
         """Train what is not trained yet, save the model, and return it."""
-        options = self._options
+        options, data = self._options, None
         if options.base is not None:
             networks = load_base(options.base).to(self._device)
-            self._monitor = self._make_monitor(with_progress_bar)
-            return self._train_diffusion(networks, self._stream(networks))
-        assert options.architecture is not None and options.autoencoder is not None
-        data = load_images(self._dataset)
-        networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
-        networks.to(self._device)
-        self._monitor = self._make_monitor(with_progress_bar)
-        self._train_autoencoder(networks, data)
-        return self._train_diffusion(networks, self._encode(networks, data))
-
-    def _make_monitor(self, with_progress_bar: bool) -> Monitor:
-        return Monitor(
+        else:
+            assert options.architecture is not None and options.autoencoder is not None
+            data = load_images(self._dataset)
+            networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
+            networks.to(self._device)
+        monitor = Monitor(
             self._output,
-            images_seen=self._images_seen_before(),
-            total_images=self._images_of_autoencoder() + _num_images(self._options.diffusion),
+            images_seen=sum(map(self._images_done, self._stages)),
+            total_images=sum(map(_num_images, self._stages.values())),
             with_progress_bar=with_progress_bar,
         )
+        with contextlib.closing(monitor) as self._monitor:
+            if data is not None:
+                self._train_autoencoder(networks, data)
+            return self._train_diffusion(networks, self._make_batches(networks, data))
 
-    def close(self) -> None:
-        """Finish the logs."""
-        if self._monitor is not None:
-            self._monitor.close()
-
-    def _images_of_autoencoder(self) -> int:
-        """Return the images of the whole first stage, which a base makes superfluous."""
+    def _make_batches(
+        self, networks: PriorNetworks, data: CaptionedImages | None
+    ) -> Iterator[PriorBatch]:
+        """Encode the data set at once or, on top of a base, when a batch is needed."""
         options = self._options
-        return 0 if options.base is not None else _num_images(options.autoencoder)
+        order = {
+            "batch_size": options.diffusion.batch_size,
+            "seed": options.seed,
+            "position": self._images_done("diffusion"),
+        }
+        for module in (networks.vae, networks.text_encoder, networks.unet):
+            module.eval().requires_grad_(False)
+        if data is None:
+            num_workers = options.num_workers
+            return stream_batches(self._dataset, networks.vae, num_workers=num_workers, **order)
+        latents = encode_posterior(networks.vae, data.images)
+        # Gives latents unit variance.
+        factor = 1 / float(latents[0].std())
+        networks.vae.register_to_config(scaling_factor=factor)
+        _logger.info("latents of %d images, scaling factor %.3f", len(data.captions), factor)
+        return cached_batches(data, *latents, **order)
 
-    def _images_seen_before(self) -> int:
-        if self._state is None:
+    def _images_done(self, name: str) -> int:
+        """Return the images of a stage that an earlier run used; all if it was in a later one."""
+        stages, at = list(self._stages), self._state["name"] if self._state else None
+        if at is None or stages.index(name) > stages.index(at):
             return 0
-        name, step = self._state["name"], self._state["step"]
-        before = self._images_of_autoencoder() if name == "diffusion" else 0
-        return before + step * getattr(self._options, name).batch_size
+        options = self._stages[name]
+        return self._state["step"] * options.batch_size if name == at else _num_images(options)
 
     def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> None:
         """Train `networks.vae`, which becomes the average of its weights."""
@@ -231,42 +246,11 @@ class PriorTrainer:
             )
 
         def save() -> None:
-            save_state(self._output / STATE_FILE, stage.state_dict())
+            self._save_state(stage.state_dict())
             self._save_reconstructions(stage, data)
 
         self._run(stage, compute_losses, save, images_before=0)
         networks.vae = stage.averages["vae"]
-
-    def _encode(self, networks: PriorNetworks, data: CaptionedImages) -> CachedBatches:
-        """Encode the data set, and set the factor that gives latents unit variance."""
-        batches = CachedBatches(
-            data,
-            networks.vae.eval().requires_grad_(False),
-            batch_size=self._options.diffusion.batch_size,
-            seed=self._options.seed,
-            position=self._diffusion_position(),
-        )
-        factor = 1 / float(batches.latents.std())
-        networks.vae.register_to_config(scaling_factor=factor)
-        _logger.info("latents of %d images, scaling factor %.3f", len(data.captions), factor)
-        return batches
-
-    def _stream(self, networks: PriorNetworks) -> Iterator[PriorBatch]:
-        for module in (networks.vae, networks.text_encoder, networks.unet):
-            module.eval().requires_grad_(False)
-        return stream_batches(
-            self._dataset,
-            networks.vae,
-            batch_size=self._options.diffusion.batch_size,
-            seed=self._options.seed,
-            position=self._diffusion_position(),
-            num_workers=self._options.num_workers,
-        )
-
-    def _diffusion_position(self) -> int:
-        if self._state is None or self._state["name"] != "diffusion":
-            return 0
-        return self._state["step"] * self._options.diffusion.batch_size
 
     def _train_diffusion(
         self, networks: PriorNetworks, batches: Iterator[PriorBatch]
@@ -275,10 +259,11 @@ class PriorTrainer:
         options = self._options.diffusion
         is_base = self._options.base is not None
         names = ("controlnet",) if is_base else ("unet", "text_encoder", "controlnet")
-        trained = {name: networks.modules()[name].train() for name in names}
+        trained = {name: networks.modules()[name].train().requires_grad_() for name in names}
         stage = Stage("diffusion", trained, options, seed=self._options.seed + 1)
         self._restore(stage)
-        scheduler = make_noise_scheduler(networks)
+        scheduler = DDPMScheduler.from_config(networks.scheduler.config)
+        total = sum(map(_num_images, self._stages.values()))
         averaged = dataclasses.replace(networks, **dict(stage.averages.items()))
 
         def compute_losses() -> dict[str, Tensor]:
@@ -286,16 +271,20 @@ class PriorTrainer:
 
         def save() -> None:
             frozen = {} if is_base else {"vae": networks.vae.state_dict()}
-            save_state(self._output / STATE_FILE, stage.state_dict() | frozen)
+            self._save_state(stage.state_dict() | frozen)
             save_prior(self._output / MODEL_FOLDER, averaged, with_base=not is_base)
             self._save_samples(averaged, stage.step)
 
-        self._run(stage, compute_losses, save, images_before=self._images_of_autoencoder())
+        self._run(stage, compute_losses, save, images_before=total - _num_images(options))
         return averaged
 
     def _restore(self, stage: Stage) -> None:
         if self._state is not None and self._state["name"] == stage.name:
             stage.load_state_dict(self._state)
+
+    def _save_state(self, state: dict[str, Any]) -> None:
+        with atomic_file(self._output / STATE_FILE) as path:
+            save_document(path, state)
 
     def _run(
         self,
@@ -327,7 +316,7 @@ class PriorTrainer:
 
     @torch.no_grad()
     def _save_reconstructions(self, stage: Stage, data: CaptionedImages) -> None:
-        images = data.images[: 2 * self._options.num_samples].float() / 127.5 - 1
+        images = to_float(data.images[: 2 * self._options.num_samples])
         vae = stage.averages["vae"]
         output = vae.decode(vae.encode(images.to(self._device)).latent_dist.mean).sample
         pairs = torch.cat([images, output.cpu()])
@@ -335,15 +324,16 @@ class PriorTrainer:
         save_image(path, make_image_grid(pairs, len(images)))
 
     def _save_samples(self, networks: PriorNetworks, step: int) -> None:
+        """Draw every caption (row) under every label map (column), the label maps on top."""
         count = min(self._options.num_samples, len(self._dataset))
-        items = [self._dataset[index] for index in range(count)]
-        label_maps = torch.stack([item["label_map"] for item in items])
-        grid = sample_grid(
-            networks,
-            [item["caption"] for item in items],
-            make_control_image(label_maps, self._dataset.label_set),
-            guidance_scale=self._options.guidance_scale,
-        )
+        batch = self._dataset.read_batch(range(count))
+        control = make_control_image(batch["label_map"], self._dataset.label_set)
+        scale = self._options.guidance_scale
+        rows = [
+            draw_samples(networks, [caption] * count, control, guidance_scale=scale)
+            for caption in batch["caption"]
+        ]
+        grid = make_image_grid(torch.cat([control * 2 - 1, *rows]), count)
         save_image(self._output / f"samples_{step:06d}.png", grid)
 
 
@@ -356,38 +346,3 @@ def _stage_line(stage: Stage, stats: dict[str, float]) -> str:
     losses = [f"{k.removeprefix(prefix)} {v:.4f}" for k, v in stats.items() if prefix in k]
     place = f"{stage.name} step {stage.step}/{stage.options.steps}"
     return f"{place}  {stage.progress:4.0%}  min {stage.seconds / 60:.1f}  " + "  ".join(losses)
-
-
-@torch.no_grad()
-def sample_grid(
-    networks: PriorNetworks,
-    prompts: Sequence[str],
-    control: Tensor,  # [M, 3, H, W] in 0..1
-    *,
-    guidance_scale: float,
-    num_inference_steps: int = 20,
-    seed: int = 0,
-) -> Tensor:  # [3, (P + 1) * H, M * W] in [-1, 1]
-    """Draw every prompt (row) under every label map (column), the label maps on top.
-
-    Args:
-        networks: The prior.
-        prompts: P texts.
-        control: Coloured label maps.
-        guidance_scale: Of classifier-free guidance.
-        num_inference_steps: Denoising steps.
-        seed: Of the initial noise.
-    """
-    pipeline = make_pipeline(networks)
-    rows = [control * 2 - 1]
-    for prompt in prompts:
-        images = pipeline(
-            [prompt] * len(control),
-            image=control.to(networks.unet.device),
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="pt",
-        ).images
-        rows.append(images.float().cpu() * 2 - 1)
-    return make_image_grid(torch.cat(rows), len(control))

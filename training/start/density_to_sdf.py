@@ -66,7 +66,7 @@ class Surface:
     """What a generator's zero level set is like, over a few heads.
 
     Args:
-        slope: Mean length of the gradient of `sdf` there; all over the box if there is no surface.
+        slope: Mean length of the gradient of `sdf` there; 1 if there is no surface.
         num_points: Points of the surface that the mean is taken over; 0 if there is none.
         empty_distance: Median of `sdf` where it is positive, the distance that empty space has.
     """
@@ -82,7 +82,7 @@ def measure_surface(generator: Generator) -> Surface:
     random = torch.Generator().manual_seed(0)
     z = latents_from_seeds(range(_NUM_HEADS), generator.config.z_dim).to(device)
     camera = generator.config.camera_rig.make_camera().to(device)
-    slopes, outside, slopes_anywhere = [], [], []
+    slopes, outside = [], []
     for latent in z.split(1):
         with torch.no_grad():
             field = generator.make_field(generator.map(latent, camera))
@@ -92,10 +92,9 @@ def measure_surface(generator: Generator) -> Surface:
             sdf = field.sdf(points)
         outside.append(sdf[sdf > 0])
         slopes.append(_slopes_at_surface(field, points, sdf))
-        slopes_anywhere.append(_slopes(field, points[:, :_NUM_PAIRS]))
     all_slopes, all_outside = torch.cat(slopes), torch.cat(outside)
     return Surface(
-        slope=(all_slopes if len(all_slopes) else torch.cat(slopes_anywhere)).mean().item(),
+        slope=all_slopes.mean().item() if len(all_slopes) else 1.0,
         num_points=len(all_slopes),
         empty_distance=all_outside.median().item() if len(all_outside) else 0.0,
     )
@@ -119,11 +118,4 @@ def _slopes_at_surface(
             is_middle_inside = field.sdf(middle) < 0
             inside = torch.where(is_middle_inside, middle, inside)
             outside = torch.where(is_middle_inside, outside, middle)
-    return _slopes(field, inside)
-
-
-def _slopes(
-    field: TriPlaneField,
-    points: Tensor,  # [1, M, 3]
-) -> Tensor:  # [M]
-    return field_gradient(field, points).norm(dim=-1).flatten()
+    return field_gradient(field, inside).norm(dim=-1).flatten()

@@ -27,11 +27,11 @@ _LABEL_OPTIONS = ("semantic_sharpness", "background_class")
 
 def warn_of_differences(source: GeneratorConfig, model: GeneratorConfig) -> None:
     """Log one line for each option that stops copying or gives the weights another meaning."""
-    for line in (*lost_parts(source, model), *differences(source, model)):
+    for line in (*_lost_parts(source, model), *_other_meanings(source, model)):
         _logger.warning("  %s", line)
 
 
-def lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
+def _lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
     """Yield what cannot be copied because of its sizes, and the options that make them equal."""
     for name, consequence in _PART_SIZES.items():
         theirs, ours = _shown(getattr(source, name)), _shown(getattr(model, name))
@@ -42,7 +42,7 @@ def lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]
             )
 
 
-def differences(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
+def _other_meanings(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
     """Yield what differs and how to keep the source's way."""
     if source.plane_layout != model.plane_layout:
         yield (
@@ -50,22 +50,18 @@ def differences(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str
             f"plane knows other axes; say model.generator.plane_layout={source.plane_layout} to "
             "keep its shapes"
         )
-    for name in _GENERATOR_OPTIONS:
-        theirs, ours = getattr(source, name), getattr(model, name)
-        if theirs != ours:
-            yield _line(name, ours, theirs, f"model.generator.{name}")
-    if source.geometry == model.geometry == "sdf" and source.beta != model.beta:
-        yield _line("beta", model.beta, source.beta, "model.generator.beta")
+    has_beta = source.geometry == model.geometry == "sdf"
+    names = (*_GENERATOR_OPTIONS, *(["beta"] if has_beta else []))
     labels = _LABEL_OPTIONS if source.label_set == model.label_set else ()
-    for name in _RENDERING_OPTIONS + labels:
-        theirs, ours = getattr(source.rendering, name), getattr(model.rendering, name)
-        if theirs != ours:
-            yield _line(f"rendering.{name}", ours, theirs, f"rendering.{name}")
-
-
-def _line(name: str, ours: object, theirs: object, option: str) -> str:
-    kept = f"{option}={_shown(theirs)} keeps it"
-    return f"{name}={_shown(ours)}, the source has {_shown(theirs)}; {kept}"
+    for theirs, ours, chosen, title, option in (
+        (source, model, names, "", "model.generator."),
+        (source.rendering, model.rendering, _RENDERING_OPTIONS + labels, "rendering.", ""),
+    ):
+        for name in chosen:
+            was, now = _shown(getattr(theirs, name)), _shown(getattr(ours, name))
+            if was != now:
+                kept = f"{option}{title}{name}={was} keeps it"
+                yield f"{title}{name}={now}, the source has {was}; {kept}"
 
 
 def _shown(value: object) -> str:

@@ -36,6 +36,7 @@ _EQUAL_SIZES = (
     "plane_channels",
     "resolution",
 )
+_CHANNELS = "backbone channels"
 # Noise on each class head, relative to its weights' size: they start as the whole head, nearly.
 _CLASS_HEAD_NOISE = 0.01
 # Empty space that absorbs more along a side of the box is worth a warning; 1 lets 37 % pass.
@@ -147,8 +148,7 @@ def initialize_networks(networks: Networks, source: InitSource) -> None:
     _logger.info("init_from=%s", source.path)
     warn_of_differences(source.config, generator.config)
     _initialize_generator(generator, source)
-    _initialize_discriminator(networks.discriminator, source)
-    _initialize_semantic_discriminator(networks, source)
+    _initialize_discriminators(networks, source)
 
 
 def _initialize_generator(generator: Generator, source: InitSource) -> None:
@@ -214,18 +214,15 @@ def _fill_from_density(filler: WeightFiller, generator: Generator, source: InitS
 def _scale_sdf_head(generator: Generator, level: float) -> None:
     """Make the mean slope at the surface 1; the surface stays where it is."""
     surface = density_to_sdf.measure_surface(generator)
-    where = f"at {surface.num_points} points of the surface"
     if surface.num_points == 0:
-        where = "all over the box"
         _logger.warning(
             "  SDF head: no surface found: the source's density never crosses %g here", level
         )
-    if surface.slope == 0:
         return
     last = generator.decoder.sdf_head[2]
     last.weight.div_(surface.slope)
     last.bias.div_(surface.slope)
-    _logger.info("  SDF head: scaled by 1 / %.4g, the mean slope %s", surface.slope, where)
+    _logger.info("  SDF head: scaled by 1 / %.4g, the mean slope at its surface", surface.slope)
     _warn_of_fog(generator, surface.empty_distance / surface.slope)
 
 
@@ -263,73 +260,55 @@ def _warn_of_fog(generator: Generator, distance: float) -> None:
         )
 
 
-def _initialize_discriminator(discriminator: nn.Module, source: InitSource) -> None:
-    if source.discriminator is None:
-        _logger.info("  discriminator: keeps its initial values, the source has none")
-        return
-    filler = WeightFiller(discriminator)
-    filler.fill("copied", source.discriminator)
-    filler.report("discriminator", source.discriminator)
-
-
-def _initialize_semantic_discriminator(networks: Networks, source: InitSource) -> None:
+def _initialize_discriminators(networks: Networks, source: InitSource) -> None:
     own, other = source.semantic_discriminator, source.discriminator
-    if own is None and other is None:
-        _logger.info("  semantic discriminator: keeps its initial values, the source has none")
-        return
-    filler = WeightFiller(networks.semantic_discriminator)
+    _fill(networks.discriminator, "discriminator", "copied", other)
     label_set = networks.generator.label_set
     if own is None:
-        pairs, origin, state = [], "from the image discriminator", other
+        origin, state, pairs = "from the image discriminator", other, []
     else:
         pairs = common_classes(get_label_set(source.config.label_set), label_set)
         origin, state = "copied", own
-    if own is None or source.config.label_set != label_set.name:
+    if state is not None and (own is None or source.config.label_set != label_set.name):
         state = {
             name: reading_layer(tensor, label_set.num_classes, pairs)
             if name.endswith(".from_image.weight")
             else tensor
             for name, tensor in state.items()
         }
+    _fill(networks.semantic_discriminator, "semantic discriminator", origin, state)
+
+
+def _fill(
+    discriminator: nn.Module, title: str, origin: str, state: Mapping[str, Tensor] | None
+) -> None:
+    if state is None:
+        _logger.info("  %s: keeps its initial values, the source has none", title)
+        return
+    filler = WeightFiller(discriminator)
     filler.fill(origin, state)
-    filler.report("semantic discriminator", state)
+    filler.report(title, state)
 
 
 def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
     """Refuse a source that differs in what nothing useful could be started from without."""
-    theirs, ours = _sizes(source.config), _sizes(config)
-    differing = [
-        f"{name} {theirs[name]} (model: {ours[name]})"
-        for name in ours
-        if theirs[name] != ours[name]
-    ]
-    if source.config.plane_branches == "dual" and config.plane_branches == "single":
-        differing.append("plane_branches dual (model: single)")
-    if differing:
-        options = " ".join(_options_of_sizes(source.config, config))
-        raise UserError(
-            f"init_from={source.path} has other sizes than the model: {', '.join(differing)}; "
-            f"say {options} or choose another source"
-        )
-
-
-def _options_of_sizes(source: GeneratorConfig, model: GeneratorConfig) -> list[str]:
-    """Return the options that give a model the sizes of a source."""
-    names = list(_EQUAL_SIZES)
-    if _backbone_channels(source) != _backbone_channels(model):
-        names += ["channel_base", "channel_max"]
-    if source.plane_branches == "dual":
-        names.append("plane_branches")
-    return [
-        f"model.generator.{name}={getattr(source, name)}"
-        for name in names
-        if getattr(source, name) != getattr(model, name)
-    ]
-
-
-def _sizes(config: GeneratorConfig) -> dict[str, object]:
-    sizes = {name: getattr(config, name) for name in _EQUAL_SIZES}
-    return sizes | {"backbone channels": _backbone_channels(config)}
+    # One tri-plane starts two, but not the other way round.
+    names = [*_EQUAL_SIZES, *(["plane_branches"] if source.config.plane_branches == "dual" else [])]
+    theirs, ours = (
+        {name: getattr(one, name) for name in names} | {_CHANNELS: _backbone_channels(one)}
+        for one in (source.config, config)
+    )
+    differing = [name for name in theirs if theirs[name] != ours[name]]
+    if not differing:
+        return
+    facts = [f"{name} {theirs[name]} (model: {ours[name]})" for name in differing]
+    options = [name for name in differing if name != _CHANNELS]
+    options += ["channel_base", "channel_max"] if _CHANNELS in differing else []
+    values = [f"model.generator.{name}={getattr(source.config, name)}" for name in options]
+    raise UserError(
+        f"init_from={source.path} has other sizes than the model: {', '.join(facts)}; "
+        f"say {' '.join(values)} or choose another source"
+    )
 
 
 def _backbone_channels(config: GeneratorConfig) -> list[int]:

@@ -7,7 +7,8 @@ labels decide what is learned: cats or people.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ from mate3d.rendering.renderer import FieldRender, render_field
 from training.start.warm_start_losses import WarmStartConfig, class_weights, field_losses
 
 
-@dataclass
-class Pictures:
+class Pictures(NamedTuple):
     """Traced pictures beside what the generator renders for the same latents and cameras."""
 
     ws: Tensor  # [B, L, w_dim]
-    view: FieldRender
+    feature_image: Tensor  # [B, C, h, w]
+    segmentation_raw: Tensor  # [B, K, h, w]
+    depth: Tensor  # [B, 1, h, w]
+    opacity: Tensor  # [B, 1, h, w]
     image: Tensor  # [B, 3, H, W]
     label_map: Tensor  # [B, H, W]
 
@@ -48,28 +51,9 @@ def make_pictures(generator: Generator, count: int) -> Pictures:
         config.rendering,
         draws=DepthDraws(mode="random"),
     )
-    portraits = portraits_of(generator, z)
-    truth = render_analytic(portraits, camera, config.resolution)
-    return Pictures(ws, view, truth.image, truth.label_map)
-
-
-def join_pictures(pictures: list[Pictures]) -> Pictures:
-    """Return several pictures as one batch."""
-    views = [picture.view for picture in pictures]
-    view = FieldRender(
-        *(
-            torch.cat([getattr(one, name) for one in views])
-            for name in ("feature_image", "segmentation_raw", "depth", "opacity")
-        ),
-        normals=None,
-        samples=None,
-    )
-    return Pictures(
-        torch.cat([picture.ws for picture in pictures]),
-        view,
-        torch.cat([picture.image for picture in pictures]),
-        torch.cat([picture.label_map for picture in pictures]),
-    )
+    truth = render_analytic(portraits_of(generator, z), camera, config.resolution)
+    rendered = (view.feature_image, view.segmentation_raw, view.depth, view.opacity)
+    return Pictures(ws, *rendered, truth.image, truth.label_map)
 
 
 class PicturePool:
@@ -95,7 +79,8 @@ class PicturePool:
                 self._pictures[self._next % self._capacity] = picture
             self._next += 1
         chosen = torch.randint(len(self._pictures), (count,)).tolist()
-        return join_pictures([self._pictures[index] for index in chosen])
+        parts = zip(*(self._pictures[index] for index in chosen), strict=True)
+        return Pictures(*map(torch.cat, parts))
 
 
 def picture_losses(
@@ -103,7 +88,15 @@ def picture_losses(
     pictures: Pictures,
 ) -> dict[str, Tensor]:
     """Return errors of both super-resolutions; planes and decoder are left alone."""
-    output = generator.superresolve(pictures.view, pictures.ws)
+    view = FieldRender(
+        pictures.feature_image,
+        pictures.segmentation_raw,
+        pictures.depth,
+        pictures.opacity,
+        normals=None,
+        samples=None,
+    )
+    output = generator.superresolve(view, pictures.ws)
     target = 2 * one_hot_mask(pictures.label_map, generator.label_set.num_classes) - 1
     weight = class_weights((target + 1).mean(dim=(0, 2, 3), keepdim=True) / 2)
     segmentation_error = (output.segmentation - target).square() * weight / weight.mean()
@@ -181,14 +174,18 @@ class WarmStart:
         self.generator, self.config = generator, config
         self.steps_done = 0
         self._pool = PicturePool(generator, config.pool_size)
-        self._attribute_head = _make_attribute_head(generator)
+        try:
+            self._attribute_head = AttributeHead(generator).to(generator.mapping.w_avg.device)
+        except UserError as error:
+            raise UserError(f"train.warm_start=procedural: {error}") from None
         image_parameters = [
             *generator.superresolution.parameters(),
             *generator.segmentation_superresolution.parameters(),
         ]
-        image_ids = {id(parameter) for parameter in image_parameters}
-        field_parameters = [p for p in generator.parameters() if id(p) not in image_ids]
-        field_parameters += self._attribute_head.parameters()
+        field_parameters = [
+            *(p for name, p in generator.named_parameters() if "superresolution." not in name),
+            *self._attribute_head.parameters(),
+        ]
         self._field_optimizer = torch.optim.Adam(field_parameters, betas=(0.9, 0.99))
         self._image_optimizer = torch.optim.Adam(image_parameters, betas=(0.9, 0.99))
 
@@ -249,10 +246,3 @@ class WarmStart:
         self._attribute_head.load_state_dict(state["attribute_head"])
         self._field_optimizer.load_state_dict(state["field_optimizer"])
         self._image_optimizer.load_state_dict(state["image_optimizer"])
-
-
-def _make_attribute_head(generator: Generator) -> AttributeHead:
-    try:
-        return AttributeHead(generator).to(generator.mapping.w_avg.device)
-    except UserError as error:
-        raise UserError(f"train.warm_start=procedural: {error}") from None

@@ -52,39 +52,34 @@ class WeightFiller:
     def report(self, label: str, source: Mapping[str, Tensor]) -> None:
         """Log what was set from where, what does not fit, and what keeps its initial values."""
         left = [name for name in self.targets if name not in self.origins]
-        misfits = [name for name in left if name in source]
+        unused = [name for name in source if name not in self.targets]
         for origin in dict.fromkeys(self.origins.values()):
             names = [name for name, value in self.origins.items() if value == origin]
             what = f"{len(names)} tensors" if len(names) > 1 else names[0]
             _log_names(f"  {label}: {what} {origin}", names)
+        misfits = [
+            f"{name} {tuple(source[name].shape)} instead of {tuple(self.targets[name].shape)}"
+            for name in left
+            if name in source
+        ]
         if misfits:
-            shapes = [
-                f"{name} {tuple(source[name].shape)} instead of {tuple(self.targets[name].shape)}"
-                for name in misfits[:_SHOWN_NAMES]
-            ]
-            more = f" and {len(misfits) - len(shapes)} more" if len(misfits) > len(shapes) else ""
-            _logger.warning(
-                "  %s: of other sizes, not copied: %s%s", label, "; ".join(shapes), more
-            )
-        if left:
-            parts = ", ".join(dict.fromkeys(_part(name) for name in left))
-            _log_names(f"  {label}: {len(left)} tensors keep their initial values ({parts})", left)
-        unused = [name for name in source if name not in self.targets]
-        if unused:
-            parts = ", ".join(dict.fromkeys(_part(name) for name in unused))
-            _log_names(
-                f"  {label}: {len(unused)} of the source have no equal here ({parts})", unused
-            )
+            hidden = len(misfits) - _SHOWN_NAMES
+            more = f" and {hidden} more" if hidden > 0 else ""
+            shown = "; ".join(misfits[:_SHOWN_NAMES])
+            _logger.warning("  %s: of other sizes, not copied: %s%s", label, shown, more)
+        for names, words in (
+            (left, "tensors keep their initial values"),
+            (unused, "of the source have no equal here"),
+        ):
+            parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+            if names:
+                _log_names(f"  {label}: {len(names)} {words} ({parts})", names)
 
 
 def tensors_below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors of a module, without its name."""
     start = f"{prefix}."
     return {name[len(start) :]: t for name, t in state.items() if name.startswith(start)}
-
-
-def _part(name: str) -> str:
-    return ".".join(name.split(".")[:2])
 
 
 def _log_names(line: str, names: list[str]) -> None:

@@ -1,27 +1,31 @@
 """Metrics of a tiny generator: exact repeats, processes, cached features, and error lines."""
 
+import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.labels import CELEBAMASK_HQ
 from mate3d.metrics.feature_network import (
     FeatureNetwork,
     FeatureNetworkConfig,
     save_feature_network,
 )
 from mate3d.metrics.frechet import frechet_distance
-from mate3d.outputs.visualize import to_uint8
 from scripts import evaluate
-from tests.torch_utils.distributed_processes import run_processes, torchrun_environments
+from tests.processes import run_launched
+from torch_utils.distributed import distributed, is_main
 from training.data.dataset import PortraitDataset
 from training.data.format import DatasetWriter, image_name
-from training.evaluation import MetricSettings, TrainingEvaluator, judges
+from training.evaluation import MetricSettings, TrainingEvaluator, judges, real_features
 
 CPU = torch.device("cpu")
 
@@ -84,15 +88,9 @@ def test_all_metrics_have_their_names_and_repeat_exactly(measure, settings):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_batches_do_not_change_the_values(measure, settings):
-    values = measure(settings)
+def test_neither_batches_nor_noise_of_images_change_the_values(measure, settings, tiny_generator):
     whole = measure(replace(settings, batch_size=5))
-    assert whole == pytest.approx(values, rel=1e-3)
-
-
-def test_generator_of_random_noise_per_image_is_measured_repeatably(
-    measure, settings, tiny_generator
-):
+    assert whole == pytest.approx(measure(settings), rel=1e-3)
     config = replace(tiny_generator.config, sr_noise_mode="random")
     noisy = Generator(config).eval().requires_grad_(False)
     assert measure(settings, generator=noisy) == measure(settings, generator=noisy)
@@ -117,25 +115,19 @@ def test_fid_compares_features_of_the_data_with_those_of_generated_images(
 
 
 def test_real_features_are_computed_once_for_the_same_data(
-    measure, settings, procedural_folder, tmp_path
+    measure, settings, procedural_folder, tmp_path, caplog
 ):
     values = measure(settings)
     (cached,) = (tmp_path / "cache").iterdir()
     written = cached.stat().st_mtime_ns
     assert measure(settings) == values and cached.stat().st_mtime_ns == written
+    cached.write_bytes(cached.read_bytes()[:40])
+    assert measure(settings) == values and "is damaged" in caplog.text
     # Another image is another data set.
     first, second = sorted((procedural_folder / "images").rglob("*.png"))[:2]
     shutil.copy(second, first)
     assert measure(settings) != values
     assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_damaged_cache_is_computed_anew(measure, settings, tmp_path, caplog):
-    values = measure(settings)
-    (cached,) = (tmp_path / "cache").iterdir()
-    cached.write_bytes(cached.read_bytes()[:40])
-    assert measure(settings) == values
-    assert "is damaged" in caplog.text
 
 
 def test_cache_that_cannot_be_written_is_a_warning(measure, settings, tmp_path, caplog):
@@ -144,35 +136,38 @@ def test_cache_that_cannot_be_written_is_a_warning(measure, settings, tmp_path, 
     assert "could not be kept" in caplog.text
 
 
-PROCESS = """
-import json, sys, torch
-from pathlib import Path
-from mate3d.checkpoint import load_generator
-from torch_utils.distributed import distributed
-from training.data.dataset import PortraitDataset
-from training.evaluation import MetricSettings, TrainingEvaluator
-network, data, model, cache = sys.argv[1:]
-with distributed("cpu"):
-    settings = MetricSettings(network, num_samples=5, batch_size=2, eikonal_heads=3)
-    dataset = PortraitDataset(data)
-    evaluator = TrainingEvaluator(settings, dataset, torch.device("cpu"), Path(cache))
-    values = evaluator.measure(load_generator(model), dataset.camera_labels, 0)
-print(sorted(values.items()))
-"""
-
-
 def test_two_processes_measure_what_one_does(
-    measure, settings, network_folder, procedural_folder, tiny_generator, tmp_path
+    measure, settings, procedural_folder, tiny_generator, tmp_path
 ):
-    save_generator(tmp_path / "model", tiny_generator)
-    words = [network_folder, procedural_folder, tmp_path / "model", tmp_path / "cache2"]
-    command = ["-c", PROCESS, *map(str, words)]
-    results = run_processes(command, torchrun_environments(2))
-    for result in results:
-        assert result.returncode == 0, result.stderr
-    first, second = (dict(eval(result.stdout)) for result in results)
+    def measure_share():
+        with distributed("cpu") as place:
+            dataset = PortraitDataset(procedural_folder)
+            evaluator = TrainingEvaluator(settings, dataset, CPU, tmp_path / "cache2")
+            values = evaluator.measure(tiny_generator, dataset.camera_labels, 0)
+            (tmp_path / f"{place.rank}.json").write_text(json.dumps(values))
+
+    run_launched(measure_share)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second == pytest.approx(measure(settings), rel=1e-3)
     assert len(list((tmp_path / "cache2").iterdir())) == 1
+
+
+def test_kept_features_of_any_size_reach_all_processes(tmp_path, monkeypatch):
+    count, width = 5000, 600
+    monkeypatch.setattr(real_features, "dataset_digest", lambda dataset: "digest")
+    features = torch.randn(count, width)
+    real_features._write(tmp_path / f"real_digest_f_w_{count}.safetensors", features)
+    judge = judges.FeatureJudge("f", SimpleNamespace(num_features=width), "w")
+
+    def read():
+        with distributed("cpu"):
+            # Only the main process has the file.
+            folder = tmp_path if is_main() else tmp_path / "nowhere"
+            options = {"num_real": None, "batch_size": 1, "device": CPU}
+            found = real_features.real_features(range(count), judge, folder, **options)
+            assert torch.equal(found, features)
+
+    run_launched(read)
 
 
 def test_only_what_is_asked_for_is_measured(measure, settings, network_folder, monkeypatch):
@@ -197,14 +192,10 @@ def test_perfect_masks_agree_fully(measure, settings, monkeypatch, procedural_fo
     # A judge that sees exactly the mask: both of an image's halves are classes of their own.
     half = torch.zeros(8, 8, dtype=torch.long)
     half[:, 4:] = 2
-    monkeypatch.setattr(
-        "training.evaluation.evaluator.choose_labels",
-        lambda *arguments: lambda images: half.expand(len(images), 8, 8),
-    )
-    monkeypatch.setattr(
-        "training.evaluation.evaluator.mask_at",
-        lambda segmentation, side: half.expand(len(segmentation), side, side),
-    )
+    place = "training.evaluation.evaluator"
+    judge = lambda images: half.expand(len(images), 8, 8)  # noqa: E731
+    monkeypatch.setattr(f"{place}.choose_labels", lambda *arguments: judge)
+    monkeypatch.setattr(f"{place}.mask_at", lambda segmentation, side: judge(segmentation))
     assert measure(replace(settings, names=("miou",))) == {"Metrics/miou": 1.0}
 
 
@@ -232,19 +223,23 @@ def test_impossible_settings_are_one_line(values, message):
         MetricSettings("network", **values)
 
 
-def test_missing_inception_weights_are_one_line(dataset_folder, settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "its weights are not here; put torch-fidelity's"),
+        ("none.pth", "there is no such file"),
+        ("bad.pth", "bad.pth cannot be read"),
+    ],
+)
+def test_missing_inception_weights_are_one_line(
+    dataset_folder, settings, tmp_path, monkeypatch, name, message
+):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    dataset = PortraitDataset(dataset_folder)
-    wanted = replace(settings, features="inception")
-    with pytest.raises(UserError, match="its weights are not here; put torch-fidelity's"):
-        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
-    wanted = replace(wanted, inception_weights=str(tmp_path / "none.pth"))
-    with pytest.raises(UserError, match="there is no such file"):
-        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
     (tmp_path / "bad.pth").write_bytes(b"nothing")
-    wanted = replace(wanted, inception_weights=str(tmp_path / "bad.pth"))
-    with pytest.raises(UserError, match="bad.pth cannot be read"):
-        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
+    weights = None if name is None else str(tmp_path / name)
+    wanted = replace(settings, features="inception", inception_weights=weights)
+    with pytest.raises(UserError, match=message):
+        TrainingEvaluator(wanted, PortraitDataset(dataset_folder), CPU, tmp_path)
 
 
 def test_script_compares_a_checkpoint_with_a_data_set(
@@ -257,37 +252,19 @@ def test_script_compares_a_checkpoint_with_a_data_set(
         f"data={procedural_folder}",
         f"cache={tmp_path / 'cache'}",
         f"metrics.procedural_network={network_folder}",
+        f"output={tmp_path / 'out'}",
     ]
-    evaluate.main([*words, f"output={tmp_path / 'out'}"])
+    evaluate.main(words)
     text = (tmp_path / "out" / "metrics.json").read_text()
     for name in ("fid_procedural", "kid_procedural", "miou", "eikonal_residual"):
         assert f"Metrics/{name}" in text
-    with pytest.raises(SystemExit) as end:
-        evaluate.main([*words, f"output={tmp_path / 'out'}", "metrics=none"])
-    assert end.value.code == 2
-    assert "metrics.names=[] measures nothing" in capsys.readouterr().err
-
-
-def test_script_refuses_data_of_other_labels(tiny_generator, tmp_path, capsys):
-    save_generator(tmp_path / "model", tiny_generator)
-    _write_people(tmp_path / "people")
-    with pytest.raises(SystemExit) as end:
-        evaluate.main(
-            [
-                f"generator={tmp_path / 'model'}",
-                f"data={tmp_path / 'people'}",
-                f"output={tmp_path / 'out'}",
-            ]
-        )
-    assert end.value.code == 2
-    assert "has labels celebamask_hq, but the generator catmask_hq" in capsys.readouterr().err
-
-
-def _write_people(path: Path) -> None:
-    from mate3d.cameras import make_camera
-    from mate3d.labels import CELEBAMASK_HQ
-
-    image = torch.zeros(3, 16, 16)
-    with DatasetWriter(path, CELEBAMASK_HQ) as writer:
-        labels = torch.zeros(16, 16, dtype=torch.uint8).numpy()
-        writer.add(image_name(0), to_uint8(image), labels, make_camera(0.0)[0].tolist(), "")
+    with DatasetWriter(tmp_path / "people", CELEBAMASK_HQ) as writer:
+        image, labels = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
+        writer.add(image_name(0), image, labels, make_camera(0.0)[0].tolist())
+    for word, message in (
+        ("metrics=none", "metrics.names=[] measures nothing"),
+        (f"data={tmp_path / 'people'}", "has labels celebamask_hq, but the generator catmask_hq"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            evaluate.main([*words, word])
+        assert end.value.code == 2 and message in capsys.readouterr().err

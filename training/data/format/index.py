@@ -64,8 +64,8 @@ def open_dataset(path: str | Path) -> tuple[DatasetFiles, DatasetIndex]:
         )
     index = parse_index(files.read(layout.INDEX_NAME), f"{path}/{layout.INDEX_NAME}")
     images, masks = (
-        _names_below(layout.IMAGE_FOLDER, names),
-        _names_below(layout.MASK_FOLDER, names),
+        {name.removeprefix(folder) for name in names if layout.is_image_of(name, folder)}
+        for folder in (layout.IMAGE_FOLDER, layout.MASK_FOLDER)
     )
     _require_same(path, "image", images, "mask", masks)
     _require_same(path, "image", images, f"camera in {layout.INDEX_NAME}", set(index.names))
@@ -120,10 +120,6 @@ def _hint(names: list[str]) -> str:
     if len(places) != 1:
         return ""
     return f"; {places[0]} is there: move what that folder holds to the top"
-
-
-def _names_below(folder: str, names: list[str]) -> set[str]:
-    return {name.removeprefix(folder) for name in names if layout.is_image_of(name, folder)}
 
 
 def _require_same(
