@@ -5,7 +5,7 @@ import io
 from functools import partial
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mate3d.labels import LabelSet
 from mate3d.photo.open_photo import to_rgb
@@ -17,6 +17,7 @@ THUMBNAIL_SIDE = 136
 _MASK_SHARE = 0.6
 _UNKNOWN_COLOR = (255, 0, 255)
 _MISSING_COLOR = (229, 231, 235)
+_CROSS_COLOR = (156, 163, 175)
 
 
 def make_thumbnail(
@@ -25,7 +26,7 @@ def make_thumbnail(
     """Return a data URI of two squares: the image, and the mask's colours over it.
 
     Ids that the label set does not have are magenta, without a label set masks are grey, and what
-    is missing or cannot be read is a grey square.
+    is missing or cannot be read is a crossed square.
 
     Args:
         files: The data set.
@@ -41,6 +42,10 @@ def make_thumbnail(
     for part, left in ((picture, 0), (overlay, THUMBNAIL_SIDE)):
         if part is not None:
             strip.paste(part, (left, 0))
+            continue
+        right, bottom = left + THUMBNAIL_SIDE - 1, THUMBNAIL_SIDE - 1
+        for line in ((left, 0, right, bottom), (left, bottom, right, 0)):
+            ImageDraw.Draw(strip).line(line, fill=_CROSS_COLOR, width=2)
     file = io.BytesIO()
     strip.save(file, format="JPEG", quality=88, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
