@@ -22,6 +22,10 @@ class OpenDataset:
         self.index: dict[str, Any] = json.loads((path / "dataset.json").read_text())
         self.names = sorted(name for name, _ in self.index["labels"])
 
+    def turned_names(self) -> list[str]:
+        """List the items that are seen from the side."""
+        return [name for name, camera in self.index["labels"] if abs(camera[3]) > 1]
+
     def image_file(self, name: str) -> Path:
         return self.path / "images" / name
 

@@ -104,20 +104,16 @@ def _cut(data: OpenDataset, names: list[str]) -> None:
 
 
 def _save_other_formats(data: OpenDataset, names: list[str]) -> None:
-    for name, mode in zip(names, ("L", "RGBA", "P", "LA", "I;16"), strict=False):
-        data.change_images([name], lambda image, mode=mode: _to_mode(image, mode))
-    data.image(names[5]).convert("CMYK").save(data.image_file(names[5]), format="JPEG")
+    for name, mode in zip(names, ("L", "RGBA", "P"), strict=False):
+        data.image(name).convert(mode).save(data.image_file(name))
+    data.image(names[3]).convert("CMYK").save(data.image_file(names[3]), format="JPEG")
     exif = Image.Exif()
     exif[274] = 6
-    data.image(names[6]).save(data.image_file(names[6]), exif=exif)
-    data.image(names[7]).save(data.image_file(names[7]).with_suffix(".jpg"), quality=95)
-    data.image_file(names[7]).unlink()
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if mode == "I;16":
-        return Image.fromarray(np.array(image.convert("L")).astype(np.uint16) * 257)
-    return image.convert(mode)
+    data.image(names[4]).save(data.image_file(names[4]), exif=exif)
+    data.image(names[5]).save(data.image_file(names[5]).with_suffix(".jpg"), quality=95)
+    data.image_file(names[5]).unlink()
+    grey = np.array(data.image(names[6]).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(data.image_file(names[6]))
 
 
 def _change_sizes(data: OpenDataset, names: list[str]) -> None:
@@ -144,13 +140,9 @@ def _copy_mask(data: OpenDataset, names: list[str]) -> list[str]:
 FILE_FAULTS = {
     "no index": Fault("index_invalid", _remove_index, 0, remains=None),
     "half an index": Fault("index_invalid", _cut_index, 0, remains=None),
-    "labels of no list": _edit("index_invalid", lambda i: i.update(labels=3), remains=None),
     "no label set": _edit("label_set_unknown", lambda i: i.pop("label_set"), remains=None),
     "strange label set": _edit(
         "label_set_unknown", lambda i: i.update(label_set="dogmask"), remains=None
-    ),
-    "newer label set": _edit(
-        "label_set_unknown", lambda i: i.update(label_set_version=99), remains=None
     ),
     "no convention": _edit("convention_unknown", lambda i: i.pop("camera_convention")),
     "blender": _edit("convention_unknown", lambda i: i.update(camera_convention="blender")),
@@ -163,9 +155,6 @@ FILE_FAULTS = {
         _spoil_values,
         follows=("caption_missing",),
         remains=("caption_missing",),
-    ),
-    "lists for objects": _edit(
-        "entries_invalid", lambda i: i.update(captions=["a"], repeats=[1], preparation=[2])
     ),
     "captions for some": _edit("caption_missing", _uncaption, remains=("caption_missing",)),
     "stray files": Fault("stray_files", _leave_files),
@@ -183,7 +172,7 @@ FILE_FAULTS = {
     "no camera": _edit("unpaired", _lose_camera),
     "no files": Fault("unpaired", _lose_item, 1, follows=("stray_files",)),
     "cut off": Fault("unreadable", _cut, 3),
-    "other formats": Fault("image_format", _save_other_formats, 8),
+    "other formats": Fault("image_format", _save_other_formats, 7),
     "sizes": Fault("image_size", _change_sizes, 3),
     "black": Fault(
         "image_blank",

@@ -46,10 +46,6 @@ def _change_palette(data: OpenDataset, names: list[str]) -> None:
     image.save(data.mask_file(names[0]))
 
 
-def _exchange_red_and_blue(image: Image.Image) -> Image.Image:
-    return Image.merge("RGB", image.split()[::-1])
-
-
 def _smooth_colors(image: Image.Image) -> Image.Image:
     return image.resize((192, 192), 0).resize((64, 64), Image.Resampling.BILINEAR)
 
@@ -58,10 +54,6 @@ def _smooth(mask: np.ndarray) -> np.ndarray:
     image = Image.fromarray(mask)
     affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
     return np.array(image.transform(image.size, affine, _HALF_A_PIXEL, bilinear))
-
-
-def _halve(mask: np.ndarray) -> np.ndarray:
-    return mask[::2, ::2]
 
 
 def _spot(mask: np.ndarray) -> np.ndarray:
@@ -75,29 +67,29 @@ def _turn_upside_down(data: OpenDataset, names: list[str]) -> None:
 
 
 def _mirror(data: OpenDataset, names: list[str]) -> list[str]:
-    turned = [name for name, camera in data.index["labels"] if abs(camera[3]) > 1]
+    turned = data.turned_names()
     data.change_masks(turned, lambda mask: mask[:, ::-1])
     return turned
 
 
 def _mirror_with_sides(data: OpenDataset, names: list[str]) -> list[str]:
-    turned = [name for name, camera in data.index["labels"] if abs(camera[3]) > 1][:5]
+    turned = data.turned_names()[:5]
     data.change_masks(turned, lambda mask: swap_values(mask, *_SIDES)[:, ::-1])
     return turned
 
 
 MASK_FAULTS = {
-    "half size": _change("mask_size", _halve, 4, mask_error=0.15),
+    "half size": _change("mask_size", lambda mask: mask[::2, ::2], 4, mask_error=0.15),
     "JPEG": Fault("mask_useless", _save_jpeg, 2),
     "unknown colours": _paint("mask_useless", lambda i: i.point(lambda v: 255 - v // 2), 2),
     "black and white": _save("mask_useless", lambda mask: np.uint8(255) * (mask > 0), 2),
     "one class": _change("mask_useless", np.zeros_like, 2),
     "colours": _paint("mask_colors", lambda image: image, None),
     "colours with alpha": _paint("mask_colors", lambda image: image.convert("RGBA"), 1),
-    "red and blue": _paint("mask_colors", _exchange_red_and_blue, 3),
+    "red and blue": _paint("mask_colors", lambda i: Image.merge("RGB", i.split()[::-1]), 3),
     "smooth colours": _paint("mask_colors", _smooth_colors, 3, mask_error=0.05),
     "smooth colours of faces": _paint(
-        "mask_colors", _smooth_colors, None, kind="faces", mask_error=0.05
+        "mask_colors", _smooth_colors, 3, kind="faces", mask_error=0.05
     ),
     "sorted palette": Fault("mask_colors", _sort_palette, 3),
     "another palette": Fault("mask_palette", _change_palette, 1),
@@ -112,9 +104,9 @@ MASK_FAULTS = {
     "spot of unknown ids": _change("mask_unknown_ids", _spot, 1, mask_error=0.01),
     "wrong label set": Fault(
         "mask_unknown_ids",
-        lambda data, names: data.index.update(label_set="face_5"),
+        lambda data, names: data.index.update(label_set="catmask_hq"),
         kind="faces",
-        follows=("mask_palette", "mask_misfit"),
+        follows=("mouth_nose_swapped", "upside_down", "mask_misfit"),
         remains=None,
     ),
     "ids of BiSeNet": _change("label_order", _TO_BISENET.apply, kind="faces"),

@@ -41,15 +41,7 @@ def test_many_faults_at_once_are_found_and_repaired_in_a_copy(
         "camera_mirrored",
         "few_examples",
     }
-    calls = []
-    result = fix_dataset(
-        data.path,
-        "all",
-        tmp_path / "fixed.zip",
-        num_workers=1,
-        progress=lambda done, total: calls.append((done, total)),
-    )
-    assert calls == [(i, 24) for i in range(1, 25)] + [(i, 22) for i in range(1, 23)]
+    result = fix_dataset(data.path, "all", tmp_path / "fixed.zip", num_workers=1)
     assert result.dropped.keys() == {data.names[4], data.names[5]} and result.num_written == 22
     assert {f.code for f in check_dataset(result.output).findings} == {"few_examples"}
     files, index = open_dataset(result.output)
