@@ -109,7 +109,6 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prior": "no/such/folder"}, "guidance.prior not found"),
         ({"prior": "tests"}, "no model_index.json"),
         ({"prior": "PRIOR", "controlnet": "tests"}, "no config.json"),
         ({"prior": "PRIOR", "dtype": "int8"}, "guidance.dtype"),

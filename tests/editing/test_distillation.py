@@ -5,9 +5,7 @@ import torch
 
 from editing.distillation import (
     DistillationOptions,
-    add_noise,
     annealed_timestep_range,
-    blend_latents,
     distill,
     sample_timestep,
     timestep_weight,
@@ -64,15 +62,6 @@ def test_blending_shares_the_gradient_between_image_and_normals(fake_guidance):
         latents = fake_guidance.encode_image(picture)
         (full,) = torch.autograd.grad(latents, picture, grad_outputs=result.residual)
         torch.testing.assert_close(gradient, part * full)
-
-
-def test_mixing_clean_latents_equals_mixing_noisy_ones():
-    first, second, noise = (torch.randn(1, 4, 8, 8) for _ in range(3))
-    alphas, timestep = torch.linspace(0.99, 0.01, 100), torch.tensor([30])
-    mixed = add_noise(blend_latents(first, second, 0.3), noise, alphas, timestep)
-    separate = 0.3 * add_noise(first, noise, alphas, timestep)
-    separate = separate + 0.7 * add_noise(second, noise, alphas, timestep)
-    torch.testing.assert_close(mixed, separate)
 
 
 def test_share_is_drawn_from_zero_to_one_at_each_step(fake_guidance):

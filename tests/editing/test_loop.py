@@ -165,15 +165,11 @@ def test_a_loss_that_is_not_finite_keeps_the_step_before(
     ("options", "values"),
     [
         (EditOptions, {"num_steps": 0}),
-        (EditOptions, {"learnable": ()}),
         (EditOptions, {"soft_beta": 0.0}),
-        (EditOptions, {"soft_share": 1.5}),
         (EditOptions, {"mask_loss": "l2"}),
         (EditOptions, {"yaw_range": (0.5, -0.5)}),
         (DistillationOptions, {"timestep_range": (0.5, 0.2)}),
-        (DistillationOptions, {"timestep_range": (0.0, 1.2)}),
         (DistillationOptions, {"final_max_timestep": 0.01}),
-        (DistillationOptions, {"blend": "both"}),
         (RegionOptions, {"kind": "ball"}),
         (RegionOptions, {"softness": -1.0}),
     ],
@@ -181,9 +177,3 @@ def test_a_loss_that_is_not_finite_keeps_the_step_before(
 def test_wrong_options_name_the_option(options, values):
     with pytest.raises(UserError, match=f"{next(iter(values))}="):
         options(**values)
-
-
-@pytest.mark.parametrize("pattern", ["decoder.color_head", "backbone.blocks.b999", "w"])
-def test_learnable_names_outside_the_backbone_are_refused(tiny_generator, tiny_ws, pattern):
-    with pytest.raises(UserError, match=f"'{pattern}' names no weights"):
-        EditedGenerator(tiny_generator, tiny_ws, everywhere, learnable=("ws", pattern))

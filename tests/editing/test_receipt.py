@@ -40,8 +40,3 @@ def test_color_change_is_a_mean_over_the_region():
 def test_config_hash_ignores_order_and_sees_values():
     first, same = receipt.config_hash({"a": 1, "b": 2}), receipt.config_hash({"b": 2, "a": 1})
     assert first == same != receipt.config_hash({"a": 1, "b": 3})
-
-
-def test_prompt_gain_is_zero_where_the_prompt_changes_nothing(fake_guidance):
-    embeds = fake_guidance.encode_prompt("x")
-    assert receipt.prompt_gain(fake_guidance, embeds, torch.zeros(1, 3, 16, 16), None) == 0

@@ -6,10 +6,7 @@ import torch
 from editing.regions import (
     ClassRegion,
     PaintedRegion,
-    RegionOptions,
     everywhere,
-    make_region,
-    project_to_pixels,
     reachable_points,
 )
 from mate3d.cameras import make_camera
@@ -33,15 +30,6 @@ def test_region_is_the_class_of_either_copy_with_an_edge_of_known_width():
     assert shares(ClassRegion((1,), softness=0.2)) == pytest.approx([0, 0.25, 0.75, 1])
 
 
-def test_projection_inverts_the_rays():
-    camera = make_camera(0.3, 0.1)
-    origins, directions = sample_rays(camera, 4)
-    pixels = project_to_pixels(origins + 2.5 * directions, camera)
-    steps = (torch.arange(4) + 0.5) / 4
-    expected = torch.stack([steps.repeat(4), steps.repeat_interleave(4)], dim=-1)
-    torch.testing.assert_close(pixels[0], expected, rtol=1e-4, atol=1e-5)
-
-
 def test_painted_region_adds_the_frustum_of_repainted_pixels():
     camera = make_camera(0.3, 0.1)
     repainted = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
@@ -52,15 +40,6 @@ def test_painted_region_adds_the_frustum_of_repainted_pixels():
         points = origins + depth * directions
         share = region(points, torch.zeros(1, 16, 2), torch.zeros(1, 16, 2))
         assert torch.equal(share.view(1, 1, 4, 4) > 0, repainted)
-
-
-def test_options_choose_the_region():
-    camera, repainted = make_camera(0.0), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    assert make_region(RegionOptions(kind="everywhere"), (1,), camera, repainted) is everywhere
-    options = RegionOptions(dilation=0.1, reach=0.02, with_painted_frustum=False)
-    assert make_region(options, [1], camera, repainted) == ClassRegion((1,), 0.1, 0.0, 0.02)
-    painted = make_region(RegionOptions(painted_reach=0.3), (1,), camera, repainted)
-    assert isinstance(painted, PaintedRegion) and painted.reach == 0.3
 
 
 def test_region_ends_at_its_reach_from_the_source():

@@ -3,18 +3,8 @@
 import torch
 
 from editing.views import SoftField
-from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.renderer import RenderingConfig, render_field
 from tests.mate3d.fields import SphereField
-
-
-def test_only_the_density_changes():
-    sphere = SphereField()
-    soft, points = SoftField(sphere, 0.02), torch.rand(1, 50, 3) - 0.5
-    sdf = sphere.sdf(points)
-    assert torch.equal(soft.sdf(points), sdf)
-    assert torch.equal(soft.sample(points).class_sdf, sphere.sample(points).class_sdf)
-    torch.testing.assert_close(soft.density(sdf), sdf_to_density(sdf, 0.02))
 
 
 def test_a_ray_beside_a_soft_surface_pulls_it_and_one_beside_a_sharp_surface_does_not():

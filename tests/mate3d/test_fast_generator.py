@@ -1,6 +1,5 @@
 """The fast path against the exact one, which is held to the golden numbers."""
 
-import copy
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,10 @@ from mate3d.network import fast_synthesis
 from mate3d.network.layers import SynthesisBlock
 from mate3d.rendering import fast_rendering
 from mate3d.rendering.fast_rendering import render_field_fast
-from mate3d.rendering.field import TriPlaneField, without_classes
+from mate3d.rendering.field import TriPlaneField
 from mate3d.rendering.field_probe import AnyFieldProbe, TriPlaneProbe, open_probe
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import RenderingConfig, render_field
-from mate3d.rendering.volume_rendering import interval_weights
 from tests.eg3d import make_generator
 from tests.mate3d.fields import SphereField
 
@@ -125,30 +123,6 @@ def test_rays_that_see_nothing_are_empty(rays):
     assert (view.depth == view.depth.max()).all()
 
 
-class _CountingProbe(AnyFieldProbe):
-    chosen: list[Tensor] = []
-
-    def finish(self, state, points, chosen, *, with_classes):
-        self.chosen.append((points.shape[1], chosen))
-        return super().finish(state, points, chosen, with_classes=with_classes)
-
-
-def test_colours_are_evaluated_exactly_at_the_ends_of_intervals_that_count(rays, monkeypatch):
-    monkeypatch.setattr(fast_rendering, "open_probe", _CountingProbe)
-    field = SphereField(beta=0.02)
-    depths = torch.linspace(2.3, 3.1, 40).view(1, 1, 40, 1).expand(2, 25, -1, -1)
-    render_field_fast(field, *rays, RenderingConfig(), depths=depths, negligible_weight=0.01)
-    [(num_points, chosen)] = _CountingProbe.chosen
-    points = rays[0].unsqueeze(2) + depths * rays[1].unsqueeze(2)
-    weights = interval_weights(field.density(field.sdf(points)), depths)[..., 0]
-    counts = torch.zeros(2, 25, 40, dtype=torch.bool)
-    counts[:, :, :-1] |= weights > 0.01
-    counts[:, :, 1:] |= weights > 0.01
-    assert 0 < counts.sum() < 0.5 * counts.numel()
-    assert num_points == 25 * 40
-    assert torch.equal(chosen, counts.flatten().nonzero().squeeze(1))
-
-
 @pytest.mark.parametrize("noise_mode", ["none", "const", "random"])
 @pytest.mark.parametrize("band_bytes", [1, 2**20])
 def test_planes_are_the_backbones_own(tiny_generator, monkeypatch, noise_mode, band_bytes):
@@ -235,8 +209,3 @@ def test_images_do_not_depend_on_whether_there_is_a_segmentation(camera, exact, 
             outputs.append(generator.render(field, ws, camera, **options))
     assert torch.equal(outputs[0].image, outputs[1].image)
     assert outputs[1].segmentation is None and outputs[1].segmentation_raw is None
-
-
-def test_field_without_classes_can_be_copied(field):
-    points, bare = torch.rand(2, 5, 3) - 0.5, without_classes(field)
-    assert torch.equal(copy.deepcopy(bare).sample(points).sdf, bare.sample(points).sdf)

@@ -8,8 +8,6 @@ import torch
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.published.names import convert_generator_state
-from tests.golden import FACE_CONFIG, sub_state
 
 
 @pytest.fixture
@@ -64,32 +62,6 @@ def test_segmentation_loss_moves_density_only_when_asked(tiny_generator, latent,
         gradients.append(tiny_generator.decoder.sdf_head[2].weight.grad)
     assert gradients[0] is None or gradients[0].abs().max() == 0
     assert gradients[1].abs().max() > 0
-
-
-def test_published_names_load_strictly_and_nothing_is_left_over():
-    state = convert_generator_state(sub_state("state.G."))
-    assert set(state) == set(Generator(FACE_CONFIG).state_dict())
-
-
-def test_checkpoint_gives_the_same_pixels(tiny_generator, latent, camera, tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "stale.txt").write_text("an older checkpoint is replaced as a whole")
-    save_generator(tmp_path / "model", tiny_generator, card="# A card\n")
-    loaded = load_generator(tmp_path / "model")
-    assert loaded.config == tiny_generator.config
-    assert torch.equal(loaded(latent, camera).image, tiny_generator(latent, camera).image)
-    names = sorted(path.name for path in tmp_path.rglob("*"))
-    assert names == ["card.md", "config.yaml", "generator.safetensors", "model"]
-
-
-def test_half_precision_checkpoint_is_smaller_and_close(tiny_generator, latent, camera, tmp_path):
-    save_generator(tmp_path / "full", tiny_generator)
-    save_generator(tmp_path / "half", tiny_generator, dtype=torch.float16)
-    sizes = [(tmp_path / n / "generator.safetensors").stat().st_size for n in ("half", "full")]
-    # Names and shapes of so small a model take a third of the file.
-    assert sizes[0] < 0.65 * sizes[1]
-    half = load_generator(tmp_path / "half")(latent, camera).image
-    torch.testing.assert_close(half, tiny_generator(latent, camera).image, atol=0.05, rtol=0)
 
 
 def replace_in(name, old, new):

@@ -47,6 +47,17 @@ def test_training_compares_equal_iterations():
         assert document["losses_exact"][f"Loss/{term}/loss"] > 1e-4
 
 
+def test_edits_are_compared_and_the_line_is_the_file(tmp_path):
+    words = ["neural_resolution=16", "steps=1", "runs=1", f"output={tmp_path / 'edit.json'}"]
+    document = read_figures("bench_edit", *words)
+    assert document == json.loads((tmp_path / "edit.json").read_text())
+    for way in ("exact", "fast"):
+        assert document[f"seconds_{way}"] > 0 and document["peak_rss_gib"][way]["step"] > 0
+        assert all(document["parts"][way][part] > 0 for part in ("planes", "render", "final_view"))
+    assert document["largest_differences"]["mask"]["relative"] < 1e-4
+    assert document["least_gradient_cosine"] > 0.999
+
+
 @pytest.mark.parametrize("name", ["bench_memory", "bench_training"])
 def test_unknown_variants_are_named(name):
     result = run_benchmark(name, "variants=quick")

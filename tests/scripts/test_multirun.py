@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from scripts import prepare_data
-from scripts._compose import CONFIG_FOLDER, compose_config, hydra_word
+from scripts._compose import compose_config, hydra_word
 from scripts._multirun import _job_words
 
 submitit = pytest.importorskip("submitit")
@@ -64,15 +63,6 @@ def test_free_text_survives_the_way_through_hydra():
 def test_job_resumes_where_it_stopped():
     assert _job_words("train", Path("a b")) == ["output=a b", "resume=auto"]
     assert "resume" not in compose_config("prepare_data")
-
-
-@pytest.mark.parametrize("name", ["slurm", "local"])
-def test_launcher_files_explain_every_option(name):
-    path = CONFIG_FOLDER / f"hydra/launcher/{name}.yaml"
-    lines = path.read_text().splitlines()
-    for key in OmegaConf.load(path):
-        (number,) = (i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
-        assert key == "defaults" or lines[number - 1].startswith("# ")
 
 
 class CountingJob:

@@ -153,16 +153,6 @@ def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
     assert last["kind"] == "failure" and "training diverged" in last["reason"]
 
 
-def test_terms_of_weight_zero_are_not_logged(make_trainer, tiny_settings, tmp_path):
-    loss = replace(tiny_settings.loss, semantic_adversarial=0.0, eikonal=0.0, r1_gamma=0.0)
-    settings = replace(with_loop(tiny_settings, total_kimg=0.002), loss=loss)
-    make_trainer(tmp_path / "run", settings)[0].run()
-    (record,) = read_stats(tmp_path / "run")
-    assert "Loss/G_minimal_surface/loss" not in record
-    for absent in ("Loss/G_eikonal/loss", "Loss/r1_penalty", "Loss/D/loss_semantic"):
-        assert absent not in record
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_discriminators_see_cameras_with_noise_if_asked_for(
     make_trainer, tiny_settings, tmp_path, monkeypatch, noise
@@ -226,8 +216,3 @@ def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_pa
     assert trainer.run()
     assert read_stats(tmp_path / "parts") == records
     assert_same_weights(whole.networks.generator, resumed.networks.generator)
-
-
-def test_unknown_stage_is_refused(make_trainer, tmp_path):
-    with pytest.raises(UserError, match="warm_start=magic; use none or procedural"):
-        make_trainer(tmp_path, stages=StageSettings(warm_start="magic"))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mate3d.cameras import make_camera
 from mate3d.network.density_decoder import DensityDecoder
 from mate3d.network.sdf_decoder import SDFDecoder
 from mate3d.rendering.field import (
@@ -17,8 +16,6 @@ from mate3d.rendering.field import (
     sdf_and_gradient,
     sdf_gradient,
 )
-from mate3d.rendering.rays import sample_rays
-from mate3d.rendering.renderer import RenderingConfig, render_field
 from mate3d.rendering.sdf_losses import eikonal_loss
 from mate3d.rendering.triplane import PLANE_AXES
 from tests.mate3d.fields import SphereField
@@ -105,30 +102,3 @@ def test_field_gradient_records_nothing_and_serves_any_field(points):
     torch.testing.assert_close(field_gradient(WrappedField(field), points), found)
     ball = field_gradient(SphereField(), points)
     torch.testing.assert_close(ball, torch.nn.functional.normalize(points, dim=-1))
-
-
-@pytest.mark.parametrize("is_training", [True, False])
-def test_normals_of_a_head_need_no_autograd_of_points(monkeypatch, is_training):
-    field = make_field()
-    rays = [part.double() for part in sample_rays(make_camera(yaw=0.2), 4)]
-    rays = [part.expand(2, -1, -1) for part in rays]
-    config = RenderingConfig(near=2.3, far=3.1, num_coarse_samples=5, num_fine_samples=3)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("normals went through autograd")
-
-    wrapped = render_field(_Opaque(field), *rays, config, with_normals=True).normals
-    monkeypatch.setattr(torch.autograd, "grad", refuse)
-    with torch.set_grad_enabled(is_training):
-        normals = render_field(WrappedField(field), *rays, config, with_normals=True).normals
-    assert normals.requires_grad == is_training
-    torch.testing.assert_close(normals, wrapped)
-    assert normals.norm(dim=1).max() > 0.1
-
-
-class _Opaque:
-    """A field that tells nothing of its gradient."""
-
-    def __init__(self, field: TriPlaneField):
-        self.sample, self.sdf, self.density = field.sample, field.sdf, field.density
-        self.background, self.device = field.background, field.device

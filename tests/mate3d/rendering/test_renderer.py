@@ -5,9 +5,9 @@ import math
 import torch
 
 from mate3d.cameras import make_camera
-from mate3d.rendering.rays import DepthDraws, sample_rays
+from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import RenderingConfig, render_field
-from mate3d.rendering.volume_rendering import composite, expected_depth, interval_weights
+from mate3d.rendering.volume_rendering import interval_weights
 from tests.mate3d.fields import SphereField
 
 CONFIG = RenderingConfig(near=2.3, far=3.1, num_coarse_samples=64, num_fine_samples=64)
@@ -61,17 +61,6 @@ def test_importance_bins_of_the_lineage_sample_nearer_than_the_surface():
     assert near_surface["intervals"] > near_surface["legacy_midpoints"]
 
 
-def test_random_draws_repeat_with_their_generator_and_differ_without():
-    def depths(seed):
-        draws = DepthDraws(mode="random", generator=torch.Generator().manual_seed(seed))
-        view = render_ball(make_camera(0.1), resolution=4, with_samples=True, draws=draws)
-        return view.samples.depths
-
-    assert torch.equal(depths(1), depths(1))
-    assert not torch.equal(depths(1), depths(2))
-    assert (depths(1).diff(dim=2) >= 0).all()
-
-
 def test_weights_are_non_negative_and_sum_to_at_most_one():
     depths = torch.rand(2, 5, 16, 1).sort(dim=2).values * 3
     for activation in ("identity", "softplus_shifted"):
@@ -86,12 +75,3 @@ def test_empty_space_absorbs_only_with_the_activation_of_published_weights():
     absorbed = interval_weights(empty, depths, "softplus_shifted").sum()
     expected = 1 - math.exp(-math.log(1 + math.exp(-1)) * 1.05)
     torch.testing.assert_close(absorbed.item(), expected, atol=1e-4, rtol=0)
-
-
-def test_composite_is_the_mean_of_interval_ends_times_weight():
-    values, weights = torch.randn(2, 3, 6, 4), torch.rand(2, 3, 5, 1)
-    middle = (values[:, :, 1:] + values[:, :, :-1]) / 2
-    torch.testing.assert_close(composite(values, weights), (middle * weights).sum(dim=2))
-    # The depth of an empty ray is the farthest.
-    depths = torch.linspace(1, 2, 5).view(1, 1, -1, 1)
-    assert expected_depth(depths, torch.zeros(1, 1, 4, 1)).item() == 2.0
