@@ -124,7 +124,6 @@ def test_every_variant_runs(words, tmp_path, variant):
         ("edit.condition=painted", "edit.condition=painted"),
         ("edit.learnable=[decoder]", "'decoder' names no weights"),
         ("seed=-1", "seed=-1"),
-        ("device=tpu", "device=tpu"),
     ],
 )
 def test_wrong_input_gives_one_line_and_code_2(

@@ -32,22 +32,17 @@ def _raising(error: BaseException):
     ("words", "message"),
     [
         (["outptu=3"], "'outptu'; did you mean output?"),
-        (["paths.outpts=3"], "'paths.outpts'; did you mean paths.outputs"),
         (["supersampling=1"], "'supersampling'; did you mean dataset.maker.super"),
-        (["zzzzzz=3"], "'zzzzzz'; see --help"),
         (["seed.deeper=3"], "'seed.deeper'"),
         (["+extra=1"], "'+extra'"),
         (["debug=tinny"], "debug=tinny; use one of: tiny"),
         (["dataset=dogs"], "dataset=dogs; use one of: catmask_hq, celebamask_hq"),
-        (["dataset="], "dataset=; use one of: catmask_hq, celebamask_hq"),
         (["loss=default"], "'loss'"),
         (["num_images"], "'num_images'; options are written as name=value"),
         (["--output", "x"], "'--output'; options are written as name=value"),
         (["num_images=many"], "num_images=many must be a whole number (default 5000)"),
-        (["num_images=1,2"], "num_images=1,2 must be a whole number"),
         (["num_images=true"], "num_images=True must be a whole number"),
         (["overwrite=1"], "overwrite=1 must be true or false"),
-        (["paths=3"], "paths=3; use one of: default"),
         (["output=${nothing}"], "option output: Interpolation key 'nothing' not found"),
         (["dataset=folder"], "please give: dataset.label_set=... (see --help)"),
         (["output=x", "paths.run_folder=/dev/null/x"], "cannot write the run folder /dev/null/x"),
@@ -81,13 +76,10 @@ def test_wrong_choice_of_operations_ends_in_one_line(tmp_path, monkeypatch, fail
     assert "MATE3D_OPS=fast" in fail(lambda words: _run_in(tmp_path))
 
 
-def test_other_exceptions_keep_their_traceback(tmp_path):
+def test_bugs_keep_their_traceback_and_interruption_exits_with_130(tmp_path, capsys):
     with pytest.raises(ZeroDivisionError):
         _run_in(tmp_path, main=_raising(ZeroDivisionError("a bug")))
     assert "Traceback" in (tmp_path / "run/log.txt").read_text()
-
-
-def test_interruption_exits_with_130(tmp_path, capsys):
     with pytest.raises(SystemExit) as info:
         _run_in(tmp_path, main=_raising(KeyboardInterrupt()))
     assert info.value.code == 130 and capsys.readouterr().err == "interrupted\n"
@@ -138,8 +130,7 @@ def test_config_of_a_checkpoint_or_of_another_script_is_never_replaced(
     ],
 )
 def test_text_needs_no_quotes_of_hydra_and_stays_as_it_is_written(text):
-    for key in ("output", "paths.outputs"):
-        assert OmegaConf.select(compose_config("prepare_data", [f"{key}={text}"]), key) == text
+    assert compose_config("prepare_data", [f"output={text}"]).output == text
 
 
 def test_null_and_lists_keep_their_meaning():

@@ -26,7 +26,7 @@ def run_generate(checkpoint, tmp_path, *words: str):
 
 def test_stills_sheet_and_metadata_are_written(checkpoint, tmp_path, capsys):
     words = ["seeds=0,3-4", "views.path=list", "views.angles_degrees=[[-20,0],[0,10.5]]"]
-    output = run_generate(checkpoint, tmp_path, *words, "pictures=image,segmentation")
+    output = run_generate(checkpoint, tmp_path, *words, "pictures=[image,segmentation]")
     document = json.loads((output / "metadata.json").read_text())
     names = [entry["file"] for entry in document["files"]]
     assert len(names) == 3 * 2 * 2 + 2 and all((output / name).is_file() for name in names)
@@ -45,12 +45,6 @@ def test_options_of_the_script_have_the_defaults_of_the_library():
     assert options == GenerationOptions(seeds=tuple(range(8)))
 
 
-@pytest.mark.parametrize("seeds", ["seeds=[3,4]", "seeds=3-4", "seeds=3,4"])
-def test_seeds_may_be_a_list_or_a_range(checkpoint, tmp_path, seeds):
-    output = run_generate(checkpoint, tmp_path, seeds)
-    assert {path.name[:8] for path in output.glob("seed*")} == {"seed0003", "seed0004"}
-
-
 def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
     output = run_generate(checkpoint, tmp_path, "views.path=orbit", "video.formats=mp4,gif")
     assert {path.suffix for path in output.glob("seed0001_orbit.*")} == {".mp4", ".gif"}
@@ -64,7 +58,6 @@ def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
     ("words", "message"),
     [
         (["generator={tmp}/none"], "no checkpoint at {tmp}/none"),
-        (["output=???"], "please give: output=... (see"),
         (["seeds=two"], "seeds=two: cannot read 'two'"),
         (["seeds=[]"], "seeds is empty"),
         (["views.path=list"], "views.path=list needs [yaw,pitch] pairs"),
@@ -80,11 +73,9 @@ def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
         (["device=tpu"], "device=tpu; use auto, cpu or cuda"),
         (["seed=3"], "unknown option 'seed'; did you mean seeds"),
         (["views.radius=0.1"], "views.radius=0.1 is inside of the volume"),
-        (["output={tmp}/taken"], "cannot write the run folder {tmp}/taken"),
     ],
 )
 def test_mistakes_are_named_in_one_line(checkpoint, tmp_path, fail, words, message):
-    (tmp_path / "taken").write_text("")
     words = [word.replace("{tmp}", str(tmp_path)) for word in words]
     defaults = ["debug=tiny", f"generator={checkpoint}", f"output={tmp_path / 'out'}"]
     assert message.replace("{tmp}", str(tmp_path)) in fail(generate.main, *defaults, *words)

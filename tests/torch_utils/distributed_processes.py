@@ -1,96 +1,53 @@
-"""Start real processes as torchrun, Slurm or submitit would, for tests."""
+"""Run functions in real processes, as torchrun would start them, for tests."""
 
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from subprocess import CompletedProcess
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-
-
-def torchrun_environments(size: int) -> list[dict[str, str]]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    meeting_place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [meeting_place | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(size)]
-
-
-def run_processes(
-    command: list[str], environments: list[dict[str, str]], timeout: float = 120
-) -> list[CompletedProcess]:
-    """Run one Python process an environment at the same time; `command` follows `python`."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for environment in environments
-    ]
-    results = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=timeout)
-            results.append(CompletedProcess(process.args, process.returncode, out, err))
-    finally:
-        for process in processes:
-            process.kill()
-    return results
+_FORK = multiprocessing.get_context("fork")
 
 
 def fork_processes(
     function: Callable[[], object], size: int, timeout: float = 60
 ) -> list[CompletedProcess]:
     """Run a function in forked processes as if torchrun had started each with it as its program."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    meeting_place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = []
-    for environment in torchrun_environments(size):
+    for rank in map(str, range(size)):
+        environment = meeting_place | {"RANK": rank, "LOCAL_RANK": rank}
         files = [tempfile.TemporaryFile("w+") for _ in range(2)]
-        child = os.fork()
-        if child == 0:
-            os.environ.update(environment)
-            _run_as_program(function, *files)
+        child = _FORK.Process(target=_run_as_program, args=(function, environment, *files))
+        child.start()
         children.append((child, files))
     end = time.monotonic() + timeout
     results = []
     try:
         for child, files in children:
-            while (status := os.waitpid(child, os.WNOHANG))[0] == 0:
-                assert time.monotonic() < end, "a process does not end"
-                time.sleep(0.02)
+            child.join(max(end - time.monotonic(), 0))
+            assert child.exitcode is not None, "a process does not end"
             texts = [(file.seek(0), file.read())[1] for file in files]
-            results.append(CompletedProcess([], os.waitstatus_to_exitcode(status[1]), *texts))
+            results.append(CompletedProcess([], child.exitcode, *texts))
     finally:
-        for child, _ in children[len(results) :]:
-            os.kill(child, 9)
+        for child, _ in children:
+            child.kill()
     return results
 
 
-def _run_as_program(function: Callable[[], object], out, err) -> None:
+def _run_as_program(function: Callable[[], object], environment: dict[str, str], out, err) -> None:
+    os.environ.update(environment)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
     sys.stdout, sys.stderr = out, err
     # The parent's other threads are not here, but OpenMP would wait for them.
     torch.set_num_threads(1)
-    code = 0
-    try:
-        function()
-    except SystemExit as error:
-        code = error.code or 0
-    except BaseException:
-        traceback.print_exc(file=err)
-        code = 1
-    out.flush()
-    err.flush()
-    os._exit(code)
+    function()
