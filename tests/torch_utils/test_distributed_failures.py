@@ -81,7 +81,7 @@ def test_bug_shows_one_traceback(tmp_path):
     assert results[1].stderr.strip().endswith("ZeroDivisionError: a bug")
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_process_ends_the_other_with_one_line(tmp_path, killed):
     def act() -> None:
         os.kill(os.getpid(), signal.SIGKILL)

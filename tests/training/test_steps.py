@@ -88,16 +88,12 @@ def test_image_discriminator_sees_no_segmentation(networks, latents, real, calls
     assert calls == {"image": 1, "discriminator": 2}
 
 
-@pytest.fixture
-def two_threads():
-    number = torch.get_num_threads()
+def test_fakes_without_segmentation_on_several_threads(networks, latents):
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(number)
-
-
-def test_fakes_without_segmentation_on_several_threads(networks, latents, two_threads):
-    output = steps.generate_fakes(networks.generator, latents, CONTEXT, with_segmentation=False)
+    try:
+        output = steps.generate_fakes(networks.generator, latents, CONTEXT, with_segmentation=False)
+    finally:
+        torch.set_num_threads(1)
     assert output.image.isfinite().all() and output.segmentation is None
 
 

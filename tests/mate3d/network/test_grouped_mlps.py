@@ -26,7 +26,7 @@ def make_arguments(num_outputs: int = 1, *, dtype: torch.dtype = torch.float32, 
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-@pytest.mark.parametrize("gain", [1.0, 300.0], ids=["usual", "beyond_exp"])
+@pytest.mark.parametrize("gain", [1.0, 300.0, 1e6], ids=["usual", "beyond_exp", "huge"])
 def test_values_and_gradients_match_the_formula(num_outputs, gain):
     arguments = make_arguments(num_outputs, gain=gain)
     found, expected = grouped_mlps(*arguments), grouped_mlps_reference(*arguments)
@@ -75,28 +75,11 @@ def test_autocast_leaves_distances_in_single_precision():
     torch.testing.assert_close(found, grouped_mlps_reference(*arguments))
 
 
-@pytest.fixture
-def mlps():
-    torch.manual_seed(0)
-    return [make_mlp(4, 8, size) for size in (1, 1, 3, 1)]
-
-
-def expected_values(mlps, features):
-    return torch.cat([mlp(features) for mlp in mlps], dim=-1)
-
-
 @pytest.mark.parametrize("shape", [(2, 7, 4), (5, 4), (1, 0, 4)])
-def test_all_outputs_are_those_of_the_heads_one_by_one(mlps, shape):
+def test_all_outputs_are_those_of_the_heads_one_by_one(shape):
+    torch.manual_seed(0)
+    mlps = [make_mlp(4, 8, size) for size in (1, 1, 3, 1)]
     features = torch.randn(shape, requires_grad=True)
     values = evaluate_mlps(mlps, features)
     assert values.shape == (*shape[:-1], 6) and values.requires_grad
-    torch.testing.assert_close(values, expected_values(mlps, features))
-
-
-@pytest.mark.parametrize("size", [20.0, 1000.0, 1e6])
-def test_hidden_values_of_any_size_stay_finite_and_right(mlps, size):
-    features = torch.randn(1, 50, 4) * size
-    with torch.no_grad():
-        values = evaluate_mlps(mlps, features)
-        expected = expected_values(mlps, features)
-    torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(values, torch.cat([mlp(features) for mlp in mlps], dim=-1))

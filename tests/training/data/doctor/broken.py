@@ -41,9 +41,6 @@ class OpenDataset:
         with Image.open(self.mask_file(name)) as mask:
             return np.array(mask)
 
-    def colored_mask(self, name: str) -> np.ndarray:
-        return np.array(self.label_set.palette, dtype=np.uint8)[self.mask(name)]
-
     def cameras(self) -> np.ndarray:  # [N, 25]
         return np.array([camera for _, camera in sorted(self.index["labels"])])
 
@@ -61,8 +58,9 @@ class OpenDataset:
 
     def change_colors(self, names: list[str], change: Callable[[Image.Image], Image.Image]) -> None:
         """Rewrite masks as pictures in the palette's colours."""
+        palette = np.array(self.label_set.palette, dtype=np.uint8)
         for name in names:
-            change(Image.fromarray(self.colored_mask(name))).save(self.mask_file(name))
+            change(Image.fromarray(palette[self.mask(name)])).save(self.mask_file(name))
 
     def change_images(self, names: list[str], change: Callable[[Image.Image], Image.Image]) -> None:
         """Rewrite images."""
