@@ -7,7 +7,10 @@ import torch
 from diffusers import StableDiffusionControlNetPipeline
 from torch import Tensor
 
+from editing.edited_generator import EditedGenerator
 from editing.guidance.base import PromptEmbeds
+from editing.options import EditOptions
+from editing.regions import EditRegion
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
@@ -62,6 +65,15 @@ def tiny_generator() -> Generator:
 def tiny_ws(tiny_generator: Generator) -> Tensor:  # [1, L, w_dim]
     z = torch.randn(1, 16, generator=torch.Generator().manual_seed(1))
     return tiny_generator.map(z, make_camera(0.0))
+
+
+def make_edited(generator: Generator, ws: Tensor, region: EditRegion) -> EditedGenerator:
+    """Return a copy whose styles are no longer those of its source."""
+    edited = EditedGenerator(generator, ws, region, learnable=EditOptions().learnable)
+    with torch.no_grad():
+        noise = torch.randn(edited.ws.shape, generator=torch.Generator().manual_seed(2))
+        edited.ws.add_(0.3 * noise)
+    return edited
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from editing.distillation import DistillationOptions
-from editing.edited_generator import EditedGenerator
 from editing.fast_views import view_source
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
@@ -14,6 +13,7 @@ from editing.options import EditOptions, LossWeights
 from editing.regions import ClassRegion, PaintedRegion, everywhere
 from mate3d.cameras import make_camera
 from mate3d.rendering.field import field_gradient
+from tests.editing.conftest import make_edited
 
 # The tiny generator's distances are spread widely, so that these reach some of its rays.
 BOUNDED = ClassRegion((2,), softness=0.05, reach=-0.01)
@@ -27,16 +27,8 @@ def painted_region():
     return PaintedRegion(ClassRegion(()), PAINTED_VIEW, repainted, 0.1)
 
 
-def make_edited(generator, ws, region, learnable=OPTIONS.learnable):
-    edited = EditedGenerator(generator, ws, region, learnable=learnable)
-    with torch.no_grad():
-        noise = torch.randn(edited.ws.shape, generator=torch.Generator().manual_seed(2))
-        edited.ws.add_(0.3 * noise)
-    return edited
-
-
 def make_loop(generator, ws, guidance, options, region):
-    edited = make_edited(generator, ws, region, options.learnable)
+    edited = make_edited(generator, ws, region)
     painted = torch.zeros(1, 32, 32, dtype=torch.int64)
     painted[0, 8:24, 8:24] = 2
     target = EditTarget(PAINTED_VIEW, painted, (2,), guidance, guidance.encode_prompt("x"))

@@ -2,21 +2,12 @@
 
 import torch
 
-from editing.edited_generator import EditedGenerator
 from editing.regions import ClassRegion, everywhere
-
-LEARNABLE = ("ws", "backbone.blocks.*.to_image")
+from tests.editing.conftest import make_edited
 
 
 def half_space(points, source_class_sdf, edited_class_sdf):
     return (points[..., :1] > 0).to(points.dtype)
-
-
-def make_edited(generator, ws, region):
-    edited = EditedGenerator(generator, ws, region, learnable=LEARNABLE)
-    with torch.no_grad():
-        edited.ws.add_(0.5 * torch.randn_like(edited.ws))
-    return edited
 
 
 def random_points(count=500):

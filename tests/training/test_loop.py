@@ -153,11 +153,10 @@ def test_endless_divergence_is_an_error(make_trainer, tmp_path, monkeypatch):
     assert last["kind"] == "failure" and "training diverged" in last["reason"]
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_discriminators_see_cameras_with_noise_if_asked_for(
-    make_trainer, tiny_settings, tmp_path, monkeypatch, noise
+    make_trainer, tiny_settings, tmp_path, monkeypatch
 ):
-    loss = replace(tiny_settings.loss, camera_noise=noise)
+    loss = replace(tiny_settings.loss, camera_noise=0.5)
     settings = replace(with_loop(tiny_settings, total_kimg=0.002), loss=loss)
     trainer, state = make_trainer(tmp_path / "run", settings)
     seen = []
@@ -172,24 +171,7 @@ def test_discriminators_see_cameras_with_noise_if_asked_for(
     trainer.run()
     cameras = PortraitDataset(tmp_path / "data").camera_labels
     distances = torch.cdist(torch.cat(seen).detach(), cameras).amin(dim=1)
-    assert len(seen) == 8
-    assert (distances == 0).all() if noise == 0 else (distances > 0.01).all()
-
-
-def test_parts_rendered_alone_can_be_trained(make_trainer, tiny_settings, tmp_path):
-    loss = replace(
-        tiny_settings.loss,
-        density_consistency=1e-4,
-        class_color_consistency=0.1,
-        color_consistency=0.1,
-        with_detached_whole=False,
-    )
-    settings = replace(with_loop(tiny_settings, total_kimg=0.002), loss=loss)
-    make_trainer(tmp_path / "run", settings)[0].run()
-    (record,) = read_stats(tmp_path / "run")
-    assert record["Loss/G_rgb_semantic_seg_loss_raw/weighted"] > 0
-    assert record["Loss/G_rgb_consist_loss/weighted"] > 0
-    assert record["Loss/G_sigma_consist_loss/weighted"] > 0
+    assert len(seen) == 8 and (distances > 0.01).all()
 
 
 def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_path, monkeypatch):

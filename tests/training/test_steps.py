@@ -82,12 +82,6 @@ def train_generator(networks: Networks, latents: Latents, loss: LossSettings):
     return steps.generator_step(networks, latents, loss, CONTEXT)
 
 
-def test_image_discriminator_sees_no_segmentation(networks, latents, real, calls):
-    networks.discriminator.requires_grad_(True)
-    steps.discriminator_step(networks, latents, real, NOTHING, CONTEXT)
-    assert calls == {"image": 1, "discriminator": 2}
-
-
 def test_fakes_without_segmentation_on_several_threads(networks, latents):
     torch.set_num_threads(2)
     try:
@@ -97,10 +91,11 @@ def test_fakes_without_segmentation_on_several_threads(networks, latents):
     assert output.image.isfinite().all() and output.segmentation is None
 
 
-def test_discriminator_steps_record_nothing_of_the_generator(networks, latents, real):
+def test_discriminator_steps_record_nothing_of_the_generator(networks, latents, real, calls):
     for network in vars(networks).values():
         network.requires_grad_(True)
     steps.discriminator_step(networks, latents, real, NOTHING, CONTEXT)
+    assert calls == {"image": 1, "discriminator": 2}
     steps.semantic_discriminator_step(networks, latents, real, NOTHING, CONTEXT)
     assert all(parameter.grad is None for parameter in networks.generator.parameters())
     weight = networks.semantic_discriminator.head.out.weight
@@ -119,7 +114,10 @@ MASK = {"segmentation": 1, "semantic_discriminator": 1, "class_points": NUM_SAMP
         ({"semantic_adversarial": 0.1}, {"image": 1} | MASK),
         ({"adversarial": 1.0, "sdf_consistency": 0.1}, IMAGE | {"class_points": 2 * 5}),
         # Parts are marched one by one for their own losses only.
-        ({"class_color_consistency": 0.1}, {"image": 1, "marches": 1, "class_points": NUM_SAMPLES}),
+        (
+            {"class_color_consistency": 0.1, "color_consistency": 0.1},
+            {"image": 1, "marches": 1, "class_points": NUM_SAMPLES},
+        ),
     ],
 )
 def test_networks_run_as_far_as_a_loss_needs(networks, latents, calls, weights, expected):

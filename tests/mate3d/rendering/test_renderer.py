@@ -61,13 +61,6 @@ def test_importance_bins_of_the_lineage_sample_nearer_than_the_surface():
     assert near_surface["intervals"] > near_surface["legacy_midpoints"]
 
 
-def test_weights_are_non_negative_and_sum_to_at_most_one():
-    depths = torch.rand(2, 5, 16, 1).sort(dim=2).values * 3
-    for activation in ("identity", "softplus_shifted"):
-        weights = interval_weights(torch.rand(2, 5, 16, 1) * 50, depths, activation)
-        assert (weights >= 0).all() and (weights.sum(dim=2) <= 1 + 1e-5).all()
-
-
 def test_empty_space_absorbs_only_with_the_activation_of_published_weights():
     depths = torch.linspace(2.25, 3.3, 33).view(1, 1, -1, 1)
     empty = torch.zeros_like(depths)
