@@ -21,8 +21,6 @@ from training.data.format import DatasetWriter, image_name
 
 torch.set_num_threads(1)
 
-pytest_plugins = ["tests.compiled_kernels"]
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_toolkit import FakeToolkit, make_toolkit, write_script
+from tests.fake_toolkit import make_toolkit, write_script
 from torch_utils.kernel_build import toolchain
 from torch_utils.kernel_build.architectures import (
     codes_run_on,
@@ -18,16 +18,10 @@ from torch_utils.kernel_build.toolchain import BuildError, find_toolchain
 
 
 @pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
+def no_variables(toolkit, monkeypatch):
     for name in ("CUDA_HOME", "CUDA_PATH", "NVCC_CCBIN", "CUDAHOSTCXX", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    monkeypatch.setattr(toolchain, "driver_version", lambda: None)
-
-
-@pytest.fixture
-def toolkit(tmp_path) -> FakeToolkit:
-    return make_toolkit(tmp_path / "toolkit")
 
 
 def _only(monkeypatch, *paths: Path) -> None:

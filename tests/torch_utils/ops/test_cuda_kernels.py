@@ -105,23 +105,6 @@ def test_kernels_run_in_the_current_stream(ops):
     assert (y == 40).all()
 
 
-def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(ops):
-    taps = setup_filter((1, 3, 3, 1), device="cuda")
-
-    def function(x, points):
-        x = upfirdn2d(bias_act(x, activation="lrelu", clamp=2.0), taps, up=2, padding=[2, 1])
-        return triplane_sample(x.unflatten(1, (3, -1)), points) ** 2
-
-    def gradients(function):
-        x = PLACE.normal((2, 12, 8, 8), torch.float32).requires_grad_()
-        points = PLACE.normal((2, 3, 50, 2), torch.float32).requires_grad_()
-        y = function(x, points)
-        return y, *torch.autograd.grad(y.sum(), (x, points))
-
-    compiled = torch.compile(function, fullgraph=True)
-    torch.testing.assert_close(gradients(compiled), gradients(function), rtol=1e-4, atol=1e-4)
-
-
 def test_without_kernels_pytorch_operations_serve_cuda_tensors(monkeypatch):
     monkeypatch.setenv("MATE3D_OPS", "pytorch")
     monkeypatch.setattr(_extension, "_outcome", None)

@@ -5,6 +5,8 @@ as `torch.ops.mate3d_host`: what a GPU would compute, element by element. What r
 without a GPU is that threads are launched for all elements and that memory is accessed in parallel.
 """
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -16,6 +18,7 @@ from torch.library import Library, register_autograd
 
 from tests.reference import ops as formulas
 from tests.torch_utils.ops.library_cases import LAYOUTS, Place
+from torch_utils.kernel_build.library import LIBRARY_NAME, check_library
 from torch_utils.ops import _extension, _triplane_pytorch
 from torch_utils.ops._library_upfirdn2d import backward, save
 from torch_utils.ops.bias_act import BiasAct
@@ -225,12 +228,8 @@ def test_empty_inputs_give_empty_or_zero_results(place):
 
 @pytest.mark.slow
 def test_kernels_refuse_inputs_that_do_not_fit(compiled_kernels):
-    ops, zeros, image, taps = (
-        torch.ops.mate3d_host,
-        torch.zeros,
-        torch.zeros(1, 1, 8, 8),
-        torch.ones(4, 4),
-    )
+    ops, zeros = torch.ops.mate3d_host, torch.zeros
+    image, taps = zeros(1, 1, 8, 8), torch.ones(4, 4)
     step, sizes = (1, 0.2, 1.0, None), (1, 1, 1, 1, 0, 0, 0, 0, False, 1.0)
     table, points = zeros(1, 3, 4, 4, 8), zeros(1, 3, 5, 2)
     many = zeros(2, 3, 1, 2).expand(-1, -1, 2**30, -1)
@@ -249,3 +248,34 @@ def test_kernels_refuse_inputs_that_do_not_fit(compiled_kernels):
     ):
         with pytest.raises(RuntimeError, match="bias_act|upfirdn2d|triplane_sample"):
             operation(*arguments)
+
+
+@pytest.mark.slow
+def test_library_holds_code_for_every_architecture_and_every_operation(compiled_kernels):
+    info = check_library(compiled_kernels, ["8.0", "8.6", "8.9", "9.0"])
+    assert set(info.codes) == {"sm_80", "sm_86", "sm_89", "sm_90", "compute_90"}
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name[:8] == "mate3d::"]
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    found = {name[8:] for name in names if has_kernel(name, "CUDA")}
+    assert found == {
+        "bias_act",
+        "bias_act_grad",
+        "upfirdn2d",
+        "triplane_sample",
+        "triplane_sample_points_grad",
+        "triplane_sample_table_grad_atomic",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nm"), reason="no nm: the library's symbols were not seen")
+def test_library_depends_on_neither_python_nor_unstable_parts_of_pytorch(compiled_kernels):
+    command = ["nm", "--dynamic", "--undefined-only", str(compiled_kernels / LIBRARY_NAME)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    symbols = [line.split()[-1] for line in output.splitlines()]
+    assert any(symbol.startswith(("aoti_torch_", "torch_")) for symbol in symbols)
+    # Mangled names of C++ functions in at::, c10:: and torch::, which change between versions.
+    unstable = ("_ZN2at", "_ZNK2at", "_ZN3c10", "_ZNK3c10", "_ZN5torch", "_ZNK5torch")
+    assert not [symbol for symbol in symbols if symbol.startswith((*unstable, "Py", "_Py"))]
+    # The CUDA runtime is inside: its version need not be PyTorch's.
+    assert not [symbol for symbol in symbols if symbol.startswith("cuda")]

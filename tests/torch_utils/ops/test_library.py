@@ -23,27 +23,33 @@ def test_operations_keep_the_contracts_of_the_library():
     opcheck(OPS.triplane_sample_points_grad.default, (grad, table, points, direction))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(dynamic):
-    taps = setup_filter((1, 3, 3, 1))
+@pytest.mark.parametrize(
+    ("device", "dynamic"),
+    [
+        ("cpu", False),
+        pytest.param("cpu", True, marks=pytest.mark.slow),
+        pytest.param("cuda", False, marks=pytest.mark.gpu),
+    ],
+)
+def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(device, dynamic):
+    place, taps = Place(device=device), setup_filter((1, 3, 3, 1), device=device)
 
     def function(x, bias, points):
         x = upfirdn2d(bias_act(x, bias, activation="lrelu", clamp=2.0), taps, up=2, padding=[2, 1])
         return triplane_sample(x.unflatten(1, (3, -1)), points) ** 2
 
     def gradients(function, size):
-        x = PLACE.normal((2, 12, size, size), torch.float32).requires_grad_()
-        bias = PLACE.normal((12,), torch.float32).requires_grad_()
-        points = (torch.rand(2, 3, 3 * size, 2) * 2 - 1).requires_grad_()
-        y = function(x, bias, points)
-        return y, *torch.autograd.grad(y.sum(), (x, bias, points))
+        shapes = ((2, 12, size, size), (12,), (2, 3, 3 * size, 2))
+        inputs = [place.normal(shape, torch.float32).requires_grad_() for shape in shapes]
+        y = function(*inputs)
+        return y, *torch.autograd.grad(y.sum(), inputs)
 
-    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    # On a GPU the rest of the function is compiled too, and atomic additions round differently.
+    backend, tolerance = ("aot_eager", None) if device == "cpu" else ("inductor", 1e-4)
+    compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
     for size in (4, 6):
-        torch.manual_seed(1)
-        expected = gradients(function, size)
-        torch.manual_seed(1)
-        torch.testing.assert_close(gradients(compiled, size), expected)
+        actual, expected = gradients(compiled, size), gradients(function, size)
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_compiled_points_gradient_agrees_with_the_eager_one():
@@ -104,10 +110,15 @@ def test_shapes_that_would_broadcast_are_refused():
             call()
 
 
-def test_cpu_tensors_neither_load_nor_compile_kernels(monkeypatch):
-    def refuse():
-        raise AssertionError("kernels were asked for")
+def test_input_of_bias_act_is_not_overwritten():
+    x = torch.full((1, 2), -1.0)
+    bias_act(x, activation="lrelu", clamp=0.1)
+    bias_act(x)
+    assert (x == -1).all()
 
-    monkeypatch.setattr("torch_utils.ops._extension.load", refuse)
-    bias_act(torch.zeros(2, 3))
-    OPS.bias_act(torch.zeros(2, 3), None, 1, 0.2, 1.0, None)
+
+def test_clamped_values_of_half_types_have_no_gradient():
+    # 0.8 is not a number of float16: the stored limit is smaller.
+    x = torch.full((2, 3), 5.0, dtype=torch.float16, requires_grad=True)
+    (grad,) = torch.autograd.grad(bias_act(x, clamp=0.8).sum(), x)
+    assert (grad == 0).all()

@@ -1,12 +1,13 @@
-"""triplane_sample against PyTorch's own look-up; values and derivatives are in test_kernels."""
+"""triplane_sample and prepared look-ups; values and derivatives are in test_kernels."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 import torch_utils.ops._triplane_pytorch as module
+from mate3d.rendering.triplane import PLANE_AXES, look_up_planes
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
+from torch_utils.ops.triplane_tables import find_corners, look_up, make_table
 
 
 def _make_inputs(num_points: int = 40, size: tuple[int, int, int] = (4, 5, 7), dtype=torch.float32):
@@ -15,19 +16,6 @@ def _make_inputs(num_points: int = 40, size: tuple[int, int, int] = (4, 5, 7), d
     planes = torch.randn(2, 3, *size, dtype=dtype, requires_grad=True)
     plane_points = (torch.rand(2, 3, num_points, 2, dtype=dtype) * 2.8 - 1.4).requires_grad_()
     return planes, plane_points
-
-
-def test_forward_and_gradients_agree_with_grid_sample():
-    planes, plane_points = _make_inputs()
-    features = triplane_sample(planes, plane_points)
-    expected = F.grid_sample(
-        planes.flatten(0, 1), plane_points.flatten(0, 1)[:, None], align_corners=False
-    )
-    expected = expected.view(2, 3, 4, -1).transpose(2, 3).mean(1)
-    torch.testing.assert_close(features, expected)
-    actual_gradients = torch.autograd.grad(features.square().sum(), (planes, plane_points))
-    expected_gradients = torch.autograd.grad(expected.square().sum(), (planes, plane_points))
-    torch.testing.assert_close(actual_gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_of_the_points_does_not_compute_that_of_the_planes(monkeypatch):
@@ -43,16 +31,13 @@ def test_gradient_of_the_points_does_not_compute_that_of_the_planes(monkeypatch)
         torch.autograd.grad(features.sum(), planes)
 
 
-def test_points_gradient_is_what_autograd_computes_for_the_points():
+def test_points_gradient_is_that_of_autograd_and_has_gradients_itself():
     planes, plane_points = _make_inputs()
     features = triplane_sample(planes, plane_points)
     cotangent = torch.linspace(-1, 1, features.numel()).view_as(features)
     (expected,) = torch.autograd.grad(features, plane_points, cotangent)
     actual = triplane_sample_points_gradient(cotangent, planes, plane_points)
     torch.testing.assert_close(actual, expected)
-
-
-def test_points_gradient_has_gradients_for_all_its_inputs():
     inputs = _make_inputs(num_points=4, size=(2, 3, 4), dtype=torch.float64)
     grad_features = torch.randn(2, 4, 2, dtype=torch.float64, requires_grad=True)
     assert gradcheck(triplane_sample_points_gradient, (grad_features, *inputs))
@@ -66,3 +51,25 @@ def test_planes_of_half_types_are_summed_in_float32(dtype):
     (grad,) = torch.autograd.grad(3 * triplane_sample(planes, points).sum(), planes)
     assert grad.dtype == dtype
     assert grad.float().max().item() == pytest.approx(3000, rel=4e-3)
+
+
+@pytest.mark.parametrize("layout", sorted(PLANE_AXES))
+def test_prepared_look_up_agrees_inside_at_the_border_and_outside(layout):
+    random = torch.Generator().manual_seed(0)
+    planes = torch.randn(2, 3, 5, 6, 9, generator=random)
+    points = torch.rand(2, 200, 3, generator=random) * 3 - 1.5
+    points[:, 0] = torch.tensor([1e9, -1e9, 1e9])
+    points[:, 1] = torch.tensor([1.0, -1.0, 1.0])
+    corners, table = find_corners(points, PLANE_AXES[layout], (6, 9)), make_table(planes)
+    values = look_up(table, corners)
+    for chosen in (torch.tensor([3, 7, 399]), torch.tensor([], dtype=torch.long)):
+        assert torch.equal(look_up(table, corners.take(chosen)), values[chosen])
+    values = values.view(2, 200, 5)
+    torch.testing.assert_close(values, look_up_planes(planes, points, 2.0, layout))
+    assert values[:, 0].abs().max() == 0 and values[:, 1].abs().max() > 0
+
+
+def test_table_that_an_int32_cannot_address_is_refused():
+    points = torch.zeros(1, 1, 3)
+    with pytest.raises(ValueError, match="1 heads of 32768 x 32768 pixels are too many"):
+        find_corners(points, PLANE_AXES["xy_xz_yz"], (32768, 32768))
