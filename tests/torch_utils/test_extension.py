@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import warnings
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,6 @@ def loaded(monkeypatch) -> list[str]:
     paths: list[str] = []
     monkeypatch.setattr(torch.ops, "load_library", paths.append)
     return paths
-
-
-@pytest.fixture
-def silent():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def test_first_call_compiles_and_loads_once_and_nvcc_is_not_needed_again(
@@ -96,9 +88,8 @@ def test_reasons_of_all_ways_are_told(toolkit, tmp_path):
     assert ".log" in text
 
 
-def test_variable_makes_missing_kernels_an_error_or_leaves_them_out(
-    toolkit, loaded, monkeypatch, silent
-):
+@pytest.mark.filterwarnings("error")
+def test_variable_makes_missing_kernels_an_error_or_leaves_them_out(toolkit, loaded, monkeypatch):
     monkeypatch.setenv("MATE3D_OPS", "pytorch")
     assert _extension.load() is False
     monkeypatch.setattr(_extension, "_outcome", None)
@@ -113,7 +104,8 @@ def test_variable_makes_missing_kernels_an_error_or_leaves_them_out(
     assert (loaded, toolkit.calls) == ([], [])
 
 
-def test_without_gpu_nothing_is_compiled_and_nobody_warned(toolkit, loaded, monkeypatch, silent):
+@pytest.mark.filterwarnings("error")
+def test_without_gpu_nothing_is_compiled_and_nobody_warned(toolkit, loaded, monkeypatch):
     monkeypatch.setattr(_extension, "visible_gpus", list)
     assert _extension.load() is False
     assert (loaded, toolkit.calls) == ([], [])

@@ -2,14 +2,11 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
-from mate3d.errors import UserError
 from training import synthesis, views
 from training.optimization.adam import OptimizerSettings, make_adam, optimizing
 from training.optimization.precision import TrainingPrecision
-from training.settings import LoopSettings
 from training.state import STATE_FILE, load_state, save_state
 
 
@@ -111,8 +108,3 @@ def test_scale_is_part_of_the_state(make_trainer, tiny_settings, tmp_path):
     _, single = make_trainer(tmp_path, tiny_settings)
     load_state(tmp_path / STATE_FILE, single)
     assert not single.scaler.is_enabled()
-
-
-def test_unknown_precision_is_named():
-    with pytest.raises(UserError, match="train.precision=int8.*bf16"):
-        LoopSettings(precision="int8")
