@@ -24,15 +24,13 @@ from training.step_inputs import Latents, Networks, RealBatch, StepContext
 
 # The release, with the two consistency terms that it reports but does not weigh left out.
 RELEASED = LossSettings(with_double_blur=True)
-PLAIN = StepContext(
-    ScheduleValues(resolution=16, blur_sigma=0.0, pose_swap_probability=0.0),
-    noise_mode="const",
-    depth_mode="fixed",
-)
-SWAPPED_AND_BLURRED = StepContext(
-    ScheduleValues(resolution=16, blur_sigma=1.5, pose_swap_probability=1.0),
-    noise_mode="const",
-    depth_mode="fixed",
+PLAIN, SWAPPED_AND_BLURRED = (
+    StepContext(
+        ScheduleValues(resolution=16, blur_sigma=sigma, pose_swap_probability=swap),
+        noise_mode="const",
+        depth_mode="fixed",
+    )
+    for sigma, swap in ((0.0, 0.0), (1.5, 1.0))
 )
 G_NAMES = {
     "Loss/G/loss",
@@ -97,6 +95,12 @@ def check_metrics(metrics, case, names):
         assert_golden(metrics[name].squeeze(), golden_face()[f"train.{case}.{name}"].squeeze())
 
 
+def check_discriminator(networks, name, case, metrics):
+    check_metrics(metrics, case, metrics)
+    short = "D" if name == "discriminator" else "Ds"
+    check_gradients(getattr(networks, name), case, short, discriminator_name)
+
+
 @pytest.mark.parametrize(
     ("case", "context"), [("Gmain", PLAIN), ("Gmain_swap_blur", SWAPPED_AND_BLURRED)]
 )
@@ -145,29 +149,25 @@ def test_sphere_initialization_step_matches_the_release(networks, latents):
 
 
 @pytest.mark.parametrize(
-    ("case", "context"), [("Dmain", PLAIN), ("Dmain_swap_blur", SWAPPED_AND_BLURRED)]
+    ("case", "name", "context"),
+    [
+        ("Dmain", "discriminator", PLAIN),
+        ("Dmain_swap_blur", "discriminator", SWAPPED_AND_BLURRED),
+        ("Dsmain", "semantic_discriminator", PLAIN),
+    ],
 )
-def test_discriminator_step_matches_the_release(networks, latents, real, case, context):
-    metrics = steps.discriminator_step(networks, latents, real, RELEASED, context)
-    check_metrics(metrics, case, metrics)
-    check_gradients(networks.discriminator, case, "D", discriminator_name)
+def test_discriminator_step_matches_the_release(networks, latents, real, case, name, context):
+    metrics = getattr(steps, f"{name}_step")(networks, latents, real, RELEASED, context)
+    check_discriminator(networks, name, case, metrics)
     assert_golden(networks.generator.mapping.w_avg, golden_face()[f"train.{case}.w_avg_after"])
 
 
-def test_r1_step_matches_the_release(networks, real):
-    metrics = steps.r1_step(networks, real, RELEASED, PLAIN)
-    check_metrics(metrics, "Dreg", metrics)
-    check_gradients(networks.discriminator, "Dreg", "D", discriminator_name)
-
-
-def test_semantic_discriminator_step_matches_the_release(networks, latents, real):
-    metrics = steps.semantic_discriminator_step(networks, latents, real, RELEASED, PLAIN)
-    check_metrics(metrics, "Dsmain", metrics)
-    check_gradients(networks.semantic_discriminator, "Dsmain", "Ds", discriminator_name)
-    assert_golden(networks.generator.mapping.w_avg, golden_face()["train.Dsmain.w_avg_after"])
-
-
-def test_semantic_r1_step_matches_the_release(networks, real):
-    metrics = steps.semantic_r1_step(networks, real, RELEASED, PLAIN)
-    check_metrics(metrics, "Dsreg", metrics)
-    check_gradients(networks.semantic_discriminator, "Dsreg", "Ds", discriminator_name)
+@pytest.mark.parametrize(
+    ("case", "name", "step"),
+    [
+        ("Dreg", "discriminator", steps.r1_step),
+        ("Dsreg", "semantic_discriminator", steps.semantic_r1_step),
+    ],
+)
+def test_r1_step_matches_the_release(networks, real, case, name, step):
+    check_discriminator(networks, name, case, step(networks, real, RELEASED, PLAIN))

@@ -1,20 +1,19 @@
 """Low precision reaches the networks and nothing else; float16 losses are scaled."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import torch
 
 from training import synthesis, views
 from training.optimization.adam import OptimizerSettings, make_adam, optimizing
+from training.optimization.compilation import not_compiled
 from training.optimization.precision import TrainingPrecision
 from training.state import STATE_FILE, load_state, save_state
 
 
-def run_training(make_trainer, folder, settings, **changes):
-    loop = replace(settings.loop, **changes)
-    trainer, state = make_trainer(folder, replace(settings, loop=loop))
-    assert trainer.run()
-    return trainer, state
+def with_loop(settings, **changes):
+    return replace(settings, loop=replace(settings.loop, **changes))
 
 
 def weights_of(state):
@@ -22,64 +21,56 @@ def weights_of(state):
 
 
 def test_training_in_low_precision_stays_near_single(make_trainer, tiny_settings, tmp_path):
-    one = weights_of(run_training(make_trainer, tmp_path / "fp32", tiny_settings)[1])
-    start = weights_of(make_trainer(tmp_path / "start", tiny_settings)[1])
-    for precision in ("bf16", "fp16"):
-        folder = tmp_path / precision
-        _, state = run_training(make_trainer, folder, tiny_settings, precision=precision)
-        other = weights_of(state)
+    start = weights_of(make_trainer(tmp_path / "start")[1])
+    trained = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        settings = with_loop(tiny_settings, precision=precision, total_kimg=0.006)
+        trainer, state = make_trainer(tmp_path / precision, settings)
+        assert trainer.run()
+        trained[precision] = other = weights_of(state)
         assert other.dtype == torch.float32 and other.isfinite().all()
+    one = trained.pop("fp32")
+    for precision, other in trained.items():
         moved, apart = (one - start).norm(), (one - other).norm()
         # Adam with beta1 = 0 moves every weight by its rate: only signs of tiny gradients differ.
         assert 0 < apart < 0.5 * moved, precision
 
 
 def test_only_networks_see_low_precision(make_trainer, tiny_settings, tmp_path, monkeypatch):
-    dtypes = {}
+    dtypes = defaultdict(set)
 
     def watch(name, owner, method):
         original = getattr(owner, method)
 
         def watched(*args, **kwargs):
             result = original(*args, **kwargs)
-            dtypes.setdefault(name, set()).update(_dtypes((args, kwargs, result)))
+            values = [result] if isinstance(result, torch.Tensor) else vars(result).values()
+            values = [*args, *kwargs.values(), *values]
+            dtypes[name] |= {
+                x.dtype for x in values if torch.is_tensor(x) and x.is_floating_point()
+            }
             return result
 
         monkeypatch.setattr(owner, method, watched)
 
-    loop = replace(tiny_settings.loop, precision="bf16", total_kimg=0.002)
-    trainer, state = make_trainer(tmp_path, replace(tiny_settings, loop=loop))
+    def note_autocast():
+        autocasts.append(torch.is_autocast_enabled("cpu"))
+        return not_compiled()
+
+    settings = with_loop(tiny_settings, precision="bf16", total_kimg=0.002)
+    trainer, state = make_trainer(tmp_path, settings)
+    discriminator, autocasts = state.networks.discriminator, []
     watch("field", synthesis, "render_field")
     watch("fast_field", synthesis, "render_field_fast")
-    generator = state.networks.generator
-    watch("mapping", generator.mapping, "forward")
-    watch("blocks", state.networks.discriminator.blocks["b16"].conv0, "forward")
-    watch("head", state.networks.discriminator.head, "forward")
-    autocasts = []
-    original = views.not_compiled
-    monkeypatch.setattr(
-        views,
-        "not_compiled",
-        lambda: autocasts.append(torch.is_autocast_enabled("cpu")) or original(),
-    )
+    watch("mapping", state.networks.generator.mapping, "forward")
+    watch("blocks", discriminator.blocks["b16"].conv0, "forward")
+    watch("head", discriminator.head, "forward")
+    monkeypatch.setattr(views, "not_compiled", note_autocast)
     assert trainer.run()
-    single = {torch.float32}
-    assert dtypes["field"] == dtypes["fast_field"] == dtypes["mapping"] == single
-    assert dtypes["head"] == single
+    for name in ("field", "fast_field", "mapping", "head"):
+        assert dtypes[name] == {torch.float32}, name
     assert torch.bfloat16 in dtypes["blocks"]
     assert autocasts == [False, False]  # Both R1 steps.
-
-
-def _dtypes(value) -> set[torch.dtype]:
-    if isinstance(value, torch.Tensor):
-        return {value.dtype} if value.is_floating_point() else set()
-    if isinstance(value, dict):
-        value = value.values()
-    elif hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module):
-        value = vars(value).values()
-    elif not isinstance(value, list | tuple):
-        return set()
-    return set().union(*map(_dtypes, value))
 
 
 def test_overflowing_float16_losses_are_skipped_and_scaled_less():
@@ -98,7 +89,7 @@ def test_overflowing_float16_losses_are_skipped_and_scaled_less():
 
 
 def test_scale_is_part_of_the_state(make_trainer, tiny_settings, tmp_path):
-    settings = replace(tiny_settings, loop=replace(tiny_settings.loop, precision="fp16"))
+    settings = with_loop(tiny_settings, precision="fp16")
     _, state = make_trainer(tmp_path, settings)
     state.scaler.load_state_dict(state.scaler.state_dict() | {"scale": 1024.0})
     save_state(tmp_path / STATE_FILE, state)
