@@ -4,14 +4,24 @@ import json
 import logging
 import resource
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mate3d.labels import CATMASK_HQ
 from tests.processes import run_launched
 from torch_utils.distributed import distributed, is_main
+from training.augmentation import AugmentSettings
+from training.evaluation import MetricSettings
 from training.run_folder.monitor import Monitor
+
+ASSETS = Path(__file__).parents[3] / "assets"
+GRIDS = {"image", "segmentation", "overlay", "depth", "normals", "sdf_slices"}
+# Masks of noise are judged by nothing.
+METRICS = {"fid_procedural", "kid_procedural", "eikonal_residual"}
 
 
 def make_monitor(folder, images_seen=0, **more):
@@ -81,25 +91,51 @@ def test_no_step_is_doubled_or_missing_after_going_back(tmp_path, is_resumed, ba
     assert points == expected
 
 
-def test_tensorboard_finds_every_kind_of_value(tmp_path):
+def test_tensorboard_finds_all_tags(make_trainer, tiny_settings, tmp_path):
+    metrics = MetricSettings(
+        procedural_network=str(ASSETS / "procedural_features"),
+        features="procedural",
+        num_samples=4,
+        batch_size=2,
+        eikonal_heads=1,
+    )
+    augment = AugmentSettings(mode="fixed", probability=0.2)
+    settings = replace(tiny_settings, metrics=metrics, augment=augment)
+    trainer, _ = make_trainer(tmp_path, settings, options={"train.batch_size": 2})
+    assert trainer.run()
+    every = {"images": 0, "scalars": 0, "histograms": 0}
+    reader = EventAccumulator(str(tmp_path), size_guidance=every).Reload()
+    tags = reader.Tags()
+    in_stats = {name for record in read_stats(tmp_path) for name in record}
+    assert set(tags["scalars"]) == in_stats - {"images_seen"}
+    for group, names in {
+        "Metrics": METRICS,
+        "Augment": {"probability", "sign"},
+        "Loss": {"G/loss", "D/loss", "D/loss_semantic", "G_eikonal/loss", "r1_penalty", "beta"},
+        "Progress": {"kimg", "resolution", "blur_sigma", "pose_swap_probability", "lr_factor"},
+        "Timing": {"images_per_sec", "sec_per_kimg", "eta_sec"},
+        "Resources": {"peak_memory_gib"},
+    }.items():
+        assert {f"{group}/{name}" for name in names} <= set(tags["scalars"])
+    real = {"real_image", "real_segmentation", "real_overlay"}
+    assert set(tags["images"]) == {f"samples/{name}" for name in GRIDS | real}
+    classes = {f"SDF_class/{name}" for name in CATMASK_HQ.class_names}
+    assert {"SDF/box", "SDF/near_surface", "SDF/beta"} | classes <= set(tags["histograms"])
+    assert len(reader.Histograms("SDF/near_surface")) == 2
+    assert [event.step for event in reader.Scalars("Metrics/fid_procedural")] == [4, 8]
+    plugin = reader.summary_metadata["_hparams_/experiment"].plugin_data
+    assert plugin.plugin_name == "hparams"
+
+
+def test_histograms_leave_out_what_is_no_number(tmp_path):
     monitor = make_monitor(tmp_path)
-    monitor.add_hparams({"train.batch_size": 4, "loss.r1_gamma": 0.5, "with": True, "x": [1, 2]})
-    histograms = {
-        "SDF/box": torch.linspace(-1, 1, 100),
-        "some": torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]]),
-        "none": torch.tensor([float("nan")]),
-    }
-    monitor.add_histograms(histograms, 10)
-    monitor.add_grids({"image": torch.zeros(3, 4, 8)}, 10)
+    some = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
+    monitor.add_histograms({"some": some, "none": torch.tensor([float("nan")])}, 10)
     monitor.close()
     events = read_events(tmp_path)
-    assert events.Tags()["images"] == ["samples/image"]
-    assert events.Tags()["histograms"] == ["SDF/box", "some"]
-    assert set(events.summary_metadata) >= {"_hparams_/experiment", "_hparams_/session_start_info"}
-    (box,), (some,) = (events.Histograms(name) for name in ("SDF/box", "some"))
-    assert (box.histogram_value.num, box.histogram_value.min) == (100, -1)
-    assert some.histogram_value.num == 2
-    assert (tmp_path / "samples" / "000000010_image.png").exists()
+    assert events.Tags()["histograms"] == ["some"]
+    (histogram,) = (event.histogram_value for event in events.Histograms("some"))
+    assert (histogram.num, histogram.min) == (2, 1)
 
 
 def test_time_left_follows_from_the_speed(tmp_path, monkeypatch):
