@@ -62,3 +62,14 @@ def test_edits_are_compared_and_the_line_is_the_file(tmp_path):
 def test_unknown_variants_are_named(name):
     result = run_benchmark(name, "variants=quick")
     assert result.returncode == 1 and "error: variants=quick" in result.stderr
+
+
+def test_operations_have_rates_and_limits(tmp_path):
+    words = ["size=reduced", "runs=1", "cases=gradient", f"output={tmp_path / 'ops.json'}"]
+    document = read_figures("bench_ops", *words)
+    assert document == json.loads((tmp_path / "ops.json").read_text())
+    assert document["copy_gb_per_second"] > 0
+    entry = document["cases"]["triplane_sample gradient of planes, float32"]
+    assert {"seconds_fast", "seconds_slow", "speedup", "bytes", "share_of_limit"} <= entry.keys()
+    assert entry["share_of_cache_limit"] > 0
+    assert len(document["cases"]) == 4

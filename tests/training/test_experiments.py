@@ -17,10 +17,13 @@ from training.run_folder.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = group_choices("train", "experiment")
-ABLATIONS = group_choices("train", "ablation")
-# An experiment, alone or with an ablation.
-RUNS = [(name, None) for name in EXPERIMENTS] + [
-    pytest.param("demo_cat", name, marks=pytest.mark.slow) for name in ABLATIONS
+# An experiment, alone or with an ablation; all but one are slow.
+RUNS = [("demo_cat", None)] + [
+    pytest.param(*run, marks=pytest.mark.slow)
+    for run in (
+        *((name, None) for name in EXPERIMENTS if name != "demo_cat"),
+        *(("demo_cat", name) for name in group_choices("train", "ablation")),
+    )
 ]
 NUM_TICKS = 3
 

@@ -74,15 +74,17 @@ def test_weights_are_linked_or_copied(keep, tmp_path, monkeypatch, has_links):
     assert (path / "card.md").stat().st_nlink == 1
 
 
-def test_ranking_knows_the_direction_and_the_feature_network():
-    measured = {
-        1: {"fid_inception": 1.0, "fid_procedural": 9.0, "miou": 0.2},
-        2: {"fid_procedural": 3.0, "miou": 0.9},
-        3: {},
-    }
-    assert rank_checkpoints(measured, "fid_procedural") == [2, 1]
-    assert rank_checkpoints(measured, "fid") == [2, 1]
-    assert rank_checkpoints(measured, "fid_inception") == [1]
-    assert rank_checkpoints(measured, "miou") == [2, 1]
-    assert rank_checkpoints({1: {"miou": 0.9}, 2: {"miou": 0.2}}, "miou") == [1, 2]
-    assert rank_checkpoints(measured, "kid") == []
+@pytest.mark.parametrize(
+    ("metric", "ranks"),
+    [
+        ("fid_procedural", [2, 1]),
+        ("fid", [2, 1]),
+        ("fid_inception", [1]),
+        ("miou", [2, 1]),
+        ("kid", []),
+    ],
+)
+def test_ranking_knows_the_direction_and_the_feature_network(metric, ranks):
+    first = {"fid_inception": 1.0, "fid_procedural": 9.0, "miou": 0.2}
+    measured = {1: first, 2: {"fid_procedural": 3.0, "miou": 0.9}, 3: {}}
+    assert rank_checkpoints(measured, metric) == ranks

@@ -3,14 +3,12 @@
 import json
 import math
 import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mate3d.outputs.charts import HEIGHT, WIDTH
 from tests.pages import Page
 from training.run_folder.events import log_event
 from training.run_folder.grids import save_grids
@@ -92,25 +90,14 @@ def test_page_tells_everything_and_needs_no_other_file(run_folder):
     assert "python -m scripts.train output=a resume=true" in given
 
 
-def test_charts_are_well_formed_and_inside_their_frames(run_folder):
+def test_charts_have_titles_and_their_sections(run_folder):
     page = write_summary(run_folder).read_text()
     titles = re.findall(r'aria-label="([^"]+)"', page)
-    assert {
-        "fid procedural",
-        "G eikonal (logarithmic)",
-        "generator and discriminators",
-        "blur sigma",
-        "Augment/probability",
-    } <= set(titles)
-    others = page.index("All other values")
-    assert page.index('"Augment/probability"') < others < page.index('"scores/fake"')
-    assert "weighted" not in page[:others]
-    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == len(titles)
-    for chart in charts:
-        for element in ElementTree.fromstring(chart).iter("path"):
-            numbers = np.array(re.findall(r"[-\d.]+", element.get("d")), dtype=float).reshape(-1, 2)
-            assert (numbers >= 0).all() and (numbers <= (WIDTH, HEIGHT)).all()
+    adversarial = "generator and discriminators"
+    assert {"fid procedural", "G eikonal (logarithmic)", adversarial, "blur sigma"} <= set(titles)
+    shown, others = page.split("All other values")
+    assert '"Augment/probability"' in shown and "weighted" not in shown
+    assert '"scores/fake"' in others
 
 
 def test_complete_run_needs_no_command_and_stopped_run_says_so(run_folder):
@@ -121,19 +108,18 @@ def test_complete_run_needs_no_command_and_stopped_run_says_so(run_folder):
     assert "Complete." in text and "resume=true" not in text
 
 
-def test_damaged_files_are_left_out(run_folder):
+def test_damaged_and_missing_files_are_left_out(run_folder, tmp_path):
     (run_folder / "config.yaml").write_text("a: [")
     (run_folder / "samples" / "000060000_image.png").write_bytes(b"no picture")
     (run_folder / "checkpoint" / "card.md").write_bytes(b"\xff")
     text = read_page(run_folder).text
     assert "Samples now, at 60 kimg sdf slices" in text
     assert "resume=true" not in text
-
-
-def test_run_of_an_earlier_version_or_without_a_tick_has_a_page(tmp_path):
-    assert "Not a single tick yet." in read_page(tmp_path).text
-    (tmp_path / "stats.jsonl").write_text('{"images_seen": 2000, "Loss/G/loss": 1.0}\n')
-    text = read_page(tmp_path).text
+    folder = tmp_path / "earlier version"
+    folder.mkdir()
+    assert "Not a single tick yet." in read_page(folder).text
+    (folder / "stats.jsonl").write_text('{"images_seen": 2000, "Loss/G/loss": 1.0}\n')
+    text = read_page(folder).text
     assert "Not complete. 2 thousand images seen." in text and "None." in text
 
 
