@@ -1,13 +1,14 @@
 """Run a function in a process of its own that is killed, or that finds the disk full."""
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from tests.torch_utils.distributed_processes import fork_processes
 
+_FORK = multiprocessing.get_context("fork")
 # Of unshare(2): mounts and users of one's own.
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 
@@ -43,15 +45,15 @@ def killed_at_line(function: Callable[[], object], moment: int, *modules: Module
         sys.settrace(trace)
         function()
 
-    return _wait(_fork(run))
+    return _was_killed(_start(run))
 
 
 def killed_after(function: Callable[[], object], seconds: float) -> bool:
     """Run a function in a forked process that SIGKILL ends after a time."""
-    child = _fork(function)
+    process = _start(function)
     time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return _wait(child)
+    process.kill()
+    return _was_killed(process)
 
 
 def error_with_file_limit(function: Callable[[], object], num_bytes: int) -> str:
@@ -93,43 +95,35 @@ def run_launched(function: Callable[[], object], size: int = 2) -> None:
 
 
 def _error_of(function: Callable[[], object], prepare: Callable[[], object]) -> str:
-    reader, writer = os.pipe()
+    reader, writer = _FORK.Pipe(duplex=False)
 
     def run() -> None:
         try:
             prepare()
             function()
         except Exception as error:
-            os.write(writer, f"{type(error).__name__}: {error}".encode())
+            writer.send(f"{type(error).__name__}: {error}")
+        else:
+            writer.send("")
 
-    child = _fork(run)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        message = file.read()
-    assert not _wait(child)
+    process = _start(run)
+    message = reader.recv()
+    assert not _was_killed(process)
     return message
 
 
-def _fork(function: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        status = 1
+def _start(function: Callable[[], object]) -> BaseProcess:
+    def run() -> None:
         # The parent's other threads are not here, but OpenMP would wait for them.
         torch.set_num_threads(1)
-        try:
-            function()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
+        function()
+
+    process = _FORK.Process(target=run)
+    process.start()
+    return process
 
 
-def _wait(child: int) -> bool:
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL, status
-        return True
-    assert os.WEXITSTATUS(status) == 0, status
-    return False
+def _was_killed(process: BaseProcess) -> bool:
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0

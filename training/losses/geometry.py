@@ -55,8 +55,6 @@ def class_color_consistency_loss(
     class_images: Tensor,  # [B, K, 3, h, w] in [-1, 1], each part rendered alone
     image_raw: Tensor,  # [B, 3, h, w] in [-1, 1]
     segmentation_raw: Tensor,  # [B, K, h, w]
-    *,
-    with_skin: bool = False,
 ) -> Tensor:  # scalar
     """Return MSE between each part rendered alone and the image cut out by its mask.
 
@@ -64,12 +62,12 @@ def class_color_consistency_loss(
         class_images: One image a class, composited with that class's density.
         image_raw: The raw render.
         segmentation_raw: Its class scores.
-        with_skin: The release leaves out class 1 unless its `with_back` is on (spec 8.3).
     """
     num_classes = segmentation_raw.shape[1]
     one_hot = F.one_hot(segmentation_raw.argmax(dim=1), num_classes).permute(0, 3, 1, 2)
     target = (image_raw + 1).unsqueeze(1) * one_hot.unsqueeze(2) - 1
-    kept = [index for index in range(num_classes) if with_skin or index != 1]
+    # The release leaves out the skin (spec 8.3).
+    kept = [index for index in range(num_classes) if index != 1]
     return F.mse_loss(class_images[:, kept], target[:, kept].detach())
 
 
