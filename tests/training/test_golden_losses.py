@@ -32,17 +32,6 @@ PLAIN, SWAPPED_AND_BLURRED = (
     )
     for sigma, swap in ((0.0, 0.0), (1.5, 1.0))
 )
-G_NAMES = {
-    "Loss/G/loss",
-    "Loss/G_eikonal/loss",
-    "Loss/G_g_minimal_surface/loss",
-    "Loss/G_sdf_consist_loss/loss",
-    "Loss/beta",
-    "Loss/scores/fake",
-    "Loss/scores/fake_semantic",
-    "Loss/signs/fake",
-    "Loss/signs/fake_semantic",
-}
 
 
 @pytest.fixture
@@ -70,19 +59,13 @@ def check_gradients(module, case, names_key, rename):
     with safe_open(DATA / "golden_face.safetensors", "pt") as file:
         names = json.loads(file.metadata()[f"param_names_{names_key}"])
     parameters = dict(module.named_parameters())
-    norms, probes = [], []
-    for name in names:
-        gradient = parameters[rename(name)].grad
-        if gradient is None:
-            gradient = torch.zeros(1)
-        flat = gradient.flatten().double()
-        norms.append(float(flat.norm()))
-        probes.append(float(flat @ torch.cos(torch.arange(len(flat), dtype=torch.float64))))
-    face = golden_face()
-    norms, probes = torch.tensor(norms, dtype=torch.float64), torch.tensor(probes)
+    gradients = [parameters[rename(name)].grad for name in names]
     # No gradient (-1) and a gradient of zero train alike.
-    expected_norms = face[f"train.{case}.gradnorm"].double().clamp(min=0)
-    expected_probes = face[f"train.{case}.gradprobe"].double()
+    flat = [torch.zeros(1).double() if g is None else g.flatten().double() for g in gradients]
+    norms = torch.stack([one.norm() for one in flat])
+    probes = torch.stack([one @ torch.arange(len(one)).double().cos() for one in flat])
+    expected_norms = golden_face()[f"train.{case}.gradnorm"].double().clamp(min=0)
+    expected_probes = golden_face()[f"train.{case}.gradprobe"].double()
     # Every parameter on its own scale, but for those whose gradient is mostly rounding.
     scale = torch.maximum(expected_norms, expected_probes.abs())
     scale = scale.clamp(min=0.1 * float(scale.max()))
@@ -90,13 +73,17 @@ def check_gradients(module, case, names_key, rename):
     assert float(((probes - expected_probes).abs() / scale).max()) < 2e-4
 
 
-def check_metrics(metrics, case, names):
+def check_metrics(metrics, case, num_recorded):
+    """Compare what was recorded: not every metric of ours."""
+    face = golden_face()
+    names = [name for name in metrics if f"train.{case}.{name}" in face]
+    assert len(names) == num_recorded
     for name in names:
-        assert_golden(metrics[name].squeeze(), golden_face()[f"train.{case}.{name}"].squeeze())
+        assert_golden(metrics[name].squeeze(), face[f"train.{case}.{name}"].squeeze())
 
 
 def check_discriminator(networks, name, case, metrics):
-    check_metrics(metrics, case, metrics)
+    check_metrics(metrics, case, len(metrics))
     short = "D" if name == "discriminator" else "Ds"
     check_gradients(getattr(networks, name), case, short, discriminator_name)
 
@@ -108,7 +95,7 @@ def test_generator_step_matches_the_release(networks, latents, case, context):
     networks.discriminator.requires_grad_(False)
     networks.semantic_discriminator.requires_grad_(False)
     metrics = steps.generator_step(networks, latents, RELEASED, context)
-    check_metrics(metrics, case, G_NAMES)
+    check_metrics(metrics, case, 9)
     check_gradients(networks.generator, case, "G", generator_name)
 
 
@@ -144,7 +131,7 @@ def test_density_step_matches_the_release(networks, latents):
 
 def test_sphere_initialization_step_matches_the_release(networks, latents):
     metrics = steps.sphere_initialization_step(networks, latents, RELEASED, PLAIN)
-    check_metrics(metrics, "init", ["Loss/G_init/initloss", "Loss/beta"])
+    check_metrics(metrics, "init", 2)
     check_gradients(networks.generator, "init", "G", generator_name)
 
 

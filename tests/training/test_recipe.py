@@ -146,15 +146,3 @@ def test_ablation_changes_what_it_names_and_can_be_built(experiment, ablation):
     config = compose(f"experiment={experiment}", f"ablation={ablation}")
     train.read_settings(config)
     train.read_generator_config(config)
-
-
-def test_demo_experiments_differ_in_portraits_only():
-    cats = dict(flatten(compose("experiment=demo_cat")))
-    people = dict(flatten(compose("experiment=demo_face")))
-    shared = set(cats) & set(people)
-    differing = {name for name in shared if cats[name] != people[name]}
-    assert {name for name in differing if not name.startswith("dataset.")} == {
-        "model.generator.label_set",
-        "model.generator.z_dim",
-        "model.generator.box_size",
-    }
