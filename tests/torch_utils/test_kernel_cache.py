@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.fake_toolkit import FakeToolkit
 from torch_utils.kernel_build import cache, library, toolchain
 from torch_utils.kernel_build.library import check_library
 from torch_utils.kernel_build.toolchain import BuildError, Toolchain, find_toolchain
@@ -42,15 +41,9 @@ def tools(toolkit, sources) -> Toolchain:
     return find_toolchain()
 
 
-def _start(toolkit: FakeToolkit, folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", _BUILD],
-        cwd=ROOT,
-        env=toolkit.environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _start() -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", _BUILD], cwd=ROOT, **pipes)
 
 
 def _wait_for(condition, what: str) -> None:
@@ -60,11 +53,15 @@ def _wait_for(condition, what: str) -> None:
         time.sleep(0.02)
 
 
-def test_second_call_compiles_nothing_and_others_may_read_what_the_first_made(tools, toolkit):
-    entry = cache.find_or_build(tools, GPU)
+def test_library_is_compiled_once_serves_all_its_gpus_and_may_be_read_by_others(tools, toolkit):
+    assert cache.find_entry(GPU) is None
+    entry = cache.find_or_build(tools, ["8.0", "9.0+PTX"])
     for path in (entry.parent.parent, entry, *entry.iterdir()):
         assert path.stat().st_mode & 0o044 == 0o044, path
-    assert cache.find_or_build(tools, GPU) == entry
+    for architecture in ("8.0", "8.6", "9.0", "12.0"):
+        assert cache.find_or_build(tools, [architecture]) == entry
+        assert cache.find_entry([architecture]) == entry
+    assert cache.find_entry(["7.5"]) is None
     assert len(toolkit.calls) == 2
     words = (entry / library.LIBRARY_NAME).read_text().split()
     assert {"one.o", "two.o", "-cudart=static", "-ltorch_cuda"} <= set(words)
@@ -85,16 +82,6 @@ def test_other_sources_headers_flags_compilers_or_gpus_are_other_entries(
     monkeypatch.setattr(cache, "_libc", lambda: "glibc-2.17")
     entries.append(cache.find_or_build(find_toolchain(), GPU))
     assert len(set(entries)) == len(entries)
-
-
-def test_library_for_more_gpus_serves_each_of_them_also_without_tools(tools, toolkit):
-    assert cache.find_entry(GPU) is None
-    entry = cache.find_or_build(tools, ["8.0", "9.0+PTX"])
-    for architecture in ("8.6", "9.0", "12.0"):
-        assert cache.find_or_build(tools, [architecture]) == entry
-    assert len(toolkit.calls) == 2
-    assert cache.find_entry(GPU) == entry
-    assert cache.find_entry(["7.5"]) is None
 
 
 def test_sources_that_change_during_a_build_spoil_no_entry(tools, toolkit, sources):
@@ -162,9 +149,9 @@ def test_setup_can_compile_where_nothing_is_installed():
     subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, env={}, check=True)
 
 
-def test_two_processes_at_once_compile_once_and_both_get_the_library(toolkit, tmp_path):
+def test_two_processes_at_once_compile_once_and_both_get_the_library(toolkit):
     toolkit.write_nvcc(compiling="sleep 0.5")
-    processes = [_start(toolkit, tmp_path / "cache") for _ in range(2)]
+    processes = [_start() for _ in range(2)]
     results = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     assert results[0][0] == results[1][0] != ""
@@ -173,7 +160,7 @@ def test_two_processes_at_once_compile_once_and_both_get_the_library(toolkit, tm
 
 def test_killed_build_leaves_neither_a_lock_nor_a_half_library(toolkit, tmp_path):
     toolkit.write_nvcc(compiling="exec sleep 60")
-    process = _start(toolkit, tmp_path / "cache")
+    process = _start()
     try:
         _wait_for(lambda: toolkit.calls, "compilation")
         assert len(list((tmp_path / "cache" / "kernels").glob("*.lock"))) == 1
@@ -183,7 +170,7 @@ def test_killed_build_leaves_neither_a_lock_nor_a_half_library(toolkit, tmp_path
     orphans = toolkit.calls
     toolkit.write_nvcc()
     try:
-        output, errors = _start(toolkit, tmp_path / "cache").communicate(timeout=60)
+        output, errors = _start().communicate(timeout=60)
     finally:
         for orphan in filter(_is_running, orphans):
             os.kill(orphan, signal.SIGKILL)
@@ -223,10 +210,8 @@ def test_full_disk_is_named_and_leaves_nothing(tools, monkeypatch):
 
 def test_cache_folder_is_chosen_by_variables(monkeypatch):
     names = ("MATE3D_CACHE", "TORCH_EXTENSIONS_DIR", "XDG_CACHE_HOME", "HOME")
-    for name, value in zip(names, "abcd", strict=True):
-        monkeypatch.setenv(name, f"/{value}")
-    for name, expected in zip(
-        names, ("/a", "/b/mate3d", "/c/mate3d", "/d/.cache/mate3d"), strict=True
-    ):
-        assert cache.cache_folder() == Path(expected) / "kernels"
+    for name in names:
+        monkeypatch.setenv(name, f"/{name}")
+    for name, folder in zip(names, ("", "mate3d", "mate3d", ".cache/mate3d"), strict=True):
+        assert cache.cache_folder() == Path(f"/{name}", folder, "kernels")
         monkeypatch.delenv(name)
