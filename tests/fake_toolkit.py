@@ -1,6 +1,5 @@
 """Compilers that only pretend: shell scripts that count their calls, wait or fail as told."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +56,12 @@ class FakeToolkit:
         calls = f"'{self.home / 'calls'}'"
         write_script(self.nvcc, _NVCC.format(release=release, calls=calls, compiling=compiling))
 
-    def environment(self, cache: Path) -> dict[str, str]:
-        """Return variables under which a process takes these tools and keeps kernels there."""
-        return os.environ | {
-            "CUDA_HOME": str(self.home),
-            "CUDAHOSTCXX": str(self.host),
-            "MATE3D_CACHE": str(cache),
-            "MATE3D_OPS": "auto",
-        }
-
     def use(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make this process take these tools and keep kernels there; no GPU driver is seen."""
-        for name, value in self.environment(cache).items():
-            monkeypatch.setenv(name, value)
+        """Make this process and what it starts take these tools, without a GPU driver."""
+        monkeypatch.setenv("CUDA_HOME", str(self.home))
+        monkeypatch.setenv("CUDAHOSTCXX", str(self.host))
+        monkeypatch.setenv("MATE3D_CACHE", str(cache))
+        monkeypatch.setenv("MATE3D_OPS", "auto")
         monkeypatch.setattr(toolchain, "driver_version", lambda: None)
 
 

@@ -13,12 +13,9 @@ from scripts._compose import (
     resolve_config,
 )
 
-SCRIPTS = sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
-
-
 CHOICES = [
     (script, group, choice)
-    for script in SCRIPTS
+    for script in sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
     for group in chosen_files(script)
     for choice in group_choices(script, group)
 ]
@@ -39,8 +36,3 @@ def test_choice_composes_and_experiments_set_only_options_that_exist(script, gro
         groups = chosen_files(script)
         unknown = {key for key in given - known if key.split(".")[0] not in groups}
         assert not unknown, f"{group}={choice} of {script} sets {sorted(unknown)}"
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_script_has_a_tiny_debug_configuration(script):
-    assert "tiny" in group_choices(script, "debug")

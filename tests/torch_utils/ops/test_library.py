@@ -97,19 +97,6 @@ def test_results_keep_their_types_and_precision_under_autocast():
             torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-def test_shapes_that_would_broadcast_are_refused():
-    x, points = torch.zeros(2, 6, 4, 5), torch.zeros(1, 3, 7, 2)
-    for call in (
-        lambda: bias_act(x, torch.zeros(1)),
-        lambda: triplane_sample(x.view(2, 3, 2, 4, 5), points),
-        lambda: triplane_sample_points_gradient(
-            torch.zeros(1, 1, 2), x[:1].view(1, 3, 2, 4, 5), points
-        ),
-    ):
-        with pytest.raises(AssertionError):
-            call()
-
-
 def test_input_of_bias_act_is_not_overwritten():
     x = torch.full((1, 2), -1.0)
     bias_act(x, activation="lrelu", clamp=0.1)

@@ -11,12 +11,7 @@ from training.augmentation.dice import Dice
 from training.augmentation.settings import AugmentSettings
 
 NUM_SAMPLES = 2000
-QUIET = {
-    "brightness": 0.0,
-    "contrast_octaves": 0.0,
-    "hue_degrees": 0.0,
-    "saturation_octaves": 0.0,
-}
+QUIET = dict.fromkeys(("brightness", "contrast_octaves", "hue_degrees", "saturation_octaves"), 0.0)
 
 
 def matrices(probability: float, **options: float) -> torch.Tensor:  # [B, 4, 4]

@@ -19,12 +19,10 @@ from training.optimization.schedules import ScheduleSettings
         ("pose_swap_probability", {"pose_swap_fade_kimg": 1000.0}, 0, 1.0),
         ("pose_swap_probability", {"pose_swap_fade_kimg": 1000.0}, 500_000, 0.75),
         ("pose_swap_probability", {"pose_swap_fade_kimg": 1000.0}, 2_000_000, 0.5),
-        ("pose_swap_probability", {"pose_swap_fade_kimg": 0.0}, 0, 0.5),
         ("pose_swap_probability", {"pose_swap_probability": None}, 5, None),
         ("raw_resolution", {"resolution_fade_kimg": 1000.0}, 0, 64),
         ("raw_resolution", {"resolution_fade_kimg": 1000.0}, 492_000, 95),
         ("raw_resolution", {"resolution_fade_kimg": 1000.0}, 5_000_000, 128),
-        ("raw_resolution", {"resolution_fade_kimg": 0.0}, 0, 128),
     ],
 )
 def test_values_fade_from_first_to_last(function, settings, images_seen, value):

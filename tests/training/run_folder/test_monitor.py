@@ -19,9 +19,6 @@ from training.evaluation import MetricSettings
 from training.run_folder.monitor import Monitor
 
 ASSETS = Path(__file__).parents[3] / "assets"
-GRIDS = {"image", "segmentation", "overlay", "depth", "normals", "sdf_slices"}
-# Masks of noise are judged by nothing.
-METRICS = {"fid_procedural", "kid_procedural", "eikonal_residual"}
 
 
 def make_monitor(folder, images_seen=0, **more):
@@ -109,7 +106,8 @@ def test_tensorboard_finds_all_tags(make_trainer, tiny_settings, tmp_path):
     in_stats = {name for record in read_stats(tmp_path) for name in record}
     assert set(tags["scalars"]) == in_stats - {"images_seen"}
     for group, names in {
-        "Metrics": METRICS,
+        # Masks of noise are judged by nothing.
+        "Metrics": {"fid_procedural", "kid_procedural", "eikonal_residual"},
         "Augment": {"probability", "sign"},
         "Loss": {"G/loss", "D/loss", "D/loss_semantic", "G_eikonal/loss", "r1_penalty", "beta"},
         "Progress": {"kimg", "resolution", "blur_sigma", "pose_swap_probability", "lr_factor"},
@@ -117,8 +115,9 @@ def test_tensorboard_finds_all_tags(make_trainer, tiny_settings, tmp_path):
         "Resources": {"peak_memory_gib"},
     }.items():
         assert {f"{group}/{name}" for name in names} <= set(tags["scalars"])
-    real = {"real_image", "real_segmentation", "real_overlay"}
-    assert set(tags["images"]) == {f"samples/{name}" for name in GRIDS | real}
+    grids = {"image", "segmentation", "overlay", "depth", "normals", "sdf_slices"}
+    grids |= {"real_image", "real_segmentation", "real_overlay"}
+    assert set(tags["images"]) == {f"samples/{name}" for name in grids}
     classes = {f"SDF_class/{name}" for name in CATMASK_HQ.class_names}
     assert {"SDF/box", "SDF/near_surface", "SDF/beta"} | classes <= set(tags["histograms"])
     assert len(reader.Histograms("SDF/near_surface")) == 2

@@ -74,17 +74,8 @@ def test_weights_are_linked_or_copied(keep, tmp_path, monkeypatch, has_links):
     assert (path / "card.md").stat().st_nlink == 1
 
 
-@pytest.mark.parametrize(
-    ("metric", "ranks"),
-    [
-        ("fid_procedural", [2, 1]),
-        ("fid", [2, 1]),
-        ("fid_inception", [1]),
-        ("miou", [2, 1]),
-        ("kid", []),
-    ],
-)
-def test_ranking_knows_the_direction_and_the_feature_network(metric, ranks):
+def test_ranking_knows_the_direction_and_the_feature_network():
     first = {"fid_inception": 1.0, "fid_procedural": 9.0, "miou": 0.2}
     measured = {1: first, 2: {"fid_procedural": 3.0, "miou": 0.9}, 3: {}}
-    assert rank_checkpoints(measured, metric) == ranks
+    for metric, ranks in {"fid": [2, 1], "fid_inception": [1], "miou": [2, 1], "kid": []}.items():
+        assert rank_checkpoints(measured, metric) == ranks, metric
