@@ -6,7 +6,7 @@ from torch.library import opcheck
 
 from tests.torch_utils.ops.library_cases import Place
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
+from torch_utils.ops.triplane_sample import triplane_sample
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 OPS, PLACE = torch.ops.mate3d, Place()
@@ -50,14 +50,6 @@ def test_compiled_functions_have_the_values_and_gradients_of_eager_ones(device, 
     for size in (4, 6):
         actual, expected = gradients(compiled, size), gradients(function, size)
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def test_compiled_points_gradient_agrees_with_the_eager_one():
-    table, points = PLACE.triplane_inputs(torch.float32)
-    planes, grad = table.permute(0, 1, 4, 2, 3), torch.ones(2, 33, 8)
-    compiled = torch.compile(triplane_sample_points_gradient, fullgraph=True, backend="aot_eager")
-    expected = triplane_sample_points_gradient(grad, planes, points)
-    torch.testing.assert_close(compiled(grad, planes, points), expected)
 
 
 def test_third_derivatives_of_look_ups_are_refused():

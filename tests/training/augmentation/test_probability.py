@@ -36,20 +36,14 @@ def test_probability_sinks_to_zero_and_rests_at_the_target_and_with_broken_signs
     assert steered.probability == 0.3
 
 
-def test_sign_is_the_mean_over_images_of_the_interval():
-    steered = adaptive(interval=2)
-    steered.update(1.0, 10)
-    assert steered.sign == 0
-    steered.update(0.2, 30)
-    assert steered.sign == pytest.approx(0.4)
-
-
 @pytest.mark.parametrize("settings", [AugmentSettings(), AugmentSettings("fixed", 0.3)])
-def test_probability_that_is_not_adaptive_stays_and_the_sign_is_known(settings: AugmentSettings):
+def test_sign_is_the_mean_over_images_where_the_probability_stays_too(settings: AugmentSettings):
     steered = AdaptiveProbability(settings)
-    feed(steered, 0.9, iterations=8)
+    for sign, images in ((1.0, 10), (1.0, 10), (0.2, 30), (0.2, 30)):
+        assert steered.sign == 0
+        steered.update(sign, images)
+    assert steered.sign == pytest.approx(0.4)
     assert steered.probability == settings.probability
-    assert steered.sign == pytest.approx(0.9)
 
 
 def test_resumed_steering_is_the_uninterrupted_one_unless_it_is_fixed_now():

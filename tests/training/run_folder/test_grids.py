@@ -26,6 +26,10 @@ def test_grids_show_all_kinds_of_pictures_and_draw_no_random_numbers(tiny_genera
         assert grid.equal(grids[name]), name
         assert name == "sdf_slices" or grid.shape == (3, 32, 32), name
         assert -1 <= float(grid.min()) and float(grid.max()) <= 1, name
+    mask = torch.eye(6)[:, :, None, None].expand(-1, -1, 16, 16)
+    grids = real_grids(tiny_generator, RealBatch(torch.ones(6, 3, 16, 16), mask, camera), columns=3)
+    expected = (grids["real_image"] + grids["real_segmentation"]) / 2
+    torch.testing.assert_close(grids["real_overlay"], expected)
 
 
 def test_density_without_labels_has_neither_segmentation_nor_beta(tiny_generator, camera):
@@ -40,15 +44,6 @@ def test_density_without_labels_has_neither_segmentation_nor_beta(tiny_generator
     assert set(real_grids(generator, real, columns=2)) == {"real_image"}
     histograms = geometry_histograms(generator, latents)
     assert set(histograms) == {"SDF/box", "SDF/near_surface", "SDF/gradient_length"}
-
-
-def test_real_grids_lay_masks_over_images(tiny_generator, camera):
-    mask = torch.zeros(1, 6, 16, 16)
-    mask[:, 1] = 1
-    real = RealBatch(torch.ones(1, 3, 16, 16), mask, camera)
-    grids = real_grids(tiny_generator, real, columns=1)
-    expected = (grids["real_image"] + grids["real_segmentation"]) / 2
-    torch.testing.assert_close(grids["real_overlay"], expected)
 
 
 def test_histograms_hold_distances_of_the_whole_and_of_each_part(tiny_generator, camera):
