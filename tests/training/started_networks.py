@@ -30,14 +30,11 @@ def make_networks(config=MODEL, seed: int = 5) -> Networks:
     )
 
 
-def make_source(generator: Generator | None = None, *, with_discriminator=True) -> InitSource:
+def make_source(generator: Generator | None = None) -> InitSource:
     generator = generator or make_generator()
-    discriminator = make_networks(seed=6).discriminator if with_discriminator else None
+    discriminator = make_networks(seed=6).discriminator
     return InitSource(
-        "eg3d.pkl",
-        generator.config,
-        generator.state_dict(),
-        discriminator.state_dict() if discriminator else None,
+        "eg3d.pkl", generator.config, generator.state_dict(), discriminator.state_dict()
     )
 
 
@@ -46,9 +43,5 @@ def head_of(generator: Generator, seed: int):
     return generator.make_field(generator.map(z, make_camera(yaw=0.2)))
 
 
-def random_points(num: int = 4096) -> torch.Tensor:
-    return torch.rand(1, num, 3, generator=torch.Generator().manual_seed(7)) - 0.5
-
-
-def vars_of(config) -> dict:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+def random_points() -> torch.Tensor:
+    return torch.rand(1, 4096, 3, generator=torch.Generator().manual_seed(7)) - 0.5

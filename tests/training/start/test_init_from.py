@@ -25,7 +25,6 @@ from tests.training.started_networks import (
     make_networks,
     make_source,
     random_points,
-    vars_of,
 )
 from training.build_state import StageSettings, build_state
 from training.start.init_from import (
@@ -140,7 +139,7 @@ def test_average_starts_from_the_source_too(tiny_settings):
 
 
 def test_own_checkpoint_is_copied_whole(tmp_path, caplog):
-    save_generator(tmp_path / "model", make_generator(**vars_of(MODEL)))
+    save_generator(tmp_path / "model", make_generator(**vars(MODEL)))
     networks = make_networks()
     initialize_networks(networks, read_source(str(tmp_path / "model")))
     expected = load_generator(tmp_path / "model").state_dict()
@@ -302,7 +301,7 @@ def test_parts_of_other_sizes_are_warned_of_with_the_option_that_copies_them(
 ):
     networks = make_networks(dataclasses.replace(MODEL, **changes))
     before = networks.generator.decoder.sdf_head[2].weight.clone()
-    initialize_networks(networks, make_source(make_generator(**vars_of(source))))
+    initialize_networks(networks, make_source(make_generator(**vars(source))))
     is_as_before = torch.equal(networks.generator.decoder.sdf_head[2].weight, before)
     assert is_as_before == ("hidden_width" in changes)
     lines = [r.getMessage().strip() for r in caplog.records if r.levelno == logging.WARNING]
@@ -336,5 +335,5 @@ def test_parts_of_other_sizes_are_warned_of_with_the_option_that_copies_them(
 def test_other_sizes_are_one_clear_error(source, changes, message):
     networks = make_networks(dataclasses.replace(MODEL, **changes))
     with pytest.raises(UserError, match=message) as caught:
-        initialize_networks(networks, make_source(make_generator(**vars_of(source))))
+        initialize_networks(networks, make_source(make_generator(**vars(source))))
     assert "\n" not in str(caught.value)

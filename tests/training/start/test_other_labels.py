@@ -13,14 +13,13 @@ from tests.training.started_networks import (
     make_networks,
     make_source,
     random_points,
-    vars_of,
 )
 from training.start.init_from import InitSource, initialize_networks
 from training.step_inputs import Networks
 
 
 def test_heads_of_other_labels_start_from_the_whole_head():
-    source = make_source(make_generator(**vars_of(MODEL)))
+    source = make_source(make_generator(**vars(MODEL)))
     networks = make_networks(dataclasses.replace(MODEL, label_set="celebamask_hq"))
     initialize_networks(networks, source)
     samples = head_of(networks.generator, 20).sample(random_points())
