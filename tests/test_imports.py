@@ -143,4 +143,5 @@ def test_everything_imports_without_cuda_and_the_library_without_heavy_packages(
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    assert not {"hydra", "omegaconf", "diffusers", "transformers"} & set(result.stdout.split())
+    heavy = {"hydra", "omegaconf", "diffusers", "transformers", "setuptools", "triton"}
+    assert not heavy & set(result.stdout.split())
