@@ -99,6 +99,8 @@ class BatchStream(Iterator[dict[str, Any]]):
         except UserError as error:
             # A worker's comes wrapped in a traceback.
             own_message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
+            # Its frames would keep the workers alive.
+            error.__traceback__ = None
             raise UserError(own_message) from None
         for entry in skipped:
             if entry.name not in self._unreadable:

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import traceback
 from itertools import islice
 
 import pytest
 import torch
 
 from mate3d.errors import UserError
+from tests.training.data.shard_data import edit_json
 from training.data.dataset import PortraitDataset
+from training.data.format import image_name
 from training.data.loader import infinite_order, make_loader
 
 
@@ -42,29 +45,28 @@ def test_stream_resumes_exactly(dataset_zip, num_workers):
 
 
 def _rename_first(folder):
-    old, new = "00000/img00000000.png", "00000/renamed.png"
+    old, new = image_name(0), "00000/renamed.png"
     for kind in ("images", "masks"):
         (folder / kind / old).rename(folder / kind / new)
     path = folder / "dataset.json"
     path.write_text(path.read_text().replace(old, new))
 
 
-def _other_label_set(folder):
-    path = folder / "dataset.json"
-    path.write_text(path.read_text().replace('"catmask_hq"', '"face_8"'))
+def _edit_index(folder, **changes):
+    edit_json(folder / "dataset.json", lambda index: index.update(changes))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (_rename_first, r"the data set \(names"),
-        (lambda folder: _repeat(folder, {"00000/img00000002.png": 3}), r"the data set \(names"),
-        (_other_label_set, r"the data set \(names"),
-        (lambda folder: _repeat(folder, {}), "the number of items in the data set, which was 8"),
+        (lambda f: _edit_index(f, repeats={image_name(2): 3}), r"the data set \(names"),
+        (lambda f: _edit_index(f, label_set="face_8"), r"the data set \(names"),
+        (lambda f: _edit_index(f, repeats={}), "the number of items in the data set, which was 8"),
     ],
 )
 def test_stream_refuses_the_state_of_another_data_set(dataset_folder, change, words):
-    _repeat(dataset_folder, {"00000/img00000001.png": 3})
+    _edit_index(dataset_folder, repeats={image_name(1): 3})
     state = make_loader(PortraitDataset(dataset_folder), batch_size=2).state_dict()
     make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
     change(dataset_folder)
@@ -73,8 +75,8 @@ def test_stream_refuses_the_state_of_another_data_set(dataset_folder, change, wo
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2, 4])
-def test_replicas_see_together_what_one_process_sees(dataset_folder, num_replicas):
-    _repeat(dataset_folder, {"00000/img00000001.png": 3})
+def test_replicas_see_together_what_one_process_sees_and_goes_on_with(dataset_folder, num_replicas):
+    _edit_index(dataset_folder, repeats={image_name(1): 3})
     dataset = PortraitDataset(dataset_folder, with_flips=True)
     single = make_loader(dataset, batch_size=8, seed=5)
     parts = [
@@ -87,22 +89,13 @@ def test_replicas_see_together_what_one_process_sees(dataset_folder, num_replica
         cameras = torch.cat([next(part)["camera"] for part in parts])
         assert sorted(cameras.tolist()) == sorted(next(single)["camera"].tolist())
     assert all(part.state_dict() == single.state_dict() for part in parts)
-
-
-def test_run_resumes_with_another_number_of_replicas(dataset_folder):
-    dataset = PortraitDataset(dataset_folder)
-    single = make_loader(dataset, batch_size=4, seed=5)
-    first = [make_loader(dataset, batch_size=2, seed=5, rank=r, num_replicas=2) for r in range(2)]
-    for _ in range(2):
-        _ = next(single), [next(part) for part in first]
-    resumed = make_loader(dataset, batch_size=4, state=first[1].state_dict())
+    resumed = make_loader(dataset, batch_size=8, state=parts[-1].state_dict())
     for _ in range(3):
         torch.testing.assert_close(next(resumed)["image"], next(single)["image"])
 
 
 def test_epoch_shows_repeated_samples_more_often(dataset_folder):
-    rare = "00000/img00000002.png"
-    _repeat(dataset_folder, {rare: 4})
+    _edit_index(dataset_folder, repeats={image_name(2): 4})
     dataset = PortraitDataset(dataset_folder)
     assert len(dataset) == len(dataset.camera_labels) == 9
     captions = next(make_loader(dataset, batch_size=9, seed=1))["caption"]
@@ -145,10 +138,6 @@ def test_resumed_stream_goes_on_counting(dataset_folder, caplog):
     assert resumed.num_unreadable == 2
     next(resumed)
     assert resumed.num_unreadable == 2 and "skipped" not in caplog.text
-    (dataset_folder / "masks/00000/img00000005.png").write_bytes(b"no png")
-    resumed = make_loader(dataset, batch_size=6, state=state, max_unreadable=2)
-    with pytest.raises(UserError, match=r"^3 sample\(s\) cannot be read"):
-        next(resumed)
 
 
 def test_too_many_damaged_samples_stop_with_the_first_names(dataset_folder):
@@ -161,19 +150,14 @@ def test_too_many_damaged_samples_stop_with_the_first_names(dataset_folder):
         r"^5 sample\(s\) cannot be read, first: mask .*png is not a readable image.*; mask .*; "
         r"max_unreadable=4 allows no more$"
     )
-    with pytest.raises(UserError, match=message) as info:
+    with pytest.raises(UserError, match=message):
         for _ in range(20):
             next(stream)
-    assert "\n" not in str(info.value)
-
-
-def test_data_set_of_damaged_samples_is_an_error(dataset_folder):
     dataset = PortraitDataset(dataset_folder)
     for mask in (dataset_folder / "masks").rglob("*.png"):
         mask.unlink()
-    with pytest.raises(UserError, match=r"^no sample is left: 6 sample\(s\)") as info:
+    with pytest.raises(UserError, match=r"^no sample is left: 6 sample\(s\)"):
         next(make_loader(dataset, batch_size=2, num_workers=1))
-    assert "\n" not in str(info.value)
     with pytest.raises(UserError, match="cannot read .*; max_unreadable=0 allows no more"):
         next(make_loader(dataset, batch_size=6, max_unreadable=0))
 
@@ -184,14 +168,11 @@ class _Broken(PortraitDataset):
 
 
 def test_programming_error_in_a_worker_keeps_its_traceback(dataset_folder):
-    stream = make_loader(_Broken(dataset_folder), batch_size=2, num_workers=1)
-    with pytest.raises(ZeroDivisionError, match="(?s)Traceback .*__getitem__.*a mistake in the"):
-        next(stream)
-
-
-def _repeat(folder, repeats):
-    path = folder / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "repeats": repeats}))
+    message = "(?s)Traceback .*__getitem__.*a mistake in the"
+    with pytest.raises(ZeroDivisionError, match=message) as info:
+        next(make_loader(_Broken(dataset_folder), batch_size=2, num_workers=1))
+    # Workers that the garbage collector finds end only after seconds.
+    traceback.clear_frames(info.tb)
 
 
 def test_training_counts_damaged_samples_and_logs_each_once(

@@ -1,6 +1,7 @@
 """Streamed shards: every sample once an epoch, exact resume, URLs and commands, clear refusals."""
 
 import functools
+import gc
 import http.server
 import threading
 from collections import Counter
@@ -63,39 +64,30 @@ def test_readers_share_shards_that_do_not_divide_evenly(tmp_path):
     assert min(seen.values()) >= 6 and max(seen.values()) <= 8
 
 
-def test_samples_of_a_shard_are_shuffled_block_by_block(tmp_path, monkeypatch):
+def test_samples_of_a_shard_are_held_and_shuffled_block_by_block(tmp_path, monkeypatch):
+    class Raw(tuple):
+        pass
+
+    read, num_held = shard_stream.ShardStream._read_raw, []
+
+    def read_raw(self, table):
+        for raw in map(Raw, read(self, table)):
+            num_held.append(sum(type(thing) is Raw for thing in gc.get_objects()))
+            yield raw
+
+    monkeypatch.setattr(shard_stream.ShardStream, "_read_raw", read_raw)
     monkeypatch.setattr(shard_stream, "BLOCK_SIZE", 4)
     dataset = PortraitDataset(write_shards(tmp_path / "data", num_samples=10, shard_size=10))
     (seen,) = captions_of(stream_all(dataset, batch_size=10, seed=1), 1)
     blocks = [seen[:4], seen[4:8], seen[8:]]
     assert [sorted(map(int, block)) for block in blocks] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert seen != [str(i) for i in range(10)]
-
-
-def test_only_one_block_is_held(tmp_path, monkeypatch):
-    class Raw(tuple):
-        num_alive = most = 0
-
-        def __init__(self, _):
-            Raw.num_alive += 1
-            Raw.most = max(Raw.most, Raw.num_alive)
-
-        def __del__(self):
-            Raw.num_alive -= 1
-
-    read = shard_stream.ShardStream._read_raw
-    monkeypatch.setattr(shard_stream, "BLOCK_SIZE", 4)
-    monkeypatch.setattr(
-        shard_stream.ShardStream, "_read_raw", lambda self, table: map(Raw, read(self, table))
-    )
-    dataset = PortraitDataset(write_shards(tmp_path / "data", num_samples=12, shard_size=12))
-    captions_of(stream_all(dataset, batch_size=12), 2)
-    assert Raw.most <= 5
+    assert 4 <= max(num_held) <= 5
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2])
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("num_done", [1, 5, 12])
+@pytest.mark.parametrize("num_done", [1, 12])
 def test_stream_resumes_exactly(tmp_path, monkeypatch, num_replicas, num_workers, num_done):
     monkeypatch.setattr(shard_stream, "BLOCK_SIZE", 2)
     path = write_shards(tmp_path / "data", num_samples=13, shard_size=3)
@@ -116,27 +108,22 @@ def test_stream_resumes_exactly(tmp_path, monkeypatch, num_replicas, num_workers
     assert resumed[0].state_dict() == streams[0].state_dict()
 
 
-def test_streamed_items_are_those_of_random_access(shards):
-    dataset = PortraitDataset(shards, with_flips=True)
-    (stream,) = stream_all(dataset, batch_size=32, seed=1)
-    batch = next(stream)
-    items = {}
-    for index in range(32):
-        item = dataset[index]
-        items[item["caption"], tuple(item["camera"].tolist())] = item
-    assert len(items) == 32
-    for row in range(32):
-        key = batch["caption"][row], tuple(batch["camera"][row].tolist())
-        torch.testing.assert_close(batch["image"][row], items[key]["image"])
-        torch.testing.assert_close(batch["label_map"][row], items[key]["label_map"])
-
-
-def test_repeated_samples_and_mirrored_copies_are_streamed(shards):
+def test_streamed_items_with_repeats_and_mirrored_copies_are_those_of_random_access(shards):
     edit_json(shards / "dataset.json", lambda c: c.update(repeats={image_name(3): 5}))
     dataset = PortraitDataset(shards, with_flips=True)
     assert len(dataset) == 40
-    (seen,) = captions_of(stream_all(dataset, batch_size=40), 1)
-    assert Counter(seen) == {**{str(i): 2 for i in range(16)}, "3": 10}
+    (stream,) = stream_all(dataset, batch_size=40, seed=1)
+    batch = next(stream)
+    assert Counter(batch["caption"]) == {**{str(i): 2 for i in range(16)}, "3": 10}
+    items = {}
+    for index in range(40):
+        item = dataset[index]
+        items[item["caption"], tuple(item["camera"].tolist())] = item
+    assert len(items) == 32
+    for row in range(40):
+        key = batch["caption"][row], tuple(batch["camera"][row].tolist())
+        torch.testing.assert_close(batch["image"][row], items[key]["image"])
+        torch.testing.assert_close(batch["label_map"][row], items[key]["label_map"])
 
 
 def test_damaged_sample_is_replaced_and_counted(shards, caplog):
@@ -264,14 +251,9 @@ def test_resuming_in_another_order_is_refused(shards, change, words):
     state = make_loader(dataset, **options).state_dict()
     with pytest.raises(UserError, match=f"depends on {words}"):
         make_loader(dataset, state=state, **options | change)
-
-
-def test_resuming_with_other_shards_is_refused(tmp_path):
-    paths = [write_shards(tmp_path / str(size), shard_size=size) for size in (2, 4)]
-    first, second = (PortraitDataset(path) for path in paths)
-    state = make_loader(first, batch_size=4, streaming=True).state_dict()
+    others = PortraitDataset(write_shards(shards.parent / "others", shard_size=4))
     with pytest.raises(UserError, match=r"depends on the data set \(names, repeats"):
-        make_loader(second, batch_size=4, state=state, streaming=True)
+        make_loader(others, state=state, **options)
 
 
 # A training run.
