@@ -1,5 +1,6 @@
 """What sources list: pairs by name, and a reason for everything that is left out."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -11,9 +12,9 @@ from PIL import Image
 
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, get_label_set, save_label_map
 from training.data.preparation.samples import item_key
-from training.data.preparation.sources import CatMaskHqSource, FolderSource
+from training.data.preparation.sources import CatMaskHqSource, CelebAMaskHqSource, FolderSource
 
 FIVE = [[3.0, 3], [6, 3], [4, 5], [3, 7], [6, 7]]
 
@@ -105,25 +106,21 @@ def test_linked_folders_are_followed_without_end(folders, tmp_path):
 
 
 def test_what_other_files_know_is_joined_by_name_without_suffix(folders, tmp_path):
-    images, masks = folders
-    (tmp_path / "points.json").write_text(json.dumps({"a.jpg": FIVE}))
-    (tmp_path / "captions.json").write_text(json.dumps({"a": "a man", "gone.png": "a woman"}))
-    attributes = {"a.png": {"Smiling": 1}, "sub/a.png": {"Smiling": 1, "Male": 0}}
-    (tmp_path / "attributes.json").write_text(json.dumps(attributes))
-    listing = FolderSource(
-        images,
-        masks,
-        CELEBAMASK_HQ,
-        landmarks=tmp_path / "points.json",
-        captions=tmp_path / "captions.json",
-        attributes=tmp_path / "attributes.json",
-    ).list_items()
-    first, third = listing.items[0], listing.items[2]
+    known = {
+        "landmarks": {"a.jpg": FIVE},
+        "captions": {"a": "a man", ".\\sub\\a.JPG": "a girl", "gone.png": "a woman"},
+        "attributes": {"a.png": {"Smiling": 1}, "sub/a.png": {"Smiling": 1, "Male": 0}},
+    }
+    files = {kind: tmp_path / f"{kind}.json" for kind in known}
+    for kind, content in known.items():
+        files[kind].write_text(json.dumps(content))
+    listing = FolderSource(*folders, CELEBAMASK_HQ, **files).list_items()
+    first, second, third, _ = listing.items
     assert first.landmarks == tuple(map(tuple, FIVE)) and third.landmarks is None
-    assert (first.caption, third.caption) == ("a man", "")
-    assert first.attributes == {"Smiling": 1.0} and listing.items[1].attributes == {}
-    assert f"{tmp_path / 'captions.json'}: 1 of 2 names have no usable image." in listing.notes
-    assert f"{tmp_path / 'points.json'}: 3 of 4 usable images are not named." in listing.notes
+    assert (first.caption, second.caption, third.caption) == ("a man", "", "a girl")
+    assert first.attributes == {"Smiling": 1.0} and second.attributes == {}
+    assert f"{files['captions']}: 1 of 3 names have no usable image." in listing.notes
+    assert f"{files['landmarks']}: 3 of 4 usable images are not named." in listing.notes
 
 
 def test_photos_without_a_usable_camera_or_landmarks_are_unusable(folders, tmp_path):
@@ -156,13 +153,9 @@ def test_numbered_copies_of_eg3ds_ffhq_are_left_out_where_wanted(tmp_path, copie
     known = [*names, "00069/img00069999.png"]
     dataset_json = {"labels": [[name, camera] for name in known]}
     (tmp_path / "images/dataset.json").write_text(json.dumps(dataset_json))
-    listing = FolderSource(
-        tmp_path / "images",
-        tmp_path / "masks",
-        CELEBAMASK_HQ,
-        cameras=tmp_path / "images/dataset.json",
-        copies_from=copies_from,
-    ).list_items()
+    options = {"cameras": tmp_path / "images/dataset.json", "copies_from": copies_from}
+    source = FolderSource(tmp_path / "images", tmp_path / "masks", CELEBAMASK_HQ, **options)
+    listing = source.list_items()
     assert _names(listing) == names[: 4 if copies_from is None else 2]
     assert all(item.camera is not None for item in listing.items) and listing.unusable == ()
     note = "2 images numbered from 140000 on are copies and left out."
@@ -173,7 +166,6 @@ def test_numbered_copies_of_eg3ds_ffhq_are_left_out_where_wanted(tmp_path, copie
     ("change", "message"),
     [
         (lambda images, masks: ("nowhere", masks), "folder not found: nowhere"),
-        (lambda images, masks: (images, "nowhere"), "folder not found: nowhere"),
         (lambda images, masks: (masks.parent / "empty", masks), "holds no .png, .jpg"),
         (lambda images, masks: (images, images / "sub/deep"), "holds no .png files"),
         (lambda images, masks: (images, masks / "sub/deep"), "can be used; first a.png: it has no"),
@@ -223,15 +215,114 @@ def test_mouth_and_nose_of_cats_can_be_exchanged(cats):
         assert (label_map == CATMASK_HQ.class_id(name)).all()
 
 
-def test_keys_have_no_suffix_and_forward_slashes():
-    assert item_key("sub\\a.JPG") == item_key("./sub/a.png") == item_key("sub/a") == "sub/a"
-    assert item_key("img.0001") == "img.0001"
-
-
 def test_name_that_is_not_utf8_is_unusable(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/lat\xe9n.png"))
-    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/lat\xe9n.png")
+    _add_image(tmp_path / "a.png").rename(odd)
+    _add_image(tmp_path / "b.png")
     listing = FolderSource(tmp_path, None, CELEBAMASK_HQ).list_items()
     assert [item.name for item in listing.items] == ["b.png"]
     assert listing.unusable == (("lat?n.png", "its name is not UTF-8; rename the file"),)
+
+
+# CelebAMask-HQ: its masks are one file a part.
+
+ATTRIBUTES = """3
+Male Smiling Wearing_Hat No_Beard
+0.jpg  -1  1  1  1
+1.jpg   1 -1 -1 -1
+2.jpg   1 -1 -1  1
+"""
+
+
+def _add_part(root: Path, number: int, part: str, pixels: np.ndarray, *, rgb: bool = False) -> None:
+    folder = root / f"CelebAMask-HQ-mask-anno/{number // 2000}"
+    folder.mkdir(parents=True, exist_ok=True)
+    values = pixels.astype(np.uint8) * 255
+    Image.fromarray(np.repeat(values[..., None], 3, 2) if rgb else values).save(
+        folder / f"{number:05d}_{part}.png"
+    )
+
+
+@pytest.fixture
+def label_map() -> np.ndarray:
+    """All classes, each at least once."""
+    rng = np.random.default_rng(0)
+    return np.concatenate([np.arange(19), rng.integers(0, 19, 45)]).reshape(8, 8).astype(np.uint8)
+
+
+@pytest.fixture
+def celeba(tmp_path, label_map) -> CelebAMaskHqSource:
+    """Photos 0 (all parts), 1 (skin and hair), 2 (no parts) and 2001 (skin alone)."""
+    for number in (0, 1, 2, 2001):
+        _add_image(tmp_path / f"CelebA-HQ-img/{number}.jpg")
+    for id_, part in enumerate(CELEBAMASK_HQ.class_names[1:], start=1):
+        _add_part(tmp_path, 0, part, label_map == id_, rgb=id_ % 2 == 0)
+    _add_part(tmp_path, 1, "skin", np.ones((8, 8), bool))
+    _add_part(tmp_path, 1, "hair", label_map > 9)
+    _add_part(tmp_path, 2001, "skin", np.ones((8, 8), bool))
+    (tmp_path / "attributes.txt").write_text(ATTRIBUTES)
+    return CelebAMaskHqSource(
+        tmp_path / "CelebA-HQ-img",
+        tmp_path / "CelebAMask-HQ-mask-anno",
+        attributes=tmp_path / "attributes.txt",
+    )
+
+
+def test_parts_merge_to_the_mask_and_later_parts_cover_earlier_ones(tmp_path, celeba, label_map):
+    item = celeba.list_items().items[0]
+    assert item.name == "0.png" and len(item.mask) == 18
+    assert (celeba.read_mask(item) == label_map).all()
+    # By the release's list, not by the files' names: "cloth" is before "skin" in the alphabet.
+    _add_part(tmp_path, 1, "cloth", label_map == 5)
+    item = celeba.list_items().items[1]
+    hair, skin = CELEBAMASK_HQ.class_id("hair"), CELEBAMASK_HQ.class_id("skin")
+    expected = np.where(label_map > 9, hair, skin)
+    expected[label_map == 5] = CELEBAMASK_HQ.class_id("cloth")
+    assert (celeba.read_mask(item) == expected).all()
+
+
+def test_what_is_known_of_people_is_joined_by_number(tmp_path, celeba):
+    (tmp_path / "captions.json").write_text(json.dumps({"CelebA-HQ-img/00000.jpg": "somebody"}))
+    listing = dataclasses.replace(celeba, captions=tmp_path / "captions.json").list_items()
+    first, second, last = listing.items
+    assert [item.name for item in listing.items] == ["0.png", "1.png", "2001.png"]
+    assert [item.caption for item in listing.items] == ["somebody", "", ""]
+    assert first.attributes == {"Male": 0, "Smiling": 1, "Wearing_Hat": 1, "No_Beard": 1}
+    assert second.attributes["Male"] == 1 and last.attributes == {}
+    assert listing.unusable == (("2.png", "it has no part files"),)
+    assert any("1 of 3 usable images are not named" in note for note in listing.notes)
+
+
+def test_odd_files_of_people_have_a_reason_each(tmp_path, celeba):
+    _add_part(tmp_path, 1, "tail", np.ones((8, 8), bool))
+    _add_part(tmp_path, 77, "skin", np.ones((8, 8), bool))
+    skin = tmp_path / "CelebAMask-HQ-mask-anno/1/02001_skin.png"
+    (skin.parent / "2001_skin.png").write_bytes(skin.read_bytes())
+    _add_image(tmp_path / "CelebA-HQ-img/cover.png")
+    listing = celeba.list_items()
+    assert [item.name for item in listing.items] == ["0.png", "1.png"]
+    parts = tmp_path / "CelebAMask-HQ-mask-anno"
+    assert dict(listing.unusable) == {
+        "0/00001_tail.png": "it is no part file such as 00000_skin.png",
+        "2.png": "it has no part files",
+        "2001.png": "a part of it has several files",
+        "77.png": f"mask {parts / '0/00077_skin.png'} has no image",
+        "cover.png": "the names of CelebAMask-HQ's images are numbers",
+    }
+
+
+def test_parts_that_do_not_fit_or_are_broken_are_named(tmp_path, celeba):
+    item = celeba.list_items().items[1]
+    _add_part(tmp_path, 1, "hair", np.ones((4, 8), bool))
+    with pytest.raises(UserError, match="00001_hair.png has 8x4 pixels, 00001_skin.png has 8x8"):
+        celeba.read_mask(item)
+    (tmp_path / "CelebAMask-HQ-mask-anno/0/00001_hair.png").write_bytes(b"")
+    with pytest.raises(UserError, match="00001_hair.png is not a readable image"):
+        celeba.read_mask(item)
+
+
+def test_people_are_listed_without_masks_and_refused_with_other_labels(celeba):
+    listing = dataclasses.replace(celeba, masks=None).list_items()
+    assert [item.mask for item in listing.items] == [()] * 4
+    with pytest.raises(UserError, match="classes of celebamask_hq, not of face_8"):
+        dataclasses.replace(celeba, label_set=get_label_set("face_8")).list_items()
