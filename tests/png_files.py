@@ -4,9 +4,9 @@ import struct
 import zlib
 
 
-def make_grey_png(width: int, height: int, rows: bytes, *, is_interlaced: bool = False) -> bytes:
+def make_grey_png(width: int, height: int, rows: bytes) -> bytes:
     """Return an 8-bit grey PNG with that header and those (too few, perhaps) filtered rows."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, is_interlaced)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(rows)), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from mate3d.errors import UserError
 from mate3d.photo.open_photo import open_photo, to_rgb
+from tests.png_files import make_grey_png
 
 
 @pytest.fixture
@@ -60,6 +61,9 @@ def test_unusable_files_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(UserError, match="text.jpg"):
         open_photo(tmp_path / "text.jpg")
+    (tmp_path / "bomb.png").write_bytes(make_grey_png(60000, 60000, b"0"))
+    with pytest.raises(UserError, match="bomb.png is damaged or truncated: "):
+        open_photo(tmp_path / "bomb.png")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for name in ("cut.png", "cut.jpg"):
         Image.fromarray(noise).save(tmp_path / name)

@@ -114,13 +114,15 @@ def test_interrupted_preparation_goes_on_and_gives_the_same_bytes(interrupted, t
     assert sorted(os.listdir(tmp_path)) == ["noise.zip", "whole.zip"]
 
 
-def test_failures_of_one_kind_are_counted_together(tmp_path):
+def test_failures_of_one_kind_are_counted_together_and_leave_nothing(tmp_path):
     class Bad(NoiseMaker):
         def __call__(self, job):
             return [FailedSample(job.names[0], f"photo /photos/{job.names[0]} is damaged")]
 
-    with pytest.raises(UserError, match=r"5 failed, most often \(5\): photo ... is damaged"):
+    message = r"no sample .* could be made; 5 failed, most often \(5\): photo ... is damaged"
+    with pytest.raises(UserError, match=message):
         _prepare(tmp_path / "noise", Bad())
+    assert os.listdir(tmp_path) == []
 
 
 def test_other_options_do_not_mix_with_an_interrupted_preparation(interrupted):
@@ -168,18 +170,9 @@ def test_failures_are_told_and_stored_with_the_rest(tmp_path, caplog):
     assert len(PortraitDataset(tmp_path / "noise")) == 4
 
 
-def test_nothing_is_left_when_no_sample_can_be_made(tmp_path):
-    with pytest.raises(UserError, match=r"no sample .* could be made; 1 failed.*it is bad"):
-        _prepare(tmp_path / "noise", NoiseMaker(bad="sub/0.png"), jobs=_jobs(1))
-    assert os.listdir(tmp_path) == []
-
-
 def test_rare_angles_are_repeated(tmp_path):
-    _prepare(
-        tmp_path / "noise",
-        jobs=[Job((f"{i}.png",), 0 if i else 6) for i in range(5)],
-        max_repeats=3,
-    )
+    jobs = [Job((f"{i}.png",), 0 if i else 6) for i in range(5)]
+    _prepare(tmp_path / "noise", jobs=jobs, max_repeats=3)
     _, index = open_dataset(tmp_path / "noise")
     assert index.repeats.tolist() == [3, 1, 1, 1, 1]
 
