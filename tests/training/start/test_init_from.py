@@ -9,7 +9,8 @@ import torch
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
-from mate3d.generator import Generator
+from mate3d.generator import Generator, GeneratorConfig
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.published.networks import PublishedNetwork, read_networks
@@ -19,13 +20,6 @@ from mate3d.rendering.renderer import render_field
 from mate3d.rendering.sdf_losses import sdf_consistency_loss
 from tests.eg3d import EG3D, make_generator
 from tests.golden import SNAPSHOT
-from tests.training.started_networks import (
-    MODEL,
-    head_of,
-    make_networks,
-    make_source,
-    random_points,
-)
 from training.build_state import StageSettings, build_state
 from training.start.init_from import (
     InitSource,
@@ -34,6 +28,38 @@ from training.start.init_from import (
     source_from_networks,
 )
 from training.step_inputs import Networks
+
+# What a user trains from EG3D: distances and labels, all else alike.
+MODEL = dataclasses.replace(EG3D, geometry="sdf", plane_branches="dual", label_set="catmask_hq")
+
+
+def make_networks(config=MODEL, seed: int = 5) -> Networks:
+    torch.manual_seed(seed)
+    generator = Generator(config)
+    classes = generator.label_set.num_classes
+    sizes = DiscriminatorConfig(
+        resolution=config.resolution, channel_base=64, channel_max=8, mapping_layers=1
+    )
+    return Networks(
+        generator,
+        Discriminator(sizes),
+        Discriminator(dataclasses.replace(sizes, image_channels=3 + classes)),
+    )
+
+
+def make_source(generator: Generator | None = None) -> InitSource:
+    generator = generator or make_generator()
+    discriminator = make_networks(seed=6).discriminator.state_dict()
+    return InitSource("eg3d.pkl", generator.config, generator.state_dict(), discriminator)
+
+
+def head_of(generator: Generator, seed: int):
+    z = latents_from_seeds([seed], generator.config.z_dim)
+    return generator.make_field(generator.map(z, make_camera(yaw=0.2)))
+
+
+def random_points() -> torch.Tensor:
+    return torch.rand(1, 4096, 3, generator=torch.Generator().manual_seed(7)) - 0.5
 
 
 @pytest.fixture
@@ -44,13 +70,12 @@ def started() -> Networks:
     return networks
 
 
-@pytest.mark.parametrize("seed", [20, 21])
-def test_surface_is_where_the_densities_of_eg3d_have_their_level(started, seed):
-    raw = head_of(make_generator(), seed)
+def test_surface_is_where_the_densities_of_eg3d_have_their_level(started):
+    raw = head_of(make_generator(), 20)
     points = random_points()
     density = raw.density(raw.sdf(points))
     is_clear = (density - 10).abs() > 1e-3
-    inside = head_of(started.generator, seed).sdf(points) < 0
+    inside = head_of(started.generator, 20).sdf(points) < 0
     assert 0.05 < inside.float().mean() < 0.95
     assert torch.equal(inside[is_clear], (density > 10)[is_clear])
 
@@ -123,15 +148,8 @@ def test_mapping_acts_the_same_at_another_learning_rate():
 
 def test_average_starts_from_the_source_too(tiny_settings):
     sizes = {"channel_base": 64, "channel_max": 8, "mapping_layers": 1}
-    state = build_state(
-        MODEL,
-        sizes,
-        tiny_settings,
-        StageSettings(),
-        make_camera(yaw=0.0),
-        torch.device("cpu"),
-        make_source(),
-    )
+    place = make_camera(yaw=0.0), torch.device("cpu")
+    state = build_state(MODEL, sizes, tiny_settings, StageSettings(), *place, make_source())
     for name, tensor in state.average.state_dict().items():
         assert torch.equal(tensor, state.networks.generator.state_dict()[name])
     const = "backbone.blocks.b4.const"
@@ -163,11 +181,7 @@ def test_run_folder_gives_its_discriminators_too(make_trainer, tmp_path):
 
 def test_published_snapshot_gives_all_three_networks(caplog):
     source = read_source(str(SNAPSHOT))
-    networks = Networks(
-        Generator(source.config),
-        Discriminator(_discriminator_config(source, 3)),
-        Discriminator(_discriminator_config(source, 22)),
-    )
+    networks = _published_networks(source, source.config)
     initialize_networks(networks, source)
     for network, state in (
         (networks.generator, source.generator),
@@ -179,14 +193,14 @@ def test_published_snapshot_gives_all_three_networks(caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def _discriminator_config(source: InitSource, image_channels: int) -> DiscriminatorConfig:
-    maximum = source.discriminator["head.fc.weight"].shape[0]
-    return DiscriminatorConfig(
-        image_channels=image_channels,
-        resolution=source.config.resolution,
-        channel_base=source.config.channel_base,
-        channel_max=maximum,
+def _published_networks(source: InitSource, config: GeneratorConfig) -> Networks:
+    sizes = DiscriminatorConfig(
+        resolution=config.resolution,
+        channel_base=config.channel_base,
+        channel_max=source.discriminator["head.fc.weight"].shape[0],
     )
+    semantic = dataclasses.replace(sizes, image_channels=22)
+    return Networks(Generator(config), Discriminator(sizes), Discriminator(semantic))
 
 
 def _published_eg3d() -> dict[str, PublishedNetwork]:
@@ -217,11 +231,7 @@ def test_published_eg3d_starts_a_labelled_model_with_both_discriminators(caplog)
     config = dataclasses.replace(
         source.config, geometry="sdf", plane_branches="dual", label_set="celebamask_hq"
     )
-    networks = Networks(
-        Generator(config),
-        Discriminator(_discriminator_config(source, 3)),
-        Discriminator(_discriminator_config(source, 22)),
-    )
+    networks = _published_networks(source, config)
     initialize_networks(networks, source)
     snapshot = read_source(str(SNAPSHOT)).generator
     state = networks.generator.state_dict()
@@ -235,39 +245,20 @@ def test_published_eg3d_starts_a_labelled_model_with_both_discriminators(caplog)
     assert "(segmentation_superresolution.blocks)" in left[0]
 
 
-@pytest.mark.parametrize(
-    ("changes", "rendering", "lines"),
-    [
-        (
-            {"background": "learned"},
-            {},
-            [
-                "of the shape branch from the source's one branch",
-                "of the colour head from its rows there",
-                "of the SDF head: zero where the source's density is 10",
-                "of class heads from the SDF head, perturbed by 1%",
-                "of segmentation super-resolution from the image's",
-                "keep their initial values (background_head",
-                "semantic discriminator",
-                "model.generator.background=transparent keeps it",
-            ],
-        ),
-        (
-            {"plane_layout": "xy_xz_yz"},
-            {"density_activation": "identity", "importance_bins": "intervals"},
-            [
-                "say model.generator.plane_layout=eg3d_legacy to keep its shapes",
-                "rendering.density_activation=softplus_shifted keeps it",
-                "rendering.importance_bins=legacy_midpoints keeps it",
-            ],
-        ),
-    ],
-)
-def test_log_says_what_came_from_where_and_what_changes_meaning(caplog, changes, rendering, lines):
+def test_log_says_how_to_keep_the_source_s_meaning(caplog):
     caplog.set_level(logging.INFO)
-    changes = {**changes, "rendering": dataclasses.replace(MODEL.rendering, **rendering)}
+    other = {"density_activation": "identity", "importance_bins": "intervals"}
+    rendering = dataclasses.replace(MODEL.rendering, **other)
+    changes = {"background": "learned", "plane_layout": "xy_xz_yz", "rendering": rendering}
     initialize_networks(make_networks(dataclasses.replace(MODEL, **changes)), make_source())
-    assert not [line for line in lines if line not in caplog.text]
+    for option in (
+        "model.generator.background=transparent",
+        "model.generator.plane_layout=eg3d_legacy",
+        "rendering.density_activation=softplus_shifted",
+        "rendering.importance_bins=legacy_midpoints",
+    ):
+        assert f"{option} keeps it" in caplog.text or f"say {option} to keep" in caplog.text
+    assert "keep their initial values (background_head" in caplog.text
 
 
 def test_empty_space_that_absorbs_is_warned_of_and_the_advised_beta_clears_it(caplog):
@@ -313,11 +304,6 @@ def test_parts_of_other_sizes_are_warned_of_with_the_option_that_copies_them(
 @pytest.mark.parametrize(
     ("source", "changes", "message"),
     [
-        (
-            EG3D,
-            {"resolution": 32},
-            r"resolution 16 \(model: 32\); say model.generator.resolution=16",
-        ),
         (EG3D, {"z_dim": 9}, r"z_dim 8 \(model: 9\); say model.generator.z_dim=8 or"),
         (
             EG3D,
@@ -337,3 +323,58 @@ def test_other_sizes_are_one_clear_error(source, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         initialize_networks(networks, make_source(make_generator(**vars(source))))
     assert "\n" not in str(caught.value)
+
+
+# Sources of other labels.
+
+
+def test_heads_of_other_labels_start_from_the_whole_head():
+    source = make_source(make_generator(**vars(MODEL)))
+    networks = make_networks(dataclasses.replace(MODEL, label_set="celebamask_hq"))
+    initialize_networks(networks, source)
+    samples = head_of(networks.generator, 20).sample(random_points())
+    assert samples.class_sdf.shape[-1] == 19
+    close = (samples.class_sdf - samples.sdf).abs().mean() / samples.sdf.abs().mean()
+    assert 0 < close < 0.1
+
+
+def other_labels() -> tuple[Networks, InitSource]:
+    """Return new networks of cats, and a source of people with a semantic discriminator."""
+    people = make_networks(dataclasses.replace(MODEL, label_set="celebamask_hq"), seed=8)
+    states = [
+        network.state_dict()
+        for network in (people.generator, people.discriminator, people.semantic_discriminator)
+    ]
+    return make_networks(), InitSource("faces", people.generator.config, *states)
+
+
+def test_segmentation_of_other_labels_keeps_the_classes_of_the_same_name():
+    networks, source = other_labels()
+    before = {name: t.clone() for name, t in networks.generator.state_dict().items()}
+    initialize_networks(networks, source)
+    after, prefix = networks.generator.state_dict(), "segmentation_superresolution.blocks.0"
+    assert torch.equal(after[f"{prefix}.conv1.weight"], source.generator[f"{prefix}.conv1.weight"])
+    name = f"{prefix}.to_image.image.weight"
+    for class_name in ("background", "skin", "nose", "mouth"):
+        ours, theirs = CATMASK_HQ.class_id(class_name), CELEBAMASK_HQ.class_id(class_name)
+        assert torch.equal(after[name][ours], source.generator[name][theirs])
+    for class_name in ("ears", "eyes"):
+        ours = CATMASK_HQ.class_id(class_name)
+        assert torch.equal(after[name][ours], before[name][ours])
+
+
+def test_semantic_discriminator_of_other_labels_judges_what_both_know_as_before():
+    networks, source = other_labels()
+    initialize_networks(networks, source)
+    theirs = make_networks(source.config).semantic_discriminator
+    theirs.load_state_dict(source.semantic_discriminator)
+    cats, people = torch.randn(2, 9, 16, 16), torch.zeros(2, 22, 16, 16)
+    # Ears and eyes have no equal: what stands there must not matter.
+    people[:, :3] = cats[:, :3]
+    for class_name in ("background", "skin", "nose", "mouth"):
+        channel = 3 + CELEBAMASK_HQ.class_id(class_name)
+        people[:, channel] = cats[:, 3 + CATMASK_HQ.class_id(class_name)]
+    camera = make_camera(yaw=torch.zeros(2))
+    torch.testing.assert_close(
+        networks.semantic_discriminator(cats, cats, camera), theirs(people, people, camera)
+    )

@@ -48,9 +48,7 @@ def test_label_loss_is_small_where_the_nearest_class_is_right():
     swapped = make_samples([[0.5, 0.04, 0.0], [0.5, 0.0, 0.04]])
     assert label_loss(truth, truth) < 1e-3
     assert label_loss(swapped, truth) > 5
-
-
-def test_label_loss_ignores_points_far_from_the_surface():
+    # Points far from the surface do not count.
     truth = make_samples([[0.5, 0.0, 0.04], [0.5, 0.3, 0.2]])
     wrong_far_away = make_samples([[0.5, 0.0, 0.04], [0.5, 0.2, 0.3]])
     torch.testing.assert_close(label_loss(wrong_far_away, truth), label_loss(truth, truth))
@@ -119,10 +117,7 @@ def test_logits_of_classes_are_not_compared_with_distances(tiny_generator):
     ("changes", "message"),
     [
         ({"label_set": "face_8"}, "no procedural portraits have labels face_8; use catmask_hq or"),
-        (
-            {"label_set": "celebamask_hq", "z_dim": 32},
-            "latents of 32 numbers: these portraits need",
-        ),
+        ({"label_set": "celebamask_hq", "z_dim": 32}, "latents of 32 numbers: these portraits"),
     ],
 )
 def test_models_without_portraits_of_their_own_are_refused(tiny_generator, changes, message):
