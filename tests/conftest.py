@@ -5,7 +5,6 @@ import os
 # Read when torch is imported, and by the processes that tests start: workers share the cores.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from mate3d.cameras import make_camera
 from mate3d.generator import Generator, GeneratorConfig
-from mate3d.labels import CATMASK_HQ, LabelSet
+from mate3d.labels import CATMASK_HQ
 from mate3d.rendering.renderer import RenderingConfig
 from training.data.format import DatasetWriter, image_name
 
@@ -28,11 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-
-
-@pytest.fixture
-def label_set() -> LabelSet:
-    return CATMASK_HQ
 
 
 @pytest.fixture
@@ -79,18 +73,12 @@ def _write_noise_dataset(path: Path) -> Path:
 
 
 @pytest.fixture
-def write_dataset() -> Callable[[Path], Path]:
-    """Write six 16 px samples of random pixels, labels and cameras; the same at every call."""
-    return _write_noise_dataset
+def dataset_folder(tmp_path: Path) -> Path:
+    """Six 16 px samples of random pixels, labels and cameras in a folder; always the same."""
+    return _write_noise_dataset(tmp_path / "data")
 
 
 @pytest.fixture
-def dataset_folder(write_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
-    """A data set in a folder."""
-    return write_dataset(tmp_path / "data")
-
-
-@pytest.fixture
-def dataset_zip(write_dataset: Callable[[Path], Path], tmp_path: Path) -> Path:
+def dataset_zip(tmp_path: Path) -> Path:
     """The same data set as an archive."""
-    return write_dataset(tmp_path / "data.zip")
+    return _write_noise_dataset(tmp_path / "data.zip")

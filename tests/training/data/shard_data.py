@@ -13,12 +13,12 @@ from mate3d.labels import CELEBAMASK_HQ
 from training.data.format import DatasetWriter, image_name
 
 
-def write_shards(path: Path, num_samples: int = 16, shard_size: int = 2) -> Path:
-    """Write 8 px samples of one colour each, captioned with their numbers."""
+def write_shards(path: Path, num_samples: int = 16, shard_size: int = 2, side: int = 8) -> Path:
+    """Write samples of one colour each, captioned with their numbers."""
     with DatasetWriter(path, CELEBAMASK_HQ, shard_size=shard_size) as writer:
         for index in range(num_samples):
-            image = np.full((8, 8, 3), index, dtype=np.uint8)
-            label_map = np.full((8, 8), index % 19, dtype=np.uint8)
+            image = np.full((side, side, 3), index, dtype=np.uint8)
+            label_map = np.full((side, side), index % 19, dtype=np.uint8)
             camera = make_camera(yaw=(index + 1) / 100)[0].tolist()
             writer.add(image_name(index), image, label_map, camera, str(index))
     return path

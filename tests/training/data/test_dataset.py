@@ -12,7 +12,7 @@ from PIL import Image
 
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
-from mate3d.labels import CELEBAMASK_HQ, save_label_map
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
 from tests.png_files import make_grey_png
 from tests.training.data.shard_data import edit_json
 from training.data.dataset import PortraitDataset
@@ -126,10 +126,10 @@ def test_damaged_data_set_is_named_in_one_line(dataset_folder, name):
     assert "\n" not in str(info.value)
 
 
-def test_place_without_a_data_set_is_named(tmp_path, label_set):
+def test_place_without_a_data_set_is_named(tmp_path):
     with pytest.raises(UserError, match="data set not found: .*nowhere"):
         PortraitDataset(tmp_path / "nowhere")
-    with DatasetWriter(tmp_path / "data", label_set):
+    with DatasetWriter(tmp_path / "data", CATMASK_HQ):
         pass
     with pytest.raises(UserError, match="holds no images"):
         PortraitDataset(tmp_path / "data")

@@ -260,11 +260,11 @@ def test_resuming_in_another_order_is_refused(shards, change, words):
 
 
 @pytest.fixture
-def streaming_run(dataset_folder, label_set, make_trainer, tiny_settings, tmp_path):
+def streaming_run(dataset_folder, make_trainer, tiny_settings, tmp_path):
     """Return a function that makes a run on the usual data, one sample a shard."""
     files, index = open_dataset(dataset_folder)
     contents = [[files.read(f"{f}/{name}") for f in ("images", "masks")] for name in index.names]
-    with DatasetWriter(dataset_folder, label_set, overwrite=True, shard_size=1) as writer:
+    with DatasetWriter(dataset_folder, index.label_set, overwrite=True, shard_size=1) as writer:
         for name, content, camera in zip(index.names, contents, index.cameras, strict=True):
             writer.add_encoded(name, *content, camera)
 

@@ -5,15 +5,12 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.labels import CELEBAMASK_HQ
 from mate3d.metrics.feature_network import (
     FeatureNetwork,
     FeatureNetworkConfig,
@@ -22,9 +19,9 @@ from mate3d.metrics.feature_network import (
 from mate3d.metrics.frechet import frechet_distance
 from scripts import evaluate
 from tests.processes import run_launched
+from tests.training.data.shard_data import edit_json, write_shards
 from torch_utils.distributed import distributed, is_main
 from training.data.dataset import PortraitDataset
-from training.data.format import DatasetWriter, image_name
 from training.evaluation import MetricSettings, TrainingEvaluator, judges, real_features
 
 CPU = torch.device("cpu")
@@ -49,10 +46,8 @@ def network_folder(tmp_path):
 @pytest.fixture
 def procedural_folder(dataset_folder):
     """The noise data set, which says of itself that it was computed."""
-    index = dataset_folder / "dataset.json"
-    text = index.read_text().rstrip()
-    assert text.endswith("}")
-    index.write_text(text[:-1] + ', "preparation": {"dataset": {"name": "procedural_cat"}}}')
+    preparation = {"dataset": {"name": "procedural_cat"}}
+    edit_json(dataset_folder / "dataset.json", lambda index: index.update(preparation=preparation))
     return dataset_folder
 
 
@@ -76,12 +71,8 @@ def measure(procedural_folder, tiny_generator, tmp_path):
 def test_all_metrics_have_their_names_and_repeat_exactly(measure, settings):
     before = torch.get_rng_state()
     values = measure(settings)
-    assert set(values) == {
-        "Metrics/fid_procedural",
-        "Metrics/kid_procedural",
-        "Metrics/miou",
-        "Metrics/eikonal_residual",
-    }
+    names = ("fid_procedural", "kid_procedural", "miou", "eikonal_residual")
+    assert set(values) == {f"Metrics/{name}" for name in names}
     assert values["Metrics/fid_procedural"] > 0 and 0 <= values["Metrics/miou"] <= 1
     assert measure(settings) == values
     assert measure(settings, seed=1) != values
@@ -214,8 +205,6 @@ def test_snapshots_to_measure_at(settings):
         ({"num_samples": 1}, "metrics.num_samples=1; use a whole number from 2"),
         ({"num_real": 0}, "metrics.num_real=0"),
         ({"interval": -1}, "metrics.interval=-1"),
-        ({"batch_size": 0}, "metrics.batch_size=0"),
-        ({"eikonal_heads": 0}, "metrics.eikonal_heads=0"),
     ],
 )
 def test_impossible_settings_are_one_line(values, message):
@@ -258,12 +247,10 @@ def test_script_compares_a_checkpoint_with_a_data_set(
     text = (tmp_path / "out" / "metrics.json").read_text()
     for name in ("fid_procedural", "kid_procedural", "miou", "eikonal_residual"):
         assert f"Metrics/{name}" in text
-    with DatasetWriter(tmp_path / "people", CELEBAMASK_HQ) as writer:
-        image, labels = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
-        writer.add(image_name(0), image, labels, make_camera(0.0)[0].tolist())
+    people = write_shards(tmp_path / "people", side=16)
     for word, message in (
         ("metrics=none", "metrics.names=[] measures nothing"),
-        (f"data={tmp_path / 'people'}", "has labels celebamask_hq, but the generator catmask_hq"),
+        (f"data={people}", "has labels celebamask_hq, but the generator catmask_hq"),
     ):
         with pytest.raises(SystemExit) as end:
             evaluate.main([*words, word])
