@@ -5,6 +5,7 @@ import os
 # Read when torch is imported, and by the processes that tests start: workers share the cores.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,20 @@ def dataset_folder(tmp_path: Path) -> Path:
 def dataset_zip(tmp_path: Path) -> Path:
     """The same data set as an archive."""
     return _write_noise_dataset(tmp_path / "data.zip")
+
+
+@pytest.fixture
+def fail(capsys) -> Callable[..., str]:
+    """Call a script with words that a user got wrong; return the one line that it ends with."""
+
+    def call(main: Callable[[list[str]], None], *words: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as info:
+            main(list(words))
+        assert info.value.code == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return call

@@ -5,12 +5,8 @@ import json
 import pytest
 import torch
 
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.metrics.feature_network import FeaturePrediction, load_feature_network
-from mate3d.outputs.visualize import to_uint8
-from mate3d.procedural.portraits import make_procedural_cat, make_procedural_person
-from scripts import train_features
-from training.data.format import DatasetWriter, image_name
+from scripts import prepare_data, train_features
 from training.feature_network.degradations import degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
 from training.feature_network.train import feature_losses
@@ -20,16 +16,9 @@ from training.feature_network.train import feature_losses
 def data(tmp_path_factory):
     """Eight cats and eight people of 16 px."""
     folder = tmp_path_factory.mktemp("data")
-    for name, make, label_set in (
-        ("cat", make_procedural_cat, CATMASK_HQ),
-        ("person", make_procedural_person, CELEBAMASK_HQ),
-    ):
-        portraits = make(range(8), 16, supersampling=1)
-        label_maps = portraits.render.label_map.to(torch.uint8).numpy()
-        with DatasetWriter(folder / name, label_set) as writer:
-            for row, image in enumerate(to_uint8(portraits.render.image)):
-                camera, attributes = portraits.camera[row].tolist(), portraits.attributes[row]
-                writer.add(image_name(row), image, label_maps[row], camera, attributes=attributes)
+    for kind in ("cat", "person"):
+        words = ["debug=tiny", f"dataset=procedural_{kind}", "resolution=16"]
+        prepare_data.main([*words, f"output={folder / kind}", f"paths.outputs={folder}"])
     return folder
 
 
@@ -39,8 +28,8 @@ def test_numbers_are_standardized_and_unknown_for_the_other_kind(data):
     names = portraits.attribute_names
     is_cat = torch.tensor([name.startswith("catmask_hq.") for name in names])
     is_view = torch.tensor([name.startswith("view.") for name in names])
-    assert "catmask_hq.fur_color.r" in names and "celebamask_hq.beard" in names
-    # Constants of these cats are left out.
+    assert "catmask_hq.fur_color.r" in names and "celebamask_hq.smile" in names
+    # Constants of these portraits are left out.
     assert "catmask_hq.tongue" not in names
     assert portraits.attributes[8:, is_cat].isnan().all()
     assert not portraits.attributes[:8, is_cat | is_view].isnan().any()
@@ -129,11 +118,7 @@ def test_script_trains_a_network_that_loads_and_repeats(data, tmp_path):
         (["network.channels=[3,4]"], "use four positive sizes"),
     ],
 )
-def test_wrong_input_is_one_line(data, dataset_folder, tmp_path, capsys, words, message):
+def test_wrong_input_is_one_line(data, dataset_folder, tmp_path, fail, words, message):
     words = [word.replace("{plain}", str(dataset_folder)) for word in words]
     fixed = ["debug=tiny", f"data=[{data / 'cat'}]", f"output={tmp_path / 'out'}"]
-    with pytest.raises(SystemExit) as end:
-        train_features.main([*fixed, *words])
-    assert end.value.code == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and message in line
+    assert message in fail(train_features.main, *fixed, *words)

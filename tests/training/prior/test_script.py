@@ -28,12 +28,6 @@ def test_tiny_run_and_a_controlnet_on_top_of_it(dataset_folder, tmp_path):
         (["prior.diffusion.stepss=3"], "unknown option 'prior.diffusion.stepss'"),
     ],
 )
-def test_wrong_input_gives_one_line_and_exit_code_2(
-    dataset_folder, tmp_path, capsys, words, message
-):
+def test_wrong_input_gives_one_line_and_exit_code_2(dataset_folder, tmp_path, fail, words, message):
     fixed = [f"data={dataset_folder}", f"output={tmp_path / 'out'}", "debug=tiny"]
-    with pytest.raises(SystemExit) as exit_info:
-        train_prior.main([*fixed, "prior.resolution=16", *words])
-    assert exit_info.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert message in fail(train_prior.main, *fixed, "prior.resolution=16", *words)
