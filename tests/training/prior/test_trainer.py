@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ
+from scripts import train_prior as script
 from tests.training.data.shard_data import edit_json
 from training.prior import trainer
 from training.prior.models import PriorArchitecture, draw_samples
@@ -126,16 +127,6 @@ def test_resumed_run_ends_in_the_same_weights(options, trained, monkeypatch, int
     torch.testing.assert_close(_weights(model), _weights(trained / "model"), rtol=0, atol=0)
 
 
-def test_base_keeps_its_networks_and_gets_a_controlnet(options, trained, tmp_path):
-    base = trained / "model"
-    options = replace(options, base=str(base), architecture=None, autoencoder=None)
-    model = train_prior(replace(options, output=str(tmp_path / "controlnet")))
-    assert [path.name for path in model.iterdir()] == ["controlnet"]
-    controlnet = ControlNetModel.from_pretrained(model / "controlnet")
-    StableDiffusionControlNetPipeline.from_pretrained(base, controlnet=controlnet)
-    assert any(weight.any() for weight in controlnet.controlnet_down_blocks.parameters())
-
-
 def test_data_set_without_captions_is_refused(options, dataset_folder):
     edit_json(dataset_folder / "dataset.json", lambda index: index.pop("captions"))
     with pytest.raises(UserError, match="no caption for 6 of 6 images"):
@@ -149,3 +140,34 @@ def test_options_that_do_not_fit_are_refused(options, trained):
         train_prior(replace(options, output=str(trained), resume=True, quality_samples=6))
     with pytest.raises(UserError, match="multiple of 4"):
         train_prior(replace(options, resolution=15))
+
+
+# The script.
+
+
+def test_script_trains_a_base_and_a_controlnet_on_top_of_it(dataset_folder, tmp_path):
+    words = [f"data={dataset_folder}", "debug=tiny", "prior.resolution=16", "device=cpu"]
+    base, output = tmp_path / "base", tmp_path / "output"
+    script.main([*words, f"output={base}"])
+    assert (base / "config.yaml").is_file()
+    script.main([*words, f"output={output}", "prior=controlnet", f"prior.base={base / 'model'}"])
+    assert [path.name for path in (output / "model").iterdir()] == ["controlnet"]
+    controlnet = ControlNetModel.from_pretrained(output / "model" / "controlnet")
+    assert controlnet.config.conditioning_embedding_out_channels == [16, 32]
+    StableDiffusionControlNetPipeline.from_pretrained(base / "model", controlnet=controlnet)
+    assert any(weight.any() for weight in controlnet.controlnet_down_blocks.parameters())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=nowhere"], "data set not found: nowhere"),
+        (["prior.base=nowhere"], "base nowhere is not a Stable Diffusion folder"),
+        (["prior=controlnet"], "missing value, please give: prior.base=..."),
+        (["resume=true"], "to resume from"),
+        (["prior.diffusion.stepss=3"], "unknown option 'prior.diffusion.stepss'"),
+    ],
+)
+def test_script_ends_in_one_line_on_wrong_input(dataset_folder, tmp_path, fail, words, message):
+    fixed = [f"data={dataset_folder}", f"output={tmp_path / 'out'}", "debug=tiny"]
+    assert message in fail(script.main, *fixed, "prior.resolution=16", *words)
