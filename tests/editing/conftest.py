@@ -15,7 +15,6 @@ from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.rendering.renderer import RenderingConfig
-from tests.scripts.conftest import fail  # noqa: F401
 from training.prior.models import PriorArchitecture, make_pipeline, make_tiny_networks
 
 TINY_CONFIG = GeneratorConfig(
