@@ -72,10 +72,16 @@ def _read_codes(fix: str | ListConfig) -> Sequence[str] | Literal["all"]:
 @contextmanager
 def _progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that shows finished and all items; a new round starts from the left."""
-    with tqdm(unit="img", desc=what) as bar:
+    bars: list[tqdm] = []
 
-        def show(finished: int, total: int) -> None:
-            bar.total, bar.n = total, finished
-            bar.refresh()
+    def show(finished: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(unit="img", desc=what))
+        bars[0].total, bars[0].n = total, finished
+        bars[0].refresh()
 
+    try:
         yield show
+    finally:
+        for bar in bars:
+            bar.close()
