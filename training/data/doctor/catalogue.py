@@ -35,11 +35,11 @@ _FORMAT_ERRORS: Table = {
     "unpaired": ("items without image, mask or camera: often an interrupted copy", LEAVES_OUT),
     "unreadable": ("images or masks that cannot be read: often an interrupted copy", LEAVES_OUT),
     "image_format": (
-        "images that are no plain 8-bit RGB .png files: training ignores tags that turn them",
+        "images that are not plain 8-bit RGB .png files: training ignores tags that turn them",
         "writes 8-bit RGB PNGs (transparent pixels over white, without the tag)",
     ),
     "image_size": (
-        "images that are not square, or of another size than the most",
+        "images that are not square, or differ in size from most",
         "cuts out the central square and resizes it, masks by nearest neighbour",
     ),
     "image_blank": ("images of one colour: often a failed crop or a missing frame", LEAVES_OUT),
