@@ -101,6 +101,6 @@ def _alternatives(override: Override) -> list[str]:
 
 
 def _job_words(config_name: str, folder: Path) -> list[str]:
-    """Return what a job gets beside the user's words: its folder, and to go on there."""
+    """Return the options added to the user's words: the job's folder, and to resume there."""
     resume = ["resume=auto"] if "resume" in compose_config(config_name) else []
     return [f"output={folder}", *resume]

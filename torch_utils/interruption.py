@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _logger = logging.getLogger(__name__)
-# Slurm and submitit send the last one some time before they end a job.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# Slurm and submitit send it some time before they end a job; Windows has no such signal.
+_PREEMPTION = getattr(signal, "SIGUSR2", None)
+_SIGNALS = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, _PREEMPTION)))
 
 _received: list[int] = []
 
@@ -37,7 +38,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             return
         _received.append(number)
         _logger.info("%s: finishing this step, then saving", signal.Signals(number).name)
-        if number != signal.SIGUSR2:
+        if number != _PREEMPTION:
             restore()
 
     for number in _SIGNALS:
@@ -50,4 +51,4 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 def was_preempted() -> bool:
     """Tell whether SIGUSR2 was among what stopped the last `stop_on_signal` of this process."""
-    return signal.SIGUSR2 in _received
+    return _PREEMPTION in _received

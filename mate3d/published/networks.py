@@ -164,5 +164,5 @@ def _read_network(module: InertObject) -> PublishedNetwork:
     _Walk(network).visit(module)
     network.init_kwargs = network.attributes.get("_init_kwargs", {})
     if not isinstance(network.init_kwargs, dict):
-        raise _NotANetworkError("its constructor arguments are no dict")
+        raise _NotANetworkError("its constructor arguments are not a dict")
     return network

@@ -150,7 +150,7 @@ def read_snapshot(path: str | Path) -> dict[str, Any]:
         raise UserError(f"snapshot {path} cannot be read: {error.strerror}") from None
     try:
         if bytes(data[:1]) != pickle.PROTO:
-            raise RefusedPickleError(f"it is no pickle; it starts with {ascii(bytes(data[:9]))}")
+            raise RefusedPickleError(f"it is not a pickle; it starts with {ascii(bytes(data[:9]))}")
         top = _SnapshotUnpickler(data, Budget(_MAX_OPERATIONS, num_bytes=size + 2**20)).load()
         if type(top) is not dict:
             raise RefusedPickleError(f"it holds {type(top).__name__} instead of a dict of networks")

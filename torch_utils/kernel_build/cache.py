@@ -140,7 +140,7 @@ def _lock(path: Path) -> Iterator[None]:
             lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.2)
     except (Timeout, OSError, NotImplementedError) as error:
         # Some network file systems have no locks; at worst two processes compile the same.
-        _logger.warning("going on without the lock %s: %s", path, error)
+        _logger.warning("continuing without the lock %s: %s", path, error)
     try:
         yield
     finally:

@@ -228,9 +228,9 @@ def test_damaged_files_give_data_or_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "it is no pickle"),
-        (b"PK\x03\x04" + bytes(30), "it is no pickle; it starts with b'PK"),
-        (b"plain text", "it is no pickle"),
+        (b"", "it is not a pickle"),
+        (b"PK\x03\x04" + bytes(30), "it is not a pickle; it starts with b'PK"),
+        (b"plain text", "it is not a pickle"),
         (b"\x80\x09}.", "damaged"),
         (pickle.dumps([1, 2]), "list instead of a dict"),
         (pickle.dumps({"D_x": 1, "b": None}), "it holds D_x, b"),
