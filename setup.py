@@ -84,7 +84,7 @@ setup(
     ),
     package_data={
         "configs": ["**/*.yaml"],
-        "mate3d": ["label_sets/*.yaml", "outputs/templates/*.j2"],
+        "mate3d": ["label_sets/*.yaml", "outputs/templates/*.j2", "assets/**"],
         "torch_utils": ["ops/csrc/*"],
     },
     ext_modules=EXTENSIONS,

@@ -42,7 +42,7 @@ from mate3d.rendering.renderer import RenderingConfig
 
 SEED = 0
 PSNR_OF = ("image", "segmentation", "image_raw", "segmentation_raw")
-DEMO = Path(__file__).parents[1] / "assets/demo_generator"
+DEMO = Path(__file__).parents[1] / "mate3d/assets/demo_cat"
 RELEASED = RenderingConfig(
     density_activation="softplus_shifted", importance_bins="legacy_midpoints", background_class=None
 )

@@ -3,7 +3,7 @@
 Each mesh is made in a process of its own, evaluated near the surface ("auto") and everywhere
 ("dense"), one after the other. Prints a table and, as the last line, JSON. Words it takes:
 
-    generator=assets/demo_generator    checkpoint folder
+    generator=demo_cat    checkpoint folder
     resolutions=128,256,512            grid points a side
     evaluations=auto,dense             which of the two
     device=cpu                         where distances are evaluated
@@ -22,7 +22,7 @@ from mate3d.network.mapping import latents_from_seeds
 from mate3d.outputs.mesh import extract_mesh
 
 DEFAULTS = {
-    "generator": "assets/demo_generator",
+    "generator": "demo_cat",
     "resolutions": "128,256,512",
     "evaluations": "auto,dense",
     "device": "cpu",

@@ -1,6 +1,6 @@
 """Time an orbit from one set of planes against as many single images.
 
-    python benchmarks/bench_orbit.py generator=assets/demo_generator frames=60 runs=3
+    python benchmarks/bench_orbit.py generator=demo_cat frames=60 runs=3
     python benchmarks/bench_orbit.py preset=face512 frames=4 output=results.json
 
 A single image pays for mapping and planes, as calling the generator for each view does; the orbit
@@ -28,7 +28,7 @@ SEED = 0
 # Random weights of the published sizes; time does not depend on the values.
 PRESETS = {"face512": GeneratorConfig(label_set="celebamask_hq")}
 DEFAULTS = {
-    "generator": "assets/demo_generator",
+    "generator": "demo_cat",
     "preset": "",
     "frames": "60",
     "runs": "3",

@@ -1,7 +1,7 @@
 """Score distillation: timestep sampling, noising, blending image and normals, the SDS loss.
 
 Score distillation sampling (SDS) is DreamFusion's (Poole et al. 2022). Blending SDS and
-conditional SDS are MaTe3D's (DESIGN.md section 2).
+conditional SDS are MaTe3D's (docs/method.md).
 """
 
 from dataclasses import dataclass

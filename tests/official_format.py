@@ -1,4 +1,4 @@
-"""Write snapshots in the published pickle structure (generator_spec.md, section 9.2).
+"""Write snapshots in the published pickle structure (spec 9.2).
 
 The objects pickle as those of the releases do: networks as calls that carry their source, some
 parts as instances of classes to import. The sources raise if anything runs them.

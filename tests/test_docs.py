@@ -14,7 +14,7 @@ from training.data.doctor.catalogue import CATALOGUE
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path.relative_to(ROOT)
-    for folder in ("docs", "datasets", "benchmarks", "assets")
+    for folder in ("docs", "datasets", "benchmarks", "mate3d/assets")
     for path in (ROOT / folder).rglob("*.md")
 ) + [Path("README.md")]
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

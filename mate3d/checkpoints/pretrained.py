@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
 from mate3d.atomic import atomic_folder, standing_folder
+from mate3d.checkpoints.assets import named_asset
 from mate3d.checkpoints.hub import hub_errors, is_hub_id
 from mate3d.checkpoints.storage import (
     config_from_dict,
@@ -191,7 +192,7 @@ def write_model_files(
 def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | None:
     """Return the local folder that is meant, or None for a hub id."""
     text, folder = str(path_or_hub_id), Path(path_or_hub_id).expanduser()
-    folder = standing_folder(folder)
+    folder = named_asset(text) or standing_folder(folder)
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"revision={revision} is for the hub, but {folder} is a local folder")
@@ -203,7 +204,7 @@ def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | No
             command = shlex.join(["python", "-m", "scripts.convert_checkpoint", *words])
             advice = f"convert it first: {command}"
         raise UserError(f"{folder} is a file, no checkpoint folder; {advice}")
-    # `assets/demo_generater` is more likely a slip of the pen than a hub id.
+    # `outputs/genrator` is more likely a misspelt folder than a hub id.
     is_slip = isinstance(path_or_hub_id, Path) or Path(text.split("/")[0]).is_dir()
     if is_slip or not is_hub_id(text):
         raise UserError(

@@ -20,7 +20,7 @@ from mate3d.rendering.renderer import RenderingConfig, render_field
 from tests.eg3d import make_generator
 from tests.mate3d.fields import SphereField
 
-DEMO = Path(__file__).parents[2] / "assets/demo_generator"
+DEMO = Path(__file__).parents[2] / "mate3d/assets/demo_cat"
 SEGMENTATIONS = ("segmentation", "segmentation_raw")
 IMAGES = ("feature_image", "segmentation_raw", "depth", "opacity", "normals")
 RELEASED = RenderingConfig(

@@ -74,7 +74,7 @@ def test_impossible_sizes_are_named():
             FeatureNetworkConfig(**({"attributes": (), "label_sets": ()} | {name: value}))
 
 
-FOLDER = Path(__file__).parents[3] / "assets" / "procedural_features"
+FOLDER = Path(__file__).parents[3] / "mate3d/assets" / "procedural_features"
 
 
 @pytest.fixture(scope="module")

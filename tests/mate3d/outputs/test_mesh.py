@@ -256,7 +256,7 @@ def test_meshes_that_cannot_be_made_are_refused(make, named):
         make()
 
 
-DEMO = Path(__file__).parents[3] / "assets/demo_generator"
+DEMO = Path(__file__).parents[3] / "mate3d/assets/demo_cat"
 SIDE = 128
 
 

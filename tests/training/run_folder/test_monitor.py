@@ -18,7 +18,7 @@ from training.augmentation import AugmentSettings
 from training.evaluation import MetricSettings
 from training.run_folder.monitor import Monitor
 
-ASSETS = Path(__file__).parents[3] / "assets"
+ASSETS = Path(__file__).parents[3] / "mate3d/assets"
 
 
 def make_monitor(folder, images_seen=0, **more):
