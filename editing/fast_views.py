@@ -17,7 +17,7 @@ from editing.local_superresolution import enlarge_window, find_window, paste
 from editing.regions import reachable_points
 from editing.views import SourceView, soften
 from mate3d.generator import RenderOutput
-from mate3d.network.superresolution import SuperResolution
+from mate3d.network.synthesis import SuperResolution
 from mate3d.rendering.fast_rendering import ProbedSamples, RayMarcher, Rays, RayValues
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import FieldRender

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mate3d.network.superresolution import SuperResolution
+from mate3d.network.synthesis import SuperResolution
 
 # Input pixels to each side that an output pixel of a block depends on: one of the up-sampling
 # convolution, one of its filter, and one of the second convolution, which has half if up-sampled.

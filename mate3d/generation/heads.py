@@ -11,7 +11,7 @@ from torch import Tensor
 from mate3d.generation.precision import Precision
 from mate3d.generator import Generator
 from mate3d.network.mapping import latents_from_seeds
-from mate3d.rendering.field import TriPlaneField
+from mate3d.rendering.triplane import TriPlaneField
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mate3d.rendering.field import FieldSamples, WrappedField
-from mate3d.rendering.field_probe import FieldProbe, open_probe
+from mate3d.rendering.field import FieldProbe, FieldSamples, WrappedField, open_probe
 
 
 @dataclass(frozen=True)

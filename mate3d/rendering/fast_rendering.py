@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mate3d.rendering.field import Field
-from mate3d.rendering.field_probe import FieldProbe, open_probe
+from mate3d.rendering.field import Field, FieldProbe, open_probe
 from mate3d.rendering.rays import DepthDraws, importance_depths, stratified_depths
 from mate3d.rendering.renderer import (
     FieldRender,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from torch_utils.ops.upfirdn2d import filter2d
+from torch_utils.ops.resample import filter2d
 
 
 def blur_taps(sigma: float) -> Tensor:  # [2 * floor(3 * sigma) + 1]

@@ -24,15 +24,15 @@ from tests.golden import DATA, assert_golden
 from tests.reference import ops as reference
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.blur import blur_image, blur_taps
-from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.resize import resize_antialias
-from torch_utils.ops.triplane_sample import triplane_sample
-from torch_utils.ops.upfirdn2d import (
+from torch_utils.ops.resample import (
+    conv2d_resample,
     filter2d,
+    resize_antialias,
     setup_filter,
     upfirdn2d,
     upsample2d,
 )
+from torch_utils.ops.triplane_sample import triplane_sample
 
 
 @dataclass(frozen=True)
