@@ -9,9 +9,8 @@ from torch import Tensor
 
 from mate3d.generator import Generator, RenderOutput
 from mate3d.network.discriminator import Discriminator
-from mate3d.rendering.field import sdf_and_gradient
+from mate3d.rendering.field import eikonal_loss, sdf_and_gradient, sdf_consistency_loss
 from mate3d.rendering.renderer import RaySamples, march_classes
-from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
 from mate3d.rendering.triplane import TriPlaneField, without_classes
 from torch_utils.batch_random import BatchRandom
 from torch_utils.ops.blur import blur_image

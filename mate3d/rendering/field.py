@@ -1,6 +1,6 @@
-"""A field is a function from points to samples; a probe looks into any field in two steps.
+"""A field is a function from points to samples; its gradient, two losses on it, and its probe.
 
-A probe asks for distances first, and for the rest only where it shows.
+A probe looks into a field in two steps: distances first, and the rest only where it shows.
 """
 
 from collections.abc import Callable
@@ -215,6 +215,33 @@ def unit_normals(
 ) -> Tensor:  # [..., 3]
     """Scale gradients to length 1; zero stays zero."""
     return nn.functional.normalize(gradient, dim=-1)
+
+
+def eikonal_loss(
+    gradients: Tensor,  # [..., 3], of an SDF with respect to world points
+) -> Tensor:  # scalar
+    """Return the mean of (|grad d| - 1)^2; undefined gradients count as zero (spec 8.3)."""
+    squared = torch.nan_to_num(gradients, nan=0.0).square().sum(dim=-1)
+    # The root has no derivative at zero.
+    return ((squared + 1e-12).sqrt() - 1).square().mean()
+
+
+def sdf_consistency_loss(
+    sdf: Tensor,  # [B, N, 1]
+    class_sdf: Tensor,  # [B, N, K]
+    *,
+    with_detached_whole: bool = True,
+) -> Tensor:  # scalar
+    """Return MSE between max(d, 0) and min_k max(d_k, 0): outside, the parts' union is the whole.
+
+    Args:
+        sdf: The whole head.
+        class_sdf: Its parts.
+        with_detached_whole: Train only the parts, as released (`semantic_density_detach`).
+    """
+    whole = sdf.clamp(min=0)
+    union = class_sdf.clamp(min=0).amin(dim=-1, keepdim=True)
+    return nn.functional.mse_loss(union, whole.detach() if with_detached_whole else whole)
 
 
 class FieldProbe(Protocol):

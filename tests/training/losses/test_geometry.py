@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
+from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
 from training.losses import geometry
 
 
