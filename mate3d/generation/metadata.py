@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from mate3d.atomic import atomic_file
-from mate3d.camera_paths import View
-from mate3d.cameras import CameraRig
+from mate3d.cameras import CameraRig, View
 from mate3d.generation.options import GenerationOptions
 from mate3d.generator import Generator
 

@@ -10,14 +10,19 @@ from pathlib import Path
 import torch
 
 from mate3d.atomic import atomic_file
-from mate3d.camera_paths import View, make_rig, make_views
+from mate3d.cameras import View, make_rig, make_views
 from mate3d.errors import UserError
-from mate3d.generation.heads import Head, HeadMaker
 from mate3d.generation.metadata import METADATA_FILE, FileList, write_metadata
 from mate3d.generation.options import GenerationOptions
 from mate3d.generation.pictures import ContactSheet, PictureMaker, save_depth_values
-from mate3d.generation.precision import Precision, repeatable
-from mate3d.generation.rendering import ViewRenderer, move_range
+from mate3d.generation.rendering import (
+    Head,
+    HeadMaker,
+    Precision,
+    ViewRenderer,
+    move_range,
+    repeatable,
+)
 from mate3d.generator import Generator, RenderOutput
 from mate3d.outputs.mesh import write_meshes
 from mate3d.outputs.video import open_videos

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.local_superresolution import enlarge_window, find_window, paste
+from editing.views import enlarge_window, find_window, paste
 from mate3d.network.synthesis import SuperResolution
 
 
