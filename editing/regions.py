@@ -16,6 +16,8 @@ from mate3d.option_checks import check_choice
 
 # Classes that other parts sit on or in front of. Painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
+_LEAST_SHARE = 1e-3
+RegionKind = Literal["classes", "everywhere"]
 
 
 def load_painted_mask(
@@ -118,11 +120,6 @@ def _repainted_classes(
     parts = set(painted_or_erased.unique().tolist()) - set(support)
     # Between skin and background there is no part; then the head itself is what changes.
     return tuple(sorted(parts or set(torch.cat([before, after]).tolist()) - {0}))
-
-
-_LEAST_SHARE = 1e-3
-
-RegionKind = Literal["classes", "everywhere"]
 
 
 class EditRegion(Protocol):

@@ -20,6 +20,9 @@ from mate3d.option_checks import as_text, check_count, check_number, check_numbe
 CAMERA_DIM = 25
 DEFAULT_FOCAL = 4.2647
 DEFAULT_RADIUS = 2.7
+PathName = Literal["front", "list", "grid", "orbit", "figure_eight"]
+VIDEO_PATHS = ("orbit", "figure_eight")
+_PATHS = ("front", "list", "grid", *VIDEO_PATHS)
 
 
 def unpack_camera(
@@ -140,11 +143,6 @@ def mirror_camera(
     signs = torch.ones(CAMERA_DIM, dtype=camera.dtype, device=camera.device)
     signs[[1, 2, 3, 4, 8]] = -1
     return camera * signs
-
-
-PathName = Literal["front", "list", "grid", "orbit", "figure_eight"]
-VIDEO_PATHS = ("orbit", "figure_eight")
-_PATHS = ("front", "list", "grid", *VIDEO_PATHS)
 
 
 @dataclass(frozen=True)

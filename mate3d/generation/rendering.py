@@ -22,6 +22,8 @@ from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import FieldRender, RenderingConfig, render_field
 from mate3d.rendering.triplane import TriPlaneField
 
+_TILE_SIDE = 128
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -242,9 +244,6 @@ def interpolate_styles(
         yield torch.from_numpy(values).to(styles).unsqueeze(0)
 
 
-_TILE_SIDE = 128
-
-
 @dataclass(frozen=True)
 class ViewRenderer:
     """Renders views one at a time, so that a view does not depend on which others are asked for.
@@ -324,8 +323,9 @@ class ViewRenderer:
 
     def _render_rays(self, head: Head, ray_origins: Tensor, ray_directions: Tensor) -> FieldRender:
         render = render_field if self.precision.exact else render_field_fast
+        is_low = self.precision.dtype != torch.float32
         return render(
-            LowPrecisionField(head.field, self.precision),
+            LowPrecisionField(head.field, self.precision) if is_low else head.field,
             ray_origins,
             ray_directions,
             self.rendering,

@@ -34,6 +34,13 @@ PlaneBranches = Literal["dual", "single"]
 _FIRST_RESOLUTION = 4
 # Skip images of each kind; where there is one, it serves texture and shape.
 _IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
+# Bytes of a band's activations on a CPU. Larger bands leave the cache, and the C library's
+# allocator asks the system for fresh pages for every tensor beyond 32 MiB; smaller bands spend more
+# on the rows that neighbours share.
+_BAND_BYTES = 12 * 2**20
+# Input rows beside a band that an up-sampled row can depend on: one of the 3x3 convolution and one
+# of the 4-tap filter, which reaches 2 rows of twice the density.
+_MARGIN = 2
 
 
 class PlaneBackbone(nn.Module):
@@ -197,15 +204,6 @@ class SuperResolution(nn.Module):
             image_raw = resize_antialias(image_raw, size)
             feature_image = resize_antialias(feature_image, size)
         return image_raw, feature_image, ws[:, -1:].expand(-1, 3, -1)
-
-
-# Bytes of a band's activations on a CPU. Larger bands leave the cache, and the C library's
-# allocator asks the system for fresh pages for every tensor beyond 32 MiB; smaller bands spend more
-# on the rows that neighbours share.
-_BAND_BYTES = 12 * 2**20
-# Input rows beside a band that an up-sampled row can depend on: one of the 3x3 convolution and one
-# of the 4-tap filter, which reaches 2 rows of twice the density.
-_MARGIN = 2
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from torch import Tensor
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
 from mate3d.generation import rendering
-from mate3d.generation.pictures import ContactSheet
 from mate3d.generation.rendering import (
     Head,
     HeadMaker,
@@ -20,6 +19,7 @@ from mate3d.generation.rendering import (
     interpolate_styles,
     move_range,
 )
+from mate3d.outputs.visualize import ContactSheet
 from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.renderer import RenderingConfig
 from tests.mate3d.fields import SphereField

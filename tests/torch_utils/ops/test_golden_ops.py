@@ -25,8 +25,9 @@ from mate3d.rendering.triplane import project_points
 from tests.golden import DATA, assert_golden
 from tests.reference import ops as reference
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.blur import blur_image, blur_taps
 from torch_utils.ops.resample import (
+    blur_image,
+    blur_taps,
     conv2d_resample,
     filter2d,
     resize_antialias,
