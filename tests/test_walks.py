@@ -13,8 +13,9 @@ import pytest
 
 from editing.loop import EditLoop
 from mate3d.checkpoint import save_generator
+from mate3d.generation.run import GenerationRun
 from mate3d.labels import CATMASK_HQ, save_label_map
-from scripts import _entry, edit, generate, prepare_data, train
+from scripts import edit, generate, prepare_data, train
 from tests.editing.conftest import make_tiny_generator, make_tiny_pipeline
 from training import loop
 
@@ -37,35 +38,22 @@ class Walk:
     def __init__(self):
         self.lines: dict[str, set[int]] = {}  # In the order in which the files are entered.
         self._names: dict[str, str | None] = {}
-        self._is_paused = False
 
-    def follow(self, function: Callable[..., Any], *args: Any) -> Any:
+    def follow(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call a function and note what it enters, in other threads as well."""
         before = sys.gettrace()
         threading.settrace(self._enter)
         sys.settrace(self._enter)
         try:
-            return function(*args)
+            function(*args, **kwargs)
         finally:
             sys.settrace(before)
             threading.settrace(before)
 
-    def ignoring(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function whose calls are not part of the walk."""
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._is_paused = True
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._is_paused = False
-
-        return call
-
     def _enter(self, frame: FrameType, event: str, argument: object) -> Callable | None:
         name = self._name(frame.f_code)
         # What a module runs while it is imported is not the walk's.
-        if name is None or self._is_paused or frame.f_code.co_name == "<module>":
+        if name is None or frame.f_code.co_name == "<module>":
             return None
         lines = self.lines.setdefault(name, set())
 
@@ -85,15 +73,10 @@ class Walk:
 
 
 def walk_generate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Walk:
-    """Follow the script's main function from the checkpoint's weights in memory to the end."""
-    walk = Walk()
-    for name in ("read_options", "choose_device", "load_generator"):
-        monkeypatch.setattr(generate, name, walk.ignoring(getattr(generate, name)))
+    """Follow the making and writing of all files, from options and generator on."""
     save_generator(folder / "checkpoint", make_tiny_generator())
     words = ["debug=tiny", f"generator={folder / 'checkpoint'}", f"output={folder / 'out'}"]
-    _entry.run("generate", lambda config: walk.follow(generate._generate, config), words)
-    assert (folder / "out" / "metadata.json").exists()
-    return walk
+    return _walk_once(generate.main, words, monkeypatch, GenerationRun, "write")
 
 
 def walk_iteration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Walk:
@@ -126,8 +109,8 @@ def _walk_once(
     """Run a command until it first calls a function of `owner`, and follow that call."""
     walk, function = Walk(), getattr(owner, name)
 
-    def follow(*args: Any) -> None:
-        walk.follow(function, *args)
+    def follow(*args: Any, **kwargs: Any) -> None:
+        walk.follow(function, *args, **kwargs)
         raise Walked
 
     monkeypatch.setattr(owner, name, follow)
