@@ -98,11 +98,3 @@ def test_functions_that_the_method_names_exist():
         tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
         kinds = (ast.FunctionDef, ast.ClassDef)
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, kinds)}, path
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_code_that_a_page_names_exists(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    known = {f"/{path.relative_to(ROOT).as_posix()}" for path in (*CODE, ROOT / "setup.py")}
-    named = re.findall(r"`((?:\w+/)*\w+\.(?:py|cuh?))[:`]", text)
-    assert not [name for name in named if not any(path.endswith(f"/{name}") for path in known)]
