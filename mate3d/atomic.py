@@ -1,6 +1,6 @@
-"""Files and folders that are complete or not there, and locks, whatever ends the writer.
+"""Atomic writes of files and folders, and file locks; safe even if the writer is killed.
 
-Everything is written under a name that starts with `.partial.`, forced to the disk, and renamed.
+Everything is written under a name that starts with `.partial.`, synced to disk, then renamed.
 """
 
 import contextlib
@@ -19,41 +19,41 @@ from filelock import FileLock, Timeout
 
 from mate3d.errors import UserError
 
-# Both are followed by something random, a dot, and the name that is written.
+# Both prefixes are followed by a random part, a dot, and the final name.
 _PARTIAL, _REPLACED = ".partial.", ".replaced."
-# renameat2(2) of Linux: paths relative to the working directory, and the names trade places.
+# Linux renameat2(2): resolve paths against the working directory; swap the two names.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# So many are forced to the disk together, which is faster; writers have heard of a full disk.
+# Beyond this many files, one system-wide sync is faster than one fsync per file.
 _MANY_FILES = 1000
-# Records that wait for space take no more memory than this; the oldest go first.
+# Memory limit for records waiting for disk space; the oldest are dropped first.
 _MAX_WAITING_BYTES = 64 * 2**20
 
 _logger = logging.getLogger(__name__)
 
 
 def atomic_files(folder: str | Path) -> AbstractContextManager[Path]:
-    """Yield a temporary folder whose files take their places only if the block succeeds.
+    """Yield a temporary folder whose files are moved into `folder` only if the block succeeds.
 
-    They do so one by one, in the order of their names.
+    Files are moved one by one, in order of name.
 
     Args:
-        folder: Made if it is missing; files of other names stay.
+        folder: Created if missing; files with other names are kept.
 
     Raises:
-        UserError: If it cannot be written, in the block or afterwards.
+        UserError: If writing fails, in the block or afterwards.
     """
     return _moving_files(Path(folder), Path(folder))
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` only if the block succeeds.
+    """Yield a temporary path that replaces `path` only if the block succeeds.
 
-    It has the same name, from which writers choose their format.
+    Its name is the same, since some writers choose the format from the suffix.
 
     Raises:
-        UserError: See `atomic_files`; it names the file.
+        UserError: If writing fails, in the block or afterwards.
     """
     path = Path(path)
     with _moving_files(path.parent, path) as temporary:
@@ -62,14 +62,14 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling that replaces `folder` as a whole only if the block succeeds.
+    """Yield a temporary sibling that replaces the whole `folder` only if the block succeeds.
 
-    On Linux the two trade names, so that there is a complete folder at any moment. File systems
-    that cannot do that (some of networks) take two renames; who is killed between them leaves the
-    old one to `standing_folder` and `remove_leftovers`.
+    On Linux the two names are swapped atomically, so a complete folder always exists. File systems
+    without that call (some network ones) need two renames; if the process is killed between them,
+    `standing_folder` and `remove_leftovers` find the old folder.
 
     Raises:
-        UserError: If it cannot be written, in the block or afterwards.
+        UserError: If writing fails, in the block or afterwards.
     """
     folder = Path(folder)
     with _temporary_folder(folder.parent, folder) as temporary:
@@ -92,7 +92,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; whoever looks meanwhile finds all of it or nothing.
+    """Remove a folder atomically: readers see all of it or nothing.
 
     Raises:
         UserError: If it cannot be removed.
@@ -102,23 +102,23 @@ def remove_folder(folder: Path) -> None:
 
 
 def standing_folder(folder: Path) -> Path:
-    """Return a folder, or what stands in for it since a writer was killed while replacing it."""
+    """Return `folder`, or its saved copy if a writer was killed while replacing it."""
     if folder.exists() or not folder.parent.is_dir():
         return folder
     return next((path for path, _ in _leftovers(folder.parent, _REPLACED, folder.name)), folder)
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Clean a folder after writers that were killed; none may be at work in it.
+    """Clean up after killed writers; no writer may be active in the folder.
 
-    What they had not finished goes; what they had set aside and not replaced comes back.
+    Unfinished files are removed; those set aside but not yet replaced are restored.
 
     Args:
         folder: May be missing.
-        name: Look after writers of this file or folder only; others may be at work then.
+        name: Clean up only after writers of this file or folder; others may then be active.
 
     Raises:
-        UserError: If the folder cannot be changed.
+        UserError: If the folder cannot be modified.
     """
     try:
         for path, own_name in _leftovers(folder, _REPLACED, name):
@@ -134,15 +134,15 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def file_lock(path: Path, refusal: str, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock for the block; the system gives it back when the process ends.
+    """Hold a lock during the block; the system releases it if the process dies.
 
     Args:
-        path: An empty file of its own, made with its folder if it is missing; it stays.
-        refusal: What a user reads if another process holds it.
-        patience_s: How long to wait for that process.
+        path: A dedicated empty lock file, created with its folder if missing and never removed.
+        refusal: Error message if another process holds the lock.
+        patience_s: How long to wait for that process, in seconds.
 
     Raises:
-        UserError: If another process holds it, or it cannot be written.
+        UserError: If another process holds the lock, or the file cannot be written.
     """
     lock = FileLock(path)
     try:
@@ -151,8 +151,8 @@ def file_lock(path: Path, refusal: str, *, patience_s: float = 0.0) -> Iterator[
     except Timeout:
         raise UserError(refusal) from None
     except NotImplementedError:
-        # Some file systems of networks know no locks.
-        _logger.warning("%s cannot be locked; let no other process write there", path.parent)
+        # Some network file systems do not support locks.
+        _logger.warning("cannot lock %s; make sure that no other process writes there", path.parent)
     except OSError as error:
         raise _cannot_write(path.parent, error) from error
     try:
@@ -162,13 +162,13 @@ def file_lock(path: Path, refusal: str, *, patience_s: float = 0.0) -> Iterator[
 
 
 class AppendedFile:
-    """A file that grows by whole records.
+    """A file that records are appended to, each completely or not at all.
 
-    A record that cannot be written leaves the file as it was, waits, and is written before the
-    next one that can.
+    If a record cannot be written, the file is unchanged and the record is queued for the next
+    write.
 
     Args:
-        path: Made at the first record; what it holds stays.
+        path: Created by the first record; existing content is kept.
     """
 
     def __init__(self, path: Path):
@@ -176,10 +176,10 @@ class AppendedFile:
         self._waiting: deque[bytes] = deque()
 
     def append(self, record: bytes) -> None:
-        """Write a record after those that wait.
+        """Write a record after any queued ones.
 
         Raises:
-            OSError: If there is no space or no way to write; the record waits.
+            OSError: If writing fails; the record stays queued.
         """
         self._waiting.append(record)
         while len(self._waiting) > 1 and sum(map(len, self._waiting)) > _MAX_WAITING_BYTES:
@@ -187,10 +187,10 @@ class AppendedFile:
         self.flush()
 
     def flush(self) -> None:
-        """Write the records that wait.
+        """Write the queued records.
 
         Raises:
-            OSError: If they must wait longer.
+            OSError: If writing fails; the rest stay queued.
         """
         while self._waiting:
             with self.path.open("ab", buffering=0) as file:
@@ -205,7 +205,7 @@ class AppendedFile:
 
 
 def make_public(path: Path) -> None:
-    """Give a file or folder that was made private the permissions of any new one."""
+    """Give a private temporary file or folder the default permissions of a new one."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
@@ -213,7 +213,7 @@ def make_public(path: Path) -> None:
 
 @contextmanager
 def _temporary_folder(parent: Path, place: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent` that is gone after the block; errors there name `place`."""
+    """Yield a new folder in `parent`, removed after the block; errors mention `place`."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=_PARTIAL, suffix=f".{place.name}", dir=parent))
@@ -240,14 +240,14 @@ def _moving_files(folder: Path, place: Path) -> Iterator[Path]:
 
 
 def _leftovers(parent: Path, marker: str, name: str | None) -> list[tuple[Path, str]]:
-    """Return what lies there under temporary names, each with its own name."""
+    """Return the paths with temporary names, each with its final name."""
     paths = sorted(parent.glob(f"{marker}*"))
     named = [(path, path.name.removeprefix(marker).partition(".")[2]) for path in paths]
     return [(path, own_name) for path, own_name in named if name in (None, own_name)]
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two paths trade names at once; return whether system and file system can do that."""
+    """Swap two paths atomically; return False if the system or file system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -261,12 +261,12 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _force_to_disk(path: Path) -> None:
-    """Wait until the disk has a file's content or a folder's names; tells late that it is full."""
+    """Sync a file's content or a folder's entries; may be the first call to report a full disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems of networks cannot do this, for folders above all.
+        # Some network file systems do not support this, especially for folders.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -282,5 +282,5 @@ def _remove(path: Path) -> None:
 
 
 def _cannot_write(place: Path, error: OSError) -> UserError:
-    advice = "; free some space, what was there is as it was" if error.errno in _FULL else ""
+    advice = "; free some space; the existing files are unchanged" if error.errno in _FULL else ""
     return UserError(f"cannot write {place}: {error.strerror or error}{advice}")

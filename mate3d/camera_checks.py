@@ -1,19 +1,19 @@
-"""What the numbers of cameras from elsewhere tell: rigid or not, axes, inverted, in pixels.
+"""Checks of imported camera labels: rigidity, axis convention, inverted poses, units.
 
-A camera is 25 numbers: camera-to-world matrix and intrinsics, row by row. Leading dimensions are
-free.
+A camera label is 25 numbers: the camera-to-world matrix, then the intrinsics, both row-major.
+Leading dimensions are arbitrary.
 """
 
 import numpy as np
 
-# Largest error of a product of two axes, which should be 0 or 1.
+# Maximum error of a dot product of two axes, which should be 0 or 1.
 AXES_TOLERANCE = 1e-2
 _ROW_TOLERANCE = 1e-3
-# Of intrinsics divided by the size of the image.
+# For intrinsics divided by the image size.
 _FOCAL_RANGE = (0.2, 20.0)
 _MAX_CENTER = 2.0
 _MAX_OFF_CENTER = 0.25
-# An inverted matrix needs a few cameras, since a single one may look anywhere.
+# Detecting inverted matrices takes several cameras, since a single one may look anywhere.
 _MIN_INVERTED = 5
 # Entries of the camera's y and z axes.
 _OPENGL_ENTRIES = [1, 2, 5, 6, 9, 10]
@@ -30,7 +30,7 @@ def split_camera(
 def has_last_row(
     matrices: np.ndarray,  # [..., N, N]
 ) -> np.ndarray:  # [...] bool
-    """Tell whether the last row is 0, ..., 0, 1."""
+    """Return whether the last row is 0, ..., 0, 1."""
     expected = np.eye(matrices.shape[-1])[-1]
     return np.abs(matrices[..., -1, :] - expected).max(axis=-1) < _ROW_TOLERANCE
 
@@ -38,7 +38,7 @@ def has_last_row(
 def axes_error(
     poses: np.ndarray,  # [..., 4, 4]
 ) -> np.ndarray:  # [...]
-    """Return how far the axes are from length 1 and right angles."""
+    """Return the maximum deviation of the axes from orthonormality."""
     rotations = poses[..., :3, :3]
     return np.abs(np.swapaxes(rotations, -1, -2) @ rotations - np.eye(3)).max(axis=(-2, -1))
 
@@ -46,7 +46,7 @@ def axes_error(
 def is_rigid(
     poses: np.ndarray,  # [..., 4, 4]
 ) -> np.ndarray:  # [...] bool
-    """Tell whether matrices are a rotation and a shift."""
+    """Return whether matrices are a rotation and a translation."""
     is_proper = np.linalg.det(poses[..., :3, :3]) > 0
     return has_last_row(poses) & (axes_error(poses) < AXES_TOLERANCE) & is_proper
 
@@ -54,14 +54,14 @@ def is_rigid(
 def is_in_pixels(
     intrinsics: np.ndarray,  # [..., 3, 3]
 ) -> np.ndarray:  # [...] bool
-    """Tell intrinsics that are not divided by the size of the image."""
+    """Return whether intrinsics are in pixels instead of divided by the image size."""
     return (intrinsics[..., 0, 0] > _FOCAL_RANGE[1]) | (intrinsics[..., 0, 2] > _MAX_CENTER)
 
 
 def has_plausible_focal(
     intrinsics: np.ndarray,  # [..., 3, 3]
 ) -> np.ndarray:  # [...] bool
-    """Tell focal lengths that a camera for portraits can have."""
+    """Return whether focal lengths are plausible for portraits."""
     focal = np.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
     return ((focal > _FOCAL_RANGE[0]) & (focal <= _FOCAL_RANGE[1])).all(axis=-1)
 
@@ -69,14 +69,14 @@ def has_plausible_focal(
 def has_plausible_center(
     intrinsics: np.ndarray,  # [..., 3, 3]
 ) -> np.ndarray:  # [...] bool
-    """Tell principal points that are near the middle of the image."""
+    """Return whether principal points are near the image centre."""
     return (np.abs(intrinsics[..., :2, 2] - 0.5) <= _MAX_OFF_CENTER).all(axis=-1)
 
 
 def has_plausible_intrinsics(
     intrinsics: np.ndarray,  # [..., 3, 3]
 ) -> np.ndarray:  # [...] bool
-    """Tell intrinsics that are divided by the size of the image and fit portraits."""
+    """Return whether intrinsics are divided by the image size and plausible for portraits."""
     is_plausible = has_plausible_focal(intrinsics) & has_plausible_center(intrinsics)
     return is_plausible & has_last_row(intrinsics)
 
@@ -84,7 +84,7 @@ def has_plausible_intrinsics(
 def angle_off_origin(
     poses: np.ndarray,  # [..., 4, 4]
 ) -> np.ndarray:  # [...] radians, 0..pi/2
-    """Return the angle between the line of sight, in either direction, and the world's origin."""
+    """Return the angle between the viewing axis, in either direction, and the world origin."""
     positions = poses[..., :3, 3]
     along = np.abs((positions * poses[..., :3, 2]).sum(axis=-1))
     cosine = along / np.linalg.norm(positions, axis=-1).clip(1e-9)
@@ -94,7 +94,10 @@ def angle_off_origin(
 def are_inverted(
     poses: np.ndarray,  # [N, 4, 4]
 ) -> bool:
-    """Tell world-to-camera matrices: all are at one place, their inverses look at the origin."""
+    """Return whether poses are world-to-camera.
+
+    Then all positions coincide, and the inverted matrices look at the origin.
+    """
     if len(poses) < _MIN_INVERTED:
         return False
     positions = poses[:, :3, 3]
@@ -107,21 +110,21 @@ def are_inverted(
 def looks_away(
     poses: np.ndarray,  # [..., 4, 4]
 ) -> np.ndarray:  # [...] bool
-    """Tell cameras whose z axis points away from the origin: with OpenGL's axes they look at it."""
+    """Return whether the z axis points away from the origin, as with OpenGL axes."""
     return (poses[..., :3, 2] * poses[..., :3, 3]).sum(axis=-1) > 0
 
 
 def has_y_up(
     poses: np.ndarray,  # [..., 4, 4]
 ) -> np.ndarray:  # [...] bool
-    """Tell cameras whose y axis points up, as OpenGL's does; OpenCV's points down."""
+    """Return whether the y axis points up, as with OpenGL axes; OpenCV's points down."""
     return poses[..., 1, 1] > 0
 
 
 def exchange_axes(
     cameras: np.ndarray,  # [..., 25]
 ) -> np.ndarray:  # [..., 25]
-    """Exchange OpenCV's axes (right, down, forward) and OpenGL's (right, up, backward)."""
+    """Convert between OpenCV axes (right, down, forward) and OpenGL axes (right, up, backward)."""
     exchanged = cameras.copy()
     exchanged[..., _OPENGL_ENTRIES] *= -1
     return exchanged

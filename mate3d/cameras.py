@@ -1,7 +1,7 @@
-"""Cameras: look-at poses, intrinsics, the 25 numbers of a label, and paths of views.
+"""Cameras: look-at poses, intrinsics, 25-number camera labels, and camera paths.
 
-Camera axes are OpenCV's (x right, y down, z forward); world axes have y up and a frontal
-portrait looking along +z. Intrinsics are divided by the image size.
+Camera axes are OpenCV's (x right, y down, z forward). The world's y axis points up, and a frontal
+portrait looks along +z. Intrinsics are divided by the image size.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from torch import Tensor
 from mate3d.errors import UserError
 from mate3d.option_checks import as_text, check_count, check_number, check_numbers, is_list
 
-# Of a camera label: the pose, 4 x 4, and the intrinsics, 3 x 3.
+# A camera label holds the 4x4 pose and the 3x3 intrinsics.
 CAMERA_DIM = 25
 DEFAULT_FOCAL = 4.2647
 DEFAULT_RADIUS = 2.7
@@ -37,17 +37,17 @@ def pack_camera(
     cam2world: Tensor,  # [B, 4, 4]
     intrinsics: Tensor,  # [B, 3, 3]
 ) -> Tensor:  # [B, 25]
-    """Flatten a pose and intrinsics, row by row, to a camera label."""
+    """Flatten a pose and intrinsics, row-major, into a camera label."""
     return torch.cat([cam2world.flatten(-2), intrinsics.flatten(-2)], dim=-1)
 
 
 def make_intrinsics(focal: float = DEFAULT_FOCAL) -> Tensor:  # [3, 3]
-    """Return intrinsics with the principal point at the image centre; focal over image size."""
+    """Return intrinsics with a centred principal point; `focal` is divided by the image size."""
     return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
 
 
 def focal_from_fov(fov_degrees: float) -> float:
-    """Return the normalised focal length, with the rounded constants of the lineage (spec 2)."""
+    """Return the normalised focal length, with EG3D's rounded constants (spec 2)."""
     return 1 / (math.tan(fov_degrees * 3.14159 / 360) * 1.414)
 
 
@@ -80,9 +80,9 @@ def make_camera(
     Args:
         yaw: 0 is frontal.
         pitch: 0 is level.
-        radius: Distance from the world origin in world units.
-        target: Point looked at, in world units.
-        focal: Focal length over image size.
+        radius: Distance from the world origin, in world units.
+        target: Look-at point, in world units.
+        focal: Focal length divided by the image size.
     """
     yaw = torch.as_tensor(yaw, dtype=torch.float32).reshape(-1)
     pitch = torch.as_tensor(pitch, dtype=torch.float32).reshape(-1)
@@ -96,12 +96,12 @@ def make_camera(
 
 @dataclass(frozen=True)
 class CameraRig:
-    """The cameras that a generator's portraits are framed by; stored with every checkpoint.
+    """Camera distance, look-at point and focal length of a generator; stored in checkpoints.
 
     Args:
-        radius: Distance of the cameras from the world origin, world units.
-        target: Point that they look at, world units; the published face model has (0, 0, 0.2).
-        focal: Focal length over image size.
+        radius: Distance of the cameras from the world origin, in world units.
+        target: Look-at point, in world units; (0, 0, 0.2) for the published face model.
+        focal: Focal length divided by the image size.
     """
 
     radius: float = DEFAULT_RADIUS
@@ -124,7 +124,7 @@ def lineage_pose(
     radius: float = DEFAULT_RADIUS,
     target: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Tensor:  # [B, 4, 4]
-    """Return the look-at pose of the EG3D lineage, whose polar angle is area-uniform (spec 2)."""
+    """Return EG3D's look-at pose, whose polar angle is uniform in area (spec 2)."""
     vertical = vertical.clamp(1e-5, math.pi - 1e-5)
     phi = torch.arccos(1 - 2 * vertical / math.pi)
     azimuth = math.pi - horizontal
@@ -147,7 +147,7 @@ def mirror_camera(
 
 @dataclass(frozen=True)
 class View:
-    """One direction that a head is seen from; 0, 0 is frontal.
+    """One viewing direction; (0, 0) is frontal.
 
     Args:
         name: Part of file names.
@@ -201,7 +201,7 @@ class ViewOptions:
 def orbit_angles(
     num_frames: int, yaw_amplitude: float, pitch_amplitude: float
 ) -> list[tuple[float, float]]:
-    """Return (yaw, pitch) on a closed ellipse around the front, as the lineage's (spec 10.2)."""
+    """Return (yaw, pitch) on EG3D's closed ellipse around the front (spec 10.2)."""
     return _closed_path(
         num_frames, lambda t: (yaw_amplitude * math.sin(t), pitch_amplitude * math.cos(t))
     )
@@ -210,7 +210,7 @@ def orbit_angles(
 def figure_eight_angles(
     num_frames: int, yaw_amplitude: float, pitch_amplitude: float
 ) -> list[tuple[float, float]]:
-    """Return (yaw, pitch) on a lying eight, which crosses the frontal view twice a turn."""
+    """Return (yaw, pitch) on a horizontal figure eight, which passes the front twice per turn."""
     return _closed_path(
         num_frames, lambda t: (yaw_amplitude * math.sin(t), pitch_amplitude * math.sin(2 * t))
     )
@@ -223,10 +223,10 @@ def _closed_path(
 
 
 def make_views(options: ViewOptions) -> list[View]:
-    """Return the views that a user asked for, in order.
+    """Return the requested views, in order.
 
     Raises:
-        UserError: If a value is out of range or a view is given twice.
+        UserError: If a value is out of range or a view is listed twice.
     """
     if options.path not in _PATHS:
         raise UserError(f"views.path={options.path}; use one of: {', '.join(_PATHS)}")
@@ -245,12 +245,12 @@ def make_views(options: ViewOptions) -> list[View]:
     names = [view.name for view in views]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"views: {name} is given twice; views need different angles")
+            raise UserError(f"views: {name} is listed twice; use different angles")
     return views
 
 
 def make_rig(options: ViewOptions, rig: CameraRig) -> CameraRig:
-    """Return a checkpoint's cameras with what the user overrides.
+    """Return a checkpoint's camera rig with the user's overrides.
 
     Raises:
         UserError: If a value is out of range.
@@ -283,15 +283,15 @@ def _listed_angles(pairs: Sequence[Sequence[float]]) -> list[tuple[float, float]
 
 
 def _still_view(yaw: float, pitch: float) -> View:
-    _check_pitch("views: a pitch of", pitch)
-    # Adding zero turns -0.0 into 0.0, whose name has a plus.
+    _check_pitch("views: pitch", pitch)
+    # Adding zero turns -0.0 into 0.0, so the name gets a plus sign.
     name = f"yaw{yaw + 0.0:+g}_pitch{pitch + 0.0:+g}"
     return View(name, yaw, pitch)
 
 
 def _check_pitch(name: str, pitch: float) -> None:
     if abs(pitch) >= 90:
-        raise UserError(f"{name} {pitch:g} degrees cannot be looked from; stay below 90")
+        raise UserError(f"{name} {pitch:g} degrees; use a value between -90 and 90")
 
 
 def _video_views(options: ViewOptions) -> list[View]:

@@ -19,11 +19,10 @@ def save_generator(
     """Write a checkpoint folder atomically.
 
     Args:
-        folder: Replaced as a whole if it exists.
-        generator: Usually the moving average of a training run.
+        folder: Replaced entirely if it exists.
+        generator: Usually the EMA weights of a training run.
         card: Markdown: command, data, time, hardware, measured quality.
-        dtype: Precision of the stored weights, e.g. torch.float16; None stores them as
-            they are in memory.
+        dtype: Precision of the stored weights, e.g. torch.float16; None keeps their current type.
 
     Raises:
         UserError: If the folder cannot be written.

@@ -1,5 +1,5 @@
-"""The one exception that scripts turn into a single line and exit code 2."""
+"""The exception that scripts report as a single line, with exit code 2."""
 
 
 class UserError(ValueError):
-    """Something a user can get wrong; the message says what, the value, and what is allowed."""
+    """A user's mistake; the message says what is wrong, the value, and what is allowed."""

@@ -1,4 +1,4 @@
-"""The main path: latent -> style vectors -> planes -> rendered field -> super-resolved image."""
+"""The generator: latent -> style vectors -> tri-planes -> rendered field -> super-resolution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class RenderOutput:
         image: Super-resolved colour, [B, 3, H, W] in about -1..1.
         image_raw: Rendered colour, [B, 3, h, w].
         segmentation: Super-resolved class scores, [B, K, H, W] in about -1..1; None if the
-            generator is unlabelled or none was asked for.
-        segmentation_raw: Rendered class scores, [B, K, h, w] in -1..1; None likewise.
-        depth: Expected distance along the ray, [B, 1, h, w], world units.
-        opacity: Share of light that the head absorbs, [B, 1, h, w] in 0..1.
-        normals: World normals with length at most 1, [B, 3, h, w], on request.
-        samples: Values at every sample of every ray, on request.
+            generator is unlabelled or `with_segmentation` is false.
+        segmentation_raw: Rendered class scores, [B, K, h, w] in -1..1, or None as above.
+        depth: Expected distance along the ray, [B, 1, h, w], in world units.
+        opacity: Accumulated compositing weight, [B, 1, h, w] in 0..1.
+        normals: World normals with length at most 1, [B, 3, h, w], if requested.
+        samples: Values at every sample of every ray, if requested.
     """
 
     image: Tensor
@@ -49,12 +49,12 @@ class RenderOutput:
 
 
 class Generator(nn.Module, PretrainedModel):
-    """SDF portrait generator with global and local distances (MaTe3D, section 3).
+    """SDF portrait generator with a global SDF and one local SDF per class (MaTe3D, section 3).
 
     With geometry "density", a single plane branch and no labels it is EG3D's generator.
 
     Raises:
-        UserError: If options of the geometry contradict each other.
+        UserError: If geometry options contradict each other.
     """
 
     config_type = GeneratorConfig
@@ -107,12 +107,12 @@ class Generator(nn.Module, PretrainedModel):
 
     @property
     def label_set(self) -> LabelSet:
-        """The label set that the segmentation channels follow; without classes if unlabelled."""
+        """Label set of the segmentation channels; it has no classes if unlabelled."""
         return get_label_set(self.config.label_set)
 
     @property
     def num_ws(self) -> int:
-        """Rows L of `ws`."""
+        """Number of style rows L in `ws`."""
         return self.backbone.num_ws
 
     def map(
@@ -138,13 +138,13 @@ class Generator(nn.Module, PretrainedModel):
         noise_mode: Noise = "const",
         exact: bool = True,
     ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
-        """Return the two tri-planes, which serve every view of the same head.
+        """Return the two tri-planes, which can be reused for every view of the head.
 
         With a single plane branch both are the same tensor.
 
         Args:
             ws: Style vectors.
-            noise_mode: Backbone noise: its mode, or what `noise_sides` asks for.
+            noise_mode: Backbone noise: a mode, or one tensor per convolution (`noise_sides`).
             exact: See `render`.
         """
         if exact:
@@ -164,8 +164,8 @@ class Generator(nn.Module, PretrainedModel):
 
         Args:
             ws: Style vectors.
-            planes: Texture and shape planes when already made from `ws`.
-            noise_mode: Backbone noise when they are not.
+            planes: Texture and shape planes, if already computed from `ws`.
+            noise_mode: Backbone noise if `planes` is None.
             exact: See `render`.
         """
         if planes is None:
@@ -202,25 +202,26 @@ class Generator(nn.Module, PretrainedModel):
         """Render a field and super-resolve it.
 
         Args:
-            field: This generator's field, a fusion of fields, or any other with as many features.
-            ws: Style vectors of the super-resolution.
+            field: This generator's field, a fusion of fields, or any other with the same number
+                of features.
+            ws: Style vectors for the super-resolution.
             camera: Viewpoints.
-            neural_rendering_resolution: Side of the raw render; None is the configured one.
+            neural_rendering_resolution: Side of the raw render; None uses the configured one.
             draws: See `render_field`.
             depths: See `render_field`.
             with_normals: See `render_field`.
             with_samples: See `render_field`.
-            with_segmentation: False spares the segmentation's super-resolution and, unless
+            with_segmentation: False skips the segmentation's super-resolution and, unless
                 `exact`, class distances.
             detach_semantic_density: See `render_field`.
-            detach_semantic_features: Keep the segmentation's super-resolution from training the
-                feature image, as released.
-            exact: False takes the way that is several times faster and never records gradients:
-                samples that hardly show are left out, networks are reordered for speed. Images
-                keep at least 50 dB PSNR to the exact ones, 68 dB and more as measured.
+            detach_semantic_features: Stop gradients from the segmentation's super-resolution to
+                the feature image, as in the released code.
+            exact: False uses a path that is several times faster and records no gradients: it
+                skips samples that barely contribute and reorders the networks for speed. PSNR to
+                the exact images is at least 50 dB (68 dB or more as measured).
 
         Raises:
-            ValueError: If `exact` is false and per-sample values are asked for, or the style
+            ValueError: If `exact` is false and per-sample values are requested or the style
                 vectors require gradients.
         """
         side = neural_rendering_resolution or self.config.neural_rendering_resolution
@@ -242,7 +243,7 @@ class Generator(nn.Module, PretrainedModel):
             )
         else:
             if with_samples:
-                raise ValueError("exact=False does not evaluate every sample; with_samples does")
+                raise ValueError("with_samples=True needs exact=True, which evaluates all samples")
             view = render_field_fast(field, *rays, self.config.rendering, **options)
         return self.superresolve(
             view, ws, detach_semantic_features=detach_semantic_features, exact=exact
@@ -257,21 +258,22 @@ class Generator(nn.Module, PretrainedModel):
         exact: bool = True,
         enlarge: Callable[..., Tensor] | None = None,
     ) -> RenderOutput:
-        """Turn a rendered field into full-size image and segmentation; see `render`.
+        """Turn a rendered field into a full-size image and segmentation; see `render`.
 
         Args:
-            view: Seen through h * w rays.
+            view: Rendered with h * w rays.
             ws: Style vectors.
             detach_semantic_features: See `render`.
             exact: See `render`.
-            enlarge: Replaces the call of a super-resolution; takes it and its inputs.
+            enlarge: Called instead of a super-resolution network, with the network and its inputs.
         """
         if not exact:
             _check_no_gradients(ws)
         enlarge = enlarge or (SuperResolution.__call__ if exact else superresolve)
         features = view.feature_image
         image_raw = features[:, :3]
-        # First: where its noise is random, it must not depend on whether there is a segmentation.
+        # The image comes first: its random noise must not depend on whether there is a
+        # segmentation.
         image = enlarge(self.superresolution, image_raw, features, ws)
         segmentation = None
         if view.segmentation_raw is not None and self.segmentation_superresolution is not None:
@@ -302,7 +304,7 @@ class Generator(nn.Module, PretrainedModel):
         with_samples: bool = False,
         exact: bool = True,
     ) -> RenderOutput:
-        """Make planes from style vectors and render them; see `render`."""
+        """Make the planes of style vectors and render them; see `render`."""
         return self.render(
             self.make_field(ws, noise_mode=noise_mode, exact=exact),
             ws,
@@ -319,7 +321,7 @@ class Generator(nn.Module, PretrainedModel):
         z: Tensor,  # [B, z_dim]
         camera: Tensor,  # [B, 25]
         *,
-        conditioning_camera: Tensor | None = None,  # [B, 25]; None takes `camera`
+        conditioning_camera: Tensor | None = None,  # [B, 25]; None uses `camera`
         truncation_psi: float = 1.0,
         exact: bool = True,
     ) -> RenderOutput:

@@ -1,4 +1,4 @@
-"""Everything that rebuilds a generator."""
+"""The configuration of a generator, as stored in checkpoints."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -92,10 +92,10 @@ class GeneratorConfig:
 
 
 def check_geometry(config: GeneratorConfig) -> None:
-    """Refuse options of the geometry that contradict each other.
+    """Check that geometry options do not contradict each other.
 
     Raises:
-        UserError: Saying what and why.
+        UserError: If they do.
     """
     for name, kind in (("geometry", Geometry), ("plane_branches", PlaneBranches)):
         check_choice(name, getattr(config, name), get_args(kind))

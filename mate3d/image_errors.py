@@ -1,11 +1,11 @@
-"""What decoding a damaged image raises."""
+"""The exceptions that decoding a damaged image can raise."""
 
 import struct
 import zlib
 
 from PIL import Image
 
-# Pillow's decoders raise any of these; the last one is for headers that claim to be huge.
+# Pillow's decoders raise any of these; the last is for headers that claim a huge size.
 DECODING_ERRORS = (
     OSError,
     SyntaxError,

@@ -1,4 +1,4 @@
-"""Which classes the colours of a mask stand for."""
+"""Look up the classes that a mask's colours stand for."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ def look_up_colors(
     colors: np.ndarray,  # [H, W, 3] uint8
     palette: Sequence[Color],
 ) -> tuple[np.ndarray, np.ndarray]:  # ids [H, W] uint8, is_known [H, W] bool
-    """Return the place of each pixel's colour in a palette, and whether it is there at all.
+    """Return the palette index of each pixel's colour, and whether the palette contains it.
 
-    Ids of unknown colours mean nothing.
+    The ids of unknown colours are meaningless.
     """
     codes = _color_codes(colors)
     palette_codes = _color_codes(np.array(palette, dtype=np.uint8))
@@ -27,9 +27,9 @@ def look_up_indices(
     image: Image.Image,  # of mode P
     palette: Sequence[Color],
 ) -> dict[int, int | None]:
-    """Return, for each index in use, the place of its colour in a palette; None if not there.
+    """Map each index in use to the position of its colour in `palette`; None if not found.
 
-    A file's own palette tells the meaning of its indices only if all their colours are known.
+    A file's own palette defines its indices only if all of their colours are found.
     """
     stored = image.getpalette("RGB") or []
     places = {tuple(color): place for place, color in enumerate(palette)}

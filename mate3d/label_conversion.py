@@ -1,4 +1,4 @@
-"""Conversion of label maps between label sets, saying what each conversion loses."""
+"""Conversion of label maps between label sets, with a description of what each one loses."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ _BACKGROUND = "background"
 
 @dataclass(frozen=True, eq=False)
 class LabelConversion:
-    """A way from one label set to another.
+    """A conversion from one label set to another.
 
     Args:
-        source: Set of the maps that come in.
-        target: Set of the maps that come out.
-        via: Names of the sets between them.
+        source: Label set of the input maps.
+        target: Label set of the output maps.
+        via: Names of the intermediate sets.
         table: Target id of each source id, [K] uint8.
-        losses: Classes that are merged or dropped, and those that the target has but the result
-            never holds, one sentence each; empty if the conversion only renumbers.
+        losses: One sentence for each class that is merged, dropped, or in the target but never
+            in the result; empty if the conversion only renumbers.
     """
 
     source: LabelSet
@@ -35,31 +35,31 @@ class LabelConversion:
         self,
         label_map: np.ndarray,  # [H, W] uint8
     ) -> np.ndarray:  # [H, W] uint8
-        """Return the map in ids of the target.
+        """Return the map with the target's ids.
 
         Raises:
-            UserError: If the map holds ids that the source does not have.
+            UserError: If the map contains ids that the source does not have.
         """
         highest = int(label_map.max(initial=0))
         if highest >= self.source.num_classes:
             raise UserError(
-                f"a mask to convert holds unknown id {highest}; "
+                f"mask to convert contains unknown id {highest}; "
                 f"{self.source.name} allows 0..{self.source.num_classes - 1}"
             )
         return self.table[label_map]
 
 
 def find_conversion(source: LabelSet, target: LabelSet) -> LabelConversion:
-    """Return the shortest way between two sets, through other sets if there is no direct one.
+    """Return the shortest conversion between two sets, through other sets if necessary.
 
     Raises:
-        UserError: If no way exists.
+        UserError: If there is none.
     """
     ways = _find_ways(source)
     if target.name not in ways:
         possible = ", ".join(name for name in ways if name != source.name) or "none"
         raise UserError(
-            f"label set {source.name} cannot become {target.name}; possible targets: {possible}"
+            f"cannot convert label set {source.name} to {target.name}; possible targets: {possible}"
         )
     way = ways[target.name]
     table = np.arange(source.num_classes, dtype=np.uint8)
@@ -75,14 +75,14 @@ def swap_classes(
     first_id: int,
     second_id: int,
 ) -> np.ndarray:  # [H, W] uint8
-    """Exchange two classes, such as CatMask-HQ's mouth and nose if the ids are the other way."""
+    """Swap two classes, such as CatMask-HQ's mouth and nose where their ids are reversed."""
     table = np.arange(256, dtype=np.uint8)
     table[[first_id, second_id]] = second_id, first_id
     return table[label_map]
 
 
 def _find_ways(source: LabelSet) -> dict[str, tuple[Converter, ...]]:
-    """Return the shortest chain of converters to every set that can be reached."""
+    """Return the shortest chain of converters to every reachable set."""
     ways: dict[str, tuple[Converter, ...]] = {source.name: ()}
     queue = deque([source])
     while queue:
@@ -95,7 +95,7 @@ def _find_ways(source: LabelSet) -> dict[str, tuple[Converter, ...]]:
 
 
 def _inverses(label_set: LabelSet) -> list[Converter]:
-    """Return the ways back along converters that only renumber, which no file has to repeat."""
+    """Return the inverses of converters that only renumber, so that files need not repeat them."""
     others = [get_label_set(name) for name in label_set_names()]
     return [
         Converter(other.name, tuple(int(i) for i in np.argsort(converter.table)))

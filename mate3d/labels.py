@@ -1,6 +1,6 @@
-"""Label sets (class names, palette, mirror pairs) and label map <-> one-hot <-> colour.
+"""Label sets (class names, palette, mirror pairs), and label map <-> one-hot <-> colour.
 
-The sets are the files of `mate3d/label_sets/`.
+Label sets are defined by the files in `mate3d/label_sets/`.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ MAX_CLASSES = 256
 
 @dataclass(frozen=True)
 class Converter:
-    """Where each id of a label set goes in another set.
+    """A mapping from the ids of a label set to those of another.
 
     Args:
         target: Name of the other label set.
-        table: One id of the target a class, in the order of the source's ids.
-        note: A loss that the table alone does not show, "" if there is none.
+        table: The target id of each class, in the order of the source ids.
+        note: A loss that the table alone does not show, or "".
     """
 
     target: str
@@ -38,22 +38,22 @@ class Converter:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Named classes of a semantic mask; the position in `class_names` is the label id.
+    """The classes of a semantic mask; the index in `class_names` is the label id.
 
     Args:
         name: Identifier stored in datasets and checkpoints.
-        class_names: One name a class, id 0 first.
-        palette: One uint8 RGB colour a class, all different.
-        mirror_pairs: Ids that trade places under a horizontal flip; an id is in at most one pair.
-        version: Grows when the meaning of an id changes.
-        left_side: "image" if the classes that end in `_eye`, `_brow` or `_ear` and start with `l_`
-            are on the left of the image of a frontal portrait; None if the set has no sides.
+        class_names: One name per class, starting with id 0.
+        palette: One uint8 RGB colour per class, all different.
+        mirror_pairs: Ids that swap under a horizontal flip; each id is in at most one pair.
+        version: Incremented when the meaning of an id changes.
+        left_side: "image" if in a frontal portrait the classes `l_..._eye`, `l_..._brow` and
+            `l_..._ear` are on the left of the image; None if the set has no sides.
         source: Where names, order and colours come from.
-        inferred: What no source states and we assume, one statement each.
-        converters: Direct ways to other sets; `mate3d.label_conversion` chains them.
+        inferred: Our assumptions where no source is explicit, one statement each.
+        converters: Direct conversions to other sets; `mate3d.label_conversion` chains them.
 
     Raises:
-        UserError: If the parts do not fit each other.
+        UserError: If the parts are inconsistent.
     """
 
     name: str
@@ -68,19 +68,19 @@ class LabelSet:
 
     def __post_init__(self) -> None:
         self._require(len(self.class_names) <= MAX_CLASSES, "has more than 256 classes")
-        self._require(len(set(self.class_names)) == self.num_classes, "names a class twice")
-        self._require(len(self.palette) == self.num_classes, "needs one colour a class")
+        self._require(len(set(self.class_names)) == self.num_classes, "has duplicate class names")
+        self._require(len(self.palette) == self.num_classes, "needs one colour per class")
         colors_fit = all(len(c) == 3 and all(0 <= v <= 255 for v in c) for c in self.palette)
-        self._require(colors_fit, "has a colour that is not three numbers of 0..255")
-        self._require(len(set(self.palette)) == self.num_classes, "uses a colour twice")
+        self._require(colors_fit, "has a colour that is not three numbers in 0..255")
+        self._require(len(set(self.palette)) == self.num_classes, "has duplicate colours")
         paired = [id_ for pair in self.mirror_pairs for id_ in pair]
         self._require(len(set(paired)) == len(paired), "has a class in two mirror pairs")
         self._require(set(paired) <= set(range(self.num_classes)), "mirrors an unknown id")
         self._require(self.version >= 1, "needs a version of at least 1")
-        self._require(self.left_side in (None, "image"), "needs left_side image or null")
+        self._require(self.left_side in (None, "image"), "needs left_side: image or null")
         for converter in self.converters:
             fits = len(converter.table) == self.num_classes
-            self._require(fits, f"needs one id a class in its table to {converter.target}")
+            self._require(fits, f"needs one id per class in its table to {converter.target}")
 
     @property
     def num_classes(self) -> int:
@@ -96,7 +96,7 @@ class LabelSet:
         if class_name not in self.class_names:
             allowed = ", ".join(self.class_names)
             raise UserError(
-                f"unknown class '{class_name}' of label set {self.name}; use: {allowed}"
+                f"unknown class '{class_name}' in label set {self.name}; use one of: {allowed}"
             )
         return self.class_names.index(class_name)
 
@@ -113,10 +113,10 @@ class LabelSet:
 
 
 def load_label_set(path: str | Path) -> LabelSet:
-    """Read a label set from a YAML file of the form of those in `mate3d/label_sets/`.
+    """Read a label set from a YAML file such as those in `mate3d/label_sets/`.
 
     Raises:
-        UserError: If the file is missing or malformed, or its parts do not fit each other.
+        UserError: If the file is missing or malformed, or its parts are inconsistent.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -133,7 +133,7 @@ def _parse_label_set(content: Mapping[str, Any]) -> LabelSet:
     classes = content["classes"]
     ids = [one["id"] for one in classes]
     if ids != list(range(len(classes))):
-        raise UserError(f"the ids are {ids}; they must be 0, 1, 2, ... in this order")
+        raise UserError(f"ids are {ids}; they must be 0, 1, 2, ... in this order")
     names = [str(one["name"]) for one in classes]
     return LabelSet(
         name=str(content["name"]),
@@ -154,11 +154,11 @@ def _parse_label_set(content: Mapping[str, Any]) -> LabelSet:
 
 
 def _load_label_sets(folder: Path) -> dict[str, LabelSet]:
-    """Read all sets of a folder and check that converters end where they may."""
+    """Read all sets of a folder and check the targets of their converters."""
     label_sets = {path.stem: load_label_set(path) for path in sorted(folder.glob("*.yaml"))}
     for stem, label_set in label_sets.items():
         if label_set.name != stem:
-            raise UserError(f"label set file {stem}.yaml holds the set {label_set.name}")
+            raise UserError(f"label set file {stem}.yaml defines the set {label_set.name}")
         for converter in label_set.converters:
             target = label_sets.get(converter.target)
             if target is None:
@@ -172,7 +172,7 @@ _LABEL_SETS = _load_label_sets(LABEL_SET_FOLDER)
 
 CATMASK_HQ = _LABEL_SETS["catmask_hq"]
 CELEBAMASK_HQ = _LABEL_SETS["celebamask_hq"]
-# For generators without a segmentation, such as EG3D's; there are no data sets of it.
+# For generators without segmentation, such as EG3D's; datasets cannot use it.
 UNLABELLED = _LABEL_SETS["unlabelled"]
 
 
@@ -193,7 +193,7 @@ def get_label_set(name: str) -> LabelSet:
 
 
 def get_mask_label_set(name: str) -> LabelSet:
-    """Return a label set that masks can follow.
+    """Return a label set that masks can use.
 
     Raises:
         UserError: If the name is unknown, or the set has no classes.
@@ -204,7 +204,7 @@ def get_mask_label_set(name: str) -> LabelSet:
         problem = (
             f"unknown label set '{name}'"
             if label_set is None
-            else f"label set '{name}' has no classes for masks"
+            else f"label set '{name}' has no classes, so masks cannot use it"
         )
         raise UserError(f"{problem}; use one of: {allowed}")
     return label_set
@@ -246,7 +246,7 @@ def load_label_map(path: str | Path, label_set: LabelSet) -> np.ndarray:
     """Read a palette ("P") or grey ("L") mask PNG as a [H, W] uint8 label map.
 
     Raises:
-        UserError: If the file is missing, unreadable, of another mode, or holds unknown ids.
+        UserError: If the file is missing or unreadable, has another mode, or contains unknown ids.
     """
     try:
         with Image.open(path) as image:
@@ -269,15 +269,15 @@ def check_known_ids(
     label_set: LabelSet,
     what: str,
 ) -> None:
-    """Check that a label map holds no ids outside its set.
+    """Check that a label map contains only ids of its set.
 
     Raises:
-        UserError: If it does; `what` names the map in the message.
+        UserError: If it does not; the message starts with `what`.
     """
     if label_map.max(initial=0) < label_set.num_classes:
         return
     unknown = np.unique(label_map[label_map >= label_set.num_classes])
     highest = label_set.num_classes - 1
     raise UserError(
-        f"{what} holds unknown ids {unknown[:8].tolist()}; {label_set.name} allows 0..{highest}"
+        f"{what} contains unknown ids {unknown[:8].tolist()}; {label_set.name} allows 0..{highest}"
     )

@@ -1,4 +1,4 @@
-"""A small network that knows procedural portraits: features to compare sets of images, labels."""
+"""A small network trained on procedural portraits: features to compare image sets, and labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class FeatureNetworkConfig:
     """Sizes and targets of a feature network; stored beside its weights.
 
     Args:
-        attributes: Names of the numbers that it predicts.
-        label_sets: Names of the label sets that it segments into.
-        resolution: Side that images are brought to, pixels; a multiple of 16.
-        channels: Of the trunk at 1/2, 1/4, 1/8 and 1/16 of the resolution.
-        num_features: Features an image.
-        head_channels: Of the segmentation's way back up.
+        attributes: Names of the predicted attributes.
+        label_sets: Names of the predicted label sets.
+        resolution: Side that images are resized to, in pixels; a multiple of 16.
+        channels: Trunk channels at 1/2, 1/4, 1/8 and 1/16 of the resolution.
+        num_features: Features per image.
+        head_channels: Channels of the segmentation decoder.
     """
 
     attributes: tuple[str, ...]
@@ -47,20 +47,20 @@ class FeatureNetworkConfig:
 
     def __post_init__(self):
         if self.resolution < 16 or self.resolution % 16:
-            raise UserError(f"resolution={self.resolution} of features; use a multiple of 16")
+            raise UserError(f"features: resolution={self.resolution}; use a multiple of 16")
         if len(self.channels) != 4 or min(*self.channels, self.num_features) < 1:
-            raise UserError(f"channels={list(self.channels)} of features; use four positive sizes")
+            raise UserError(f"features: channels={list(self.channels)}; use four positive integers")
         for name in self.label_sets:
             get_label_set(name)
 
 
 @dataclass
 class FeaturePrediction:
-    """What the network says of images.
+    """Predictions for a batch of images.
 
     Args:
-        features: [B, num_features], at least 0.
-        attributes: [B, A], in standard deviations of the training portraits.
+        features: [B, num_features], non-negative.
+        attributes: [B, A], in standard deviations over the training portraits.
         segmentation: Class scores of each label set, [B, K, R, R].
     """
 
@@ -70,9 +70,9 @@ class FeaturePrediction:
 
 
 class FeatureNetwork(nn.Module):
-    """Convolutions down to features; attributes are linear in them, labels come from all levels.
+    """Convolutional trunk with a linear attribute head and a decoder for labels.
 
-    `forward` takes what torchmetrics gives to a network of features, images in uint8.
+    `forward` accepts uint8 images, as torchmetrics expects of a feature network.
     """
 
     def __init__(self, config: FeatureNetworkConfig):
@@ -92,7 +92,7 @@ class FeatureNetwork(nn.Module):
         self.lateral4 = nn.Conv2d(second, width, 1)
         self.lateral2 = nn.Conv2d(first, width, 1)
         self.merge4, self.merge2 = _block(width, width), _block(width, width)
-        # Four scores a class and place: the 2 x 2 pixels there.
+        # Four scores per class and position, for its 2 x 2 pixels.
         self.label_heads = nn.ModuleDict(
             {
                 name: nn.Conv2d(width, 4 * get_label_set(name).num_classes, 1)
@@ -102,21 +102,21 @@ class FeatureNetwork(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """Features an image; torchmetrics reads this."""
+        """Features per image; read by torchmetrics."""
         return self.config.num_features
 
     def forward(
         self,
         images: Tensor,  # [B, 3, H, W] uint8
     ) -> Tensor:  # [B, num_features]
-        """Return the features of images that are stored as files are."""
+        """Return the features of 8-bit images."""
         return self._trunk(images.float() / 127.5 - 1)[-1].mean(dim=(2, 3))
 
     def predict(
         self,
         images: Tensor,  # [B, 3, H, W] in [-1, 1]
     ) -> FeaturePrediction:
-        """Return features, attributes and labels; these at the network's own resolution."""
+        """Return features, attributes and labels, the labels at the network's resolution."""
         at2, at4, at8, at16 = self._trunk(images)
         features = at16.mean(dim=(2, 3))
         upward = self.lateral8(at8) + _double(self.lateral16(at16))
@@ -136,7 +136,7 @@ def resize_images(
     images: Tensor,  # [B, C, H, W]
     side: int,
 ) -> Tensor:  # [B, C, side, side]
-    """Bring images to another side with an antialiased bilinear filter."""
+    """Resize images with an antialiased bilinear filter."""
     if images.shape[-2:] == (side, side):
         return images
     size = (side, side)
@@ -144,10 +144,10 @@ def resize_images(
 
 
 def save_feature_network(folder: str | Path, network: FeatureNetwork, *, card: str) -> None:
-    """Write config, weights in half precision and card; the folder appears complete or not.
+    """Write config, half-precision weights and card atomically.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: If the folder cannot be written.
     """
     with atomic_folder(folder) as temporary:
         text = yaml.safe_dump(config_to_dict(network.config), sort_keys=False)
@@ -160,7 +160,7 @@ def load_feature_network(folder: str | Path, device: str | torch.device = "cpu")
     """Load a feature network, frozen and in eval mode.
 
     Raises:
-        UserError: If the folder holds none, or files that are damaged or do not fit each other.
+        UserError: If the folder has none, or its files are damaged or inconsistent.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -168,7 +168,7 @@ def load_feature_network(folder: str | Path, device: str | torch.device = "cpu")
     try:
         config = config_from_dict(FeatureNetworkConfig, yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise UserError(f"{path} is not the config of a feature network: {error}") from None
+        raise UserError(f"{path} is not a feature network config: {error}") from None
     network = FeatureNetwork(config)
     load_state_strictly(network, load_weights(Path(folder) / WEIGHTS_FILE), str(folder))
     return network.to(device).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Distances between two sets of images by their features, computed by torchmetrics."""
+"""Feature distances between two sets of images (FID and KID), computed with torchmetrics."""
 
 import warnings
 
@@ -12,10 +12,10 @@ def frechet_distance(
 ) -> float:
     """Return the Frechet distance of Gaussians fitted to features (FID, Heusel et al. 2017).
 
-    Lower is better, 0 is equal. With fewer samples than features it is biased upwards: compare
-    values of the same numbers of samples only.
+    Lower is better; 0 means equal. With few samples it is biased upwards, so compare only values
+    from equal sample counts.
     """
-    # Importing it takes seconds, which only a measurement shall cost.
+    # Imported here because the import takes seconds.
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     assert min(len(real), len(fake)) >= 2, (len(real), len(fake))
@@ -35,21 +35,21 @@ def kernel_distance(
 ) -> float:
     """Return the kernel distance with the cubic kernel (KID, Binkowski et al. 2018, section 4).
 
-    The mean over 100 random subsets. Lower is better; it is unbiased, so
-    equal sets give about 0 and slightly negative values occur.
+    Averaged over 100 random subsets. Lower is better. It is unbiased: equal sets score about 0, and
+    slightly negative values occur.
 
     Args:
         real: Features of real images.
         fake: Features of generated images.
-        subset_size: Features of a subset; all, where there are fewer.
-        seed: Of the subsets.
+        subset_size: Samples per subset, at most those available.
+        seed: Seed of the subsets.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     subset_size = min(len(real), len(fake), subset_size)
     assert subset_size >= 2, subset_size
     with warnings.catch_warnings():
-        # It says that it keeps all features, which is what they were collected for.
+        # Its warning about the memory for all features does not matter: they are stored already.
         warnings.simplefilter("ignore", UserWarning)
         metric = KernelInceptionDistance(
             feature=_Given(real.shape[1]), subset_size=subset_size, sync_on_compute=False
@@ -63,9 +63,9 @@ def kernel_distance(
 
 
 class _Given(nn.Module):
-    """Stands where torchmetrics expects a network of features, and passes given ones on.
+    """Placeholder for torchmetrics' feature network that returns precomputed features.
 
-    So one pass of the real network serves both distances, and its results can be kept.
+    One pass of the real network then serves both distances, and its results can be cached.
     """
 
     def __init__(self, num_features: int):

@@ -1,11 +1,11 @@
-"""How well a field's distance is a distance."""
+"""How close a field's SDF is to a true distance."""
 
 import torch
 from torch import Tensor
 
 from mate3d.rendering.field import Field, eikonal_loss, sdf_and_gradient
 
-# Candidates for each point near the surface: the nearest eighth is taken.
+# Candidates per point near the surface: the nearest eighth is used.
 _CANDIDATES = 8
 
 
@@ -14,14 +14,14 @@ def eikonal_residual(
     field: Field,
     points: Tensor,  # [B, N, 3] world units, uniform in the box
 ) -> Tensor:  # [B]
-    """Return each head's mean of (|grad d| - 1)^2, half of it near the surface, half anywhere.
+    """Return each head's mean of (|grad d| - 1)^2, half near the surface, half in the whole box.
 
-    0 is an exact distance. The N / 8 points of each head with the smallest |d| stand for the
-    surface, the first N / 8 for the box.
+    An exact distance gives 0. The N / 8 points of each head with the smallest |d| sample the
+    surface; its first N / 8 points sample the box.
 
     Args:
         field: Heads with signed distances.
-        points: At least 8 a head.
+        points: At least 8 per head.
     """
     count = points.shape[1] // _CANDIDATES
     assert count >= 1, points.shape

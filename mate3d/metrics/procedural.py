@@ -1,4 +1,4 @@
-"""A generator against the exact cats that its latents stand for."""
+"""Comparison of a generator with the exact procedural cats of its latents."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from mate3d.procedural.tracer import render_analytic
 from mate3d.rendering.triplane import TriPlaneField
 
 _BATCH = 4
-# Points this near the true surface measure the distance field.
+# The SDF is measured at points this close to the true surface.
 _SHELL = 0.03
 
 
@@ -26,14 +26,14 @@ def measure_against_truth(
 
     Args:
         generator: Trained with the procedural warm start.
-        num_heads: Heads, one view each.
-        seed: Of latents, cameras and points.
+        num_heads: Number of heads, one view each.
+        seed: Seed of latents, cameras and points.
 
     Returns:
-        psnr_db: Of final images.
-        iou_<class>, mean_iou: Of final segmentations, over all pixels of all views.
-        opacity_iou: Of raw opacity above 1/2 with the traced silhouette.
-        sdf_error: Mean absolute error of the global distance within 0.03 of the surface, world
+        psnr_db: PSNR of final images.
+        iou_<class>, mean_iou: IoU of final segmentations, over all pixels of all views.
+        opacity_iou: IoU of raw opacity above 1/2 and the traced silhouette.
+        sdf_error: Mean absolute error of the global SDF within 0.03 of the surface, in world
             units.
     """
     random = torch.Generator().manual_seed(seed)
@@ -67,7 +67,7 @@ def _label_scores(
     rendered, true = map(torch.cat, zip(*label_maps, strict=True))
     names = generator.label_set.class_names
     counts = confusion_matrix(rendered, true, len(names))
-    # A class that neither has agrees.
+    # A class absent from both counts as a match.
     ious = iou_of_counts(counts).nan_to_num(nan=1.0).tolist()
     scores = {f"iou_{name}": value for name, value in zip(names, ious, strict=True)}
     return scores | {"mean_iou": sum(ious) / len(ious)}

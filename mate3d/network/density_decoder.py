@@ -1,4 +1,4 @@
-"""Plane features -> colour and raw density as in EG3D, seen as a pseudo distance."""
+"""Plane features -> colour and EG3D's raw density, exposed as a pseudo distance."""
 
 from torch import Tensor, nn
 
@@ -15,20 +15,20 @@ from mate3d.network.sdf_decoder import (
 class DensityDecoder(nn.Module):
     """A decoder whose geometry is a raw density instead of a signed distance (EG3D, section 4.3).
 
-    The rest of the project looks at geometry through distances. This decoder shows the pseudo
-    distance `density_level - raw`: negative where the density exceeds the level at which shapes
-    are extracted, so that meshes and normals follow as from an SDF, but in units of density, not
-    of length. `density` gives the raw density back, negative values included; the marcher's
-    `softplus_shifted` makes them absorption.
+    The rest of the project works with distances, so this decoder returns the pseudo distance
+    `density_level - raw`. It is negative where the density exceeds the level of the extracted
+    surface, so meshes and normals work as with an SDF, but its unit is density, not length.
+    `density` recovers the raw density, including negative values; the renderer's
+    `softplus_shifted` turns them into absorption.
 
     Args:
-        plane_channels: Features looked up at a point.
-        hidden_width: Width of every MLP's hidden layer.
+        plane_channels: Features per point.
+        hidden_width: Hidden width of every MLP.
         num_features: Colour features; the first three are RGB.
-        num_classes: Label classes K; their MLPs give signed distances, read by the segmentation.
+        num_classes: Label classes K; the segmentation reads their signed distances.
         density_level: Raw density of the surface; EG3D extracts shapes at 10.
-        with_joint_head: One MLP gives density, then colours, from the same features, as in EG3D.
-            Otherwise colours have an MLP of their own, which reads the texture features.
+        with_joint_head: Decode density and colours with one MLP, as in EG3D. Otherwise a separate
+            MLP decodes colours from the texture features.
         with_local_sdfs: See `make_class_mlps`.
     """
 
@@ -98,5 +98,5 @@ class DensityDecoder(nn.Module):
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...], per world unit, may be negative
-        """Return the raw density that a pseudo distance stands for."""
+        """Return the raw density of a pseudo distance."""
         return self.density_level - sdf

@@ -1,4 +1,4 @@
-"""Discriminator of image pairs (full size + raw); with masks it takes 3 + K channels (spec 7)."""
+"""Dual discriminator: full-size and raw images; with masks, each has 3 + K channels (spec 7)."""
 
 from dataclasses import dataclass
 
@@ -66,7 +66,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorHead(nn.Module):
-    """Minibatch statistics, convolution and two linear layers at 4 px, to the camera's width."""
+    """Minibatch standard deviation, convolution and two linear layers at 4x4 pixels."""
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
@@ -80,7 +80,7 @@ class DiscriminatorHead(nn.Module):
         self,
         x: Tensor,  # [B, C, 4, 4]
     ) -> Tensor:  # [B, C]
-        """Return one vector a sample."""
+        """Return one vector per sample, to be compared with the mapped camera."""
         x = self.conv(minibatch_stddev(x, self.group_size))
         return self.out(self.fc(x.flatten(1)))
 
@@ -108,16 +108,16 @@ class Discriminator(nn.Module):
         """Return logits; larger is more real.
 
         Args:
-            image: Full-size images, or images and segmentations joined along channels.
-            image_raw: The same at rendering resolution.
-            camera: The cameras of the images.
+            image: Full-size images, or images and segmentations concatenated along channels.
+            image_raw: The same at the rendering resolution.
+            camera: Camera labels of the images.
         """
         x = torch.cat([image, resize_antialias(image_raw, self.config.resolution)], dim=1)
-        if x.device.type == "cpu":  # Its convolutions are up to 1.6 times as fast that way.
+        if x.device.type == "cpu":  # Channels-last convolutions are up to 1.6 times as fast there.
             x = x.contiguous(memory_format=torch.channels_last)
         for block in self.blocks.values():
             x = block(x)
-        # Statistics over the batch can be smaller than half precision tells from zero.
+        # Batch statistics can be too small for half precision.
         with torch.autocast(x.device.type, enabled=False):
             x = self.head(x.float())
             condition = self.mapping(None, camera)

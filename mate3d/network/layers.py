@@ -1,4 +1,4 @@
-"""Equalised linear and convolution layers, modulated convolution, synthesis blocks."""
+"""Equalized linear and convolution layers, modulated convolution, synthesis blocks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from torch_utils.ops.execution import at_least_single, computes_in_float16, own_
 from torch_utils.ops.resample import conv2d_resample, setup_filter, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
-# A mode for all convolutions, or the noise of each in order, [B, 1, resolution, resolution].
+# One mode for all convolutions, or the noise of each, [B, 1, resolution, resolution].
 Noise = NoiseMode | tuple[Tensor, ...]
 RESAMPLE_TAPS = (1, 3, 3, 1)
 LRELU_SLOPE, LRELU_GAIN = 0.2, math.sqrt(2)
@@ -26,14 +26,14 @@ def normalize_second_moment(
 
 
 class FullyConnected(nn.Module):
-    """Linear layer whose weights are stored at unit variance and scaled on use (Karras 2018).
+    """Linear layer with equalized learning rate: weights are scaled on use (Karras 2018).
 
     Args:
         num_inputs: Input features.
         num_outputs: Output features.
         activation: Name of the activation after the bias.
-        lr_multiplier: Slows learning of this layer; the stored weights are larger by its inverse.
-        bias_init: Initial bias as it acts.
+        lr_multiplier: Learning-rate multiplier; stored weights and bias are divided by it.
+        bias_init: Initial effective bias.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def scaled_weight(self) -> Tensor:  # [outputs, inputs]
-        """Return the weight as it acts."""
+        """Return the effective weight."""
         return self.weight * self.weight_gain
 
     def scaled_bias(self) -> Tensor:  # [outputs]
-        """Return the bias as it acts."""
+        """Return the effective bias."""
         return self.bias * self.bias_gain
 
     def forward(
@@ -72,7 +72,7 @@ class FullyConnected(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """Equalised convolution with optional down-sampling, bias, activation and clamp (spec 3).
+    """Equalized convolution with optional down-sampling, bias, activation and clamp (spec 3).
 
     Args:
         in_channels: Input channels.
@@ -81,7 +81,7 @@ class Conv2d(nn.Module):
         with_bias: Add a bias.
         activation: Name of the activation.
         down: Down-sampling factor, 1 or 2.
-        clamp: Limit of the output's magnitude at gain 1, or None.
+        clamp: Maximum output magnitude at gain 1, or None.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Conv2d(nn.Module):
         x: Tensor,  # [B, in, H, W]
         gain: float = 1.0,
     ) -> Tensor:  # [B, out, H / down, W / down]
-        """Convolve; `gain` multiplies the activation's own gain and the clamp."""
+        """Convolve; `gain` multiplies the activation gain and the clamp."""
         y = conv2d_resample(
             x,
             self.weight * self.weight_gain,
@@ -136,11 +136,11 @@ def modulated_conv2d(
 ) -> Tensor:  # [B, out, H * up, W * up]
     """Convolve with weights scaled by per-sample styles (StyleGAN2, section 2.2).
 
-    Up-sampling convolves with the unflipped kernel, as published weights expect (spec 3).
+    Up-sampling uses the unflipped kernel, as published weights expect (spec 3).
     """
     demodulation = None
     if demodulate:
-        # Sums of squares leave the range of float16, and 1e-8 vanishes in it.
+        # Sums of squares overflow float16, and 1e-8 underflows.
         with own_precision(x):
             weight, styles = at_least_single(weight), at_least_single(styles)
             if computes_in_float16(x):
@@ -162,7 +162,7 @@ def _of_unit_size(
     weight: Tensor,  # [out, in, k, k]
     styles: Tensor,  # [B, in]
 ) -> tuple[Tensor, Tensor]:
-    """Scale weights and styles so that products fit float16; demodulation undoes it (spec 3)."""
+    """Scale weights and styles so that products fit in float16; demodulation undoes it (spec 3)."""
     fan_in = weight[0].numel()
     largest = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8)
     weight = weight / (largest * math.sqrt(fan_in))
@@ -176,7 +176,7 @@ def _scale_weights(
     demodulation: Tensor | None,  # [B, out]
     options: Mapping[str, Any],
 ) -> Tensor:  # [B, out, H', W']
-    """Convolve each sample with its own weights, which are far smaller than activations."""
+    """Convolve each sample with its own weights: scaling them is cheaper than activations."""
     parts = []
     # Channels-last convolutions are up to twice as fast on a CPU.
     for index, part in enumerate(x.contiguous(memory_format=torch.channels_last).split(1)):
@@ -194,7 +194,7 @@ def _scale_activations(
     demodulation: Tensor | None,  # [B, out]
     options: Mapping[str, Any],
 ) -> Tensor:  # [B, out, H', W']
-    """Scale before and after one ordinary convolution for the whole batch."""
+    """Scale activations before and after one ordinary convolution of the whole batch."""
     y = conv2d_resample(x * styles[:, :, None, None].to(x.dtype), weight, **options)
     return y if demodulation is None else y * demodulation[:, :, None, None].to(y.dtype)
 
@@ -213,7 +213,7 @@ class SynthesisLayer(nn.Module):
         w_dim: Width of style vectors.
         resolution: Output side, in pixels.
         up: Up-sampling factor, 1 or 2.
-        clamp: Limit of the output's magnitude, or None.
+        clamp: Maximum output magnitude, or None.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToImage(nn.Module):
-    """1x1 modulated convolution without demodulation, to image or plane channels (spec 3)."""
+    """1x1 modulated convolution to image or plane channels, without demodulation (spec 3)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, w_dim: int, *, clamp: float | None = None
@@ -291,13 +291,13 @@ class SynthesisBlock(nn.Module):
     """One resolution of a skip-style synthesis network with one or more images.
 
     Args:
-        in_channels: Input channels; 0 makes the first block, which starts from a constant.
+        in_channels: Input channels; 0 for the first block, which starts from a learned constant.
         out_channels: Output channels.
         w_dim: Width of style vectors.
         resolution: Output side, in pixels.
-        image_channels: Channels of each named image that accumulates over the blocks.
+        image_channels: Channels of each named image that is accumulated over the blocks.
         up: Up-sampling factor of features and images, 1 or 2.
-        clamp: Limit of the activations' magnitude, or None.
+        clamp: Maximum magnitude of activations, or None.
     """
 
     def __init__(
@@ -331,7 +331,7 @@ class SynthesisBlock(nn.Module):
 
     @property
     def num_convs(self) -> int:
-        """Rows of `ws` used by convolutions; the images use one more."""
+        """Number of style rows for convolutions; the images use one more."""
         return 1 if self.conv0 is None else 2
 
     def forward(
@@ -365,7 +365,7 @@ def minibatch_stddev(
     num_batch, _, height, width = x.shape
     group = min(group_size, num_batch)
     if num_batch % group:
-        raise ValueError(f"a batch of {num_batch} does not split into groups of {group}")
+        raise ValueError(f"batch size {num_batch} is not divisible by group size {group}")
     y = x.reshape(group, num_batch // group, -1)
     y = (y - y.mean(dim=0)).square().mean(dim=0)
     statistic = (y + 1e-8).sqrt().mean(dim=1).repeat(group)

@@ -1,4 +1,4 @@
-"""Latent and camera to style vectors, truncation, running average of w."""
+"""Latent and camera -> style vectors, truncation, running average of w."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ def latents_from_seeds(
     seeds: Sequence[int],
     z_dim: int,
 ) -> Tensor:  # [B, z_dim]
-    """Return NumPy's legacy normal draw of each seed, as in the lineage (spec 10.1).
+    """Return each seed's normal sample from NumPy's legacy generator, as in EG3D (spec 10.1).
 
     Raises:
         UserError: If a seed is not in 0..2**32 - 1.
     """
     for seed in seeds:
         if not 0 <= seed < 2**32:
-            raise UserError(f"seed={seed}; use whole numbers from 0 to {2**32 - 1}")
+            raise UserError(f"seed={seed}; use an integer in 0..{2**32 - 1}")
     draws = [np.random.RandomState(seed).randn(z_dim) for seed in seeds]
     return torch.from_numpy(np.stack(draws)).float()
 
@@ -30,11 +30,11 @@ class MappingNetwork(nn.Module):
     """Map z and a conditioning camera to style vectors (spec 4).
 
     Args:
-        z_dim: Latent width; 0 maps the camera alone (discriminators).
-        camera_dim: Numbers in a camera label.
+        z_dim: Latent width; 0 maps only the camera (discriminators).
+        camera_dim: Length of a camera label.
         w_dim: Width of style vectors.
         num_layers: Layers after the embedding.
-        num_ws: Rows that w is repeated to; None returns w itself and keeps no average.
+        num_ws: Style rows that w is repeated to; None returns w itself and keeps no average.
         lr_multiplier: Learning-rate multiplier of the layers after the embedding.
     """
 
@@ -72,8 +72,8 @@ class MappingNetwork(nn.Module):
         Args:
             z: Standard normal latents; None when `z_dim` is 0.
             camera: Conditioning camera label, already scaled.
-            truncation_psi: 1 is none, 0 is the average face.
-            truncation_cutoff: Truncate only rows below this; None truncates all.
+            truncation_psi: 1 disables truncation; 0 gives the average face.
+            truncation_cutoff: Number of leading rows to truncate; None truncates all.
         """
         x = normalize_second_moment(self.embed(camera))
         if self.z_dim > 0:

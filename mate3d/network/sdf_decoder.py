@@ -1,8 +1,8 @@
-"""Plane features -> colour, global SDF, class SDFs; SDF -> density, in one place.
+"""Plane features -> colour, global SDF and class SDFs; SDF -> density.
 
-The MLPs are evaluated together, and for gradients hidden layers are computed again, not kept:
-twenty MLPs of 64 hidden values at 400,000 samples are 2 GB a tensor, and autograd keeps two. Both
-passes walk over the points in pieces, and the pieces stay in a CPU's cache.
+The MLPs are evaluated together, and backward recomputes hidden layers instead of storing them:
+twenty MLPs with 64 hidden units at 400,000 samples need 2 GB per tensor, and autograd keeps two.
+Both passes process the points in chunks that fit in the CPU cache.
 """
 
 import math
@@ -18,9 +18,9 @@ from mate3d.network.layers import FullyConnected
 from torch_utils.ops.execution import at_least_single, own_precision
 
 _LOG2_E = math.log2(math.e)
-# exp2 of more is infinite in float32.
+# exp2 overflows float32 above this.
 _MAX_EXPONENT = 127.0
-# Points whose hidden layers are computed together.
+# Points per chunk.
 _CHUNK_POINTS = {"cpu": 512, "cuda": 2**17}
 
 
@@ -34,7 +34,7 @@ def sdf_to_density(
 
 
 def make_mlp(num_inputs: int, hidden_width: int, num_outputs: int) -> nn.Sequential:
-    """Return a two-layer equalised MLP with a softplus between."""
+    """Return a two-layer equalized MLP with a softplus between."""
     return nn.Sequential(
         FullyConnected(num_inputs, hidden_width),
         nn.Softplus(),
@@ -46,12 +46,12 @@ def feature_gradient(
     mlp: nn.Sequential,
     features: Tensor,  # [B, N, C]
 ) -> Tensor:  # [B, N, C]
-    """Return the gradient of the first output of an MLP of `make_mlp`, in closed form.
+    """Return the gradient of the first output of an MLP from `make_mlp`, in closed form.
 
     With features s, hidden values h = W1 s + b1 and distance d = w2 softplus(h) + b2, it is
-    (w2 * sigmoid(h)) W1, differentiable for features and weights. Pulled back through a look-up
-    (`pull_back_to_points`) it becomes the gradient at points. Without `create_graph` a loss on
-    gradients costs one backward pass, not a backward pass through a backward pass.
+    (w2 * sigmoid(h)) W1, differentiable with respect to features and weights.
+    `pull_back_to_points` turns it into the gradient at points. A loss on gradients then needs no
+    `create_graph`: one backward pass instead of a double backward.
     """
     first, _, second = mlp
     weight = first.scaled_weight()
@@ -62,9 +62,9 @@ def feature_gradient(
 def make_class_mlps(
     num_inputs: int, hidden_width: int, num_classes: int, *, with_local_sdfs: bool = True
 ) -> nn.ModuleList:
-    """Return one MLP a class, each with a single output: its signed distance.
+    """Return one MLP per class, each with a single output: its signed distance.
 
-    Without local SDFs there is one MLP for all classes; its outputs are pseudo distances, -logit.
+    Without local SDFs, return one MLP for all classes; its outputs are pseudo distances, -logit.
     """
     if not with_local_sdfs and num_classes > 0:
         return nn.ModuleList([make_mlp(num_inputs, hidden_width, num_classes)])
@@ -75,7 +75,7 @@ def evaluate_class_mlps(
     class_mlps: nn.ModuleList,
     features: Tensor,  # [B, N, C]
 ) -> Tensor:  # [B, N, K]
-    """Evaluate the MLPs of `make_class_mlps`, of which there may be none."""
+    """Evaluate the MLPs from `make_class_mlps`; there may be none."""
     if len(class_mlps) == 0:
         return features.new_zeros(*features.shape[:-1], 0)
     return evaluate_mlps(class_mlps, features)
@@ -84,20 +84,20 @@ def evaluate_class_mlps(
 def widened_sigmoid(
     logits: Tensor,  # [...]
 ) -> Tensor:  # [...], in -0.001..1.001
-    """Return colours from logits; the slight widening is mip-NeRF's."""
+    """Return colours from logits, slightly widened as in mip-NeRF."""
     return torch.sigmoid(logits) * 1.002 - 0.001
 
 
 class SDFDecoder(nn.Module):
-    """One MLP for colour, one for the global SDF, one small one a class (spec 6.2).
+    """One MLP for colour, one for the global SDF, and a small one per class (spec 6.2).
 
     Args:
-        plane_channels: Features looked up at a point.
-        hidden_width: Width of every MLP's hidden layer.
+        plane_channels: Features per point.
+        hidden_width: Hidden width of every MLP.
         num_features: Colour features; the first three are RGB.
         num_classes: Label classes K.
-        beta: Initial sharpness length of SDF -> density, world units.
-        learn_beta: Make beta a parameter; published weights hold it as a buffer.
+        beta: Initial beta (surface softness) of SDF -> density, in world units.
+        learn_beta: Make beta a parameter; in published weights it is a buffer.
         with_local_sdfs: See `make_class_mlps`.
     """
 
@@ -149,7 +149,7 @@ class SDFDecoder(nn.Module):
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
-        """Return the global and every class's signed distance."""
+        """Return the global signed distance and that of every class."""
         values = evaluate_mlps([self.sdf_head, *self.class_heads], shape_features)
         return values[..., :1], values[..., 1:]
 
@@ -164,7 +164,7 @@ class SDFDecoder(nn.Module):
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...]
-        """Turn global or class distances into density with this decoder's beta."""
+        """Convert global or class distances to density with this decoder's beta."""
         return sdf_to_density(sdf, self.beta)
 
 
@@ -172,7 +172,7 @@ def evaluate_mlps(
     mlps: Sequence[nn.Sequential],
     features: Tensor,  # [..., C]
 ) -> Tensor:  # [..., outputs of all MLPs]
-    """Evaluate MLPs of `make_mlp` on the same features, as one grouped MLP in float32."""
+    """Evaluate MLPs from `make_mlp` on the same features, as one grouped MLP in float32."""
     rows, values = features.reshape(-1, features.shape[-1]), []
     for _, neighbours in groupby(mlps, lambda mlp: mlp[2].weight.shape):
         group = list(neighbours)
@@ -196,19 +196,18 @@ def grouped_mlps(
     second_weight: Tensor,  # [G, O, H]
     second_bias: Tensor,  # [G, O]
 ) -> Tensor:  # [M, G * O]
-    """Evaluate G two-layer MLPs with softplus between, all on the same features.
+    """Evaluate G two-layer MLPs with a softplus between, all on the same features.
 
-    Memory does not grow with the hidden layers. Gradients are exact, second ones included; for
-    those PyTorch's own functions compute everything again, at the usual cost in memory. Half
-    precision becomes single, also under autocast: distances are compared with small sharpness
-    lengths.
+    Hidden layers are not stored. First and second gradients are exact; second gradients fall back
+    to PyTorch's functions and their memory use. Half precision is promoted to single, even under
+    autocast, because distances are compared with a small beta.
 
     Args:
-        features: Rows to evaluate; the result's rows follow them.
-        first_weight: First layers of all MLPs, below each other.
-        first_bias: Their biases.
+        features: One row per point.
+        first_weight: First layers of all MLPs, stacked.
+        first_bias: Biases of the first layers.
         second_weight: Second layers, each with O outputs.
-        second_bias: Their biases.
+        second_bias: Biases of the second layers.
     """
     with own_precision(features):
         tensors = (features, first_weight, first_bias, second_weight, second_bias)
@@ -222,7 +221,7 @@ def grouped_mlps_reference(
     second_weight: Tensor,  # [G, O, H]
     second_bias: Tensor,  # [G, O]
 ) -> Tensor:  # [M, G * O]
-    """Compute `grouped_mlps` by PyTorch's own functions."""
+    """Compute `grouped_mlps` with PyTorch functions."""
     num_mlps, _, width = second_weight.shape
     hidden = F.softplus(F.linear(features, first_weight, first_bias))
     hidden = hidden.unflatten(1, (num_mlps, width))
@@ -244,7 +243,7 @@ class _GroupedMLPs(Function):
 
     @staticmethod
     def backward(ctx, grad):
-        if torch.is_grad_enabled():  # Gradients of gradients are wanted.
+        if torch.is_grad_enabled():  # Second gradients are needed.
             inputs = [
                 tensor if needed else tensor.detach()
                 for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
@@ -266,7 +265,7 @@ def _gradients(
     *,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of those arguments of `grouped_mlps` that need one."""
+    """Return the gradients of the arguments of `grouped_mlps` that need one."""
     needs_features, needs_first, needs_first_bias, needs_second, needs_second_bias = needed
     num_mlps, num_outputs, width = second_weight.shape
     results = [
@@ -277,7 +276,7 @@ def _gradients(
     ]
     grad_features, grad_first, grad_first_bias, grad_second, grad_second_bias = results
     hidden_layers = _HiddenLayers(features, first_weight, first_bias)
-    # With one output an MLP, its weights scale sums over points instead of every point.
+    # With one output per MLP, scale sums over points by the weights instead of every point.
     gain = second_weight.reshape(-1, 1) if num_outputs == 1 else None
     weight = first_weight if gain is None else first_weight * gain
     for rows, scaled in hidden_layers.pieces():
@@ -307,11 +306,11 @@ def _gradients(
 
 
 class _HiddenLayers:
-    """The hidden layers before their activation, piece by piece, [G * H, points].
+    """The hidden layers before activation, in chunks, [G * H, points].
 
-    Points come last, so that an MLP's few outputs are a product with contiguous rows. On a CPU
-    everything is in base 2: exp2 and log are half the time of softplus there. log1p would be exact
-    for values near 0, where nobody needs it, and is scalar in some releases of PyTorch (2.14).
+    Points come last, so that the second layer multiplies contiguous rows. On a CPU the activation
+    is computed in base 2: exp2 and log take half the time of softplus. log1p would be exact near
+    0, which is not needed, and is not vectorized in some PyTorch releases (2.14).
     """
 
     def __init__(self, features: Tensor, weight: Tensor, bias: Tensor):
@@ -322,7 +321,7 @@ class _HiddenLayers:
             self._scaled = tuple(tensor * _LOG2_E for tensor in self._plain)
 
     def pieces(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of the features and their scaled hidden layers."""
+        """Yield chunks of feature rows with their scaled hidden layers."""
         step = _CHUNK_POINTS.get(self._features.device.type, _CHUNK_POINTS["cuda"])
         for first in range(0, len(self._features), step):
             rows = slice(first, first + step)
@@ -337,7 +336,7 @@ class _HiddenLayers:
     def softplus_and_slope(
         self, rows: slice, scaled: Tensor, *, with_value: bool
     ) -> tuple[Tensor | None, Tensor]:
-        """Return the activation, if asked for, and its derivative; overwrites the hidden layers."""
+        """Return the activation, if requested, and its derivative; overwrites the hidden layers."""
         if not self._is_safe(scaled):
             plain = self._hidden(rows, self._plain)
             return F.softplus(plain) if with_value else None, torch.sigmoid(plain)

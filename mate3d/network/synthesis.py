@@ -1,11 +1,10 @@
 """The synthesis networks: backbone and super-resolution, exact and fast.
 
-`synthesize_planes` and `superresolve` compute what the networks' own calls do, up to rounding,
-without gradients: styles are folded into weights and images made in bands of rows. What is saved is
-traffic between memory and processor: a band's activations stay in the processor's cache from the
-first convolution of a block to its images, convolutions read channels-last tensors, and styles,
-demodulation and the activation's gain cost a pass over the weights instead of passes over the
-activations.
+`synthesize_planes` and `superresolve` equal the networks' `forward` up to rounding, without
+gradients: styles are folded into the weights, and images are computed in bands of rows. The gain is
+in memory traffic: a band's activations stay in the CPU cache through a whole block, convolutions
+read channels-last tensors, and styles, demodulation and activation gain cost one pass over the
+weights instead of several over the activations.
 """
 
 import math
@@ -32,19 +31,18 @@ from torch_utils.ops.resample import conv2d_resample, resize_antialias, upsample
 PlaneBranches = Literal["dual", "single"]
 
 _FIRST_RESOLUTION = 4
-# Skip images of each kind; where there is one, it serves texture and shape.
+# Skip images of each variant; a single one serves both texture and shape.
 _IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
-# Bytes of a band's activations on a CPU. Larger bands leave the cache, and the C library's
-# allocator asks the system for fresh pages for every tensor beyond 32 MiB; smaller bands spend more
-# on the rows that neighbours share.
+# Bytes of a band's activations on a CPU. Larger bands do not fit in the cache, and the C allocator
+# requests fresh pages for every tensor above 32 MiB; smaller bands recompute more shared rows.
 _BAND_BYTES = 12 * 2**20
-# Input rows beside a band that an up-sampled row can depend on: one of the 3x3 convolution and one
-# of the 4-tap filter, which reaches 2 rows of twice the density.
+# Input rows beyond a band that an up-sampled row depends on: one for the 3x3 convolution and one
+# for the 4-tap filter, which reaches 2 rows at the doubled resolution.
 _MARGIN = 2
 
 
 class PlaneBackbone(nn.Module):
-    """StyleGAN2 trunk whose every block feeds a texture and a shape skip image, or one for both.
+    """StyleGAN2 trunk; every block feeds a texture and a shape skip image, or one for both.
 
     Args:
         w_dim: Width of style vectors.
@@ -52,9 +50,9 @@ class PlaneBackbone(nn.Module):
         plane_channels: Channels of each of the three planes.
         channel_base: Channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
-        branches: "dual" makes texture and shape planes, "single" one tri-plane that is both, as
-            in EG3D.
-        clamp: Limit of the activations' magnitude, or None.
+        branches: "dual" makes separate texture and shape planes; "single" makes one tri-plane for
+            both, as in EG3D.
+        clamp: Maximum magnitude of activations, or None.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class PlaneBackbone(nn.Module):
 
     @property
     def num_ws(self) -> int:
-        """Style rows used: one a convolution, and one for the last images."""
+        """Number of style rows: one per convolution, plus one for the last images."""
         return sum(block.num_convs for block in self.blocks.values()) + 1
 
     def forward(
@@ -113,7 +111,7 @@ class PlaneBackbone(nn.Module):
             row = end
 
     def noise_sides(self) -> list[int]:
-        """Return the side of each convolution's noise, in their order."""
+        """Return the side of each convolution's noise, in order."""
         return [
             block.conv1.resolution for block in self.blocks.values() for _ in range(block.num_convs)
         ]
@@ -132,13 +130,13 @@ class SuperResolution(nn.Module):
 
     Args:
         feature_channels: Channels of the feature image.
-        image_channels: Channels of the raw and of the final image: 3, or K for segmentation.
+        image_channels: Channels of the raw and final images: 3, or K for segmentation.
         w_dim: Width of style vectors.
-        input_resolution: Side that raw images are resized to first.
-        output_resolution: Final side; input side times a power of two up to 2 ** len(channels).
-        channels: Output channels of each block. The last blocks up-sample as often as needed.
+        input_resolution: Side that raw images are first resized to.
+        output_resolution: Final side: the input side times 2**n with 0 <= n <= len(channels).
+        channels: Output channels of each block; the last n blocks up-sample.
         noise_mode: Noise of these blocks, independent of the backbone's.
-        clamp: Limit of the activations' magnitude, or None.
+        clamp: Maximum magnitude of activations, or None.
     """
 
     def __init__(
@@ -158,8 +156,9 @@ class SuperResolution(nn.Module):
         num_up = round(math.log2(output_resolution / input_resolution))
         if input_resolution * 2**num_up != output_resolution or not 0 <= num_up <= len(channels):
             raise ValueError(
-                f"cannot go from {input_resolution} to {output_resolution} px in {len(channels)}"
-                " blocks that double or keep the size"
+                f"cannot super-resolve {input_resolution} to {output_resolution} pixels with "
+                f"{len(channels)} blocks; the ratio must be a power of two up to "
+                f"{2 ** len(channels)}"
             )
         blocks, in_channels, resolution = [], feature_channels, input_resolution
         for index, out_channels in enumerate(channels):
@@ -185,7 +184,7 @@ class SuperResolution(nn.Module):
         feature_image: Tensor,  # [B, feature_channels, h, w]
         ws: Tensor,  # [B, L, w_dim]
     ) -> Tensor:  # [B, image_channels, H, W]
-        """Return the full-size image; no final non-linearity."""
+        """Return the full-size image, without a final non-linearity."""
         image_raw, x, rows = self.prepare(image_raw, feature_image, ws)
         images = {"image": image_raw}
         for block in self.blocks:
@@ -290,7 +289,7 @@ def _run_block(
 
 @dataclass(frozen=True)
 class _LayerPlan:
-    """A synthesis layer for one sample: style, demodulation and gain are in the weights."""
+    """A synthesis layer for one sample, with style, demodulation and gain in the weights."""
 
     layer: SynthesisLayer
     weight: Tensor  # [out, in, 3, 3]
@@ -306,9 +305,9 @@ class _LayerPlan:
         return _LayerPlan(layer, weight, layer.bias * LRELU_GAIN, noise)
 
     def activate(self, y: Tensor, first: int, last: int) -> Tensor:
-        """Finish rows `first` to `last`, which hold convolution and bias; changes them in place.
+        """Apply noise, activation and clamp to rows `first` to `last`, in place.
 
-        The positive gain is in them already: it moves through the activation.
+        The gain is already in the weights: it is positive, so it commutes with leaky ReLU.
         """
         if self.noise is not None:
             y += self.noise[first:last]
@@ -318,11 +317,11 @@ class _LayerPlan:
 
 
 def _run_layers(plans: list[_LayerPlan], x: Tensor, first: int, last: int) -> Tensor:
-    """Return rows `first` to `last` of the output of layers of which the first may up-sample."""
+    """Return output rows `first` to `last` of the layers; the first one may up-sample."""
     *earlier, plan = plans
     if plan.layer.up == 2:
         return _run_upsampling(plan, x, first, last)
-    # One more row on each side, or the zeros beyond the image.
+    # One more row on each side, or zeros beyond the image.
     low, high = max(first - 1, 0), min(last + 1, plan.layer.resolution)
     x = _run_layers(earlier, x, low, high) if earlier else x[:, :, low:high]
     missing = [0, 0, low - (first - 1), (last + 1) - high]
@@ -347,7 +346,7 @@ def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tenso
 
 
 def _empty_features(band: Tensor, num_samples: int, size: int) -> Tensor:  # [B, C, size, size]
-    """Return room for a block's features, of the type that autocast gave a band of them."""
+    """Return an empty tensor for a block's features, with a band's dtype (autocast may set it)."""
     return torch.empty(
         (num_samples, band.shape[1], size, size),
         dtype=band.dtype,
@@ -364,7 +363,7 @@ def _image_weights(layer: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | N
 def _make_noise(
     layer: SynthesisLayer, num_samples: int, noise_mode: NoiseMode | Tensor
 ) -> Tensor | None:
-    """Return noise of unit strength, [1 or B, size, size], or None where it would not show."""
+    """Return unit noise, [1 or B, size, size], or None if it has no effect."""
     if isinstance(noise_mode, Tensor):
         return noise_mode[:, 0] if layer.noise_strength else None
     if noise_mode == "none" or not layer.noise_strength:
@@ -376,7 +375,7 @@ def _make_noise(
 
 
 def _bands(size: int, channels: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yield first and last row of bands whose activations fit in a CPU's cache."""
+    """Yield (first, last) rows of bands whose activations fit in the CPU cache."""
     rows = size
     if device.type == "cpu":
         rows = min(max(_BAND_BYTES // (4 * channels * size) // 2 * 2, 8), size)

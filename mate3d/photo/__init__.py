@@ -1,1 +1,1 @@
-"""From a photo to an item of a data set: landmarks, crop, camera, label map, caption."""
+"""From a photo to a dataset item: landmarks, crop, camera, label map, caption."""

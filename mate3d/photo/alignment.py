@@ -1,7 +1,7 @@
-"""Crop photos as the FFHQ and EG3D data sets do, and everything known about a photo with it.
+"""Crop photos, with their label maps and landmarks, as in the FFHQ and EG3D datasets.
 
-A crop is a similarity of the plane: picture, label map and landmarks all move by the same one.
-Points are pixels (x, y), y down, with pixel centres at +0.5.
+A crop is a 2D similarity transform, applied to image, label map and landmarks alike. Points are
+pixels (x, y), y down, with pixel centres at +0.5.
 """
 
 import math
@@ -15,8 +15,8 @@ from scipy.ndimage import gaussian_filter
 from mate3d.errors import UserError
 from mate3d.photo.landmarks import Point
 
-# Five points of an average adult's face in decimetres, x right in a frontal portrait, y up, z
-# towards the viewer, about a point inside the head (ordered as FIVE_POINTS).
+# Five points of an average adult face (ordered as FIVE_POINTS) in decimetres, relative to a point
+# inside the head: x right in a frontal portrait, y up, z towards the viewer.
 FACE_DECIMETRES = np.array(
     [
         [-0.31, 0.29, 0.13],
@@ -26,24 +26,24 @@ FACE_DECIMETRES = np.array(
         [0.25, -0.38, 0.22],
     ]
 )
-# EG3D scales photos to 300 pixels a decimetre and keeps the central 700: decimetres.
+# In decimetres: EG3D scales photos to 300 pixels per decimetre and keeps the central 700.
 EG3D_SIDE = 700 / 300
-# Share of a crop that must come from the photo itself.
+# Minimum fraction of a crop that must lie inside the photo.
 _MIN_INSIDE = 0.25
-# Blur of what is made up outside the photo, and how far out it is fully blurred, over the side.
+# Blur of the padding, and distance from the photo at which it is fully blurred; in crop sides.
 _BLUR = 0.02
 _BLUR_RAMP = 0.08
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of a photo, possibly turned, that becomes a picture of `size` pixels.
+    """A square of a photo, possibly rotated, that is resampled to `size` pixels.
 
     Args:
-        center: Middle of the square, pixels of the photo.
-        side: Of the square, pixels of the photo.
-        turn: Angle of the square's horizontal axis to the photo's, radians, clockwise.
-        size: Side of the result, pixels.
+        center: Centre of the square, in photo pixels.
+        side: Side of the square, in photo pixels.
+        turn: Clockwise rotation of the square relative to the photo, in radians.
+        size: Side of the result, in pixels.
     """
 
     center: Point
@@ -53,12 +53,12 @@ class Crop:
 
     @property
     def enlargement(self) -> float:
-        """How many pixels of the result there are for each of the photo, along a line."""
+        """Linear scale factor from the photo to the result."""
         return self.size / self.side
 
     @property
     def photo_from_crop(self) -> np.ndarray:  # [2, 3]
-        """Matrix that takes (x, y, 1) in the crop to the photo."""
+        """Matrix that maps (x, y, 1) in the crop to the photo."""
         scale = self.side / self.size
         cos, sin = scale * math.cos(self.turn), scale * math.sin(self.turn)
         linear = np.array([[cos, -sin], [sin, cos]])
@@ -66,19 +66,19 @@ class Crop:
         return np.column_stack([linear, shift])
 
     def move_points(self, points: np.ndarray) -> np.ndarray:  # [N, 2] -> [N, 2]
-        """Return where points of the photo lie in the crop."""
+        """Map points of the photo to the crop."""
         matrix = self.photo_from_crop
         return np.linalg.solve(matrix[:, :2], (np.asarray(points) - matrix[:, 2]).T).T
 
     def move_landmarks(self, landmarks: Mapping[str, Point]) -> dict[str, Point]:
-        """Return where named points of the photo lie in the crop."""
+        """Map named points of the photo to the crop."""
         if not landmarks:
             return {}
         moved = self.move_points(np.array(list(landmarks.values())))
         return dict(zip(landmarks, map(tuple, moved.tolist()), strict=True))
 
     def cut_image(self, photo: Image.Image) -> Image.Image:
-        """Return the crop of an RGB photo, antialiased; outside it is mirrored and blurred."""
+        """Return the antialiased crop of an RGB photo, padded with its mirrored, blurred image."""
         shrink = int(self.side / self.size)
         if shrink > 1:
             center = (self.center[0] / shrink, self.center[1] / shrink)
@@ -87,13 +87,13 @@ class Crop:
         padded, offset = _pad(np.asarray(photo.convert("RGB")), self._outside(*photo.size))
         if any(offset) or padded.shape[:2] != photo.size[::-1]:
             padded = _blur_outside(padded, offset, photo.size, self.side)
-        # Samples no farther apart than the photo's pixels, whose means then make the result's.
+        # Sample at least as finely as the photo's pixels, then average.
         factor = max(1, math.ceil(self.side / self.size))
         fine = self._warp(Image.fromarray(padded), offset, factor, Image.Resampling.BICUBIC)
         return fine.reduce(factor) if factor > 1 else fine
 
     def cut_label_map(self, label_map: np.ndarray) -> np.ndarray:  # [H, W] -> [size, size] uint8
-        """Return the crop of a photo's label map by nearest neighbour, mirrored outside it."""
+        """Return the nearest-neighbour crop of a label map, mirrored outside it."""
         height, width = label_map.shape
         padded, offset = _pad(label_map.astype(np.uint8), self._outside(width, height))
         return np.array(self._warp(Image.fromarray(padded), offset, 1, Image.Resampling.NEAREST))
@@ -103,12 +103,12 @@ class Crop:
         return corners @ self.photo_from_crop.T
 
     def _outside(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return how far the crop reaches out of a photo: left, top, right, bottom."""
+        """Return how far the crop extends beyond a photo: left, top, right, bottom."""
         low, high = self._corners().min(axis=0), self._corners().max(axis=0)
         inside = np.clip(np.minimum(high, (width, height)) - np.maximum(low, 0), 0, None)
         if inside.prod() < _MIN_INSIDE * (high - low).prod():
             raise UserError("the crop around the landmarks lies mostly outside the photo")
-        # Two more pixels than the corners need, for the interpolation at the rim.
+        # Two extra pixels for interpolation at the border.
         reach = [-low[0], -low[1], high[0] - width, high[1] - height]
         return tuple(max(0, math.ceil(value) + 2) for value in reach)
 
@@ -127,9 +127,9 @@ class Crop:
 
 
 def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the largest square in the middle of a photo: left, top, right, bottom.
+    """Return the largest central square of a photo: left, top, right, bottom.
 
-    They are whole pixels, so that what is not resized stays as it is.
+    It is aligned to pixels, so that it can be cut without resampling.
 
     Args:
         size: Width and height of the photo.
@@ -150,7 +150,7 @@ def ffhq_crop(
         size: Side of the crop in pixels.
 
     Raises:
-        UserError: If the points coincide or are those of a mirrored face.
+        UserError: If the points coincide or belong to a mirrored face.
     """
     left_eye, right_eye, left_mouth, right_mouth = _checked(five)[[0, 1, 3, 4]]
     along = right_eye - left_eye
@@ -158,7 +158,7 @@ def ffhq_crop(
     up = eyes - mouth
     center = eyes - 0.1 * up
     side = max(4.0 * np.linalg.norm(along), 3.6 * np.linalg.norm(up))
-    # With y down, the formula's quarter turn takes (x, y) to (y, -x): right to up.
+    # With y down, the formula's quarter turn maps (x, y) to (y, -x): right to up.
     horizontal = along - (up[1], -up[0])
     turn = math.atan2(horizontal[1], horizontal[0])
     return Crop(center=tuple(center.tolist()), side=float(side), turn=turn, size=size)
@@ -168,17 +168,17 @@ def eg3d_crop(
     five: np.ndarray,  # [5, 2]
     size: int = 512,
 ) -> Crop:
-    """Return the upright square that EG3D (Chan et al. 2022) crops, after Deng et al. 2019.
+    """Return EG3D's upright square crop (Chan et al. 2022, after Deng et al. 2019).
 
-    A least-squares fit of a weak-perspective camera to an average face gives the scale and where
-    the middle of the head is seen; the square is centred there and 2.33 decimetres wide.
+    A least-squares fit of a weak-perspective camera to an average face gives the scale and the
+    projected centre of the head; the square is centred there and 2.33 decimetres wide.
 
     Args:
         five: Points of a face, ordered as FIVE_POINTS.
         size: Side of the crop in pixels.
 
     Raises:
-        UserError: If the points coincide or are those of a mirrored face.
+        UserError: If the points coincide or belong to a mirrored face.
     """
     face = np.column_stack([FACE_DECIMETRES * (1, -1, -1), np.ones(5)])
     camera = np.linalg.lstsq(face, _checked(five), rcond=None)[0]
@@ -194,12 +194,12 @@ def _checked(five: np.ndarray) -> np.ndarray:  # [5, 2] float64
     along = five[1] - five[0]
     up = (five[0] + five[1] - five[3] - five[4]) / 2
     if not np.isfinite(five).all() or min(np.linalg.norm(along), np.linalg.norm(up)) < 1:
-        raise UserError("eyes or mouth of the five landmarks coincide; there is nothing to align")
-    # In profile the eyes may trade places a little; only a clear exchange is a mistake.
+        raise UserError("cannot align: eyes or mouth corners of the five landmarks coincide")
+    # In profile the eyes may swap slightly; only a clear swap is an error.
     if along @ (-up[1], up[0]) < -0.3 * (up @ up):
         raise UserError(
-            "the five landmarks are those of a mirrored face; give the eye and the corner of the"
-            " mouth at the left of the image first"
+            "the five landmarks belong to a mirrored face; list the eye and mouth corner on the"
+            " left of the image first"
         )
     return five
 
@@ -208,7 +208,7 @@ def _pad(
     array: np.ndarray,  # [H, W] or [H, W, C]
     reach: tuple[int, int, int, int],
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Continue a picture by its mirror images; return it and where its old corner is (x, y)."""
+    """Pad an image with its mirror images; return it with the (x, y) of its original corner."""
     left, top, right, bottom = reach
     padding = [(top, bottom), (left, right)] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, padding, mode="symmetric"), (left, top)
@@ -220,7 +220,7 @@ def _blur_outside(
     size: tuple[int, int],
     side: float,
 ) -> np.ndarray:  # [H, W, 3] uint8
-    """Blur a padded photo outside the photo, more so farther out."""
+    """Blur the padding of a photo, increasingly with distance from it."""
     beyond = [
         np.maximum(start - np.arange(length), np.arange(length) - (start + extent - 1)).clip(0)
         for start, extent, length in zip(offset, size, padded.shape[1::-1], strict=True)
@@ -233,7 +233,7 @@ def _blur_outside(
 
 
 def _blur(image: Image.Image, sigma: float) -> np.ndarray:  # [H, W, 3] float32
-    """Blur by a Gaussian, at a lower resolution if it is wide, where it costs little."""
+    """Apply a Gaussian blur; wide ones at a lower resolution, to save time."""
     shrink = max(1, int(sigma / 2))
     small = np.asarray(image.reduce(shrink), dtype=np.float32)
     small = gaussian_filter(small, (sigma / shrink, sigma / shrink, 0), mode="nearest", truncate=3)

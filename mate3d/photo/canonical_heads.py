@@ -1,8 +1,8 @@
-"""Where the landmarks of an average head lie in the world.
+"""World positions of the landmarks of average heads.
 
-World axes: y up, a frontal camera looks along -z from +z, and sees world +x at the right. The
-person is 2.22 world units a metre, with the origin inside the head between the eyes and the ears,
-as portraits of this lineage are framed.
+World axes: y up; a frontal camera at +z looks along -z and sees world +x on the right. The person
+has a scale of 2.22 world units per metre, with the origin inside the head between eyes and ears,
+matching EG3D's framing.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from mate3d.photo.landmarks import FIVE_POINTS
 from mate3d.photo.mask_landmarks import is_cat_set
 
 WorldPoint = tuple[float, float, float]
-# What the default rig's image is wide at the world origin.
+# Width of the default rig's image at the world origin, in world units.
 _IMAGE_SIDE = DEFAULT_RADIUS / DEFAULT_FOCAL
 _SIZE_SPREAD = 0.06
 
@@ -28,10 +28,10 @@ class CanonicalHead:
     Args:
         name: "person" or "cat".
         points: World position of each landmark.
-        spread: How far individuals and their measured landmarks lie from `points`: standard
-            deviation of an image axis, world units. Landmarks with a small one count for more.
-        modes: Independent ways in which individuals differ, each as the shift of some landmarks by
-            one standard deviation, world units. `spread` is what they leave unexplained.
+        spread: Standard deviation of individuals' measured landmarks from `points`, per image
+            axis, in world units. Landmarks with a small spread have more weight.
+        modes: Independent modes of variation between individuals, each the shift of some
+            landmarks by one standard deviation, in world units. `spread` is the remainder.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _mirrored(
 
 
 def _size_mode(points: Mapping[str, WorldPoint]) -> dict[str, WorldPoint]:
-    """Return the change to a head that is seen larger, as crops are not all equally tight."""
+    """Return the mode that enlarges a head, since crops are not all equally tight."""
     return {name: tuple(_SIZE_SPREAD * value for value in xyz) for name, xyz in points.items()}
 
 
@@ -67,7 +67,7 @@ PERSON = _person(
 
 
 def _ffhq_person() -> CanonicalHead:
-    """Return PERSON about the middle of FFHQ's crop, and of the size that its side gives it."""
+    """Return PERSON relative to the centre of FFHQ's crop, scaled to its side."""
     _, eye_height, eye_depth = PERSON.points["right_eye"]
     _, mouth_height, mouth_depth = PERSON.points["right_mouth"]
     height = eye_height - 0.1 * (eye_height - mouth_height)
@@ -89,8 +89,8 @@ EG3D_PERSON = _person(
     }
 )
 
-# Of the average procedural cat, as `landmarks_from_mask` sees it: a centre of what shows of an eye
-# or the mouth, not a point of the anatomy. Ears vary most, but both alike: in length and in tilt.
+# Of the average procedural cat, as found by `landmarks_from_mask`: eyes and mouth are centres of
+# their visible parts, not anatomical points. Ears vary most, but symmetrically, in length and tilt.
 _CAT_POINTS = _mirrored(
     {"eye": (0.0857, 0.0066, 0.1243), "ear": (0.1514, 0.2143, -0.0539)},
     {"nose": (0.0, -0.0663, 0.1846), "mouth": (0.0, -0.1156, 0.1809)},
@@ -117,12 +117,12 @@ CAT = CanonicalHead(
 def canonical_head(
     label_set: LabelSet, framing: Literal["rig", "ffhq", "eg3d"] = "rig"
 ) -> CanonicalHead:
-    """Return the average head that `landmarks_from_mask` finds the landmarks of.
+    """Return the average head that matches the landmarks from `landmarks_from_mask`.
 
     Args:
-        label_set: Of people or of cats.
-        framing: How people were cropped, which decides what lies at the world origin, where
-            cameras look: as the procedural people are, by `ffhq_crop`, or by `eg3d_crop`.
+        label_set: A label set of people or cats.
+        framing: How people were cropped, which determines the world origin that cameras look at:
+            "rig" as for procedural people, "ffhq" by `ffhq_crop`, "eg3d" by `eg3d_crop`.
     """
     if is_cat_set(label_set):
         return CAT

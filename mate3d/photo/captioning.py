@@ -1,4 +1,4 @@
-"""Captions of photos by an image-to-text network of the `transformers` library."""
+"""Captions of photos from an image-to-text model of the `transformers` library."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ class CaptionModel:
 
     Args:
         location: Folder or hub id of an image-to-text model of `transformers`.
-        max_new_tokens: Longest caption, in tokens.
-        device: Where it runs.
+        max_new_tokens: Maximum length of a caption, in tokens.
+        device: Device of the model.
 
     Raises:
         UserError: If the model cannot be loaded, or `max_new_tokens` is below 1.
@@ -29,7 +29,7 @@ class CaptionModel:
         device: str | torch.device = "cpu",
     ) -> None:
         if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens={max_new_tokens}; it must be at least 1")
+            raise UserError(f"max_new_tokens={max_new_tokens}; use an integer of at least 1")
         self._network, self._processor = load_network(
             location, "AutoModelForImageTextToText", "AutoProcessor", device=device
         )
@@ -37,7 +37,7 @@ class CaptionModel:
 
     @torch.no_grad()
     def caption(self, photo: Image.Image) -> str:
-        """Return one line that describes an RGB photo; the same photo gives the same line."""
+        """Return a one-line description of a photo; deterministic."""
         inputs = self._processor(images=photo.convert("RGB"), return_tensors="pt")
         tokens = self._network.generate(
             **inputs.to(self._network.device),

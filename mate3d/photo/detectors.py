@@ -1,4 +1,4 @@
-"""Detectors of the five points of a face in a photo."""
+"""Detection of the five landmarks of a face in a photo."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ class YuNetDetector:
 
     Args:
         model: The detector's ONNX file.
-        min_score: Least confidence of a face, 0..1.
-        max_side: Photos are shrunk to this for detection, pixels.
+        min_score: Minimum confidence of a face, in 0..1.
+        max_side: Photos are downscaled to this side for detection, in pixels.
 
     Raises:
-        UserError: If OpenCV is not installed, or the file is missing or no YuNet.
+        UserError: If OpenCV is not installed, or the file is missing or not YuNet's.
     """
 
     def __init__(
@@ -31,13 +31,10 @@ class YuNetDetector:
         try:
             import cv2
         except ImportError:
-            raise UserError(
-                "detecting faces needs OpenCV; install it with `pip install mate3d[photos]`"
-            ) from None
+            raise UserError("face detection requires OpenCV: pip install mate3d[photos]") from None
         if not Path(model).is_file():
             raise UserError(
-                f"face detector not found: {model}; give YuNet's ONNX file, which {YUNET_SOURCE}"
-                " offers"
+                f"face detector not found: {model}; use YuNet's ONNX file from {YUNET_SOURCE}"
             )
         try:
             self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), min_score)
@@ -51,7 +48,7 @@ class YuNetDetector:
         self,
         image: np.ndarray,  # [H, W, 3] uint8 RGB
     ) -> np.ndarray | None:  # [5, 2] float64
-        """Return the five points of the largest and most central face, or None without a face."""
+        """Return the five points of the largest and most central face, or None if there is none."""
         height, width = image.shape[:2]
         scale = min(1.0, self._max_side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -63,8 +60,8 @@ class YuNetDetector:
         if faces is None or len(faces) == 0:
             return None
         face = faces[main_face(faces[:, :4], size)].astype(np.float64)
-        # x, y, width, height; then eyes, nose and corners of the mouth with the subject's right
-        # side, at the image's left, first; then the score.
+        # x, y, width, height; then eyes, nose and mouth corners, starting with the left of the
+        # image (the person's right); then the score.
         points = face[4:14].reshape(5, 2)
         return points * (width / size[0], height / size[1])
 
@@ -73,7 +70,7 @@ def main_face(
     boxes: np.ndarray,  # [N, 4] x, y, width, height
     size: tuple[int, int],
 ) -> int:
-    """Return the index of the face that a portrait is of: large, and near the middle.
+    """Return the index of a portrait's main face: large, and near the centre.
 
     Args:
         boxes: Boxes of the faces in pixels, at least one.
@@ -81,5 +78,5 @@ def main_face(
     """
     middles = boxes[:, :2] + boxes[:, 2:] / 2
     away = np.linalg.norm((middles - np.array(size) / 2) / max(size), axis=1)
-    # A face at the rim must be about twice as long as a central one.
+    # A face at the border must be about twice as large as a central one.
     return int(np.argmax(np.sqrt(boxes[:, 2] * boxes[:, 3]) * (1 - away)))

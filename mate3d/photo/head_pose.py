@@ -1,4 +1,4 @@
-"""Camera of a portrait from the landmarks of the head in it (perspective-n-point)."""
+"""Estimate a portrait's camera from head landmarks (perspective-n-point)."""
 
 import math
 from collections.abc import Mapping
@@ -14,28 +14,27 @@ from mate3d.photo.landmarks import Point
 
 MIN_LANDMARKS = 4
 _MAX_PITCH = 1.4
-# A landmark may lie outside a crop, but not by more sides of it than this.
+# Landmarks may lie outside a crop, up to this many sides.
 _MAX_SIDES = 4
-# A fit that comes nearer has found no distance; the solver stops it somewhat nearer still.
+# Fits closer than this are rejected; the solver's own bound is a little closer.
 _MIN_DISTANCE = 1.2
 _DISTANCE_BOUND = 0.5
-# Errors beyond this multiple of what is expected count ever less.
+# Errors beyond this multiple of the expected one are down-weighted.
 _OUTLIER = 3.0
 _START_YAWS = (-0.8, 0.0, 0.8)
 
 
 @dataclass(frozen=True)
 class CameraEstimate:
-    """A camera that sees an average head's landmarks about where they lie in a picture.
+    """A camera fitted to the landmarks of an average head.
 
     Args:
         camera: The 25 numbers of a camera label.
-        residual: Root of the mean squared distance between the landmarks and where the camera
-            sees the average head's, as a fraction of the image side.
-        yaw: Radians, positive if the camera is towards +x, as for `make_camera`.
+        residual: RMS distance between the landmarks and the projected average head, as a fraction
+            of the image side.
+        yaw: Radians, positive if the camera is towards +x, as in `make_camera`.
         pitch: Radians, positive if the camera is above the head.
-        roll: Radians, positive if the camera is turned about its axis so that the head in the
-            picture turns counter-clockwise.
+        roll: Radians, positive if the head in the image is rotated counter-clockwise.
     """
 
     camera: tuple[float, ...]
@@ -54,34 +53,34 @@ def estimate_camera(
     focal: float = DEFAULT_FOCAL,
     target_spread: float = 0.01,
 ) -> CameraEstimate:
-    """Find the camera on a sphere around the head that sees the landmarks where they are.
+    """Fit a camera on a sphere around the head to its landmarks.
 
-    The camera looks at a point near the world origin, has the head's upright turned by a roll, and
-    minimises robustly weighted distances in the image from several first guesses.
+    The camera looks at a point near the world origin and may roll. The fit minimises robust
+    distances in the image from several initial guesses.
 
     Args:
-        landmarks: Pixels of a square picture, by name; names that `canonical` lacks are ignored.
-        image_size: Side of the picture in pixels.
+        landmarks: Pixels of a square image, by name; names not in `canonical` are ignored.
+        image_size: Side of the image, in pixels.
         canonical: The average head.
-        distance: Of the camera from the world origin; None estimates it too.
-        focal: Focal length over image size.
-        target_spread: Standard deviation, in world units, of where crops have their middle about
-            the projected world origin. 0 makes the camera look at the origin, inf leaves it free.
+        distance: Distance of the camera from the world origin; None estimates it too.
+        focal: Focal length divided by the image size.
+        target_spread: Standard deviation of crop centres around the projected world origin, in
+            world units. 0 makes the camera look at the origin; inf leaves the target free.
 
     Raises:
-        UserError: If there are too few landmarks, one is far outside, or they do not determine a
-            camera.
+        UserError: If there are too few landmarks, one is far outside the image, or they do not
+            determine a camera.
     """
     names = [name for name in canonical.points if name in landmarks]
     if len(names) < MIN_LANDMARKS:
         raise UserError(
-            f"a camera needs at least {MIN_LANDMARKS} landmarks of a {canonical.name}; found "
-            f"{', '.join(names) or 'none'}"
+            f"found landmarks {', '.join(names) or 'none'} of a {canonical.name}; estimating a "
+            f"camera requires at least {MIN_LANDMARKS}"
         )
     for name in names:
-        # Not "beyond the limit", which is false for NaN.
+        # Written so that NaN is rejected too.
         if not max(map(abs, landmarks[name])) <= _MAX_SIDES * image_size:
-            raise UserError(f"landmark {name} at {landmarks[name]} is far outside the picture")
+            raise UserError(f"landmark {name} at {landmarks[name]} is far outside the image")
     problem = _Problem(
         world=np.array([canonical.points[name] for name in names]),
         image=np.array([landmarks[name] for name in names], dtype=np.float64) / image_size,
@@ -110,10 +109,10 @@ def estimate_camera(
 
 @dataclass(frozen=True)
 class _Problem:
-    """Least squares over an array of unknowns.
+    """Least-squares problem over an array of unknowns.
 
     They are yaw, pitch, roll; the target's offset to the right and up; the strength of each mode
-    of the head; the distance. A rig that fixes offset or distance has no unknowns for them.
+    of the head; the distance. Fixed offsets or distances are left out.
     """
 
     world: np.ndarray  # [N, 3]
@@ -125,7 +124,7 @@ class _Problem:
     target_spread: float
 
     def starts(self) -> list[np.ndarray]:
-        """Return first guesses: several directions of view of the average head, upright."""
+        """Return initial guesses: upright views of the average head from several directions."""
         rest = [0.0] * (3 + 2 * self._has_offset() + len(self.modes) - 1)
         rest += [DEFAULT_RADIUS] if self.distance is None else []
         return [np.array([yaw, *rest]) for yaw in _START_YAWS]
@@ -140,7 +139,7 @@ class _Problem:
         )
 
     def residuals(self, unknowns: np.ndarray) -> np.ndarray:
-        """Return errors, offset and modes of the head, each as a multiple of its spread."""
+        """Return errors, offset and mode strengths, each divided by its spread."""
         _, offset, strengths, distance = self._split(unknowns)
         errors = (self.project(unknowns) - self.image) * (distance / self.focal) / self.spread
         return np.concatenate([errors.ravel(), offset / (self.target_spread or 1), strengths])
@@ -153,7 +152,7 @@ class _Problem:
         return points[:, :2] / points[:, 2:] * self.focal + 0.5
 
     def cam2world(self, unknowns: np.ndarray) -> np.ndarray:  # [4, 4]
-        """Return the pose; the target is in the plane through the origin facing the camera."""
+        """Return the pose; the target lies in the plane through the origin facing the camera."""
         (yaw, pitch, roll), offset, _, distance = self._split(unknowns)
         outward = np.array(
             [math.cos(pitch) * math.sin(yaw), math.sin(pitch), math.cos(pitch) * math.cos(yaw)]
@@ -175,7 +174,7 @@ class _Problem:
         return self.target_spread > 0
 
     def _split(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Return angles, offset, strengths of the modes, distance."""
+        """Return angles, offset, mode strengths and distance."""
         angles, rest = unknowns[:3], unknowns[3:]
         offset, rest = (rest[:2], rest[2:]) if self._has_offset() else (np.zeros(2), rest)
         strengths, rest = rest[: len(self.modes)], rest[len(self.modes) :]

@@ -1,9 +1,8 @@
-"""Landmarks of people and cats out of a label map, whichever label set it follows.
+"""Landmarks of people and cats from a label map of any label set.
 
-Classes are looked up by their names. Which eye, ear or corner of the mouth is the left one follows
-from where it lies in the picture, not from the name of its class, so heads are taken to be upright.
-Only what can be trusted is returned: nothing that the picture cuts off, nor what a turned head
-hides for the most part.
+Classes are looked up by name. Left and right are determined by position in the image, not by class
+name, so heads are assumed to be upright. Only reliable landmarks are returned: none of parts cut
+off by the image border or mostly hidden by a turned head.
 """
 
 import numpy as np
@@ -18,13 +17,13 @@ _EYES = ("l_eye", "r_eye", "eyes", "eye")
 _LIPS = ("mouth", "u_lip", "l_lip", "lips", "lip")
 _EARS = ("l_ear", "r_ear", "ears", "ear")
 _MIN_PIXELS = 4
-# A part this much smaller than its twin is hidden by the head; its centre is not where it seems.
+# A part smaller than this fraction of its twin is partly hidden, so its visible centre is wrong.
 _HIDDEN_SHARE = 0.35
-# Components smaller than this share of the largest one are specks.
+# Components smaller than this fraction of the largest one are specks.
 _STRAY_SHARE = 0.08
-# Chosen so that the average procedural person's label maps give the nose of PERSON.
+# Fitted so that label maps of the average procedural person give the nose of PERSON.
 _TIP_FROM_EYES, _TIP_FROM_MOUTH = 0.24, 0.37
-# Half the width of gaps that are closed, as a share of the square root of the area.
+# Half the width of closed gaps, as a fraction of the square root of the area.
 _GAP_SHARE = 0.06
 
 
@@ -38,19 +37,19 @@ def landmarks_from_mask(
     label_map: np.ndarray,  # [H, W] integer ids
     label_set: LabelSet,
 ) -> dict[str, Point]:
-    """Return the landmarks that a label map shows reliably.
+    """Return the reliable landmarks of a label map.
 
     People have `left_eye`, `right_eye`, `nose` (its tip), `left_mouth`, `right_mouth`; cats
     `left_eye`, `right_eye`, `nose`, `mouth` (centres), `left_ear`, `right_ear` (tips).
 
     Raises:
-        UserError: If the label set does not tell eyes, nose and mouth apart.
+        UserError: If the label set has no classes for eyes, nose or mouth.
     """
     assert label_map.ndim == 2, label_map.shape
     for part, names in (("eyes", _EYES), ("nose", ("nose",)), ("mouth", _LIPS)):
         if not _class_ids(label_set, names):
             raise UserError(
-                f"label set {label_set.name} has no landmarks: it has no class for the {part}"
+                f"cannot find landmarks with label set {label_set.name}: no class for the {part}"
             )
     if is_cat_set(label_set):
         return _cat_landmarks(label_map, label_set)
@@ -95,7 +94,7 @@ def _person_landmarks(label_map: np.ndarray, label_set: LabelSet) -> dict[str, P
 def _split_eyes(
     label_map: np.ndarray, label_set: LabelSet, middle: Point | None
 ) -> dict[str, np.ndarray]:
-    """Return the eyes by side: one a class where the set tells them apart, else one a component."""
+    """Return the eyes by side: one per class if the set has two, else one per component."""
     single = [_largest(_where(label_map, label_set, (name,))) for name in ("l_eye", "r_eye")]
     if all(eye is not None for eye in single):
         return _by_side(single, middle)
@@ -103,7 +102,7 @@ def _split_eyes(
 
 
 def _nose_base(nose: np.ndarray, right: np.ndarray) -> Point:
-    """Return the middle of the nose's lowest third, tip and wings; above it is the bridge."""
+    """Return the centre of the nose's lowest third: tip and wings, without the bridge."""
     points = _pixels(nose)
     height = points @ np.array([-right[1], right[0]])
     low, high = height.min(), height.max()
@@ -111,10 +110,10 @@ def _nose_base(nose: np.ndarray, right: np.ndarray) -> Point:
 
 
 def _nose_tip(base: Point, landmarks: dict[str, Point]) -> Point:
-    """Return where the tip is seen, which stands out from the face more than the wings do.
+    """Return the tip of the nose, extrapolated from its base.
 
-    As far as the nose's base is ahead of eyes and mouth, a turn of the head moves it against them;
-    the tip moves on by a share of that. Without all four the base must do.
+    When the head turns, the base shifts relative to eyes and mouth, and the tip, which protrudes
+    more, shifts further. If an eye or mouth corner is missing, return the base.
     """
     eyes = [landmarks.get("left_eye"), landmarks.get("right_eye")]
     mouth = [landmarks.get("left_mouth"), landmarks.get("right_mouth")]
@@ -126,7 +125,7 @@ def _nose_tip(base: Point, landmarks: dict[str, Point]) -> Point:
 
 
 def _mouth_corners(lips: np.ndarray, right: np.ndarray, nose: Point | None) -> dict[str, Point]:
-    """Return the ends of the mouth along the line of the eyes, except one behind the nose."""
+    """Return the ends of the mouth along the line of the eyes, except one hidden by the nose."""
     points = _pixels(lips)
     along = points @ right
     low, high = along.min(), along.max()
@@ -144,7 +143,7 @@ def _mouth_corners(lips: np.ndarray, right: np.ndarray, nose: Point | None) -> d
 
 
 def _right_direction(landmarks: dict[str, Point]) -> np.ndarray:  # [2]
-    """Return the direction from the left to the right eye, or the picture's without both."""
+    """Return the direction from the left to the right eye, or the image's x axis without both."""
     if "left_eye" not in landmarks or "right_eye" not in landmarks:
         return np.array([1.0, 0.0])
     direction = np.subtract(landmarks["right_eye"], landmarks["left_eye"])
@@ -157,10 +156,10 @@ def _by_side(
     *,
     hidden_share: float = _HIDDEN_SHARE,
 ) -> dict[str, np.ndarray]:
-    """Name up to two parts by side, and leave out what is cut off or mostly hidden.
+    """Assign up to two parts to sides, leaving out those that are cut off or mostly hidden.
 
-    A single part lies on the side that it is on as seen from the middle of the face: of a head in
-    profile one sees the near one, and the nose points away from it.
+    The side of a single part is relative to the middle of the face: in profile only the near part
+    is visible, and the nose points away from it.
     """
     if len(parts) == 2:
         left, right = sorted(parts, key=lambda part: _center(part)[0])
@@ -178,7 +177,7 @@ def _far_end(
     region: np.ndarray,  # [H, W] bool
     origin: Point,
 ) -> Point:
-    """Return the middle of the 3 % of a region's pixels that are the farthest from a point."""
+    """Return the centre of the 3 % of a region's pixels that are farthest from a point."""
     points = _pixels(region)
     distance = np.hypot(*(points - origin).T)
     return _mean_point(points[distance >= np.quantile(distance, 0.97)])
@@ -193,9 +192,9 @@ def _where(label_map: np.ndarray, label_set: LabelSet, names: tuple[str, ...]) -
 
 
 def _components(region: np.ndarray) -> list[np.ndarray]:
-    """Return the connected parts of a region as [H, W] bool, largest first, without specks.
+    """Return the connected components of a region as [H, W] bool, largest first, without specks.
 
-    A part that a strand of hair or a whisker cuts in two counts as one.
+    A part split by a strand of hair or a whisker counts as one.
     """
     if not region.any():
         return []

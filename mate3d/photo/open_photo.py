@@ -1,4 +1,4 @@
-"""Open photos as people have them."""
+"""Open photos of any format and mode."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def open_photo(path: str | Path) -> Image.Image:
     """Read a photo as upright 8-bit RGB: EXIF orientation applied, transparency over white.
 
     Raises:
-        UserError: If the file is missing, truncated, or no picture.
+        UserError: If the file is missing, damaged, or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -22,7 +22,7 @@ def open_photo(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"photo not found: {path}") from None
     except UnidentifiedImageError:
-        raise UserError(f"photo {path} is not a picture of a known format") from None
+        raise UserError(f"photo {path} is not an image in a supported format") from None
     except DECODING_ERRORS as error:
         raise UserError(f"photo {path} is damaged or truncated: {error}") from None
     return to_rgb(upright)
@@ -31,8 +31,7 @@ def open_photo(path: str | Path) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode as 8-bit RGB, transparent pixels over white.
 
-    Pillow's own conversion would clip wide grey values to white. Wide are those of 16 bits, and
-    those of 32 bits if any exceeds 255.
+    16-bit grey values (and 32-bit ones, if any exceeds 255) are scaled; Pillow would clip them.
     """
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Label maps of photos by a semantic segmentation network of the `transformers` library."""
+"""Label maps of photos from a semantic segmentation model of the `transformers` library."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.photo.pretrained_parts import load_network
 
-# How releases of face parsers write the classes that label sets here call otherwise.
+# Class names used by released face parsers -> names in our label sets (normalised by `_plain`).
 _SYNONYMS = {
     "eyeglasses": "eyeg",
     "glasses": "eyeg",
@@ -27,11 +27,11 @@ class SegmentationModel:
 
     Args:
         location: Folder or hub id of a semantic segmentation model of `transformers`.
-        label_set: The set that the network's class indices are ids of.
-        device: Where it runs.
+        label_set: Label set whose ids the network predicts.
+        device: Device of the model.
 
     Raises:
-        UserError: If the model cannot be loaded, or has other classes than the label set.
+        UserError: If the model cannot be loaded, or its classes differ from the label set's.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class SegmentationModel:
 
     @torch.no_grad()
     def label_map(self, photo: Image.Image) -> np.ndarray:  # [H, W] uint8
-        """Return the most likely class of each pixel of a photo, at the photo's size.
+        """Return the most likely class of each pixel of a photo.
 
-        Scores of all classes at that size are held in memory, so crop large photos before.
+        The scores of all classes are computed at full size, so crop large photos first.
         """
         inputs = self._processor(images=photo.convert("RGB"), return_tensors="pt")
         logits = self._network(inputs["pixel_values"].to(self._network.device)).logits
@@ -63,14 +63,14 @@ class SegmentationModel:
 
 
 def _check_classes(location: str, id2label: dict[int, str], label_set: LabelSet) -> None:
-    """Compare number, and names where the configuration has known ones, with the label set's."""
+    """Check the number of classes and any known class names against the label set."""
     names = [id2label[index] for index in sorted(id2label)]
     both = (
         f"the model has {', '.join(names)}; {label_set.name} has {', '.join(label_set.class_names)}"
     )
     if len(names) != label_set.num_classes:
         raise UserError(
-            f"model {location} has {len(names)} classes but label set {label_set.name}"
+            f"model {location} has {len(names)} classes but label set {label_set.name} has"
             f" {label_set.num_classes}: {both}"
         )
     known = {_plain(name) for name in label_set.class_names}
@@ -78,7 +78,7 @@ def _check_classes(location: str, id2label: dict[int, str], label_set: LabelSet)
         if _plain(name) in known and _plain(name) != _plain(wanted):
             raise UserError(
                 f"model {location} has class {index} '{name}' where label set {label_set.name} has"
-                f" '{wanted}'; name the label set of the model: {both}"
+                f" '{wanted}'; use the model's own label set: {both}"
             )
 
 

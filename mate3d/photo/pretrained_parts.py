@@ -1,4 +1,4 @@
-"""Load networks of the `transformers` library from a folder or by hub id, in one line if not."""
+"""Load networks of the `transformers` library from a folder or a hub id."""
 
 import os
 from pathlib import Path
@@ -17,17 +17,17 @@ def load_network(
     *,
     device: str | torch.device = "cpu",
 ) -> tuple[torch.nn.Module, Any]:
-    """Return a frozen network and what prepares its inputs.
+    """Return a frozen network and its input processor.
 
     Args:
-        location: Folder that `save_pretrained` wrote, or hub id. HF_HUB_OFFLINE=1 keeps from the
-            network and uses the local cache only.
-        network_class: Name of a class of `transformers`, e.g. "AutoModelForSemanticSegmentation".
-        processor_class: Likewise, e.g. "AutoImageProcessor".
-        device: Where the network runs.
+        location: Folder written by `save_pretrained`, or a hub id. With HF_HUB_OFFLINE=1 only the
+            local cache is used.
+        network_class: Name of a `transformers` class, e.g. "AutoModelForSemanticSegmentation".
+        processor_class: Name of a `transformers` class, e.g. "AutoImageProcessor".
+        device: Device of the network.
 
     Raises:
-        UserError: If there is no such folder or hub repository, or it holds another kind of model.
+        UserError: If the folder or hub repository does not exist, or has another kind of model.
     """
     import transformers
 
@@ -35,7 +35,9 @@ def load_network(
     location = str(location)
     if Path(location).is_dir():
         if not (Path(location) / "config.json").is_file():
-            raise UserError(f"model {location} has no config.json; use a folder of transformers")
+            raise UserError(
+                f"model {location} has no config.json; use a `transformers` model folder"
+            )
     elif not is_hub_id(location) or Path(location).parent.is_dir():
         raise UserError(f"model not found: {location}; use a folder or a hub id (owner/name)")
     options = {"local_files_only": os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")}

@@ -1,1 +1,1 @@
-"""Procedural cats: analytic heads with exact labels, depth, normals and captions."""
+"""Procedural portraits: analytic heads with exact labels, depth, normals and captions."""

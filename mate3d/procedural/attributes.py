@@ -1,4 +1,4 @@
-"""Attributes of procedural portraits: how they are declared, set, drawn from a latent and named."""
+"""Attributes of procedural portraits: declaring, setting, sampling and naming them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,26 +26,26 @@ BACKGROUND_PALETTE: Palette = {
 
 
 def number(low: float, high: float, *, neutral: Any = None, size: int = 1) -> Any:
-    """Declare a field of `PortraitParameters` that holds one number a portrait.
+    """Declare a field of `PortraitParameters` with one number per portrait.
 
     Args:
-        low: Smallest value a user may set.
-        high: Largest value a user may set.
-        neutral: What the field holds when the constructor is not given it; None requires it.
-        size: Numbers of a portrait; see `color`.
+        low: Minimum value that users may set.
+        high: Maximum value that users may set.
+        neutral: Default of the constructor argument; None makes it required.
+        size: Numbers per portrait; see `color`.
     """
     metadata = {"size": size, "low": low, "high": high, "neutral": neutral}
     return field(metadata=metadata, **({} if neutral is None else {"default": None}))
 
 
 def color(*, neutral: tuple[float, float, float] | None = None) -> Any:
-    """Declare a field of `PortraitParameters` that holds one RGB colour in 0..1 a portrait."""
+    """Declare a field of `PortraitParameters` with one RGB colour in 0..1 per portrait."""
     return number(0.0, 1.0, neutral=neutral, size=3)
 
 
 @dataclass
 class PortraitParameters:
-    """A batch of portraits as numbers: subclasses declare `number()` and `color()` fields only."""
+    """A batch of portraits as numbers; subclasses declare only `number()` and `color()` fields."""
 
     def __post_init__(self) -> None:
         first = getattr(self, fields(self)[0].name)
@@ -62,15 +62,15 @@ class PortraitParameters:
         return type(self)(**{name: value[index] for name, value in vars(self).items()})
 
     def columns(self) -> dict[str, Tensor]:
-        """Return the numbers as [B, 1] and leave the colours out."""
+        """Return the numbers as [B, 1], without the colours."""
         return {name: value[:, None] for name, value in vars(self).items() if value.ndim == 1}
 
     def colors(self) -> dict[str, Tensor]:
-        """Return the colours as [B, 3, 1] and leave the numbers out."""
+        """Return the colours as [B, 3, 1], without the numbers."""
         return {name: value[..., None] for name, value in vars(self).items() if value.ndim == 2}
 
     def varied(self) -> frozenset[str]:
-        """Return the names of the numbers that are not neutral on every portrait of the batch."""
+        """Return the names of the numbers that are not neutral for the whole batch."""
         optional = {
             f.name: f.metadata["neutral"]
             for f in fields(self)
@@ -78,13 +78,13 @@ class PortraitParameters:
         }
         values = torch.stack([getattr(self, name) for name in optional])
         neutral = values.new_tensor(list(optional.values()))[:, None]
-        # One comparison for all: on an accelerator each answer has to be waited for.
+        # A single comparison, since each result forces a synchronization on accelerators.
         is_varied = (values != neutral).any(dim=1).tolist()
         return frozenset(name for name, flag in zip(optional, is_varied, strict=True) if flag)
 
 
 def join_portraits(parts: Sequence[Parameters]) -> Parameters:
-    """Return all portraits of several batches of one kind as one batch."""
+    """Concatenate several batches of one kind of portrait."""
     columns = zip(*(vars(part).values() for part in parts), strict=True)
     return type(parts[0])(*map(torch.cat, columns))
 
@@ -104,14 +104,14 @@ def set_attributes(
 
     Args:
         parameters: The portraits.
-        values: One number, or three for a colour, that every portrait of the batch gets.
-        factors: What a number is multiplied by. A result may leave the range that `values` must
-            keep, so that an edit like "ears 1.5x" works on every head; only shares, whose range
-            ends at 1, stop there.
+        values: One number, or three for a colour, set on every portrait of the batch.
+        factors: Multipliers of numbers. Results may leave the range allowed for `values`, so that
+            an edit such as "ears 1.5x" works on every head; only fractions (range up to 1) are
+            clamped.
 
     Raises:
-        UserError: If a name is unknown, a value is out of the attribute's range or is not as
-            many numbers as it has, or a factor is not a positive number or names a colour.
+        UserError: If a name is unknown, a value is out of range or has the wrong length, or a
+            factor is not a positive number or belongs to a colour.
     """
     declared = {f.name: f for f in fields(parameters)}
     changes = {}
@@ -121,9 +121,9 @@ def set_attributes(
     for name, factor in (factors or {}).items():
         metadata = _find(declared, name).metadata
         if metadata["size"] != 1:
-            raise UserError(f"factors: {name} is a colour; factors multiply numbers only")
+            raise UserError(f"factors: {name} is a colour; only numbers can be multiplied")
         if not _is_number(factor) or not factor > 0:
-            raise UserError(f"factors: {name}={factor} must be a finite number above 0")
+            raise UserError(f"factors: {name}={factor}; use a finite number above 0")
         scaled = changes.get(name, getattr(parameters, name)) * factor
         changes[name] = scaled.clamp(max=1) if metadata["high"] == 1 else scaled
     return replace(parameters, **changes)
@@ -131,7 +131,7 @@ def set_attributes(
 
 def _find(declared: dict[str, Field], name: str) -> Field:
     if name not in declared:
-        raise UserError(f"unknown attribute '{name}'; use: {', '.join(declared)}")
+        raise UserError(f"unknown attribute '{name}'; use one of: {', '.join(declared)}")
     return declared[name]
 
 
@@ -143,7 +143,7 @@ def _checked(attribute: Field, value: float | Sequence[float], like: Tensor) -> 
     entries = list(value) if is_sequence else [value]
     is_fitting = len(entries) == size and all(_is_number(entry) for entry in entries)
     if not is_fitting or not all(low <= entry <= high for entry in entries):
-        raise UserError(f"attributes: {name}={value} must be {kind} in {low:g}..{high:g}")
+        raise UserError(f"attributes: {name}={value}; use {kind} in {low:g}..{high:g}")
     return like.new_tensor(entries[0] if size == 1 else entries).expand_as(like).clone()
 
 
@@ -157,16 +157,18 @@ def uniforms_from_latent(
     num_attributes: int,
     seed: int,
 ) -> Tensor:  # [B, num_attributes] in 0..1
-    """Return independent uniform numbers: a fixed function of z for given Z and seed.
+    """Return independent uniform numbers, a fixed function of z for given Z and seed.
 
-    A fixed orthonormal projection gives one standard normal number an attribute; the normal
-    distribution function makes them uniform.
+    A fixed orthonormal projection gives one standard normal number per attribute; the normal CDF
+    makes them uniform.
 
     Raises:
         UserError: If z has too few entries.
     """
     if z.shape[-1] < num_attributes:
-        raise UserError(f"latents of {z.shape[-1]} numbers: these portraits need {num_attributes}")
+        raise UserError(
+            f"latents have {z.shape[-1]} entries; these portraits need at least {num_attributes}"
+        )
     generator = torch.Generator().manual_seed(seed)
     gaussian = torch.randn(z.shape[-1], num_attributes, generator=generator, dtype=torch.float64)
     projection = torch.linalg.qr(gaussian).Q.to(device=z.device, dtype=z.dtype)
@@ -183,11 +185,10 @@ def palette_path(
     uniform: Tensor,  # [B] in 0..1
     palette: Palette,
 ) -> Tensor:  # [B, 3]
-    """Walk along a palette, resting on each colour for 7/10 of its share of the way.
+    """Interpolate along a palette, holding each colour for 7/10 of its section.
 
-    Palettes should run from one extreme to the other, so that a colour changes mostly one way
-    with its latent direction; a network finds such a direction far sooner than one it must go
-    back and forth.
+    Palettes should run from one extreme to the other, so that a colour changes nearly
+    monotonically with its latent direction, which a network learns much faster.
     """
     colors = uniform.new_tensor(list(palette.values()))
     position = uniform * len(colors)
@@ -203,7 +204,7 @@ def background_path(
     tint: Tensor,  # [B] in 0..1
 ) -> Tensor:  # [B, 3]
     """Return light background colours, near white where `tint` is low."""
-    # Half of the colour circle, for the reason given at `palette_path`.
+    # Half of the colour wheel; see `palette_path` for the reason.
     phase = 0.5 * hue[:, None] + hue.new_tensor([0.0, -1 / 3, 1 / 3])
     saturation = 0.105 * smoothstep(tint, 0.2, 0.5)
     return (0.93 - 0.75 * saturation)[:, None] + saturation[:, None] * (2 * math.pi * phase).cos()
@@ -219,7 +220,7 @@ def color_name(
 
 
 def step_word(value: float, *steps: float | str) -> str:
-    """Return the word between the two limits that a value lies between: word, limit, word, ..."""
+    """Return the word for a value's interval; `steps` alternate: word, limit, word, ..."""
     word = steps[0]
     for limit, following in zip(steps[1::2], steps[2::2], strict=True):
         word = following if value > limit else word
@@ -227,5 +228,5 @@ def step_word(value: float, *steps: float | str) -> str:
 
 
 def join_words(*words: str) -> str:
-    """Return the words that are not empty as one phrase."""
+    """Join the non-empty words with spaces."""
     return " ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""What procedural portraits of any kind share as fields: chunks, normals, light, density."""
+"""Base class of procedural portraits as fields: chunking, normals, shading, density."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,27 +12,27 @@ from mate3d.rendering.field import FieldSamples
 Coordinates = tuple[Tensor, Tensor, Tensor]  # x, y, z, each [B, N]
 BACKGROUND_SDF = 0.5
 _NORMAL_STEP = 0.002
-# Sharp enough for a thin surface, soft enough for a few dozen samples a ray to find it.
+# Sharp enough for a thin surface, soft enough to be found with a few dozen samples per ray.
 _DENSITY_BETA = 0.004
 _KEY_LIGHT = (0.0, 0.62, 0.785)
-# Elementwise work on more points than this falls out of a core's cache and takes longer.
+# Larger chunks do not fit in a core's cache and are slower.
 _CHUNK_POINTS = 16384
 
 
 class PortraitField(ABC):
-    """A batch of heads around the origin, a `Field` made of distances and unshaded colours.
+    """A batch of heads around the origin: a `Field` made of distances and unshaded colours.
 
-    Kinds of portraits derive from it and give `distance`, `part_distances` and `albedo`.
-    Colours do not depend on the view: light, fill and ambient occlusion are part of them.
+    Subclasses for each kind of portrait implement `distance`, `part_distances` and `albedo`.
+    Colours are independent of the view: key light, fill light and ambient occlusion are baked in.
 
     Args:
-        background: [B, 3] colour behind everything, in 0..1.
-        bound_radius: World units; the heads lie inside this ball around the origin.
+        background: [B, 3] background colour in 0..1.
+        bound_radius: Radius of a ball around the origin that contains the heads, in world units.
     """
 
-    # Whether distances are mirror-symmetric: they are then evaluated at (|x|, y, z).
+    # Whether distances are mirror-symmetric, hence evaluated at (|x|, y, z).
     is_folded = False
-    # Steps after which a ray that grazes a silhouette is given up.
+    # Step limit for rays that graze a silhouette.
     max_steps = 96
 
     def __init__(self, background: Tensor, bound_radius: float) -> None:
@@ -45,12 +45,12 @@ class PortraitField(ABC):
 
     @abstractmethod
     def part_distances(self, place: Coordinates) -> list[Tensor]:  # K - 1 of [B, N]
-        """Return the distance to each class but the background, in the order of the label ids."""
+        """Return the distance to each class except the background, in order of label id."""
 
     @abstractmethod
     def albedo(
         self,
-        points: Tensor,  # [B, N, 3] never folded
+        points: Tensor,  # [B, N, 3], not folded
         place: Coordinates,
         part_distances: list[Tensor],  # K - 1 of [B, N]
         head_distance: Tensor,  # [B, N]
@@ -59,14 +59,14 @@ class PortraitField(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The parameters'."""
+        """Device of the parameters."""
         return self.background.device
 
     def density(
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...], per world unit
-        """Turn distances into the density of a thin surface, for the volume renderer."""
+        """Convert distances to the density of a thin surface, for volume rendering."""
         return sdf_to_density(sdf, _DENSITY_BETA)
 
     def sample(
@@ -83,7 +83,7 @@ class PortraitField(ABC):
         self,
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, K]
-        """Return the distance of each class alone; the background's is a constant."""
+        """Return only the distance of each class; the background's is constant."""
         return _in_chunks(
             lambda chunk: (_stack_classes(self.part_distances(self._place(chunk))),), points
         )[0]
@@ -92,7 +92,7 @@ class PortraitField(ABC):
         self,
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, 1]
-        """Return the head's distance alone."""
+        """Return only the head's distance."""
         return _in_chunks(lambda chunk: (self.distance(self._place(chunk))[..., None],), points)[
             0
         ].clamp(max=BACKGROUND_SDF)
@@ -137,7 +137,7 @@ class PortraitField(ABC):
         return tuple(slope.mul_(inverse) for slope in slopes)
 
     def _light(self, place: Coordinates, distance: Tensor, normal: Coordinates) -> Tensor:
-        """Wrapped Lambert key light from above the camera, sky fill, ambient occlusion."""
+        """Return wrapped Lambert key light from above the camera, sky fill and occlusion."""
         openness = self._openness(place, distance, normal, ((0.02, 0.35), (0.06, 0.45)))
         key = sum(slope * axis for slope, axis in zip(normal, _KEY_LIGHT, strict=True))
         key = ((key + 0.3) / 1.3).clamp_(min=0)
@@ -151,7 +151,7 @@ class PortraitField(ABC):
         normal: Coordinates,
         probes: tuple[tuple[float, float], ...],
     ) -> Tensor:  # [B, N] 1 where nothing is near
-        """Return what ambient occlusion leaves: each probe is a way outwards and its share."""
+        """Return 1 - ambient occlusion; each probe is a distance outwards and its weight."""
         openness = 1.0
         for reach, share in probes:
             moved = tuple(axis + reach * slope for axis, slope in zip(place, normal, strict=True))
@@ -164,7 +164,7 @@ def _in_chunks(
     function: Callable[[Tensor], tuple[Tensor, ...]],
     points: Tensor,  # [B, N, 3]
 ) -> tuple[Tensor, ...]:
-    """Call a function of points on a cache's worth of them at a time, except on accelerators."""
+    """Call a function of points in cache-sized chunks on a CPU, in one piece elsewhere."""
     if points.device.type != "cpu":
         return function(points)
     size = max(1, _CHUNK_POINTS // len(points))

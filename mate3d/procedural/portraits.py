@@ -1,4 +1,4 @@
-"""Complete procedural portraits: latent, camera, image, label map, depth, normals, caption."""
+"""Complete procedural portraits: image, label map, depth, normals, camera, caption, latent."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -35,13 +35,13 @@ MAX_PITCH = 0.4
 
 @dataclass(frozen=True)
 class PortraitKind:
-    """What sets one kind of portraits apart.
+    """One kind of portrait: cats or people.
 
     Args:
-        parameters_from_latent: [B, Z] latents to parameters, one mapping a variety.
-        field: Makes the heads of parameters.
-        caption: Describes portrait `index` of a batch, in a wording drawn at random.
-        label_set: Of the label maps.
+        parameters_from_latent: Functions from [B, Z] latents to parameters, one per variety.
+        field: Makes the field of a batch of parameters.
+        caption: Describes portrait `index` of a batch, in random words.
+        label_set: Label set of the label maps.
     """
 
     parameters_from_latent: Mapping[str, Callable[[Tensor], PortraitParameters]]
@@ -53,9 +53,9 @@ class PortraitKind:
         self,
         z: Tensor,  # [B, Z]
     ) -> PortraitParameters:
-        """Return the basic portrait that a generator should make of a latent.
+        """Return the basic portrait that a generator should make for a latent.
 
-        Mapping networks see the direction of z only, so its length must not matter here either.
+        Mapping networks see only the direction of z, so its length is ignored here too.
 
         Raises:
             UserError: If z has fewer entries than the portraits need.
@@ -82,30 +82,30 @@ _KIND_OF = {CatParameters: CAT, PersonParameters: PERSON}
 
 
 def kind_of_labels(label_set: str) -> PortraitKind:
-    """Return the portraits that have a label set.
+    """Return the kind of portrait with a label set.
 
     Raises:
-        UserError: If none have it.
+        UserError: If there is none.
     """
     kinds = {kind.label_set.name: kind for kind in (CAT, PERSON)}
     if label_set not in kinds:
         raise UserError(
-            f"no procedural portraits have labels {label_set}; use {' or '.join(kinds)}"
+            f"no procedural portraits with label set {label_set}; use {' or '.join(kinds)}"
         )
     return kinds[label_set]
 
 
 @dataclass
 class ProceduralPortraits:
-    """A batch of portraits with everything that is known about them.
+    """A batch of portraits with all of their ground truth.
 
     Args:
-        z: [B, Z] latents that the portraits are a function of, but for attributes that were set.
-        parameters: Their attributes as tensors.
+        z: [B, Z] latents that determine the portraits, apart from overridden attributes.
+        parameters: Attributes as tensors.
         camera: [B, 25].
         render: Image, label map, depth, normals and opacity.
-        captions: One a portrait.
-        attributes: One dictionary a portrait; colours are lists of three.
+        captions: One per portrait.
+        attributes: One dictionary per portrait; colours are lists of three.
     """
 
     z: Tensor
@@ -120,7 +120,7 @@ def sample_cameras(
     num: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # [num, 25]
-    """Draw cameras with yaw uniform in +-0.7 and pitch uniform in +-0.4 radians."""
+    """Sample cameras with yaw uniform in +-0.7 and pitch uniform in +-0.4 radians."""
     yaw, pitch = torch.rand(2, num, generator=generator) * 2 - 1
     return make_camera(MAX_YAW * yaw, MAX_PITCH * pitch)
 
@@ -134,15 +134,14 @@ def render_portrait(
 ) -> AnalyticRender:
     """Render heads of any kind, such as the ground truth of an edit.
 
-    The same heads with ears 1.5 times as large are
-    `dataclasses.replace(parameters, ear_size=1.5 * parameters.ear_size)`; see `set_attributes`
-    for a checked way.
+    For example, `dataclasses.replace(parameters, ear_size=1.5 * parameters.ear_size)` enlarges the
+    ears by half; `set_attributes` also checks values.
 
     Args:
         parameters: The heads.
-        camera: Where each is seen from.
+        camera: Camera of each head.
         resolution: H = W in pixels.
-        supersampling: Rays a pixel along each axis of the image.
+        supersampling: Rays per pixel along each image axis.
     """
     field = _KIND_OF[type(parameters)].field(parameters)
     return render_analytic(field, camera, resolution, supersampling=supersampling)
@@ -151,10 +150,10 @@ def render_portrait(
 def make_procedural_cat(
     seeds: Sequence[int], resolution: int, **options: Any
 ) -> ProceduralPortraits:
-    """Make cats, whose varieties are "basic" (22 attributes of a latent) and "rich" (all, 52).
+    """Make cats, of variety "basic" (22 latent attributes) or "rich" (all 52).
 
     Args:
-        seeds: See `make_portraits`, which has the options too.
+        seeds: See `make_portraits`.
         resolution: See `make_portraits`.
         options: See `make_portraits`.
     """
@@ -164,7 +163,7 @@ def make_procedural_cat(
 def make_procedural_person(
     seeds: Sequence[int], resolution: int, **options: Any
 ) -> ProceduralPortraits:
-    """Make people; arguments and options as for `make_portraits`."""
+    """Make people; for arguments and options see `make_portraits`."""
     return make_portraits(PERSON, seeds, resolution, **options)
 
 
@@ -179,31 +178,31 @@ def make_portraits(
     attributes: Mapping[str, float | Sequence[float]] | None = None,
     factors: Mapping[str, float] | None = None,
 ) -> ProceduralPortraits:
-    """Make one portrait a seed; the same seed gives the same portrait in any batch.
+    """Make one portrait per seed; a seed gives the same portrait in any batch.
 
     Args:
         kind: Cats or people.
-        seeds: One integer a portrait.
+        seeds: One integer per portrait.
         resolution: H = W in pixels.
-        latent_dim: Number of entries of z; at least as many as the attributes that vary.
-        supersampling: Rays a pixel along each axis of the image.
-        variety: One of the kind's, "basic" or for cats "rich".
-        attributes: Set on every portrait; names and ranges are those of the parameters.
-        factors: Multiply a portrait's own numbers; see `set_attributes`.
+        latent_dim: Length of z; at least the number of attributes that vary.
+        supersampling: Rays per pixel along each image axis.
+        variety: "basic", or for cats also "rich".
+        attributes: Values set on every portrait; see the parameters for names and ranges.
+        factors: Multipliers of each portrait's own values; see `set_attributes`.
 
     Raises:
         UserError: If the variety or an attribute is unknown, or a value is not allowed.
     """
     if variety not in kind.parameters_from_latent:
         allowed = " or ".join(kind.parameters_from_latent)
-        raise UserError(f"unknown variety '{variety}' of portraits; use {allowed}")
+        raise UserError(f"unknown variety '{variety}'; use {allowed}")
     latents, cameras = [], []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         latents.append(torch.randn(1, latent_dim, generator=generator))
         cameras.append(sample_cameras(1, generator))
     z, camera = torch.cat(latents), torch.cat(cameras)
-    # One by one: a product with a matrix rounds differently in batches of different size.
+    # One by one, because matrix products round differently at different batch sizes.
     parts = [kind.parameters_from_latent[variety](latent) for latent in latents]
     parameters = set_attributes(join_portraits(parts), attributes, factors)
     return ProceduralPortraits(

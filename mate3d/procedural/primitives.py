@@ -1,6 +1,6 @@
-"""Signed distances of simple solids and their smooth union; each coordinate is its own tensor.
+"""Signed distances of simple solids and their smooth union; coordinates are separate tensors.
 
-Only fresh results that no gradient needs are changed in place, so all stay differentiable.
+In-place operations touch only fresh tensors that no gradient needs, so all is differentiable.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _SHORTEST_AXIS = 1e-9
-# Temporary results of more numbers than this make a process fetch new memory again and again.
+# Larger temporary tensors make the allocator request fresh memory every time.
 _MAX_NUMBERS = 131072
 
 
@@ -29,7 +29,7 @@ def ellipsoid_distance(
     offset: tuple[Tensor, Tensor, Tensor],  # each [B, N], from the centre
     radii: tuple[Tensor, Tensor, Tensor],  # each [B, 1]
 ) -> Tensor:  # [B, N]
-    """Approximate an ellipsoid's distance to first order; good while the radii are alike."""
+    """Approximate an ellipsoid's distance to first order; accurate if the radii are similar."""
     scaled = [axis / radius for axis, radius in zip(offset, radii, strict=True)]
     level = (scaled[0].square() + scaled[1].square()).add_(scaled[2].square()).sqrt_()
     slopes = [(axis / radius).square_() for axis, radius in zip(scaled, radii, strict=True)]
@@ -44,10 +44,10 @@ def round_cone_profile(
     first_radius: Tensor,  # [B, 1]
     last_radius: Tensor,  # [B, 1]
 ) -> Tensor:  # [B, N]
-    """Return the exact distance to the hull of two balls (discs in 2D) on a common axis.
+    """Return the exact distance to the convex hull of two balls (discs in 2D).
 
     The distance minimises |p - axis(t)| - radius(t), which is convex in t, so clamping the
-    unconstrained minimiser to the segment is exact. The radii differ by less than `length`.
+    unconstrained minimiser to the segment is exact. The radii must differ by less than `length`.
     """
     taper = (first_radius - last_radius) / length
     nearest = along - across * (taper / (1 - taper.square()).sqrt())
@@ -62,7 +62,7 @@ def round_cone_distance(
     first_radius: Tensor,  # [B, 1]
     last_radius: Tensor,  # [B, 1]
 ) -> Tensor:  # [B, N]
-    """Return the exact distance to a segment thickened by radii that differ at its ends."""
+    """Return the exact distance to a round cone: a segment with a different radius at each end."""
     length = axis.norm(dim=-1, keepdim=True)
     direction = axis / length
     along = offset[0] * direction[:, :1]
@@ -73,7 +73,7 @@ def round_cone_distance(
 
 
 class RoundCone(NamedTuple):
-    """A segment thickened by radii that differ at its ends by less than its length."""
+    """A segment with a radius at each end; the radii differ by less than its length."""
 
     start: Tensor  # [B, 3]
     axis: Tensor  # [B, 3] first end to last end
@@ -84,7 +84,7 @@ class RoundCone(NamedTuple):
         self,
         place: tuple[Tensor, Tensor, Tensor],  # each [B, N]
     ) -> Tensor:  # [B, N]
-        """Return the exact distance to it alone; the radii differ by less than its length."""
+        """Return the exact distance to this cone."""
         return round_cone_distance(offset_from(place, self.start), *self[1:])
 
 
@@ -92,7 +92,7 @@ def ball(
     center: Tensor,  # [B, 3]
     radius: Tensor,  # [B, 1]
 ) -> RoundCone:
-    """Return a ball as a round cone of no length."""
+    """Return a ball as a round cone of length zero."""
     return RoundCone(center, torch.zeros_like(center), radius, radius)
 
 
@@ -108,12 +108,12 @@ def chain(
 
 
 class RoundCones:
-    """Named unions of round cones, prepared once and then measured together.
+    """Named unions of round cones, evaluated together.
 
-    A few operations on all of them cost far less than as many on each of them.
+    A few operations on all cones cost far less than the same operations on each of them.
 
     Args:
-        solids: The round cones that each name is the union of.
+        solids: The round cones of each named union.
     """
 
     def __init__(self, solids: Mapping[str, Sequence[RoundCone]]) -> None:
@@ -131,7 +131,7 @@ class RoundCones:
         self,
         place: tuple[Tensor, Tensor, Tensor],  # each [B, N]
     ) -> dict[str, Tensor]:  # [B, N] each
-        """Return the exact distance to each name's solid, as `round_cone_distance` does."""
+        """Return the exact distance to each union."""
         size = max(1, _MAX_NUMBERS // self._radius.numel())
         if place[0].device.type != "cpu" or place[0].shape[-1] <= size:
             return self._distances_at_once(place)
@@ -150,7 +150,7 @@ class RoundCones:
         squared = x.square().addcmul_(y, y).addcmul_(z, z)
         squared = squared.addcmul_(along, along, value=-1).clamp_(min=1e-12)
         nearest = torch.addcmul(along, squared.sqrt(), self._slope, value=-1).clamp_(min=0)
-        # Clamping to a tensor as the upper limit is several times slower.
+        # `clamp` with a tensor as the upper limit is several times slower.
         nearest = torch.minimum(nearest, self._length)
         rest = along - nearest
         distance = squared.addcmul(rest, rest).sqrt_()
@@ -217,7 +217,7 @@ def stack_points(
     *coordinates: Tensor | float,
     like: Tensor,  # [B, 1]
 ) -> Tensor:  # [B, 3]
-    """Make one point a batch entry of three numbers or columns."""
+    """Stack three numbers or columns into one point per batch entry."""
     return torch.cat([torch.zeros_like(like) + value for value in coordinates], dim=-1)
 
 
@@ -231,7 +231,7 @@ def mix(
     other: Tensor,  # [B, 3, N or 1] or [3, 1]
     weight: Tensor,  # [B, N]
 ) -> Tensor:  # [B, 3, N]
-    """Go from one colour to another by a weight in 0..1."""
+    """Interpolate between two colours with a weight in 0..1."""
     return torch.lerp(color, other, weight[:, None])
 
 
@@ -241,11 +241,11 @@ def blend(
     nearest: Tensor,  # [B, N] their minimum
     border: float,
 ) -> Tensor:  # [B, 3, N]
-    """Mix the colours of parts by their distances, those of a few `border` beyond the nearest."""
+    """Blend the colours of parts by distance, over a few `border` widths around the nearest."""
     total, mixed = torch.zeros_like(nearest), nearest.new_zeros(len(nearest), 3, nearest.shape[1])
     for color, distance in zip(colors, distances, strict=True):
         weight = (nearest - distance).mul_(1 / border).exp_()
         total += weight
         mixed.addcmul_(color.expand_as(mixed), weight[:, None])
-    # The nearest of all may be none of these: far from a person, classes that have no part.
+    # Far from a person, the nearest class may have no part here; avoid 0 / 0.
     return mixed.div_(total.clamp_(min=1e-30)[:, None])

@@ -13,14 +13,14 @@ _HIT_DISTANCE = 4e-4
 
 @dataclass
 class AnalyticRender:
-    """Exact picture of procedural heads.
+    """Exact render of procedural heads.
 
     Args:
-        image: [B, 3, H, W] in [-1, 1], antialiased over the background colour.
-        label_map: [B, H, W] int64, the class seen at the pixel's centre.
-        depth: [B, 1, H, W] distance along the unit ray through the centre; 0 on the background.
-        normals: [B, 3, H, W] unit world normals at the centre; 0 on the background.
-        opacity: [B, 1, H, W] share of the pixel that the head covers.
+        image: [B, 3, H, W] in [-1, 1], antialiased, over the background colour.
+        label_map: [B, H, W] int64, the class at the pixel centre.
+        depth: [B, 1, H, W] distance along the unit ray through the pixel centre; background 0.
+        normals: [B, 3, H, W] unit world normals at the pixel centre; background 0.
+        opacity: [B, 1, H, W] fraction of the pixel covered by the head.
     """
 
     image: Tensor
@@ -32,11 +32,11 @@ class AnalyticRender:
 
 @dataclass
 class RayHits:
-    """What single rays see.
+    """Results of single rays.
 
     Args:
-        depth: [B, R] distance along the unit ray; 0 on the background.
-        colors: [B, R, 3] in 0..1, the background colour where nothing is hit.
+        depth: [B, R] distance along the unit ray; background 0.
+        colors: [B, R, 3] in 0..1; the background colour where nothing is hit.
         labels: [B, R] int64 class of the surface.
     """
 
@@ -51,7 +51,7 @@ def trace_rays(
     ray_origins: Tensor,  # [B, R, 3]
     ray_directions: Tensor,  # [B, R, 3]
 ) -> RayHits:
-    """Trace any rays, without antialiasing; training draws few from many views."""
+    """Trace any rays, without antialiasing; training uses a few rays from many views."""
     bounds = _bounds(ray_origins, ray_directions, field.bound_radius)
     depth = _trace(field, ray_origins, ray_directions, *bounds)
     hit = depth > 0
@@ -68,13 +68,13 @@ def render_analytic(
     *,
     supersampling: int = 2,
 ) -> AnalyticRender:
-    """Trace one ray a pixel centre, and a grid of rays a pixel for the image.
+    """Trace one ray through each pixel centre, and a grid of rays per pixel for the image.
 
     Args:
-        field: The heads, one a camera.
-        camera: Where each is seen from.
+        field: The heads, one per camera.
+        camera: Camera of each head.
         resolution: H = W in pixels.
-        supersampling: Rays a pixel along each axis for image and opacity; 1 uses the centres.
+        supersampling: Rays per pixel along each axis for image and opacity; 1 uses the centres.
     """
     num_batch, size = len(camera), resolution
     origins, directions = sample_rays(camera, size)
@@ -104,7 +104,7 @@ def _bounds(
     directions: Tensor,  # [B, R, 3]
     radius: float,
 ) -> tuple[Tensor, Tensor]:  # each [B, R]
-    """Return where rays enter and leave the bounding ball; entry > exit where they miss it."""
+    """Return where rays enter and leave the bounding ball; entry > exit if they miss it."""
     middle = -(origins * directions).sum(dim=-1)
     closest = origins.square().sum(dim=-1) - middle.square()
     half = (radius**2 - closest).clamp(min=0).sqrt()
@@ -118,7 +118,7 @@ def _trace(
     near: Tensor,  # [B, R]
     far: Tensor,  # [B, R]
 ) -> Tensor:  # [B, R], 0 where nothing is hit
-    """March all rays by the distance to the head, dropping those that have hit or left."""
+    """Sphere-trace all rays, dropping those that have hit or left."""
     result = torch.zeros_like(near)
     index, alive = _compact(near < far)
     depth, far = near.gather(1, index), far.gather(1, index)
@@ -132,7 +132,7 @@ def _trace(
         longest = int(alive.sum(dim=1).max())
         if longest == 0:
             break
-        # Moving the survivors together costs about as much as marching a quarter of them.
+        # Compacting the remaining rays costs about as much as marching a quarter of them.
         if longest < 0.75 * alive.shape[1]:
             kept, still_alive = _compact(alive)
             index, depth, far = (values.gather(1, kept) for values in (index, depth, far))
@@ -186,10 +186,10 @@ def _supersample(
     size: int,
     supersampling: int,
 ) -> tuple[Tensor, Tensor]:  # colour [B, R, 3] in 0..1, opacity [B, R, 1]
-    """Average a grid of rays a pixel.
+    """Average a grid of rays per pixel.
 
-    Silhouettes and depth edges need marching from the front; elsewhere the neighbourhood of
-    centre rays brackets the surface, so that a few short steps are enough.
+    Rays start just before the nearest hit of the neighbouring centre rays, so that a few short
+    steps are enough except at silhouettes and depth edges.
     """
     origins, directions = sample_rays(camera, size * supersampling)
     near, far = _bounds(origins, directions, field.bound_radius)

@@ -1,10 +1,10 @@
-"""The fast march: distances along rays, weights, the rest where it shows, and its composite.
+"""Fast volume rendering: SDF and weights along rays first, colours only where they contribute.
 
-The results are those of `mate3d.rendering.renderer.render_field` but for samples whose compositing
-weight is negligible: their colours and class distances are not evaluated. Distances of coarse
-samples are evaluated once instead of twice, and nothing is reordered but one number a sample.
-Generation and training render whole views with `render_field_fast`, which records no gradients;
-an edit marches the rays that it reaches with `RayMarcher`, which records those of its field.
+Results equal those of `mate3d.rendering.renderer.render_field`, except that colours and class
+distances are not evaluated at samples with negligible compositing weight. Coarse samples are
+evaluated once instead of twice, and sorting moves only one number per sample. Generation and
+training render whole views with `render_field_fast`, without gradients; an edit renders the rays
+that it affects with `RayMarcher`, which supports the gradients of its field.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,18 +31,18 @@ from mate3d.rendering.rays import (
 )
 from mate3d.rendering.renderer import FieldRender, RenderingConfig
 
-# Intervals with less weight count as nothing: a ray of 96 samples loses a hundredth of its light at
-# the very most. Trained and random generators keep 68 to 102 dB PSNR to the exact image;
-# ten times as much would be 50 dB.
+# Intervals with less weight are ignored: a ray of 96 samples loses at most 1 % of its light.
+# Trained and random generators reach 68 to 102 dB PSNR to the exact image; ten times this value
+# would give 50 dB.
 NEGLIGIBLE_WEIGHT = 1e-4
-# Rays evaluated together on a CPU: their features stay below the 32 MiB from which on every tensor
-# is fresh memory.
+# Rays per tile on a CPU: keeps features below 32 MiB, above which the allocator requests fresh
+# memory for every tensor.
 _TILE_RAYS = 1024
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays of some views.
+    """A batch of rays.
 
     Args:
         origins: World positions, [B, R, 3].
@@ -70,13 +70,13 @@ class Rays:
 
 @dataclass(frozen=True)
 class ProbedSamples:
-    """Samples of rays whose distance is known.
+    """Samples along rays with known SDF values.
 
     Args:
-        depths: Along the rays, [B, R, S, 1].
+        depths: Distances along the rays, [B, R, S, 1].
         points: World positions, [B, R * S, 3].
         sdf: Global distance, [B, R, S, 1].
-        state: What the probe needs to evaluate the rest.
+        state: Probe state needed to evaluate the rest.
     """
 
     depths: Tensor
@@ -87,13 +87,13 @@ class ProbedSamples:
 
 @dataclass(frozen=True)
 class RayValues:
-    """Composited values of rays, and depths with weights, ascending.
+    """Composited values of rays, with their sorted depths and weights.
 
     Args:
-        colors: In front of nothing, [B, R, C].
-        scores: Of classes, in 0..1, [B, R, K]; K is 0 where none are asked for.
-        depths: [B, R, S, 1].
-        weights: Of the intervals, [B, R, S - 1, 1].
+        colors: Without background, [B, R, C].
+        scores: Class scores in 0..1, [B, R, K]; K is 0 if not requested.
+        depths: Ascending, [B, R, S, 1].
+        weights: Compositing weights of the intervals, [B, R, S - 1, 1].
         normals: [B, R, 3], or None.
     """
 
@@ -105,7 +105,7 @@ class RayValues:
 
     @staticmethod
     def join(parts: Sequence["RayValues"]) -> "RayValues":
-        """Return the values of all rays, one part after the other."""
+        """Concatenate the rays of several parts."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         return RayValues(*(None if c[0] is None else torch.cat(c, dim=1) for c in columns))
 
@@ -114,7 +114,7 @@ class RayValues:
         index: Tensor,  # [M]
         others: "RayValues",  # of M rays
     ) -> "RayValues":
-        """Return a copy that has other values at some rays."""
+        """Return a copy with the values of some rays replaced."""
         pairs = zip(vars(self).values(), vars(others).values(), strict=True)
         return RayValues(
             *(None if new is None else mine.index_copy(1, index, new) for mine, new in pairs)
@@ -125,7 +125,7 @@ class RayValues:
         config: RenderingConfig,
         background: Tensor | None,  # [B, C]
     ) -> FieldRender:
-        """Arrange the rays of square images, listed row by row, in front of a background."""
+        """Arrange the rays of square images, in row-major order, in front of a background."""
         opacity = self.weights.sum(dim=2)
         segmentation = None
         if self.scores.shape[-1] > 0:
@@ -143,13 +143,13 @@ class RayValues:
 
 @dataclass(frozen=True)
 class RayMarcher:
-    """Marches rays through fields: probe, weigh, evaluate what shows, composite.
+    """Renders rays: SDF at all samples, weights, colours where they contribute, compositing.
 
     Args:
         config: Ranges, sample counts and conventions.
-        density: Distances to density, as sharp as the field is to be seen.
-        negligible_weight: Colours and class distances are evaluated at the ends of intervals with
-            more compositing weight than this; 0 evaluates wherever there is any weight.
+        density: Converts distances to density; sets how sharp the surface is.
+        negligible_weight: Colours and class distances are evaluated at both ends of intervals
+            with more compositing weight than this; 0 evaluates wherever there is any.
     """
 
     config: RenderingConfig
@@ -161,7 +161,7 @@ class RayMarcher:
         rays: Rays,
         draws: DepthDraws,
     ) -> Tensor:  # [B, R, S, 1]
-        """Return the depths to begin with."""
+        """Return the stratified depths of the coarse pass."""
         config, shape = self.config, (*rays.origins.shape[:2], self.config.num_coarse_samples, 1)
         uniforms = draws.stratified_uniforms(shape, rays.origins)
         return stratified_depths(uniforms, config.near, config.far)
@@ -171,7 +171,7 @@ class RayMarcher:
         rays: Rays,
         draws: DepthDraws,
     ) -> Tensor:  # [B, R, F]
-        """Draw the uniform numbers of `refine`."""
+        """Sample the uniform numbers for `refine`."""
         (num_batch, num_rays, _), num_fine = rays.origins.shape, self.config.num_fine_samples
         if num_fine == 0:
             return rays.origins.new_empty(num_batch, num_rays, 0)
@@ -179,7 +179,7 @@ class RayMarcher:
         return uniforms.reshape(num_batch, num_rays, num_fine)
 
     def probe(self, probe: FieldProbe, rays: Rays, depths: Tensor) -> ProbedSamples:
-        """Ask for the distances at depths along rays."""
+        """Evaluate the SDF at depths along rays."""
         points = rays.points(depths)
         sdf, state = probe.begin(points)
         return ProbedSamples(depths, points, sdf.view(depths.shape), state)
@@ -191,7 +191,7 @@ class RayMarcher:
         coarse: ProbedSamples,
         uniforms: Tensor,  # [B, R, F]
     ) -> list[ProbedSamples]:
-        """Return coarse samples, and fine ones where those show weight."""
+        """Return the coarse samples, plus importance samples placed by their weights."""
         if uniforms.shape[2] == 0:
             return [coarse]
         with torch.no_grad():
@@ -209,12 +209,12 @@ class RayMarcher:
         with_normals: bool = False,
         with_segmentation: bool = True,
     ) -> RayValues:
-        """Composite what was probed along the same rays, in parts that need no common order."""
+        """Composite all samples of the same rays; the parts need not be sorted together."""
         depths, order = torch.cat([part.depths for part in parts], dim=2).sort(dim=2)
         weights = self._weights(
             torch.cat([part.sdf for part in parts], dim=2).gather(2, order), depths
         )
-        # Sums over samples need no order: each part composites its own.
+        # A sum does not depend on order, so each part composites its own samples.
         share = torch.empty_like(depths).scatter_(2, order, sample_weights(weights))
         edge = F.pad(weights.detach(), (0, 0, 1, 1))
         largest = torch.maximum(edge[:, :, 1:], edge[:, :, :-1])
@@ -263,17 +263,17 @@ def render_field_fast(
     with_segmentation: bool = True,
     negligible_weight: float = NEGLIGIBLE_WEIGHT,
 ) -> FieldRender:
-    """Render any field a tile of rays at a time without recording gradients; see `render_field`.
+    """Render any field in tiles of rays, without recording gradients; see `render_field`.
 
     Args:
-        field: What to render.
-        ray_origins: World positions, rays of a square image row by row.
+        field: The field to render.
+        ray_origins: World positions; rays of a square image in row-major order.
         ray_directions: Unit vectors.
         config: Ranges, sample counts and conventions.
-        draws: Uniform numbers of depth sampling; None is fixed.
-        depths: Sample here instead of where the field has weight.
+        draws: Uniform numbers for depth sampling; None uses fixed ones.
+        depths: Sample depths, instead of coarse and importance sampling.
         with_normals: Also composite SDF normals.
-        with_segmentation: Also composite class scores, where there are classes.
+        with_segmentation: Also composite class scores, if there are classes.
         negligible_weight: See `RayMarcher`.
     """
     probe, marcher = open_probe(field), RayMarcher(config, field.density, negligible_weight)
@@ -299,11 +299,11 @@ def render_field_fast(
 
 
 def _sum(
-    values: Tensor,  # [M, C] of chosen samples, ray by ray
+    values: Tensor,  # [M, C] of chosen samples, grouped by ray
     weights: Tensor,  # [M]
-    per_ray: Tensor,  # [B, R], how many samples each ray has
+    per_ray: Tensor,  # [B, R], number of samples of each ray
 ) -> Tensor:  # [B, R, C]
-    if values.shape[1] == 0:  # With several threads embedding_bag fails on empty rows.
+    if values.shape[1] == 0:  # With several threads, embedding_bag fails on empty rows.
         return values.new_zeros(*per_ray.shape, 0)
     counts = per_ray.flatten()
     offsets = (counts.cumsum(0) - counts).int()

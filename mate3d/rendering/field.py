@@ -1,6 +1,6 @@
-"""A field is a function from points to samples; its gradient, two losses on it, and its probe.
+"""Fields, functions from points to samples: their gradients, SDF losses, and probes.
 
-A probe looks into a field in two steps: distances first, and the rest only where it shows.
+A probe evaluates a field in two steps: SDF first, the rest only where it contributes.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-# Points differentiated at a time where nothing is recorded.
+# Points differentiated at a time when no gradients are recorded.
 _CHUNK_POINTS = 65536
 
 
 @dataclass
 class FieldSamples:
-    """What a field returns at points.
+    """Values of a field at points.
 
     Args:
-        features: Colour features in about 0..1, the first three are RGB, [B, N, C].
+        features: Colour features in about 0..1, [B, N, C]; the first three are RGB.
         sdf: Signed distance of the whole head in world units, [B, N, 1]; a pseudo distance in
-            units of density where geometry is a density.
+            units of density if the geometry is a density.
         class_sdf: Signed distance of each label class, [B, N, K]; K is 0 without labels.
     """
 
@@ -32,15 +32,15 @@ class FieldSamples:
 
 
 class Field(Protocol):
-    """Anything that the renderer, mesh extraction and geometry metrics can look into."""
+    """Interface for the renderer, mesh extraction and geometry metrics."""
 
     @property
     def background(self) -> Tensor | None:
-        """Features behind everything, [B, C] in 0..1; None leaves what shines through black."""
+        """Features of the background, [B, C] in 0..1; None leaves it black."""
 
     @property
     def device(self) -> torch.device:
-        """Where points must be."""
+        """Device that points must be on."""
 
     def sample(
         self,
@@ -52,18 +52,18 @@ class Field(Protocol):
         self,
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, 1]
-        """Return the global distance only, which is all that depth sampling needs."""
+        """Return only the global distance, which is all that depth sampling needs."""
 
     def density(
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...], per world unit
-        """Turn distances into volume density, or pseudo distances into raw density."""
+        """Convert distances to volume density, or pseudo distances to raw density."""
 
 
 @runtime_checkable
 class AnalyticField(Protocol):
-    """A field that knows the gradient of its distance in closed form; see `sdf_and_gradient`."""
+    """A field with a closed-form gradient of its distance; see `sdf_and_gradient`."""
 
     def sdf_and_gradient(
         self,
@@ -75,14 +75,14 @@ class AnalyticField(Protocol):
         self,
         points: Tensor,  # [B, N, 3]
     ) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
-        """Return what `sample` does, and the gradient of the global distance."""
+        """Return the result of `sample`, and the gradient of the global distance."""
 
 
 @dataclass(frozen=True)
 class WrappedField:
-    """Another field as it is; subclasses change one thing about it.
+    """A field that delegates to another; subclasses override parts of it.
 
-    One that changes `sample` or `sdf` changes the methods with gradient as well.
+    Subclasses that override `sample` or `sdf` must also override the methods with gradient.
 
     Args:
         field: Any field.
@@ -142,8 +142,7 @@ def sdf_and_gradient(
 ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
     """Return a field's global distance and its gradient with respect to world points.
 
-    Both are differentiable where gradients are being recorded. Fields without a closed form go
-    through autograd.
+    Both are differentiable if gradients are enabled. Fields without a closed form use autograd.
     """
     if isinstance(field, AnalyticField):
         return field.sdf_and_gradient(points)
@@ -170,9 +169,9 @@ def sdf_gradient(
     sdf: Tensor,  # [B, N, 1]
     points: Tensor,  # [B, N, 3], requires grad
 ) -> Tensor:  # [B, N, 3]
-    """Return the gradient of distances with respect to points; the outward normal direction.
+    """Return the gradient of distances with respect to points: the outward normal direction.
 
-    The result stays differentiable when gradients are being recorded.
+    The result is differentiable if gradients are enabled.
     """
     (gradient,) = torch.autograd.grad(
         sdf,
@@ -188,7 +187,7 @@ def spatial_gradient(
     distance: Callable[[Tensor], Tensor],  # [B, N, 3] -> [B, N, 1]
     points: Tensor,  # [B, N, 3]
 ) -> Tensor:  # [B, N, 3]
-    """Return the gradient of a distance at points, found piece by piece and not recorded."""
+    """Return the gradient of a distance at points, computed in chunks and detached."""
 
     def gradient_at(part: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -205,7 +204,7 @@ def field_gradient(
     field: Field,
     points: Tensor,  # [B, N, 3]
 ) -> Tensor:  # [B, N, 3]
-    """Return the gradient of a field's global distance, found piece by piece and not recorded."""
+    """Return the gradient of a field's global distance, computed in chunks and detached."""
     parts = points.split(_CHUNK_POINTS, dim=1)
     return torch.cat([sdf_and_gradient(field, part)[1] for part in parts], dim=1)
 
@@ -222,7 +221,7 @@ def eikonal_loss(
 ) -> Tensor:  # scalar
     """Return the mean of (|grad d| - 1)^2; undefined gradients count as zero (spec 8.3)."""
     squared = torch.nan_to_num(gradients, nan=0.0).square().sum(dim=-1)
-    # The root has no derivative at zero.
+    # The square root has no derivative at zero.
     return ((squared + 1e-12).sqrt() - 1).square().mean()
 
 
@@ -232,11 +231,13 @@ def sdf_consistency_loss(
     *,
     with_detached_whole: bool = True,
 ) -> Tensor:  # scalar
-    """Return MSE between max(d, 0) and min_k max(d_k, 0): outside, the parts' union is the whole.
+    """Return the MSE between max(d, 0) and min_k max(d_k, 0).
+
+    Outside the surface, the union of the parts must equal the whole.
 
     Args:
-        sdf: The whole head.
-        class_sdf: Its parts.
+        sdf: Global distance.
+        class_sdf: Class distances.
         with_detached_whole: Train only the parts, as released (`semantic_density_detach`).
     """
     whole = sdf.clamp(min=0)
@@ -245,49 +246,49 @@ def sdf_consistency_loss(
 
 
 class FieldProbe(Protocol):
-    """A field that remembers what it found out at points while it told their distances."""
+    """Evaluates a field's SDF and keeps intermediate results for the remaining values."""
 
     field: Field
 
     def begin(
         self,
         points: Tensor,  # [B, N, 3]
-    ) -> tuple[Tensor, Any]:  # sdf [B, N, 1], and what `finish` needs
+    ) -> tuple[Tensor, Any]:  # sdf [B, N, 1], state for `finish`
         """Return the global distance at points."""
 
     def finish(
         self,
         state: Any,
-        points: Tensor,  # [B, N, 3], those of `begin`
-        chosen: Tensor,  # [M], ascending positions among the B * N points
+        points: Tensor,  # [B, N, 3], as passed to `begin`
+        chosen: Tensor,  # [M], ascending indices into the B * N points
         *,
         with_classes: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Return colours [M, C] and class distances [M, K] at some of the points.
+        """Return colours [M, C] and class distances [M, K] at the chosen points.
 
-        Without classes K is 0.
+        Without classes, K is 0.
         """
 
     def sdf_gradient(
         self,
         state: Any,
-        points: Tensor,  # [B, N, 3], those of `begin`
-        chosen: Tensor,  # [M], ascending positions among the B * N points
+        points: Tensor,  # [B, N, 3], as passed to `begin`
+        chosen: Tensor,  # [M], ascending indices into the B * N points
     ) -> Tensor:  # [M, 3]
-        """Return the gradient of the global distance at some of the points."""
+        """Return the gradient of the global distance at the chosen points."""
         padded, is_chosen = pad_chosen(points, chosen)
         return field_gradient(self.field, padded)[is_chosen]
 
 
 @singledispatch
 def open_probe(field: Field) -> FieldProbe:
-    """Return a probe of a field: a general one unless the field's type has its own."""
+    """Return a probe for a field: a generic one, unless its type has registered another."""
     return AnyFieldProbe(field)
 
 
 @dataclass(frozen=True)
 class AnyFieldProbe(FieldProbe):
-    """Evaluates a field once for distances, and as a whole where more is asked for."""
+    """Generic probe: evaluates the SDF everywhere, then the whole field at the chosen points."""
 
     field: Field
 
@@ -317,7 +318,7 @@ def pad_chosen(
     points: Tensor,  # [B, N, 3]
     chosen: Tensor,  # [M]
 ) -> tuple[Tensor, Tensor]:  # [B, W, 3], [B, W]
-    """Return chosen points of each batch item, filled up to as many in each, and which are not."""
+    """Return each batch item's chosen points, padded to equal counts, and a validity mask."""
     num_batch, per_item = points.shape[:2]
     item = chosen.div(per_item, rounding_mode="floor")
     counts = item.bincount(minlength=num_batch)

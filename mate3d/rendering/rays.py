@@ -1,4 +1,4 @@
-"""Along rays: where to sample them, how samples add up (Max 1995), and images of the results."""
+"""Rays: stratified and importance sampling, compositing (Max 1995), and images of the results."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +18,7 @@ def sample_rays(
     camera: Tensor,  # [B, 25]
     resolution: int,
 ) -> tuple[Tensor, Tensor]:  # ray_origins [B, R, 3], ray_directions [B, R, 3]
-    """Return one ray through each pixel centre of a square image, row by row (spec 2)."""
+    """Return one ray through each pixel centre of a square image, row-major (spec 2)."""
     cam2world, intrinsics = unpack_camera(camera)
     focal_x, focal_y = intrinsics[:, 0, 0, None], intrinsics[:, 1, 1, None]
     center_x, center_y = intrinsics[:, 0, 2, None], intrinsics[:, 1, 2, None]
@@ -36,17 +36,17 @@ def sample_rays(
 
 @dataclass(frozen=True)
 class DepthDraws:
-    """Where the uniform numbers of depth sampling come from.
+    """Source of the uniform numbers for depth sampling.
 
-    By default they are fixed (interval centres; evenly spaced quantiles), so that a render depends
-    on its inputs only. Training draws at random.
+    By default they are fixed (interval centres and evenly spaced quantiles), so that a render
+    depends only on its inputs. Training uses random ones.
 
     Args:
         mode: "fixed" or "random".
-        generator: Source of random numbers for mode "random": of the whole batch, or of each
-            sample; None is PyTorch's default.
-        stratified: Recorded draws in [0, 1) to use instead, [B, R, S, 1].
-        importance: Recorded draws in [0, 1] to use instead, [B * R, F].
+        generator: Random generator for mode "random": one for the whole batch, or one per sample;
+            None uses PyTorch's default.
+        stratified: Recorded numbers in [0, 1) to use instead, [B, R, S, 1].
+        importance: Recorded numbers in [0, 1] to use instead, [B * R, F].
     """
 
     mode: Literal["fixed", "random"] = "fixed"
@@ -55,7 +55,7 @@ class DepthDraws:
     importance: Tensor | None = None
 
     def stratified_uniforms(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Return one number in [0, 1) for each coarse sample."""
+        """Return one number in [0, 1) per coarse sample."""
         if self.stratified is not None:
             return self.stratified
         if self.mode == "fixed":
@@ -63,7 +63,7 @@ class DepthDraws:
         return self._draw(shape, like)
 
     def importance_uniforms(self, num_rays: int, num_samples: int, like: Tensor) -> Tensor:
-        """Return `num_samples` numbers in [0, 1] for each ray, [num_rays, num_samples]."""
+        """Return `num_samples` numbers in [0, 1] per ray, [num_rays, num_samples]."""
         if self.importance is not None:
             return self.importance
         if self.mode == "fixed":
@@ -97,7 +97,7 @@ def smooth_weights(
     weights: Tensor,  # [M, S - 1]
     padding: float = 0.01,
 ) -> Tensor:  # [M, S - 1]
-    """Spread interval weights to their neighbours and add a floor (max-blur of mip-NeRF)."""
+    """Spread interval weights to their neighbours and add a floor (mip-NeRF's max blur)."""
     edge = torch.cat([weights[:, :1], weights, weights[:, -1:]], dim=1)
     peaks = torch.maximum(edge[:, :-1], edge[:, 1:])
     return (peaks[:, :-1] + peaks[:, 1:]) / 2 + padding
@@ -108,7 +108,7 @@ def sample_piecewise(
     masses: Tensor,  # [M, J] non-negative
     uniforms: Tensor,  # [M, F] in [0, 1]
 ) -> Tensor:  # [M, F]
-    """Invert the cumulative distribution of a piecewise constant density."""
+    """Sample a piecewise constant distribution by inverting its CDF."""
     probabilities = masses + 1e-5
     probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
     cdf = torch.cat([torch.zeros_like(masses[:, :1]), probabilities.cumsum(dim=-1)], dim=-1)
@@ -128,15 +128,15 @@ def importance_depths(
     uniforms: Tensor,  # [B * R, F] in [0, 1]
     bins: ImportanceBins = "intervals",
 ) -> Tensor:  # [B, R, F, 1]
-    """Draw depths where the coarse pass put weight.
+    """Sample depths in proportion to the coarse pass's weights.
 
     Args:
         depths: Coarse depths.
         weights: Compositing weight of each coarse interval.
-        uniforms: Quantiles to draw.
-        bins: "intervals" puts each interval's weight on that interval. "legacy_midpoints" is the
-            lineage's slip that published weights were trained with: weights land half an interval
-            nearer the camera and the last half interval is never reached (spec 6.3).
+        uniforms: Quantiles to sample.
+        bins: "intervals" assigns each interval its own weight. "legacy_midpoints" reproduces an
+            error in EG3D that published weights were trained with: weights are shifted half an
+            interval towards the camera, and the last half interval is never sampled (spec 6.3).
     """
     num_batch, num_rays, num_samples, _ = depths.shape
     edges = depths.reshape(-1, num_samples)
@@ -155,12 +155,12 @@ def interval_weights(
     """Return the compositing weight of each interval between neighbouring samples.
 
     Args:
-        density: Volume density at the samples; an interval takes the mean of its ends. At least 0
-            for "identity"; raw densities of any sign for "softplus_shifted".
-        depths: Distances along the ray in world units.
-        activation: "identity" is the physical form. "softplus_shifted" is what published weights
-            were trained with, softplus(density - 1): even empty space absorbs 0.313 per unit
-            length and density saturates near 9 (spec 6.4).
+        density: Volume density at the samples; each interval uses the mean of its ends.
+            Non-negative for "identity"; raw densities of any sign for "softplus_shifted".
+        depths: Distances along the ray, in world units.
+        activation: "identity" is the physical form. Published weights were trained with
+            "softplus_shifted", softplus(density - 1): even empty space absorbs 0.313 per unit
+            length, and density saturates near 9 (spec 6.4).
     """
     absorption = (density[:, :, 1:] + density[:, :, :-1]) / 2
     if activation == "softplus_shifted":
@@ -174,15 +174,15 @@ def composite(
     values: Tensor,  # [B, R, S, C]
     weights: Tensor,  # [B, R, S - 1, 1]
 ) -> Tensor:  # [B, R, C]
-    """Integrate values along rays by the midpoint rule."""
-    # Summing shifted weights equals averaging neighbouring values, without making the average.
+    """Integrate values along rays with the midpoint rule."""
+    # Summing with shifted weights equals averaging neighbouring values, but needs less memory.
     return (sample_weights(weights).transpose(2, 3) @ values).squeeze(2)
 
 
 def sample_weights(
     weights: Tensor,  # [B, R, S - 1, 1]
 ) -> Tensor:  # [B, R, S, 1]
-    """Return each sample's share of the intervals on both its sides."""
+    """Return each sample's weight: half of each adjacent interval's."""
     padded = torch.nn.functional.pad(weights, (0, 0, 1, 1))
     return (padded[:, :, 1:] + padded[:, :, :-1]) / 2
 
@@ -191,7 +191,7 @@ def expected_depth(
     depths: Tensor,  # [B, R, S, 1]
     weights: Tensor,  # [B, R, S - 1, 1]
 ) -> Tensor:  # [B, R, 1]
-    """Return the weighted mean depth, clamped to the range of all depths; farthest where empty."""
+    """Return the weighted mean depth, clamped to the range of all depths; far if empty."""
     opacity = weights.sum(dim=2)
     depth = (composite(depths, weights) / opacity).nan_to_num(float("inf"))
     return depth.clamp(depths.min(), depths.max())
@@ -200,7 +200,7 @@ def expected_depth(
 def to_image(
     values: Tensor,  # [B, R, C]
 ) -> Tensor:  # [B, C, h, w]
-    """Arrange the rays of a square image, listed row by row, as an image."""
+    """Arrange the rays of a square image, in row-major order, as an image."""
     side = round(values.shape[1] ** 0.5)
     return values.transpose(1, 2).unflatten(2, (side, side))
 
@@ -209,7 +209,7 @@ def class_scores(
     class_sdf: Tensor,  # [..., K]
     sharpness: float,
 ) -> Tensor:  # [..., K] in 0..1
-    """Return sigmoid(-sharpness * class_sdf), the score of each class at points (spec 6.5)."""
+    """Return each class's score at points, sigmoid(-sharpness * class_sdf) (spec 6.5)."""
     return torch.sigmoid(-sharpness * class_sdf)
 
 
@@ -218,7 +218,7 @@ def fill_scores(
     opacity: Tensor,  # [B, R, 1]
     background_class: int | None,
 ) -> Tensor:  # [B, R, K] in -1..1
-    """Count what shines through as the background's class, if there is one."""
+    """Add the remaining transparency to the background class, if there is one."""
     if background_class is not None:
         empty = torch.zeros_like(scores)
         empty[..., background_class] = 1
@@ -245,6 +245,6 @@ def march_normals(
     sdf_gradient: Tensor,  # [B, R, S, 3]
     weights: Tensor,  # [B, R, S - 1, 1]
 ) -> Tensor:  # [B, R, 3], length at most 1
-    """March unit normals: neighbours averaged, normalised, weighted (spec 10.2)."""
+    """Composite unit normals: average neighbours, normalise, weight (spec 10.2)."""
     between = unit_normals((sdf_gradient[:, :, 1:] + sdf_gradient[:, :, :-1]) / 2)
     return (between * weights).sum(dim=2)

@@ -1,4 +1,4 @@
-"""Coarse and fine pass over any field, then one march that returns everything asked for."""
+"""Exact volume rendering of any field: coarse and fine depths, evaluation, compositing."""
 
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class RenderingConfig:
 
 @dataclass
 class RaySamples:
-    """Everything known at the merged samples of each ray.
+    """Values at the merged coarse and fine samples of each ray.
 
     Args:
         depths: Ascending distances, [B, R, S, 1].
@@ -61,9 +61,9 @@ class RaySamples:
         features: Colour features, [B, R, S, C].
         sdf: Global distance, [B, R, S, 1].
         class_sdf: Class distances, [B, R, S, K].
-        density: Global density, [B, R, S, 1]; raw, of any sign, where geometry is a density.
+        density: Global density, [B, R, S, 1]; raw and of any sign if the geometry is a density.
         weights: Compositing weight of each interval, [B, R, S - 1, 1].
-        sdf_gradient: Gradient of `sdf` at `points` when asked for, [B, R, S, 3].
+        sdf_gradient: Gradient of `sdf` at `points`, [B, R, S, 3], if requested.
     """
 
     depths: Tensor
@@ -78,11 +78,11 @@ class RaySamples:
 
 @dataclass
 class FieldRender:
-    """A field seen through square images of h * w = R rays.
+    """Square images of a field, rendered with h * w = R rays.
 
     Args:
         feature_image: Composited colour features, [B, C, h, w] in about -1..1.
-        segmentation_raw: Composited class scores, [B, K, h, w] in -1..1, or None without classes.
+        segmentation_raw: Composited class scores, [B, K, h, w] in -1..1; None without classes.
         depth: Expected distance along the ray, [B, 1, h, w].
         opacity: Sum of weights, [B, 1, h, w] in 0..1.
         normals: Composited unit normals in world axes, [B, 3, h, w], or None.
@@ -105,7 +105,7 @@ def sample_depths(
     config: RenderingConfig,
     draws: DepthDraws,
 ) -> Tensor:  # [B, R, S, 1], ascending
-    """Return coarse and importance depths merged; only the global distance is evaluated."""
+    """Return merged coarse and importance depths; evaluates only the global distance."""
     num_batch, num_rays, _ = ray_origins.shape
     shape = (num_batch, num_rays, config.num_coarse_samples, 1)
     coarse = stratified_depths(
@@ -130,7 +130,7 @@ def evaluate_rays(
     *,
     with_sdf_gradient: bool = False,
 ) -> RaySamples:
-    """Evaluate a field once at given depths and weigh the intervals."""
+    """Evaluate a field at given depths and compute interval weights."""
     points = ray_origins.unsqueeze(2) + depths * ray_directions.unsqueeze(2)
     flat = points.flatten(1, 2)
     gradient = None
@@ -161,7 +161,7 @@ def composite_features(
     config: RenderingConfig,
     background: Tensor | None = None,  # [B, C]
 ) -> Tensor:  # [B, R, C] in about -1..1
-    """March colour features in front of a background."""
+    """Composite colour features in front of a background."""
     colors, opacity = composite(features, weights), weights.sum(dim=2)
     return fill_colors(colors, opacity, background, is_white=config.white_background)
 
@@ -171,7 +171,7 @@ def march_classes(
     class_density: Tensor,  # [B, R, S, K]
     config: RenderingConfig,
 ) -> tuple[Tensor, Tensor]:  # images [B, K, 3, h, w], depths [B, K, 1, h, w]
-    """March the colours with each class's own density (spec 6.5); previews and one loss use it."""
+    """Composite colours with each class's own density (spec 6.5), for previews and one loss."""
     images, depths = [], []
     for density in class_density.split(1, dim=-1):
         weights = interval_weights(density, samples.depths, config.density_activation)
@@ -197,16 +197,17 @@ def render_field(
     """Render any field.
 
     Args:
-        field: What to render.
-        ray_origins: World positions, rays of a square image row by row.
+        field: The field to render.
+        ray_origins: World positions; rays of a square image in row-major order.
         ray_directions: Unit vectors.
         config: Ranges, sample counts and conventions.
-        draws: Uniform numbers of depth sampling; None is fixed.
-        depths: Sample here instead of where the field has weight.
+        draws: Uniform numbers for depth sampling; None uses fixed ones.
+        depths: Sample depths, instead of coarse and importance sampling.
         with_normals: Also composite SDF normals.
-        with_samples: Also return per-sample values; with normals, the SDF's gradient too.
-        with_segmentation: Also composite class scores, where there are classes.
-        detach_semantic_density: Let segmentation train class distances only, as released.
+        with_samples: Also return per-sample values, with the SDF gradient if `with_normals`.
+        with_segmentation: Also composite class scores, if there are classes.
+        detach_semantic_density: Let the segmentation train only class distances, as in the
+            released code.
     """
     if depths is None:
         depths = sample_depths(field, ray_origins, ray_directions, config, draws or DepthDraws())
@@ -222,7 +223,7 @@ def render_field(
     segmentation = None
     if with_segmentation and samples.class_sdf.shape[-1] > 0:
         weights = samples.weights.detach() if detach_semantic_density else samples.weights
-        # Scores are marched with the global density (spec 6.5).
+        # Scores are composited with the global density (spec 6.5).
         scores = composite(class_scores(samples.class_sdf, config.semantic_sharpness), weights)
         segmentation = to_image(fill_scores(scores, weights.sum(dim=2), config.background_class))
     normals = None

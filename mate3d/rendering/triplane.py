@@ -1,8 +1,8 @@
-"""Three axis-aligned planes with a decoder are a field: look-ups, and a probe that is fast.
+"""Tri-planes with a decoder as a field: differentiable look-ups, and a fast probe.
 
-Training looks points up with `look_up_planes`, which is differentiable. Rendering without gradients
-looks the same points up in texture and in shape planes, and often decides between the two whether
-the second look-up is worth it: `TriPlaneProbe` makes tables and finds corners once for both.
+Training uses `look_up_planes`, which is differentiable. Rendering without gradients looks up the
+same points in shape and texture planes, and the first look-up decides whether the second is
+necessary: `TriPlaneProbe` computes tables and corners once for both.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_poi
 
 PlaneLayout = Literal["xy_xz_yz", "xy_xz_zy", "eg3d_legacy"]
 
-# Each plane's (horizontal, vertical) axes. The lineage's third plane repeats the xz axes
-# transposed, so no plane sees y and z together; weights trained that way depend on it (spec 6.1).
-# Published weights trained after that slip was corrected have the third plane of ours transposed.
+# Each plane's (horizontal, vertical) axes. EG3D's third plane repeats the xz axes transposed, so no
+# plane spans y and z; weights trained that way depend on it (spec 6.1). In published weights
+# trained after EG3D's fix, the third plane is the transpose of ours.
 PLANE_AXES: dict[str, tuple[tuple[int, int], ...]] = {
     "xy_xz_yz": ((0, 1), (0, 2), (1, 2)),
     "xy_xz_zy": ((0, 1), (0, 2), (2, 1)),
@@ -44,7 +44,7 @@ def look_up_planes(
     box_size: float,
     plane_layout: PlaneLayout,
 ) -> Tensor:  # [B, N, C]
-    """Return the mean of the bilinear look-ups in three planes; zero outside the box."""
+    """Return the mean of bilinear look-ups in three planes; zero outside the box."""
     return triplane_sample(planes, project_points(points * (2 / box_size), plane_layout))
 
 
@@ -55,10 +55,10 @@ def pull_back_to_points(
     box_size: float,
     plane_layout: PlaneLayout,
 ) -> Tensor:  # [B, N, 3]
-    """Return the gradient at points, given that at the features which `look_up_planes` returns.
+    """Return the gradient at points for a gradient at the features from `look_up_planes`.
 
-    It is the transposed Jacobian of the look-up times `grad_features`, in closed form, and
-    differentiable once more with respect to all tensors.
+    It is the transposed Jacobian of the look-up times `grad_features`, in closed form, and can be
+    differentiated once more with respect to all tensors.
     """
     scale = 2 / box_size
     plane_points = project_points(points * scale, plane_layout)
@@ -86,15 +86,15 @@ def find_plane_layout(axes: Sequence[tuple[int, int]]) -> PlaneLayout | None:
 
 @dataclass
 class TriPlaneField:
-    """Texture and shape planes read through a decoder.
+    """Texture and shape planes with a decoder.
 
     Args:
         decoder: Features to colour and distances, or to colour and density.
         texture_planes: [B, 3, C, P, P].
         shape_planes: [B, 3, C, P, P].
         box_size: Side of the cube that the planes span, in world units.
-        plane_layout: Which axes each plane spans.
-        background: Features behind everything, [B, C] in 0..1, or None.
+        plane_layout: Axes of each plane.
+        background: Features of the background, [B, C] in 0..1, or None.
     """
 
     decoder: SDFDecoder | DensityDecoder
@@ -106,14 +106,14 @@ class TriPlaneField:
 
     @property
     def device(self) -> torch.device:
-        """The planes'."""
+        """Device of the planes."""
         return self.shape_planes.device
 
     def plane_features(
         self,
         points: Tensor,  # [B, N, 3]
     ) -> tuple[Tensor, Tensor]:  # texture [B, N, C], shape [B, N, C]
-        """Return the mean over the three planes of texture and of shape features."""
+        """Return texture and shape features, averaged over the three planes."""
         texture_features = self.texture_features(points)
         if self.shape_planes is self.texture_planes:
             return texture_features, texture_features
@@ -123,14 +123,14 @@ class TriPlaneField:
         self,
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, C]
-        """Return the mean over the three planes of texture features."""
+        """Return texture features, averaged over the three planes."""
         return look_up_planes(self.texture_planes, points, self.box_size, self.plane_layout)
 
     def shape_features(
         self,
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, C]
-        """Return the mean over the three planes of shape features."""
+        """Return shape features, averaged over the three planes."""
         return look_up_planes(self.shape_planes, points, self.box_size, self.plane_layout)
 
     def decode(
@@ -138,7 +138,7 @@ class TriPlaneField:
         texture_features: Tensor,  # [B, N, C]
         shape_features: Tensor,  # [B, N, C]
     ) -> FieldSamples:
-        """Decode looked-up features to colour and distances."""
+        """Decode plane features to colour and distances."""
         sdf, class_sdf = self.decoder.distances(shape_features)
         return FieldSamples(self.decoder.colors(texture_features), sdf, class_sdf)
 
@@ -153,14 +153,14 @@ class TriPlaneField:
         self,
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, 1]
-        """Return the global distance only."""
+        """Return only the global distance."""
         return self.decoder.sdf(self.shape_features(points))
 
     def density(
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...], per world unit
-        """Turn distances into volume density with the decoder's beta."""
+        """Convert distances to volume density with the decoder's beta."""
         return self.decoder.density(sdf)
 
     def sdf_and_gradient(
@@ -183,7 +183,7 @@ class TriPlaneField:
     def _gradient_at(
         self,
         points: Tensor,  # [B, N, 3]
-        shape_features: Tensor,  # [B, N, C], looked up there
+        shape_features: Tensor,  # [B, N, C], at the points
     ) -> Tensor:  # [B, N, 3]
         return pull_back_to_points(
             self.decoder.sdf_gradient(shape_features),
@@ -195,18 +195,18 @@ class TriPlaneField:
 
 
 def without_classes(field: TriPlaneField) -> TriPlaneField:
-    """Return a field whose parts are not evaluated: its samples have no class distances."""
+    """Return a field that does not evaluate classes: its samples have no class distances."""
     return replace(field, decoder=_ClasslessDecoder(field.decoder))
 
 
 @dataclass(frozen=True)
 class _ClasslessDecoder:
-    """A decoder of colours and of the whole head's distance."""
+    """A decoder of colours and the global distance only."""
 
     decoder: SDFDecoder | DensityDecoder
 
     def __getattr__(self, name: str) -> Any:
-        if name == "decoder":  # Not set yet: copies are made without calling `__init__`.
+        if name == "decoder":  # Not set yet: copying does not call `__init__`.
             raise AttributeError(name)
         return getattr(self.decoder, name)
 
@@ -214,18 +214,18 @@ class _ClasslessDecoder:
         self,
         shape_features: Tensor,  # [B, N, C]
     ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, 0]
-        """Return the global distance only."""
+        """Return only the global distance."""
         sdf = self.decoder.sdf(shape_features)
         return sdf, sdf[..., :0]
 
 
 @dataclass(frozen=True)
 class Corners:
-    """The twelve pixels around points on three planes, and their shares of the mean.
+    """The twelve pixels around points on three planes, and their weights in the mean.
 
     Args:
         index: Rows of a table, [M, 12], int32.
-        weights: [M, 12]; zero for pixels outside of a plane.
+        weights: [M, 12]; zero for pixels outside the planes.
     """
 
     index: Tensor
@@ -239,7 +239,7 @@ class Corners:
 def make_table(
     planes: Tensor,  # [B, 3, C, H, W]
 ) -> Tensor:  # [B * 3 * H * W, C]
-    """Return planes with one row of features a pixel."""
+    """Return planes as a table with one row of features per pixel."""
     return planes.permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
 
 
@@ -248,21 +248,21 @@ def find_corners(
     plane_axes: Sequence[tuple[int, int]],  # (horizontal, vertical) of each plane
     size: tuple[int, int],
 ) -> Corners:  # of B * N points
-    """Return where points fall in a table of `make_table`.
+    """Return the corners of points in a table from `make_table`.
 
     Args:
-        points: In units of half a plane.
+        points: Coordinates in units of half the plane's side.
         plane_axes: See `mate3d.rendering.triplane`.
         size: Height and width of the planes.
 
     Raises:
-        ValueError: If the table has more rows than an int32 can count.
+        ValueError: If the table has more rows than int32 can index.
     """
     height, width = size
     num_images, per_image = points.shape[:2]
     plane_rows = height * width
     if 3 * num_images * plane_rows >= 2**31:
-        raise ValueError(f"{num_images} heads of {height} x {width} pixels are too many at once")
+        raise ValueError(f"{num_images} heads of {height} x {width} pixels exceed 2^31 table rows")
     columns = {axis: _axis(points[..., axis], width, 1 / 3) for axis, _ in plane_axes}
     lines = {axis: _axis(points[..., axis], height, 1.0) for _, axis in plane_axes}
     shape = (num_images, per_image, 12)
@@ -285,7 +285,7 @@ def look_up(
     table: Tensor,  # [rows, C]
     corners: Corners,
 ) -> Tensor:  # [M, C]
-    """Return the mean of the bilinear look-ups in three planes; zero outside of them."""
+    """Return the mean of bilinear look-ups in three planes; zero outside."""
     return F.embedding_bag(
         corners.index, table, mode="sum", per_sample_weights=corners.weights.to(table.dtype)
     )
@@ -296,9 +296,9 @@ def _axis(
     size: int,
     scale: float,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the pixels on both sides of positions, each with its share."""
+    """Return the pixels on both sides of positions, each with its weight."""
     pixel = position * (size / 2) + (size / 2 - 0.5)
-    # Far outside all pixels are, and an int32 cannot hold every number.
+    # Clamped because distant positions could overflow int32; their weights are zero anyway.
     low = pixel.clamp(-2, size + 1).floor()
     fraction = pixel - low
     low_share = (1 - fraction) * ((low >= 0) & (low < size)) * scale
@@ -308,13 +308,12 @@ def _axis(
 
 
 class TriPlaneProbe(FieldProbe):
-    """Looks shape features up once for each point, and texture features where they show.
+    """Looks up shape features once per point, and texture features only where they contribute.
 
     Args:
-        field: Its planes must not change while the probe is used.
-        with_corners: Also find each point's pixels once only, and keep them. On a GPU one kernel
-            finds them and reads the planes, faster than what is kept could be read again; None
-            decides by the device.
+        field: Its planes must not change while the probe is in use.
+        with_corners: Also compute each point's pixel corners only once and keep them. None does so
+            on a CPU only: on a GPU, one kernel recomputes them faster than it could read them.
     """
 
     def __init__(self, field: TriPlaneField, *, with_corners: bool | None = None):
@@ -364,7 +363,7 @@ class TriPlaneProbe(FieldProbe):
         self,
         state: tuple[Corners | None, Tensor],
     ) -> Tensor:  # [B * N, K]
-        """Return the class distances at all points of `begin`."""
+        """Return the class distances at all points passed to `begin`."""
         return self.field.decoder.class_distances(state[1])
 
     def _find_corners(self, points: Tensor) -> Corners:

@@ -113,7 +113,7 @@ def test_every_variant_runs(words, tmp_path, variant):
         ("generator=no/such/folder", "no checkpoint at no/such/folder"),
         ("mask=no_such.png", "mask not found: no_such.png"),
         ("mask=BIG", "use 32 x 32 pixels"),
-        ("mask=UNKNOWN", "holds unknown ids"),
+        ("mask=UNKNOWN", "unknown ids"),
         ("mask=COLOR", "has mode RGB"),
         ("mask=CORRUPT", "is not a readable image"),
         ("mask=UNCHANGED", "equals the source mask"),

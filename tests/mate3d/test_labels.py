@@ -95,8 +95,8 @@ _NO_SIDES = {"mirror_pairs": [], "converters": []}
     ("changes", "named"),
     [
         ({"classes": _CLASSES[::-1]}, "18, 17"),
-        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "name": "c0"}]}, "class twice"),
-        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "color": [0, 0, 0]}]}, "colour twice"),
+        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "name": "c0"}]}, "class names"),
+        ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "color": [0, 0, 0]}]}, "duplicate colours"),
         ({"classes": [*_CLASSES[:18], {**_CLASSES[18], "color": [256, 0, 0]}]}, "0..255"),
         ({"classes": [{"id": 0, "color": [0, 0, 0]}]}, "'name'"),
         ({"mirror_pairs": [["l_eye", "r_eye"], ["r_eye", "l_ear"]]}, "mirror"),

@@ -1,4 +1,4 @@
-"""Words for procedural cats: the attributes by name, and captions of varied wording."""
+"""Words for procedural cats: attribute names, and captions in varied wording."""
 
 import random
 
@@ -11,7 +11,7 @@ from mate3d.procedural.attributes import (
 from mate3d.procedural.cats.cat import EYE_PALETTE, FUR_PALETTE, NOSE_PALETTE, CatParameters
 from mate3d.procedural.cats.varied_cat import POINT_PALETTE
 
-# A pattern is named from this strength on, if its colour differs from the fur's by this much.
+# A pattern is mentioned above this strength, if its colour differs from the fur's by this much.
 _VISIBLE_STRENGTH = 0.5
 _VISIBLE_CONTRAST = 0.12
 _OPENINGS = ("a {}", "a {}", "a photo of a {}", "portrait of a {}", "the face of a {}")
@@ -21,13 +21,13 @@ def cat_words(
     parameters: CatParameters,
     index: int,
 ) -> dict[str, str]:
-    """Name a cat's attributes; an average or invisible attribute is an empty string.
+    """Describe a cat's attributes; average or invisible ones are empty strings.
 
     Returns:
         Words under the keys fur, pattern (plain, tabby, bicolor, spotted, calico, tortoiseshell,
         pointed), second, ear_size, ear_shape, ear_color, eye_size, eye_color, nose_color,
-        background; and what only varied cats have: points, fur_length, ear_fold, ear_tufts,
-        odd_eyes, face, bib, eye_patch, ruff and tongue.
+        background; and for varied cats points, fur_length, ear_fold, ear_tufts, odd_eyes, face,
+        bib, eye_patch, ruff and tongue.
     """
     p = parameters
     strengths = {
@@ -54,7 +54,7 @@ def cat_words(
 
 
 def _patchwork(parameters: CatParameters, index: int) -> str:
-    """Return the kind of coat that hides all other patterns, or nothing."""
+    """Return the kind of coat that hides all other patterns, or ""."""
     if parameters.points[index] > _VISIBLE_STRENGTH:
         return "pointed"
     if parameters.calico[index] > _VISIBLE_STRENGTH:
@@ -110,7 +110,7 @@ def _short_coat_phrase(words: dict[str, str], rng: random.Random) -> str:
 def _part_phrases(words: dict[str, str], rng: random.Random) -> list[str]:
     """Return one phrase for each of ears, eyes and nose, in this order."""
     ear_words = [words["ear_size"], words["ear_fold"] or words["ear_shape"], words["ear_tufts"]]
-    # Ears that differ from the fur are always named; others now and then.
+    # The colour of ears that differ from the fur is always mentioned, others sometimes.
     if words["ear_color"] != words["fur"] or rng.random() < 0.35:
         ear_words.append(words["ear_color"])
     ears, eyes = join_words(*ear_words), join_words(words["eye_size"], words["eye_color"])
@@ -122,7 +122,7 @@ def _part_phrases(words: dict[str, str], rng: random.Random) -> list[str]:
 
 
 def _extra_phrases(words: dict[str, str]) -> list[str]:
-    """Return phrases for what only varied cats have; they are always said."""
+    """Return phrases for features of varied cats; they are always mentioned."""
     phrases = [
         "a flat face" if words["face"] else "",
         f"a {words['second']} bib" if words["bib"] else "",
@@ -140,7 +140,7 @@ def caption_cat(
 ) -> str:
     """Describe one cat: always its coat, and a random subset of ears, eyes, nose, background.
 
-    What only varied cats have, such as a bib or a flat face, is always mentioned.
+    Features of varied cats, such as a bib or a flat face, are always mentioned.
     """
     words = cat_words(parameters, index)
     coat = _coat_phrase(words, rng)

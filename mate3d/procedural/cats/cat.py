@@ -1,4 +1,4 @@
-"""Attributes of a procedural cat, their distributions, and the fixed map from a latent to them."""
+"""Attributes of procedural cats, their distributions, and the fixed mapping from latents."""
 
 from dataclasses import dataclass
 
@@ -41,10 +41,10 @@ NOSE_PALETTE = {
 
 @dataclass
 class CatParameters(PortraitParameters):
-    """A batch of cats. Sizes are factors of the average cat, angles radians, colours RGB in 0..1.
+    """A batch of cats; sizes relative to the average cat, angles in radians, colours RGB in 0..1.
 
-    The first 21 make the basic cats; all others are neutral on those. The ranges are what a user
-    may set; sampled cats stay within them.
+    The first 21 vary in basic cats; all others are neutral there. Ranges apply to values set by
+    users; sampled cats stay within them.
 
     Args:
         ear_size: Length and width of the ears.
@@ -52,37 +52,36 @@ class CatParameters(PortraitParameters):
         ear_spread: Outward tilt of the ears.
         chin: 0 is a receding chin, 1 a strong one.
         pupil_width: 0 is a slit, 1 nearly round.
-        tabby: Strength of stripes. At most one pattern is above 0 in sampled cats.
+        tabby: Strength of stripes. Sampled cats have at most one pattern.
         bicolor: Strength of the second colour on blaze, muzzle and chest.
         spots: Strength of spots.
-        pattern_scale: Coarseness of stripes, spots and patches, extent of the second colour.
-        ear_width: Width of the ears alone.
+        pattern_scale: Coarseness of stripes, spots and patches; extent of the second colour.
+        ear_width: Width of the ears, in addition to `ear_size`.
         ear_spacing: Distance between the ears.
         ear_turn: Turns the openings of the ears outwards.
         ear_fold: Bends the upper part of the ears forward and down; 1 is a Scottish Fold.
         ear_tufts: Length of the tufts at the tips.
-        eyelids: 0 is a round stare, 1 sleepy; between them eyes are almonds.
+        eyelids: 0 is a round stare, 1 sleepy; almond-shaped in between.
         eye_slant: Raises the outer corners of the eyes; shows with `eyelids`.
         head_height: Height of the skull.
         muzzle_length: How far the muzzle sticks out; 0 is the flat face of a Persian.
         pad_size: Size of the whisker pads.
         bridge_width: Width of the bridge of the nose.
         nose_size: Size of the nose.
-        nose_height: Raises the nose, 1 is close to the eyes.
+        nose_height: Raises the nose; 1 is close to the eyes.
         smile: Raises the corners of the mouth.
-        tongue: Length of the tip of the tongue, which belongs to the mouth.
+        tongue: Length of the visible tongue, labelled as mouth.
         ruff: Length of the pointed tufts of fur at the cheeks.
         mane: Volume of the fur around the neck.
-        fur_length: Depth of the locks of the fur, in shape and colour.
+        fur_length: Depth of the locks in the fur, in shape and colour.
         points: Strength of a Siamese's mask on face and ears, in `point_color`.
         calico: Strength of irregular patches of `second_color` and `third_color`.
-        patch_place: Which patches of `calico` and `eye_patch` there are; a cat at 0 has the same
-            as one at 1.
+        patch_place: Position of the patches of `calico` and `eye_patch`; periodic, 0 equals 1.
         blaze_width: Width of the blaze of `bicolor`.
         blaze_height: Raises the top of the blaze, in tenths of a world unit.
         bib: Strength of the second colour on the chest.
         eye_patch: Strength of a patch of the second colour around one eye.
-        odd_eyes: How far the eye at the right of the image has `odd_eye_color` instead.
+        odd_eyes: Weight of `odd_eye_color` in the eye on the right of the image.
         iris_ring: Strength of a light ring around the pupil.
     """
 
@@ -145,7 +144,7 @@ def _luminance(color: Tensor) -> Tensor:  # [B, 3] -> [B, 1]
 
 
 def _contrasting_color(color: Tensor, fur_color: Tensor) -> Tensor:  # each [B, 3]
-    """Move a colour that is close to the fur's towards white on dark fur, dark on light fur."""
+    """Move a colour close to the fur's towards white on dark fur, towards dark on light fur."""
     light, dark = color.new_tensor([0.95, 0.93, 0.90]), color.new_tensor([0.20, 0.15, 0.13])
     target = torch.lerp(light, dark, smoothstep(_luminance(fur_color), 0.4, 0.6))
     closeness = 1 - smoothstep((color - fur_color).norm(dim=-1, keepdim=True), 0.25, 0.5)
@@ -153,12 +152,12 @@ def _contrasting_color(color: Tensor, fur_color: Tensor) -> Tensor:  # each [B, 
 
 
 def _second_color(
-    color: Tensor,  # [B, 3] drawn from the palette
+    color: Tensor,  # [B, 3] sampled from the palette
     fur_color: Tensor,  # [B, 3]
     tabby: Tensor,  # [B]
     bicolor: Tensor,  # [B]
 ) -> Tensor:  # [B, 3]
-    """Stripes are mostly a shade of the fur; two-coloured cats mostly have white on dark fur."""
+    """Return the second colour: mostly a shade of the fur for stripes, white for dark bicolors."""
     color = _contrasting_color(color, fur_color)
     is_light = smoothstep(_luminance(fur_color), 0.13, 0.25)
     shade = torch.lerp(fur_color * 0.6 + 0.22, fur_color * 0.48, is_light)
@@ -169,7 +168,7 @@ def _second_color(
 
 
 def _pattern_strength(uniform: Tensor, low: float, high: float) -> Tensor:
-    """Rise from 0 to 1 and fall back inside (low, high), so that kinds meet at plain fur."""
+    """Rise from 0 to 1 and fall back within (low, high), so that patterns meet at plain fur."""
     ramp = 0.025
     return smoothstep(uniform, low, low + ramp) * (1 - smoothstep(uniform, high - ramp, high))
 
@@ -177,7 +176,7 @@ def _pattern_strength(uniform: Tensor, low: float, high: float) -> Tensor:
 def cat_parameters_from_uniforms(
     uniforms: Tensor,  # [B, NUM_CAT_ATTRIBUTES] in 0..1
 ) -> CatParameters:
-    """Turn one uniform number per attribute into cats, by each attribute's own distribution."""
+    """Map one uniform number per attribute to cats, with each attribute's distribution."""
     assert uniforms.shape[-1] == NUM_CAT_ATTRIBUTES, uniforms.shape
     u = uniforms.unbind(-1)
     fur_color = palette_path(u[10], FUR_PALETTE) * (0.9 + 0.15 * u[19])[:, None]
@@ -212,7 +211,7 @@ def cat_parameters_from_uniforms(
 def cat_parameters_from_latent(
     z: Tensor,  # [B, Z] standard normal, Z >= NUM_CAT_ATTRIBUTES
 ) -> CatParameters:
-    """Return the cat that belongs to a latent: a fixed function of z for a given Z."""
+    """Return the cat of a latent, a fixed function of z for a given Z."""
     return cat_parameters_from_uniforms(
         uniforms_from_latent(z, NUM_CAT_ATTRIBUTES, _PROJECTION_SEED)
     )

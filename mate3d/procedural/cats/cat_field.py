@@ -9,7 +9,7 @@ from mate3d.procedural.portrait_field import Coordinates, PortraitField
 
 
 class CatField(PortraitField):
-    """A batch of cats' heads in world units, looking along +z; classes as in CATMASK_HQ."""
+    """A batch of cat heads in world units, looking along +z; classes of CATMASK_HQ."""
 
     is_folded = True
 
@@ -17,8 +17,8 @@ class CatField(PortraitField):
         self._shape = HeadShape(parameters)
         super().__init__(parameters.background_color, self._shape.bound_radius)
         self.parameters = parameters
-        # Smooth cats need fewer steps but for one silhouette pixel in 10,000, and data sets and
-        # the demo generator were made with these.
+        # Smooth cats need fewer steps, except for one silhouette pixel in 10,000. Datasets and the
+        # demo generator were made with these values.
         self.max_steps = 96 if self._shape.has_long_fur else 64
         self._coat = Coat(parameters, self._shape)
 

@@ -30,12 +30,12 @@ class Coat:
 
     def albedo(
         self,
-        side: Tensor,  # [B, N] x of the points before folding
+        side: Tensor,  # [B, N], x before folding
         folded: Coordinates,
         part_distances: list[Tensor],  # skin, ears, eyes, mouth, nose: each [B, N]
         head_distance: Tensor,  # [B, N] their minimum
     ) -> Tensor:  # [B, 3, N]
-        """Return the colour in 0..1; parts blend over a few thousandths at their borders."""
+        """Return the colour in 0..1; parts blend over a few thousandths of a unit at borders."""
         colors = [
             self._fur(side, folded, part_distances),
             self._ears(side, folded),
@@ -48,7 +48,7 @@ class Coat:
     def _fur(self, side: Tensor, folded: Coordinates, part_distances: list[Tensor]) -> Tensor:
         fur, second = self._colors["fur_color"], self._colors["second_color"]
         x, y, z = folded
-        # Muzzle and chest are a little lighter on every cat.
+        # Every cat's muzzle and chest are slightly lighter.
         muzzle = ((x / 0.085).square_() + ((y + 0.118) / 0.058).square_()).sqrt_()
         light = ramp(muzzle, 1.15, 0.75) * ramp(z, 0.06, 0.11)
         color = mix(fur, torch.lerp(fur, torch.ones_like(fur), 0.35), light)
@@ -136,7 +136,7 @@ class Coat:
         )
         radius = (across.square() + above.square()).sqrt_()
         iris = self._iris(side, radius)
-        # Darker above and towards the rim, lighter below: the iris looks deep.
+        # Darker above and towards the rim, lighter below, to give the iris depth.
         color = mix(iris * 0.72, (iris * 1.15 + 0.06).clamp(max=1), ramp(above, 0.45, -0.5))
         color = mix(color, self._constant(_EYE_LINER), ramp(radius, 0.72, 0.84))
         width = 0.16 + 0.30 * self._numbers["pupil_width"]

@@ -1,4 +1,4 @@
-"""Ears of a procedural cat: rounded plates with a cup, which may fold over and end in tufts."""
+"""Ears of procedural cats: rounded, cupped plates that may fold over and end in tufts."""
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ _EDGE_RADIUS = 0.016
 _CUP = 2.2
 _CUP_REACH = 0.1
 _YAW = 0.42
-# A folded ear bends at this share of its length, by up to this angle.
+# A folded ear bends at this fraction of its length, by up to this angle in radians.
 _FOLD_PLACE = 0.42
 _FOLD_ANGLE = 2.2
-# Both sides of the fold reach this far over it, so that no gap opens.
+# Overlap of the two sides of the fold, so that no gap opens.
 _FOLD_OVERLAP = 0.010
 _TUFT_LENGTH = 0.05
 
@@ -62,16 +62,16 @@ class Ears:
         self._tufts = column["ear_tufts"] if "ear_tufts" in varied else None
 
     def reach(self) -> Tensor:  # [B, 1]
-        """Return how far from the origin the ears come at most."""
+        """Return the maximum distance of the ears from the origin."""
         tip = (self._base + self._length * self._up).norm(dim=-1, keepdim=True) + self._radii[1]
         if self._tufts is not None:
             tip = tip + _TUFT_LENGTH * self._tufts
         return tip
 
     def coordinates(self, folded: Coordinates) -> tuple[Tensor, Tensor]:  # each [B, N]
-        """Return the signed distance to the ear's outline and the height over its mid-surface.
+        """Return the signed distance to the ear's outline and the height above its mid-surface.
 
-        At a folded ear they belong to the side of the fold that is nearer.
+        For a folded ear they refer to the nearer side of the fold.
         """
         lateral, up, front = self._axes(folded)
         profile, height = self._plate(lateral, up, front)
@@ -80,7 +80,7 @@ class Ears:
         lower, upper = self._sides(lateral, up, front)
         is_upper = (self._fold > 0) & (_thicken(*upper) < _thicken(*lower))
         is_lower = (self._fold > 0) & ~is_upper
-        # The cut is no outline: each side is described by the whole ear's.
+        # The fold line is not part of the outline: each side uses that of the whole ear.
         bent = self._plate(lateral, *self._bend(up, front))
         return (
             torch.where(is_upper, bent[0], torch.where(is_lower, lower[0], profile)),
@@ -110,7 +110,7 @@ class Ears:
         return tuple(along_axis(offset, axis) for axis in (self._lateral, self._up, self._front))
 
     def _plate(self, lateral: Tensor, up: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:
-        # The cup ends beside the ear: a bend that grew further would stretch distances.
+        # The cup ends beside the ear: bending beyond it would distort distances.
         bend = lateral.square().clamp_(max=_CUP_REACH**2).mul_(_CUP)
         profile = round_cone_profile(lateral.abs(), up, self._length, *self._radii)
         return profile, front - bend

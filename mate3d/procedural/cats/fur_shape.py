@@ -1,4 +1,4 @@
-"""Long fur of a procedural cat as shape: tufts at the cheeks, a mane, locks in the outline."""
+"""Shape of long fur on procedural cats: cheek tufts, a mane, locks in the outline."""
 
 import math
 
@@ -14,14 +14,14 @@ from mate3d.procedural.primitives import (
     stack_points,
 )
 
-# Cheek tufts for ruff = 1: where they start and end seen from the cheek's end, first radius.
+# Cheek tufts for ruff = 1: start and end relative to the end of the cheek, first radius.
 _TUFTS = (
     ((-0.040, 0.012, 0.014), (0.066, 0.010, -0.006), 0.050),
     ((-0.046, -0.010, 0.020), (0.056, -0.046, -0.002), 0.052),
     ((-0.066, -0.026, 0.030), (0.022, -0.086, 0.008), 0.050),
 )
 _TUFT_TIP = 0.006
-# Locks are grooves that run outwards from the face: waves around the circle and their depth.
+# Locks are grooves that run outwards from the face: their number around it, and their depth.
 _NUM_LOCKS = 22
 _LOCK_DEPTH = 0.0032
 _MANE_LOCKS = 15
@@ -29,7 +29,7 @@ _MANE_DEPTH = 0.007
 
 
 class FurShape:
-    """Adds a batch's long fur to the distance of its skin, at (|x|, y, z)."""
+    """Adds long fur to the skin distance of a batch, at (|x|, y, z)."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class FurShape:
         self._mane = column["mane"] if "mane" in varied else None
         self._length = column["fur_length"] if "fur_length" in varied else None
         self._cheek_end = cheek_end
-        # Whether any cat of the batch has any.
+        # Whether any cat of the batch has long fur.
         self.is_long = not varied.isdisjoint(("ruff", "mane", "fur_length"))
 
     def apply(
@@ -49,7 +49,7 @@ class FurShape:
         skin: Tensor,  # [B, N]
         folded: Coordinates,
     ) -> Tensor:  # [B, N]
-        """Return the distance to skin and fur; where a cat has no long fur, the skin's own."""
+        """Return the distance to skin and fur; unchanged for cats without long fur."""
         result = skin
         if self._mane is not None:
             joined = smooth_union(result, self._mane_distance(folded), 0.05)
@@ -82,10 +82,10 @@ class FurShape:
         x, y, z = offset
         angle = torch.atan2(x, z)
         lock = (angle * _MANE_LOCKS + 22 * y + 1.3 * (angle * 4).sin()).sin()
-        # The axis has no direction, so the locks end before it.
+        # The angle is undefined on the axis, so locks end before it.
         off_axis = ((x.square() + z.square()).sqrt_() * 8 - 0.4).clamp_(0, 1)
         distance = ellipsoid_distance(offset, radii) - _MANE_DEPTH * mane * lock * off_axis
-        # Makes up for the slope of the locks, so that marching never oversteps.
+        # Compensates for the slope of the locks, so that sphere tracing never oversteps.
         return distance / 1.15
 
     def _add_locks(self, skin: Tensor, folded: Coordinates) -> Tensor:

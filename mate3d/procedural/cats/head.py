@@ -1,6 +1,6 @@
-"""Shape of a procedural cat's head: one signed distance a semantic class.
+"""Head shape of procedural cats: one signed distance per semantic class.
 
-Everything is mirror-symmetric, so the solids are evaluated at (|x|, y, z): `folded` points.
+Everything is mirror-symmetric, so solids are evaluated at (|x|, y, z), the `folded` points.
 """
 
 from functools import reduce
@@ -28,13 +28,13 @@ from mate3d.procedural.primitives import (
 _MOUTH_RADIUS = 0.010
 _LID_THICKNESS = 0.009
 _TONGUE_RADIUS = 0.013
-# Every head fits into a ball of this radius around the origin, unless its ears are enormous.
+# Every head fits in a ball of this radius around the origin, unless its ears are huge.
 _HEAD_REACH = 0.36
 _LONG_FUR = 0.02
 
 
 class HeadShape:
-    """Solids of a batch of heads, placed once and then evaluated at many points."""
+    """Solids of a batch of heads."""
 
     def __init__(self, parameters: CatParameters) -> None:
         column = parameters.columns()
@@ -50,12 +50,12 @@ class HeadShape:
 
     @property
     def has_long_fur(self) -> bool:
-        """Whether any cat of the batch has ruff, mane or locks."""
+        """Whether any cat of the batch has a ruff, a mane or locks."""
         return self._fur.is_long
 
     @property
     def bound_radius(self) -> float:
-        """World units; the heads lie inside this ball around the origin."""
+        """Radius of a ball around the origin that contains the heads, in world units."""
         reach = _HEAD_REACH + (_LONG_FUR if self.has_long_fur else 0.0)
         return max(reach, float(self.ears.reach().max()) + 0.01)
 
@@ -101,16 +101,16 @@ class HeadShape:
             ]
         )
         self.eye_radius = 0.054 * column["eye_size"]
-        # Eyes look more forward than the skin around them.
+        # Eyes face further forward than the skin around them.
         outward = normalize(eye - self._cranium_center, dim=-1)
         self.eye_axis = normalize(outward + stack_points(0.0, 0.0, 0.9, like=one), dim=-1)
         self.eye_right = normalize(
             torch.linalg.cross(stack_points(0.0, 1.0, 0.0, like=one), self.eye_axis), dim=-1
         )
         self.eye_up = torch.linalg.cross(self.eye_axis, self.eye_right)
-        # The ball is sunk by a share of its radius, so that a wide cap of it shows.
+        # The eyeball is sunk by part of its radius, so that a wide cap is visible.
         self.eye_center = eye - 0.50 * self.eye_radius * self.eye_axis
-        # Lips are sunk a little: a line in the fur rather than a tube on it.
+        # Lips are sunk slightly, to look like a line in the fur rather than a tube on it.
         self._lip = [corner - stack_points(0.0, 0.0, 0.003, like=one) for corner in lip]
         radius = 0.0135 * (0.6 + 0.4 * muzzle) * size
         start = nose_bottom - stack_points(0.0, 0.0, 0.002, like=one)
@@ -118,7 +118,7 @@ class HeadShape:
         self._tongue_axis = stack_points(0.0, -0.030, 0.006, like=one)
 
     def _place_lids(self, column: dict[str, Tensor]) -> None:
-        """Lids end in planes through the line between the eye's corners: great circles."""
+        """Place lids whose edges are great circles through the corners of the eye."""
         lids, slant = column["eyelids"], column["eye_slant"]
         up = slant.cos() * self.eye_up - slant.sin() * self.eye_right
         upper, lower = 1.20 - 0.85 * lids, 1.25 - 0.60 * lids
@@ -128,7 +128,7 @@ class HeadShape:
     def _on_skin(
         self, places: list[tuple[Tensor | float, Tensor | float]]
     ) -> list[Tensor]:  # [B, 3] each
-        """Return the points of the skin that the frontal view sees at the given (x, y)."""
+        """Return the skin points visible from the front at the given (x, y)."""
         x = torch.cat([self._one * x for x, _ in places], dim=-1)
         y = torch.cat([self._one * y for _, y in places], dim=-1)
         z = torch.full_like(x, 0.3)
@@ -177,7 +177,7 @@ class HeadShape:
         )
 
     def tongue_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the distance to the tip of the tongue, for the cats that show it."""
+        """Return the distance to the tongue, for cats that show it."""
         tongue = self._tongue.clamp(min=0.05)
         radius = _TONGUE_RADIUS * (0.6 + 0.4 * tongue)
         cone = RoundCone(self._lip[1], self._tongue_axis * tongue, radius, radius)

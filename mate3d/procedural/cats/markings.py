@@ -1,4 +1,4 @@
-"""Markings of a procedural cat that basic cats lack: where which colour lies on the fur."""
+"""Markings of varied procedural cats: where each colour lies on the fur."""
 
 import math
 
@@ -24,10 +24,10 @@ class Markings:
 
     def second_weight(
         self,
-        side: Tensor,  # [B, N] x, which folded points have lost
+        side: Tensor,  # [B, N], x before folding
         folded: Coordinates,
     ) -> Tensor | None:
-        """Return where bib, eye patch and the first kind of patches show the second colour."""
+        """Return the weight of the second colour in bib, eye patch and first calico patches."""
         weights = []
         if "bib" in self._varied:
             weights.append(self._bib(folded))
@@ -41,9 +41,9 @@ class Markings:
         self,
         folded: Coordinates,
     ) -> Tensor:  # [B, N]
-        """Return where the mask of a colour-point cat darkens the face."""
+        """Return the weight of a colour-point cat's dark face mask."""
         x, y, z = folded
-        # Lower and narrower than the face: from between the eyes down to the chin.
+        # Lower and narrower than the face, from between the eyes down to the chin.
         radius = ((x / 0.112).square_() + ((y + 0.055) / 0.115).square_()).sqrt_()
         return ramp(radius, 1.30, 0.60) * ramp(z, 0.01, 0.07) * self._column["points"]
 
@@ -51,7 +51,7 @@ class Markings:
         self,
         folded: Coordinates,
     ) -> Tensor:  # [B, N]
-        """Return what the fur's colour is multiplied by: long fur shows its locks."""
+        """Return the factor on the fur colour that makes the locks of long fur visible."""
         x, y, z = folded
         height = y + 0.03
         radius = (x.square() + height.square()).sqrt_()
@@ -80,7 +80,7 @@ class Markings:
         return near * this_side * self._column["eye_patch"]
 
     def patches(self, side: Tensor, folded: Coordinates, *, shift: float) -> Tensor:  # [B, N]
-        """Return irregular blotches, different on both sides of the head and for each shift."""
+        """Return irregular blotches, different on each side of the head and for each shift."""
         _, y, z = folded
         scale = self._column["pattern_scale"]
         phase = 2 * math.pi * self._column["patch_place"]

@@ -1,4 +1,4 @@
-"""The second map from a latent to cats: all attributes vary, and coats come in more kinds."""
+"""Varied cats: a second mapping from latents that varies all attributes, with more coats."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ _ORANGE, _GREY, _PALE = (0.90, 0.50, 0.17), (0.50, 0.51, 0.55), (0.93, 0.80, 0.6
 
 
 def _rare(uniform: Tensor, share: float) -> Tensor:
-    """Return 0 for most cats, and up to 1 for this share of them."""
+    """Return 0 for most cats, and up to 1 for this fraction of them."""
     return smoothstep(uniform, 1 - share, 1 - 0.4 * share)
 
 
@@ -38,7 +38,7 @@ def _paint_kinds(
     darkness: Tensor,
     dilution: Tensor,
 ) -> CatParameters:
-    """Give colour-point and calico cats the colours that make them so, and no other pattern."""
+    """Set the colours of colour-point and calico cats, and remove their other patterns."""
     plain = (1 - smoothstep(points, 0.0, 0.3)) * (1 - smoothstep(calico, 0.0, 0.3))
     # Calicos are white with patches of black and orange; tortoiseshells lack the white.
     base = _towards(cats.fur_color * 0 + cats.fur_color.new_tensor(_WHITE), _BLACK, darkness)
@@ -65,7 +65,7 @@ def _paint_kinds(
 def varied_cat_parameters_from_uniforms(
     uniforms: Tensor,  # [B, NUM_VARIED_CAT_ATTRIBUTES] in 0..1
 ) -> CatParameters:
-    """Turn one uniform number per attribute into cats, by each attribute's own distribution."""
+    """Map one uniform number per attribute to cats, with each attribute's distribution."""
     assert uniforms.shape[-1] == NUM_VARIED_CAT_ATTRIBUTES, uniforms.shape
     cats = cat_parameters_from_uniforms(uniforms[:, :NUM_CAT_ATTRIBUTES])
     u = uniforms[:, NUM_CAT_ATTRIBUTES:].unbind(-1)
@@ -116,7 +116,7 @@ def varied_cat_parameters_from_uniforms(
 
 
 def _odd_eye_color(eye_color: Tensor, uniform: Tensor) -> Tensor:
-    """Return a colour that differs from the other eye's: blue, or amber beside blue eyes."""
+    """Return a colour different from the other eye's: blue, or copper to amber for blue eyes."""
     blue = eye_color.new_tensor(EYE_PALETTE["blue"])
     is_blue = 1 - smoothstep((eye_color - blue).norm(dim=-1), 0.25, 0.5)
     other = palette_path(uniform, {name: EYE_PALETTE[name] for name in ("copper", "amber")})
@@ -126,7 +126,7 @@ def _odd_eye_color(eye_color: Tensor, uniform: Tensor) -> Tensor:
 def varied_cat_parameters_from_latent(
     z: Tensor,  # [B, Z] standard normal, Z >= NUM_VARIED_CAT_ATTRIBUTES
 ) -> CatParameters:
-    """Return the varied cat that belongs to a latent: a fixed function of z for a given Z."""
+    """Return the varied cat of a latent, a fixed function of z for a given Z."""
     return varied_cat_parameters_from_uniforms(
         uniforms_from_latent(z, NUM_VARIED_CAT_ATTRIBUTES, _PROJECTION_SEED)
     )

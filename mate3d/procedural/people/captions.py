@@ -1,4 +1,4 @@
-"""Words for procedural people: the visible attributes by name, captions of varied wording."""
+"""Words for procedural people: visible attributes by name, and captions in varied wording."""
 
 import random
 
@@ -17,7 +17,7 @@ from mate3d.procedural.people.person import (
 )
 
 _OPENINGS = ("a person", "a person", "a photo of a person", "portrait of a person", "a face")
-# From this strength on, glasses, hats and beards are seen well enough to be named.
+# Glasses, hats and beards above this strength are visible enough to mention.
 _VISIBLE_STRENGTH = 0.5
 
 
@@ -25,7 +25,7 @@ def person_words(
     parameters: PersonParameters,
     index: int,
 ) -> dict[str, str]:
-    """Name a person's attributes; an average, hidden or absent one is an empty string.
+    """Describe a person's attributes; average, hidden or absent ones are empty strings.
 
     Returns:
         Words under the keys skin, hair_style (bald, thinning, short, chin-length, long),
@@ -68,7 +68,7 @@ def person_words(
 
 
 def _ear_word(number: dict[str, float], style: str) -> str:
-    # Hair of chin length and more hangs over the ears.
+    # Hair hides the ears from chin length on.
     is_hidden = style in ("chin-length", "long")
     return "" if is_hidden else step_word(number["ear_size"], "small", 0.86, "", 1.18, "big")
 
@@ -91,7 +91,7 @@ def caption_person(
     index: int,
     rng: random.Random,
 ) -> str:
-    """Describe one person: always hair, glasses, hat and beard, and a random choice of the rest."""
+    """Describe one person: always hair, glasses, hat and beard, and a random subset of the rest."""
     words = person_words(parameters, index)
 
     def now_and_then(chance: float, phrase: str) -> str:

@@ -1,4 +1,4 @@
-"""What a procedural person wears: clothes, glasses and a hat."""
+"""Clothes, glasses and hats of procedural people."""
 
 import math
 
@@ -28,7 +28,7 @@ _COLLAR_CENTER = (-0.292, -0.066)
 
 
 class PersonClothes:
-    """Clothes, glasses and hats of a batch of people; symmetric, so points are folded."""
+    """Clothes, glasses and hats of a batch of people; symmetric, so evaluated at folded points."""
 
     def __init__(self, parameters: PersonParameters, head: PersonHead) -> None:
         column = parameters.columns()
@@ -97,7 +97,7 @@ class PersonClothes:
         return smooth_union(body, collar, 0.015)
 
     def glasses_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the distance to the frame; the glasses themselves are clear."""
+        """Return the distance to the frame; there are no lenses."""
         x, y, z = offset_from(folded, self._frame_center)
         corner, (half_width, half_height) = self._frame_corner, self._frame_half_sizes
         over_x = x.abs() - (half_width - corner)
@@ -111,7 +111,7 @@ class PersonClothes:
         return frame + self._frame_missing
 
     def height_in_hat(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the height over the plane that hair ends at under a hat; below it without one."""
+        """Return the height above the plane where a hat cuts off hair; negative without a hat."""
         _, height = _tilted(folded, _HAT_CENTER, _HAT_TILT)
         return height + _HAIR_UNDER_HAT - self._hat_missing
 
@@ -120,7 +120,7 @@ class PersonClothes:
         folded: Coordinates,
         cranium: Tensor,  # [B, N] distance to the skull
     ) -> Tensor:  # [B, N]
-        """Return the distance to the hat: crown, turned-up edge, bobble or brim."""
+        """Return the distance to the hat: crown, cuff, bobble or brim."""
         across, height = _tilted(folded, _HAT_CENTER, _HAT_TILT)
         crown = smooth_intersection(cranium - self._crown_thickness, -height, 0.02)
         edge = smooth_intersection(
@@ -137,7 +137,7 @@ class PersonClothes:
 def _tilted(
     folded: Coordinates, center: tuple[float, float], tilt: float
 ) -> tuple[Tensor, Tensor]:  # each [B, N]
-    """Return coordinates forward and up in a frame that is turned so that its front is lower."""
+    """Return forward and upward coordinates in a frame tilted down at the front."""
     y, z = folded[1] - center[0], folded[2] - center[1]
     cosine, sine = math.cos(tilt), math.sin(tilt)
     return z * cosine - y * sine, y * cosine + z * sine

@@ -1,4 +1,4 @@
-"""Colours of a procedural person at any point, unshaded: skin, eyes, mouth, hair and clothes."""
+"""Unshaded colours of procedural people: skin, eyes, mouth, hair and clothes."""
 
 import torch
 from torch import Tensor
@@ -32,10 +32,10 @@ class PersonColors:
     def albedo(
         self,
         place: Coordinates,
-        part_distances: list[Tensor],  # 18 of [B, N], in the order of the label ids
+        part_distances: list[Tensor],  # 18 of [B, N], in order of label id
         head_distance: Tensor,  # [B, N] their minimum
     ) -> Tensor:  # [B, 3, N]
-        """Return the colour in 0..1; classes blend over a few thousandths at their borders."""
+        """Return the colour in 0..1; classes blend over a few thousandths of a unit at borders."""
         distances = dict(zip(CELEBAMASK_HQ.class_names[1:], part_distances, strict=True))
         folded = (place[0].abs(), place[1], place[2])
         skin = self._skin(folded, distances)
@@ -78,7 +78,7 @@ class PersonColors:
 
     def _beard(self, color: Tensor, folded: Coordinates) -> Tensor:
         x, y, z = folded
-        # The upper edge climbs from the corners of the mouth to the ears and leaves cheeks free.
+        # The upper edge rises from the corners of the mouth to the ears, below the cheeks.
         edge = -0.142 + 0.95 * (x - 0.050).clamp(min=0)
         jaw = ramp(y - edge, 0.013, -0.019) * ramp(z, -0.040, -0.010)
         mouth = (x.square() + ((y + 0.142) * 1.9).square()).sqrt_()
@@ -86,7 +86,7 @@ class PersonColors:
         moustache = ramp((y + 0.110 + 0.22 * x).abs(), 0.018, 0.007) * ramp(x, 0.068, 0.052)
         area = torch.maximum(jaw, moustache) * ramp(y, -0.27, -0.23)
         beard = self._numbers["beard"]
-        # Single stubs let skin through: a shadow without the hair's full colour.
+        # Skin shows through stubble: a shadow without the hair's full colour.
         mixed = 0.5 * (self._colors["skin_color"] + self._colors["hair_color"])
         stubble = 0.55 * torch.lerp(mixed, mixed.mean(dim=1, keepdim=True), 0.5)
         color = mix(color, stubble, 0.45 * ramp(beard, 0.0, 0.4) * area)
@@ -96,7 +96,7 @@ class PersonColors:
         head = self._head
         offset = offset_from(folded, head.eye_center)
         above, below = (along_axis(offset, lid) for lid in (head.upper_lid, head.lower_lid))
-        # Relative to the distance from the lids' hinge, bands narrow towards the corners.
+        # Dividing by the distance from the lids' hinge narrows the bands towards the corners.
         hinge = (offset[1].square() + offset[2].square()).clamp_(min=1e-9).sqrt_()
         above, below = above / hinge, below / hinge
         near = ramp(head.eye_distance(folded), 0.009, 0.006) * ramp(offset[2], 0.0, 0.008)
@@ -119,12 +119,12 @@ class PersonColors:
         sclera = mix(
             self._constant(_SCLERA), self._constant((0.93, 0.87, 0.86)), ramp(reach, 0.75, 1.05)
         )
-        # Darker above and at the rim, lighter below: the iris looks deep.
+        # Darker above and at the rim, lighter below, to give the iris depth.
         inner = mix(iris * 0.55, (iris * 1.25 + 0.08).clamp(max=1), ramp(above, 0.35, -0.45))
         inner = mix(inner, iris * 0.25, ramp(reach, 0.43, 0.52))
         color = mix(sclera, inner, ramp(reach, 0.55, 0.51))
         color = mix(color, self._constant(_PUPIL), ramp(reach, 0.27, 0.22))
-        # The glints of both eyes are on the same side, where a window would be.
+        # The glints of both eyes are on the same side, as if from a window.
         side = torch.where(place[0] < 0, -across, across)
         glint = ((side + 0.17).square() + (above - 0.24).square()).sqrt_()
         color = mix(color, torch.ones_like(iris), ramp(glint, 0.15, 0.11))

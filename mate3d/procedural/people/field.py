@@ -1,8 +1,8 @@
 """Procedural people as a field: signed distances of CelebAMask-HQ's classes, shaded colours.
 
-Of the label set's 19 classes, 17 are used: earrings (ear_r) and necklaces (neck_l) never appear;
-their distance is a constant. Beards are skin, and glasses (eye_g) are frames that eyes are seen
-through.
+17 of the label set's 19 classes are used: earrings (ear_r) and necklaces (neck_l) never appear;
+their distance is constant. Beards are skin, and glasses (eye_g) are only frames, with the eyes
+visible inside.
 """
 
 import torch
@@ -17,14 +17,14 @@ from mate3d.procedural.people.person import PersonParameters
 from mate3d.procedural.portrait_field import BACKGROUND_SDF, Coordinates, PortraitField
 
 BOUND_RADIUS = 0.66
-# How deep below the surface two classes that share it overlap at their border.
+# Depth below the surface to which adjacent classes overlap at their border.
 _OVERLAP = 0.004
 _SLOPE = 0.05
 _KEY_LIGHT = (0.0, 0.52, 0.854)
 
 
 class PersonField(PortraitField):
-    """A batch of people's heads and shoulders in world units, looking along +z."""
+    """A batch of heads and shoulders in world units, looking along +z."""
 
     def __init__(self, parameters: PersonParameters) -> None:
         super().__init__(parameters.background_color, BOUND_RADIUS)
@@ -37,7 +37,7 @@ class PersonField(PortraitField):
     def distance(self, place: Coordinates) -> Tensor:  # [B, N]
         folded = (place[0].abs(), place[1], place[2])
         flesh = self._head.flesh(folded)
-        # The smallest of the regions, of which one is negative.
+        # Equals the smallest region value; exactly one region is negative.
         border = _special_region(flesh).abs().neg_()
         nearest = torch.maximum(flesh.surface, border.sub_(_OVERLAP))
         for solid in self._symmetric_solids(folded, flesh).values():
@@ -48,7 +48,7 @@ class PersonField(PortraitField):
         x, y, z = place
         folded = (x.abs(), y, z)
         flesh = self._head.flesh(folded)
-        # They divide space: one is negative, the others are not.
+        # The regions partition space: exactly one is negative.
         regions = {
             "skin": -_special_region(flesh),
             "nose": flesh.nose,
@@ -70,7 +70,7 @@ class PersonField(PortraitField):
             "ear": torch.full_like(self._head.eye_inner_x, 0.08),
         }
         for name, inner in inner_x.items():
-            # What lies beyond the middle plane is at least this far from a point on its own side.
+            # A lower bound on the distance to the part on the other side of the symmetry plane.
             far = torch.maximum(near[name], folded[0] + inner)
             near["l_" + name] = torch.where(x < 0, near[name], far)
             near["r_" + name] = torch.where(x < 0, far, near[name])
@@ -87,7 +87,7 @@ class PersonField(PortraitField):
         return self._colors.albedo(place, part_distances, head_distance)
 
     def _light(self, place: Coordinates, distance: Tensor, normal: Coordinates) -> Tensor:
-        """Softer than cats' light: faces live by even skin; a gloss follows fixed directions."""
+        """Return softer light than for cats, to keep skin even, with a fixed gloss direction."""
         openness = self._openness(place, distance, normal, ((0.015, 0.18), (0.05, 0.26)))
         key = sum(slope * axis for slope, axis in zip(normal, _KEY_LIGHT, strict=True))
         key = ((key + 0.5) / 1.5).clamp_(min=0)
@@ -109,7 +109,7 @@ class PersonField(PortraitField):
 
 
 def _special_region(flesh: Flesh) -> Tensor:  # [B, N]
-    """Return what is negative where the surface belongs to another class than skin."""
+    """Return a value that is negative where the surface is not skin but another class."""
     region = torch.minimum(flesh.nose, flesh.neck)
     region = torch.minimum(region, torch.minimum(flesh.upper_lip, flesh.lower_lip))
     return torch.minimum(region, flesh.ear)

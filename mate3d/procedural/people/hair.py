@@ -1,4 +1,4 @@
-"""Hair of a procedural person: a cap around the skull, locks that frame the face, long hair."""
+"""Hair of procedural people: a cap around the skull, locks framing the face, long hair."""
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ _RECEDING = 0.085
 
 
 class PersonHair:
-    """Hair of a batch of people; a parting makes it asymmetric, so points are not folded."""
+    """Hair of a batch of people; the parting makes it asymmetric, so points are not folded."""
 
     def __init__(self, parameters: PersonParameters, head: PersonHead) -> None:
         column = parameters.columns()
@@ -39,7 +39,7 @@ class PersonHair:
         self._place_cap(column, head)
         self._place_locks(column, head)
         self._place_length(column)
-        # Grooves and curls make distances steeper than positions; this undoes it.
+        # Grooves and curls make the gradient longer than 1; `_flatness` compensates.
         groove = _GROOVE_DEPTH * (_GROOVE_COUNT * 1.6 + 1) / _GROOVE_RADIUS
         self._groove_depth = _GROOVE_DEPTH * (1 - 0.7 * self._curls)
         taper = 1.5 * (1 - self._least) * self._thickness / 0.2
@@ -64,7 +64,7 @@ class PersonHair:
         self._crown_z = head.cranium_center[:, 2:]
 
     def _place_locks(self, column: dict[str, Tensor], head: PersonHead) -> None:
-        """Two locks sweep from the parting over the forehead to the temples."""
+        """Place two locks that sweep from the parting over the forehead to the temples."""
         one, width, fringe = self._one, column["face_width"], column["fringe"]
         forehead, volume = column["forehead"], self._volume
         start_x, start_y = 0.062 * self.parting, 0.207 * forehead
@@ -92,7 +92,7 @@ class PersonHair:
         one, width, length = self._one, column["face_width"], column["hair_length"]
         drop = 0.05 + 0.41 * length
         volume = 0.5 + 0.5 * self._volume
-        # From chin length on, hair hangs over the ears.
+        # Hair covers the ears from chin length on.
         is_long = (length / 0.45).clamp(max=1)
         out = 0.014 * is_long
         side = RoundCone(
@@ -122,12 +122,12 @@ class PersonHair:
         self,
         place: Coordinates,
         cranium: Tensor,  # [B, N] distance to the skull
-        above: Tensor | None,  # [B, N] height over the lower edge of the hat, if there are hats
+        above: Tensor | None,  # [B, N] height above the lower edge of the hat, if there are hats
     ) -> Tensor:  # [B, N]
-        """Return the distance to all hair; a bound where grooves or curls make it uneven."""
+        """Return the distance to all hair; a lower bound near grooves and curls."""
         x, y, z = place
         folded = (x.abs(), y, z)
-        # Thinner towards ears and nape, as hair is cut.
+        # Hair is thinner towards ears and nape.
         rise = smoothstep(y, 0.02, 0.22)
         hair = cranium - self._thickness * (self._least + (1 - self._least) * rise)
         solids = self._folded_cones.distances(folded)
@@ -143,12 +143,12 @@ class PersonHair:
         if bool((self._curls > 0).any()):
             bumps = (x * _CURL_FREQUENCY).cos_() * (y * _CURL_FREQUENCY).sin_()
             hair = hair - _CURL_DEPTH * self._curls * bumps * (z * _CURL_FREQUENCY).sin_()
-        # Away from the relief, the smooth surface less its depth is the better bound.
+        # Far from the relief, the smooth surface minus its depth is the tighter bound.
         hair = torch.maximum(hair * self._flatness, bound) + _RECEDING * self._missing
         return hair if above is None else smooth_intersection(hair, above, 0.01)
 
     def _face_opening(self, folded: Coordinates) -> Tensor:
-        """Return the distance to what is kept free: an upright oval column in front."""
+        """Return the distance to the face's opening in the hair: an upright oval column."""
         x, y, z = folded
         profile = round_cone_profile(
             x, y - self._opening_start[1], self._opening_length, *self._opening_radii
@@ -163,7 +163,7 @@ class PersonHair:
 
 
 def _front_of_cranium(head: PersonHead, x: Tensor, y: Tensor) -> Tensor:  # [B, 1] each
-    """Return z of the skull's front at (x, y); of its rim where the skull does not reach."""
+    """Return z of the skull's front at (x, y); beyond the skull, z near its rim."""
     width, height, depth = head.cranium_radii
     level = (x / width).square() + ((y - head.cranium_center[:, 1:2]) / height).square()
     return head.cranium_center[:, 2:] + depth * (1 - level).clamp(min=0.02).sqrt()

@@ -1,6 +1,6 @@
-"""Shape of a procedural person's head: one smooth surface cut into classes, eyes, brows, mouth.
+"""Head shape of procedural people: one smooth surface split into classes, eyes, brows, mouth.
 
-Heads are mirror-symmetric, so the solids are evaluated at (|x|, y, z): `folded` points.
+Heads are mirror-symmetric, so solids are evaluated at (|x|, y, z), the `folded` points.
 """
 
 import math
@@ -31,21 +31,21 @@ _EAR_HALF_THICKNESS = 0.011
 _EAR_EDGE_RADIUS = 0.010
 _EAR_LEAN = 0.16
 _LID_THICKNESS = 0.0045
-# Solids beside the middle plane meet there in a seam of this width instead of a crease.
+# Solids that meet at the symmetry plane are joined by a seam of this width, not a crease.
 _SEAM = 0.012
 _CRANIUM_DEPTH = 0.06
 
 
 @dataclass
 class Flesh:
-    """The skin's surface and what part of it each class is; everything is [B, N].
+    """The skin surface and its division into classes; all tensors are [B, N].
 
     Args:
         solids: Distances to the round cones that make up the head, by name.
-        surface: Distance to the whole of skin, nose, ears, lips and neck.
-        cranium: Distance to the skull alone, which hair and hats are built on.
+        surface: Distance to the union of skin, nose, ears, lips and neck.
+        cranium: Distance to the skull only, which hair and hats are built on.
         face: Distance to the surface without the neck.
-        nose: Negative where the surface belongs to the nose; likewise the others.
+        nose: Negative where the surface belongs to the nose; same for the fields below.
     """
 
     solids: dict[str, Tensor]
@@ -60,12 +60,12 @@ class Flesh:
 
 
 class PersonHead:
-    """Solids of a batch of heads, placed once and then evaluated at many points."""
+    """Solids of a batch of heads."""
 
     def __init__(self, parameters: PersonParameters) -> None:
         column = parameters.columns()
         self._one = torch.ones_like(column["face_width"])
-        # On the middle plane some round cones meet in a seam; all others are just folded.
+        # Some round cones meet in a seam at the symmetry plane; all others are simply folded.
         self._folded: dict[str, list[RoundCone]] = {}
         self._place_skull(column)
         self._place_eyes(column)
@@ -114,7 +114,7 @@ class PersonHead:
         self.eye_inner_x = center_x - self.eye_radius - _LID_THICKNESS
         self._folded["eye"] = [ball(self.eye_center, self.eye_radius)]
         openness, tilt = column["eye_openness"], 0.36 * (column["eye_tilt"] - 0.42)
-        # The lids' edges are planes through the ball's middle, turned about its cross axis.
+        # Lids end in planes through the centre of the eyeball, rotated about its horizontal axis.
         self.upper_lid = _lid_plane(-0.22 + 1.06 * openness, tilt)
         self.lower_lid = -_lid_plane(-0.22 - 0.33 * openness, tilt)
 
@@ -172,7 +172,7 @@ class PersonHead:
         )
         forward = stack_points(0.0, 0.0, 0.0035, like=one)
         bend = 0.45 * (upper_side + lower_side) + 0.1 * center
-        # The room between the lips, a line where they are closed; teeth and tongue are deeper.
+        # The gap between the lips, a line if closed; teeth and tongue are deeper.
         slit = (center + forward, bend + 0.6 * forward, corner)
         slit_radii = (half.clamp(min=0.0010), 0.001 + 0.66 * half, 0.001 * one)
         self._folded["slit"] = chain(slit, slit_radii)
@@ -198,7 +198,7 @@ class PersonHead:
         self.brow_inner_x = center_x - 0.05
 
     def _on_face(self, places: list[tuple[Tensor, Tensor]]) -> list[Tensor]:  # [B, 3] each
-        """Return the points of the featureless face that the frontal view sees at (x, y)."""
+        """Return the points of the bare face visible from the front at (x, y)."""
         x = torch.cat([x for x, _ in places], dim=-1)
         y = torch.cat([y for _, y in places], dim=-1)
         z = torch.full_like(x, 0.3)
@@ -210,9 +210,9 @@ class PersonHead:
     def _skull_distance(
         self, folded: Coordinates, solids: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return the distances to the cranium, and to it with face, jaw, cheeks and sockets."""
+        """Return the distances to the cranium, and to its union with face, jaw and cheeks."""
         cranium = ellipsoid_distance(offset_from(folded, self.cranium_center), self.cranium_radii)
-        # Deep inside, the ellipsoid's approximation is steeper than a distance.
+        # Deep inside, the gradient of the ellipsoid approximation is longer than 1.
         cranium = cranium.clamp(min=-_CRANIUM_DEPTH)
         x, y, z = folded
         seamed = self._seamed_cones.distances(((x.square() + _SEAM**2).sqrt_(), y, z))
@@ -223,7 +223,7 @@ class PersonHead:
         return cranium, smooth_intersection(skull, -seamed["socket"], 0.03)
 
     def flesh(self, folded: Coordinates) -> Flesh:
-        """Return the surface of everything that is skin, and its division into classes."""
+        """Return the surface of all skin, and its division into classes."""
         solids = self._cones.distances(folded)
         cranium, face = self._skull_distance(folded, solids)
         face = smooth_union(face, self._lid_distance(folded, solids["eye"]), 0.014)
@@ -242,7 +242,7 @@ class PersonHead:
             cranium=cranium,
             face=face,
             nose=nose - 0.003,
-            # Halved, so that the border between the lips is no steeper than a distance.
+            # Halved, so that the gradient at the border between the lips is not longer than 1.
             upper_lip=torch.maximum(upper - 0.0026, 0.5 * (upper - lower)),
             lower_lip=torch.maximum(lower - 0.0026, 0.5 * (lower - upper)),
             ear=ear,
@@ -262,7 +262,7 @@ class PersonHead:
 
     def _ear_distance(self, folded: Coordinates) -> Tensor:
         offset = offset_from(folded, self._ear_base)
-        # In the ear's plane, and in front of it.
+        # Coordinates in the ear's plane, then in front of it.
         outward, upward = along_axis(offset, self._ear_lateral), offset[1]
         height = along_axis(offset, self._ear_front)
         size, cos, sin = self._ear_size, math.cos(_EAR_LEAN), math.sin(_EAR_LEAN)
@@ -281,12 +281,12 @@ class PersonHead:
         return sphere_distance(offset_from(folded, self.eye_center), self.eye_radius)
 
     def slit_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
-        """Return the distance to the room between the lips, a line where they are closed."""
+        """Return the distance to the gap between the lips, a line if they are closed."""
         return self._slit_cones.distances(folded)["slit"]
 
 
 def _lid_plane(angle: Tensor, tilt: Tensor) -> Tensor:  # [B, 1] each -> [B, 3]
-    """Return the normal of a plane through the eye's cross axis, `angle` above the horizon."""
+    """Return the normal of a plane through the eye's horizontal axis, `angle` above horizontal."""
     up = torch.cat([-tilt.sin(), tilt.cos(), torch.zeros_like(tilt)], dim=-1)
     front = stack_points(0.0, 0.0, 1.0, like=angle)
     return angle.cos() * up - angle.sin() * front

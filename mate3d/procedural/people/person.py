@@ -1,4 +1,4 @@
-"""Attributes of a procedural person, their distributions, and the map from a latent to them."""
+"""Attributes of procedural people, their distributions, and the mapping from latents."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ HAIR_PALETTE: Palette = {
     "grey": (0.66, 0.66, 0.68),
     "white": (0.92, 0.91, 0.89),
 }
-# How many people have each hair colour: of those with deep skin, of those with fair skin.
+# Fraction of people with each hair colour, for deep and for fair skin.
 _HAIR_SHARES = {
     "black": (0.56, 0.12),
     "dark brown": (0.26, 0.22),
@@ -53,7 +53,7 @@ IRIS_PALETTE: Palette = {
     "blue": (0.26, 0.52, 0.82),
     "grey": (0.52, 0.60, 0.68),
 }
-# Of clothes, hats and frames of glasses.
+# For clothes, hats and glasses.
 FABRIC_PALETTE: Palette = {
     "black": (0.12, 0.12, 0.14),
     "navy": (0.13, 0.18, 0.38),
@@ -70,37 +70,37 @@ FABRIC_PALETTE: Palette = {
 
 @dataclass
 class PersonParameters(PortraitParameters):
-    """A batch of people. Sizes are factors of the average person's, colours are RGB in 0..1.
+    """A batch of people; sizes relative to the average person, colours RGB in 0..1.
 
-    Numbers whose range is 0..1 run from one extreme to the other. The constructor needs
-    `skin_color`; everything else is the average person's where it is not given.
+    Numbers in 0..1 run from one extreme to the other. Only `skin_color` is required; everything
+    else defaults to the average person.
 
     Args:
         chin: 0 is a short chin, 1 a long one.
         cheeks: Fullness of the cheeks.
         forehead: Height of the hairline and the skull.
-        brow_height: 0 is close to the eyes, 1 far above them.
+        brow_height: 0 is close to the eyes, 1 high above them.
         brow_arch: 0 is straight, 1 strongly arched.
         eye_openness: 0 is closed, 1 wide open.
-        eye_tilt: 0 has the outer corners low, 1 high.
+        eye_tilt: 0 lowers the outer corners, 1 raises them.
         nose_bridge: 0 is a flat bridge, 1 a high one.
         mouth_opening: 0 is closed; teeth show from about 0.3.
-        smile: 0 has the corners a little down, 0.3 level, 1 a broad smile.
-        hair: 0 is bald, about 0.8 thinning, 1 all of it.
+        smile: 0 turns the corners slightly down, 0.3 is level, 1 a broad smile.
+        hair: 0 is bald, about 0.8 thinning, 1 full.
         hair_length: 0 ends above the ears, 0.5 at the chin (a bob), 1 below the shoulders.
         fringe: 0 leaves the forehead free, 1 covers it.
-        parting: -1 parts at the image's left, 1 at its right, 0 in the middle.
+        parting: -1 is on the left of the image, 0 in the middle, 1 on the right.
         curls: 0 is straight, 1 curly.
-        beard: On jaw, chin and upper lip: to 0.4 a shadow of stubble, from 0.9 on a full beard
-            in the hair's colour; a colour, not a class.
-        glasses: 0 is none, 1 is on; between, frames are thinner.
-        hat: 0 is none, 1 is on; between, it sinks into the head.
+        beard: Jaw, chin and upper lip: stubble up to 0.4, a full beard in the hair colour from
+            0.9; a colour, not a class.
+        glasses: 0 is off, 1 is on; frames are thinner in between.
+        hat: 0 is off, 1 is on; in between it sinks into the head.
         hat_brim: 0 is a beanie, 1 a wide brim.
         collar: 0 is a low round collar, 1 a turtleneck.
     """
 
     skin_color: Tensor = color()  # [B, 3]
-    face_width: Tensor = number(0.9, 1.1, neutral=1.0)  # [B], and so are all numbers
+    face_width: Tensor = number(0.9, 1.1, neutral=1.0)  # [B], like all numbers
     jaw_width: Tensor = number(0.8, 1.2, neutral=1.0)
     chin: Tensor = number(0.0, 1.0, neutral=0.5)
     cheeks: Tensor = number(0.0, 1.0, neutral=0.5)
@@ -144,21 +144,21 @@ class PersonParameters(PortraitParameters):
 
 
 def average_person(num: int = 1) -> PersonParameters:
-    """Return the person that all sizes are factors of; landmarks are the canonical ones."""
+    """Return the average person, whose landmarks are the canonical ones."""
     return PersonParameters(skin_color=torch.tensor([SKIN_PALETTE["light"]]).expand(num, 3).clone())
 
 
 def person_parameters_from_uniforms(
     uniforms: Tensor,  # [B, NUM_PERSON_ATTRIBUTES] in 0..1
 ) -> PersonParameters:
-    """Turn uniform numbers into people, by each attribute's own distribution."""
+    """Map uniform numbers to people, with each attribute's distribution."""
     assert uniforms.shape[-1] == NUM_PERSON_ATTRIBUTES, uniforms.shape
     u = iter(uniforms.unbind(-1))
 
     def between(low: float, high: float) -> Tensor:
         return low + (high - low) * next(u)
 
-    # Long hair, full lips and beards are drawn together loosely, as people expect of portraits.
+    # Hair length and beards are loosely correlated, as expected in portraits.
     length, beard = next(u), next(u)
     hair_length = smoothstep(length, 0.3, 0.95)
     skin_position = next(u)
@@ -216,7 +216,7 @@ def _hair_position(
     uniform: Tensor,  # [B] in 0..1
     lightness: Tensor,  # [B] 0 for deep, 1 for fair skin
 ) -> Tensor:  # [B] in 0..1
-    """Return a position on the hair palette's path, where each colour has its share of people."""
+    """Return positions on the hair palette, so that each colour gets its fraction of people."""
     deep, fair = uniform.new_tensor(list(_HAIR_SHARES.values())).unbind(-1)
     shares = torch.lerp(deep, fair, lightness[:, None])
     starts = shares.cumsum(dim=-1) - shares
@@ -224,7 +224,7 @@ def _hair_position(
 
 
 def _lip_color(skin: Tensor, tint: Tensor) -> Tensor:  # [B, 3], [B] -> [B, 3]
-    """Return a redder shade of the skin, or lipstick where `tint` is high."""
+    """Return a redder shade of the skin, or lipstick if `tint` is high."""
     natural = skin * skin.new_tensor([0.88, 0.62, 0.62])
     stick = skin.new_tensor([0.74, 0.14, 0.20]).expand_as(skin)
     return torch.lerp(natural, stick, smoothstep(tint, 0.65, 0.95)[:, None]).clamp(0, 1)
@@ -233,7 +233,7 @@ def _lip_color(skin: Tensor, tint: Tensor) -> Tensor:  # [B, 3], [B] -> [B, 3]
 def person_parameters_from_latent(
     z: Tensor,  # [B, Z] standard normal, Z >= NUM_PERSON_ATTRIBUTES
 ) -> PersonParameters:
-    """Return the person that belongs to a latent: a fixed function of z for a given Z."""
+    """Return the person of a latent, a fixed function of z for a given Z."""
     return person_parameters_from_uniforms(
         uniforms_from_latent(z, NUM_PERSON_ATTRIBUTES, _PROJECTION_SEED)
     )

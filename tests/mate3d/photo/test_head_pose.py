@@ -105,7 +105,11 @@ def test_one_wrong_landmark_does_not_turn_the_camera():
 @pytest.mark.parametrize(
     ("landmarks", "distance", "named"),
     [
-        ({"left_eye": (50.0, 50.0), "nose": (60.0, 60.0), "chin": (60.0, 90.0)}, 2.7, "nose$"),
+        (
+            {"left_eye": (50.0, 50.0), "nose": (60.0, 60.0), "chin": (60.0, 90.0)},
+            2.7,
+            "left_eye, nose ",
+        ),
         ({}, 2.7, "none"),
         *(
             (dict.fromkeys(PERSON.points, (64.0, 64.0)) | {"nose": (value, 64.0)}, 2.7, "nose")

@@ -98,5 +98,5 @@ def test_cat_in_profile_keeps_the_near_eye_on_its_side():
 
 
 def test_label_set_without_parts_of_a_face_is_an_error():
-    with pytest.raises(UserError, match="face_5 has no landmarks: it has no class for the eyes"):
+    with pytest.raises(UserError, match="face_5.*eyes"):
         landmarks_from_mask(np.zeros((16, 16), np.uint8), get_label_set("face_5"))

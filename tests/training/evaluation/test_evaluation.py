@@ -215,9 +215,9 @@ def test_impossible_settings_are_one_line(values, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "its weights are not here; put torch-fidelity's"),
-        ("none.pth", "there is no such file"),
-        ("bad.pth", "bad.pth cannot be read"),
+        (None, "metrics.inception_weights="),
+        ("none.pth", "none.pth"),
+        ("bad.pth", "bad.pth"),
     ],
 )
 def test_missing_inception_weights_are_one_line(
