@@ -1,1 +1,1 @@
-"""Ground floor: tensor operations that depend on PyTorch alone."""
+"""Base layer: tensor operations and process utilities that depend only on PyTorch."""

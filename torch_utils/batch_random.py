@@ -1,4 +1,4 @@
-"""Random numbers of a batch that do not depend on how the batch is split."""
+"""Random numbers for a batch that do not depend on how the batch is split."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 class BatchRandom:
-    """A source of random numbers for each sample of a batch, and one that all samples share.
+    """One random generator per sample of a batch, and one shared by all samples.
 
-    The numbers depend on the key and on the samples' places in the whole batch only, not on which
-    process draws them or in what company: a batch trained at once, in parts one after another, or
-    spread over processes sees the same ones. Nothing has to be saved to draw them again.
+    Numbers depend only on the key and on each sample's index in the whole batch. They are the same
+    whether the batch is processed as a whole, accumulated in parts, or split over processes, and
+    reproducing them requires no saved state.
 
     Args:
-        key: Non-negative numbers that name the occasion, such as seed, iteration and step.
-        places: Number of each sample in the whole batch.
-        device: Where the numbers are needed.
+        key: Non-negative integers that identify the use, such as seed, iteration and step.
+        places: Index of each sample in the whole batch.
+        device: Device of the numbers.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class BatchRandom:
         device: torch.device | str = "cpu",
     ):
         self.device = torch.device(device)
-        # Places count from 1 and the shared key is one number longer, so no stream is another's.
+        # Indices start at 1 and the shared key is one longer, so that all streams are distinct.
         self._streams = [_generator((*key, 1 + place), self.device) for place in places]
         self.shared = _generator((*key, 0, 0), self.device)
 
@@ -39,7 +39,7 @@ class BatchRandom:
         shape: Sequence[int],  # [B, ...]
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # [B, ...] in [0, 1)
-        """Draw uniform numbers, each sample from its own stream."""
+        """Sample uniform numbers, each row from its sample's stream."""
         numbers = self._empty(shape, dtype)
         for row, stream in zip(numbers, self._streams, strict=True):
             row.uniform_(generator=stream)
@@ -50,7 +50,7 @@ class BatchRandom:
         shape: Sequence[int],  # [B, ...]
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # [B, ...]
-        """Draw standard normal numbers, each sample from its own stream."""
+        """Sample standard normal numbers, each row from its sample's stream."""
         numbers = self._empty(shape, dtype)
         for row, stream in zip(numbers, self._streams, strict=True):
             row.normal_(generator=stream)
@@ -63,5 +63,5 @@ class BatchRandom:
 
 def _generator(key: Sequence[int], device: torch.device) -> torch.Generator:
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    # PyTorch takes seeds as signed numbers of 64 bits.
+    # PyTorch accepts seeds as signed 64-bit integers.
     return torch.Generator(device).manual_seed(seed >> 1)

@@ -1,6 +1,6 @@
-"""The bond between the processes of one run: values of the main one, and common failure.
+"""Connection between the processes of a run: values from the main process, and joint failure.
 
-When one process fails, all end soon, and only the first failure is shown.
+If one process fails, all of them end soon, and only the first failure is shown.
 """
 
 import os
@@ -19,25 +19,25 @@ from torch.distributed.rendezvous import rendezvous
 
 from torch_utils.launchers import DistributedError, World, launched_world
 
-# How long the first process waits for the last one at the start.
+# How long the first process waits for the last one at startup.
 _START_TIMEOUT = timedelta(minutes=15)
 _WATCH_SECONDS = 0.5
-# How long a process with an error of communication waits for the one that caused it.
+# How long a process with a communication error waits for the process that caused it.
 _BLAME_SECONDS = 2.0
-# How long ending processes wait for each other, so that no launcher kills one with a signal.
+# How long exiting processes wait for each other, so that the launcher does not kill one.
 _LEAVE_SECONDS = 5.0
-# The longest that fits in 31 bits of milliseconds.
+# About the maximum number of milliseconds that fits in 31 bits.
 _FOREVER = timedelta(days=24)
 
 T = TypeVar("T")
 
 
 class Connection:
-    """What `connected` opens; use the functions of `torch_utils.distributed` instead.
+    """Opened by `connected`; use the functions of `torch_utils.distributed` instead.
 
     Args:
-        place: This process.
-        store: Shared by all processes.
+        place: Rank of this process.
+        store: Store shared by all processes.
         report: See `connected`.
     """
 
@@ -45,7 +45,7 @@ class Connection:
         self.place, self.store = place, store
         self._report = report
         self._num_messages = 0
-        # A store answers one thread at a time.
+        # A store serves one thread at a time.
         self._own_store, self._watched_store = store.clone(), store.clone()
         self._own_store.set_timeout(_FOREVER)
         self._ended = threading.Event()
@@ -53,7 +53,7 @@ class Connection:
         self._watcher.start()
 
     def share(self, make: Callable[[], T]) -> T:
-        """Let the main process make a value and return it on all, however long it takes."""
+        """Compute a value on the main process and return it on all, without a timeout."""
         key = f"run/message/{self._num_messages}"
         self._num_messages += 1
         if self.place.rank != 0:
@@ -65,10 +65,10 @@ class Connection:
         return value
 
     def fail(self, error: BaseException) -> NoReturn:
-        """End all processes; if another one failed first, end as that one says."""
+        """End all processes; if another failed first, exit silently with its code."""
         self._stop_watching()
         store, code = self._own_store, None
-        # Where the process that holds the store is gone, nobody is left to be told.
+        # If the process that holds the store is gone, there is nobody left to notify.
         with suppress(RuntimeError):
             if store.add("run/failures", 1) > 1:
                 self._follow(store)
@@ -79,7 +79,7 @@ class Connection:
         self._exit(self._report(error) if code is None else code)
 
     def close(self) -> None:
-        """Leave after success; the main process goes last, since it may hold the store."""
+        """Disconnect after success; the main process leaves last, since it may hold the store."""
         with talking():
             if self.place.rank == 0:
                 _wait_for(self._own_store, "run/ended", self.place.size - 1, float("inf"))
@@ -91,17 +91,17 @@ class Connection:
         self._watcher.join()
 
     def _watch(self) -> None:
-        """End this process after another one failed: it may wait for that one for ever."""
+        """End this process if another has failed; it might otherwise wait for it forever."""
         while not self._ended.wait(_WATCH_SECONDS):
             try:
                 if self._watched_store.check(["run/failure"]):
                     self._follow(self._watched_store)
             except RuntimeError:
-                error = DistributedError("lost contact with other processes: the main one is gone")
+                error = DistributedError("lost contact with the other processes: main process gone")
                 self._exit(self._report(error))
 
     def _follow(self, store: dist.Store) -> NoReturn:
-        """End silently, with the exit code of the process that failed first."""
+        """Exit silently, with the exit code of the process that failed first."""
         code = int(store.get("run/failure"))
         store.add("run/ended", 1)
         if self.place.rank == 0:
@@ -109,9 +109,9 @@ class Connection:
         self._exit(code)
 
     def _exit(self, code: int) -> NoReturn:
-        """End the process from any thread, whatever the others do."""
+        """Exit the process from any thread, whatever the others do."""
         if self.place.rank == 0:
-            # Last: those that still wait for this one would show that it is gone.
+            # Exit last: processes still waiting for this one would report it as gone.
             time.sleep(_WATCH_SECONDS)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -130,7 +130,7 @@ _connection: Connection | None = None
 
 
 def current() -> Connection | None:
-    """Return the open connection, None for a process that is alone."""
+    """Return the open connection, or None for a single process."""
     return _connection
 
 
@@ -141,16 +141,16 @@ def _report_bug(error: BaseException) -> int:
 
 @contextmanager
 def connected(report: Callable[[BaseException], int] = _report_bug) -> Iterator[World]:
-    """Connect the launched processes while the context lasts; alone, do nothing.
+    """Connect the launched processes within the context; does nothing for a single process.
 
-    Inside another such context, that one is used. When an exception leaves it on one process, all
-    end within seconds, wherever they are.
+    Nested contexts share the outer connection. If an exception leaves the context on one process,
+    all processes end within seconds.
 
     Args:
-        report: Says what the first exception is, on its process, and returns the exit code of all.
+        report: Reports the first exception on its process and returns the exit code for all.
 
     Raises:
-        DistributedError: If the processes do not find each other.
+        DistributedError: If the processes cannot connect.
     """
     global _connection
     if _connection is not None:
@@ -174,11 +174,11 @@ def connected(report: Callable[[BaseException], int] = _report_bug) -> Iterator[
 
 @contextmanager
 def talking() -> Iterator[None]:
-    """Raise a DistributedError in place of PyTorch's errors of communication."""
+    """Raise PyTorch's communication errors as DistributedError."""
     try:
         yield
     except RuntimeError as error:
-        # A process that failed by itself says why, and ends this one meanwhile.
+        # If another process failed first, it reports why and ends this one during the wait.
         time.sleep(_BLAME_SECONDS)
         reason = str(error).strip().split("\n", 1)[0]
-        raise DistributedError(f"lost contact with other processes: {reason}") from error
+        raise DistributedError(f"lost contact with the other processes: {reason}") from error

@@ -1,6 +1,6 @@
-"""Several processes that train one model: who they are, and what they tell each other.
+"""Multi-process training: ranks, process groups and collective operations.
 
-Alone (one process, nothing launched), every function here does nothing and costs nothing.
+With a single process, every function here is a no-op without overhead.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch_utils.connection import connected, current, talking
 from torch_utils.launchers import DistributedError, World
 
-# How long one process may be late at a collective operation.
+# How long collective operations wait for the slowest process.
 TIMEOUT = timedelta(minutes=30)
 _MAIN_RANK = 0
 
@@ -23,28 +23,27 @@ T = TypeVar("T")
 
 
 def world() -> World:
-    """Return this process's place in the connected run; without one, alone."""
+    """Return this process's rank in the connected run; a world of size 1 without one."""
     connection = current()
     return World() if connection is None else connection.place
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that writes files and talks to the user."""
+    """Return whether this is the process that writes files and logs."""
     return world().rank == _MAIN_RANK
 
 
 @contextmanager
 def distributed(device_type: str) -> Iterator[World]:
-    """Make the launched processes a group while the context lasts: gloo on CPU, nccl on GPUs.
+    """Form a process group of the launched processes within the context: gloo or nccl.
 
-    With GPUs the process's own one becomes the current device, and tensors on CPU still travel
-    by gloo.
+    On GPUs, each process's own GPU becomes the current device; CPU tensors still use gloo.
 
     Args:
         device_type: "cpu" or "cuda".
 
     Raises:
-        DistributedError: If the processes do not find each other, or one has no GPU of its own.
+        DistributedError: If the processes cannot connect, or one has no GPU of its own.
     """
     with connected() as place:
         connection = current()
@@ -62,18 +61,18 @@ def distributed(device_type: str) -> Iterator[World]:
                 timeout=TIMEOUT,
             )
         yield place
-        # Not after an exception: `connected` ends the others, for which nccl would wait here.
+        # Not after an exception: nccl would wait here for processes that `connected` ends.
         dist.destroy_process_group()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; all travel together.
+    """Replace each gradient by its mean over the processes, in a single collective operation.
 
-    A missing gradient counts as zeros; one that is missing everywhere stays so. Parameters that
-    do not require gradients are left alone.
+    A missing gradient counts as zero; one missing on all processes stays missing. Parameters that
+    do not require gradients are ignored.
 
     Args:
-        parameters: The same ones in the same order on all processes, on one device.
+        parameters: Must be the same, in the same order, on all processes, and on one device.
     """
     if current() is None:
         return
@@ -87,7 +86,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     *means, shares = flat.div_(world().size).split(sizes)
     for parameter, mean, share in zip(trained, means, shares, strict=True):
         if parameter.grad is None:
-            # Read only where a gradient is missing: on a GPU it means waiting.
+            # Read only if a gradient is missing, because it synchronizes the GPU.
             if share == 0:
                 continue
             parameter.grad = torch.empty_like(parameter)
@@ -95,7 +94,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Return the sum of the processes' tensors, which have one shape, type and device type."""
+    """Return the sum of a tensor over processes; shape, dtype and device type must match."""
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
     if current() is not None:
         with talking():
@@ -104,22 +103,22 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """Tell whether the flag is set on any process."""
+    """Return whether the flag is set on any process."""
     if current() is None:
         return flag
     return bool(all_reduce_sum(torch.tensor(int(flag))) > 0)
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     any_process(False)
 
 
 def broadcast_object(value: T) -> T:
-    """Return the main process's value on all processes; it must be picklable and small.
+    """Return the main process's value on all processes; it must be picklable.
 
-    A message of the store takes 8 MiB at most; tensors travel by `all_reduce_sum`.
-    Like `run_on_main`, this needs the processes only connected, not `distributed`.
+    Values are limited to 8 MiB; use `all_reduce_sum` for tensors. Like `run_on_main`, this works
+    inside `connected`, without `distributed`.
     """
     connection = current()
     return value if connection is None else connection.share(lambda: value)
@@ -127,7 +126,7 @@ def broadcast_object(value: T) -> T:
 
 @torch.no_grad()
 def broadcast_weights(modules: Iterable[nn.Module]) -> None:
-    """Give all processes the main one's parameters and buffers, in place."""
+    """Copy the main process's parameters and buffers to all processes, in place."""
     if current() is None:
         return
     with talking():
@@ -139,9 +138,10 @@ def broadcast_weights(modules: Iterable[nn.Module]) -> None:
 
 
 def run_on_main(function: Callable[[], object]) -> None:
-    """Run a function on the main process while the others wait, however long it takes.
+    """Run a function on the main process while the others wait, without a timeout.
 
-    The function must not use this module: the others would not answer. If it raises, all end.
+    The function must not use collective operations: the others would not take part. If it raises,
+    all processes end.
     """
     connection = current()
     if connection is None:
@@ -156,11 +156,11 @@ def run_on_main(function: Callable[[], object]) -> None:
 
 def _gpu_index(place: World) -> int:
     count = torch.cuda.device_count()
-    # Slurm may show each process its own GPU alone.
+    # Slurm may make only its own GPU visible to each process.
     index = 0 if count == 1 and not dist.is_torchelastic_launched() else place.local_rank
     if index >= count:
         raise DistributedError(
-            f"process {index} of this node has no GPU of its own, there are {count}; "
-            "start at most one process a GPU"
+            f"no GPU for process {index} of this node, which has {count}; "
+            "start at most one process per GPU"
         )
     return index

@@ -1,21 +1,21 @@
-"""Reuse of memory on a CPU, where fresh pages cost more than most operations on them."""
+"""Reuse of freed CPU memory, since fresh pages cost more than most operations on them."""
 
 import ctypes
 import sys
 
-# Numbers of <malloc.h>.
+# Constants from <malloc.h>.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep memory that tensors free, for the tensors that follow.
+    """Make the C library keep freed memory for later tensors.
 
-    By default it hands every block above 32 MiB back to the system, which clears each page before
-    it gives one out again: a third of the time of a training step with large images. The process
-    keeps its peak size until it ends. Only the GNU C library knows these settings; they last.
+    By default it returns every block above 32 MiB to the system, which zeroes pages before reuse:
+    a third of the time of a training step with large images. The process keeps its peak memory
+    until it ends. Works only with the GNU C library, and cannot be undone.
 
     Returns:
-        Whether the library took the settings.
+        Whether the settings were accepted.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""What torchrun, Slurm and submitit tell the processes that they start."""
+"""Environment variables that torchrun, Slurm and submitit set for launched processes."""
 
 import os
 import re
@@ -8,23 +8,23 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 # Before Slurm: submitit's local jobs may run inside a Slurm job.
 _OTHERS = (
     ("SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"),
-    # Only srun sets the second; SLURM_NTASKS is there in the batch script, too.
+    # Only srun sets the second one; SLURM_NTASKS is also set in batch scripts.
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
 
 
 class DistributedError(Exception):
-    """Processes that cannot start together, or lost each other; the message is one line."""
+    """Processes could not connect, or lost their connection; the message is one line."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among those of the run.
+    """Rank of this process and size of the run.
 
     Args:
-        rank: Number of this process, 0 <= rank < size.
+        rank: Index of this process, 0 <= rank < size.
         size: Number of processes on all nodes.
-        local_rank: Number of this process on its node.
+        local_rank: Index of this process on its node.
     """
 
     rank: int = 0
@@ -33,13 +33,13 @@ class World:
 
 
 def launched_world() -> World:
-    """Read from the environment what torchrun, Slurm's `srun` or submitit started.
+    """Read rank and world size from the environment of torchrun, Slurm's `srun` or submitit.
 
-    A process of an `sbatch` script that `srun` did not start is alone. After the others, the
-    environment holds torchrun's variables too, with a meeting place that all agree on.
+    A process of an `sbatch` script not started by `srun` is a single process. For Slurm and
+    submitit, torchrun's variables are also set, including a common rendezvous address.
 
     Raises:
-        DistributedError: If the variables of a launcher are missing or no numbers.
+        DistributedError: If variables of a launcher are missing or not integers.
     """
     environment = os.environ
     names = next((names for names in (_TORCHRUN, *_OTHERS) if names[1] in environment), None)
@@ -48,7 +48,7 @@ def launched_world() -> World:
     try:
         place = World(*(int(environment[name]) for name in names))
     except (KeyError, ValueError):
-        raise DistributedError(f"{', '.join(names)}: all must be set, to numbers") from None
+        raise DistributedError(f"{', '.join(names)} must all be set to integers") from None
     if names != _TORCHRUN:
         environment.update(
             (ours, environment[name]) for ours, name in zip(_TORCHRUN, names, strict=True)
@@ -58,10 +58,10 @@ def launched_world() -> World:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first name of Slurm's list of nodes, such as `gpu[003-007,011],login1`."""
+    """Return the first host of a Slurm node list such as `gpu[003-007,011],login1`."""
     match = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^\[,]*))?", nodes)
     if match is None:
-        raise DistributedError(f"SLURM_STEP_NODELIST='{nodes}' names no node")
+        raise DistributedError(f"SLURM_STEP_NODELIST='{nodes}' contains no node name")
     return "".join(part or "" for part in match.groups())
 
 
@@ -72,6 +72,6 @@ def _name_meeting_place(*, is_slurm: bool) -> None:
         host = first_host(environment.get("SLURM_STEP_NODELIST", ""))
         job = environment.get("SLURM_JOB_ID", "") + environment.get("SLURM_STEP_ID", "")
     environment.setdefault("MASTER_ADDR", host)
-    # Below the ports that systems give to outgoing connections (32768 on).
+    # Below the range that systems use for outgoing connections (from 32768).
     number = int("".join(re.findall(r"\d", job)) or 0)
     environment.setdefault("MASTER_PORT", str(12000 + number % 20000))

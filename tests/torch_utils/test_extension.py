@@ -67,7 +67,7 @@ def test_one_warning_tells_the_reasons_of_all_ways_and_what_to_do(toolkit, tmp_p
         assert _extension.load() is False
         assert _extension.load() is False
     (text,) = (str(warning.message) for warning in caught)
-    assert f"{prebuilt} does not load: " in text
+    assert str(prebuilt) in text
     assert "nvcc was not found" in text
     assert "pip install" in text or "Install the CUDA" in text
     assert "python -m torch_utils.doctor" in text
@@ -79,7 +79,7 @@ def test_variable_makes_missing_kernels_an_error_or_leaves_them_out(toolkit, loa
     assert _extension.load() is False
     monkeypatch.setattr(_extension, "_outcome", None)
     monkeypatch.setenv("MATE3D_OPS", "fast")
-    with pytest.raises(ValueError, match="MATE3D_OPS=fast; allowed are auto, kernels, pytorch"):
+    with pytest.raises(ValueError, match="MATE3D_OPS=fast.*auto, kernels, pytorch"):
         _extension.load()
     monkeypatch.setenv("MATE3D_OPS", "kernels")
     monkeypatch.setattr(toolchain, "nvcc_candidates", list)

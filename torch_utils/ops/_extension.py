@@ -1,7 +1,7 @@
-"""Make the CUDA kernels available: shipped with the package, compiled before, or compiled now.
+"""Load the CUDA kernels: prebuilt with the package, cached, or compiled now.
 
-Nothing happens on import. `load` is called when the first CUDA tensor arrives; what it finds out
-holds for the rest of the process. docs/ops.md says how users steer it.
+Nothing happens on import. `load` runs when the first CUDA tensor arrives, and its result is kept
+for the life of the process. docs/ops.md describes the user's settings.
 """
 
 import os
@@ -16,42 +16,42 @@ from torch_utils.kernel_build import cache
 from torch_utils.kernel_build.library import LIBRARY_NAME, check_library
 from torch_utils.kernel_build.toolchain import BuildError, find_toolchain
 
-# setup.py puts a library here when it finds nvcc.
+# setup.py puts a library here if it finds nvcc.
 PREBUILT_FOLDER = Path(__file__).with_name("prebuilt")
 
 CHOICES = ("auto", "kernels", "pytorch")
 
 _lock = threading.Lock()
-# What `load` came to: the library's folder, why there is none, or False if none was looked for.
+# Result of `load`: the library's folder, the reason for failure, or False if none is needed.
 _outcome: Path | BuildError | bool | None = None
 
 
 class KernelsUnavailableError(RuntimeError):
-    """MATE3D_OPS=kernels asks for the kernels, and they cannot be had."""
+    """MATE3D_OPS=kernels is set, but the kernels are not available."""
 
 
 def choice() -> str:
-    """Return MATE3D_OPS: auto (the default), kernels (an error without them) or pytorch.
+    """Return MATE3D_OPS: auto (default), kernels (fail without them) or pytorch.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it has another value.
     """
     name = os.environ.get("MATE3D_OPS") or "auto"
     if name not in CHOICES:
-        raise ValueError(f"MATE3D_OPS={name}; allowed are {', '.join(CHOICES)}")
+        raise ValueError(f"MATE3D_OPS={name}; use one of: {', '.join(CHOICES)}")
     return name
 
 
 def load() -> bool:
-    """Make the CUDA kernels available and return whether they are; the work is done once.
+    """Load the CUDA kernels, once per process, and return whether they are available.
 
-    Takes the library that setup.py shipped, else one compiled before for GPUs like those of this
-    process, else compiles one, which takes about a minute and is kept. If nothing helps, warns
-    once and returns False: PyTorch's operations take over.
+    Uses the prebuilt library, else a cached one for the same kind of GPU, else compiles one, which
+    takes about a minute and is cached. If all of them fail, warns once and returns False; PyTorch
+    operations are then used.
 
     Raises:
-        KernelsUnavailableError: If MATE3D_OPS=kernels and there are none.
-        ValueError: If MATE3D_OPS has another value than those allowed.
+        KernelsUnavailableError: If MATE3D_OPS=kernels and they are not available.
+        ValueError: If MATE3D_OPS has an invalid value.
     """
     global _outcome
     if _outcome is None:
@@ -64,7 +64,7 @@ def load() -> bool:
 
 
 def _decide() -> Path | BuildError | bool:
-    # Without a GPU nothing is missing: tensors without data may claim to be on one.
+    # No warning without a GPU: tensors without data can claim to be on one.
     gpus = [] if choice() == "pytorch" else visible_gpus()
     if not gpus:
         return False
@@ -73,8 +73,8 @@ def _decide() -> Path | BuildError | bool:
     except BuildError as error:
         if choice() == "auto":
             warnings.warn(
-                f"no compiled CUDA kernels, PyTorch's slower operations are used: {error} "
-                "More: python -m torch_utils.doctor. MATE3D_OPS=pytorch silences this.",
+                f"no compiled CUDA kernels, using slower PyTorch operations: {error} "
+                "For details run python -m torch_utils.doctor; MATE3D_OPS=pytorch silences this.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -82,18 +82,18 @@ def _decide() -> Path | BuildError | bool:
 
 
 def visible_gpus() -> list[str]:
-    """Return the compute capabilities of the visible GPUs, each once, as in ["8.0", "9.0"]."""
+    """Return the distinct compute capabilities of the visible GPUs, such as ["8.0", "9.0"]."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = {torch.cuda.get_device_capability(index) for index in range(count)}
     return [f"{major}.{minor}" for major, minor in sorted(found)]
 
 
 def find_kernels(gpus: Sequence[str], *, look_only: bool = False) -> Path | None:
-    """Load the library for these GPUs and return its folder: prebuilt, kept, or compiled now.
+    """Load the library for these GPUs and return its folder: prebuilt, cached, or compiled now.
 
     Args:
-        gpus: Their compute capabilities.
-        look_only: Load and compile nothing; the result is None where compiling is the way.
+        gpus: Compute capabilities of the GPUs.
+        look_only: Do not load or compile; return None if it would have to be compiled.
 
     Raises:
         BuildError: If there is none and it cannot be compiled.
@@ -130,7 +130,7 @@ def _find_compiled(gpus: Sequence[str], look_only: bool) -> Path | None:
             cache.check_buildable(toolchain, gpus)
         return entry
     except BuildError:
-        # Where the tools are missing, any library compiled before for such GPUs will do.
+        # Without the tools, any cached library for these GPUs will do.
         if entry := cache.find_entry(gpus):
             return entry
         raise
@@ -140,13 +140,13 @@ def load_library(folder: Path) -> None:
     """Load the library in a folder into this process.
 
     Raises:
-        BuildError: If the system refuses it.
+        BuildError: If it does not load.
     """
     library = folder / LIBRARY_NAME
     try:
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError) as error:
-        # PyTorch's own message does not say why; the system's, from which it comes, does.
+        # The underlying system error gives the reason; PyTorch's message does not.
         cause = " ".join(str(error.__cause__ or error).split())[:300]
-        remedy = f"Delete {folder} to have it compiled again"
-        raise BuildError(f"{library} does not load: {cause}", remedy) from error
+        remedy = f"Delete {folder} to compile it again"
+        raise BuildError(f"cannot load {library}: {cause}", remedy) from error

@@ -1,7 +1,7 @@
-"""The operations as PyTorch's library sees them, in the namespace `torch.ops.mate3d`.
+"""Registration of the operations with PyTorch, in the namespace `torch.ops.mate3d`.
 
-An operation runs PyTorch's operations until the extension, loaded by the first CUDA tensor,
-registers a kernel for it. Nothing is compiled by importing.
+An operation is implemented by PyTorch operations until the extension, loaded by the first CUDA
+tensor, registers a kernel for it. Importing compiles nothing.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch.library import Library, register_fake
 
 import torch_utils.ops._extension as _extension
 
-# The registrations last as long as this object.
+# Registrations live as long as this object.
 LIBRARY = Library("mate3d", "FRAGMENT")
 
 
@@ -24,15 +24,15 @@ def register(
     *,
     deterministic: bool = True,
 ) -> None:
-    """Make an operation known to the dispatcher and to graph compilers.
+    """Register an operation with the dispatcher and graph compilers.
 
     Args:
-        schema: Name, arguments and results in PyTorch's language.
-        pytorch: What it computes, by PyTorch's operations, without autograd.
-        fake: Shape, type and layout of the result.
-        deterministic: Whether the kernel repeats bit for bit. One that does not has the name
-            `<name>_atomic`: each call comes here first, and under
-            `torch.use_deterministic_algorithms` PyTorch's operations take its place.
+        schema: Name, arguments and results as a PyTorch schema.
+        pytorch: Implementation with PyTorch operations, without autograd.
+        fake: Returns a tensor with the result's shape, dtype and layout.
+        deterministic: Whether the kernel is bitwise reproducible. If not, it is named
+            `<name>_atomic` and called from here, and PyTorch operations replace it under
+            `torch.use_deterministic_algorithms`.
     """
     name, _, arguments = schema.partition("(")
     kernel = name if deterministic else f"{name}_atomic"

@@ -1,4 +1,4 @@
-"""`upfirdn2d` as an operation of PyTorch's library; it is its own derivative."""
+"""Registration of `upfirdn2d` with PyTorch; its gradient is another `upfirdn2d`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -43,18 +43,18 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 
 
 def save(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    """Keep for `backward` what it needs."""
+    """Save the context for `backward`."""
     x, filter, *ctx.options = inputs
     ctx.save_for_backward(filter)
     ctx.in_size, ctx.out_size = x.shape[2:], output.shape[2:]
 
 
 def backward(operation: Callable[..., Tensor], ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """Return the gradients of all arguments, by the operation itself."""
+    """Return the gradients of all arguments, computed with the operation itself."""
     (filter,) = ctx.saved_tensors
     up_x, up_y, down_x, down_y, pad_x0, _, pad_y0, _, flip_filter, gain = ctx.options
-    # The transposed map: decimation inserts zeros, convolution correlates, and the padding is what
-    # makes input and output swap their sizes.
+    # The transposed map: zero insertion and decimation swap, convolution becomes correlation, and
+    # the padding swaps the input and output sizes.
     before_x, before_y = filter.shape[-1] - 1 - pad_x0, filter.shape[0] - 1 - pad_y0
     (in_height, in_width), (out_height, out_width) = ctx.in_size, ctx.out_size
     after_x = in_width * up_x - out_width * down_x + pad_x0 - up_x + 1

@@ -1,4 +1,4 @@
-"""Bias, activation, gain and clamp in one differentiable step."""
+"""Fused bias, activation, gain and clamp."""
 
 import math
 from types import SimpleNamespace
@@ -13,8 +13,8 @@ from torch_utils.ops._library import register
 from torch_utils.ops.execution import Implementation, own_precision, wants_kernels
 
 Activation = Literal["linear", "lrelu"]
-# Of each activation: the slope for negative inputs, and the gain that roughly keeps the variance
-# of unit Gaussian inputs.
+# Per activation: the slope for negative inputs, and the gain that roughly preserves the variance of
+# unit Gaussian inputs.
 _SLOPES = {"linear": 1.0, "lrelu": 0.2}
 _GAINS = {"linear": 1.0, "lrelu": math.sqrt(2)}
 
@@ -31,18 +31,18 @@ def bias_act(
 ) -> Tensor:  # as x
     """Add a bias, apply an activation, multiply by a gain, clamp to [-clamp, clamp].
 
-    The result has the type of `x`, under autocast too. First and second derivatives are exact. The
-    kernel repeats bit for bit. A graph compiler sees the plain formula, which it fuses with its
-    neighbours.
+    The result has the dtype of `x`, even under autocast. First and second derivatives are exact,
+    and the kernel is bitwise reproducible. Graph compilers see the plain formula, which they fuse
+    with neighbouring operations.
 
     Args:
         x: float64, float32, float16 or bfloat16.
-        bias: Added along `dim`, in the type of `x`; None adds nothing.
+        bias: Added along `dim`, in the dtype of `x`; None adds nothing.
         activation: "lrelu" multiplies negative values by 0.2.
-        gain: Positive factor after the activation; None takes the activation's own, which roughly
-            keeps the variance of unit Gaussian inputs.
-        clamp: Largest magnitude of the result; None does not clamp.
-        impl: "pytorch" forces PyTorch's operations.
+        gain: Positive factor after the activation; None uses the activation's default, which
+            roughly preserves the variance of unit Gaussian inputs.
+        clamp: Maximum magnitude of the result; None does not clamp.
+        impl: "pytorch" forces PyTorch operations.
     """
     slope = _SLOPES[activation]
     gain = _GAINS[activation] if gain is None else gain
@@ -73,7 +73,7 @@ def _along(bias: Tensor, dim: int, x: Tensor) -> Tensor:
 
 
 class BiasAct(Function):
-    """The step by given operations; keeps nothing but the result, whose sign tells the slope."""
+    """Autograd function; saves only the result, whose sign determines the slope."""
 
     @staticmethod
     def forward(ctx, x, bias, ops: Any, dim, slope, gain, clamp):
@@ -85,7 +85,7 @@ class BiasAct(Function):
 
     @staticmethod
     def backward(ctx, grad):
-        # Detached: the slope is constant wherever it is defined.
+        # Detached because the slope is piecewise constant.
         y = ctx.saved_tensors[0].detach()
         grad = _Gradient.apply(grad, y, ctx.ops, *ctx.options)
         grad_bias = grad.sum_to_size(ctx.bias_shape).flatten() if ctx.needs_input_grad[1] else None
@@ -93,7 +93,7 @@ class BiasAct(Function):
 
 
 class _Gradient(Function):
-    """The gradient of the step, which is linear in that of the result."""
+    """The gradient, which is linear in the gradient of the result."""
 
     @staticmethod
     def forward(ctx, grad, y, ops: Any, slope, gain, clamp):
@@ -107,7 +107,7 @@ class _Gradient(Function):
 
 
 def _forward(x, bias, dim, slope, gain, clamp) -> Tensor:
-    # The positive gain moves in front of the activation, which scales with it.
+    # A positive gain commutes with the activation.
     y = x * gain if bias is None else torch.add(_along(bias, dim, x) * gain, x, alpha=gain)
     if slope != 1:
         F.leaky_relu_(y, slope)
@@ -118,7 +118,7 @@ def _gradient(grad, y, slope, gain, clamp) -> Tensor:
     if slope != 1:
         grad = torch.ops.aten.leaky_relu_backward(grad, y, slope, True)
     if clamp is not None:
-        # The limit itself counts as clamped, whatever became of it in a half type.
+        # The limit itself counts as clamped, also after rounding to half precision.
         limit = torch.tensor(clamp, dtype=y.dtype).item()
         grad = torch.ops.aten.hardtanh_backward(grad, y, -limit, limit)
     return grad * gain

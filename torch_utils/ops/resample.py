@@ -1,4 +1,4 @@
-"""Resampling of images: FIR filters, convolutions that change the size, resizing, blur."""
+"""Image resampling: FIR filters, convolutions with up- or downsampling, resizing, blur."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch.autograd.function import Function
 
 from torch_utils.ops.execution import Implementation, own_precision, wants_library
 
-# Shorter filters are cheaper as one 2-D filter.
+# Shorter filters are faster as a single 2-D filter.
 _MIN_SEPARABLE_TAPS = 8
 
 
@@ -24,7 +24,7 @@ class Padding(NamedTuple):
     y1: int
 
     def plus(self, other: "Padding") -> "Padding":
-        """Return the sum, side by side."""
+        """Return the elementwise sum."""
         return Padding(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -37,15 +37,15 @@ def setup_filter(
     separable: bool | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:  # [w] if separable, else [h, w]
-    """Make the filter tensor that the functions of this module take.
+    """Make a filter tensor for the functions of this module.
 
     Args:
         taps: 1-D or 2-D taps, or a single number; None is the identity.
         normalize: Divide by the sum, so that a constant image keeps its value.
         flip_filter: Reverse the taps.
-        gain: Factor on the image magnitude; each axis of a separable filter takes its root.
-        separable: Keep 1-D taps 1-D, to be applied along x and then y. None does so for 8 taps or
-            more; shorter ones become their outer product.
+        gain: Factor on the image magnitude; each axis of a separable filter gets its square root.
+        separable: Keep 1-D taps 1-D, to be applied along x, then y. None does so for 8 or more
+            taps and uses the outer product of shorter ones.
     """
     filter = torch.as_tensor(1 if taps is None else taps, dtype=torch.float32, device=device)
     assert filter.ndim <= 2 and filter.numel() > 0, filter.shape
@@ -76,19 +76,19 @@ def upfirdn2d(
 ) -> Tensor:  # [B, C, H', W']
     """Insert zeros, pad, convolve and decimate each channel.
 
-    The result has the type of `x`, under autocast too, and its memory layout where that is
-    channels-last. Derivatives of every order are exact. The kernel repeats bit for bit.
+    The result has the dtype of `x`, even under autocast, and keeps a channels-last layout.
+    Derivatives of all orders are exact, and the kernel is bitwise reproducible.
 
     Args:
         x: float64, float32, float16 or bfloat16.
-        filter: Made by `setup_filter`; None is the identity. Receives no gradient.
+        filter: Filter from `setup_filter`; None is the identity. Receives no gradient.
         up: Each sample is followed by `up - 1` zeros; one factor, or [x, y].
-        down: Every `down`-th sample of the result is kept, from the first; one factor, or [x, y].
+        down: Keep every `down`-th sample, starting with the first; one factor, or [x, y].
         padding: Zeros added after zero insertion, or samples cropped if negative; one number,
             [x, y], or [x before, x after, y before, y after].
-        flip_filter: Correlate instead of convolve.
+        flip_filter: Correlate instead of convolving.
         gain: Factor on the result.
-        impl: "pytorch" forces PyTorch's operations.
+        impl: "pytorch" forces PyTorch operations.
     """
     assert x.ndim == 4, x.shape
     up, down, pads = _pair(up), _pair(down), read_padding(padding)
@@ -115,17 +115,17 @@ def _resample(
     down: tuple[int, int],
     pads: Padding,
 ) -> Tensor:  # [B, C, H', W']
-    """Compute `upfirdn2d` by depthwise convolutions that skip inserted zeros and dropped samples.
+    """Compute `upfirdn2d` with depthwise convolutions that skip inserted zeros and dropped samples.
 
-    Depthwise kernels are by far the fastest form on a CPU; channels moved to the batch are slow.
+    On a CPU, depthwise kernels are much faster than moving channels to the batch dimension.
     """
     channels = x.shape[1]
     if up == (1, 1):
         kernel = kernel.flip([0, 1]).repeat(channels, 1, 1, 1)
         x, own = _pad_all_but_common(x, pads)
         return F.conv2d(x, kernel, stride=down[::-1], padding=own, groups=channels)
-    # A transposed convolution yields every sample that the input reaches; the padding says how
-    # many of them to crop or how many zeros to add.
+    # A transposed convolution returns every sample that the input reaches; the padding determines
+    # how many to crop or how many zeros to add.
     height, width = kernel.shape
     excess = Padding(
         width - 1 - pads.x0, width - up[0] - pads.x1, height - 1 - pads.y0, height - up[1] - pads.y1
@@ -138,7 +138,7 @@ def _resample(
 
 
 def _pad_all_but_common(x: Tensor, pads: Padding) -> tuple[Tensor, tuple[int, int]]:
-    """Apply the uneven part of a padding; return the (y, x) padding left to a convolution."""
+    """Apply the asymmetric part of a padding; return the (y, x) padding left for a convolution."""
     own = (max(min(pads.y0, pads.y1), 0), max(min(pads.x0, pads.x1), 0))
     rest = [pads.x0 - own[1], pads.x1 - own[1], pads.y0 - own[0], pads.y1 - own[0]]
     return (F.pad(x, rest) if any(rest) else x), own
@@ -152,7 +152,7 @@ def filter2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:  # [B, C, H, W]
-    """Filter an image and keep its size, up to the extra `padding`."""
+    """Filter an image, keeping its size apart from the extra `padding`."""
     width, height = _filter_size(filter)
     x0, x1, y0, y1 = read_padding(padding)
     pads = (x0 + width // 2, x1 + (width - 1) // 2, y0 + height // 2, y1 + (height - 1) // 2)
@@ -168,7 +168,7 @@ def upsample2d(
     flip_filter: bool = False,
     gain: float = 1,
 ) -> Tensor:  # [B, C, H * up, W * up]
-    """Enlarge an image `up` times, up to the extra `padding`; constants keep their value."""
+    """Upsample an image by `up`, plus the extra `padding`; constants keep their value."""
     up_x, up_y = _pair(up)
     pads = read_padding(padding).plus(upsample_padding(filter, up))
     return upfirdn2d(
@@ -182,7 +182,7 @@ def upsample2d(
 
 
 def upsample_padding(filter: Tensor | None, up: int | Sequence[int]) -> Padding:
-    """Return the padding that makes upsampling by `up` multiply the size exactly."""
+    """Return the padding with which upsampling multiplies the size by exactly `up`."""
     (width, height), (up_x, up_y) = _filter_size(filter), _pair(up)
     return Padding(
         (width + up_x - 1) // 2, (width - up_x) // 2, (height + up_y - 1) // 2, (height - up_y) // 2
@@ -190,7 +190,7 @@ def upsample_padding(filter: Tensor | None, up: int | Sequence[int]) -> Padding:
 
 
 def downsample_padding(filter: Tensor | None, down: int | Sequence[int]) -> Padding:
-    """Return the padding that makes downsampling by `down` divide the size."""
+    """Return the padding with which downsampling divides the size by `down`."""
     (width, height), (down_x, down_y) = _filter_size(filter), _pair(down)
     return Padding(
         (width - down_x + 1) // 2,
@@ -235,15 +235,16 @@ def conv2d_resample(
     groups: int = 1,
     flip_weight: bool = True,
 ) -> Tensor:  # [B, O, H * up / down, W * up / down] if padding is k // 2
-    """Upsample, convolve and downsample, with the cheapest order of equivalent steps.
+    """Upsample, convolve and downsample, in the cheapest equivalent order.
 
     Args:
-        filter: Low-pass filter for both resamplings, made by `setup_filter`; None is the identity.
+        filter: Low-pass filter for both resampling steps, from `setup_filter`; None is the
+            identity.
         up: Upsampling factor.
         down: Downsampling factor.
         padding: Zeros around the upsampled image, as in `upfirdn2d`; resampling adds its own.
-        groups: Number of channel groups of the convolution.
-        flip_weight: True correlates, as convolution layers usually do; False convolves.
+        groups: Number of convolution groups.
+        flip_weight: True correlates, like most convolution layers; False convolves.
     """
     kernel = weight.shape[-1]
     pads = read_padding(padding)
@@ -290,19 +291,19 @@ def _convolve(
 def _transposed(
     x: Tensor, weight: Tensor, pads: Padding, *, up: int, groups: int, flip_weight: bool
 ) -> tuple[Tensor, Padding]:
-    """Insert zeros and convolve as one transposed convolution.
+    """Insert zeros and convolve, as one transposed convolution.
 
     Returns:
-        The result, and the padding that remains to be applied to it.
+        The result, and the padding still to be applied.
     """
     if flip_weight:
         weight = weight.flip([2, 3])
-    # A transposed convolution lists the channels that it reads first, within each group.
+    # Weights of a transposed convolution have the input channels first, within each group.
     out_channels, in_per_group, height, width = weight.shape
     weight = weight.reshape(groups, out_channels // groups, in_per_group, height, width)
     weight = weight.transpose(1, 2).reshape(-1, out_channels // groups, height, width)
     pads = pads.plus(Padding(1 - width, up - width, 1 - height, up - height))
-    # What is cropped on both sides anyway is not computed in the first place.
+    # Do not compute what would be cropped on both sides.
     crop_x, crop_y = max(min(-pads.x0, -pads.x1), 0), max(min(-pads.y0, -pads.y1), 0)
     crop = (crop_y, crop_x)
     if _has_slow_weight_gradient(x, weight):
@@ -321,10 +322,10 @@ def _has_slow_weight_gradient(x: Tensor, weight: Tensor) -> bool:
 
 
 class _StridedConvolution(Function):
-    """A convolution, or a transposed one, of a channels-last image on a CPU.
+    """A strided or transposed convolution of a channels-last image on a CPU.
 
-    Channels-last is the fastest layout for it and for the gradient of the image, but two to three
-    times as slow as the other one for the gradient of strided weights.
+    Channels-last is the fastest layout for the result and for the image gradient, but two to three
+    times slower than channels-first for the weight gradient.
     """
 
     @staticmethod
@@ -355,7 +356,7 @@ def resize_antialias(
     x: Tensor,  # [B, C, H, W]
     size: int,
 ) -> Tensor:  # [B, C, size, size]
-    """Resize to a square, bilinear, averaging over the source pixels covered when shrinking."""
+    """Resize to a square with bilinear interpolation, antialiased when shrinking."""
     if x.shape[-2:] == (size, size):
         return x
     return F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=True)
@@ -365,7 +366,7 @@ def blur_taps(sigma: float) -> Tensor:  # [2 * floor(3 * sigma) + 1]
     """Return the normalised taps 2^-(i / sigma)^2 for |i| <= 3 sigma.
 
     Args:
-        sigma: Distance at which a tap is half of the central one, in pixels; positive.
+        sigma: Distance at which a tap is half the central one, in pixels; positive.
     """
     radius = math.floor(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
@@ -377,10 +378,10 @@ def blur_image(
     x: Tensor,  # [B, C, H, W]
     sigma: float,
 ) -> Tensor:  # [B, C, H, W]
-    """Blur an image; outside of it is zero, that is mid-grey for images in [-1, 1].
+    """Blur an image with zero padding, which is mid-grey for images in [-1, 1].
 
     Args:
-        sigma: Half-value distance of the kernel in pixels; below 1/3 nothing changes.
+        sigma: Distance at which the kernel drops to half, in pixels; no effect below 1/3.
     """
     if math.floor(3 * sigma) < 1:
         return x

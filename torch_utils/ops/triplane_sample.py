@@ -1,12 +1,12 @@
-"""Bilinear look-up in three feature planes, differentiable twice.
+"""Twice-differentiable bilinear look-up in three feature planes.
 
-PyTorch's `grid_sample` has no second derivative and reads a channel at a time. Here a plane is a
-table with one row of features per pixel, so that a look-up is a weighted sum of rows (an embedding
-bag), which is faster too.
+PyTorch's `grid_sample` has no second derivative and reads one channel at a time. Here a plane is a
+table with one row of features per pixel, and a look-up is a weighted sum of rows (an embedding
+bag), which is also faster.
 
-Determinism: values and gradients with respect to points repeat bit for bit. On CUDA the kernel for
-the gradient with respect to planes adds with atomics, in an order that changes from call to call;
-after `torch.use_deterministic_algorithms(True)` a slower sorted sum takes its place.
+Determinism: values and gradients with respect to points are bitwise reproducible. On CUDA, the
+gradient with respect to planes uses atomics, whose order varies between calls; under
+`torch.use_deterministic_algorithms(True)` a slower sorted sum is used instead.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch_utils.ops._library import register
 from torch_utils.ops.execution import Implementation, own_precision, wants_library
 
-# Points per piece on a CPU; the time hardly changes between 4096 and 16384.
+# Points per chunk on a CPU; the speed is about the same from 4096 to 16384.
 CHUNK_POINTS = 16384
 
 
@@ -31,18 +31,18 @@ def triplane_sample(
     *,
     impl: Implementation = "auto",
 ) -> Tensor:  # [B, N, C]
-    """Look up features at points projected on three planes, and average the planes.
+    """Look up features at points projected on three planes, and average over the planes.
 
-    Values between the pixel centres are bilinear, values outside the planes zero. Both arguments
-    receive exact first and second derivatives; only the gradients that are asked for are computed.
-    The result has the type of the planes, under autocast too; positions count as float32 (float64
-    with planes of that type), and so do sums over planes of half types.
+    Values are bilinear between pixel centres and zero outside the planes. Both arguments have
+    exact first and second derivatives; only the required gradients are computed. The result has
+    the dtype of the planes, even under autocast. Positions, and sums over half-precision planes,
+    are float32 (float64 for float64 planes).
 
     Args:
         planes: Feature planes: float64, float32, float16 or bfloat16.
         plane_points: (horizontal, vertical) position of each point on each plane; -1 and 1 are
             the outer edges of the border pixels.
-        impl: "pytorch" forces PyTorch's operations.
+        impl: "pytorch" forces PyTorch operations.
     """
     _check_inputs(planes, plane_points)
     ops = torch.ops.mate3d if wants_library(planes, impl) else PYTORCH
@@ -54,7 +54,7 @@ def look_up(
     points: Tensor,  # [B, 3, N, 2]
     ops: Any,
 ) -> Tensor:  # [B, N, C]
-    """Compute `triplane_sample` by operations such as those of `torch.ops.mate3d`."""
+    """Compute `triplane_sample` with given operations, such as `torch.ops.mate3d`."""
     return _Values.apply(_TableLink.apply(table, (points,), ops), table, points, ops)
 
 
@@ -65,17 +65,17 @@ def triplane_sample_points_gradient(
     *,
     impl: Implementation = "auto",
 ) -> Tensor:  # [B, 3, N, 2]
-    """Pull the gradient of features back to the points where `triplane_sample` looked them up.
+    """Return the gradient at the points for a gradient at the features of `triplane_sample`.
 
-    That is what autograd computes for `plane_points`, without a look-up of the features first:
-    the transposed Jacobian of the look-up times `grad_features`. All three tensors receive exact
-    gradients; those of the gradients are not available.
+    This is the transposed Jacobian of the look-up times `grad_features`, as autograd computes it
+    for `plane_points`, but without the forward look-up. All three tensors receive exact gradients;
+    second derivatives are not available.
 
     Args:
         grad_features: Gradient of a scalar with respect to the features.
         planes: Feature planes.
         plane_points: Positions as in `triplane_sample`.
-        impl: "pytorch" forces PyTorch's operations.
+        impl: "pytorch" forces PyTorch operations.
     """
     _check_inputs(planes, plane_points)
     expected = (len(planes), plane_points.shape[2], planes.shape[2])
@@ -92,9 +92,9 @@ def _check_inputs(planes: Tensor, plane_points: Tensor) -> None:
 
 
 def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B, 3, H, W, C]
-    """Return the planes with the channels last, copied unless the channels are neighbours."""
+    """Return the planes with channels last, copied unless channels are contiguous."""
     table = planes.permute(0, 1, 3, 4, 2)
-    # The kernels find their way among rows that lie apart, as in a channels-last image.
+    # The kernels support strided rows, as in a channels-last image.
     is_fine = table.stride(-1) == 1 if table.is_cuda else table.is_contiguous()
     return table if is_fine else table.contiguous()
 
@@ -104,11 +104,11 @@ def _as_positions(plane_points: Tensor, planes: Tensor) -> Tensor:
 
 
 class _TableLink(Function):
-    """Zero in value; its gradient is the gradient of a look-up with respect to the table.
+    """Returns zeros; its gradient is the gradient of a look-up with respect to the table.
 
-    Autograd runs this node only if the gradient of the table is asked for. As a part of `_Values`
-    the expensive scatter would also run for the gradient of the points (normals, eikonal loss).
-    For the same reason the points are held in a tuple: the node must not lead to them.
+    Autograd runs this node only if the table's gradient is required. As part of `_Values`, the
+    expensive scatter would also run for the gradient of the points (normals, eikonal loss). The
+    points are passed in a tuple for the same reason: autograd must not see them as inputs.
     """
 
     @staticmethod
@@ -124,7 +124,7 @@ class _TableLink(Function):
 
 
 class _Values(Function):
-    """Look-up in the table; the gradient of the table goes through `link`."""
+    """Look-up in the table; the table's gradient flows through `link`."""
 
     @staticmethod
     def forward(ctx, link, table, points, ops: Any):
@@ -156,14 +156,14 @@ class _TableGradient(Function):
         if ctx.needs_input_grad[0]:
             grad_grad = look_up(grad_table, points, ctx.ops).to(grad.dtype)
         if ctx.needs_input_grad[1]:
-            # Sums over half types are wider than the features.
+            # Sums over half-precision features are wider than the features.
             grad = grad.to(grad_table.dtype)
             grad_points = _PointGradient.apply(grad, grad_table, points, ctx.ops)
         return grad_grad, grad_points, None, None
 
 
 class _PointGradient(Function):
-    """Gradient of a look-up with respect to the points; differentiable once more."""
+    """Gradient of a look-up with respect to the points; differentiable once."""
 
     @staticmethod
     def forward(ctx, grad, table, points, ops: Any):
@@ -189,7 +189,7 @@ class _PointGradient(Function):
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of positions and of sums over values of a type."""
+    """Return the dtype for positions and for sums over values of a dtype."""
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
@@ -231,7 +231,7 @@ def _points_grad(
     points: Tensor,  # [B, 3, N, 2]
     direction: Tensor | None,  # [B, 3, N, 2]
 ) -> Tensor:  # [B, 3, N, 2]
-    """Return the gradient of the points, or its change along a displacement of the points."""
+    """Return the gradient of the points, or its derivative along a displacement of the points."""
     batch, _, height, width, channels = table.shape
     table = table.reshape(-1, channels).to(sum_dtype(table.dtype))
     rows = _as_rows(grad)
@@ -243,7 +243,7 @@ def _points_grad(
                 axes = [_dot_rows(table, corners.index, axis, rows[part]) for axis in slopes]
                 grad_points[part] = torch.stack(axes, dim=-1)
             else:
-                # The weights are linear along each axis: only their mixed derivative remains.
+                # Weights are linear along each axis, so only the mixed derivative remains.
                 mixed = _dot_rows(table, corners.index, corners.mixed_derivatives(), rows[part])
                 grad_points[part] = corners.direction.flip(-1) * mixed[..., None]
     return grad_points.view(batch, -1, 3, 2).transpose(1, 2).contiguous()
@@ -254,10 +254,10 @@ def _as_rows(grad: Tensor) -> Tensor:  # -> [B * N, C]
 
 
 class _Corners:
-    """The twelve pixels around each point, and how their weights move with the point.
+    """The twelve pixels around each point, with their weights and derivatives.
 
-    The weight of a corner is the product of one factor for its row and one for its column, each
-    linear in the position. Corners outside the plane have zero factors.
+    A corner's weight is the product of a row factor and a column factor, each linear in the
+    position. Corners outside the plane have zero factors.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ class _Corners:
         self.direction = direction
 
     def weights(self) -> Tensor:  # [R, 12]
-        """Return the weights, or their change for a displacement of the points."""
+        """Return the weights, or their derivative along the displacement."""
         if self.direction is None:
             return _bags(_products(self.factor_y, self.factor_x))
         slopes_x = _products(self.factor_y, self.slope_x)
@@ -290,7 +290,7 @@ class _Corners:
         return slopes_x, _bags(_products(self.slope_y, self.factor_x))
 
     def mixed_derivatives(self) -> Tensor:  # [R, 12]
-        """Return the second derivatives of the weights, once along x and once along y."""
+        """Return the mixed second derivatives of the weights, d^2 / dx dy."""
         return _bags(_products(self.slope_y, self.slope_x))
 
 
@@ -301,9 +301,9 @@ def _bags(corners: list[Tensor]) -> Tensor:  # four of [R, 3] -> [R, 12]
 def _axis(
     position: Tensor, size: int, scale: float
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the pixel indices on both sides of positions, their factors and the slopes of those.
+    """Return the pixel indices on both sides of positions, their factors, and the slopes of those.
 
-    Structure-of-arrays on purpose: operations on a last dimension of 2 are slow.
+    Axes are separate tensors because operations on a last dimension of 2 are slow.
     """
     pixel = position * (size / 2) + (size / 2 - 0.5)
     low = pixel.floor()
@@ -323,7 +323,7 @@ def _products(rows: list[Tensor], columns: list[Tensor]) -> list[Tensor]:
 def _chunks(
     points: Tensor, direction: Tensor | None, height: int, width: int
 ) -> Iterator[tuple[slice, _Corners]]:
-    """Walk over the points in pieces whose temporaries stay in the processor's cache."""
+    """Yield chunks of points whose temporaries fit in the CPU cache."""
     num_images, _, per_image, _ = points.shape
     points = points.transpose(1, 2).reshape(-1, 3, 2)
     if direction is not None:
@@ -342,7 +342,7 @@ def _weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:  # 
 
 
 def _scatter_rows(table: Tensor, rows: Tensor, index: Tensor, weights: Tensor) -> None:
-    """Add each weighted row of `rows` [R, C] to the table rows that `index` names.
+    """Add each weighted row of `rows` [R, C] to the table rows given by `index`.
 
     Sorting the indices turns the scatter into gathers, several times faster than `index_add_`.
     """
@@ -360,14 +360,14 @@ def _scatter_rows(table: Tensor, rows: Tensor, index: Tensor, weights: Tensor) -
 
 
 def _dot_rows(table: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:  # [R, 3]
-    """Return the dot product of each plane's weighted table rows with its bag's row of `rows`."""
+    """Return the dot product of each plane's weighted table rows with the point's row."""
     planes = _weighted_rows(table, index.view(-1, 4), weights.view(-1, 4))
     planes = planes.view(len(rows), -1, table.shape[1])
     return torch.bmm(planes, rows[..., None]).view(-1, 3)
 
 
-# A table is the planes with the channels last. With a direction, one displacement for each point
-# and plane, the weights of the look-up are replaced by their change along it.
+# A table holds the planes with channels last. With a direction, one displacement per point and
+# plane, the weights of the look-up are replaced by their derivative along it.
 PYTORCH = SimpleNamespace(
     triplane_sample=_sample,
     triplane_sample_table_grad=_table_grad,

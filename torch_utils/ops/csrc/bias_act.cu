@@ -4,7 +4,7 @@
 namespace mate3d::bias {
 namespace {
 
-// The operation, or its gradient: `source` is the input or the output, of which the sign tells the
+// The operation, or its gradient: `source` is the input or the output, whose sign determines the
 // slope.
 template <typename scalar_t, bool IS_GRADIENT>
 struct BiasAct {
@@ -32,7 +32,7 @@ struct BiasAct {
       for (int i = 0; i < kLength; ++i) value[i] = factor[i] * derivative(value[i]);
     } else {
       if (bias != nullptr) {
-        // Divisions of 32-bit numbers are far cheaper.
+        // 32-bit divisions are much cheaper.
         if (is_small) {
           add_bias<uint32_t>(first, inner, channels, value);
         } else {
@@ -78,14 +78,14 @@ struct BiasAct {
   }
 
   __host__ __device__ acc_t derivative(acc_t y) const {
-    // Every clamped output equals the limit as stored, which thereby counts as clamped.
+    // Clamped outputs equal the stored limit, so the limit itself counts as clamped.
     const acc_t limit = widen(static_cast<scalar_t>(clamp));
     if (clamp >= 0 && (y <= -limit || y >= limit)) return acc_t(0);
     return y > 0 ? gain : gain * slope;
   }
 };
 
-// Bring a tensor into the layout of another of the same shape.
+// Convert a tensor to the layout of another of the same shape.
 Tensor in_layout_of(const Tensor& like, const Tensor& x) {
   check_same(like, x, "bias_act", "gradient");
   bool same_shape = like.dim() == x.dim();

@@ -1,8 +1,8 @@
-// What the operations share: types, vector loads, and running a piece of work once for each index.
+// Shared by the operations: types, vector loads, and running a functor once per index.
 //
-// An operation is a functor whose call does the work of one thread. The same functor runs as a CUDA
-// kernel for CUDA tensors and as a plain loop for CPU tensors, so that the arithmetic of the kernels
-// can be tested where no GPU is.
+// An operation is a functor whose call does the work of one thread. It runs as a CUDA kernel for
+// CUDA tensors and as a plain loop for CPU tensors, so that the kernels' arithmetic can be tested
+// without a GPU.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 9
@@ -34,20 +34,19 @@ namespace mate3d {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Sums of half types are taken in float.
+// Half types are summed in float.
 template <typename scalar_t>
 using accumulate_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
-// Elements of a 16-byte access, the widest that a thread can make.
+// Elements per 16-byte access, the widest possible for a thread.
 template <typename scalar_t>
 constexpr int kWidth = 16 / sizeof(scalar_t);
 
-// Convert a stored value to the type of sums.
+// Convert a stored value to the accumulation type.
 template <typename scalar_t>
 __host__ __device__ inline accumulate_t<scalar_t> widen(scalar_t value) {
 #if !defined(__CUDA_ARCH__)
-  // On the host PyTorch's own conversion reads the bits through a pointer of another type, which
-  // compilers may take for something that cannot happen.
+  // PyTorch's host conversion violates strict aliasing, which compilers may miscompile.
   if constexpr (std::is_same_v<scalar_t, torch::headeronly::BFloat16>) {
     return torch::headeronly::detail::f32_from_bits(value.x);
   }
@@ -93,7 +92,7 @@ inline bool is_aligned(const void* pointer, size_t bytes = 16) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
-// Whether indices up to `count`, and a little beyond, fit 32 bits, whose divisions are far cheaper.
+// Whether indices up to `count`, with some margin, fit in 32 bits, whose divisions are much cheaper.
 inline bool fits_32_bits(int64_t count) {
   return count < std::numeric_limits<int32_t>::max() - 65536;
 }
@@ -112,14 +111,14 @@ void dispatch_floating(ScalarType type, const char* name, Body body) {
   }
 }
 
-// Call `body` with a value of the cheapest type that counts to `count`.
+// Call `body` with a value of the cheapest integer type that can hold `count`.
 template <typename Body>
 void dispatch_index(int64_t count, Body body) {
   if (fits_32_bits(count)) return body(uint32_t{});
   return body(int64_t{});
 }
 
-// A number known at compile time, as an argument.
+// A compile-time number as an argument.
 template <int N>
 using Number = std::integral_constant<int, N>;
 
@@ -130,7 +129,7 @@ inline void check_same(const Tensor& a, const Tensor& b, const char* name, const
   STD_TORCH_CHECK(a.device() == b.device(), name, ": ", what, " is on another device");
 }
 
-// Raise if a dtype is not the one of sums over values of the dtype of `like`.
+// Raise if a dtype is not the accumulation type of the dtype of `like`.
 inline void check_sum_type(const Tensor& like, const Tensor& a, const char* name, const char* what) {
   const auto expected = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   STD_TORCH_CHECK(a.scalar_type() == expected, name, ": dtype of ", what, " is ",
@@ -139,7 +138,7 @@ inline void check_sum_type(const Tensor& like, const Tensor& a, const char* name
   STD_TORCH_CHECK(like.device() == a.device(), name, ": ", what, " is on another device");
 }
 
-// Whether two tensors of one shape have one memory layout.
+// Whether two tensors of equal shape have the same memory layout.
 inline bool same_layout(const Tensor& a, const Tensor& b) {
   for (int64_t i = 0; i < a.dim(); ++i) {
     if (a.size(i) > 1 && a.stride(i) != b.stride(i)) return false;
@@ -147,7 +146,7 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// Whether the elements fill one block of memory, in any order of the dimensions.
+// Whether the elements fill one contiguous block of memory, in any order of dimensions.
 inline bool is_dense(const Tensor& x) {
   std::vector<bool> placed(x.dim(), false);
   int64_t expected = 1;
@@ -171,8 +170,8 @@ __global__ void __launch_bounds__(kThreads) run_kernel(const Work work, const in
   if (index < count) work(index);
 }
 
-// As `run_kernel`, for work that GROUP neighbouring threads share: each makes its part of a sum.
-// Two blocks a processor leave it enough registers.
+// Like `run_kernel`, for work shared by GROUP neighbouring threads, each computing part of a sum.
+// Two blocks per multiprocessor leave enough registers.
 template <int GROUP, typename Work>
 __global__ void __launch_bounds__(kThreads, 2) run_group_kernel(const Work work, const int64_t count) {
   const int64_t index = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / GROUP;
@@ -198,7 +197,7 @@ inline cudaStream_t current_stream(const Tensor& like) {
 inline unsigned num_blocks(int64_t num_threads) {
   const int64_t blocks = (num_threads + kThreads - 1) / kThreads;
   STD_TORCH_CHECK(blocks <= std::numeric_limits<int32_t>::max(), "mate3d: ", num_threads,
-                  " threads are more than one kernel launch can have");
+                  " threads exceed the limit of a kernel launch");
   return static_cast<unsigned>(blocks);
 }
 
@@ -215,7 +214,7 @@ void run(const Tensor& like, int64_t count, const Work& work) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Add up the parts of GROUP lanes for each index below `count`, and hand the sum to `work`.
+// Sum the parts of GROUP lanes for each index below `count`, and pass the sum to `work`.
 template <int GROUP, typename Work>
 void run_groups(const Tensor& like, int64_t count, const Work& work) {
   static_assert(GROUP <= 32 && (GROUP & (GROUP - 1)) == 0);

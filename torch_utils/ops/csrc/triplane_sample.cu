@@ -18,7 +18,7 @@ void check_points(const Tensor& like, const Tensor& points, const char* what) {
                   "triplane_sample: shape of ", what, " must be [batch, 3, points, 2]");
 }
 
-// Check the inputs that all operations have, and describe them.
+// Check the inputs common to all operations, and describe them.
 template <typename scalar_t>
 Lookup<scalar_t> make_lookup(const Tensor& like, const Tensor& points,
                              const std::optional<Tensor>& direction, const Shape& shape) {
@@ -49,7 +49,7 @@ TableLayout layout_of_table(const Tensor& x) {
 
 FeatureLayout layout_of_features(const Tensor& x) { return {x.stride(0), x.stride(1)}; }
 
-// Return a tensor, copied if its last dimension is not in one piece.
+// Return a tensor, copied if its last dimension is not contiguous.
 Tensor with_whole_rows(const Tensor& x) {
   return x.size(x.dim() - 1) <= 1 || x.stride(x.dim() - 1) == 1 ? x : torch::stable::contiguous(x);
 }
@@ -67,7 +67,7 @@ Shape checked(const Shape& s) {
   STD_TORCH_CHECK(fits_32_bits(s.batch * s.num_points) && fits_32_bits(s.height) &&
                       fits_32_bits(s.width),
                   "triplane_sample: ", s.num_points, " points on each plane of ", s.batch,
-                  " images are too many; look up less than 2^31 at once");
+                  " images are too many; look up fewer than 2^31 at once");
   return s;
 }
 
@@ -153,7 +153,7 @@ Tensor triplane_sample_table_grad(const Tensor& grad_any, const Tensor& points,
       };
       dispatch_index(s.batch * s.num_points * lanes, start);
     };
-    // One 16-byte access of the sums, which are wider than half types.
+    // One 16-byte access to the sums, which are wider than half types.
     constexpr int kPack = kWidth<accumulate_t<scalar_t>>;
     if (can_pack(grad, kPack)) {
       launch(Number<kPack>{});

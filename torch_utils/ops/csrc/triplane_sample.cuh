@@ -1,10 +1,10 @@
-// The work of a thread in the operations of triplane_sample.cu: bilinear look-up in three feature
-// planes, and its derivatives.
+// Per-thread work of the operations in triplane_sample.cu: bilinear look-up in three feature planes,
+// and its derivatives.
 //
-// A plane is a table with one row of features per pixel. Three operations suffice, since each one's
-// derivatives are again among them: weighted rows (the look-up), a scatter of weighted rows (the
-// table's gradient) and dot products with rows (the points' gradient). With a direction, one
-// displacement per point and plane, the weights are replaced by their change along it.
+// A plane is a table with one row of features per pixel. Three operations suffice, since they are
+// closed under differentiation: weighted rows (the look-up), a scatter of weighted rows (the table's
+// gradient) and dot products with rows (the points' gradient). With a direction, one displacement
+// per point and plane, the weights are replaced by their derivative along it.
 #pragma once
 
 #include "common.cuh"
@@ -13,8 +13,8 @@
 
 namespace mate3d::triplane {
 
-// One axis of a bilinear look-up: the lower of two pixels, and for both of them the weight, its
-// slope, and whether they lie in the plane. A pixel outside has weight and slope 0 and is not read.
+// One axis of a bilinear look-up: the lower of two pixels, and for both the weight, its slope, and
+// whether they lie in the plane. Pixels outside have weight and slope 0 and are not read.
 template <typename acc_t>
 struct Axis {
   int index;
@@ -29,7 +29,7 @@ struct Axis {
     inside[0] = low >= 0 && low < size;
     inside[1] = low >= -1 && low < size - 1;
     index = inside[0] || inside[1] ? static_cast<int>(low) : 0;
-    // Products, not choices: a position that is no number shows in the result.
+    // Products instead of branches, so that NaN positions propagate to the result.
     weight[0] = (1 - fraction) * acc_t(inside[0]);
     weight[1] = fraction * acc_t(inside[1]);
     slope[0] = inside[0] ? -half : acc_t(0);
@@ -37,7 +37,7 @@ struct Axis {
   }
 };
 
-// Where things lie in memory; strides count elements.
+// Memory layout; strides are in elements.
 struct PointLayout {
   int64_t batch, plane, point, axis;
 };
@@ -60,7 +60,7 @@ struct Lookup {
   TableLayout table_layout;
   FeatureLayout features_layout;
   int height, width, channels;
-  uint32_t num_points;  // of an image
+  uint32_t num_points;  // per image
 
   // The three planes are averaged.
   static constexpr acc_t kScale = acc_t(1) / 3;
@@ -109,7 +109,8 @@ struct Lookup {
   }
 };
 
-// What threads of one point share: each takes every `lanes`th pack of WIDTH channels, REPEATS times.
+// Division of a point's channels among threads: each takes every `lanes`th pack of WIDTH channels,
+// REPEATS times.
 template <typename index_t>
 struct Share {
   uint32_t batch, point;
@@ -220,9 +221,9 @@ struct PlaneSums {
   acc_t value[kSize] = {};
 };
 
-// Dot products of a point's gradient with the table's rows around it, weighted by the slopes; with a
-// direction by the mixed derivative, times the direction with its axes exchanged. The weights are
-// linear along each axis, so that this is the change of the gradient along the direction.
+// Dot products of a point's gradient with the surrounding table rows, weighted by the slopes; with a
+// direction, by the mixed derivative times the direction with swapped axes. The weights are linear
+// along each axis, so this is the derivative of the gradient along the direction.
 template <typename scalar_t, int WIDTH, int GROUP>
 struct PointGradient {
   using acc_t = accumulate_t<scalar_t>;

@@ -70,7 +70,7 @@ bool run_strips(const Problem& p) {
   return true;
 }
 
-// Whether PACK channels can be read and written at once.
+// Whether `pack` channels can be read and written in one access.
 template <typename scalar_t>
 bool can_pack(const Problem& p, int pack) {
   const auto divides = [&](const Layout& layout) {
@@ -85,18 +85,18 @@ bool can_pack(const Problem& p, int pack) {
 template <typename scalar_t, int UP, int DOWN>
 bool run_factors(const Problem& p) {
   constexpr int kPack = 4;
-  // More columns share more of the work, and spread the reads of a warp over more memory.
+  // More columns share more work, but spread a warp's reads over more memory.
   constexpr int kShared = sizeof(scalar_t) == 2 || UP > 1 ? 4 : 2;
   constexpr int kColumns = DOWN > 1 ? 1 : kShared;
   if (p.channels_last) {
     return can_pack<scalar_t>(p, kPack) && run_strips<scalar_t, UP, DOWN, UP, kPack>(p);
   }
-  // Columns are neighbours there.
+  // The kernel requires contiguous columns.
   if (p.in.width > 1 && p.x_layout.column != 1) return false;
   return run_strips<scalar_t, UP, DOWN, kColumns, 1>(p);
 }
 
-// Take the fast kernel if it fits; it is made for the half types and for float.
+// Run the fast kernel if it applies; it supports half types and float.
 template <typename scalar_t>
 bool run_fast(const Problem& p) {
   if constexpr (std::is_same_v<scalar_t, double>) {
@@ -105,7 +105,7 @@ bool run_fast(const Problem& p) {
     const Axis &h = p.horizontal, &v = p.vertical;
     if (p.filter_height != kTaps || p.filter_width != kTaps) return false;
     if (h.up != v.up || h.down != v.down) return false;
-    // Positions are 32-bit numbers there.
+    // The kernel uses 32-bit positions.
     const int64_t limit = 1 << 28;
     const auto is_small = [&](const Size& s) { return s.height < limit && s.width < limit; };
     if (!is_small(p.in) || !is_small(p.out)) return false;
@@ -120,7 +120,7 @@ Layout layout_of(const Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2
 
 Size size_of(const Tensor& x) { return {x.size(0), x.size(1), x.size(2), x.size(3)}; }
 
-// Whether pixels follow each other with all their channels; the output then does so too.
+// Whether the layout is channels-last; the output then is, too.
 bool is_channels_last(const Tensor& x) {
   if (x.is_contiguous()) return false;
   int64_t expected = 1;
@@ -192,10 +192,10 @@ Tensor upfirdn2d(const Tensor& x, const Tensor& filter_any, int64_t up_x, int64_
   const Axis vertical{read_number(up_y, 1, "up"), read_number(down_y, 1, "down"),
                       read_number(pad_y0, least, "padding")};
   STD_TORCH_CHECK((filter.dim() == 1 || filter.dim() == 2) && filter.numel() > 0,
-                  "upfirdn2d: the filter must have one or two dimensions, and taps");
+                  "upfirdn2d: the filter must have one or two dimensions and at least one tap");
   const int width = static_cast<int>(filter.size(filter.dim() - 1));
   const int height = static_cast<int>(filter.size(0));
-  // A separable filter of four taps is cheap enough as a square one; longer ones go axis by axis.
+  // A separable filter of four taps runs as a 2-D filter; longer ones run axis by axis.
   if (filter.dim() == 2 || width == kTaps) {
     return resample(x, filter, height, width, horizontal, pad_x1, vertical, pad_y1, flip_filter,
                     gain);

@@ -1,11 +1,11 @@
-// The work of a thread in upfirdn2d.cu: zero insertion, padding, filtering and decimation at once.
+// Per-thread work of upfirdn2d.cu: fused zero insertion, padding, filtering and decimation.
 #pragma once
 
 #include "common.cuh"
 
 namespace mate3d::resample {
 
-// An image batch in memory; strides count elements.
+// Memory layout of an image batch; strides are in elements.
 struct Layout {
   int64_t batch, channel, row, column;
 };
@@ -23,7 +23,7 @@ __host__ __device__ inline int64_t floor_div(int64_t a, int64_t b) {
   return a >= 0 ? a / b : -((b - 1 - a) / b);
 }
 
-// The taps, in the order in which a correlation reads them; one-dimensional ones serve both axes.
+// The taps, in correlation order; one-dimensional taps are used for both axes.
 template <typename acc_t>
 struct Taps {
   const acc_t* data;
@@ -55,7 +55,7 @@ struct Taps {
   }
 };
 
-// Any factors, filters and layouts: one output per thread.
+// General kernel for any factors, filters and layouts: one output per thread.
 template <typename scalar_t, typename index_t>
 struct Resample {
   using acc_t = accumulate_t<scalar_t>;
@@ -67,7 +67,7 @@ struct Resample {
   Axis horizontal, vertical;
   int64_t in_height, in_width;
   index_t channels, out_height, out_width;
-  bool channels_last;  // neighbouring threads take neighbouring elements of the output
+  bool channels_last;  // neighbouring threads write neighbouring elements of the output
 
   __host__ __device__ void operator()(index_t index) const {
     index_t rest = index, channel = 0;
@@ -114,13 +114,13 @@ struct Resample {
   }
 };
 
-constexpr int kTaps = 4;  // side of the filters that the fast kernel takes
+constexpr int kTaps = 4;  // filter side supported by the fast kernel
 constexpr int kRows = 16;  // output rows per thread of the fast kernel
 
-// A 4 x 4 filter with factors known at compile time. A thread makes COLUMNS neighbouring outputs of
-// kRows rows, each for PACK neighbouring channels: it walks down the image, reads every input of its
-// strip once and adds it to all the outputs that it reaches, which are held in registers. Most
-// strips lie inside the image and skip the checks of rows.
+// Fast kernel for a 4 x 4 filter with compile-time factors. A thread computes COLUMNS neighbouring
+// outputs in kRows rows, each for PACK neighbouring channels: it walks down the image, reads every
+// input of its strip once, and adds it to all outputs that depend on it, which stay in registers.
+// Most strips lie inside the image and skip row checks.
 template <typename scalar_t, int UP, int DOWN, int COLUMNS, int PACK>
 struct ResampleStrip {
   using acc_t = accumulate_t<scalar_t>;
@@ -134,8 +134,8 @@ struct ResampleStrip {
   Layout x_layout, y_layout;
   int pad_x, pad_y;
   int in_height, in_width, out_height, out_width;
-  int shift_x, shift_y;  // strips start this much early, so that each sees the same tap phases
-  uint32_t packs, strips_x, strips_y, channels;  // of channels, columns, rows; planes an image has
+  int shift_x, shift_y;  // strips start this much earlier, so that all have the same tap phases
+  uint32_t packs, strips_x, strips_y, channels;  // of channels, columns, rows; planes per image
   bool packed_columns;
 
   struct Strip {
@@ -183,7 +183,7 @@ struct ResampleStrip {
     }
   }
 
-  // Between neighbouring columns; known at compile time unless channels come in packs.
+  // Stride between neighbouring columns; known at compile time unless channels are packed.
   __host__ __device__ int64_t in_step() const { return PACK > 1 ? x_layout.column : 1; }
   __host__ __device__ int64_t out_step() const { return PACK > 1 ? y_layout.column : 1; }
 
@@ -204,7 +204,7 @@ struct ResampleStrip {
         add_row(row, value, strip.tap, sum);
       }
       line += x_layout.row;
-      // Rows that got their last input; the compiler knows which at each step.
+      // Rows that received their last input; known to the compiler at each step.
 #pragma unroll
       for (int out = 0; out < kRows; ++out) {
         if (row != (out * DOWN + kTaps - 1) / UP) continue;
@@ -249,7 +249,7 @@ struct ResampleStrip {
     }
 #pragma unroll
     for (int column = 0; column < COLUMNS; ++column) {
-      // Strips of one column begin nowhere else than at an output.
+      // Strips of a single column always begin at an output.
       if (COLUMNS == 1 || (left + column >= 0 && left + column < out_width)) {
         store(target + column * out_step(), PACK, PACK > 1, sum[column]);
       }
