@@ -1,1 +1,1 @@
-"""Training of the generator and of the diffusion prior."""
+"""Training of the generator, the diffusion prior and the feature network."""

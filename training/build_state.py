@@ -42,15 +42,15 @@ class StageSettings:
 
 
 def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:
-    """Compare the model's labels with the data set's.
+    """Check that model and dataset have the same label set.
 
     Raises:
-        UserError: If they differ.
+        UserError: If they do not.
     """
     if config.label_set != label_set.name:
         raise UserError(
-            f"the data set's labels are {label_set.name}, the model's {config.label_set}; "
-            f"say dataset.label_set={label_set.name} or choose other data"
+            f"the dataset has label set {label_set.name}, the model {config.label_set}; "
+            f"set dataset.label_set={label_set.name} or choose other data"
         )
 
 
@@ -63,20 +63,20 @@ def build_state(
     device: torch.device,
     source: InitSource | None = None,
 ) -> TrainingState:
-    """Return the state at the beginning of a run; weights follow PyTorch's random numbers.
+    """Return the initial state of a run; weights depend on PyTorch's global random generator.
 
     Args:
         generator_config: Sizes and conventions of the generator.
-        discriminator_sizes: Fields of `DiscriminatorConfig` that do not follow from it.
-        settings: Of the loop and its steps.
-        stage_settings: What comes first.
-        cameras: The data set's.
-        device: Where to train.
-        source: Weights that networks and average start from, as far as they fit.
+        discriminator_sizes: Fields of `DiscriminatorConfig` not determined by the generator.
+        settings: Settings of the loop and its steps.
+        stage_settings: Settings of the initial stages.
+        cameras: Camera labels of the dataset.
+        device: Training device.
+        source: Weights to initialise networks and EMA from, as far as they fit.
 
     Raises:
-        UserError: If sizes do not fit, a stage is unknown, or the losses need distances that the
-            generator has not.
+        UserError: If sizes do not fit, a stage is unknown, or the losses require distances that
+            the generator does not have.
     """
     _check_geometry(generator_config, settings.loss, stage_settings)
     parts = BatchParts(settings.loop.batch_size, settings.loop.accumulation, world())
@@ -107,7 +107,7 @@ def build_state(
 def _check_geometry(
     config: GeneratorConfig, loss: LossSettings, stage_settings: StageSettings
 ) -> None:
-    """Refuse terms and stages on distances that the generator has not."""
+    """Reject terms and stages that require distances the generator does not have."""
     if not config.with_local_sdfs:
         _check_no_local_sdfs(config, loss, stage_settings)
     if config.geometry == "sdf":
@@ -119,7 +119,7 @@ def _check_geometry(
         used.append("train.warm_start")
     if used:
         raise UserError(
-            f"model.generator.geometry=density has no distances for {', '.join(used)}; say "
+            f"model.generator.geometry=density has no distances for {', '.join(used)}; set "
             "loss=density, train.sphere_init_steps=0 and train.warm_start=none"
         )
 
@@ -132,13 +132,13 @@ def _check_no_local_sdfs(
         used.append("train.sphere_init_steps")
     if used:
         raise UserError(
-            "model.generator.with_local_sdfs=false has no distances of classes for "
-            f"{', '.join(used)}; say 0 or choose ablation=no_local_sdfs"
+            "model.generator.with_local_sdfs=false has no class distances for "
+            f"{', '.join(used)}; set them to 0 or use ablation=no_local_sdfs"
         )
     if config.rendering.semantic_sharpness != 1:
         raise UserError(
             "model.generator.with_local_sdfs=false with rendering.semantic_sharpness="
-            f"{config.rendering.semantic_sharpness:g}: it decodes logits as they are; say 1"
+            f"{config.rendering.semantic_sharpness:g}; set it to 1, since classes are logits"
         )
 
 
@@ -180,7 +180,7 @@ def _build_discriminator(
 def _build_optimizers(
     networks: Networks, settings: TrainingSettings
 ) -> dict[str, torch.optim.Optimizer]:
-    """Correct each optimiser for its lazy step, if that has any weight."""
+    """Build the optimisers, with a correction for lazy steps of non-zero weight."""
     optimizer, loss = settings.optimizer, settings.loss
 
     def make(network: torch.nn.Module, lr: float, interval: int, weight: float) -> torch.optim.Adam:

@@ -1,4 +1,4 @@
-"""One adversarial iteration: which step trains which network when, and in what parts."""
+"""One adversarial iteration: its steps, the network each trains, and gradient accumulation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class TrainingStep:
     """A step of the iteration.
 
     Args:
-        network: Name of the network that it trains.
-        occasion: What its random numbers are drawn for.
-        function: Leaves gradients; takes networks, inputs, losses and context.
+        network: Name of the trained network.
+        occasion: Key of the step's random numbers.
+        function: Computes gradients from networks, inputs, losses and context.
         inputs: "latents", "real" or both.
-        weights: Loss settings without any of which the step is left out.
-        interval: Optimiser setting of a lazy step: iterations from one to the next.
-        moves_average: Whether the average of w moves: when fakes are made (spec 4).
+        weights: Loss settings that must all be non-zero for the step to run.
+        interval: Optimizer setting with a lazy step's interval, in iterations.
+        moves_average: Whether the running average of w is updated, when fakes are made (spec 4).
     """
 
     network: str
@@ -40,16 +40,16 @@ class TrainingStep:
     moves_average: bool = False
 
     def interval_in(self, settings: TrainingSettings) -> int:
-        """Return the iterations from one such step to the next."""
+        """Return the number of iterations between such steps."""
         return 1 if self.interval is None else getattr(settings.optimizer, self.interval)
 
     def is_due(self, iteration: int, settings: TrainingSettings) -> bool:
-        """Tell whether an iteration takes the step."""
+        """Return whether an iteration includes the step."""
         has_weight = all(getattr(settings.loss, name) > 0 for name in self.weights)
         return has_weight and iteration % self.interval_in(settings) == 0
 
 
-# Main steps always, lazy regularisers at their intervals (spec 8.1), in this order.
+# In order: main steps always, lazy regularisers at their intervals (spec 8.1).
 STEPS = (
     TrainingStep("generator", Occasion.GENERATOR, steps.generator_step, ("latents",)),
     TrainingStep(
@@ -96,15 +96,15 @@ STEPS = (
 
 @dataclass(frozen=True)
 class IterationInputs:
-    """What an iteration needs besides the state.
+    """Inputs of an iteration besides the state.
 
     Args:
-        real: Portraits of this process, shared by all steps.
-        cameras: The data set's, [N, 25], on the training device.
-        schedule: Values of this moment.
-        precision: Of the networks.
+        real: Real portraits of this process, shared by all steps.
+        cameras: Camera labels of the dataset, [N, 25], on the training device.
+        schedule: Current values of the schedules.
+        precision: Precision of the networks.
         augment: See `StepContext.augment`.
-        parts: How the batch is divided.
+        parts: Division of the batch.
     """
 
     real: RealBatch
@@ -118,15 +118,15 @@ class IterationInputs:
 def adversarial_iteration(
     state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
 ) -> dict[str, Tensor]:
-    """Take all steps that are due.
+    """Run all steps that are due.
 
     Args:
-        state: Networks, optimisers and the iteration's number.
-        inputs: Real portraits, schedules, division into parts.
+        state: Networks, optimisers and iteration number.
+        inputs: Real portraits, schedules, division of the batch.
         settings: Weights and intervals.
 
     Returns:
-        The values of this process's samples by name.
+        Metrics of this process's samples, by name.
     """
     metrics: dict[str, Tensor] = {}
     for step in STEPS:
@@ -138,7 +138,7 @@ def adversarial_iteration(
 def _train_in_parts(
     step: TrainingStep, state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
 ) -> dict[str, Tensor]:
-    """Add up the gradients of all parts, then update one network."""
+    """Accumulate the gradients of all parts, then update one network."""
     parts, w_avg = inputs.parts, state.networks.generator.mapping.w_avg
     start, total, logged = w_avg.clone(), torch.zeros_like(w_avg), []
     with optimizing(
@@ -152,8 +152,8 @@ def _train_in_parts(
             logged.append(_take(step, number, state, inputs, settings))
             total += w_avg
     if step.moves_average and parts.num_units > 1:
-        # A part moves the average by the mean of its samples. The movement is linear in that mean:
-        # the mean of what the parts come to, each from the same start, is what the batch would.
+        # Each part updates w_avg from the same start, linearly in its mean w, so the mean of the
+        # results equals an update with the whole batch.
         w_avg.copy_(all_reduce_sum(total) / parts.num_units)
     return join_metrics(logged)
 

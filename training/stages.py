@@ -1,4 +1,4 @@
-"""Training of the generator alone that comes before the adversarial training."""
+"""Initial stages that train only the generator, before adversarial training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from training.steps import sphere_initialization_step
 
 
 class StageRunner(Protocol):
-    """Makes the steps of a stage and can be saved between any two."""
+    """Runs the steps of a stage; can be saved between any two steps."""
 
     steps_done: int
 
     @property
     def num_steps(self) -> int:
-        """Steps in all."""
+        """Total number of steps."""
 
     def step(self) -> Mapping[str, Tensor | float]:
-        """Update the generator once and return values to log by short names."""
+        """Update the generator once and return values to log, by short name."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on."""
+        """Return the state for `load_state_dict`."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Resume from `state_dict`."""
 
 
 @dataclass(frozen=True)
 class InitialStage:
-    """A stage as the loop sees it.
+    """A stage, as seen by the loop.
 
     Args:
         name: Values are logged as `Loss/<name>/...`.
-        batch_size: Images that a step counts for.
-        runner: Makes the steps.
+        batch_size: Images counted per step.
+        runner: Runs the steps.
     """
 
     name: str
@@ -49,19 +49,19 @@ class InitialStage:
 
     @property
     def images_left(self) -> int:
-        """Images until the stage is over."""
+        """Images until the end of the stage."""
         return (self.runner.num_steps - self.runner.steps_done) * self.batch_size
 
 
 class SphereInitialization:
-    """Make all distances those of a sphere, so that later terms start from a closed surface.
+    """Train all SDFs to a sphere, so that later terms start from a closed surface.
 
     Args:
-        networks: The generator is trained.
-        num_steps: Length.
-        cameras: The data set's, [N, 25], on the training device.
+        networks: Only the generator is trained.
+        num_steps: Number of steps.
+        cameras: Camera labels of the dataset, [N, 25], on the training device.
         settings: Radius, resolution, learning rate, seed.
-        parts: How a step's batch is divided.
+        parts: Division of a step's batch.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SphereInitialization:
     def step(self) -> dict[str, Tensor]:
         """Update the generator once."""
         generator, settings, parts = self._networks.generator, self._settings, self._parts
-        # The seed of PyTorch's default is the run's until a rollback changes it.
+        # PyTorch's initial seed is the run's seed until a rollback changes it.
         key = (torch.initial_seed(), 0, self.steps_done, Occasion.SPHERE)
         logged = []
         with optimizing(generator, self._optimizer):
@@ -105,6 +105,6 @@ class SphereInitialization:
         return {"steps_done": self.steps_done, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Resume from `state_dict`."""
         self.steps_done = state["steps_done"]
         self._optimizer.load_state_dict(state["optimizer"])

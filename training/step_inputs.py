@@ -1,4 +1,4 @@
-"""What the training steps take: networks, latents, real portraits, the parts of a batch."""
+"""Inputs of the training steps: networks, latents, real portraits, and the parts of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from training.optimization.schedules import ScheduleValues
 
 @dataclass
 class Networks:
-    """What is trained."""
+    """The trained networks."""
 
     generator: Generator
     discriminator: Discriminator
@@ -30,14 +30,14 @@ class Networks:
 
 @dataclass(frozen=True)
 class Latents:
-    """What images are generated from.
+    """Latents and cameras of generated images.
 
     Args:
         z: Standard normal, [B, z_dim].
-        camera: Cameras drawn from the data set, [B, 25]; viewpoints, and conditioning but for
-            swaps.
-        other_camera: What conditions a swapped sample: the camera of its neighbour in the whole
-            batch, of which this may be a part; None takes the neighbour here.
+        camera: Cameras sampled from the dataset, [B, 25]: the viewpoints, and the conditioning
+            unless swapped.
+        other_camera: Conditioning of swapped samples: the camera of the neighbour in the whole
+            batch, [B, 25]; None uses the neighbour in this part.
     """
 
     z: Tensor
@@ -62,22 +62,22 @@ class RealBatch:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What holds for all steps of an iteration.
+    """Context shared by the steps of an iteration.
 
     Args:
-        schedule: Blur, resolution and pose swap of this moment.
-        random: Source of random numbers of the samples on the training device. None is for steps
-            that draw nothing.
-        noise_mode: Backbone noise; training takes "random".
-        depth_mode: Depth sampling; training takes "random".
-        precision: Of backbone, super-resolutions and discriminators; all else is float32.
-        scaler: Keeps small gradients of float16 above zero; disabled for other precisions.
-        camera_noise: Standard deviation of noise on the cameras that condition the discriminators,
-            [25]; None for no noise.
-        augment: Transforms images, raw images, masks and raw masks before any discriminator sees
-            them; None leaves them as they are.
-        interval: Iterations from one step of a kind to the next; gradients are multiplied by it.
-        share: Of this part in the batch of the process, by which its gradients are weighted.
+        schedule: Current blur, resolution and pose swap probability.
+        random: Random generators of the samples, on the training device; None for steps without
+            random numbers.
+        noise_mode: Backbone noise; training uses "random".
+        depth_mode: Depth sampling; training uses "random".
+        precision: Precision of backbone, super-resolutions and discriminators; all else is float32.
+        scaler: Loss scaler for float16; disabled for other precisions.
+        camera_noise: Standard deviation of noise on the discriminators' conditioning cameras,
+            [25]; None adds none.
+        augment: Augments images, raw images, masks and raw masks for the discriminators; None
+            leaves them unchanged.
+        interval: Iterations between steps of this kind; gradients are multiplied by it.
+        share: Fraction of this part in the process's batch; gradients are multiplied by it.
     """
 
     schedule: ScheduleValues
@@ -95,7 +95,7 @@ class StepContext:
         self,
         total: Tensor,  # scalar
     ) -> None:
-        """Add the gradients of a loss, scaled if there is a scaler, to the weights' own."""
+        """Accumulate the gradients of a loss, scaled if there is a scaler."""
         total = total * self.interval * self.share
         (total if self.scaler is None else self.scaler.scale(total)).backward()
 
@@ -106,13 +106,13 @@ def draw_latents(
     random: BatchRandom,
     others: BatchRandom | None = None,
 ) -> Latents:
-    """Draw normal latents and, for each, one of the data set's cameras.
+    """Sample normal latents and, for each, a camera of the dataset.
 
     Args:
         z_dim: Width of latents.
-        cameras: Of the data set, on the device of `random`.
-        random: One source a sample, from which nothing was drawn yet.
-        others: Those of each sample's neighbour, likewise; None leaves the neighbour open.
+        cameras: Camera labels of the dataset, on the device of `random`.
+        random: Unused random generators of the samples.
+        others: Unused random generators of each sample's neighbour; None sets no `other_camera`.
     """
     camera = _choose_cameras(cameras, random)
     return Latents(
@@ -123,13 +123,13 @@ def draw_latents(
 
 
 def _choose_cameras(cameras: Tensor, random: BatchRandom) -> Tensor:  # [B, 25]
-    # In double precision, as there may be more cameras than single precision has numbers.
+    # Double precision, because float32 cannot index more than 2^24 cameras.
     draws = random.rand((len(random),), torch.float64)
     return cameras[(draws * len(cameras)).long()]
 
 
 class Occasion(IntEnum):
-    """What random numbers are drawn for; part of their key, so the numbers must not change."""
+    """Use of random numbers; part of their key, so the values must never change."""
 
     GENERATOR = 0
     DENSITY = 1
@@ -144,16 +144,16 @@ class Occasion(IntEnum):
 
 @dataclass(frozen=True)
 class BatchParts:
-    """The samples of a whole batch that this process trains, in parts one after the other.
+    """Division of a batch among processes, and into parts for gradient accumulation.
 
-    Part p of process r of R takes every (R * accumulation)-th sample, from number p * R + r on.
+    Part p of process r of R contains every (R * accumulation)-th sample, starting at p * R + r.
     Strides instead of blocks keep the groups of the discriminators' batch statistics together
-    (spec 7), so that one process with the whole batch and many with parts train alike.
+    (spec 7), so results do not depend on the number of processes or on gradient accumulation.
 
     Args:
-        batch_size: Samples of the whole batch, over all processes.
-        accumulation: Parts of each process.
-        world: This process among all.
+        batch_size: Samples in the whole batch, over all processes.
+        accumulation: Parts per process.
+        world: Rank of this process.
 
     Raises:
         UserError: If the batch cannot be divided evenly.
@@ -166,31 +166,31 @@ class BatchParts:
     def __post_init__(self):
         if self.batch_size % self.num_units != 0:
             raise UserError(
-                f"train.batch_size={self.batch_size} must be a multiple of {self.num_units}: "
+                f"train.batch_size={self.batch_size}; use a multiple of {self.num_units}: "
                 f"{self.world.size} processes times train.accumulation={self.accumulation}"
             )
 
     @property
     def num_units(self) -> int:
-        """Parts of all processes."""
+        """Number of parts of all processes."""
         return self.world.size * self.accumulation
 
     @property
     def process_batch_size(self) -> int:
-        """Samples of this process."""
+        """Samples per process."""
         return self.batch_size // self.world.size
 
     @property
     def part_size(self) -> int:
-        """Samples of a part."""
+        """Samples per part."""
         return self.batch_size // self.num_units
 
     def places(self, part: int) -> range:
-        """Return the numbers in the whole batch of a part's samples."""
+        """Return the indices of a part's samples in the whole batch."""
         return range(part * self.world.size + self.world.rank, self.batch_size, self.num_units)
 
     def real(self, batch: RealBatch, part: int) -> RealBatch:
-        """Return a part of this process's real portraits, every R-th of the whole batch."""
+        """Return a part of this process's real portraits."""
         rows = slice(part, None, self.accumulation)
         return RealBatch(batch.image[rows], batch.one_hot_mask[rows], batch.camera[rows])
 
@@ -201,7 +201,7 @@ class BatchParts:
         z_dim: int,
         cameras: Tensor,  # [N, 25]
     ) -> tuple[Latents, BatchRandom]:
-        """Draw a part's latents; return what its further random numbers come from, too."""
+        """Sample a part's latents; also return the generator of its further random numbers."""
         places = self.places(part)
         before = [(place - 1) % self.batch_size for place in places]
         random, others = (BatchRandom(key, of, cameras.device) for of in (places, before))
@@ -209,7 +209,7 @@ class BatchParts:
 
 
 def join_metrics(parts: Sequence[Metrics]) -> dict[str, Tensor]:
-    """Return all values that the parts logged under each name, [N]."""
+    """Concatenate the values that the parts logged under each name, [N]."""
     values: Mapping[str, list[Tensor]] = {name: [] for part in parts for name in part}
     for part in parts:
         for name, value in part.items():

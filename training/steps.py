@@ -1,7 +1,7 @@
-"""The training steps: each computes one loss, leaves its gradients, and returns values to log.
+"""The training steps: each computes a loss, accumulates its gradients, and returns metrics.
 
-A step neither zeroes gradients nor updates weights; the caller does (`training.optimization.adam`),
-and switches gradients on for the one network that the step trains.
+The caller zeroes gradients, updates weights and enables gradients for the network that the step
+trains (`training.optimization.adam`).
 """
 
 import torch
@@ -69,11 +69,11 @@ def density_step(
     """Train the generator towards smooth density (spec 8.4).
 
     Args:
-        networks: The generator is trained.
-        latents: What the heads are made from.
+        networks: Only the generator is trained.
+        latents: Latents of the heads.
         loss: Weights.
-        context: Swaps are decided once for the whole batch.
-        points: N points, then N neighbours; None draws them by `sample_density_points`.
+        context: Pose swaps are decided once for the whole batch.
+        points: N points, then N neighbours; None samples them with `sample_density_points`.
     """
     generator = networks.generator
     if points is None:
@@ -95,7 +95,7 @@ def density_step(
 def sphere_initialization_step(
     networks: Networks, latents: Latents, loss: LossSettings, context: StepContext
 ) -> Metrics:
-    """Train the generator to make spheres of the whole and of every part (spec 8.6)."""
+    """Train the generator to make the whole and every part a sphere (spec 8.6)."""
     generator = networks.generator
     ws = make_styles(generator, latents, context)
     with not_compiled():
@@ -114,7 +114,7 @@ def sphere_initialization_step(
 def discriminator_step(
     networks: Networks, latents: Latents, real: RealBatch, loss: LossSettings, context: StepContext
 ) -> Metrics:
-    """Train the image discriminator to tell generated from real (spec 8.5)."""
+    """Train the image discriminator to distinguish generated from real images (spec 8.5)."""
     output = generate_fakes(networks.generator, latents, context, with_segmentation=False)
     fakes, reals = Views(output.image, output.image_raw), real_views(real, context)
     cameras = latents.camera, real.camera
@@ -133,7 +133,7 @@ def r1_step(
 def semantic_discriminator_step(
     networks: Networks, latents: Latents, real: RealBatch, loss: LossSettings, context: StepContext
 ) -> Metrics:
-    """Train the image-and-mask discriminator to tell generated from real (spec 8.5)."""
+    """Train the image-and-mask discriminator to distinguish generated from real (spec 8.5)."""
     output = generate_fakes(networks.generator, latents, context, with_segmentation=True)
     fakes = Views(output.image, output.image_raw, output.segmentation, output.segmentation_raw)
     reals, cameras = real_views(real, context, with_mask=True), (latents.camera, real.camera)
@@ -186,7 +186,7 @@ def sample_density_points(
     loss: LossSettings,
     random: BatchRandom,
 ) -> Tensor:  # [B, 2 N, 3], world
-    """Draw points uniformly from a cube, followed by their displaced neighbours."""
+    """Sample points uniformly in a cube, followed by their displaced neighbours."""
     extent = box_size / 2 if loss.density_extent is None else loss.density_extent
     shape = (len(random), loss.density_points, 3)
     points = random.rand(shape) * 2 * extent - extent
@@ -234,7 +234,7 @@ def _semantic_logits(
 
 
 def _beta_metrics(generator: Generator) -> Metrics:
-    """Return the sharpness of SDF -> density; a density decoder has none."""
+    """Return beta of SDF -> density; a density decoder has none."""
     if generator.config.geometry == "density":
         return {}
     return {"Loss/beta": generator.decoder.beta.detach()}
@@ -296,7 +296,7 @@ def _consistency_distances(
     loss: LossSettings,
     context: StepContext,
 ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, K]
-    """Return distances at all samples or some; parts that no picture needs are looked up there."""
+    """Return distances at all or some samples, evaluating classes only if not yet known."""
     points, sdf = samples.points.flatten(1, 2), samples.sdf.flatten(1, 2)
     class_sdf = samples.class_sdf.flatten(1, 2)
     if loss.consistency_points is not None:
@@ -312,7 +312,7 @@ def _choose(
     number: int,
     context: StepContext,
 ) -> Tensor:  # [number], or all N if those are fewer
-    """Draw samples uniformly: a mean over them is an unbiased estimate of the mean over all."""
+    """Sample indices uniformly: their mean is an unbiased estimate of the mean over all."""
     if number >= points.shape[1]:
         return torch.arange(points.shape[1], device=points.device)
     shared = context.random.shared

@@ -1,4 +1,4 @@
-"""Running the generator for the training steps: latents to styles, fields and renders."""
+"""The generator in the training steps: latents -> style vectors, fields and renders."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
 from training.step_inputs import Latents, StepContext
 
-# Samples of fakes for the discriminators that weigh less are left out, see `render_field_fast`.
+# Samples with less weight are skipped in fakes for discriminators; see `render_field_fast`.
 _NEGLIGIBLE_WEIGHT = 1e-6
 
 
@@ -29,9 +29,9 @@ def condition_cameras(
     """Return conditioning cameras, each replaced by its neighbour's with some probability.
 
     Args:
-        latents: Their cameras are what images are rendered from.
-        probability: Of a swap; None conditions on zeros.
-        random: Source of random numbers; not read if the probability is 0 or 1.
+        latents: Latents with the cameras that images are rendered from.
+        probability: Probability of a swap; None conditions on zeros.
+        random: Random generators; not used if the probability is 0 or 1.
         swap_together: Decide once for the whole batch.
     """
     camera, other = latents.camera, latents.other_camera
@@ -51,9 +51,9 @@ def condition_cameras(
 def make_styles(
     generator: Generator, latents: Latents, context: StepContext, *, swap_together: bool = False
 ) -> Tensor:  # [B, L, w_dim]
-    """Map latents to style vectors, conditioned on swapped cameras, some mixed of two latents.
+    """Map latents to style vectors, with pose swaps and style mixing.
 
-    A mixed head takes its rows from a random one on from a second latent (StyleGAN, section 3.1).
+    A mixed head uses a second latent from a random row on (StyleGAN, section 3.1).
     """
     condition = condition_cameras(
         latents,
@@ -80,7 +80,7 @@ def make_field(
     *,
     exact: bool = True,
 ) -> TriPlaneField:
-    """Return the heads of a batch as a field in float32, whatever the backbone's precision."""
+    """Return the heads of a batch as a float32 field, whatever the backbone's precision."""
     with context.precision.autocast():
         texture_planes, shape_planes = generator.make_planes(
             ws, noise_mode=_backbone_noise(generator, len(ws), context), exact=exact
@@ -92,7 +92,7 @@ def make_field(
 
 
 def _backbone_noise(generator: Generator, num_samples: int, context: StepContext) -> Noise:
-    """Return noise that depends on each sample only; networks would draw it for the batch."""
+    """Return noise that depends only on each sample; the networks sample it per batch."""
     if context.noise_mode != "random":
         return context.noise_mode
     sides = generator.backbone.noise_sides()
@@ -110,20 +110,20 @@ def render_heads(
     with_samples: bool = False,
     with_sdf_gradient: bool = False,
 ) -> RenderOutput:
-    """Render heads at the scheduled resolution with the detachments of the loss settings.
+    """Render heads at the scheduled resolution, with gradients detached as in the loss settings.
 
-    Rays, samples and compositing are float32; the super-resolutions run in the context's precision.
+    Rays, samples and compositing are float32; super-resolution runs in the context's precision.
 
     Args:
-        generator: Super-resolves.
-        field: What to render; there is no segmentation of one without classes. It is enlarged for
-            the image-and-mask discriminator only.
-        ws: Style vectors of the super-resolution.
+        generator: Used for super-resolution.
+        field: The field to render; without classes there is no segmentation. The segmentation is
+            super-resolved only for the image-and-mask discriminator.
+        ws: Style vectors for the super-resolution.
         latents: Viewpoints.
-        loss: Detachments.
+        loss: Which gradients to detach.
         context: Resolution, depths, precision.
         with_samples: Also return per-sample values.
-        with_sdf_gradient: With the gradient of the distance among them.
+        with_sdf_gradient: Also return the SDF gradient at samples.
     """
     view = render_field(
         field,
@@ -145,7 +145,7 @@ def render_heads(
 def sample_heads(
     generator: Generator, field: TriPlaneField, latents: Latents, context: StepContext
 ) -> RaySamples:
-    """Return values along the rays of the views of heads, without making pictures."""
+    """Return per-sample values along the rays of views, without rendering images."""
     rays = sample_rays(latents.camera, context.schedule.resolution)
     config = generator.config.rendering
     depths = sample_depths(field, *rays, config, _depth_draws(context))
@@ -156,10 +156,10 @@ def sample_heads(
 def generate_fakes(
     generator: Generator, latents: Latents, context: StepContext, *, with_segmentation: bool
 ) -> RenderOutput:
-    """Render for a discriminator's step, which is also when the average of w moves (spec 8.2).
+    """Render fakes for a discriminator step, and update the average of w (spec 8.2).
 
-    Nothing is differentiated, so the generator's fast way serves; it leaves out what a
-    discriminator could not tell from rounding.
+    No gradients are needed, so the fast path is used; it skips contributions at the level of
+    rounding errors.
     """
     ws = make_styles(generator, latents, context)
     generator.mapping.update_average(ws)

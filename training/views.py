@@ -1,4 +1,4 @@
-"""Pictures as discriminators see them: at two sizes, with or without masks, blurred, augmented."""
+"""Discriminator inputs: images at two sizes, with or without masks, blurred and augmented."""
 
 from dataclasses import dataclass, replace
 
@@ -13,13 +13,13 @@ from training.step_inputs import RealBatch, StepContext
 
 @dataclass(frozen=True)
 class Views:
-    """Pictures as a discriminator sees them, all in [-1, 1].
+    """Inputs of a discriminator, all in [-1, 1].
 
     Args:
         image: Full-size images, [B, 3, H, W].
-        image_raw: The same at rendering resolution, [B, 3, h, w].
+        image_raw: The same at the rendering resolution, [B, 3, h, w].
         mask: Full-size masks or segmentations, [B, K, H, W].
-        mask_raw: The same at rendering resolution, [B, K, h, w].
+        mask_raw: The same at the rendering resolution, [B, K, h, w].
     """
 
     image: Tensor
@@ -28,12 +28,12 @@ class Views:
     mask_raw: Tensor | None = None
 
     def blurred(self, sigma: float) -> "Views":
-        """Blur what is of full size, masks too (spec 8.2)."""
+        """Blur full-size images and masks (spec 8.2)."""
         mask = None if self.mask is None else blur_image(self.mask, sigma)
         return replace(self, image=blur_image(self.image, sigma), mask=mask)
 
     def joined(self) -> tuple[Tensor, Tensor]:  # [B, 3 + K, H, W], [B, 3 + K, h, w]
-        """Put masks behind images."""
+        """Concatenate images and masks along channels."""
         if self.mask is None:
             return self.image, self.image_raw
         return (
@@ -42,7 +42,7 @@ class Views:
         )
 
     def tensors(self) -> list[Tensor]:
-        """List what there is."""
+        """Return the tensors that are not None."""
         values = (self.image, self.image_raw, self.mask, self.mask_raw)
         return [value for value in values if value is not None]
 
@@ -59,14 +59,14 @@ def discriminate(
     *,
     differentiable_twice: bool = False,
 ) -> Tensor:  # [B, 1]
-    """Return logits of pictures blurred as scheduled, at full size only, and augmented.
+    """Return logits of images, augmented, and blurred at full size as scheduled.
 
     Args:
-        discriminator: Of images, or of images and masks.
-        views: Pictures at both sizes, with masks if the discriminator takes them.
-        camera: The cameras of the pictures.
+        discriminator: For images, or for images and masks.
+        views: Images at both sizes, with masks if the discriminator uses them.
+        camera: Camera labels of the images.
         context: Blur, augmentation and precision.
-        differentiable_twice: For penalties on gradients: in float32 and not compiled.
+        differentiable_twice: Run in float32 and not compiled, for gradient penalties.
     """
     views = views.blurred(context.schedule.blur_sigma)
     if context.augment is not None:
@@ -85,9 +85,9 @@ def discriminate(
 
 
 def real_views(real: RealBatch, context: StepContext, *, with_mask: bool = False) -> Views:
-    """Return what generated pictures are compared with.
+    """Return the discriminator inputs of real portraits.
 
-    The raw image is the image resized, then blurred; raw masks are never blurred (spec 8.2).
+    Raw images are resized, then blurred; raw masks are never blurred (spec 8.2).
     """
     side = context.schedule.resolution
     image_raw = blur_image(resize_antialias(real.image, side), context.schedule.blur_sigma)

@@ -54,7 +54,7 @@ def test_cats_are_a_function_of_seed_and_number(cats, tmp_path):
 def test_existing_output_is_kept_unless_overwritten(tmp_path, fail):
     path = _draw(tmp_path / "cats.zip", "num_images=1")
     before = path.read_bytes()
-    assert "exists already" in fail(prepare_data.main, "debug=tiny", f"output={path}")
+    assert "overwrite=true" in fail(prepare_data.main, "debug=tiny", f"output={path}")
     assert path.read_bytes() == before
     assert len(_items(_draw(path, "num_images=2", "overwrite=true"))) == 2
 
@@ -191,10 +191,10 @@ def test_photos_that_fail_are_listed_with_the_reason(photos, capsys):
     reasons = dict(index.preparation["failed"])
     assert "truncated" in reasons[f"sub/{broken.stem}.png"]
     assert f"smaller than resolution={SIDE}" in reasons[f"sub/{small.stem}.png"]
-    assert "at least 4 landmarks" in reasons[f"sub/{blank.stem}.png"]
+    assert "at least 4" in reasons[f"sub/{blank.stem}.png"]
     assert "no mask" in reasons["sub/lonely.png"]
     output = capsys.readouterr().out
-    assert "left out sub/lonely.png: it has no mask" in output
+    assert "left out sub/lonely.png: no mask" in output
     assert "wrote 1 images" in output and "left out 4" in output
 
 
@@ -267,7 +267,7 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
         (["dataset=packed"], "please give: data=... (see --help)"),
         (["dataset=packed", "data=x", "crop=none"], "option crop=none does nothing with dataset="),
         (["check=true", "data=x"], "does nothing with check=true; it is for check=true fix=..."),
-        (["dataset=packed", "data=/nowhere"], "data set not found: /nowhere"),
+        (["dataset=packed", "data=/nowhere"], "not found: /nowhere"),
         (["crop=round"], "option crop=round; use none, center, ffhq, eg3d"),
         (["dataset=folder", "dataset.label_set=dogs", "images=x"], "unknown label set 'dogs'"),
         (["set_attributes={ears:2}"], "unknown attribute 'ears'"),
@@ -299,4 +299,4 @@ def test_check_exits_with_1_on_faults_and_repairs_a_copy(truth, tmp_path, capsys
         _run(tmp_path, "check=true", f"data={tmp_path / 'run'}")
     assert info.value.code == 2
     error = capsys.readouterr().err
-    assert "is no data set: it has no dataset.json, images/ or masks/" in error
+    assert "no dataset.json, images/ or masks/" in error

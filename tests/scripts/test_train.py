@@ -84,7 +84,7 @@ DENSITY = ["rendering=released", "model.generator.geometry=density"]
     [
         (["data={tmp}/none"], "{tmp}/none"),
         (["dataset.label_set=celebamask_hq"], "the data set's labels are catmask_hq, the model's"),
-        (["model.generator.resolution=64"], "resolution 64 does not fit data set"),
+        (["model.generator.resolution=64"], "resolution=64"),
         (["model.generator.sr_input_resolution=12"], "model.generator: cannot go from 12 to 32"),
         (["train.tick_kimg=0.0"], "train.tick_kimg=0.0 must be at least 0.001"),
         (["train.warm_start=magic"], "train.warm_start=magic; use none or procedural"),

@@ -1,6 +1,6 @@
 """Adaptive discriminator augmentation (Karras et al. 2020, "Training GANs with limited data").
 
-`Augmenter` moves and colours what discriminators see, `AdaptiveProbability` says how often.
+`Augmenter` transforms discriminator inputs, `AdaptiveProbability` controls how often.
 """
 
 from training.augmentation.augmenter import Augmenter

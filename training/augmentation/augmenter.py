@@ -1,4 +1,4 @@
-"""What discriminators see instead of images and masks."""
+"""Augmentation of discriminator inputs."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class Augmenter:
     It has no state and no weights.
 
     Args:
-        settings: Which transforms, how strong.
+        settings: Transforms and their strengths.
     """
 
     def __init__(self, settings: AugmentSettings):
@@ -34,19 +34,19 @@ class Augmenter:
         probability: float,
         random: BatchRandom,
     ) -> Views:
-        """Transform each sample by its own draw, full-size and raw views of it alike.
+        """Transform each sample randomly, its full-size and raw views alike.
 
-        Each transform takes place with the given probability. Masks move with their images and
-        keep their values, but for the overshoot of a sharp resampling. With probability 0 the
-        arguments come back and nothing is drawn. Derivatives of every order are exact.
+        Each transform is applied with the given probability. Masks move with their images and keep
+        their values, apart from overshoot in resampling. With probability 0 the arguments are
+        returned and no random numbers are used. Derivatives of all orders are exact.
 
         Args:
             image: In [-1, 1].
-            image_raw: The same view at rendering resolution.
-            mask: Scores of the labels in [-1, 1].
-            mask_raw: The same at rendering resolution; given if and only if `mask` is.
-            probability: 0..1, see `AdaptiveProbability`.
-            random: Of these samples.
+            image_raw: The same view at the rendering resolution.
+            mask: Class scores in [-1, 1].
+            mask_raw: The same at the rendering resolution; None if and only if `mask` is.
+            probability: In 0..1; see `AdaptiveProbability`.
+            random: Random generators of the samples.
         """
         assert (mask is None) == (mask_raw is None)
         if self.settings.mode == "none" or probability <= 0:

@@ -1,4 +1,4 @@
-"""Random changes of colour as affine matrices (ADA paper, appendix B)."""
+"""Random colour transforms as affine matrices (ADA paper, appendix B)."""
 
 import math
 
@@ -12,9 +12,9 @@ from training.augmentation.settings import AugmentSettings
 
 
 def draw_recoloring(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 3, 4]
-    """Draw the matrix of each sample that takes (red, green, blue, 1), colours in [-1, 1].
+    """Sample each sample's matrix, to be applied to (red, green, blue, 1) in [-1, 1].
 
-    Applied in this order: brightness, contrast, lightness inverted, hue, saturation.
+    Order of transforms: brightness, contrast, lightness inversion, hue, saturation.
     """
     brightness = torch.where(dice.hits(), dice.normal(settings.brightness), 0)
     contrast = torch.where(dice.hits(), dice.log_normal(settings.contrast_octaves), 1)
@@ -23,11 +23,11 @@ def draw_recoloring(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 3, 
     hue = torch.where(dice.hits(), dice.uniform(-limit, limit), 0)
     saturation = torch.where(dice.hits(), dice.log_normal(settings.saturation_octaves), 1)
     identity = torch.eye(3, device=hue.device)
-    # The projection on the axis of greys.
+    # Projection on the grey axis.
     grey = torch.full((3, 3), 1 / 3, device=hue.device)
     linear = contrast[:, None, None] * identity
     for step in (
-        # Mirrors at the plane through black's and white's middle that is normal to grey.
+        # Reflection at the plane through mid-grey that is normal to the grey axis.
         identity - 2 * flip[:, None, None] * grey,
         _hue_rotation(hue, grey),
         grey + saturation[:, None, None] * (identity - grey),
@@ -49,7 +49,7 @@ def recolor(
 
 
 def _hue_rotation(angle: Tensor, grey: Tensor) -> Tensor:  # [B] in radians, [3, 3] -> [B, 3, 3]
-    """Turn about the axis of greys (Rodrigues' formula)."""
+    """Return rotations about the grey axis (Rodrigues' formula)."""
     third = 1 / math.sqrt(3)
     cross = grey.new_tensor([[0, -third, third], [third, 0, -third], [-third, third, 0]])
     sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]

@@ -1,8 +1,8 @@
-"""Random movements of images as affine maps (ADA paper, appendix B).
+"""Random geometric transforms of images as affine maps (ADA paper, appendix B).
 
-A map takes points of the augmented image to points of the original, which is what resampling needs,
-so transforms are composed by their inverses. Points are (x right, y down, 1) in units of the
-image's side, with the image's centre as origin: a map fits every resolution of the same image.
+Maps go from the augmented image to the original, as resampling requires, so the inverses of
+transforms are composed. Points are (x right, y down, 1) in units of the image's side, relative to
+its centre, so a map applies to every resolution of an image.
 """
 
 import math
@@ -18,12 +18,12 @@ from training.augmentation.settings import AugmentSettings
 def draw_movement(
     settings: AugmentSettings, dice: Dice, side: int
 ) -> Tensor:  # [B, 3, 3], augmented -> original
-    """Draw the movement of each sample.
+    """Sample the geometric transform of each sample.
 
     Args:
-        settings: Which transforms, how strong; at least one that moves.
+        settings: Transforms and their strengths; at least one must be geometric.
         dice: Random numbers.
-        side: Of the image whose pixels shifts by whole pixels mean.
+        side: Side of the image whose pixel grid is used for integer shifts.
     """
     return reduce(compose, _draw_steps(settings, dice, side))
 
@@ -32,7 +32,7 @@ def compose(
     first: Tensor,  # [B, n, n]
     second: Tensor,  # [B, n, n]
 ) -> Tensor:  # [B, n, n]
-    """Return the matrix product at full precision, whatever matrix units and autocast would do."""
+    """Return the matrix product at full precision, regardless of TF32 and autocast."""
     return (first[:, :, :, None] * second[:, None]).sum(dim=2)
 
 
@@ -49,7 +49,7 @@ def scaling(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
 
 
 def rotation(angle: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
-    """Return maps that turn x towards y by an angle in radians."""
+    """Return rotations from x towards y by an angle in radians."""
     sin, cos = angle.sin(), angle.cos()
     matrix = torch.eye(3).to(angle).repeat(len(angle), 1, 1)
     matrix[:, :2, :2] = torch.stack([cos, -sin, sin, cos], dim=1).unflatten(1, (2, 2))
@@ -57,7 +57,7 @@ def rotation(angle: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
 
 
 def _draw_steps(settings: AugmentSettings, dice: Dice, side: int) -> list[Tensor]:
-    """Draw the inverses of all transforms, in the order in which an image undergoes them."""
+    """Sample the inverses of all transforms, in the order in which they are applied to an image."""
     steps = []
     if settings.with_flip:
         sign = 1 - 2 * dice.integer(2)
@@ -85,7 +85,7 @@ def _draw_general_steps(settings: AugmentSettings, dice: Dice) -> list[Tensor]:
 
 
 def _draw_rotation(settings: AugmentSettings, dice: Dice) -> Tensor:  # [B, 3, 3]
-    """Draw one of two rotations, of which at least one takes place with the common probability."""
+    """Sample one of two rotations; at least one is applied with the common probability."""
     limit = math.radians(settings.rotation_degrees)
     one_of_two = 1 - math.sqrt(1 - dice.probability)
     return _where(dice.hits(one_of_two), rotation(dice.uniform(-limit, limit)))

@@ -1,4 +1,4 @@
-"""The probability of augmentation, steered by how much a discriminator overfits."""
+"""Augmentation probability, controlled by how much a discriminator overfits."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from training.augmentation.settings import AugmentSettings
 
 
 class AdaptiveProbability:
-    """Steers the probability of each transform (ADA paper, section 3.1).
+    """Controls the probability of each transform (ADA paper, section 3.1).
 
-    A discriminator that knows its training images by heart calls nearly all of them real, so the
-    mean sign of its logits nears 1. Above the target the probability grows, below it shrinks, by
-    what makes the way from 0 to 1 `ramp_kimg` long. With the modes "none" and "fixed" it stays.
+    A discriminator that has memorised its training images classifies nearly all of them as real,
+    so the mean sign of its logits approaches 1. Above the target the probability increases, below
+    it decreases, at a rate of 1 per `ramp_kimg`. In modes "none" and "fixed" it is constant.
 
     Args:
-        settings: Mode, first value, target and speed.
+        settings: Mode, initial value, target and speed.
     """
 
     def __init__(self, settings: AugmentSettings):
@@ -26,16 +26,16 @@ class AdaptiveProbability:
 
     @property
     def sign(self) -> float:
-        """The mean sign behind the last adjustment, in [-1, 1]; 0 before the first."""
+        """Mean sign used for the last adjustment, in [-1, 1]; 0 before the first."""
         return self._mean_sign
 
     def update(self, real_signs_mean: float, images: int) -> None:
-        """Take note of an iteration; every `interval` of them adjust the probability.
+        """Record an iteration; adjust the probability every `interval` iterations.
 
         Args:
-            real_signs_mean: Mean sign of the image discriminator's logits of the iteration's real
-                images as it saw them, over all processes, so that all processes agree.
-            images: Number of real images of the iteration, likewise.
+            real_signs_mean: Mean sign of the image discriminator's logits for the iteration's
+                augmented real images, over all processes, so that all of them agree.
+            images: Number of those images, over all processes.
         """
         self._num_updates += 1
         self._sign_sum += real_signs_mean * images
@@ -52,7 +52,7 @@ class AdaptiveProbability:
         self._num_updates, self._sign_sum, self._num_images = 0, 0.0, 0
 
     def state_dict(self) -> dict[str, float | int]:
-        """Return all that changes."""
+        """Return the mutable state."""
         return {
             "probability": self.probability,
             "mean_sign": self._mean_sign,
@@ -62,9 +62,9 @@ class AdaptiveProbability:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Resume from a state.
 
-        A fixed probability stays as set, and an adaptive one obeys the bound that is set now.
+        A fixed probability keeps its setting; an adaptive one respects the current bound.
         """
         if self.settings.mode == "adaptive":
             self.probability = min(float(state["probability"]), self.settings.max_probability)

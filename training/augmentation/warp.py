@@ -1,9 +1,9 @@
-"""Resampling of moved images, differentiable any number of times.
+"""Resampling of transformed images, differentiable any number of times.
 
-An image is enlarged twofold by the filter of an orthonormal wavelet, looked up bilinearly where a
-map says, and reduced by the same filter reversed (ADA paper, appendix B). Such a filter is
-orthogonal to its own even shifts, so an image that is not moved, or by whole pixels, comes back as
-it was; the enlargement keeps a moved one from blurring and aliasing.
+An image is upsampled twofold with an orthonormal wavelet filter, sampled bilinearly, and
+downsampled with the reversed filter (ADA paper, appendix B). The filter is orthogonal to its even
+shifts, so identity and integer shifts reproduce the image exactly; upsampling reduces blur and
+aliasing of other transforms.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch.autograd.function import Function, FunctionCtx
 from torch_utils.ops.execution import own_precision
 from torch_utils.ops.resample import setup_filter, upfirdn2d
 
-# Low-pass filter of the wavelet sym6 (Daubechies 1992, table 8.1), of sum sqrt 2 and norm 1.
+# Low-pass filter of the sym6 wavelet (Daubechies 1992, table 8.1), with sum sqrt(2) and norm 1.
 SYM6 = (
     -0.007800708325034148,
     0.0017677118642428036,
@@ -29,11 +29,11 @@ SYM6 = (
     0.0034907120842174702,
     0.015404109327027373,
 )
-# An enlarged image lags behind by this many of its samples: the filter's centre of mass.
+# Delay of the upsampled image, in its samples: the filter's centre of mass.
 _DELAY = sum(i * tap for i, tap in enumerate(SYM6)) / sum(SYM6)
-# Pixels beyond the edges that the filters reach when looking at an image in its place.
+# Pixels beyond the edges used by the filters for an untransformed image.
 _RIM = 3
-# And those that the enlargement of image and rim looks at.
+# Pixels of padding needed to upsample image and rim.
 _PADDING = 6
 
 
@@ -41,9 +41,9 @@ def warp(
     image: Tensor,  # [B, C, N, N]
     inverse: Tensor,  # [B, 3, 3], see `training.augmentation.geometry`
 ) -> Tensor:  # [B, C, N, N]
-    """Move images; what comes into view from outside is their reflection.
+    """Transform images, with reflection beyond their edges.
 
-    Derivatives of every order with respect to the image are exact; the map receives none.
+    Derivatives of all orders with respect to the image are exact; the map receives none.
     """
     side = image.shape[-1]
     assert image.shape[-2] == side > 1, image.shape
@@ -57,8 +57,8 @@ def warp(
 def _sources(
     inverse: Tensor,  # [B, 3, 3]
     side: int,
-) -> Tensor:  # [B, M, M, 2], in samples of the enlarged image
-    """Return where the samples before the reduction come from."""
+) -> Tensor:  # [B, M, M, 2], in samples of the upsampled image
+    """Return the source positions of the samples before downsampling."""
     centre = (side - 1) / 2
     samples = torch.arange(2 * side + len(SYM6) - 2).to(inverse)
     place = ((samples - _DELAY) / 2 - centre) / side
@@ -69,12 +69,12 @@ def _sources(
     )
     pixels = source * side + centre
     is_near = (pixels >= -_RIM) & (pixels <= side - 1 + _RIM)
-    # The enlarged image begins one sample before the first that a pixel contributes to.
+    # The upsampled image starts one sample before the first that a pixel contributes to.
     return 2 * torch.where(is_near, pixels, _fold(pixels, side)) + _DELAY + 1
 
 
 def _fold(pixels: Tensor, side: int) -> Tensor:
-    """Reflect positions at the outermost pixels' centres until they are between them."""
+    """Reflect positions at the centres of the outermost pixels until they lie between them."""
     last = side - 1
     return last - (torch.remainder(pixels, 2 * last) - last).abs()
 
@@ -83,7 +83,7 @@ def _reflect(
     image: Tensor,  # [B, C, N, N]
     padding: int,
 ) -> Tensor:  # [B, C, N + 2 padding, N + 2 padding]
-    """Continue an image by reflection; one smaller than the padding is reflected repeatedly."""
+    """Pad an image by reflection, repeatedly if it is smaller than the padding."""
     while padding > 0:
         step = min(padding, image.shape[-1] - 1)
         image = F.pad(image, [step] * 4, mode="reflect")
@@ -92,7 +92,7 @@ def _reflect(
 
 
 class _BilinearLookup(Function):
-    """`grid_sample` as a linear map of the image: PyTorch before 2.12 derives it only once."""
+    """`grid_sample` as a linear map of the image; PyTorch before 2.12 has no second derivative."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, image: Tensor, grid: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Portraits with label map, camera and caption, decoded from the files of a data set."""
+"""The dataset of portraits with label map, camera and caption."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -20,17 +20,17 @@ from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
 
 Item = dict[str, Any]
 
-# Images that are looked at for the side of all; reasons that an error lists.
+# Images tried to find the resolution; reasons listed in an error.
 _MAX_PROBES = 100
 _NUM_LISTED = 3
 
 
 class Unreadable(NamedTuple):
-    """A sample that was skipped.
+    """A skipped sample.
 
     Args:
-        name: Its name.
-        reason: One line that names the file.
+        name: Name of the sample.
+        reason: One line that includes the file.
     """
 
     name: str
@@ -38,25 +38,26 @@ class Unreadable(NamedTuple):
 
 
 class PortraitDataset(Dataset):
-    """Samples of a data set on disk (format: datasets/README.md), in the order of their names.
+    """Samples of a dataset on disk (format: datasets/README.md), in order of name.
 
     An item is a dict: `image` uint8 [3, H, W], `label_map` uint8 [H, W], `camera` float32 [25],
-    `caption` str ("" if there is none). A sample with `repeats` r is r items.
+    `caption` str ("" if there is none). A sample with `repeats` r gives r items.
 
     Args:
         path: Folder, zip archive, folder of tar shards, or the URL of such a folder.
-        resolution: Side of the items; None keeps the files' own. Images are reduced with an
-            antialiased bicubic filter, label maps by nearest neighbour.
-        with_flips: Append a mirrored copy of every item, with left and right labels and the
-            camera exchanged accordingly; captions stay as they are.
+        resolution: Side of the items; None keeps that of the files. Images are downscaled with an
+            antialiased bicubic filter, label maps with nearest neighbour.
+        with_flips: Append a mirrored copy of every item, with labels and camera mirrored too;
+            captions are unchanged.
 
     Attributes:
-        files: What the samples are read from.
-        index: What is known of the samples.
+        files: Files that the samples are read from.
+        index: Contents of `dataset.json`.
         label_set: Meaning of the label ids.
 
     Raises:
-        UserError: If the data set is incomplete or malformed; a damaged file shows when it is read.
+        UserError: If the dataset is incomplete or malformed. Damaged files are detected only when
+            read.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class PortraitDataset(Dataset):
         self.resolution = self._file_resolution if resolution is None else resolution
         if not 0 < self.resolution <= self._file_resolution:
             raise UserError(
-                f"resolution {resolution} does not fit data set {path} of "
-                f"{self._file_resolution} px images; use 1..{self._file_resolution}"
+                f"resolution={resolution} for dataset {path} with {self._file_resolution} px "
+                f"images; use 1..{self._file_resolution}"
             )
         cameras = torch.from_numpy(self.index.cameras)
         self._sample_cameras = torch.stack([cameras, mirror_camera(cameras)])
@@ -80,7 +81,7 @@ class PortraitDataset(Dataset):
 
     @property
     def camera_labels(self) -> Tensor:  # [N, 25]
-        """Cameras of all items, repeated and mirrored ones included."""
+        """Cameras of all items, including repeated and mirrored ones."""
         cameras = self._sample_cameras[: 1 + self.with_flips, torch.from_numpy(self._samples)]
         return cameras.flatten(0, 1)
 
@@ -94,11 +95,11 @@ class PortraitDataset(Dataset):
         return self.decode(sample, image, mask, is_mirrored=is_mirrored)
 
     def read_batch(self, positions: Iterable[int]) -> dict[str, Any]:
-        """Return items as one batch: tensors are stacked, captions come as a list."""
+        """Return items as a batch: tensors are stacked, captions are a list."""
         return default_collate([self[position] for position in positions])
 
     def read_or_replace(self, index: int, max_unreadable: int) -> tuple[Item, list[Unreadable]]:
-        """Return an item, or the next one whose files can be read, and what was skipped for it.
+        """Return an item, or the next readable one, and the samples skipped for it.
 
         Raises:
             UserError: If more than `max_unreadable` samples in a row cannot be read.
@@ -113,10 +114,10 @@ class PortraitDataset(Dataset):
     def decode(
         self, sample: int, image_png: bytes, mask_png: bytes, *, is_mirrored: bool = False
     ) -> Item:
-        """Return the item of sample number `sample` (in the order of names) from its files.
+        """Return the item of sample number `sample` (in order of name) from its files.
 
         Raises:
-            UserError: If one of them is damaged or does not fit the data set.
+            UserError: If a file is damaged or does not fit the dataset.
         """
         name = self.index.names[sample]
         image = self._open_image(name, image_png, self._file_resolution)
@@ -128,7 +129,7 @@ class PortraitDataset(Dataset):
         if is_mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             label_map = np.take(self._mirror, label_map[:, ::-1])
-        # Channel by channel: twice as fast as to interleave them first and take them apart again.
+        # Channel by channel is twice as fast as interleaving and splitting them again.
         channels = np.array([np.asarray(channel) for channel in image.split()])
         return {
             "image": torch.from_numpy(channels),
@@ -143,7 +144,7 @@ class PortraitDataset(Dataset):
         return int(self._samples[position]), bool(is_mirrored)
 
     def _find_file_resolution(self) -> int:
-        """Return the side of the first image that is readable and square."""
+        """Return the side of the first readable, square image."""
         errors = []
         for name in self.index.names[:_MAX_PROBES]:
             try:
@@ -174,22 +175,22 @@ class PortraitDataset(Dataset):
 def _check_size(what: str, size: tuple[int, ...], side: int) -> None:
     if size != (side, side):
         raise UserError(
-            f"{what} is {size[0]} x {size[1]} px; all images and masks of a data set must be "
-            f"square and of one size, here {side} x {side}"
+            f"{what} is {size[0]} x {size[1]} px; all images and masks of this dataset must be "
+            f"{side} x {side}"
         )
 
 
 def first_readable(
     attempts: Iterable[tuple[str, Callable[[], Item]]], max_unreadable: int
 ) -> tuple[Item, list[Unreadable]]:
-    """Return the item of the first attempt that succeeds, and what was skipped for it.
+    """Return the item of the first successful attempt, and the samples skipped for it.
 
     Args:
-        attempts: Name of a sample, and what reads it.
-        max_unreadable: Different samples that may fail.
+        attempts: Name of each sample, and a function that reads it.
+        max_unreadable: Maximum number of different samples that may fail.
 
     Raises:
-        UserError: If more of them fail, or all.
+        UserError: If more samples fail, or all.
     """
     skipped: dict[str, Unreadable] = {}
     for name, read in attempts:
@@ -200,19 +201,19 @@ def first_readable(
         except UserError as error:
             skipped[name] = Unreadable(name, str(error))
             require_few(list(skipped.values()), max_unreadable)
-    raise UserError(f"no sample is left: {_describe(list(skipped.values()))}")
+    raise UserError(f"no readable samples: {_describe(list(skipped.values()))}")
 
 
 def require_few(unreadable: Sequence[Unreadable], max_unreadable: int) -> None:
-    """Check the number of samples that cannot be read.
+    """Check the number of unreadable samples.
 
     Raises:
         UserError: If there are more than allowed; lists the first few.
     """
     if len(unreadable) > max_unreadable:
-        raise UserError(f"{_describe(unreadable)}; max_unreadable={max_unreadable} allows no more")
+        raise UserError(f"{_describe(unreadable)}; more than max_unreadable={max_unreadable}")
 
 
 def _describe(unreadable: Sequence[Unreadable]) -> str:
     reasons = "; ".join(entry.reason for entry in unreadable[:_NUM_LISTED])
-    return f"{len(unreadable)} sample(s) cannot be read, first: {reasons}"
+    return f"cannot read {len(unreadable)} sample(s), first: {reasons}"

@@ -1,4 +1,4 @@
-"""Endless batches of a data set, in an order that can be taken up again anywhere."""
+"""Endless batches of a dataset, in an order that can be resumed at any position."""
 
 import hashlib
 import json
@@ -17,11 +17,12 @@ from training.data.shard_stream import ShardStream
 
 MAX_UNREADABLE = 10
 
-# What a user calls the parts of a state that name the order; only streams have the last three.
+# User-facing names of the parts of a state that determine the order; the last three are only for
+# streams.
 _ORDER_WORDS = {
     "streaming": "train.streaming",
-    "num_items": "the number of items in the data set",
-    "digest": "the data set (names, repeats, label set, flips or shards)",
+    "num_items": "the number of items in the dataset",
+    "digest": "the dataset (names, repeats, label set, flips or shards)",
     "batch_size": "the batch size of each process",
     "num_replicas": "the number of processes",
     "num_workers": "train.num_workers",
@@ -33,14 +34,14 @@ _logger = logging.getLogger(__name__)
 def infinite_order(
     num_items: int, *, seed: int = 0, position: int = 0, rank: int = 0, num_replicas: int = 1
 ) -> Iterator[int]:
-    """Yield indices without end, each epoch a permutation that depends on seed and epoch only.
+    """Yield indices endlessly; each epoch is a permutation determined by seed and epoch.
 
     Args:
-        num_items: Size of the data set.
+        num_items: Size of the dataset.
         seed: Seed of the permutations.
-        position: Number of indices, over all replicas, that are already used.
-        rank: This process's number among the replicas.
-        num_replicas: Processes that share the sequence; each takes every `num_replicas`-th index.
+        position: Number of indices already used, over all replicas.
+        rank: Index of this process among the replicas.
+        num_replicas: Processes that share the sequence; each uses every `num_replicas`-th index.
     """
     assert num_items > 0 and 0 <= rank < num_replicas, (num_items, rank, num_replicas)
     position += rank
@@ -53,18 +54,18 @@ def infinite_order(
 
 
 class BatchStream(Iterator[dict[str, Any]]):
-    """Batches without end that know their position, so that a resumed run sees the same ones.
+    """Endless batches that track their position, so that a resumed run gets the same ones.
 
-    Tensors of the items are stacked, captions come as a list. A sample that cannot be read is
-    replaced by another, which depends on the data set and the order only, and logged once.
+    Tensors are stacked, captions are a list. Each unreadable sample is logged once and replaced by
+    another, chosen only by dataset and order.
 
     Args:
-        loader: Batches of a data set, each with the samples that were skipped for it.
-        state: Position at which the loader starts, what its order depends on, and under
-            `unreadable` the reason of each sample that was skipped before, by name.
+        loader: Batches of a dataset, each with the samples skipped for it.
+        state: Start position, everything that determines the order, and under `unreadable` the
+            reasons of samples skipped earlier, by name.
         num_replicas: Processes that share the sequence.
-        max_unreadable: Different samples of this process that may be unreadable.
-        unreadable: Further samples that were skipped, and logged, before.
+        max_unreadable: Maximum number of different unreadable samples of this process.
+        unreadable: Further samples that were skipped and logged earlier.
     """
 
     def __init__(
@@ -86,20 +87,20 @@ class BatchStream(Iterator[dict[str, Any]]):
 
     @property
     def num_unreadable(self) -> int:
-        """Number of different samples that were skipped so far."""
+        """Number of different samples skipped so far."""
         return len(self._unreadable)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `make_loader` needs to go on after the last batch that was handed out."""
+        """Return the state with which `make_loader` resumes after the last returned batch."""
         return {**self._state, "unreadable": dict(self._unreadable.values())}
 
     def __next__(self) -> dict[str, Any]:
         try:
             batch, skipped = next(self._batches)
         except UserError as error:
-            # A worker's comes wrapped in a traceback.
+            # Errors of workers are wrapped in a traceback.
             own_message = str(error).rpartition(f"{UserError.__module__}.UserError: ")[2].strip()
-            # Its frames would keep the workers alive.
+            # The frames would keep the workers alive.
             error.__traceback__ = None
             raise UserError(own_message) from None
         for entry in skipped:
@@ -127,20 +128,20 @@ def make_loader(
     """Return an endless stream of shuffled batches.
 
     Args:
-        dataset: What to draw from.
-        batch_size: Items of a batch in this process.
-        seed: Seed of the order, unless `state` is given.
-        state: `BatchStream.state_dict()` of an earlier stream, to go on from there.
-        num_workers: Processes that read files; 0 reads in this one.
-        rank: This process's number among the replicas.
+        dataset: The dataset.
+        batch_size: Batch size of this process.
+        seed: Seed of the order, unless `state` is set.
+        state: `BatchStream.state_dict()` of an earlier stream, to resume from.
+        num_workers: Reader processes; 0 reads in this process.
+        rank: Index of this process among the replicas.
         num_replicas: Processes that share the sequence.
-        streaming: Read tar shards from start to end (`ShardStream`) instead of single samples in
-            any order. The order then depends on batch size, workers and replicas too.
-        max_unreadable: Samples that may be unreadable; one more is an error.
-        unreadable: Samples that were skipped, and logged, before; they count.
+        streaming: Read tar shards sequentially (`ShardStream`) instead of by random access. The
+            order then also depends on batch size, workers and replicas.
+        max_unreadable: Maximum number of unreadable samples.
+        unreadable: Samples that were skipped and logged earlier; they count towards the maximum.
 
     Raises:
-        UserError: If `state` is of another data set or order, or the data set cannot be streamed.
+        UserError: If `state` has another dataset or order, or the dataset cannot be streamed.
     """
     fresh = {"seed": seed, "position": 0, "num_items": len(dataset)}
     if streaming:
@@ -162,7 +163,7 @@ def make_loader(
         )
         source = {"dataset": stream}
     elif isinstance(dataset.files, ShardFiles) and dataset.files.is_remote:
-        raise UserError(f"data set {dataset.path} can only be streamed; say train.streaming=true")
+        raise UserError(f"dataset {dataset.path} can only be streamed; set train.streaming=true")
     else:
         order_of_indices = infinite_order(
             len(dataset),
@@ -190,7 +191,7 @@ def make_loader(
 
 
 class _Replacing(Dataset):
-    """Items with what was skipped for them."""
+    """Items, with the samples skipped for each."""
 
     def __init__(self, dataset: PortraitDataset, max_unreadable: int):
         self._dataset, self._max_unreadable = dataset, max_unreadable
@@ -207,7 +208,7 @@ def _collate(
 
 
 def _digest(dataset: PortraitDataset, streaming: bool) -> str:
-    """Return a short name of what a position in the order means."""
+    """Return a hash of everything that gives a position in the order its meaning."""
     index = dataset.index
     label_set = [index.label_set.name, index.label_set.version]
     parts: list[Any] = [index.names, index.repeats.tolist(), label_set, dataset.with_flips]
@@ -223,6 +224,6 @@ def _check_state(state: dict[str, Any], fresh: dict[str, Any]) -> None:
     for name, words in _ORDER_WORDS.items():
         if was.get(name) != now.get(name):
             raise UserError(
-                f"cannot resume: the order of the data depends on {words}, which was "
-                f"{was.get(name)} and is {now.get(name)} now; set it back"
+                f"cannot resume: the data order depends on {words}, which changed from "
+                f"{was.get(name)} to {now.get(name)}; restore the old value"
             )

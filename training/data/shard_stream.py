@@ -1,4 +1,4 @@
-"""Samples of tar shards, each shard read from start to end; for many nodes and remote storage."""
+"""Sequential reading of tar shards, for many nodes and remote storage."""
 
 import tarfile
 from collections.abc import Iterator
@@ -15,36 +15,37 @@ from training.data.format.layout import IMAGE_SUFFIX, MASK_SUFFIX, name_from_key
 from training.data.format.remote import describe, open_stream
 from training.data.format.shards import ShardFiles, ShardTable
 
-# Keep the random numbers of the shards' order and those inside of shards apart.
+# Separate the random numbers for the order of shards and the order within shards.
 _SHARD_ORDER, _BLOCK_ORDER = 1, 2
 
-# Samples of a shard that are held in memory, as files, and shuffled together.
+# Samples of a shard that are kept in memory, encoded, and shuffled together.
 BLOCK_SIZE = 1000
 
 _RawSample = tuple[str, bytes, bytes]  # Name, image PNG, mask PNG.
 
 
 class ShardStream(IterableDataset):
-    """Items without end, each with the samples that were skipped for it.
+    """Endless items, each with the samples skipped for it.
 
-    All shards in the order of epoch 0, those of epoch 1 and so on are one endless sequence, of
-    which reader i of n takes every n-th from i on: the shards of an epoch hold every item once.
-    Readers go on to the next epoch without waiting for each other; how far one gets ahead depends
-    on how unequal the shards are. The order of shards is a function of seed and epoch, that inside
-    a shard of seed, epoch and shard: blocks of `BLOCK_SIZE` samples are shuffled.
+    The shuffled shards of all epochs form one endless sequence, of which reader i of n uses every
+    n-th, starting with i; the shards of an epoch contain every item once. Readers do not wait for
+    each other at the end of an epoch, so unequal shards let some get ahead. The order of shards is
+    determined by seed and epoch; within a shard, blocks of `BLOCK_SIZE` samples are shuffled by
+    seed, epoch and shard.
 
     Args:
-        dataset: In shards.
+        dataset: A dataset in shards.
         seed: Seed of the order.
-        position: Items that all replicas have used; a multiple of what they use at once.
-        batch_size: Items of a batch.
-        rank: This process's number among the replicas.
+        position: Items already used by all replicas; a multiple of their total batch size.
+        batch_size: Items per batch.
+        rank: Index of this process among the replicas.
         num_replicas: Processes that share the shards.
-        num_lanes: Readers of each process.
-        max_unreadable: Samples of a block that may be unreadable; each is replaced by the next.
+        num_lanes: Readers per process.
+        max_unreadable: Maximum number of unreadable samples per block; each is replaced by the
+            next.
 
     Raises:
-        UserError: If the data set is not in shards, or has fewer of them than there are readers.
+        UserError: If the dataset is not in shards, or has fewer shards than readers.
     """
 
     def __init__(
@@ -61,15 +62,15 @@ class ShardStream(IterableDataset):
     ):
         if not isinstance(dataset.files, ShardFiles):
             raise UserError(
-                f"data set {dataset.path} is not in shards, so it cannot be streamed; write it "
-                "with shard_size=1000 (prepare_data dataset=packed), or say train.streaming=false"
+                f"dataset {dataset.path} is not in shards, so it cannot be streamed; rewrite it "
+                "with shard_size=1000 (prepare_data dataset=packed), or set train.streaming=false"
             )
         tables = dataset.files.tables
         if len(tables) < num_replicas * num_lanes:
             raise UserError(
-                f"data set {dataset.path} has {len(tables)} shard(s) for {num_replicas} "
-                f"process(es) with {num_lanes} reader(s) each; use at most "
-                f"{len(tables)} readers in all (train.num_workers), or smaller shards"
+                f"dataset {dataset.path} has {len(tables)} shard(s) for {num_replicas} "
+                f"process(es) with {num_lanes} reader(s) each; use at most {len(tables)} readers "
+                "in total (train.num_workers), or smaller shards"
             )
         assert position % (batch_size * num_replicas) == 0, position
         self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
@@ -95,16 +96,16 @@ class ShardStream(IterableDataset):
             to_skip = max(to_skip - num_items[shard], 0)
 
     def _resume_point(self, worker: int) -> tuple[int, int]:
-        """Return a worker's lane and the items of it that are already used.
+        """Return a worker's lane and the number of its items already used.
 
-        Batches come from the lanes in turn, and a new loader begins with its worker 0.
+        Batches come from the lanes in turn, and a new loader starts with worker 0.
         """
         lane = (self._num_batches + worker) % self._num_lanes
         num_batches = -((lane - self._num_batches) // self._num_lanes)
         return lane, num_batches * self._batch_size
 
     def _split(self, table: ShardTable) -> list[np.ndarray]:
-        """Return the entries of each block: row in the block * 2 + whether it is mirrored."""
+        """Return the entries of each block, encoded as 2 * row + is_mirrored."""
         repeats = self._dataset.index.repeats[[self._samples[name] for name in table.names]]
         blocks = []
         for start in range(0, len(repeats), BLOCK_SIZE):
@@ -123,7 +124,7 @@ class ShardStream(IterableDataset):
         raw_samples = self._read_raw(self._dataset.files.tables[shard])
         block: list[_RawSample] = []
         for number, entries in enumerate(self._blocks[shard]):
-            # Two blocks at once would double the memory.
+            # Clear first: two blocks would double the memory.
             block.clear()
             block.extend(islice(raw_samples, len(np.unique(entries // 2))))
             order = entries[self._permutation(len(entries), _BLOCK_ORDER, epoch, shard, number)]
@@ -135,7 +136,7 @@ class ShardStream(IterableDataset):
     def _decode_or_replace(
         self, block: list[_RawSample], order: np.ndarray, index: int
     ) -> tuple[Item, list[Unreadable]]:
-        """Decode an entry, or the first readable one after it."""
+        """Decode an entry, or the next readable one."""
         entries = (int(order[(index + step) % len(order)]) for step in range(len(order)))
         return first_readable(
             ((block[entry // 2][0], partial(self._decode, block, entry)) for entry in entries),
@@ -148,7 +149,7 @@ class ShardStream(IterableDataset):
         return self._dataset.decode(self._samples[name], image, mask, is_mirrored=bool(is_mirrored))
 
     def _read_raw(self, table: ShardTable) -> Iterator[_RawSample]:
-        """Read a shard from start to end; it must hold what its table says."""
+        """Read a shard sequentially, checking it against its table."""
         url = self._dataset.files.url(table.file)
         expected = iter(table.names)
         with open_stream(url) as stream:
@@ -157,7 +158,7 @@ class ShardStream(IterableDataset):
                     name = name_from_key(sample["__key__"])
                     image, mask = sample.get(IMAGE_SUFFIX[1:]), sample.get(MASK_SUFFIX[1:])
                     if image is None or mask is None or name != next(expected, None):
-                        raise UserError(f"shard {url} is not what its index says: at {name}")
+                        raise UserError(f"shard {url} does not match its index at {name}")
                     yield name, image, mask
             except UserError:
                 raise
@@ -166,6 +167,6 @@ class ShardStream(IterableDataset):
         missing = next(expected, None)
         if missing is not None:
             raise UserError(
-                f"shard {url} is damaged or truncated: it ends before {missing}, its index has "
+                f"shard {url} is damaged or truncated: it ends before {missing}; its index lists "
                 f"{len(table.names)} samples"
             )

@@ -1,4 +1,4 @@
-"""Apply a function to many inputs in worker processes, in order and without piling up results."""
+"""Ordered parallel map in worker processes, with a bounded number of pending results."""
 
 import multiprocessing
 from collections import deque
@@ -14,9 +14,9 @@ from mate3d.errors import UserError
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
-# Inputs in flight a worker: enough that none waits, few enough that results do not pile up.
+# Inputs in flight per worker: enough to keep workers busy, few enough to bound pending results.
 _INPUTS_A_WORKER = 8
-# The function of a worker process, set once when it starts: models in it are loaded only once.
+# The function of a worker process, set once at its start so that its models are loaded only once.
 _own_function: list[Callable[[Any], Any]] = []
 
 
@@ -26,9 +26,9 @@ def map_by_workers(
     """Yield the results in the order of the inputs.
 
     Args:
-        function: Must pickle if there are workers, as must inputs and results.
-        inputs: Taken as they are needed.
-        num_workers: Processes that work, one thread each; 0 works in this process.
+        function: Must be picklable if there are workers, like inputs and results.
+        inputs: Consumed lazily.
+        num_workers: Worker processes, one thread each; 0 runs in this process.
 
     Raises:
         UserError: If a worker process dies.
@@ -52,7 +52,7 @@ def map_by_workers(
             yield result
     except BrokenProcessPool:
         raise UserError(
-            "a worker process died, perhaps for want of memory; use fewer num_workers"
+            f"a worker process died, probably out of memory; lower num_workers={num_workers}"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Measuring a generator during training: distances to the data, labels, distances' gradients."""
+"""Evaluation of a generator during training: FID, KID, mIoU and eikonal residual."""
 
 from training.evaluation.evaluator import TrainingEvaluator
 from training.evaluation.settings import MetricSettings

@@ -1,4 +1,4 @@
-"""The metrics of a generator against the data set that it learns from."""
+"""Metrics of a generator on its training dataset."""
 
 from pathlib import Path
 
@@ -19,26 +19,26 @@ from training.evaluation.judges import choose_features, choose_labels, mask_at
 from training.evaluation.real_features import own_batches, real_features
 from training.evaluation.settings import MetricSettings
 
-# Keeps these random numbers apart from those of training.
+# Separates these random numbers from those of training.
 _STREAM = 0x6D6574
 _EIKONAL_POINTS = 4096
 
 
 class TrainingEvaluator:
-    """Measures generators against one data set; networks are loaded at once, so errors come early.
+    """Measures generators on a dataset; loads networks on construction, so that errors come early.
 
-    With several processes each makes its share of the images, and all get the same values, which
-    do not depend on the number of processes.
+    Each process generates its share of the images. All get the same values, which do not depend
+    on the number of processes.
 
     Args:
         settings: What to measure.
         dataset: Real portraits at the generator's resolution.
-        device: Of generators and networks.
-        cache_folder: Keeps features of real images; one folder may serve all runs.
+        device: Device of generators and networks.
+        cache_folder: Cache for features of real images; can be shared by all runs.
 
     Raises:
-        UserError: If a network that was asked for is not there, or FID or KID is to be measured
-            on a data set that can only be streamed.
+        UserError: If a requested network is missing, or FID or KID is requested for a dataset that
+            can only be streamed.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class TrainingEvaluator:
         has_distances = bool({"fid", "kid"} & set(settings.names))
         if has_distances and isinstance(dataset.files, ShardFiles) and dataset.files.is_remote:
             raise UserError(
-                f"data set {dataset.path} can only be streamed, but FID and KID look at its"
-                " images in any order; use metrics.names=[eikonal]"
+                f"dataset {dataset.path} can only be streamed, but FID and KID need random access"
+                " to its images; use metrics.names=[eikonal]"
             )
-        # New networks draw random weights, which a training's numbers must not depend on.
+        # Weight initialisation must not change the random numbers of training.
         with torch.random.fork_rng(devices=[]):
             self._features = choose_features(settings, dataset, device) if has_distances else None
             has_labels = "miou" in settings.names
@@ -69,16 +69,16 @@ class TrainingEvaluator:
         cameras: Tensor,  # [N, 25]
         seed: int,
     ) -> dict[str, float]:
-        """Measure random heads from cameras of the data set.
+        """Measure random heads from cameras of the dataset.
 
         Args:
-            generator: In eval mode; usually the moving average.
-            cameras: Drawn from; each also conditions the head that it looks at.
-            seed: The same latents, cameras and values every time.
+            generator: In eval mode; usually the EMA.
+            cameras: Cameras to sample from; each also conditions its head.
+            seed: Determines latents and cameras.
 
         Returns:
             Metrics/fid_<features>, Metrics/kid_<features>, Metrics/miou and
-            Metrics/eikonal_residual, as far as they were asked for and can be measured.
+            Metrics/eikonal_residual: those requested and measurable.
         """
         names, judge = self._settings.names, self._features
         num_features = judge.network.num_features if judge else 0
@@ -89,10 +89,10 @@ class TrainingEvaluator:
         has_residual = "eikonal" in names and generator.config.geometry == "sdf"
         num_samples = self._settings.num_samples
         num_eikonal = min(self._settings.eikonal_heads, num_samples) if has_residual else 0
-        # Distances alone need only a few heads.
+        # The eikonal residual alone needs only a few heads.
         num_heads = num_samples if judge or self._labels else num_eikonal
         cuda = [self._device] if self._device.type == "cuda" else []
-        # Some published generators add noise of PyTorch's global source to each image.
+        # Some published generators add noise from PyTorch's global random generator.
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             for places in own_batches(num_heads, self._settings.batch_size):
@@ -126,7 +126,7 @@ class TrainingEvaluator:
         cameras: Tensor,
         random: BatchRandom,
         places: list[int],
-        num_eikonal: int,  # the first of the places
+        num_eikonal: int,  # number of leading places to measure
         fake: Tensor,  # [M, F], rows `places` are filled in
         counts: Tensor,  # [K, K], added to
     ) -> Tensor:  # [2]: sum of eikonal residuals, number of heads
@@ -141,7 +141,7 @@ class TrainingEvaluator:
             )
             image = view.image.float().clamp(-1, 1)
             if self._features:
-                # As files hold them: the real ones are of 8 bits, too.
+                # Quantised to 8 bits, like the real images.
                 pixels = torch.from_numpy(to_uint8(image)).movedim(-1, -3).to(self._device)
                 fake[places] = self._features.network(pixels).float().cpu()
             if self._labels and view.segmentation is not None:

@@ -1,4 +1,4 @@
-"""The networks that judge: features of images, and labels to compare masks with."""
+"""Networks for evaluation: image features, and labels to compare masks with."""
 
 import hashlib
 import logging
@@ -33,12 +33,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FeatureJudge:
-    """A network of features.
+    """A feature network.
 
     Args:
-        name: procedural or inception.
+        name: "procedural" or "inception".
         network: From uint8 images [B, 3, H, W] to [B, num_features].
-        digest: Of its weights.
+        digest: Hash of its weights.
     """
 
     name: str
@@ -46,12 +46,12 @@ class FeatureJudge:
     digest: str
 
 
-# From images [B, 3, H, W] in [-1, 1] to classes [B, R, R] int64, at a size of the judge's own.
+# From images [B, 3, H, W] in [-1, 1] to classes [B, R, R] int64, at the judge's own resolution.
 LabelJudge = Callable[[Tensor], Tensor]
 
 
 def is_procedural(dataset: PortraitDataset) -> bool:
-    """Tell whether a data set was computed, by what it says of its preparation."""
+    """Return whether a dataset is procedural, according to its index."""
     source = dataset.index.preparation.get("dataset", {})
     return str(source.get("name", "")).startswith(_PROCEDURAL_PREFIX)
 
@@ -59,10 +59,10 @@ def is_procedural(dataset: PortraitDataset) -> bool:
 def choose_features(
     settings: MetricSettings, dataset: PortraitDataset, device: torch.device
 ) -> FeatureJudge:
-    """Return the network of FID and KID.
+    """Return the feature network for FID and KID.
 
     Raises:
-        UserError: If the chosen one is not there.
+        UserError: If the requested one is missing.
     """
     if settings.features == "inception" or (
         settings.features == "auto" and not is_procedural(dataset)
@@ -71,11 +71,11 @@ def choose_features(
         if weights is not None:
             return FeatureJudge("inception", load_inception(weights, device), file_digest(weights))
         place = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
-        where = f"put torch-fidelity's weights at {place} or name them: metrics.inception_weights="
+        where = f"put torch-fidelity's weights at {place} or set metrics.inception_weights="
         if settings.features == "inception":
-            raise UserError(f"metrics.features=inception, but its weights are not here; {where}")
+            raise UserError(f"metrics.features=inception: weights not found; {where}")
         _logger.warning(
-            "FID and KID by procedural features, which tell little about photos; %s", where
+            "FID and KID use procedural features, which say little about photos; %s", where
         )
     folder = settings.procedural_network
     network = load_feature_network(folder, device)
@@ -85,10 +85,10 @@ def choose_features(
 def choose_labels(
     settings: MetricSettings, dataset: PortraitDataset, device: torch.device
 ) -> LabelJudge | None:
-    """Return what judges masks; None, with a warning, where nothing here knows data and labels.
+    """Return a judge of masks, or None, with a warning, if none fits the dataset and its labels.
 
     Raises:
-        UserError: If a network cannot be loaded, or has other classes than the data set.
+        UserError: If a network cannot be loaded, or its classes differ from the dataset's.
     """
     label_set = dataset.label_set
     if label_set.num_classes == 0:
@@ -106,8 +106,8 @@ def choose_labels(
         if label_set.name in network.config.label_sets:
             return lambda images: network.predict(images).segmentation[label_set.name].argmax(1)
     _logger.warning(
-        "no mIoU: the procedural network does not know this data set; metrics.parsing_model= names"
-        " a network that labels %s",
+        "mIoU is not measured: the procedural network does not support this dataset; set"
+        " metrics.parsing_model= to a network with labels %s",
         label_set.name,
     )
     return None
@@ -117,12 +117,12 @@ def mask_at(
     segmentation: Tensor,  # [B, K, H, W] class scores
     side: int,
 ) -> Tensor:  # [B, side, side] int64
-    """Return the likeliest classes of a mask at another size."""
+    """Return the most likely classes of a segmentation, resized."""
     return resize_images(segmentation, side).argmax(dim=1)
 
 
 def dataset_digest(dataset: PortraitDataset) -> str:
-    """Return a name of a data set's content: index, resolution, flips and some of its files."""
+    """Return a hash of a dataset's index, resolution, flips and a sample of its images."""
     index = dataset.index
     digest = hashlib.sha256()
     parts = (index.names, index.label_set.name, index.repeats.tolist(), dataset.resolution)

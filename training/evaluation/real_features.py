@@ -1,4 +1,4 @@
-"""Features of a data set's images, computed once and kept on disk."""
+"""Features of a dataset's images, computed once and cached on disk."""
 
 import logging
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _KEY = "features"
 
 
 def own_batches(count: int, batch_size: int) -> Iterator[list[int]]:
-    """Yield the samples 0 ... count - 1 that are this process's, some at a time."""
+    """Yield this process's share of the samples 0 ... count - 1, in batches."""
     place = world()
     samples = list(range(place.rank, count, place.size))
     for start in range(0, len(samples), batch_size):
@@ -43,18 +43,18 @@ def real_features(
     batch_size: int,
     device: torch.device,
 ) -> Tensor:  # [N, F] float32 on CPU, on all processes
-    """Return the features of all images, or of some that are evenly spaced.
+    """Return the features of all images, or of evenly spaced ones.
 
-    They come from `cache_folder` if they were computed before: for the same images, resolution
-    and network. Each process computes its share of what is missing.
+    Features computed earlier for the same images, resolution and network are read from
+    `cache_folder`; otherwise each process computes its share.
 
     Args:
-        dataset: Real images; mirrored copies count.
-        judge: Network of features.
-        cache_folder: Receives one file a data set and network; shared by runs.
-        num_real: Images to take; None takes all.
-        batch_size: Images at a time.
-        device: Of the network.
+        dataset: Real images, including mirrored copies.
+        judge: Feature network.
+        cache_folder: Contains one file per dataset and network; can be shared by runs.
+        num_real: Number of images; None uses all.
+        batch_size: Images per batch.
+        device: Device of the network.
 
     Raises:
         UserError: If images cannot be read.
@@ -63,11 +63,11 @@ def real_features(
     name = f"real_{dataset_digest(dataset)}_{judge.name}_{judge.digest}_{count}.safetensors"
     path = cache_folder / name
     shape = (count, judge.network.num_features)
-    # One process reads and decides: the file may appear between two looks, or be out of sight.
+    # One process decides: others might not see the file, or see it appear in between.
     kept = _read(path, shape) if is_main() else None
     if broadcast_object(kept is not None):
         return all_reduce_sum(torch.zeros(shape) if kept is None else kept)
-    _logger.info("features of %d real images (%s), kept in %s", count, judge.name, path)
+    _logger.info("computing features of %d real images (%s) for %s", count, judge.name, path)
     features = torch.zeros(shape)
     for places in own_batches(count, batch_size):
         items = [
@@ -90,16 +90,16 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor | None:
     except UserError:
         features = None
     if features is None or features.shape != shape or features.dtype != torch.float32:
-        _logger.warning("%s is damaged; its features are computed anew", path)
+        _logger.warning("%s is damaged; computing its features again", path)
         return None
     return features
 
 
 def _write(path: Path, features: Tensor) -> None:
-    """Keep features; a disk that is full costs time at the next start, not this run."""
+    """Cache features; if that fails, only the next start is slower."""
     try:
         with atomic_file(path) as temporary:
             save_file({_KEY: features.contiguous()}, temporary)
-    # What safetensors raises for a full disk is not an OSError.
+    # On a full disk, safetensors does not raise an OSError.
     except Exception as error:
-        _logger.warning("features of real images could not be kept: %s", error)
+        _logger.warning("cannot cache features of real images: %s", error)

@@ -1,4 +1,4 @@
-"""The terms of training as formulas: adversarial, R1, and those of the geometry."""
+"""Formulas of the loss terms: adversarial, R1 and geometry."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def generator_logistic_loss(
     fake_logits: Tensor,  # [B, 1]
 ) -> Tensor:  # [B, 1]
-    """Return -log of the probability that the discriminator calls a fake real."""
+    """Return -log of the probability that the discriminator assigns to a fake being real."""
     return F.softplus(-fake_logits)
 
 
@@ -18,7 +18,7 @@ def discriminator_logistic_loss(
     fake_logits: Tensor,  # [B, 1]
     real_logits: Tensor,  # [B, 1]
 ) -> Tensor:  # [B, 1]
-    """Return -log of the probabilities of the right answers on a fake and on a real sample."""
+    """Return -log of the probabilities of correct answers for a fake and a real sample."""
     return F.softplus(fake_logits) + F.softplus(-real_logits)
 
 
@@ -36,11 +36,11 @@ def minimal_surface_loss(
     *,
     sharpness: float = 100.0,
 ) -> Tensor:  # scalar
-    """Return the mean of exp(-sharpness |d|), which charges for every zero crossing.
+    """Return the mean of exp(-sharpness |d|), which penalises every zero crossing.
 
     Args:
         sdf: Signed distances at samples of the volume.
-        sharpness: Inverse width of the counted shell, per world unit.
+        sharpness: Inverse width of the penalised shell, per world unit.
     """
     return torch.exp(-sharpness * sdf.abs()).mean()
 
@@ -51,7 +51,7 @@ def density_consistency_loss(
     *,
     with_detached_whole: bool = True,
 ) -> Tensor:  # scalar
-    """Return MSE between the whole's density and the sum of the parts' densities."""
+    """Return the MSE between the global density and the sum of class densities."""
     total = class_density.sum(dim=-1, keepdim=True)
     return F.mse_loss(total, density.detach() if with_detached_whole else density)
 
@@ -71,7 +71,7 @@ def sphere_initialization_loss(
     *,
     radius: float,
 ) -> Tensor:  # scalar
-    """Return L1 of the whole and of every part against a sphere around the origin (spec 8.6)."""
+    """Return the L1 error of all SDFs against a sphere around the origin (spec 8.6)."""
     target = points.norm(dim=-1, keepdim=True) - radius
     errors = (torch.cat([sdf, class_sdf], dim=-1) - target).abs()
     return errors.flatten(0, -2).mean(dim=0).sum()
@@ -82,17 +82,17 @@ def class_color_consistency_loss(
     image_raw: Tensor,  # [B, 3, h, w] in [-1, 1]
     segmentation_raw: Tensor,  # [B, K, h, w]
 ) -> Tensor:  # scalar
-    """Return MSE between each part rendered alone and the image cut out by its mask.
+    """Return the MSE between each part rendered alone and the image masked by its class.
 
     Args:
-        class_images: One image a class, composited with that class's density.
+        class_images: One image per class, composited with that class's density.
         image_raw: The raw render.
         segmentation_raw: Its class scores.
     """
     num_classes = segmentation_raw.shape[1]
     one_hot = F.one_hot(segmentation_raw.argmax(dim=1), num_classes).permute(0, 3, 1, 2)
     target = (image_raw + 1).unsqueeze(1) * one_hot.unsqueeze(2) - 1
-    # The release leaves out the skin (spec 8.3).
+    # The released code leaves out the skin (spec 8.3).
     kept = [index for index in range(num_classes) if index != 1]
     return F.mse_loss(class_images[:, kept], target[:, kept].detach())
 
@@ -103,7 +103,7 @@ def color_consistency_loss(
     *,
     with_detached_whole: bool = True,
 ) -> Tensor:  # scalar
-    """Return MSE between the image and the sum of its parts, both halved to about 0..1."""
+    """Return the MSE between the image and the sum of its parts, both scaled to about 0..1."""
     whole = (image_raw + 1) / 2
     parts = (class_images + 1).sum(dim=1) / 2
     return F.mse_loss(parts, whole.detach() if with_detached_whole else whole)

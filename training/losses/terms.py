@@ -11,7 +11,7 @@ from mate3d.option_checks import check_range
 
 Metrics = dict[str, Tensor]
 
-# Weights of the terms that look at the classes' distances, which not every generator has.
+# Weights of terms that use class distances, which not every generator has.
 CLASS_DISTANCE_TERMS = (
     "sdf_consistency",
     "density_consistency",
@@ -26,7 +26,7 @@ _OTHER_TERMS = (
     "r1_gamma",
     "semantic_r1_gamma",
 )
-# Weights of the terms that look at any distances, which a generator of densities has not.
+# Weights of terms that use any distances, which density generators do not have.
 DISTANCE_TERMS = ("eikonal", "minimal_surface", *CLASS_DISTANCE_TERMS)
 
 
@@ -105,34 +105,34 @@ class LossSettings:
 
     @property
     def has_class_renders(self) -> bool:
-        """Whether any term needs parts rendered alone, the most expensive thing to compute."""
+        """Whether any term needs parts rendered alone, which is the most expensive computation."""
         return self.class_color_consistency > 0 or self.color_consistency > 0
 
     @property
     def has_consistency(self) -> bool:
-        """Whether the whole's distances are compared with the parts'."""
+        """Whether global distances are compared with class distances."""
         return self.sdf_consistency > 0 or self.density_consistency > 0
 
     @property
     def needs_classes_everywhere(self) -> bool:
-        """Whether the parts' distances are needed at all samples of a picture."""
+        """Whether class distances are needed at all samples of an image."""
         return self.has_semantic_discriminator or self.has_class_renders
 
     @property
     def needs_samples(self) -> bool:
-        """Whether any term looks at the samples of a picture."""
+        """Whether any term uses per-sample values."""
         has_terms = self.eikonal > 0 or self.minimal_surface > 0 or self.has_consistency
         return has_terms or self.has_class_renders
 
     @property
     def has_semantic_discriminator(self) -> bool:
-        """Whether the image-and-mask discriminator takes part in training."""
+        """Whether the image-and-mask discriminator is trained."""
         return self.semantic_adversarial > 0
 
 
 @dataclass
 class LossSum:
-    """A weighted sum of terms that keeps each one's raw and weighted value for the log."""
+    """A weighted sum of terms that records the raw and weighted value of each."""
 
     total: Tensor | float = 0.0
     metrics: Metrics = field(default_factory=dict)
@@ -143,7 +143,7 @@ class LossSum:
         Args:
             name: Logged as `Loss/<name>/loss` (raw) and `Loss/<name>/weighted`.
             weight: Factor in the sum.
-            compute: Returns the term, a scalar or one value a sample.
+            compute: Returns the term, a scalar or one value per sample.
         """
         if weight == 0:
             return

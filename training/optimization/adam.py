@@ -1,4 +1,4 @@
-"""Optimisers, and the one place where gradients become weight updates."""
+"""Optimisers, and the code that turns gradients into weight updates."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,14 +59,14 @@ def make_adam(
     *,
     reg_interval: int | None = None,
 ) -> torch.optim.Adam:
-    """Return an Adam that a main step and, every `reg_interval` iterations, a lazy step share.
+    """Return an Adam optimiser, corrected for lazy regularisation steps.
 
     Args:
-        parameters: What to train.
+        parameters: Parameters to train.
         lr: Learning rate before the correction.
-        settings: Decays.
-        reg_interval: None if there is no lazy step. Otherwise k main steps come with one more, so
-            rate and decays are corrected by k / (k + 1) (StyleGAN2, appendix B).
+        settings: Decay rates.
+        reg_interval: Main steps k per lazy step; learning rate and decay rates are corrected by
+            k / (k + 1) (StyleGAN2, appendix B). None if there is no lazy step.
     """
     ratio = 1.0 if reg_interval is None else reg_interval / (reg_interval + 1)
     return torch.optim.Adam(
@@ -85,17 +85,16 @@ def optimizing(
     *,
     max_gradient_norm: float | None = None,
 ) -> Iterator[None]:
-    """Switch a network's gradients on for the block, then update its weights.
+    """Enable a network's gradients for the block, then update its weights.
 
-    Gradients are averaged over all processes, freed of NaN and infinities, and clipped, in this
-    order.
+    Gradients are averaged over all processes, cleaned of NaN and infinities, then clipped.
 
     Args:
-        network: What the block trains.
-        optimizer: Of its weights.
-        scaler: Of the losses in the block. Where it finds that a loss was scaled too much for
-            float16, the weights stay as they are and the scale is lowered.
-        max_gradient_norm: Length to which the whole gradient is shortened; None for any.
+        network: The network trained in the block.
+        optimizer: Optimiser of its weights.
+        scaler: Loss scaler of the block. If gradients overflow float16, the update is skipped and
+            the scale is lowered.
+        max_gradient_norm: Maximum norm of the whole gradient; None does not clip.
     """
     optimizer.zero_grad(set_to_none=True)
     network.requires_grad_(True)
@@ -118,7 +117,7 @@ def optimizing(
 
 @torch.no_grad()
 def sanitize_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace NaN by 0 and infinities by +-1e5, so that one bad sample spoils little."""
+    """Replace NaN by 0 and infinities by +-1e5, to limit the damage of a bad sample."""
     for parameter in parameters:
         if parameter.grad is not None:
             torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)

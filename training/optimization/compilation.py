@@ -1,4 +1,4 @@
-"""`torch.compile` for the networks that training spends its time in."""
+"""`torch.compile` for the networks that take most of the training time."""
 
 from contextlib import AbstractContextManager
 
@@ -11,8 +11,8 @@ from mate3d.network.discriminator import Discriminator
 def compile_networks(generator: Generator, *discriminators: Discriminator) -> None:
     """Compile the convolutional networks in place, each on its first call.
 
-    Names of weights stay the same, copies of the networks are not compiled. Fields and rendering
-    stay as written.
+    Weight names are unchanged, and copies of the networks are not compiled. Fields and rendering
+    run eagerly.
     """
     enlarging = (generator.superresolution, generator.segmentation_superresolution)
     for module in (generator.backbone, *enlarging, *discriminators):
@@ -21,10 +21,10 @@ def compile_networks(generator: Generator, *discriminators: Discriminator) -> No
 
 
 def not_compiled() -> AbstractContextManager[None]:
-    """Return a context in which compiled networks run as written.
+    """Return a context in which compiled networks run eagerly.
 
-    Compiled ones have no second derivatives, which penalties on gradients need; and weights that a
-    loss does not reach get gradients of zero from them instead of none, which Adam counts as a
-    step. Losses of distances alone do not reach the texture.
+    Compiled networks have no second derivatives, which gradient penalties need. Also, weights that
+    a loss does not depend on (such as texture weights in SDF losses) get zero gradients instead of
+    None, which Adam counts as a step.
     """
     return torch.compiler.set_stance("force_eager")

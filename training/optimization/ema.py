@@ -7,7 +7,7 @@ from torch import nn
 
 
 def make_average(network: nn.Module) -> nn.Module:
-    """Return a frozen copy in eval mode, to be kept current by `update_average`."""
+    """Return a frozen copy in eval mode, to be updated by `update_average`."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
@@ -16,9 +16,9 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     """Move the average's parameters towards the network's, and copy the buffers.
 
     Args:
-        average: Changed in place.
-        network: Where to move to.
-        decay: Share of the old average that stays; 0 copies.
+        average: Modified in place.
+        network: The trained network.
+        decay: Weight of the old average; 0 copies the network.
     """
     for old, new in zip(average.parameters(), network.parameters(), strict=True):
         old.lerp_(new, 1 - decay)

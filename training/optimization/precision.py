@@ -1,4 +1,4 @@
-"""Low precision inside the trained networks; what must be exact stays in float32."""
+"""Mixed precision of the trained networks; precision-critical parts stay in float32."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class TrainingPrecision:
-    """How precisely backbone, super-resolutions and discriminators run.
+    """Precision of backbone, super-resolutions and discriminators.
 
     Mapping, rays, depths, distances and their gradients, densities, compositing, losses, R1 and the
-    optimiser are float32 whatever is chosen.
+    optimiser always use float32.
 
     Args:
         name: "fp32", "bf16" or "fp16".
@@ -32,11 +32,11 @@ class TrainingPrecision:
             raise UserError(f"train.precision={self.name}; use {', '.join(DTYPES)}")
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the networks run."""
+        """Return the autocast context of the networks."""
         is_low = self.name != "fp32"
         dtype = DTYPES[self.name] if is_low else None
         return torch.autocast(self.device.type, dtype, enabled=is_low)
 
     def make_scaler(self) -> torch.amp.GradScaler:
-        """Return what keeps small gradients of float16 above zero; it does nothing for others."""
+        """Return the loss scaler for float16; it is disabled for other precisions."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")

@@ -1,4 +1,4 @@
-"""Everything that changes during training, as pure functions of the number of images seen."""
+"""Training schedules, as pure functions of the number of images seen."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class ScheduleValues:
-    """The schedules' values at one iteration; names as in `ScheduleSettings`."""
+    """Values of the schedules at one iteration; names as in `ScheduleSettings`."""
 
     resolution: int
     blur_sigma: float
@@ -65,7 +65,7 @@ class ScheduleValues:
 
 
 def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleValues:
-    """Evaluate the schedules that the training steps read."""
+    """Evaluate the schedules used by the training steps."""
     return ScheduleValues(
         resolution=raw_resolution(settings, images_seen),
         blur_sigma=blur_sigma(settings, images_seen),
@@ -75,12 +75,12 @@ def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleVal
 
 
 def faded_fraction(images_seen: int, fade_kimg: float) -> float:
-    """Return how much of a fade has passed, in 0..1; a fade of length 0 is over at once."""
+    """Return the completed fraction of a fade, in 0..1; 1 for a fade of length 0."""
     return min(images_seen / (fade_kimg * 1000), 1.0) if fade_kimg > 0 else 1.0
 
 
 def raw_resolution(settings: ScheduleSettings, images_seen: int) -> int:
-    """Return the side of the raw render in pixels, linear in the images seen and rounded."""
+    """Return the side of the raw render in pixels, linear in the images seen, rounded."""
     share = faded_fraction(images_seen, settings.resolution_fade_kimg)
     return round(settings.resolution_initial * (1 - share) + settings.resolution_final * share)
 
@@ -99,7 +99,7 @@ def pose_swap_probability(settings: ScheduleSettings, images_seen: int) -> float
 
 
 def ema_decay(settings: ScheduleSettings, images_seen: int, batch_size: int) -> float:
-    """Return the share of the average that survives one iteration: 0.5^(batch / half-life)."""
+    """Return the EMA decay of one iteration: 0.5^(batch / half-life)."""
     half_life = settings.ema_kimg * 1000
     if settings.ema_rampup is not None:
         half_life = min(half_life, images_seen * settings.ema_rampup)

@@ -1,10 +1,10 @@
-"""A decoder of signed distances made from one of densities, so that training can go on from EG3D.
+"""Conversion of a density decoder to an SDF decoder, so that training can start from EG3D.
 
-EG3D has no distances, but its raw density grows monotonously through the surface, so
-d = scale * (level - raw) is negative inside, zero exactly where shapes are extracted, and one
-affine change of the density head's last layer. The scale makes the mean slope at the surface 1,
-which is what the eikonal term asks of a distance. Away from the surface d is no distance yet:
-densities level off in empty space, and d with them. Training has to stretch it.
+EG3D has no distances, but its raw density increases monotonically through the surface. So
+d = scale * (level - raw), an affine change of the density head's last layer, is negative inside and
+zero on the extracted surface. The scale makes the mean slope at the surface 1, as the eikonal term
+requires. Away from the surface d is not a distance yet: densities level off in empty space, and d
+with them, until training stretches it.
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ _BISECTIONS = 20
 def color_head_tensors(
     density_head: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Return a colour head from a joint head: its first layer and the rows after the density."""
+    """Return the colour head of a joint head: its first layer and the rows after the density."""
     return density_head | {name: density_head[name][1:] for name in ("2.weight", "2.bias")}
 
 
 def density_row_tensors(
     density_head: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Return a head of density alone from a joint head, or from itself."""
+    """Return the density head of a joint head, or of a density head itself."""
     return density_head | {name: density_head[name][:1] for name in ("2.weight", "2.bias")}
 
 
@@ -41,7 +41,7 @@ def sdf_head_tensors(
     density_head: dict[str, Tensor],
     density_level: float,
 ) -> dict[str, Tensor]:
-    """Return a head of level - density, whose zero level set is the source's surface."""
+    """Return a head for level - density, whose zero level set is the source's surface."""
     row = density_row_tensors(density_head)
     return row | {"2.weight": -row["2.weight"], "2.bias": density_level - row["2.bias"]}
 
@@ -50,9 +50,9 @@ def perturbed(
     head: dict[str, Tensor],
     relative_size: float,
 ) -> dict[str, Tensor]:
-    """Return a head with normal noise on its weights, relative to each weight tensor's size.
+    """Return a head with normal noise on its weights, relative to each weight tensor's RMS.
 
-    Biases stay, as they hold the offset that makes the surface.
+    Biases are unchanged, because they hold the offset that determines the surface.
     """
     return {
         name: value + relative_size * value.square().mean().sqrt() * torch.randn_like(value)
@@ -64,12 +64,12 @@ def perturbed(
 
 @dataclass(frozen=True)
 class Surface:
-    """What a generator's zero level set is like, over a few heads.
+    """Statistics of a generator's zero level set, over a few heads.
 
     Args:
-        slope: Mean length of the gradient of `sdf` there; 1 if there is no surface.
-        num_points: Points of the surface that the mean is taken over; 0 if there is none.
-        empty_distance: Median of `sdf` where it is positive, the distance that empty space has.
+        slope: Mean length of the SDF gradient at the surface; 1 if there is no surface.
+        num_points: Number of surface points averaged; 0 if there is no surface.
+        empty_distance: Median of positive SDF values, the typical value in empty space.
     """
 
     slope: float
@@ -78,7 +78,7 @@ class Surface:
 
 
 def measure_surface(generator: Generator) -> Surface:
-    """Look at the heads of a few fixed latents; PyTorch's random numbers are left alone."""
+    """Measure the heads of a few fixed latents, without using PyTorch's global random state."""
     device = generator.mapping.w_avg.device
     random = torch.Generator().manual_seed(0)
     z = latents_from_seeds(range(_NUM_HEADS), generator.config.z_dim).to(device)
@@ -106,7 +106,7 @@ def _slopes_at_surface(
     points: Tensor,  # [1, N, 3]
     sdf: Tensor,  # [1, N, 1]
 ) -> Tensor:  # [M]
-    """Bisect segments between points inside and points outside; return the slopes found there."""
+    """Bisect segments between inside and outside points; return the slopes at the surface."""
     is_inside = sdf[0, :, 0] < 0
     inside, outside = points[:, is_inside], points[:, ~is_inside]
     count = min(inside.shape[1], outside.shape[1], _NUM_PAIRS)

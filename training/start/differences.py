@@ -1,4 +1,4 @@
-"""What of another generator a model cannot take over, or takes over with another meaning."""
+"""Differences to a source generator that prevent copying weights or change their meaning."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from mate3d.generator import GeneratorConfig
 
 _logger = logging.getLogger(__name__)
 
-# Options that give the same weights another meaning.
+# Options that change the meaning of the same weights.
 _GENERATOR_OPTIONS = (
     "camera_scale",
     "box_size",
@@ -16,23 +16,23 @@ _GENERATOR_OPTIONS = (
     "sr_noise_mode",
 )
 _RENDERING_OPTIONS = ("near", "far", "density_activation", "importance_bins", "white_background")
-# Sizes of parts that training can start without, and what becomes of those where they differ.
+# Sizes of optional parts, and the consequence of a difference.
 _PART_SIZES = {
-    "hidden_width": "the whole decoder starts anew",
-    "num_features": "layers that make or read colour features start anew",
-    "sr_channels": "super-resolution starts anew, in whole or in part",
+    "hidden_width": "the whole decoder is reinitialised",
+    "num_features": "layers that write or read colour features are reinitialised",
+    "sr_channels": "super-resolution is reinitialised, in whole or in part",
 }
 _LABEL_OPTIONS = ("semantic_sharpness", "background_class")
 
 
 def warn_of_differences(source: GeneratorConfig, model: GeneratorConfig) -> None:
-    """Log one line for each option that stops copying or gives the weights another meaning."""
+    """Log one line for each option that prevents copying or changes the meaning of weights."""
     for line in (*_lost_parts(source, model), *_other_meanings(source, model)):
         _logger.warning("  %s", line)
 
 
 def _lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
-    """Yield what cannot be copied because of its sizes, and the options that make them equal."""
+    """Yield the parts that cannot be copied because of their sizes, and the options to match."""
     for name, consequence in _PART_SIZES.items():
         theirs, ours = _shown(getattr(source, name)), _shown(getattr(model, name))
         if theirs != ours:
@@ -43,11 +43,11 @@ def _lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str
 
 
 def _other_meanings(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
-    """Yield what differs and how to keep the source's way."""
+    """Yield the options that differ, and how to keep the source's values."""
     if source.plane_layout != model.plane_layout:
         yield (
-            f"plane_layout={model.plane_layout}, the source has {source.plane_layout}: its third "
-            f"plane knows other axes; say model.generator.plane_layout={source.plane_layout} to "
+            f"plane_layout={model.plane_layout}, the source has {source.plane_layout}: the third "
+            f"plane has other axes; set model.generator.plane_layout={source.plane_layout} to "
             "keep its shapes"
         )
     has_beta = source.geometry == model.geometry == "sdf"

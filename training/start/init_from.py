@@ -1,4 +1,4 @@
-"""Start training from the weights of another generator: ours, a published MaTe3D, or an EG3D."""
+"""Start training from the weights of another generator: ours, published MaTe3D, or EG3D."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ from training.step_inputs import Networks
 
 _logger = logging.getLogger(__name__)
 
-# Without these, and the channels of the backbone, nothing useful could be started from.
+# Sizes that must match, along with the backbone's channels; otherwise little could be reused.
 _EQUAL_SIZES = (
     "z_dim",
     "w_dim",
@@ -37,22 +37,22 @@ _EQUAL_SIZES = (
     "resolution",
 )
 _CHANNELS = "backbone channels"
-# Noise on each class head, relative to its weights' size: they start as the whole head, nearly.
+# Noise on each class head, relative to its weights' RMS: they start almost equal to the SDF head.
 _CLASS_HEAD_NOISE = 0.01
-# Empty space that absorbs more along a side of the box is worth a warning; 1 lets 37 % pass.
+# Warn if the optical depth of empty space along the box exceeds this; at 1, 37 % of light passes.
 _FOG = 0.5
 
 
 @dataclass(frozen=True)
 class InitSource:
-    """Weights that training starts from, under our names.
+    """Weights to start training from, under our names.
 
     Args:
-        path: Where they were read, for messages.
+        path: Origin of the weights, for messages.
         config: Sizes and conventions of the generator.
-        generator: Its state; the moving average where the source has one.
-        discriminator: State of the image discriminator, if the source has it.
-        semantic_discriminator: State of the image-and-mask discriminator, if the source has it.
+        generator: State of the generator; its EMA if the source has one.
+        discriminator: State of the image discriminator, if the source has one.
+        semantic_discriminator: State of the image-and-mask discriminator, if the source has one.
     """
 
     path: str
@@ -63,12 +63,12 @@ class InitSource:
 
 
 def read_source(path: str) -> InitSource:
-    """Read a published snapshot (.pkl), a run folder, or what `load_generator` knows.
+    """Read a published snapshot (.pkl), a run folder, or anything that `load_generator` accepts.
 
-    Only the first two have discriminators; a run folder's are those of its training state.
+    Only the first two have discriminators; a run folder's come from its training state.
 
     Raises:
-        UserError: If it is missing, damaged, or holds no generator.
+        UserError: If it is missing, damaged, or contains no generator.
     """
     if path.endswith(".pkl"):
         return source_from_networks(path, read_networks(path))
@@ -87,15 +87,15 @@ def read_source(path: str) -> InitSource:
 
 
 def source_from_networks(path: str, networks: Mapping[str, PublishedNetwork]) -> InitSource:
-    """Return what a published snapshot's networks hold, the moving average if it is there.
+    """Return the weights of a published snapshot, with the generator's EMA if available.
 
     Raises:
-        UserError: If there is no generator, or its weights are not finite.
+        UserError: If there is no generator, or weights are not finite.
     """
     network = networks.get("G_ema") or networks.get("G")
     if network is None:
-        raise UserError(f"init_from={path}: the snapshot holds no generator, G_ema or G")
-    # What renders otherwise than in the lineage matters little to weights that will change.
+        raise UserError(f"init_from={path}: the snapshot contains no generator (G_ema or G)")
+    # Rendering differences matter little for weights that will be trained further.
     conversion = convert_generator(network, strict=False)
     for problem in conversion.problems:
         _logger.warning("init_from=%s: %s", path, problem)
@@ -108,7 +108,7 @@ def source_from_networks(path: str, networks: Mapping[str, PublishedNetwork]) ->
     for tensors in (state, *discriminators.values()):
         broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
         if broken:
-            raise UserError(f"init_from={path} holds values that are not finite in {broken[0]}")
+            raise UserError(f"init_from={path} contains non-finite values in {broken[0]}")
     return InitSource(
         path,
         conversion.generator.config,
@@ -119,29 +119,27 @@ def source_from_networks(path: str, networks: Mapping[str, PublishedNetwork]) ->
 
 
 def initialize_networks(networks: Networks, source: InitSource) -> None:
-    """Set the networks' weights from a source and log what came from where.
+    """Initialise the networks' weights from a source and log the origin of each.
 
-    What fits is copied by name. For the rest:
+    Matching tensors are copied by name. For the rest:
 
-    - A source with a single tri-plane gives that branch to texture and to shape: its features
-      hold both.
-    - A source of densities gives the SDF head `density_to_sdf.sdf_head_tensors`, scaled to a mean
-      slope of 1 at the surface, and its colour rows to the colour head.
-    - Without class heads of the same labels, every class head starts as the SDF head with a
-      little noise. Then min_k max(d_k, 0) = max(d, 0): the parts' union is the whole from the
-      first step, no surface has to be undone, and the classes divide the head among themselves as
-      the masks tell them to.
-    - A source of other labels gives the networks of masks what they know of the classes that both
-      have by the same name.
-    - Without labels, segmentation super-resolution starts from the image's but for the layers that
-      make pictures (spec 8.7), and the image-and-mask discriminator from the image's.
+    - The branch of a single tri-plane is copied to texture and shape, since its features hold
+      both.
+    - A density head becomes the SDF head (`density_to_sdf.sdf_head_tensors`), scaled to a mean
+      slope of 1 at the surface; its colour rows become the colour head.
+    - Without class heads for the same labels, every class head starts as the SDF head with a
+      little noise. Then min_k max(d_k, 0) = max(d, 0): the union of the parts equals the whole
+      from the first step, and the classes divide up the head as the masks require.
+    - With other labels, segmentation layers are copied for classes with the same name.
+    - Without labels, segmentation super-resolution starts from the image's except for its output
+      layers (spec 8.7), and the image-and-mask discriminator from the image discriminator.
 
     Args:
-        networks: Changed in place. Make the moving average afterwards.
-        source: What to start from.
+        networks: Modified in place. Create the EMA afterwards.
+        source: Weights to start from.
 
     Raises:
-        UserError: If sizes of mapping, trunk or pictures differ.
+        UserError: If sizes of mapping, trunk or images differ.
     """
     generator = networks.generator
     _check_sizes(source, generator.config)
@@ -154,14 +152,14 @@ def initialize_networks(networks: Networks, source: InitSource) -> None:
 def _initialize_generator(generator: Generator, source: InitSource) -> None:
     config, filler = source.config, WeightFiller(generator)
     state = _rescaled_mapping(source, generator.config)
-    # A beta that the user changed wins; otherwise the source's may have been learned.
+    # A beta set by the user takes precedence; otherwise keep the source's, which may be learned.
     if config.beta != generator.config.beta:
         filler.keep("as configured", "decoder.beta")
     has_same_labels = config.label_set == generator.config.label_set
     filler.fill(
         "copied", {n: t for n, t in state.items() if has_same_labels or not _is_of_labels(n)}
     )
-    # A source of densities has no beta to copy.
+    # Density sources have no beta to copy.
     filler.keep("as configured", "decoder.beta")
     if config.plane_branches == "single":
         for branch in ("texture", "shape"):
@@ -184,7 +182,7 @@ def _initialize_generator(generator: Generator, source: InitSource) -> None:
     filler.fill("of segmentation super-resolution from the image's", segmentation)
     if not has_same_labels:
         _fill_class_pictures(filler, source, generator.label_set)
-    # What the copies above were made of has been used, though it has no equal here.
+    # Tensors converted above count as used, although they have no counterpart here.
     is_used = re.compile(r".*\.to_image\.planes\.|decoder\.density_head\.").match
     filler.report(
         "generator", {n: t for n, t in state.items() if n in filler.targets or not is_used(n)}
@@ -212,11 +210,11 @@ def _fill_from_density(filler: WeightFiller, generator: Generator, source: InitS
 
 @torch.no_grad()
 def _scale_sdf_head(generator: Generator, level: float) -> None:
-    """Make the mean slope at the surface 1; the surface stays where it is."""
+    """Scale the mean slope at the surface to 1; the surface does not move."""
     surface = density_to_sdf.measure_surface(generator)
     if surface.num_points == 0:
         _logger.warning(
-            "  SDF head: no surface found: the source's density never crosses %g here", level
+            "  SDF head: no surface found; the source's density never crosses %g", level
         )
         return
     last = generator.decoder.sdf_head[2]
@@ -235,7 +233,7 @@ def _fill_class_heads(filler: WeightFiller, generator: Generator) -> None:
 
 
 def _fill_class_pictures(filler: WeightFiller, source: InitSource, label_set: LabelSet) -> None:
-    """Give the layers that make segmentations the channels of the classes that both sets have."""
+    """Copy the segmentation output channels of the classes that both label sets have."""
     pairs = common_classes(get_label_set(source.config.label_set), label_set)
     rows = {
         name: picture_layer(filler.targets[name], tensor, pairs)
@@ -246,13 +244,13 @@ def _fill_class_pictures(filler: WeightFiller, source: InitSource, label_set: La
 
 
 def _warn_of_fog(generator: Generator, distance: float) -> None:
-    """Warn if empty space absorbs, because beta is large against the distances found there."""
+    """Warn if empty space absorbs light because beta is large relative to its distances."""
     density = generator.decoder.density(torch.tensor(distance)).item()
     if density * generator.config.box_size > _FOG:
         _logger.warning(
-            "  SDF head: the source's densities level off, so that empty space is at a distance of "
-            "only %.2g; with beta=%.2g its density is %.2g until training has stretched it; "
-            "model.generator.beta=%.1g is clear from the start",
+            "  SDF head: empty space has a distance of only %.2g, because the source's densities "
+            "level off; with beta=%.2g its density is %.2g until training increases the distance; "
+            "model.generator.beta=%.1g avoids this",
             distance,
             generator.decoder.beta.item(),
             density,
@@ -283,7 +281,7 @@ def _fill(
     discriminator: nn.Module, title: str, origin: str, state: Mapping[str, Tensor] | None
 ) -> None:
     if state is None:
-        _logger.info("  %s: keeps its initial values, the source has none", title)
+        _logger.info("  %s: not in the source, keeps its initial values", title)
         return
     filler = WeightFiller(discriminator)
     filler.fill(origin, state)
@@ -291,8 +289,8 @@ def _fill(
 
 
 def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
-    """Refuse a source that differs in what nothing useful could be started from without."""
-    # One tri-plane starts two, but not the other way round.
+    """Reject a source whose essential sizes differ."""
+    # One tri-plane can initialise two, but not the other way round.
     names = [*_EQUAL_SIZES, *(["plane_branches"] if source.config.plane_branches == "dual" else [])]
     theirs, ours = (
         {name: getattr(one, name) for name in names} | {_CHANNELS: _backbone_channels(one)}
@@ -306,8 +304,8 @@ def _check_sizes(source: InitSource, config: GeneratorConfig) -> None:
     options += ["channel_base", "channel_max"] if _CHANNELS in differing else []
     values = [f"model.generator.{name}={getattr(source.config, name)}" for name in options]
     raise UserError(
-        f"init_from={source.path} has other sizes than the model: {', '.join(facts)}; "
-        f"say {' '.join(values)} or choose another source"
+        f"init_from={source.path} and the model have different sizes: {', '.join(facts)}; "
+        f"set {' '.join(values)} or choose another source"
     )
 
 
@@ -317,7 +315,7 @@ def _backbone_channels(config: GeneratorConfig) -> list[int]:
 
 
 def _rescaled_mapping(source: InitSource, config: GeneratorConfig) -> dict[str, Tensor]:
-    """Return the generator's state with mapping weights that act the same at another rate."""
+    """Return the generator's state with mapping weights rescaled to the model's lr multiplier."""
     ratio = source.config.mapping_lr_multiplier / config.mapping_lr_multiplier
     return {
         name: tensor * ratio if name.startswith("mapping.layers.") else tensor
@@ -326,7 +324,7 @@ def _rescaled_mapping(source: InitSource, config: GeneratorConfig) -> dict[str, 
 
 
 def _is_of_labels(name: str) -> bool:
-    """Tell whether a tensor's meaning depends on which labels there are."""
+    """Return whether a tensor's meaning depends on the label set."""
     return _makes_class_pictures(name) or name.startswith("decoder.class_heads.")
 
 

@@ -1,4 +1,4 @@
-"""Layers that make or read masks, started from those of another label set."""
+"""Initialise layers that write or read masks from those of another label set."""
 
 import math
 
@@ -10,7 +10,7 @@ _IMAGE_CHANNELS = 3
 
 
 def common_classes(source: LabelSet, model: LabelSet) -> list[tuple[int, int]]:
-    """Return (id in the source, id in the model) of the classes that both name alike."""
+    """Return (source id, model id) of the classes with the same name."""
     return [
         (source.class_names.index(name), index)
         for index, name in enumerate(model.class_names)
@@ -23,11 +23,11 @@ def picture_layer(
     tensor: Tensor,  # [J, ...] of the source
     pairs: list[tuple[int, int]],
 ) -> Tensor:  # [K, ...]
-    """Return the weights or biases of a layer that makes one channel a class.
+    """Return the weights or biases of a layer with one output channel per class.
 
     Args:
-        initial: What classes that the source lacks start from, and all of them if sizes differ.
-        tensor: The same of the source.
+        initial: Values for classes missing in the source, or for all if sizes differ.
+        tensor: Values of the source.
         pairs: See `common_classes`.
     """
     result = initial.clone()
@@ -42,15 +42,15 @@ def reading_layer(
     num_classes: int,
     pairs: list[tuple[int, int]],
 ) -> Tensor:  # [O, 2 * (3 + K), 1, 1]
-    """Return the weights of a discriminator's first layer: it reads images and masks, full and raw.
+    """Return the weights of a discriminator's first layer, for full-size and raw images and masks.
 
-    Colours and common classes act as in the source; masks of the other classes are ignored until
-    training finds a use for them. Equalised weights are divided by the root of their number of
-    inputs (spec 3), which is undone here.
+    Colours and common classes act as in the source; the weights of other classes start at zero.
+    Equalized weights are divided by the root of the number of inputs (spec 3), which is
+    compensated here.
 
     Args:
-        weight: Of a layer that reads J classes; J = 0 is an image discriminator's.
-        num_classes: Classes K that the new layer reads.
+        weight: Weight of a layer for J classes; J = 0 for an image discriminator.
+        num_classes: Classes K of the new layer.
         pairs: See `common_classes`.
     """
     num_theirs, num_ours = weight.shape[1] // 2, _IMAGE_CHANNELS + num_classes

@@ -1,9 +1,9 @@
-"""Supervised warm start: regress the procedural field that belongs to each latent.
+"""Supervised warm start: regress the procedural field of each latent.
 
 A portrait's attributes are a fixed function of z, so its true distances, labels and colours are
 known for any latent. The generator first learns them at points and along single rays, then its
-super-resolution learns from whole pictures; adversarial training follows from there. The model's
-labels decide what is learned: cats or people.
+super-resolution learns from whole images; adversarial training follows. The model's label set
+selects cats or people.
 """
 
 import math
@@ -27,7 +27,7 @@ from training.start.warm_start_losses import WarmStartConfig, class_weights, fie
 
 
 class Pictures(NamedTuple):
-    """Traced pictures beside what the generator renders for the same latents and cameras."""
+    """Traced images, and the generator's raw renders for the same latents and cameras."""
 
     ws: Tensor  # [B, L, w_dim]
     feature_image: Tensor  # [B, C, h, w]
@@ -40,7 +40,7 @@ class Pictures(NamedTuple):
 
 @torch.no_grad()
 def make_pictures(generator: Generator, count: int) -> Pictures:
-    """Trace new pictures and render the generator's fields for them."""
+    """Trace new images and render the generator's fields for them."""
     config, device = generator.config, generator.mapping.w_avg.device
     z = torch.randn(count, config.z_dim, device=device)
     camera = sample_cameras(count).to(device)
@@ -57,11 +57,11 @@ def make_pictures(generator: Generator, count: int) -> Pictures:
 
 
 class PicturePool:
-    """A growing, then rotating store of pictures; planes and decoder stay as they are meanwhile.
+    """A ring buffer of images, valid while planes and decoder do not change.
 
     Args:
-        generator: Renders its side of the pictures.
-        capacity: Most pictures kept.
+        generator: Renders its part of the images.
+        capacity: Maximum number of images.
     """
 
     def __init__(self, generator: Generator, capacity: int):
@@ -70,7 +70,7 @@ class PicturePool:
         self._next = 0
 
     def draw(self, count: int) -> Pictures:
-        """Add one new picture, or as many as are missing, and return a random batch."""
+        """Add a new image, or more if the pool is too small, and return a random batch."""
         for _ in range(max(1, count - len(self._pictures))):
             picture = make_pictures(self._generator, 1)
             if len(self._pictures) < self._capacity:
@@ -87,7 +87,7 @@ def picture_losses(
     generator: Generator,
     pictures: Pictures,
 ) -> dict[str, Tensor]:
-    """Return errors of both super-resolutions; planes and decoder are left alone."""
+    """Return the losses of both super-resolutions; planes and decoder get no gradients."""
     view = FieldRender(
         pictures.feature_image,
         pictures.segmentation_raw,
@@ -116,16 +116,16 @@ def portraits_of(
     generator: Generator,
     z: Tensor,  # [B, z_dim]
 ) -> PortraitField:
-    """Return the portraits, of the generator's labels, that latents stand for."""
+    """Return the portraits of latents, of the kind with the generator's label set."""
     kind = kind_of_labels(generator.config.label_set)
     return kind.field(kind.parameters_from_direction(z))
 
 
 class AttributeHead(nn.Module):
-    """Predict a portrait's attributes, each scaled to unit variance, from its style vector.
+    """Predicts a portrait's attributes, scaled to unit variance, from its style vector.
 
-    Only the warm start uses it; afterwards style space is nearly linear in the attributes.
-    Attributes that no latent changes are left out.
+    Used only in the warm start, to make style space nearly linear in the attributes. Constant
+    attributes are left out.
     """
 
     def __init__(self, generator: Generator):
@@ -153,21 +153,21 @@ class AttributeHead(nn.Module):
 def attribute_vectors(
     portraits: PortraitParameters,
 ) -> Tensor:  # [B, A]
-    """Return all attributes of portraits side by side, colours as three numbers each."""
+    """Return all attributes of portraits as vectors, with three numbers per colour."""
     values = [getattr(portraits, declared.name) for declared in fields(portraits)]
     return torch.cat([value.view(len(portraits), -1) for value in values], dim=1)
 
 
 class WarmStart:
-    """Run the warm start step by step; the caller owns the loop, logging and saving.
+    """Runs the warm start step by step; the caller handles the loop, logging and saving.
 
     Args:
         generator: Trained in place.
         config: Lengths and sizes.
 
     Raises:
-        UserError: If no procedural portraits have the generator's labels, or its latents are too
-            short for them.
+        UserError: If there are no procedural portraits with the generator's label set, or its
+            latents are too short for them.
     """
 
     def __init__(self, generator: Generator, config: WarmStartConfig):
@@ -191,11 +191,11 @@ class WarmStart:
 
     @property
     def num_steps(self) -> int:
-        """Steps in all."""
+        """Total number of steps."""
         return self.config.num_field_steps + self.config.num_image_steps
 
     def step(self) -> dict[str, float]:
-        """Make one step and return its losses by name."""
+        """Run one step and return its losses by name."""
         config = self.config
         num_field, done = config.num_field_steps, self.steps_done
         if done < num_field:
@@ -232,7 +232,7 @@ class WarmStart:
         optimizer.step()
 
     def state_dict(self) -> dict[str, object]:
-        """Return optimisers and counter; the picture pool is traced anew after a resume."""
+        """Return optimisers and counter; the image pool is refilled after resuming."""
         return {
             "steps_done": self.steps_done,
             "attribute_head": self._attribute_head.state_dict(),
@@ -241,7 +241,7 @@ class WarmStart:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Continue from `state_dict`."""
+        """Resume from `state_dict`."""
         self.steps_done = state["steps_done"]
         self._attribute_head.load_state_dict(state["attribute_head"])
         self._field_optimizer.load_state_dict(state["field_optimizer"])

@@ -1,4 +1,4 @@
-"""What the warm start compares at points and along rays: distances, labels, colours, opacity."""
+"""Warm start losses at points and along rays: distances, labels, colours, opacity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import composite_features, evaluate_rays, sample_depths
 from mate3d.rendering.triplane import TriPlaneField
 
-# Distances are compared relative to themselves plus this length, so that the surface counts most.
+# Distance errors are relative to the distance plus this length, to emphasise the surface.
 _SURFACE_WIDTH = 0.02
-# Classes are told apart this close to the surface, by differences of distance of this order.
+# Classes are distinguished this close to the surface, by distance differences of this scale.
 _LABEL_WIDTH = 0.005
-# Every other class is a small part, near which more points are drawn.
+# Every other class is a small part, near which more points are sampled.
 _LARGE_CLASSES = ("background", "skin", "hair", "hat", "neck", "cloth")
 
 
@@ -70,9 +70,9 @@ def sample_training_points(
     num_points: int,
     reach: float,
 ) -> Tensor:  # [B, N, 3] in -reach..reach
-    """Draw a quarter of the points anywhere, a half near the surface, a quarter near small parts.
+    """Sample a quarter of the points uniformly, half near the surface, a quarter near small parts.
 
-    Near ones are the best of four times as many candidates, by distance and a Gumbel draw.
+    Near points are selected from candidates by distance plus Gumbel noise.
     """
     num_quarter = num_points // 4
     candidates = (torch.rand(len(ws), 4 * num_points, 3, device=ws.device) * 2 - 1) * reach
@@ -102,10 +102,9 @@ def field_losses(
     *,
     with_rays: bool,
 ) -> dict[str, Tensor]:
-    """Return relative errors of distances, and errors of labels and colours near the surface."""
+    """Return losses of distances everywhere, and of labels and colours near the surface."""
     field = generator.make_field(ws, noise_mode="const")
-    # Rays also cross space outside of the planes, whose features are zero: it must learn to be
-    # empty.
+    # Rays also cross space outside the planes, where features are zero; it must become empty.
     reach = 0.625 * generator.config.box_size
     small = small_classes(generator.label_set)
     points = sample_training_points(portraits, small, ws, config.num_points, reach)
@@ -134,14 +133,14 @@ def label_loss(
     truth: FieldSamples,
     scale: float = _LABEL_WIDTH,
 ) -> Tensor:  # scalar
-    """Return the cross entropy of the nearest class close to the surface.
+    """Return the cross entropy of the nearest class, near the surface.
 
-    Thin parts such as the mouth are lost in distances whose error is small beside the whole head.
+    Distance errors alone are too small to preserve thin parts such as the mouth.
 
     Args:
-        predicted: Distances at points.
-        truth: The portraits' own.
-        scale: Differences of predicted distance by which classes are told apart, world units.
+        predicted: Predicted distances at points.
+        truth: True distances at the same points.
+        scale: Softmax temperature on predicted distances, in world units.
     """
     num_classes = truth.class_sdf.shape[-1]
     is_close = (truth.sdf.abs() < 2 * _LABEL_WIDTH).float().flatten()
@@ -156,7 +155,7 @@ def label_loss(
 def class_weights(
     share: Tensor,  # [...], fraction of pixels or points of each class
 ) -> Tensor:  # [...]
-    """Weigh classes by the inverse root of their share, lest small parts drown in large ones."""
+    """Return class weights, the inverse square root of each share, to balance small parts."""
     return (share + 1e-3).rsqrt()
 
 

@@ -1,4 +1,4 @@
-"""Set a network's tensors from several places and report what came from where."""
+"""Set a network's tensors from several sources and report the origin of each."""
 
 import logging
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ _SHOWN_NAMES = 4
 
 
 class WeightFiller:
-    """Fills a network tensor by tensor and remembers where each came from.
+    """Sets a network's tensors and records the origin of each.
 
     Args:
-        network: Changed in place.
+        network: Modified in place.
     """
 
     def __init__(self, network: nn.Module):
@@ -25,7 +25,7 @@ class WeightFiller:
 
     @torch.no_grad()
     def fill(self, origin: str, tensors: Mapping[str, Tensor]) -> None:
-        """Set the tensors that exist here, fit and are not set yet."""
+        """Set the tensors that exist here, have the same shape, and are not set yet."""
         for name, tensor in tensors.items():
             target = self.targets.get(name)
             if name in self.origins or target is None or target.shape != tensor.shape:
@@ -34,7 +34,7 @@ class WeightFiller:
             self.origins[name] = origin
 
     def fill_module(self, origin: str, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-        """Set a module as a whole if all of its tensors fit, else none of them."""
+        """Set all tensors of a module if all of them fit, else none."""
         named = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
         targets = self.targets
         if all(n in targets and targets[n].shape == t.shape for n, t in named.items()):
@@ -45,12 +45,12 @@ class WeightFiller:
         return tensors_below(self.targets, prefix)
 
     def keep(self, origin: str, name: str) -> None:
-        """Note that a tensor stays as it is on purpose, if it is not set yet."""
+        """Record that a tensor is deliberately unchanged, if it is not set yet."""
         if name in self.targets:
             self.origins.setdefault(name, origin)
 
     def report(self, label: str, source: Mapping[str, Tensor]) -> None:
-        """Log what was set from where, what does not fit, and what keeps its initial values."""
+        """Log the origin of tensors, those that do not fit, and those with initial values."""
         left = [name for name in self.targets if name not in self.origins]
         unused = [name for name in source if name not in self.targets]
         for origin in dict.fromkeys(self.origins.values()):
@@ -66,10 +66,10 @@ class WeightFiller:
             hidden = len(misfits) - _SHOWN_NAMES
             more = f" and {hidden} more" if hidden > 0 else ""
             shown = "; ".join(misfits[:_SHOWN_NAMES])
-            _logger.warning("  %s: of other sizes, not copied: %s%s", label, shown, more)
+            _logger.warning("  %s: not copied, different shapes: %s%s", label, shown, more)
         for names, words in (
             (left, "tensors keep their initial values"),
-            (unused, "of the source have no equal here"),
+            (unused, "tensors of the source have no counterpart here"),
         ):
             parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
             if names:

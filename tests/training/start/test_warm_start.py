@@ -116,10 +116,10 @@ def test_logits_of_classes_are_not_compared_with_distances(tiny_generator):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label_set": "face_8"}, "no procedural portraits have labels face_8; use catmask_hq or"),
-        ({"label_set": "celebamask_hq", "z_dim": 32}, "latents of 32 numbers: these portraits"),
+        ({"label_set": "face_8"}, "face_8; use catmask_hq or"),
+        ({"label_set": "celebamask_hq", "z_dim": 32}, " 32 .*at least 44"),
     ],
 )
 def test_models_without_portraits_of_their_own_are_refused(tiny_generator, changes, message):
-    with pytest.raises(UserError, match=f"train.warm_start=procedural: {message}"):
+    with pytest.raises(UserError, match=f"train.warm_start=procedural: .*{message}"):
         WarmStart(make_generator(tiny_generator, **changes), CONFIG)

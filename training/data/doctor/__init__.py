@@ -1,6 +1,6 @@
-"""The doctor for data sets: finds what is broken in one, tells where and why, and repairs it.
+"""The dataset doctor: finds faults in a dataset, explains them, and repairs them.
 
-`check_dataset` examines, `write_report` makes a page of it, `fix_dataset` writes a repaired copy.
+`check_dataset` examines, `write_report` makes a page, `fix_dataset` writes a repaired copy.
 """
 
 from training.data.doctor.check import check_dataset

@@ -1,4 +1,4 @@
-"""What is wrong with the cameras by themselves, and what makes them right."""
+"""Checks of the cameras on their own, and their repairs."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ Cameras = dict[str, np.ndarray]  # of [25] float64
 
 _DISTANCE_RANGE = (0.4, 2.5)
 _MAX_OFF_TARGET = np.radians(20)
-# A direction or a sign needs a few cameras, since a single one may be far from frontal.
+# The world's orientation takes several cameras, since a single one may be far from frontal.
 _MIN_FOR_WORLD = 5
-# Of camera axes, on the right side of a pose.
+# Changes of camera axes, multiplied to a pose from the right.
 _FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -34,14 +34,14 @@ _HALF_TURN = np.diag([-1.0, -1.0, 1.0, 1.0])
 def check_cameras(
     cameras: Mapping[str, tuple[float, ...]], sizes: Mapping[str, tuple[int, int]], notes: Notes
 ) -> Cameras:
-    """Check each camera by itself and all of them for common mistakes.
+    """Check each camera individually, and all of them for common mistakes.
 
-    Every mistake is taken out before the next is looked for, as its repair does.
+    Each mistake is corrected before the next is looked for, as the repair does.
 
     Args:
-        cameras: As stored, possibly malformed.
+        cameras: Cameras as stored, possibly malformed.
         sizes: Width and height of the images.
-        notes: Gets what is wrong.
+        notes: Receives the findings.
 
     Returns:
         The usable cameras with all repairs applied.
@@ -78,7 +78,7 @@ def _is_valid(name: str, camera: tuple[float, ...], notes: Notes) -> bool:
 
 @dataclass
 class _Chain:
-    """Cameras that are repaired from check to check."""
+    """Cameras that are repaired after each check."""
 
     names: np.ndarray  # [N] str
     poses: np.ndarray  # [N, 4, 4]
@@ -92,7 +92,7 @@ class _Chain:
         poses: np.ndarray | None = None,  # [N, 4, 4]
         intrinsics: np.ndarray | None = None,  # [N, 3, 3]
     ) -> None:
-        """Take other matrices for the cameras that are wrong."""
+        """Replace the matrices of wrong cameras."""
         for name in self.names[is_wrong]:
             self.notes.add("camera_convention", name, remark)
         if poses is not None:
@@ -101,14 +101,14 @@ class _Chain:
             self.intrinsics = np.where(is_wrong[:, None, None], intrinsics, self.intrinsics)
 
     def drop(self, remark: str, is_wrong: np.ndarray, values: np.ndarray) -> None:
-        """Leave cameras out; the remark tells their values."""
+        """Drop cameras; the remark shows their values."""
         for name, value in zip(self.names[is_wrong], values[is_wrong].round(3), strict=True):
             self.notes.add("camera_invalid", name, remark.format(value.tolist()))
         self.names, self.poses = self.names[~is_wrong], self.poses[~is_wrong]
         self.intrinsics = self.intrinsics[~is_wrong]
 
     def read_columns(self) -> None:
-        """Transpose matrices whose last row holds what belongs into the last column."""
+        """Transpose matrices whose last row contains the values of the last column."""
         for key in ("poses", "intrinsics"):
             matrices = getattr(self, key)
             in_row = np.abs(matrices[:, -1, :-1]).max(axis=1) > 1e-3
@@ -117,10 +117,10 @@ class _Chain:
             self.convert(f"{key} stored column by column", is_wrong, **columns)
 
     def divide_pixels(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Turn intrinsics in pixels into fractions of the image.
+        """Convert intrinsics in pixels to fractions of the image.
 
-        A principal point near the middle of the image means pixels of this image; otherwise they
-        are those of another size, whose middle it is.
+        If the principal point is near the image centre, they are pixels of this image; otherwise
+        of an image of another size, centred at the principal point.
         """
         if not sizes:
             return
@@ -138,14 +138,14 @@ class _Chain:
         self.convert("intrinsics in pixels", is_wrong, intrinsics=divided)
 
     def turn_world(self) -> None:
-        """Rotate the world so that the mean view is from the front, if there is one."""
+        """Rotate the world so that the mean view is frontal, if there is a clear one."""
         if len(self.names) < _MIN_FOR_WORLD:
             return
         places = self.poses[:, :3, 3]
         places = places / np.linalg.norm(places, axis=1, keepdims=True).clip(1e-9)
         means = places.mean(axis=0), -self.poses[:, :3, 1].mean(axis=0)
         front, up = map(_nearest_axis, means)
-        # Views from all around have no front.
+        # Views from all sides have no clear front.
         is_clear = min(map(np.linalg.norm, means)) >= 0.6 and front @ up == 0
         rotation = np.eye(4)
         rotation[:3, :3] = np.stack([np.cross(up, front), up, front])
@@ -154,7 +154,7 @@ class _Chain:
         self.convert(remark, is_wrong, rotation @ self.poses)
 
     def check_distances(self) -> None:
-        """Compare with what heads of the usual size have at this focal length."""
+        """Compare distances with those for heads of usual size at this focal length."""
         distances = np.linalg.norm(self.poses[:, :3, 3], axis=1)
         ratios = distances * DEFAULT_FOCAL / (DEFAULT_RADIUS * self.intrinsics[:, 0, 0])
         low, high = _DISTANCE_RANGE
@@ -168,7 +168,7 @@ class _Chain:
         self.drop("{} units away", (ratios < low) | (ratios > high), distances)
 
     def check_together(self) -> None:
-        """Look for cameras that look elsewhere, or are all the same."""
+        """Find cameras that look elsewhere, or are all the same."""
         off = angle_off_origin(self.poses)
         for i in np.argsort(-off)[: (off > _MAX_OFF_TARGET).sum()]:
             past = f"looks {np.degrees(off[i]):.0f} degrees past the head"
@@ -187,6 +187,6 @@ def _nearest_axis(direction: np.ndarray) -> np.ndarray:  # [3] -> [3]
 
 
 def camera_angles(cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # [..., 25]
-    """Return yaw and pitch of the cameras' positions, radians."""
+    """Return yaw and pitch of the cameras' positions, in radians."""
     x, y, z = np.moveaxis(split_camera(cameras)[0][..., :3, 3], -1, 0)
     return np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))

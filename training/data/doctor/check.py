@@ -1,4 +1,4 @@
-"""The doctor's examination from end to end."""
+"""The complete examination of a dataset."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,28 +35,28 @@ def check_dataset(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Diagnosis:
-    """Examine a data set, however broken.
+    """Examine a dataset, however broken.
 
     Args:
         path: Folder, zip or shards in the project's format; `dataset.json` may be missing or
             broken.
-        label_set: Meaning of the mask ids where `dataset.json` does not tell.
-        max_images: Look into so many items only, drawn at random; names are always all compared.
-        num_workers: Processes that read files; 0 reads in this one.
-        seed: Of that draw.
-        progress: Called with the number of examined items and of all.
+        label_set: Meaning of the mask ids if `dataset.json` does not specify it.
+        max_images: Examine only this many items, sampled at random; all names are compared.
+        num_workers: Reader processes; 0 reads in this process.
+        seed: Seed of the sampling.
+        progress: Called with the number of examined items and the total.
 
     Raises:
-        UserError: If there is no data set at the path, or an archive cannot be opened at all, or an
-            option is out of range.
+        UserError: If there is no dataset at the path, an archive cannot be opened, or an option is
+            out of range.
     """
     if max_images is not None and max_images < 1:
-        raise UserError(f"option max_images={max_images} must be at least 1")
+        raise UserError(f"max_images={max_images}; use an integer of at least 1")
     given = get_mask_label_set(label_set) if isinstance(label_set, str) else label_set
     files = open_files(path)
     file_names = files.names()
     if not any(name.startswith((INDEX_NAME, *_FOLDERS)) for name in file_names):
-        raise UserError(f"{path} is no data set: it has no {INDEX_NAME}, {' or '.join(_FOLDERS)}")
+        raise UserError(f"{path} is not a dataset: no {INDEX_NAME}, {' or '.join(_FOLDERS)}")
     notes = Notes()
     index = read_index(files, file_names, given, notes)
     pairs = pair_files(file_names, index, notes)
@@ -95,11 +95,11 @@ def check_dataset(
 def _collect_statistics(
     pairs: Pairs,
     items: Sequence[ItemFacts],
-    masks: Masks,  # that could be understood
+    masks: Masks,  # with known ids
     cameras: Cameras,  # usable ones, repaired
     label_set: LabelSet | None,
 ) -> Statistics:
-    """Count and average."""
+    """Compute the statistics of a dataset."""
     values = np.array(list(cameras.values())).reshape(-1, 25)
     yaws, pitches = camera_angles(values)
     distances = np.linalg.norm(values[:, [3, 7, 11]], axis=1)
@@ -134,10 +134,10 @@ def _note_what_is_rare(statistics: Statistics, notes: Notes) -> None:
 def _choose_typical(
     items: Sequence[ItemFacts], findings: Sequence[Finding], cameras: Cameras
 ) -> tuple[str, ...]:
-    """Return items without a fault of their own, evenly over the poses from left to right."""
+    """Return items without individual faults, evenly spaced over the poses from left to right."""
     concerned = {name for finding in findings for name in finding.names}
     complete = [item.name for item in items if item.size and item.sums is not None]
-    # With a fault of all items, such as one of the cameras, the pictures still show the rest.
+    # If all items have a fault, such as of the cameras, show items anyway.
     sound = [name for name in complete if name not in concerned] or complete
     sound.sort(key=lambda name: camera_angles(cameras[name])[0] if name in cameras else 0.0)
     places = np.linspace(0, len(sound) - 1, min(_NUM_TYPICAL, len(sound))).round().astype(int)

@@ -1,4 +1,4 @@
-"""The one pass over the files: what is worth knowing of each image and mask, as small facts."""
+"""The single pass over the files, which extracts small facts about each image and mask."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,47 +25,46 @@ Progress = Callable[[int, int], None]
 Job = tuple[str, str | None, str | None]
 
 _EXIF_ORIENTATION = 274
-# Below this standard deviation (of 0..255) an image shows nothing.
+# Below this standard deviation (in 0..255) an image is blank.
 _MIN_SPREAD = 3.0
-# Drawn masks stay below 0.05; smooth resizing makes more than half of the border such pixels.
+# Drawn masks stay below 0.05; with interpolation, more than half of the border pixels are such.
 _MAX_IN_BETWEEN = 0.15
-# Of the pictures whose edges are compared: small enough to be fast, large enough to see a shift of
-# three percent.
+# Side at which edges are compared: small enough to be fast, large enough to detect a shift of 3 %.
 _SIDE = 64
 _MAX_SHIFT = 12
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Correlation of a mask's borders with its image's edges, -1..1."""
+    """Correlation of a mask's borders with its image's edges, in -1..1."""
 
-    own: float  # as they lie
+    own: float  # without shift
     best: float  # at the best shift
-    shift: tuple[float, float]  # that one, of the side; right and down positive
+    shift: tuple[float, float]  # best shift as a fraction of the side; right and down positive
     mirrored: float  # with the mask mirrored
 
 
 @dataclass
 class ItemFacts:
-    """What is known of one name."""
+    """Facts about one item."""
 
     name: str
-    faults: Faults = field(default_factory=dict)  # what is wrong with it by itself
-    size: tuple[int, int] | None = None  # of the image; None if it cannot be read
-    image_digest: str = ""  # of an image that shows something
+    faults: Faults = field(default_factory=dict)  # its individual faults
+    size: tuple[int, int] | None = None  # of the image; None if unreadable
+    image_digest: str = ""  # of an image that is not blank
     mask_digest: str = ""
-    # Of each value of a usable mask: area, area times x, area times y, where the picture is 1 x 1.
+    # Of each value of a usable mask: area, area * x, area * y, with an image size of 1 x 1.
     sums: np.ndarray | None = None  # [V, 3]
     alignment: Alignment | None = None
 
 
 def examine_item(files: DatasetFiles, palette: Sequence[Color], job: Job) -> ItemFacts:
-    """Read one image and its mask once; whatever is wrong with them becomes a fact.
+    """Read an image and its mask, recording any faults.
 
     Args:
-        files: The data set.
-        palette: Colours of the label set; empty if it is not known.
-        job: Name, file of the image, file of the mask.
+        files: Files of the dataset.
+        palette: Colours of the label set; empty if unknown.
+        job: Name, image file, mask file.
     """
     name, image_file, mask_file = job
     item = ItemFacts(name)
@@ -85,7 +84,7 @@ def examine_item(files: DatasetFiles, palette: Sequence[Color], job: Job) -> Ite
 
 
 def describe(size: tuple[int, int]) -> str:
-    """Return a size in words."""
+    """Return a size as text."""
     return f"{size[0]} x {size[1]} px"
 
 
@@ -127,7 +126,7 @@ def _examine_mask(content: bytes, palette: Sequence[Color], item: ItemFacts) -> 
 
 def _sum_up(values: np.ndarray) -> np.ndarray:  # [H, W] uint8 -> [V, 3]
     height, width = values.shape
-    # Counts by row and by column of each value; cheaper than weighting every pixel.
+    # Counting each value per row and column is cheaper than weighting every pixel.
     rows = np.stack([np.bincount(row, minlength=256) for row in values])
     columns = np.stack([np.bincount(column, minlength=256) for column in values.T])
     x = (np.arange(width) + 0.5) @ columns / width
@@ -145,11 +144,11 @@ def _measure_alignment(
     image: np.ndarray,  # [H, W] float32, grey
     values: np.ndarray,  # [H, W] uint8, of any size
 ) -> Alignment:
-    """Compare edges and borders on a small grid."""
+    """Correlate image edges and mask borders on a small grid."""
     size = (_SIDE, _SIDE)
     picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
     edges = np.hypot(sobel(picture, axis=0), sobel(picture, axis=1))
-    # The root keeps a few strong edges, such as a bright background's, from drowning the others.
+    # The square root keeps a few strong edges, such as of a bright background, from dominating.
     edges = _standardize(gaussian_filter(np.sqrt(edges), 0.7))
     small = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.NEAREST))
     borders = _standardize(gaussian_filter(find_boundaries(small).astype(np.float32), 0.7))
@@ -171,6 +170,6 @@ def _standardize(values: np.ndarray) -> np.ndarray:
 
 
 def _correlate(edges: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """Return the circular correlation at each shift of the borders; no shift is at the centre."""
+    """Return the circular correlation per shift of the borders; zero shift is at the centre."""
     product = np.fft.rfft2(edges) * np.conj(np.fft.rfft2(borders))
     return np.fft.fftshift(np.fft.irfft2(product, s=edges.shape)) / edges.size

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, statistics, diagnosis."""
+"""Results of the doctor: findings, statistics, diagnosis."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ _MAX_COUNTED = 4
 
 @dataclass
 class Finding:
-    """One kind of fault and where it is."""
+    """One kind of fault, and the items that have it."""
 
     kind: Kind
-    # What the repair of an item needs, by the name of each item concerned, worst first where there
-    # is an order; empty if it is the data set as a whole.
+    # Data for the repair, by name of each affected item, worst first if there is an order; empty
+    # if the dataset as a whole is affected.
     details: dict[str, Any] = field(default_factory=dict, compare=False)
-    remarks: dict[str, str] = field(default_factory=dict)  # what is special about an item, by name
-    numbers: list[str] = field(default_factory=list)  # what is special about this data set
+    remarks: dict[str, str] = field(default_factory=dict)  # remarks on items, by name
+    numbers: list[str] = field(default_factory=list)  # remarks on the dataset
 
     @property
     def code(self) -> str:
@@ -30,28 +30,28 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad this kind is."""
+        """Severity of this kind."""
         return self.kind.severity
 
     @property
     def fix(self) -> str | None:
-        """What `fix_dataset` does about it; None if nothing."""
+        """What `fix_dataset` does about it; None if there is no repair."""
         return self.kind.fix
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Items concerned."""
+        """Affected items."""
         return tuple(self.details)
 
     @property
     def message(self) -> str:
-        """One line with numbers, for this data set."""
+        """One line with numbers for this dataset."""
         title = f"{self.kind.title}: {len(self.names)}" if self.names else self.kind.title
         return f"{title} ({self.comment})" if self.comment else title
 
     @property
     def comment(self) -> str:
-        """What is special about this data set; remarks are counted if few of them differ."""
+        """Remarks on this dataset; those on items are counted if few of them differ."""
         counts = Counter(self.remarks.values())
         is_short = len(counts) <= min(_MAX_COUNTED, len(self.remarks) - 1)
         counted = [f"{number} x {one}" for one, number in counts.most_common() if is_short]
@@ -59,19 +59,19 @@ class Finding:
 
 
 class Notes:
-    """Collects what is wrong while a data set is examined."""
+    """Collects findings while a dataset is examined."""
 
     def __init__(self) -> None:
         self.all = {code: Finding(kind) for code, kind in CATALOGUE.items()}
 
     def add(self, code: str, name: str, remark: str = "", *, detail: Any = None) -> None:
-        """Note that an item has a fault, perhaps one more of the same kind.
+        """Record a fault of an item; it may have several of the same kind.
 
         Args:
-            code: Which kind of fault.
-            name: Of the item.
-            remark: What is special about it.
-            detail: What the repair needs; replaces an earlier one.
+            code: Kind of fault.
+            name: Name of the item.
+            remark: Remark on this item.
+            detail: Data for the repair; replaces earlier data.
         """
         finding = self.all[code]
         finding.details[name] = detail
@@ -80,61 +80,61 @@ class Notes:
             finding.remarks[name] = f"{earlier}, {remark}" if earlier else remark
 
     def say(self, code: str, numbers: str) -> None:
-        """Note a fault of the data set as a whole, or numbers about those of its items."""
+        """Record a fault of the dataset as a whole, or numbers about faults of its items."""
         self.all[code].numbers.append(numbers)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was noted so far, in the catalogue's order."""
+        """Return the recorded findings, in the catalogue's order."""
         return tuple(one for one in self.all.values() if one.details or one.numbers)
 
 
 @dataclass(frozen=True)
 class ClassFrequency:
-    """How much there is of a class."""
+    """Frequency of a class."""
 
     name: str
-    share_of_images: float  # share of the masks that hold it, 0..1
-    share_of_pixels: float  # share of all pixels, 0..1
+    share_of_images: float  # fraction of masks that contain it, 0..1
+    share_of_pixels: float  # fraction of all pixels, 0..1
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Numbers about a data set."""
+    """Statistics of a dataset."""
 
-    num_images: int  # files below images/
-    num_masks: int  # files below masks/
+    num_images: int  # files in images/
+    num_masks: int  # files in masks/
     num_cameras: int  # entries of labels
-    num_captions: int  # captions that are not empty
+    num_captions: int  # non-empty captions
     num_examined: int  # names whose files were read
-    sizes: tuple[tuple[tuple[int, int], int], ...]  # how many images have which, most first
+    sizes: tuple[tuple[tuple[int, int], int], ...]  # image sizes and their counts, most first
     class_frequencies: tuple[ClassFrequency, ...]
     yaws: tuple[float, ...]  # of all usable cameras, radians, 0 is frontal, positive towards +x
     pitches: tuple[float, ...]  # of the same cameras, radians, positive from above
-    distance: float | None  # median of the cameras' from the origin, world units
-    focal: float | None  # median focal length over image size
+    distance: float | None  # median distance of the cameras from the origin, world units
+    focal: float | None  # median focal length divided by the image size
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything the doctor found."""
+    """The complete result of an examination."""
 
     path: Path | str
-    label_set: LabelSet | None  # meaning of the ids; None if it is neither named nor given
+    label_set: LabelSet | None  # meaning of the ids; None if unknown
     findings: tuple[Finding, ...]  # errors first
     statistics: Statistics
-    # Image file and mask file of each name, relative to the data set.
+    # Image file and mask file of each name, relative to the dataset.
     files: Mapping[str, tuple[str | None, str | None]]
-    cameras: Mapping[str, tuple[float, ...]]  # as they are stored
+    cameras: Mapping[str, tuple[float, ...]]  # as stored
     captions: Mapping[str, str]
-    index: Mapping[str, Any]  # `dataset.json` as far as it could be read
-    typical: tuple[str, ...]  # names without a finding of their own, from left to right poses
+    index: Mapping[str, Any]  # readable parts of `dataset.json`
+    typical: tuple[str, ...]  # names without individual findings, from left to right poses
 
     def by_severity(self, severity: Severity) -> tuple[Finding, ...]:
         """Return the findings of one severity."""
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
     def find(self, code: str) -> Finding | None:
-        """Return the finding of a kind, if there is one."""
+        """Return the finding with a code, if there is one."""
         return next((finding for finding in self.findings if finding.code == code), None)
 
 

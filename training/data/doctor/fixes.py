@@ -1,4 +1,4 @@
-"""Write a repaired copy of a data set."""
+"""Write a repaired copy of a dataset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,24 +29,24 @@ from training.data.format import (
 from training.data.format.layout import SUFFIX
 from training.data.workers import map_by_workers
 
-# Repairs that leave the pixels as they are.
+# Repairs that do not change pixels.
 _WITHOUT_PIXELS = ("name_mismatch", "entries_invalid", "camera_convention", "camera_mirrored")
-# A larger share of unknown ids cannot be filled from the neighbours with any right.
+# Maximum fraction of unknown ids that is filled from the neighbours.
 _MAX_FILLED = 0.1
 
 Chosen = Mapping[str, Finding]
-# Files of image and mask, and what each repair of pixels needs, in the order of repairs.
+# Image file, mask file, and the data for each repair of pixels, in the order of repairs.
 Plan = tuple[str, str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class FixResult:
-    """What a repair did."""
+    """Result of a repair."""
 
-    output: Path  # the new data set
-    num_written: int  # its items
-    repaired: Mapping[str, int]  # what was done, and to how many items
-    dropped: Mapping[str, str]  # why an item was left out
+    output: Path  # the new dataset
+    num_written: int  # number of its items
+    repaired: Mapping[str, int]  # each action, and the number of items it was applied to
+    dropped: Mapping[str, str]  # reason for each item that was left out
 
 
 def fix_dataset(
@@ -60,25 +60,25 @@ def fix_dataset(
     num_workers: int = 0,
     progress: Progress | None = None,
 ) -> FixResult:
-    """Examine a data set completely and write a repaired copy; the original stays as it is.
+    """Examine a complete dataset and write a repaired copy; the original is unchanged.
 
     Args:
-        path: The data set.
+        path: The dataset.
         fixes: Codes of the findings to repair, or "all".
-        output: Where the copy goes: a folder or a .zip.
-        label_set: Meaning of the ids where `dataset.json` does not tell.
-        overwrite: Replace a data set at `output`.
-        shard_size: Samples of a tar shard; None writes single files.
-        num_workers: Processes that examine and repair; 0 works in this one.
-        progress: Called with finished and all items, first of the examination, then of the copy.
+        output: Path of the copy: a folder or a .zip.
+        label_set: Meaning of the ids if `dataset.json` does not specify it.
+        overwrite: Replace an existing dataset at `output`.
+        shard_size: Samples per tar shard; None writes single files.
+        num_workers: Worker processes; 0 works in this process.
+        progress: Called with finished and total items, first of the examination, then of the copy.
 
     Raises:
-        UserError: If a code is unknown or has no repair, a fault that is not to be repaired keeps
-            the copy from being written, nothing would be left, or `output` is `path`.
+        UserError: If a code is unknown or has no repair, a fault that is not repaired prevents
+            writing the copy, nothing would be left, or `output` equals `path`.
     """
     codes = _check_codes(fixes)
     if Path(output).resolve() == Path(path).resolve():
-        raise UserError(f"output {output} is the data set itself; repairs go to a new one")
+        raise UserError(f"output {output} is the dataset itself; use another path")
     diagnosis = check_dataset(path, label_set=label_set, num_workers=num_workers, progress=progress)
     chosen = {one.code: one for one in diagnosis.findings if one.code in codes}
     left_out = [one for one in chosen.values() if one.fix == LEAVES_OUT]
@@ -99,7 +99,7 @@ def fix_dataset(
                 progress(done, len(plans))
         if dropped.keys() >= diagnosis.files.keys():
             reasons = sorted({reason.partition(":")[0] for reason in dropped.values()})
-            raise UserError(f"nothing of {path} would be left; dropped for {', '.join(reasons)}")
+            raise UserError(f"no items of {path} would be left; dropped for {', '.join(reasons)}")
         writer.describe(
             {
                 **diagnosis.index.get("preparation", {}),
@@ -120,8 +120,8 @@ def _check_codes(fixes: Sequence[str] | Literal["all"]) -> set[str]:
     codes = fixable if fixes == "all" else [fixes] if isinstance(fixes, str) else fixes
     for code in codes:
         if code not in fixable:
-            problem = "has no repair" if code in CATALOGUE else "is no finding"
-            raise UserError(f"fix '{code}' {problem}; use all or: {', '.join(fixable)}")
+            problem = "has no repair" if code in CATALOGUE else "is unknown"
+            raise UserError(f"fix '{code}' {problem}; use all, or any of: {', '.join(fixable)}")
     return set(codes)
 
 
@@ -131,16 +131,16 @@ def _reason(finding: Finding, name: str) -> str:
 
 
 def _require_writable(diagnosis: Diagnosis, chosen: Chosen, names: Sequence[str]) -> None:
-    """Raise if a fault that nobody repairs keeps the rest from being written."""
-    where = f"data set {diagnosis.path}"
+    """Raise if a fault that is not repaired prevents writing the rest."""
+    where = f"dataset {diagnosis.path}"
     index_fault = diagnosis.find("index_invalid")
     if index_fault is not None:
         raise UserError(
-            f"{where} cannot be repaired: {index_fault.message}, so its cameras are lost; prepare "
-            "it again from images and masks"
+            f"cannot repair {where}: {index_fault.message}, so its cameras are lost; prepare it "
+            "again from images and masks"
         )
     if diagnosis.label_set is None:
-        raise UserError(f"{where} does not name a known label set; give label_set=")
+        raise UserError(f"{where} has no known label set; set label_set=")
     open_codes = [
         one.code
         for one in diagnosis.findings
@@ -150,8 +150,7 @@ def _require_writable(diagnosis: Diagnosis, chosen: Chosen, names: Sequence[str]
     ]
     if open_codes:
         raise UserError(
-            f"{where} cannot be written while it has {', '.join(open_codes)}; add them to fix, or "
-            "use fix=all"
+            f"cannot write {where} with {', '.join(open_codes)}; add them to fix, or use fix=all"
         )
 
 
@@ -186,14 +185,14 @@ def _repair_files(files: DatasetFiles, label_set: LabelSet, plan: Plan) -> tuple
     """Read, repair and encode the files of one item.
 
     Returns:
-        Image and mask as PNG files, or why there are none.
+        Image and mask as PNG files, or the reason for failure.
     """
     image_content, mask_content = files.read(plan[0]), files.read(plan[1])
     repairs = plan[2]
     if not repairs:
         return image_content, mask_content, ""
     image = read_image(image_content)
-    # Reading looks up colours and joins channels.
+    # Reading already looks up colours and merges channels.
     values, _ = read_mask(mask_content, label_set.palette)
     for code, detail in repairs.items():
         if code == "mask_interpolated":

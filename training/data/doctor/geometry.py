@@ -1,6 +1,6 @@
-"""Whether the classes lie where a head has them: orders, sides, mirrored and shifted masks.
+"""Checks of the positions of classes: order, sides, mirrored and shifted masks.
 
-Sums are what the pass measures of each class: area, area times x, area times y.
+Sums are measured for each class in the pass over the files: area, area * x, area * y.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from mate3d.labels import LabelSet, get_label_set, label_set_names
 from training.data.doctor.examination import Alignment
 from training.data.doctor.findings import Notes
 
-# Names of classes that are a part of a head, over all label sets.
+# Class names of each part of a head, over all label sets.
 _PARTS = {
     "brows": ("l_brow", "r_brow", "brow", "brows"),
     "eyes": ("l_eye", "r_eye", "eye", "eyes"),
@@ -28,7 +28,7 @@ _PARTS = {
     "cloth": ("cloth",),
     "skin": ("skin",),
 }
-# The first part lies above the second one in every upright view.
+# The first part is above the second in every upright view.
 _FACE = (("brows", "eyes"), ("eyes", "nose"), ("eyes", "mouth"), ("nose", "mouth"))
 _FACE_OF_CATS = (("ears", "eyes"), ("ears", "nose"), *_FACE[1:])
 _BODY = (("upper lip", "lower lip"), ("hair", "mouth"), ("mouth", "neck"), ("nose", "cloth"))
@@ -47,11 +47,11 @@ def check_geometry(
     label_set: LabelSet | None,
     notes: Notes,
 ) -> dict[str, tuple[float, float]]:
-    """Compare the places of the classes with those on a head.
+    """Compare the positions of the classes with those on a head.
 
     Returns:
-        How far the nose is to the right of and below the eyes' middle, of each upright head, after
-        the repairs.
+        For each upright head, how far the nose is to the right of and below the midpoint of the
+        eyes, after the repairs.
     """
     if not masks or label_set is None:
         return {}
@@ -65,7 +65,7 @@ def check_geometry(
 
 
 class _Part(NamedTuple):
-    """A part of each head; NaN where it does not show."""
+    """A part of each head; NaN where it is not visible."""
 
     area: np.ndarray  # [N]
     x: np.ndarray  # [N]
@@ -73,7 +73,7 @@ class _Part(NamedTuple):
 
 
 class _Heads:
-    """Masks that are repaired from check to check."""
+    """Masks that are repaired after each check."""
 
     def __init__(self, masks: Mapping[str, np.ndarray], label_set: LabelSet, notes: Notes):
         self.names = sorted(masks)
@@ -87,7 +87,7 @@ class _Heads:
         self.mirror_table = _make_table(label_set.mirror_permutation())
 
     def check_order(self) -> None:
-        """Find the label set that the masks follow instead of the one that is named, if any."""
+        """Check whether the masks follow another label set."""
         highest = np.flatnonzero(self.sums[:, :, 0].any(axis=0)).max()
         best = max(_MIN_ORDER_SCORE, self._order_score(self.sums) + _MIN_ORDER_GAIN)
         found: tuple[str, np.ndarray] | None = None
@@ -102,12 +102,12 @@ class _Heads:
             if score > best:
                 best, found = score, (other.name, table)
         if found is not None:
-            self.notes.say("label_order", f"they fit {found[0]}, not {self.label_set.name}")
+            self.notes.say("label_order", f"fit {found[0]}, not {self.label_set.name}")
             everything = np.full(len(self.names), True)
             self._repair("label_order", everything, _make_table(found[1]))
 
     def check_mouth_and_nose(self) -> None:
-        """Find masks whose mouth lies above the nose, below the eyes."""
+        """Find masks whose mouth is above the nose and below the eyes."""
         classes = self.label_set.class_names
         if "nose" not in classes or [n for n in classes if n in _PARTS["mouth"]] != ["mouth"]:
             return
@@ -117,15 +117,15 @@ class _Heads:
         num_judged = int((~np.isnan(mouth + nose)).sum())
         if not is_wrong.any():
             return
-        self.notes.say("mouth_nose_swapped", f"{is_wrong.sum()} of {num_judged} that show both")
+        self.notes.say("mouth_nose_swapped", f"{is_wrong.sum()} of {num_judged} that have both")
         if is_wrong.sum() > num_judged / 2:
-            # What holds for the most holds for those that show one of the two only.
+            # Assume the same for masks with only one of the two.
             is_wrong |= np.isnan(mouth) != np.isnan(nose)
         ids = self.label_set.class_id("mouth"), self.label_set.class_id("nose")
         self._repair("mouth_nose_swapped", is_wrong, swap_classes(_make_table(), *ids))
 
     def check_fit(self, alignments: Mapping[str, Alignment]) -> None:
-        """Find masks that do not lie on their image; mirrored ones are turned."""
+        """Find masks that do not fit their image; mirrored ones are repaired."""
         own = np.array([alignment.own for alignment in alignments.values()] or [0.0])
         usual = float(np.median(own))
         spread = 1.4826 * float(np.median(np.abs(own - usual)))
@@ -142,18 +142,18 @@ class _Heads:
                 self.notes.add("mask_misfit", name, remark)
 
     def check_sides(self) -> None:
-        """Find masks whose classes of the left lie on the right."""
+        """Find masks whose left classes are on the right."""
         votes = self._vote_sides(self.sums)
         is_wrong, is_right = votes < 0, votes > 0
         if not is_wrong.any():
             return
-        message = f"{is_wrong.sum()} of {(votes != 0).sum()} masks that show both sides"
+        message = f"{is_wrong.sum()} of {(votes != 0).sum()} masks with both sides"
         self.notes.say("left_right_swapped", message)
         is_wrong = ~is_right if is_wrong.sum() > is_right.sum() else is_wrong
         self._repair("left_right_swapped", is_wrong, self.mirror_table)
 
     def check_upright(self) -> dict[str, tuple[float, float]]:
-        """Find heads that are upside down or no faces; return the others' noses."""
+        """Find heads that are upside down or not faces; return the noses of the others."""
         parts = self._measure(self.sums)
         holds = np.stack([_is_less(parts[a].y, parts[b].y) for a, b in self.face])  # [R, N]
         num_judged = (~np.isnan(holds)).sum(axis=0)
@@ -164,7 +164,7 @@ class _Heads:
             if share[i] <= 0.25:
                 self.notes.add("upside_down", self.names[i])
             else:
-                remark = "eyes, nose and mouth are in another order"
+                remark = "eyes, nose and mouth are in the wrong order"
                 self.notes.add("mask_misfit", self.names[i], remark)
         shows = np.flatnonzero((share > 0.6) & ~np.isnan(turn))
         return {self.names[i]: (turn[i], tilt[i]) for i in shows}
@@ -182,7 +182,7 @@ class _Heads:
         self.notes.add("mask_mirrored", name, remark, detail=table)
 
     def _measure(self, sums: np.ndarray) -> dict[str, _Part]:  # [N, K, 3]
-        """Join the classes to the parts of heads."""
+        """Merge the classes into parts of heads."""
         parts = {}
         for part, names in _PARTS.items():
             ids = [i for i, name in enumerate(self.label_set.class_names) if name in names]
@@ -190,18 +190,18 @@ class _Heads:
         return parts
 
     def _order_score(self, sums: np.ndarray) -> float:  # [N, K, 3]
-        """Return how much of what holds for heads holds for these masks, 0..1."""
+        """Return the fraction of the rules for heads that these masks satisfy, 0..1."""
         parts = self._measure(sums)
         holds = [_is_less(parts[a].y, parts[b].y) for a, b in (*self.face, *self.body)]
         holds += [_is_less(parts[b].area, parts[a].area) for a, b in _LARGER]
-        # Both halves of a pair lie at about the same height; sides are judged elsewhere.
+        # Both parts of a pair have about the same height; sides are checked elsewhere.
         y = _center(sums).y
         holds += [_is_less(abs(y[:, a] - y[:, b]), 0.12) for a, b in self.label_set.mirror_pairs]
         known = np.stack(holds)[~np.isnan(holds)]
         return float(known.mean()) if known.size else 0.0
 
     def _vote_sides(self, sums: np.ndarray) -> np.ndarray:  # [N, K, 3] -> [N]
-        """Return 1 if the classes of the left lie on the left, -1 if on the right, 0 if unknown."""
+        """Return 1 if the left classes are on the left, -1 if on the right, 0 if unknown."""
         if self.label_set.left_side is None:
             return np.zeros(len(sums))
         x = _center(sums).x
@@ -210,7 +210,7 @@ class _Heads:
 
 
 def _make_table(ids: Sequence[int] = ()) -> np.ndarray:  # [256] uint8
-    """Return new ids of the first values; the others stay as they are."""
+    """Return a table with new ids for the first values, and the identity for the others."""
     return np.array([*ids, *range(len(ids), 256)], dtype=np.uint8)
 
 
@@ -227,5 +227,5 @@ def _center(sums: np.ndarray) -> _Part:  # [..., 3]
 
 
 def _is_less(first: np.ndarray, second: np.ndarray | float) -> np.ndarray:
-    """Return 1 where it is so, 0 where it is not, NaN where one of the two is unknown."""
+    """Return 1 where true, 0 where false, NaN where either value is unknown."""
     return np.where(np.isnan(first - second), np.nan, first < second)

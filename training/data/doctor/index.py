@@ -1,4 +1,4 @@
-"""What `dataset.json` says, as far as it makes sense."""
+"""Lenient reading of `dataset.json`."""
 
 import math
 from collections.abc import Callable, Container, Mapping
@@ -21,32 +21,32 @@ _RULES = {
 
 @dataclass(frozen=True)
 class RawIndex:
-    """`dataset.json` as far as it makes sense."""
+    """The valid parts of `dataset.json`."""
 
-    label_set: LabelSet | None  # the set it names, or else the given one
-    # Camera of each listed name as written, NaN for what is no number; () for what is no list.
+    label_set: LabelSet | None  # the one in the file, otherwise the user's
+    # Camera of each listed name as written, with NaN for non-numbers; () if it is not a list.
     cameras: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    # The other keys that hold something by name, without what is malformed; None without a file.
+    # The other keys with values by name, without malformed ones; None without a file.
     entries: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def read_index(
     files: DatasetFiles, file_names: Container[str], given: LabelSet | None, notes: Notes
 ) -> RawIndex:
-    """Read `dataset.json`, keeping whatever is usable.
+    """Read `dataset.json`, keeping all usable parts.
 
     Args:
-        files: The data set.
-        file_names: All its files.
-        given: Label set that the user named, which counts where the file names none.
-        notes: Gets what is wrong.
+        files: Files of the dataset.
+        file_names: Names of all its files.
+        given: Label set specified by the user, used if the file has none.
+        notes: Receives the findings.
     """
     try:
         if INDEX_NAME not in file_names:
-            raise UserError("it is missing")
+            raise UserError("missing")
         content = parse_json(files.read(INDEX_NAME), INDEX_NAME)
         if not isinstance(content, dict) or not isinstance(content.get("labels"), list | dict):
-            raise UserError("it must hold 'labels': [[name, [25 numbers]], ...]")
+            raise UserError("must contain 'labels': [[name, [25 numbers]], ...]")
     except UserError as error:
         notes.say("index_invalid", str(error))
         return RawIndex(given)
@@ -77,7 +77,7 @@ def _collect_cameras(
         if name in cameras:
             is_same = cameras[name] == camera
             notes.add("entries_invalid", name, f"listed twice{'' if is_same else ', differently'}")
-            # Only one of two can be right, and nothing says which.
+            # At most one can be right, and it is unknown which.
             camera = camera if is_same else ()
         cameras[name] = camera
     return cameras
@@ -88,7 +88,7 @@ def _keep_valid(
 ) -> dict[str, Any]:
     values = content.get(key) or {}
     if not isinstance(values, dict):
-        notes.say("entries_invalid", f"{key} is no object")
+        notes.say("entries_invalid", f"{key} is not an object")
         return {}
     for name in values:
         if not is_valid(values[name]):

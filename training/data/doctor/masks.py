@@ -1,4 +1,4 @@
-"""What is wrong with the pixels of images and masks, from the facts of the one pass."""
+"""Checks of image and mask pixels, from the facts of the single pass."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ Masks = dict[str, np.ndarray]  # sums of each value or class, [V, 3]
 
 
 def check_pixels(items: Sequence[ItemFacts], label_set: LabelSet | None, notes: Notes) -> Masks:
-    """Find what is wrong with images and masks alone.
+    """Find faults of individual images and masks.
 
     Returns:
-        Sums of each class, [K, 3], of each mask whose ids are known, as they are after the repairs.
+        Sums of each class, [K, 3], for each mask with known ids, after the repairs.
     """
     for item in items:
         for code, remark in item.faults.items():
@@ -26,7 +26,7 @@ def check_pixels(items: Sequence[ItemFacts], label_set: LabelSet | None, notes: 
     if label_set is None:
         return {}
     masks = {item.name: item.sums for item in items if item.sums is not None}
-    # What these hold is known, or nothing is said about it.
+    # The values of these need no interpretation.
     skipped = {*notes.all["mask_interpolated"].names, *notes.all["mask_colors"].names}
     single = {name: sums for name, sums in masks.items() if name not in skipped}
     masks |= _interpret_values(single, label_set, notes)
@@ -60,7 +60,7 @@ def _find_duplicates(items: Sequence[ItemFacts], notes: Notes) -> None:
 
 
 def _interpret_values(masks: Masks, label_set: LabelSet, notes: Notes) -> Masks:
-    """Find out what values beyond the label set mean; return the masks of which it is known."""
+    """Interpret values outside the label set; return the masks for which this succeeds."""
     num_classes = label_set.num_classes
     values = {name: np.flatnonzero(sums[:, 0]) for name, sums in masks.items()}
     unknown = {name: one for name, one in values.items() if one.max() >= num_classes}
@@ -88,16 +88,16 @@ def _interpret_values(masks: Masks, label_set: LabelSet, notes: Notes) -> Masks:
         sets = [name for name in label_set_names() if get_label_set(name).num_classes > highest]
         fitting = ", ".join(sets) or "no known label set"
         allowed = f"{label_set.name} allows 0..{num_classes - 1}"
-        notes.say("mask_unknown_ids", f"{allowed}; the ids would fit {fitting}")
+        notes.say("mask_unknown_ids", f"{allowed}; these ids would fit {fitting}")
     return known
 
 
 def _find_factor(unknown: Mapping[str, np.ndarray], num_classes: int) -> tuple[float, list[str]]:
-    """Return the factor that explains the most masks, the largest of equals, and those masks."""
+    """Return the factor that explains the most masks (the largest if tied), and those masks."""
     best: tuple[float, list[str]] = (1.0, [])
     spread = {255 / (num_classes - 1), 255 / num_classes} - set(range(256))
     for factor in (*range(2, 128), *sorted(spread, reverse=True)):
-        # Levels of a factor that is no integer were rounded or cut off.
+        # Levels of a non-integer factor were rounded or truncated.
         tolerance = 0 if isinstance(factor, int) else 1
         explained = [
             name
@@ -105,7 +105,7 @@ def _find_factor(unknown: Mapping[str, np.ndarray], num_classes: int) -> tuple[f
             if (values / factor).round().max() < num_classes
             and (np.abs(values - (values / factor).round() * factor) <= tolerance).all()
         ]
-        # Two values, background and one other, are multiples of anything.
+        # Two values, background and one other, fit any factor.
         has_evidence = any(len(unknown[name]) >= 3 for name in explained)
         if has_evidence and len(explained) >= max(len(best[1]), 1):
             best = (float(factor), explained)

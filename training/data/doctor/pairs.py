@@ -1,4 +1,4 @@
-"""Which image, mask, camera and caption belong together, by name."""
+"""Pairing of images, masks, cameras and captions by name."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +17,7 @@ _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The parts of each name; names are the images' where there is an image."""
+    """The parts of each item, by the image's name if there is an image."""
 
     files: Mapping[str, Files]
     cameras: Mapping[str, tuple[float, ...]]  # possibly malformed
@@ -25,10 +25,10 @@ class Pairs:
 
 
 def pair_files(file_names: Iterable[str], index: RawIndex, notes: Notes) -> Pairs:
-    """Bring images, masks, cameras and captions together by name.
+    """Pair images, masks, cameras and captions by name.
 
-    Parts whose names differ only in extension, prefix, slashes or capitals are paired too, with a
-    finding, so that one slip in the naming does not hide everything else.
+    Parts whose names differ only in extension, prefix, slashes or case are also paired, with a
+    finding, so that a naming mistake does not hide everything else.
     """
     images, masks, stray = _sort_files(file_names)
     names = {_output_name(name): name for name in images}
@@ -56,7 +56,7 @@ def pair_files(file_names: Iterable[str], index: RawIndex, notes: Notes) -> Pair
         if missing:
             notes.add("unpaired", name, f"no {' and no '.join(missing)}")
     if not images:
-        notes.say("unpaired", "there are no images")
+        notes.say("unpaired", "no images")
     return Pairs(
         files=dict(sorted(files.items())),
         cameras={name: index.cameras[raw] for name, raw in camera_of.items()},
@@ -65,15 +65,15 @@ def pair_files(file_names: Iterable[str], index: RawIndex, notes: Notes) -> Pair
 
 
 def _sort_files(file_names: Iterable[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return the pictures below images/ and masks/ by name, and what else lies around."""
+    """Return the image files in images/ and masks/ by name, and all other files."""
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
     stray: list[str] = []
-    # PNG files first, so that a leftover copy in another format is the stray one.
+    # PNG files first, so that copies in other formats count as stray.
     for file in sorted(file_names, key=lambda name: (not _is_png(name), name)):
         folder, _, name = file.partition("/")
         parts = {"images": images, "masks": masks}.get(folder)
-        # macOS leaves a "._" file beside each picture on drives of other systems.
+        # macOS leaves a "._" file beside each file on foreign file systems.
         is_picture = name.lower().endswith(_PICTURE_SUFFIXES) and "/._" not in file
         is_copy = not _is_png(name) and _output_name(name) in (parts or ())
         if parts is not None and is_picture and not is_copy:
@@ -88,20 +88,20 @@ def _is_png(name: str) -> bool:
 
 
 def _output_name(name: str) -> str:
-    """Return the name under which an image is written: its own, but with the suffix of a PNG."""
+    """Return an image's name in the output, with the suffix of a PNG."""
     return name if _is_png(name) else f"{splitext(name)[0]}.png"
 
 
 def _match(
     names: Mapping[str, str], others: Collection[str], notes: Notes
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the other part of each image's name, and the parts that are left over."""
+    """Return the matching other part of each image, and the unmatched parts."""
     matched = {
         name: other for name, raw in names.items() for other in (name, raw) if other in others
     }
     left_over = sorted(set(others) - set(matched.values()))
     for key in (_loose_key, _base_key):
-        # A key that two names share says nothing.
+        # Keys shared by several names are ambiguous.
         counts = Counter(map(key, names)), Counter(map(key, others))
         place = {key(name): name for name in names if name not in matched}
         for other in list(left_over):

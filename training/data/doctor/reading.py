@@ -1,4 +1,4 @@
-"""What an image or mask file really holds: ids, grey levels, colours, or a resized mixture."""
+"""Reading of image and mask files of any kind: ids, grey levels, colours, resized masks."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ from mate3d.label_colors import Color, look_up_colors, look_up_indices
 from training.data.format import DatasetFiles
 
 Content = TypeVar("Content")
-# Code and remark of each fault of a file.
+# Remark on each fault of a file, by code.
 Faults = dict[str, str]
 
 _MIN_SURE_SHARE = 0.6
@@ -24,7 +24,7 @@ _MIN_SURE_SHARE = 0.6
 def try_reading(
     files: DatasetFiles, file: str | None, read: Callable[[bytes], Content]
 ) -> tuple[Content | None, str]:
-    """Return what `read` makes of a file, or None and why it cannot; None for no file at all."""
+    """Return the result of `read` for a file, or None and the reason; (None, "") without a file."""
     if file is None:
         return None, ""
     try:
@@ -32,13 +32,13 @@ def try_reading(
             warnings.simplefilter("ignore")
             return read(files.read(file)), ""
     except UnidentifiedImageError:
-        return None, "it is in no known image format"
+        return None, "unknown image format"
     except (UserError, *DECODING_ERRORS) as error:
         return None, " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def read_image(content: bytes) -> Image.Image:
-    """Decode an image completely; raises one of `DECODING_ERRORS` if it is not complete."""
+    """Decode an image completely; raises one of `DECODING_ERRORS` if it is damaged."""
     with Image.open(io.BytesIO(content)) as image:
         image.load()
     return image
@@ -47,15 +47,14 @@ def read_image(content: bytes) -> Image.Image:
 def read_mask(
     content: bytes, palette: Sequence[Color]
 ) -> tuple[np.ndarray, Faults]:  # [H, W] uint8
-    """Decode a mask of any kind to ids, or to what stands for them in a mask of one channel.
+    """Decode a mask of any kind to ids, or to the single-channel values that represent them.
 
     Args:
-        content: The file.
-        palette: Colours of the label set; empty if the set is not known.
+        content: Content of the file.
+        palette: Colours of the label set; empty if unknown.
 
     Returns:
-        The values, and what is wrong with the way in which they are stored. With "mask_useless"
-        the values mean nothing.
+        The values, and the faults of their storage. With "mask_useless" the values are meaningless.
     """
     image = read_image(content)
     values, faults = _read_values(image, palette)
@@ -104,8 +103,8 @@ def _match_colors(
         return values, {"mask_colors": "colours"}
     swapped, is_sure_swapped = look_up_colors(colors[..., ::-1], palette)
     if is_sure_swapped.all():
-        return swapped, {"mask_colors": "colours, red and blue exchanged"}
-    # Black and one common colour match many pictures, so a mixture needs three classes.
+        return swapped, {"mask_colors": "colours, red and blue swapped"}
+    # Black and one common colour match many images, so partial matches need three classes.
     if is_sure.mean() >= _MIN_SURE_SHARE and len(np.unique(values[is_sure])) >= 3:
         values = _resolve_borders(colors, values, ~is_sure, palette)
         return values, {"mask_colors": "colours, blurred along the borders"}
@@ -116,7 +115,7 @@ def fill_from_nearest(
     values: np.ndarray,  # [H, W]
     is_unsure: np.ndarray,  # [H, W] bool
 ) -> np.ndarray:  # [H, W]
-    """Give each unsure pixel the value of the nearest sure one; unchanged if none is sure."""
+    """Replace each unsure pixel by the nearest sure one; unchanged if none is sure."""
     if is_unsure.all() or not is_unsure.any():
         return values.copy()
     indices = distance_transform_edt(is_unsure, return_distances=False, return_indices=True)
@@ -129,7 +128,7 @@ def _resolve_borders(
     is_unsure: np.ndarray,  # [H, W] bool
     palette: Sequence[Color],
 ) -> np.ndarray:  # [H, W] uint8
-    """Give mixed pixels the class around them that they are most like."""
+    """Assign mixed pixels to the nearby class with the most similar colour."""
     result = fill_from_nearest(values, is_unsure)
     closest = np.full(values.shape, np.inf)
     for class_id in np.unique(values[~is_unsure]).tolist():
@@ -142,16 +141,16 @@ def _resolve_borders(
 
 
 def find_boundaries(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
-    """Return the pixels that differ from a neighbour to the right, left, below or above."""
+    """Return the pixels that differ from one of their four neighbours."""
     across = np.pad(values[:, 1:] != values[:, :-1], ((0, 0), (1, 1)))
     down = np.pad(values[1:] != values[:-1], ((1, 1), (0, 0)))
     return across[:, 1:] | across[:, :-1] | down[1:] | down[:-1]
 
 
 def find_in_between(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
-    """Return the pixels strictly between the values of two opposite neighbours.
+    """Return the pixels with values strictly between those of two opposite neighbours.
 
-    Smooth resizing makes a ramp of such pixels along every border; drawn masks have few.
+    Interpolation makes a ramp of such pixels along every border; drawn masks have few.
     """
     across, down = (np.sign(np.diff(values.astype(np.int16), axis=axis)) for axis in (1, 0))
     found = np.pad(across[:, 1:] * across[:, :-1] > 0, ((0, 0), (1, 1)))

@@ -1,4 +1,4 @@
-"""A page about a diagnosis that a newcomer understands; everything is inside the one file."""
+"""Self-contained HTML report of a diagnosis, for newcomers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from training.data.format import DatasetFiles, open_files
 from training.data.format.remote import is_remote
 
 _MAX_PICTURES = 8
-# What concerns most items looks the same everywhere.
+# A fault of most items looks the same everywhere, so fewer images are enough.
 _MAX_PICTURES_OF_ALL = 4
 _MAX_LISTED = 200
 
@@ -26,11 +26,11 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
     """Write `index.html`, and `findings.json` with all names, to a folder.
 
     Args:
-        diagnosis: What the doctor found.
-        folder: Made if it is not there.
+        diagnosis: Result of the examination.
+        folder: Created if missing.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -63,9 +63,9 @@ def _make_verdict(diagnosis: Diagnosis) -> dict[str, str]:
     errors, warnings = diagnosis.by_severity("error"), diagnosis.by_severity("warning")
     headline = f"{_count(len(errors), 'error')}, {_count(len(warnings), 'warning')}."
     if errors:
-        kind, advice = "error", "Do not train on this data set before the errors are gone."
+        kind, advice = "error", "Fix the errors before training on this dataset."
     elif warnings:
-        kind, advice = "warning", "It can be trained on, but look at the warnings first."
+        kind, advice = "warning", "Usable for training, but look at the warnings first."
     else:
         kind, headline, advice = "good", "No errors, no warnings.", "Ready for training."
     return {"kind": kind, "headline": headline, "advice": advice}
@@ -89,12 +89,12 @@ def _make_tiles(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         tiles.append((f"{one.distance:.2f}", "camera distance (median)"))
         tiles.append((f"{one.focal:.2f}", "focal length / image size (median)"))
     if one.num_examined < len(diagnosis.files):
-        tiles.append((str(one.num_examined), "items examined, drawn at random"))
+        tiles.append((str(one.num_examined), "items examined, sampled at random"))
     return tiles
 
 
 def _fix_command(diagnosis: Diagnosis) -> str:
-    """Return the command that repairs all; "" for what lies elsewhere, as there is no path."""
+    """Return the command that repairs everything, or "" for a remote dataset."""
     if is_remote(str(diagnosis.path)):
         return ""
     path = Path(str(diagnosis.path))
@@ -109,7 +109,7 @@ def _describe_finding(
     number = _MAX_PICTURES_OF_ALL if is_of_most else _MAX_PICTURES
     shown = [name for name in finding.names if name in diagnosis.files][:number]
     if finding.code.startswith("caption"):
-        # Such a fault does not show in the pictures.
+        # Faults of captions are not visible in images.
         shown = []
     return {
         "about": finding,
@@ -140,12 +140,12 @@ def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
     yaws = np.degrees(diagnosis.statistics.yaws)
     pitches = np.degrees(diagnosis.statistics.pitches)
     largest = max(np.abs(yaws).max(), 2 * np.abs(pitches).max())
-    # Frontal data sets would be a thin bar on the full scale.
+    # Frontal datasets would be a thin bar at full scale.
     limit = next((limit for limit in (30.0, 60.0, 90.0) if largest <= limit), 180.0)
     return [
-        make_histogram(yaws, limit, "Yaw: how many cameras at which angle to the side"),
-        make_histogram(pitches, limit, "Pitch: how many cameras at which height"),
-        make_scatter(yaws, pitches, limit, "Yaw to the right, pitch upwards, one dot a camera"),
+        make_histogram(yaws, limit, "Yaw: number of cameras per horizontal angle"),
+        make_histogram(pitches, limit, "Pitch: number of cameras per vertical angle"),
+        make_scatter(yaws, pitches, limit, "Yaw (right) and pitch (up), one dot per camera"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Small pictures for the report: an image beside the same image under its coloured mask."""
+"""Thumbnails for the report: an image beside the same image under its coloured mask."""
 
 import base64
 import io
@@ -25,13 +25,13 @@ def make_thumbnail(
 ) -> str:
     """Return a data URI of two squares: the image, and the mask's colours over it.
 
-    Ids that the label set does not have are magenta, without a label set masks are grey, and what
-    is missing or cannot be read is a crossed square.
+    Ids outside the label set are magenta, masks without a label set are grey, and missing or
+    unreadable files are shown as a crossed square.
 
     Args:
-        files: The data set.
-        image: File of the image, None if there is none.
-        mask: File of the mask, None if there is none.
+        files: Files of the dataset.
+        image: Image file, or None.
+        mask: Mask file, or None.
         label_set: Colours of the classes.
     """
     picture, _ = try_reading(files, image, _make_picture)
@@ -65,10 +65,10 @@ def _make_colors(content: bytes, label_set: LabelSet | None) -> Image.Image:
 
 
 def _fit(image: Image.Image, filter_: Image.Resampling) -> Image.Image:
-    """Bring a picture into the square; what is not square keeps its shape, with a grey rest."""
+    """Fit an image into the square, keeping its aspect ratio on a grey background."""
     scale = THUMBNAIL_SIDE / max(image.size)
     size = tuple(max(round(scale * side), 1) for side in image.size)
-    # Tiny pictures are enlarged as they are, so that single pixels can be seen.
+    # Tiny images are enlarged without smoothing, so that single pixels are visible.
     is_tiny = max(image.size) < THUMBNAIL_SIDE
     fitted = image.resize(size, Image.Resampling.NEAREST if is_tiny else filter_)
     square = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), _MISSING_COLOR)

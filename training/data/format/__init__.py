@@ -1,4 +1,4 @@
-"""The on-disk data set: its files, its index, its writer. The format is in datasets/README.md."""
+"""The on-disk dataset: files, index and writer. The format is described in datasets/README.md."""
 
 from training.data.format.files import DatasetFiles, NamedContent, open_files
 from training.data.format.index import DatasetIndex, open_dataset, parse_index

@@ -1,4 +1,4 @@
-"""What a writer writes into: a folder, an uncompressed zip, or a folder of tar shards."""
+"""Output containers of a dataset: folder, uncompressed zip, or tar shards."""
 
 import zipfile
 from abc import ABC, abstractmethod
@@ -13,12 +13,12 @@ from training.data.format.shards import ShardTable, dump_tables, scan_shard
 
 
 class Container(ABC):
-    """A half-written data set."""
+    """A dataset being written."""
 
     _archive: zipfile.ZipFile | TarWriter | None = None
 
     def add(self, name: str, image: bytes, mask: bytes, record: Mapping[str, Any]) -> None:
-        """Write one sample; `record` is all else that is known of it."""
+        """Write one sample; `record` contains its other data."""
         self._write(layout.IMAGE_FOLDER + name, image)
         self._write(layout.MASK_FOLDER + name, mask)
 
@@ -27,13 +27,13 @@ class Container(ABC):
         self._write(layout.INDEX_NAME, index)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close any open archive."""
         if self._archive is not None:
             self._archive.close()
 
     @abstractmethod
     def _write(self, name: str, content: bytes) -> None:
-        """Write one file of the tree."""
+        """Write one file."""
 
 
 class FolderContainer(Container):
@@ -54,7 +54,7 @@ class ZipContainer(Container):
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
 
     def _write(self, name: str, content: bytes) -> None:
-        # A fixed time stamp, so that the same data set has the same bytes.
+        # A fixed timestamp, so that equal datasets have equal bytes.
         self._archive.writestr(zipfile.ZipInfo(name), content)
 
 

@@ -1,4 +1,4 @@
-"""Read access to the files of a data set: a folder, a zip of the same tree, or tar shards."""
+"""Read access to the files of a dataset: folder, zip or tar shards."""
 
 import io
 import lzma
@@ -15,7 +15,7 @@ from training.data.format.layout import SHARD_FOLDER
 from training.data.format.remote import is_remote
 from training.data.format.shards import ShardFiles, list_shards
 
-# Damaged archives raise any of these; RuntimeError is for encrypted members and unknown methods.
+# Damaged archives raise any of these; RuntimeError is for encrypted members or unknown methods.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     OSError,
@@ -30,7 +30,7 @@ _ZIP_ERRORS = (
 
 
 class DatasetFiles(Protocol):
-    """Read access to the tree of a data set."""
+    """Read access to the files of a dataset."""
 
     def names(self) -> list[str]:
         """List all files, relative to the root, with forward slashes."""
@@ -43,11 +43,11 @@ class DatasetFiles(Protocol):
         """
 
     def where(self, name: str) -> str:
-        """Say in an error message which file this is."""
+        """Return a file's location for error messages."""
 
 
 class NamedContent(io.BytesIO):
-    """File content in memory that error messages call by its name."""
+    """In-memory file content that shows its name in error messages."""
 
     def __init__(self, content: bytes, name: str):
         super().__init__(content)
@@ -60,7 +60,7 @@ class NamedContent(io.BytesIO):
 
 
 class FolderFiles:
-    """A data set in a folder."""
+    """A dataset in a folder."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -80,7 +80,7 @@ class FolderFiles:
 
 
 class ZipFiles(FolderFiles):
-    """A data set in a zip archive, opened once in each process that reads it."""
+    """A dataset in a zip archive, opened once per process."""
 
     _archive: zipfile.ZipFile | None = None
     _process = 0
@@ -109,25 +109,25 @@ class ZipFiles(FolderFiles):
 
 
 def open_files(path: str | Path) -> DatasetFiles:
-    """Open the files of a data set, whatever they hold.
+    """Open the files of a dataset, without checking their contents.
 
-    Shards appear as the tree they were made from: `dataset.json`, `images/NAME`, `masks/NAME`.
+    Shards appear as the tree that they were made from: `dataset.json`, `images/NAME`, `masks/NAME`.
 
     Args:
         path: Folder, zip archive, folder with `shards/*.tar`, or the URL of such a folder.
 
     Raises:
-        UserError: If nothing is there, or an archive or shard is damaged.
+        UserError: If the path does not exist, or an archive or shard is damaged.
     """
     if is_remote(str(path)):
         return ShardFiles(str(path))
     path = standing_folder(Path(path))
     if not path.exists():
-        raise UserError(f"data set not found: {path}; give a folder or a .zip archive")
+        raise UserError(f"dataset not found: {path}; use a folder or a .zip archive")
     if not path.is_dir():
         return ZipFiles(path)
     if not (path / SHARD_FOLDER).is_dir() or not list_shards(path):
         return FolderFiles(path)
     if (path / "images").exists():
-        raise UserError(f"data set {path} has both images/ and {SHARD_FOLDER}/; keep one of them")
+        raise UserError(f"dataset {path} has both images/ and {SHARD_FOLDER}/; remove one of them")
     return ShardFiles(str(path))

@@ -1,4 +1,4 @@
-"""`dataset.json`: parsed, and checked against the files of its data set."""
+"""`dataset.json`: parsing, and checks against the files of its dataset."""
 
 import math
 import reprlib
@@ -22,18 +22,18 @@ MAX_REPEATS = 1000
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """What `dataset.json` says, in the order of the names.
+    """Contents of `dataset.json`, in order of name.
 
     Args:
         names: Image names relative to `images/` and `masks/`, sorted.
-        cameras: One camera label an image, [N, 25] float32.
-        captions: One text an image, "" where there is none.
+        cameras: One camera label per image, [N, 25] float32.
+        captions: One caption per image, "" if there is none.
         label_set: Meaning of the mask ids.
         residuals: RMS reprojection error of each camera's landmarks as a fraction of the image
-            side, [N] float32; NaN where it is not known.
-        repeats: How often an epoch shows each image, [N] int64, 1..`MAX_REPEATS`.
-        attributes: Numbers that describe each image, by name; empty where there are none.
-        preparation: How the data set was made.
+            side, [N] float32; NaN if unknown.
+        repeats: How often each image occurs in an epoch, [N] int64, 1..`MAX_REPEATS`.
+        attributes: Numeric attributes of each image, by name; empty if there are none.
+        preparation: How the dataset was made.
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,7 @@ class DatasetIndex:
 
 
 def open_dataset(path: str | Path) -> tuple[DatasetFiles, DatasetIndex]:
-    """Open a data set and check that images, masks and cameras belong together by name.
+    """Open a dataset and check that images, masks and cameras match by name.
 
     Raises:
         UserError: If the path, `dataset.json` or one half of a pair is missing or malformed.
@@ -55,12 +55,12 @@ def open_dataset(path: str | Path) -> tuple[DatasetFiles, DatasetIndex]:
     files = open_files(path)
     names = files.names()
     if layout.INDEX_NAME not in names:
-        raise UserError(f"data set {path} has no {layout.INDEX_NAME} at its top{_hint(names)}")
+        raise UserError(f"dataset {path} has no {layout.INDEX_NAME} at the top level{_hint(names)}")
     backslashed = next((name for name in names if "\\" in name), None)
     if backslashed is not None:
         raise UserError(
-            f"data set {path} has names with backslashes, first {backslashed}; pack it with a "
-            "program that writes '/' between folders"
+            f"dataset {path} has names with backslashes, first {backslashed}; pack it with a "
+            "program that uses '/' between folders"
         )
     index = parse_index(files.read(layout.INDEX_NAME), f"{path}/{layout.INDEX_NAME}")
     images, masks = (
@@ -70,19 +70,19 @@ def open_dataset(path: str | Path) -> tuple[DatasetFiles, DatasetIndex]:
     _require_same(path, "image", images, "mask", masks)
     _require_same(path, "image", images, f"camera in {layout.INDEX_NAME}", set(index.names))
     if not images:
-        raise UserError(f"data set {path} holds no images/**/*.png")
+        raise UserError(f"dataset {path} contains no images/**/*.png")
     return files, index
 
 
 def parse_index(content: bytes, where: str) -> DatasetIndex:
-    """Parse the content of a `dataset.json`, called `where` in errors.
+    """Parse the content of a `dataset.json`; `where` is its name in error messages.
 
     Raises:
         UserError: If anything in it is missing or malformed.
     """
     index = parse_json(content, where)
     if not isinstance(index, dict) or not isinstance(index.get("labels"), list):
-        raise UserError(f"{where} must hold 'labels': [[name, [25 numbers]], ...]")
+        raise UserError(f"{where} must contain 'labels': [[name, [25 numbers]], ...]")
     convention = index.get("camera_convention")
     if convention != CAMERA_CONVENTION:
         raise UserError(f"{where}: camera_convention is {convention!r}; use '{CAMERA_CONVENTION}'")
@@ -90,10 +90,10 @@ def parse_index(content: bytes, where: str) -> DatasetIndex:
     for entry in index["labels"]:
         name, camera = _parse_camera(entry, where)
         if name in cameras:
-            raise UserError(f"{where} lists {name} twice in 'labels'; names must differ")
+            raise UserError(f"{where} lists {name} twice in 'labels'; names must be unique")
         cameras[name] = camera
     names = tuple(sorted(cameras))
-    captions = _parse_map(index, "captions", lambda v: isinstance(v, str), "texts", where)
+    captions = _parse_map(index, "captions", lambda v: isinstance(v, str), "strings", where)
     residuals, repeats, attributes = (
         _parse_map(index, key, *rule, where) for key, rule in VALUE_RULES.items()
     )
@@ -113,13 +113,13 @@ def parse_index(content: bytes, where: str) -> DatasetIndex:
 
 
 def _hint(names: list[str]) -> str:
-    """Say where else the index is, if it is below a single folder."""
+    """Return a hint if the index is inside a single subfolder."""
     places = [
         name for name in names if name.endswith(f"/{layout.INDEX_NAME}") and name.count("/") == 1
     ]
     if len(places) != 1:
         return ""
-    return f"; {places[0]} is there: move what that folder holds to the top"
+    return f"; found {places[0]}: move the contents of that folder to the top level"
 
 
 def _require_same(
@@ -128,23 +128,23 @@ def _require_same(
     for has, lacks, unpaired in ((kind, other, names - others), (other, kind, others - names)):
         if unpaired:
             raise UserError(
-                f"data set {path}: {len(unpaired)} name(s) with {has} but without {lacks}, "
-                f"first {min(unpaired)}; pairs must have the same name"
+                f"dataset {path}: {len(unpaired)} name(s) with {has} but without {lacks}, "
+                f"first {min(unpaired)}; both must have the same name"
             )
 
 
 def parse_label_set(index: Mapping[str, Any], where: str) -> LabelSet:
-    """Return the label set that an index names.
+    """Return the label set of an index.
 
     Raises:
-        UserError: If it is unknown here, or has another version.
+        UserError: If it is unknown, or its version differs.
     """
     label_set = get_mask_label_set(str(index.get("label_set")))
     version = index.get("label_set_version", 1)
     if version != label_set.version:
         raise UserError(
-            f"{where}: label_set_version is {version!r}, but {label_set.name} has version "
-            f"{label_set.version} here; prepare the data set again"
+            f"{where}: label_set_version is {version!r} (expected {label_set.version} for "
+            f"{label_set.name}); prepare the dataset again"
         )
     return label_set
 
@@ -162,8 +162,8 @@ def _parse_camera(entry: Any, where: str) -> tuple[str, list[float]]:
     numbers = [value for value in values if is_number(value)]
     if len(values) != NUM_CAMERA_VALUES or len(numbers) != NUM_CAMERA_VALUES:
         raise UserError(
-            f"{where}: camera of {name} has {len(numbers)} numbers of {len(values)} values; "
-            f"a camera is {NUM_CAMERA_VALUES} finite numbers"
+            f"{where}: camera of {name} has {len(values)} values, {len(numbers)} of them finite "
+            f"numbers; a camera needs {NUM_CAMERA_VALUES} finite numbers"
         )
     return name, numbers
 
@@ -184,9 +184,9 @@ def _is_attributes(value: Any) -> bool:
     )
 
 
-# What the values of an optional key are, and what to say if one is not.
+# Check of the values of each optional key, and what is allowed.
 VALUE_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "camera_residuals": (lambda v: is_number(v) and v >= 0, "numbers of at least 0"),
-    "repeats": (lambda v: is_whole(v, 1, MAX_REPEATS), f"whole numbers of 1..{MAX_REPEATS}"),
+    "repeats": (lambda v: is_whole(v, 1, MAX_REPEATS), f"integers in 1..{MAX_REPEATS}"),
     "attributes": (_is_attributes, "{attribute: number(s)}"),
 }

@@ -1,4 +1,4 @@
-"""Names inside a data set: its index, its folders, the members of its tar shards."""
+"""File names inside a dataset: index, folders, and members of tar shards."""
 
 from mate3d.errors import UserError
 
@@ -15,12 +15,12 @@ _FOLDERS = {IMAGE_SUFFIX: IMAGE_FOLDER, MASK_SUFFIX: MASK_FOLDER}
 
 
 def image_name(index: int) -> str:
-    """Return the name of image number `index` in data sets that we make."""
+    """Return the name of image number `index` in datasets that we generate."""
     return f"{index // 1000:05d}/img{index:08d}{SUFFIX}"
 
 
 def shard_name(index: int) -> str:
-    """Return the path of shard number `index`, relative to the data set."""
+    """Return the path of shard number `index`, relative to the dataset."""
     return f"{SHARD_FOLDER}/{index:06d}.tar"
 
 
@@ -30,17 +30,17 @@ def check_name(name: str) -> None:
     Raises:
         UserError: If it is not a relative path with forward slashes.
     """
-    # A lone surrogate, which JSON can hold, is no text that a file can be called.
+    # JSON can contain lone surrogates, which are invalid in file names.
     is_text = "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
     is_below = "\\" not in name and {"", ".", ".."}.isdisjoint(name.split("/"))
     if not is_text or not is_below:
         raise UserError(
-            f"name {name!r} is unsafe; use a relative path with '/', without '..' and empty parts"
+            f"unsafe name {name!r}; use a relative path with '/', without '..' and empty parts"
         )
 
 
 def is_safe_name(name: str) -> bool:
-    """Tell whether `check_name` accepts a name."""
+    """Return whether `check_name` accepts a name."""
     try:
         check_name(name)
     except UserError:
@@ -49,19 +49,19 @@ def is_safe_name(name: str) -> bool:
 
 
 def with_png_suffix(name: str) -> str:
-    """Return the name of a PNG as the writer spells it: `.png` instead of `.PNG`."""
+    """Return the name of a PNG with a lower-case suffix, as the writer uses it."""
     return name[: -len(SUFFIX)] + SUFFIX if name.lower().endswith(SUFFIX) else name
 
 
 def is_image_of(name: str, folder: str) -> bool:
-    """Tell whether a file is a PNG below a folder."""
+    """Return whether a file is a PNG in a folder or its subfolders."""
     return name.startswith(folder) and name.lower().endswith(SUFFIX)
 
 
 def key_from_name(name: str) -> str:
-    """Return the WebDataset key of an image name: without suffix, dots as %2E.
+    """Return the WebDataset key of an image name: without suffix, and with dots as %2E.
 
-    A WebDataset key ends at the first dot of the member's name. Sub-folders stay as they are.
+    WebDataset keys end at the first dot of a member's name. Subfolders are unchanged.
     """
     assert name.endswith(SUFFIX), name
     return name.removesuffix(SUFFIX).replace("%", "%25").replace(".", "%2E")
@@ -73,7 +73,7 @@ def name_from_key(key: str) -> str:
 
 
 def name_from_member(member: str) -> str | None:
-    """Return the path that a shard's member has in a folder, or None if it has none."""
+    """Return the path of a shard's member in a folder dataset, or None for other members."""
     for suffix, folder in _FOLDERS.items():
         if member.endswith(suffix):
             return folder + name_from_key(member.removesuffix(suffix))

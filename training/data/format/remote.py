@@ -1,4 +1,4 @@
-"""Files of a data set that lies behind a URL or a command, read as streams."""
+"""Stream the files of a dataset from a URL or command."""
 
 import re
 import shutil
@@ -15,21 +15,21 @@ PLACE = "{}"
 
 
 def is_remote(location: str) -> bool:
-    """Tell a URL (`https://...`) or a command (`pipe:...`) from a path."""
+    """Return whether a location is a URL (`https://...`) or command (`pipe:...`)."""
     return location.startswith("pipe:") or "://" in location
 
 
 def file_url(location: str, name: str) -> str:
-    """Return the URL or command of one file: `{}` stands for its name, otherwise it is appended.
+    """Return the URL or command for a file: its name replaces `{}`, or is appended to a URL.
 
     Raises:
-        UserError: If a command does not say where the name goes.
+        UserError: If a command has no `{}`.
     """
     if PLACE in location:
         return location.replace(PLACE, name)
     if location.startswith("pipe:"):
         raise UserError(
-            f"data set {location}: write {PLACE} where the command shall have a file's name, "
+            f"dataset {location}: put {PLACE} in the command as a placeholder for the file name, "
             f"e.g. pipe:aws s3 cp s3://bucket/cats/{PLACE} -"
         )
     return f"{location.rstrip('/')}/{name}"
@@ -37,13 +37,13 @@ def file_url(location: str, name: str) -> str:
 
 @contextmanager
 def open_stream(url: str) -> Iterator[BinaryIO]:
-    """Open a path, URL or command for reading from start to end.
+    """Open a path, URL or command for sequential reading.
 
     Raises:
         UserError: If it cannot be opened, or reading it fails in the block.
     """
     if url.startswith(("http:", "https:")) and shutil.which("curl") is None:
-        raise UserError(f"cannot read {url}: the program curl is not installed")
+        raise UserError(f"cannot read {url}: curl is not installed")
     try:
         stream = gopen(url)
     except (OSError, ValueError, ImportError) as error:
@@ -53,7 +53,7 @@ def open_stream(url: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise UserError(f"cannot read {url}: {describe(error)}") from None
     finally:
-        # A command that is stopped before its end complains; what was read is checked elsewhere.
+        # A command stopped early reports an error; what was read is checked elsewhere.
         with suppress(OSError):
             stream.close()
 
@@ -62,7 +62,7 @@ def read_file(url: str, offset: int = 0, size: int = -1) -> bytes:
     """Return `size` bytes of a stream after skipping `offset`; -1 for all.
 
     Raises:
-        UserError: If it cannot be read, or ends before.
+        UserError: If it cannot be read, or ends too early.
     """
     with open_stream(url) as stream:
         _skip(stream, offset)
@@ -70,16 +70,16 @@ def read_file(url: str, offset: int = 0, size: int = -1) -> bytes:
     if size >= 0 and len(content) < size:
         raise UserError(f"{url} ends before byte {offset + size}; is the upload complete?")
     if size < 0 and not content:
-        raise UserError(f"cannot read {url}: it is missing or empty")
+        raise UserError(f"cannot read {url}: missing or empty")
     return content
 
 
 def describe(error: Exception) -> str:
-    """Return the reason of a failure in one line, without the command that webdataset ran."""
+    """Return the reason of a failure in one line, without webdataset's command."""
     text = str(error.args[0] if isinstance(error, tarfile.TarError) and error.args else error)
     code = re.search(r"\): exit (\d+) ", text)
     if code:
-        return f"the command that reads it ended with exit code {code[1]}"
+        return f"the command failed with exit code {code[1]}"
     return (text or type(error).__name__).splitlines()[0].partition(" @ <")[0]
 
 

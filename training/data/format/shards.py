@@ -1,7 +1,8 @@
-"""Tar shards in the WebDataset convention, with random access to what they hold.
+"""Tar shards in the WebDataset convention, with random access to their contents.
 
-A shard holds KEY.image.png, KEY.mask.png and KEY.json of each sample one after the other.
-`shards/index.json` says where every image and mask lies; without it local shards are scanned.
+A shard contains KEY.image.png, KEY.mask.png and KEY.json of each sample in turn.
+`shards/index.json` lists the position of every image and mask; without it, local shards are
+scanned.
 """
 
 import json
@@ -22,10 +23,10 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class ShardTable:
-    """Where a shard's files lie.
+    """Positions of the files in a shard.
 
     Args:
-        file: Path of the shard relative to the data set.
+        file: Path of the shard relative to the dataset.
         num_bytes: Size of the shard.
         members: Offset and size in bytes of `images/NAME` and `masks/NAME`, in the shard's order.
     """
@@ -42,17 +43,17 @@ class ShardTable:
 
 
 class ShardFiles:
-    """The tree that a data set in shards was made from.
+    """The files of a dataset in shards.
 
-    A local file is read by one seek. Behind a URL or command each read starts at the shard's
-    beginning, so stream those.
+    Local files are read with one seek. With a URL or command, each read starts at the beginning of
+    the shard, so use streaming.
 
     Args:
         location: Folder, URL or command.
 
     Raises:
-        UserError: If a shard is missing, damaged, or not what the index says, or there is no index
-            behind a URL or command.
+        UserError: If a shard is missing, damaged, or does not match the index, or a URL or command
+            has no index.
     """
 
     def __init__(self, location: str):
@@ -65,10 +66,10 @@ class ShardFiles:
         self._tables = {name: table for table in self.tables for name in table.members}
         num_twice = sum(len(table.members) for table in self.tables) - len(self._tables)
         if num_twice:
-            raise UserError(f"data set {location}: {num_twice} name(s) are in its shards twice")
+            raise UserError(f"dataset {location}: {num_twice} name(s) occur twice in its shards")
 
     def url(self, file: str) -> str:
-        """Return path, URL or command that reads a file of the data set."""
+        """Return the path, URL or command of a file of the dataset."""
         return file_url(self.location, file) if self.is_remote else f"{self.location}/{file}"
 
     def names(self) -> list[str]:
@@ -96,14 +97,14 @@ class ShardFiles:
 
 
 def list_shards(path: Path) -> list[str]:
-    """Return the shards of a data set in a folder, relative to it, sorted."""
+    """Return the shards of a dataset in a folder, relative to it, sorted."""
     return sorted(
         shard.relative_to(path).as_posix() for shard in (path / layout.SHARD_FOLDER).glob("*.tar")
     )
 
 
 def scan_shard(path: Path, file: str) -> ShardTable:
-    """Find the images and masks of the shard `file` of the data set `path`.
+    """Find the images and masks in the shard `file` of the dataset `path`.
 
     Raises:
         UserError: If the shard is missing, damaged or truncated.
@@ -122,9 +123,9 @@ def scan_shard(path: Path, file: str) -> ShardTable:
         raise UserError(f"shard {shard} is damaged or truncated: {error}") from None
     except OSError as error:
         raise UserError(f"cannot read shard {shard}: {error.strerror}") from None
-    # A tar file ends with a block of zeros; where it stops before that, tarfile is silent.
+    # tarfile does not report a missing end marker (a block of zeros).
     if end + _BLOCK > num_bytes:
-        raise UserError(f"shard {shard} is damaged or truncated: it has no end mark")
+        raise UserError(f"shard {shard} is damaged or truncated: no end marker")
     members.pop(None, None)
     return ShardTable(file, num_bytes, members)
 
@@ -135,7 +136,7 @@ def dump_tables(tables: list[ShardTable]) -> bytes:
 
 
 def _read_local_tables(path: Path) -> tuple[ShardTable, ...]:
-    """Return the index where there is one, compared with the shards, or scan them."""
+    """Return the index, checked against the shards, or scan them if there is none."""
     files, index = list_shards(path), path / layout.SHARD_INDEX_NAME
     if not index.is_file():
         return tuple(scan_shard(path, file) for file in files)
@@ -148,8 +149,8 @@ def _read_local_tables(path: Path) -> tuple[ShardTable, ...]:
             f"{size[odd[0]]} bytes" if odd[0] in size else "nothing" for size in (sizes, listed)
         )
         raise UserError(
-            f"shard {path / odd[0]}: {found} there, {said} according to {index}; it is missing, "
-            "truncated or was replaced (remove the index to use all shards as they are)"
+            f"shard {path / odd[0]}: found {found}, expected {said} according to {index}; it is "
+            "missing, truncated or was replaced (remove the index to use all shards as they are)"
         )
     return tables
 
@@ -158,10 +159,10 @@ def _parse_tables(content: bytes, where: str) -> tuple[ShardTable, ...]:
     try:
         tables = [_parse_table(entry) for entry in parse_json(content, "it")["shards"]]
     except UserError as error:
-        raise UserError(f"{where}: {error}; remove it to have local shards scanned") from None
+        raise UserError(f"{where}: {error}; remove it to scan local shards") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{where} is not an index of shards; remove it to have local shards scanned"
+            f"{where} is not an index of shards; remove it to scan local shards"
         ) from None
     if not tables:
         raise UserError(f"{where} lists no shards")
@@ -174,8 +175,8 @@ def _parse_table(entry: dict[str, Any]) -> ShardTable:
     for name in (file, *members):
         layout.check_name(name)
     for name, (offset, size) in members.items():
-        # A header comes before each file, and the end mark after the last.
+        # Each file follows a header, and the end marker follows the last file.
         fits = is_whole(offset, _BLOCK, num_bytes) and is_whole(size, 0, num_bytes - offset)
         if not fits:
-            raise UserError(f"its entry of {name} lies outside of {file}")
+            raise UserError(f"entry {name} is outside {file}")
     return ShardTable(file, num_bytes, members)

@@ -1,4 +1,4 @@
-"""Write a data set: complete or not at all."""
+"""Atomic writing of datasets."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from training.data.format.index import CAMERA_CONVENTION, NUM_CAMERA_VALUES, VAL
 
 Attributes = Mapping[str, float | Sequence[float]]
 
-# What a shard's record of a sample calls the entries of `dataset.json`.
+# Keys in a sample's shard record for entries of `dataset.json`.
 _RECORD_KEYS = {
     "captions": "caption",
     "camera_residuals": "camera_residual",
@@ -62,18 +62,18 @@ def encode_mask(
 
 
 class DatasetWriter:
-    """Write a data set to a folder, an uncompressed archive (`.zip`), or tar shards in a folder.
+    """Writes a dataset to a folder, an uncompressed archive (`.zip`), or tar shards in a folder.
 
-    Use as a context manager: an exception inside leaves everything as it was.
+    Use as a context manager; an exception inside leaves the output unchanged.
 
     Args:
-        path: Where the data set shall be.
+        path: Output path.
         label_set: Meaning of the mask ids.
-        overwrite: Replace a data set that is already there.
-        shard_size: Samples of a tar shard; None writes single files.
+        overwrite: Replace an existing dataset.
+        shard_size: Samples per tar shard; None writes single files.
 
     Raises:
-        UserError: If something is there and may not be replaced, or shards are asked for in a zip.
+        UserError: If the output exists and must not be replaced, or shards are requested in a zip.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class DatasetWriter:
         self._overwrite = overwrite
         self._check_target()
         if shard_size is not None and shard_size < 1:
-            raise UserError(f"shard_size={shard_size} must be at least 1")
+            raise UserError(f"shard_size={shard_size}; use an integer of at least 1")
         if shard_size is not None and self._is_zip:
-            raise UserError(f"shards go to a folder, not to {path}; leave out '.zip'")
+            raise UserError(f"cannot write shards to {path}; use a folder, without '.zip'")
         self._labels: dict[str, list[float]] = {}
         self._known: dict[str, dict[str, Any]] = {key: {} for key in _RECORD_KEYS}
         self._preparation: dict[str, Any] = {}
@@ -110,7 +110,7 @@ class DatasetWriter:
         repeats: int = 1,
         attributes: Attributes | None = None,
     ) -> None:
-        """Write one sample under a name such as `image_name` gives; see `add_encoded`."""
+        """Write one sample; see `add_encoded`."""
         known = {"residual": residual, "repeats": repeats, "attributes": attributes}
         pair = encode_pair(image, label_map, self._label_set)
         self.add_encoded(name, *pair, camera, caption, **known)
@@ -127,33 +127,33 @@ class DatasetWriter:
         repeats: int = 1,
         attributes: Attributes | None = None,
     ) -> None:
-        """Write one sample whose PNGs are ready; they are not looked into.
+        """Write one sample with encoded PNGs, which are not checked.
 
         Args:
-            name: Relative path that ends in `.png`.
+            name: Relative path that ends in `.png`, such as from `image_name`.
             image_png: 8-bit RGB, square.
             mask_png: 8-bit palette or grey, of the same size; pixel values are label ids.
             camera: Camera label.
-            caption: What the image shows.
+            caption: Description of the image.
             residual: RMS reprojection error of the camera's landmarks, fraction of the image side.
-            repeats: How often an epoch shows the sample, 1..`MAX_REPEATS`.
-            attributes: Numbers that describe the sample.
+            repeats: How often the sample occurs in an epoch, 1..`MAX_REPEATS`.
+            attributes: Numeric attributes of the sample.
 
         Raises:
-            UserError: If the name is unsafe, does not end in `.png` or was given before, or a value
-                is none that a reader takes.
+            UserError: If the name is unsafe, does not end in `.png` or is already used, or a value
+                is invalid.
         """
         layout.check_name(name)
         if not name.endswith(layout.SUFFIX):
-            raise UserError(f"name {name} of an image must end in {layout.SUFFIX}")
+            raise UserError(f"image name {name} must end in {layout.SUFFIX}")
         if name in self._labels:
-            raise UserError(f"two images of {self.path} are called {name}; names must differ")
+            raise UserError(f"two images of {self.path} are named {name}; names must be unique")
         assert len(camera) == NUM_CAMERA_VALUES, len(camera)
         given = {"camera_residuals": residual, "repeats": repeats, "attributes": attributes}
         for key, value in given.items():
             is_valid, allowed = VALUE_RULES[key]
             if value is not None and not is_valid(value):
-                raise UserError(f"{key} of {name} are {value}; use {allowed}")
+                raise UserError(f"{key} of {name}: {value}; use {allowed}")
         self._labels[name] = [float(value) for value in camera]
         record: dict[str, Any] = {"camera": self._labels[name]}
         for key, value in {"captions": caption, **given}.items():
@@ -163,14 +163,14 @@ class DatasetWriter:
         self._container.add(name, image_png, mask_png, record)
 
     def describe(self, preparation: Mapping[str, Any]) -> None:
-        """Say how the data set was made: anything that JSON can hold; goes to `dataset.json`."""
+        """Set the description of the preparation in `dataset.json`; any JSON values."""
         self._preparation = dict(preparation)
 
     def __enter__(self) -> "DatasetWriter":
         folder, name = self.path.parent, self.path.name
         lock = folder / f".{name}.lock"
         with ExitStack() as stack:
-            refusal = f"another process is writing {self.path} already"
+            refusal = f"another process is already writing {self.path}"
             stack.enter_context(file_lock(lock, refusal))
             stack.callback(lock.unlink, missing_ok=True)
             remove_leftovers(folder, name)
@@ -189,16 +189,16 @@ class DatasetWriter:
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         if not self._overwrite:
-            raise UserError(f"output {path} exists already; remove it or give overwrite=true")
-        # Never delete something that is not a data set because of a mistyped path.
+            raise UserError(f"output {path} already exists; remove it or set overwrite=true")
+        # Never delete anything but a dataset because of a mistyped path.
         is_dataset = path.is_file() if self._is_zip else (path / layout.INDEX_NAME).is_file()
         if not is_dataset:
-            raise UserError(f"output {path} is not a data set, so it is not overwritten")
+            raise UserError(f"output {path} is not a dataset and will not be overwritten")
         strangers = [] if self._is_zip else [p.name for p in path.iterdir() if not _is_ours(p.name)]
         if strangers:
             raise UserError(
-                f"output {path} holds more than a data set, first {min(strangers)}; it is not "
-                "overwritten"
+                f"output {path} contains other files than a dataset, first {min(strangers)}, and "
+                "will not be overwritten"
             )
 
     def _open_container(self, path: Path) -> Container:
@@ -219,7 +219,7 @@ class DatasetWriter:
                 self._container.finish(json.dumps(self._make_index()).encode())
                 self._container.close()
         finally:
-            # A zip writes its directory even when it is given up, perhaps on a full disk.
+            # A zip writes its directory even when abandoned, possibly on a full disk.
             with suppress(OSError):
                 self._container.close()
 

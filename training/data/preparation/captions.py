@@ -1,4 +1,4 @@
-"""Captions of what is known about a photo: CelebA's attributes, or the classes that it shows."""
+"""Captions from CelebA's attributes, or from the classes in a label map."""
 
 from collections.abc import Mapping
 
@@ -30,19 +30,19 @@ _WORN = {
 }
 _WORN_CLASSES = {"eye_g": "glasses", "hat": "a hat", "ear_r": "earrings", "neck_l": "a necklace"}
 _EYE_CLASSES = ("l_eye", "r_eye", "eyes")
-# A class is visible from this share of the pixels on: 79 of 512 x 512, about an earring.
+# Minimum fraction of pixels of a visible class: 79 of 512 x 512, about an earring.
 _MIN_SHARE = 3e-4
 _MIN_OPEN_MOUTH = 2e-3
 
 
 def caption_from_attributes(attributes: Mapping[str, float]) -> str:
-    """Describe a person by the 40 attributes of CelebA, 1 for true and 0 for false.
+    """Describe a person from CelebA's 40 attributes, 1 for true and 0 for false.
 
-    Judgements such as Attractive or Big_Nose are left out.
+    Subjective attributes such as Attractive or Big_Nose are left out.
 
     Returns:
-        Such as "a smiling young woman with black hair wearing a hat"; "" if none of the attributes
-        is CelebA's.
+        For example "a smiling young woman with black hair wearing a hat"; "" if there are none of
+        CelebA's attributes.
     """
     known = {*_HAIR_FORMS, *_HAIR_COLORS, *_BEARDS, *_WORN, "Male", "Young", "Smiling", "Bald"}
     if not known & set(attributes):
@@ -64,7 +64,7 @@ def caption_from_labels(
     label_map: np.ndarray,  # [H, W] uint8
     label_set: LabelSet,
 ) -> str:
-    """Describe what a label map shows, such as "a portrait of a person wearing glasses"."""
+    """Describe a label map, for example "a portrait of a person wearing glasses"."""
     counts = np.bincount(label_map.reshape(-1), minlength=label_set.num_classes)
     shares = dict(zip(label_set.class_names, counts / label_map.size, strict=True))
     visible = {name for name, share in shares.items() if share >= _MIN_SHARE}
@@ -74,10 +74,10 @@ def caption_from_labels(
         caption += f" wearing {join_words(worn)}"
     eyes = [name for name in _EYE_CLASSES if name in shares]
     details = []
-    # Behind dark glasses there are no eyes in the mask either.
+    # Eyes behind dark glasses are not in the mask either.
     if eyes and not visible & {*eyes, "eye_g"}:
         details.append("closed eyes")
-    # Only where lips are classes of their own is the mouth what lies between them.
+    # "mouth" is the space between the lips only in sets with classes for lips.
     if "u_lip" in shares and shares["mouth"] >= _MIN_OPEN_MOUTH:
         details.append("an open mouth")
     return f"{caption} with {join_words(details)}" if details else caption

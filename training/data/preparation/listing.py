@@ -1,4 +1,4 @@
-"""Pairs photos with their masks and with what other files know of them."""
+"""Pairs photos with their masks and with data from other files."""
 
 import os
 from abc import ABC, abstractmethod
@@ -29,17 +29,17 @@ def find_files(
     *,
     without: str | Path | None = None,
 ) -> FilesByKey:
-    """Return the files below a folder by their relative names without suffix.
+    """Return the files in a folder, recursively, by relative name without suffix.
 
-    Hidden files and what archives of macOS add are left out.
+    Hidden files and those added by macOS archives are left out.
 
     Args:
-        folder: Where to look, at any depth.
-        suffixes: Wanted ones in lower case, with their dots.
-        without: A folder to leave out if it lies below.
+        folder: Folder to search.
+        suffixes: Accepted suffixes, in lower case with dot.
+        without: Subfolder to leave out.
 
     Raises:
-        UserError: If the folder is missing or holds none.
+        UserError: If the folder is missing or contains no such files.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -53,12 +53,12 @@ def find_files(
             if suffix.lower() in suffixes and not name.startswith("."):
                 found.setdefault(f"{prefix}{stem}", []).append(parent / name)
     if not found:
-        raise UserError(f"folder {folder} holds no {', '.join(suffixes)} files")
+        raise UserError(f"folder {folder} contains no {', '.join(suffixes)} files")
     return found
 
 
 def _walk(folder: Path, left_out: Path | None) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders and their files in order, through links, no folder twice."""
+    """Yield folders and their files in order, following links, each folder once."""
     seen = {left_out, folder.resolve()}
     for parent, folders, files in os.walk(folder, followlinks=True):
         kept = []
@@ -95,26 +95,26 @@ class PhotoFiles(ABC):
 
     @abstractmethod
     def list_items(self) -> Listing:
-        """List what is there.
+        """List the photos.
 
         Raises:
-            UserError: If a folder or file is missing or malformed, or nothing is usable.
+            UserError: If a folder or file is missing or malformed, or no photo is usable.
         """
 
     def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
-        """Return the item's label map in ids of `label_set`.
+        """Return the item's label map with the ids of `label_set`.
 
         Raises:
-            UserError: If a file of the mask is unreadable or holds something else than labels.
+            UserError: If a file of the mask is unreadable or does not contain labels.
         """
         (path,) = item.mask
         return read_mask_file(path, self.label_set)
 
     def mask_problem(self, files: Sequence[Path]) -> str:
-        """Say why the files of a photo's mask cannot be used, "" if they can."""
+        """Return why the files of a photo's mask cannot be used, or ""."""
         if not files:
-            return "it has no mask"
-        return f"it has {len(files)} masks: {_names(files)}" if len(files) > 1 else ""
+            return "no mask"
+        return f"{len(files)} masks: {_names(files)}" if len(files) > 1 else ""
 
     def join(
         self,
@@ -125,14 +125,14 @@ class PhotoFiles(ABC):
         problems: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
     ) -> Listing:
-        """Join photos with their masks and with what the other files say, all by their keys.
+        """Join photos with their masks and with data from the other files, by key.
 
         Args:
-            images: One file a key; more are a problem.
+            images: Files by key; more than one per key is a problem.
             masks: Files of each mask; None if there are none yet.
-            key: Turns names in the other files into keys.
+            key: Converts names in the other files to keys.
             problems: Why other files that were found cannot be used, by key.
-            notes: Sentences to pass on.
+            notes: Sentences to include in the listing.
 
         Raises:
             UserError: If a file is missing or malformed, or no photo is usable.
@@ -144,7 +144,7 @@ class PhotoFiles(ABC):
             elif masks is not None and (problem := self.mask_problem(masks.get(name, []))):
                 problems[name] = problem
             elif name.encode(errors="replace").decode() != name:
-                problems[name] = "its name is not UTF-8; rename the file"
+                problems[name] = "name is not UTF-8; rename the file"
         for name in (masks or {}).keys() - images:
             problems[name] = f"mask {masks[name][0]} has no image"
         known, not_known, more_notes = self._read_known(key, images.keys() - problems)
@@ -152,8 +152,8 @@ class PhotoFiles(ABC):
             if name in not_known:
                 problems[name] = not_known[name]
             elif name not in known.get("camera", images):
-                # Estimated cameras would not fit those of the file: origins and distances differ.
-                problems[name] = "the camera file does not name it"
+                # Estimated cameras would not match those of the file: origins and distances differ.
+                problems[name] = "not in the camera file"
         items = [
             RawItem(
                 f"{name}.png",
@@ -169,7 +169,7 @@ class PhotoFiles(ABC):
         )
         if not items:
             name, why = unusable[0]
-            raise UserError(f"no image below {self.images} can be used; first {name}: {why}")
+            raise UserError(f"no usable image in {self.images}; first {name}: {why}")
         items.sort(key=lambda item: item.name)
         return Listing(tuple(items), tuple(unusable), (*notes, *more_notes))
 
@@ -179,12 +179,12 @@ class PhotoFiles(ABC):
         """Read the files beside the photos.
 
         Args:
-            key: Turns names in the files into keys.
-            keys: Those of the photos.
+            key: Converts names in the files to keys.
+            keys: Keys of the photos.
 
         Returns:
-            Fields of `RawItem`, each with values by key; why what is said of a photo cannot be
-            used; and sentences about the files.
+            Fields of `RawItem`, each with values by key; problems of photos by key; and notes
+            about the files.
         """
         known: dict[str, dict[str, Any]] = {}
         problems: dict[str, str] = {}
@@ -204,7 +204,7 @@ class PhotoFiles(ABC):
             named = set(map(key, (*file.values, *file.problems)))
             for count, total, words in (
                 (len(named - keys), len(named), "names have no usable image"),
-                (len(keys - named), len(keys), "usable images are not named"),
+                (len(keys - named), len(keys), "usable images are missing there"),
             ):
                 coverage += [f"{location}: {count} of {total} {words}."] if count else []
         return known, problems, notes + coverage

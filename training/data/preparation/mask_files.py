@@ -1,4 +1,4 @@
-"""Masks as others save them: ids as grey or palette values, or the palette's colours."""
+"""Reading of external masks: ids as grey or palette values, or palette colours."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def read_mask_file(
     path: Path,
     label_set: LabelSet,
 ) -> np.ndarray:  # [H, W] uint8
-    """Read a mask of one file as label ids.
+    """Read a mask file as label ids.
 
-    Grey values and palette indices are ids. So are the values of an RGB file that is grey
-    everywhere; other RGB files must hold colours of the set's palette and nothing else.
+    Grey values and palette indices are ids, as are the values of an RGB file that is all grey.
+    Other RGB files must contain only colours of the set's palette.
 
     Raises:
-        UserError: If the file is unreadable, of another kind, or holds unknown ids or colours, or
-            if its palette says that the indices are no ids of this set.
+        UserError: If the file is unreadable, of another kind, or contains unknown ids or colours,
+            or if its palette shows that the indices are not ids of this set.
     """
     image = open_mask(path)
     if image.mode in _COLOR_MODES:
@@ -41,7 +41,7 @@ def read_mask_file(
 def read_part(
     path: Path,
 ) -> np.ndarray:  # [H, W] bool
-    """Read the file of one part, where 255 (or white) is the part and 0 is not.
+    """Read the file of one part, which is 255 (or white) inside and 0 outside.
 
     Raises:
         UserError: If the file is unreadable or of another kind.
@@ -50,7 +50,7 @@ def read_part(
 
 
 def open_mask(path: Path) -> Image.Image:
-    """Open an 8-bit image whose pixels can be labels.
+    """Open an 8-bit image that can be a mask.
 
     Raises:
         UserError: If the file is unreadable or of another mode.
@@ -79,21 +79,21 @@ def _ids_of_colors(
         unknown, counts = np.unique(pixels[is_unknown], axis=0, return_counts=True)
         color = tuple(unknown[counts.argmax()].tolist())
         raise UserError(
-            f"mask {path} holds {len(unknown)} colour(s) that {label_set.name} does not have, most "
-            f"often {color} at {counts.max()} of {ids.size} pixels; use its palette or label ids"
+            f"mask {path} contains {len(unknown)} colour(s) not in {label_set.name}, most often "
+            f"{color} in {counts.max()} of {ids.size} pixels; use its palette or label ids"
         )
     return ids
 
 
 def _check_palette(image: Image.Image, label_set: LabelSet, path: Path) -> None:
-    """Refuse indices that only number colours, as programs write that reduce RGB to a palette."""
+    """Reject indices that only enumerate colours, as written when reducing RGB to a palette."""
     places = look_up_indices(image, label_set.palette)
     if None in places.values():
         return
     for id_, meant in places.items():
         if meant != id_:
             raise UserError(
-                f"mask {path} contradicts itself: index {id_} is {label_set.class_names[id_]}, but "
-                f"has the colour of {label_set.class_names[meant]} in {label_set.name}; save it as "
-                "grey label ids or as RGB"
+                f"mask {path} is ambiguous: index {id_} is {label_set.class_names[id_]} in "
+                f"{label_set.name}, but has the colour of {label_set.class_names[meant]}; save it "
+                "as grey label ids or as RGB"
             )

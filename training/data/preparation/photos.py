@@ -1,4 +1,4 @@
-"""The sample of a photo: mask, landmarks, crop, camera, caption, each from where the user says."""
+"""Make a sample from a photo: mask, landmarks, crop, camera and caption from chosen sources."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ from training.data.preparation.samples import (
     make_sample,
 )
 
-# Crops that landmarks decide.
+# Crops determined by landmarks.
 _ALIGNED = ("ffhq", "eg3d")
-# Crops of smaller heads would be blurred.
+# Smaller heads would give blurred crops.
 _MAX_ENLARGEMENT = 2.0
 
 
@@ -70,7 +70,7 @@ class PhotoSettings:
 
 
 class Models(NamedTuple):
-    """Networks that look at photos; None where there is none."""
+    """Networks for photos; None if not used."""
 
     parser: SegmentationModel | None
     captioner: CaptionModel | None
@@ -79,7 +79,7 @@ class Models(NamedTuple):
 
 @dataclass(frozen=True)
 class _Shot:
-    """A photo on its way: the mask is in the label set it came in, points are pixels."""
+    """A photo being processed; the mask has its original label set, points are in pixels."""
 
     photo: Image.Image
     label_map: np.ndarray  # [H, W] uint8
@@ -88,7 +88,7 @@ class _Shot:
 
 
 def photo_jobs(items: Sequence[RawItem]) -> list[Job]:
-    """Return one job a photo; a photo or mask that is changed makes another version of it."""
+    """Return one job per photo; its version changes with the photo or mask file."""
     return [Job((item.name,), item, _version(item)) for item in items]
 
 
@@ -98,17 +98,17 @@ def _version(item: RawItem) -> str:
 
 
 class PhotoMaker:
-    """Make the sample of a photo.
+    """Makes samples from photos.
 
-    Models are loaded at the first use in each process.
+    Models are loaded on first use in each process.
 
     Args:
-        settings: How.
-        source: Where photos and masks come from.
-        label_set: Of the data set; masks are converted to it.
+        settings: How to make samples.
+        source: Source of photos and masks.
+        label_set: Label set of the dataset, which masks are converted to.
 
     Raises:
-        UserError: If the settings do not fit together.
+        UserError: If the settings are inconsistent.
     """
 
     def __init__(self, settings: PhotoSettings, source: PhotoFiles, label_set: LabelSet):
@@ -122,14 +122,14 @@ class PhotoMaker:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """What the conversions of labels lose, in sentences."""
+        """What the label conversions lose, in sentences."""
         return tuple(
             dict.fromkeys(loss for one in self._conversions.values() for loss in one.losses)
         )
 
     def __call__(self, job: Job) -> list[PreparedSample | FailedSample]:
         item: RawItem = job.payload
-        # Not a fault of this photo: a model that cannot be loaded ends the work.
+        # Load models outside the try block: if that fails, stop instead of blaming this photo.
         _ = self.models
         try:
             return [self._make(item)]
@@ -138,7 +138,7 @@ class PhotoMaker:
 
     @cached_property
     def models(self) -> Models:
-        """Networks that the settings name; look at them early to see a wrong path before any work.
+        """Networks of the settings; access this early to find wrong paths before any work.
 
         Raises:
             UserError: If one cannot be loaded.
@@ -176,7 +176,7 @@ class PhotoMaker:
         elif parser is not None:
             label_map, label_set = parser.label_map(photo), parser.label_set
         else:
-            raise UserError("it has no mask; give masks= or parsing.model=")
+            raise UserError("no mask; set masks= or parsing.model=")
         label_map = _fit_mask(label_map, photo.size)
         landmarks = None
         if item.camera is None or self._settings.crop in _ALIGNED:
@@ -186,7 +186,7 @@ class PhotoMaker:
     def _find_landmarks(
         self, item: RawItem, photo: Image.Image, label_map: np.ndarray, label_set: LabelSet
     ) -> Mapping[str, Point] | None:
-        """Return landmarks from the wanted place; if any will do, from the first that has some."""
+        """Return landmarks from the requested source; "auto" uses the first that has some."""
         wanted = self._settings.landmark_source
         if wanted in ("auto", "file") and item.landmarks is not None:
             return named_landmarks(np.array(item.landmarks))
@@ -199,19 +199,18 @@ class PhotoMaker:
         return None
 
     def _cut(self, shot: _Shot, item: RawItem) -> _Shot:
-        """Return a square of the samples' size."""
+        """Return a square crop of the samples' size."""
         crop, size = self._settings.crop, self._settings.resolution
         if crop in _ALIGNED:
             five = five_landmarks(shot.landmarks or {})
             if five is None:
                 raise UserError(
-                    f"crop={crop} needs five landmarks; found {_listed(shot.landmarks)}"
+                    f"crop={crop} requires five landmarks; found {_listed(shot.landmarks)}"
                 )
             square = ffhq_crop(five, size) if crop == "ffhq" else eg3d_crop(five, size)
             if square.enlargement > _MAX_ENLARGEMENT:
                 raise UserError(
-                    f"its head fills a square of about {square.side:.0f} px, too small for "
-                    f"resolution={size}"
+                    f"head too small: its crop has about {square.side:.0f} px for resolution={size}"
                 )
             photo, label_map = square.cut_image(shot.photo), square.cut_label_map(shot.label_map)
         else:
@@ -224,17 +223,17 @@ class PhotoMaker:
     def _check_shape(self, size: tuple[int, int], item: RawItem) -> None:
         shape = f"{size[0]} x {size[1]} px"
         if size[0] != size[1] and self._settings.crop == "none":
-            raise UserError(f"it is {shape}, not square; use crop=center, ffhq or eg3d")
+            raise UserError(f"{shape}, not square; use crop=center, ffhq or eg3d")
         if size[0] != size[1] and item.camera is not None:
-            raise UserError(f"it is {shape}, not square, so its camera does not fit a crop of it")
+            raise UserError(f"{shape}, not square, so its camera would not fit a crop")
         if min(size) < self._settings.resolution:
             raise UserError(
-                f"it is {shape}, smaller than resolution={self._settings.resolution}; "
-                "give a smaller resolution="
+                f"{shape}, smaller than resolution={self._settings.resolution}; "
+                "use a smaller resolution"
             )
 
     def _choose_camera(self, shot: _Shot, item: RawItem) -> tuple[Sequence[float], float | None]:
-        """Return the camera that is known, or one from the landmarks with its residual."""
+        """Return the known camera, or one estimated from the landmarks with its residual."""
         if item.camera is not None:
             return item.camera, None
         settings = self._settings
@@ -247,8 +246,8 @@ class PhotoMaker:
         )
         if estimate.residual > settings.max_residual:
             raise UserError(
-                f"its camera misses the landmarks by {estimate.residual:.3f} of the side, more "
-                f"than max_residual={settings.max_residual}"
+                f"camera residual {estimate.residual:.3f} of the side exceeds "
+                f"max_residual={settings.max_residual}"
             )
         return estimate.camera, estimate.residual
 
@@ -257,7 +256,7 @@ class PhotoMaker:
             return item.caption
         if self._settings.caption_source == "model":
             return self.models.captioner.caption(shot.photo)
-        # Of the mask as it came: sets with merged classes show less.
+        # Use the original mask: sets with merged classes contain less.
         from_attributes = caption_from_attributes(item.attributes)
         return from_attributes or caption_from_labels(shot.label_map, shot.label_set)
 
@@ -266,13 +265,13 @@ def _fit_mask(
     label_map: np.ndarray,  # [h, w]
     size: tuple[int, int],
 ) -> np.ndarray:  # [H, W]
-    """Enlarge or reduce a mask of the photo's shape to its size; ids are never mixed."""
+    """Resize a mask with the photo's aspect ratio to its size, by nearest neighbour."""
     height, width = label_map.shape
     if (width, height) == size:
         return label_map
     if abs(width * size[1] - height * size[0]) > max(size):
         raise UserError(
-            f"its mask is {width} x {height} px, another shape than the photo's "
+            f"mask of {width} x {height} px has another aspect ratio than the photo of "
             f"{size[0]} x {size[1]} px"
         )
     return np.array(Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST))

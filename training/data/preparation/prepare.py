@@ -1,4 +1,4 @@
-"""Prepare a data set: make samples, keep them while it takes, write all of them at the end."""
+"""Prepare a dataset: make samples, stage them on disk, and write all of them at the end."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from training.data.preparation.staging import open_staging
 from training.data.workers import map_by_workers
 
 _logger = logging.getLogger(__name__)
-# Failures that are told one by one on the console; the log and the data set have all of them.
+# Failures shown one by one on the console; the log and the dataset contain all of them.
 _MAX_TOLD = 5
 
 
@@ -32,21 +32,21 @@ def prepare_dataset(
     unusable: Sequence[FailedSample] = (),
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[FailedSample]:
-    """Make the samples that an earlier, interrupted call has not made; then write the data set.
+    """Make all samples not yet made by an earlier, interrupted call, then write the dataset.
 
     Args:
-        jobs: All samples of the data set.
-        maker: Makes them.
-        writer: Writes them, not entered yet.
-        settings: All that the samples depend on, JSON values; stored with the data set.
-        restart: Discard what an interrupted preparation has done.
-        max_repeats: How often rare yaw angles may be repeated; 1 leaves repeats as they are.
-        num_workers: Processes that make samples; 0 makes them in this one.
-        unusable: What was found before the work; stored with the failures.
-        on_progress: Called with the number of samples that are ready or have failed since.
+        jobs: All samples of the dataset.
+        maker: Makes the samples.
+        writer: Writer of the dataset, not yet entered.
+        settings: Everything the samples depend on, as JSON values; stored with the dataset.
+        restart: Discard the samples of an interrupted preparation.
+        max_repeats: Maximum repeats of rare yaw angles; 1 keeps the samples' own repeats.
+        num_workers: Worker processes; 0 works in this process.
+        unusable: Failures found earlier; stored with the others.
+        on_progress: Called with the number of samples completed or failed since the last call.
 
     Returns:
-        All samples that failed, `unusable` ones first.
+        All failed samples, `unusable` ones first.
 
     Raises:
         UserError: If the output cannot be written, or no sample could be made.
@@ -57,7 +57,7 @@ def prepare_dataset(
         missing = [job for job in jobs if not all(name in staging for name in job.names)]
         num_ready = sum(len(job.names) for job in jobs) - sum(len(job.names) for job in missing)
         if num_ready:
-            _logger.info("going on: %d samples are ready", num_ready)
+            _logger.info("resuming: %d samples are already done", num_ready)
             on_progress(num_ready)
         try:
             for made in chain.from_iterable(map_by_workers(maker, missing, num_workers)):
@@ -69,14 +69,16 @@ def prepare_dataset(
                 on_progress(1)
         except BaseException:
             if staging.names:
-                _logger.info("the same command goes on after %d samples", len(staging.names))
+                _logger.info(
+                    "run the same command again to resume after %d samples", len(staging.names)
+                )
             else:
                 staging.discard()
             raise
         _tell_failures(failed)
         if not staging.names:
             staging.discard()
-            raise UserError(f"no sample of {writer.path} could be made; {_first(failed)}")
+            raise UserError(f"no samples for {writer.path}: {_first(failed)}")
         repeats = balancing_repeats(staging.cameras, max_repeats) if max_repeats > 1 else None
         with writer:
             staging.write_to(writer, repeats)
@@ -89,7 +91,7 @@ def _tell_failures(failed: Sequence[FailedSample]) -> None:
     for one in failed[:_MAX_TOLD]:
         _logger.warning("left out %s: %s", one.name, one.reason)
     if len(failed) > _MAX_TOLD:
-        _logger.warning("... and %d more; the log has all", len(failed) - _MAX_TOLD)
+        _logger.warning("... and %d more; see the log", len(failed) - _MAX_TOLD)
 
 
 def _first(failed: Sequence[FailedSample]) -> str:
@@ -100,6 +102,6 @@ def _first(failed: Sequence[FailedSample]) -> str:
 
 
 def _reason_without_file(failed: FailedSample) -> str:
-    """Return the reason without the sample's own file, so that equal reasons count together."""
+    """Return the reason without the sample's file, so that equal reasons are counted together."""
     stem = re.escape(PurePosixPath(failed.name).stem)
     return re.sub(rf"\S*\b{stem}\.\w+", "...", failed.reason)

@@ -1,4 +1,4 @@
-"""A picture of a data set: some images and, below each row of them, their masks in colour."""
+"""Preview of a dataset: rows of images, each with their coloured masks below."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _MAX_TILE = 160
 
 
 def make_preview(path: Path) -> Tensor:  # [3, H, W] in [-1, 1]
-    """Return up to 24 samples of a data set, spread evenly over it."""
+    """Return a grid of up to 24 evenly spaced samples of a dataset."""
     dataset = PortraitDataset(path)
     count = min(_COLUMNS * _ROWS, len(dataset))
     batch = dataset.read_batch(np.linspace(0, len(dataset) - 1, count).astype(int).tolist())

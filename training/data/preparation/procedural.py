@@ -1,4 +1,4 @@
-"""Samples of procedural portraits."""
+"""Make samples from procedural portraits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ def procedural_jobs(num_images: int, batch_size: int) -> list[Job]:
 
 @dataclass(frozen=True)
 class ProceduralMaker:
-    """Make the samples of a job.
+    """Makes the samples of a job.
 
     Args:
         make: Makes the portraits of a list of seeds.
-        seed: Image i of a seed is always the same.
-        label_set: Meaning of the portraits' labels.
+        seed: Seed of the dataset; determines every image.
+        label_set: Label set of the portraits.
     """
 
     make: Callable[[list[int]], ProceduralPortraits]
@@ -55,7 +55,7 @@ class ProceduralMaker:
 
 
 def _rounded(attributes: Mapping[str, Number]) -> dict[str, Number]:
-    """Leave out the digits that float32 does not have."""
+    """Round to the precision of float32."""
     return {
         name: [_round(v) for v in value] if isinstance(value, list) else _round(value)
         for name, value in attributes.items()
@@ -67,5 +67,5 @@ def _round(value: float) -> float:
 
 
 def _image_seed(seed: int, index: int) -> int:
-    """Return a seed of its own for each image, a fixed function of both numbers."""
+    """Return each image's own seed, a fixed function of both numbers."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""Rare poses shown more often: how many times an epoch repeats each image."""
+"""Pose rebalancing: repeat images with rare poses more often."""
 
 import math
 
@@ -13,10 +13,10 @@ NUM_BINS = 24
 def yaw_of_cameras(
     cameras: np.ndarray,  # [N, 25]
 ) -> np.ndarray:  # [N] radians
-    """Return the horizontal angle of each camera's viewing direction, 0 for a frontal one.
+    """Return the yaw of each camera's viewing direction; 0 is frontal.
 
-    The direction counts, not the position, so that cameras that do not look at the origin have
-    the yaw of the face that they see.
+    It is computed from the direction, not the position, so that cameras not looking at the origin
+    get the yaw of the face in the image.
     """
     pose, _ = unpack_camera(torch.as_tensor(cameras, dtype=torch.float32))
     forward = pose[:, :3, 2]
@@ -31,13 +31,13 @@ def balancing_repeats(
 ) -> np.ndarray:  # [N] int64 >= 1
     """Return repeats that flatten the histogram of |yaw| as far as `max_repeats` allows.
 
-    The most frequent bin is shown once; a bin with a fraction f of its images is shown 1 / f
-    times, rounded, at most `max_repeats`. Both sides share a bin, because flips exchange them.
+    Images of the most frequent bin occur once; those of a bin with a fraction f of its count occur
+    1 / f times, rounded and at most `max_repeats`. Both sides share a bin because of flips.
 
     Args:
         cameras: Camera labels.
-        max_repeats: 1 repeats nothing.
-        num_bins: Bins over the range of |yaw| that occurs.
+        max_repeats: Maximum repeats; 1 disables rebalancing.
+        num_bins: Bins over the range of |yaw| in the data.
     """
     yaw = np.abs(yaw_of_cameras(cameras))
     widest = max(float(yaw.max(initial=0.0)), math.radians(1))

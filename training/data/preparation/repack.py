@@ -1,4 +1,4 @@
-"""Samples of an existing data set, for another format, resolution or label set."""
+"""Convert an existing dataset to another format, resolution or label set."""
 
 import numpy as np
 
@@ -11,16 +11,16 @@ from training.data.preparation.samples import FailedSample, Job, PreparedSample,
 
 
 class RepackMaker:
-    """Make samples of those of a data set.
+    """Makes samples from those of a dataset.
 
     Args:
-        path: The data set, or its URL.
-        label_set: To convert its masks to; None keeps its own.
-        resolution: To reduce images and masks to, pixels; None keeps their size.
+        path: Path or URL of the dataset.
+        label_set: Label set to convert masks to; None keeps the current one.
+        resolution: Side to downscale images and masks to, in pixels; None keeps their size.
 
     Raises:
-        UserError: If the data set is malformed, smaller than the resolution, or of labels that
-            cannot be converted.
+        UserError: If the dataset is malformed or smaller than the resolution, or its labels cannot
+            be converted.
     """
 
     def __init__(self, path: str, label_set: LabelSet | None, resolution: int | None):
@@ -30,11 +30,11 @@ class RepackMaker:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """What the conversion of labels loses, in sentences."""
+        """What the label conversion loses, in sentences."""
         return self._conversion.losses
 
     def jobs(self) -> list[Job]:
-        """Return one job a sample, called as the writer spells its name."""
+        """Return one job per sample, with names as used by the writer."""
         names = enumerate(self._dataset.index.names)
         return [Job((with_png_suffix(name),), number) for number, name in names]
 

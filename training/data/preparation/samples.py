@@ -1,4 +1,4 @@
-"""What preparing works on: photos and all that is known of them, jobs, samples, failures."""
+"""Data types of dataset preparation: photos, jobs, samples and failures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class RawItem:
-    """One photo as it lies on the disk, before anything is cropped, parsed or converted.
+    """A photo on disk, before cropping, parsing or conversion.
 
     Args:
-        name: Name of the sample to make, such as "sub/stem.png".
+        name: Name of the resulting sample, such as "sub/stem.png".
         image: The photo.
-        mask: Files of the mask: none if a network is to parse the photo, one, or one a part.
-        camera: The 25 numbers of a camera label, OpenCV axes; None if it is to be estimated.
-        landmarks: Five points in pixels of the photo: the eye at the image's left, the one at its
-            right, the tip of the nose, the corner of the mouth at the left, at the right.
-        caption: Text, "" for none.
-        attributes: Numbers by name; what can only be true or false is 1 or 0.
+        mask: Files of the mask: one, one per part, or none if a network parses the photo.
+        camera: The 25 numbers of a camera label, OpenCV axes; None to estimate it.
+        landmarks: Five points in pixels of the photo: left eye, right eye, tip of the nose, left
+            and right mouth corner, as seen in the image.
+        caption: Caption, or "".
+        attributes: Numeric attributes by name; booleans are 1 or 0.
     """
 
     name: str
@@ -41,13 +41,13 @@ class RawItem:
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """One sample as it will lie in the data set.
+    """A sample ready to be written.
 
     Args:
-        name: Name below `images/` and `masks/`.
+        name: Name relative to `images/` and `masks/`.
         image: PNG file, 8-bit RGB.
         mask: PNG file, 8-bit palette.
-        known: Camera, caption and so on, as `DatasetWriter.add_encoded` calls and takes them.
+        known: Camera, caption and other arguments of `DatasetWriter.add_encoded`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class PreparedSample:
 
 
 class FailedSample(NamedTuple):
-    """A sample that could not be made, and why in one line."""
+    """A sample that could not be made, with a one-line reason."""
 
     name: str
     reason: str
@@ -65,12 +65,12 @@ class FailedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source found.
+    """Photos found by a source.
 
     Args:
-        items: What can be prepared, sorted by name.
-        unusable: Files and items that cannot be, sorted by name.
-        notes: Sentences about the files that the user should read.
+        items: Usable photos, sorted by name.
+        unusable: Unusable files and photos, sorted by name.
+        notes: Sentences about the files, for the user.
     """
 
     items: tuple[RawItem, ...]
@@ -80,12 +80,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class Job:
-    """What one call of a maker makes.
+    """The work of one call of a maker.
 
     Args:
-        names: The samples' names.
-        payload: What the maker needs; goes to worker processes, so it must pickle.
-        version: Changes when what the samples are made of changes, such as a photo's file.
+        names: Names of the samples.
+        payload: Input of the maker; must be picklable for worker processes.
+        version: Changes when the inputs of the samples change, such as a photo's file.
     """
 
     names: tuple[str, ...]
@@ -104,13 +104,13 @@ def make_sample(
     camera: Sequence[float],  # 25 numbers
     **extra: Any,
 ) -> PreparedSample:
-    """Encode pixels as PNG files; `extra` is what else `DatasetWriter.add_encoded` takes."""
+    """Encode pixels as PNG files; `extra` are other arguments of `DatasetWriter.add_encoded`."""
     known = {"camera": [float(value) for value in camera], **extra}
     return PreparedSample(name, *encode_pair(image, label_map, label_set), known)
 
 
 def item_key(name: str) -> str:
-    """Return a file's name without image suffix, with forward slashes: photos are paired by it."""
+    """Return the key for pairing files: the name with forward slashes, without image suffix."""
     path = PurePosixPath(name.replace("\\", "/").removeprefix("./"))
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
 

@@ -25,21 +25,21 @@ from training.data.preparation.samples import Point
 
 _NAME_FIELDS = ("file_name", "name", "image")
 _TEXT_FIELDS = ("text", "caption")
-# Part of a file's cameras that must agree on the axes.
+# Minimum fraction of a file's cameras with the same axes.
 _MIN_AGREEMENT = 0.98
-# First and last point, inclusive and exclusive, of each of the five among the 68 of the iBUG
-# annotation (Sagonas et al. 2013): eyes are outlines, the others single points.
+# Range of each of the five points among iBUG's 68 landmarks (Sagonas et al. 2013): eyes are
+# outlines, the others single points.
 _FIVE_OF_68 = ((36, 42), (42, 48), (30, 31), (48, 49), (54, 55))
 
 
 @dataclass(frozen=True)
 class SideFile:
-    """What a file says about photos.
+    """Contents of a file about photos.
 
     Args:
-        values: By the names that the file has.
-        problems: Why other names of the file have no usable value.
-        note: A sentence about the file that the user should read, or "".
+        values: Values by the names in the file.
+        problems: Why other names in the file have no usable value.
+        note: A sentence about the file, for the user, or "".
     """
 
     values: Mapping[str, Any]
@@ -48,14 +48,14 @@ class SideFile:
 
 
 def read_captions(path: Path) -> SideFile:
-    """Read captions by the name of the photo.
+    """Read captions by photo name.
 
-    The forms are .json {name: text}, .jsonl with an object {"file_name": ..., "text": ...} a line
-    as in an image folder of Hugging Face, .csv with the columns name and caption, and a folder of
-    NAME.txt. White space is reduced to single spaces.
+    Formats: .json {name: text}; .jsonl with one object {"file_name": ..., "text": ...} per line, as
+    in Hugging Face image folders; .csv with columns name and caption; a folder of NAME.txt. White
+    space is collapsed.
 
     Raises:
-        UserError: If the file is missing, malformed or empty, or names a photo twice.
+        UserError: If the file is missing, malformed or empty, or lists a photo twice.
     """
     if path.is_dir():
         entries: Iterable[tuple[Any, Any]] = _read_folder(path, "captions").items()
@@ -70,18 +70,17 @@ def read_captions(path: Path) -> SideFile:
     captions: dict[str, str] = {}
     for name, text in entries:
         if not isinstance(name, str) or not isinstance(text, str):
-            raise UserError(f"captions {path}: {name!r} must be a name with a text")
+            raise UserError(f"captions {path}: name and caption of {name!r} must be strings")
         if name in captions:
-            raise UserError(f"captions {path} names {name} twice")
+            raise UserError(f"captions {path} lists {name} twice")
         captions[name] = " ".join(text.split())
     return SideFile(_require_some(captions, path, "captions"))
 
 
 def read_landmarks(path: Path) -> SideFile:
-    """Read landmarks: JSON {name: points} or a folder of NAME.txt with one "x y" a line.
+    """Read landmarks: JSON {name: points}, or a folder of NAME.txt with one "x y" per line.
 
-    There are five points, or the 68 of the iBUG annotation, which are reduced to five: those of
-    `RawItem.landmarks`.
+    There are five points, as in `RawItem.landmarks`, or iBUG's 68, which are reduced to five.
 
     Raises:
         UserError: If the file or folder is missing, malformed or empty.
@@ -104,10 +103,10 @@ def read_landmarks(path: Path) -> SideFile:
 
 
 def read_attributes(path: Path) -> SideFile:
-    """Read attributes: JSON {name: {attribute: number}}, or a text file as CelebA's.
+    """Read attributes: JSON {name: {attribute: number}}, or a text file in CelebA's format.
 
-    CelebA's has the number of images, the names of the attributes, and for each image a line
-    with its name and 1 or -1 an attribute; -1 becomes 0.
+    CelebA's format has the number of images, the attribute names, and one line per image with its
+    name and 1 or -1 per attribute; -1 becomes 0.
 
     Raises:
         UserError: If the file is missing or malformed.
@@ -123,14 +122,13 @@ def read_attributes(path: Path) -> SideFile:
 
 
 def read_cameras(path: Path) -> SideFile:
-    """Read cameras: {"labels": [[name, [25 numbers]], ...]} as EG3D, or {name: [25 numbers]}.
+    """Read cameras: EG3D's {"labels": [[name, [25 numbers]], ...]}, or {name: [25 numbers]}.
 
-    Axes of OpenGL are converted to OpenCV's.
+    OpenGL axes are converted to OpenCV's.
 
     Raises:
-        UserError: If the file is missing or malformed, if it has no usable camera, or if its
-            cameras are world-to-camera, in pixels, or of axes that are neither OpenCV's nor
-            OpenGL's.
+        UserError: If the file is missing or malformed, has no usable camera, or its cameras are
+            world-to-camera, in pixels, or have axes that are neither OpenCV's nor OpenGL's.
     """
     problems: dict[str, str] = {}
     cameras: dict[str, np.ndarray] = {}
@@ -147,38 +145,38 @@ def read_cameras(path: Path) -> SideFile:
             cameras[name] = np.array(numbers, dtype=np.float64).reshape(NUM_CAMERA_VALUES)
         except (TypeError, ValueError, OverflowError):
             cameras[name] = np.full(NUM_CAMERA_VALUES, np.nan)
-    keep(lambda c: np.isfinite(c).all(-1), f"a camera is {NUM_CAMERA_VALUES} finite numbers")
+    keep(lambda c: np.isfinite(c).all(-1), f"must be {NUM_CAMERA_VALUES} finite numbers")
     keep(
         lambda c: is_rigid(split_camera(c)[0]),
-        "its first 16 numbers are no camera-to-world matrix",
+        "the first 16 numbers are not a camera-to-world matrix",
     )
     _check_pixels(split_camera(_stack(cameras))[1], path)
     keep(
         lambda c: has_plausible_intrinsics(split_camera(c)[1]),
-        "its last 9 numbers are no plausible intrinsics",
+        "the last 9 numbers are not plausible intrinsics",
     )
     if not cameras:
-        name, problem = next(iter(problems.items()), ("the file", "it is empty"))
+        name, problem = next(iter(problems.items()), ("the file", "empty"))
         raise UserError(f"camera file {path} has no usable camera: {name}: {problem}")
     convention = _require_convention(_stack(cameras), path)
     keep(
         lambda c: camera_conventions(c) == convention,
-        "it looks away from the head, or is upside down",
+        "looks away from the head, or is upside down",
     )
     values, note = _stack(cameras), ""
     if convention == "opengl":
         values = exchange_axes(values)
-        note = "axes of OpenGL, as IDE-3D's, converted to OpenCV's."
+        note = "converted from OpenGL axes, as in IDE-3D, to OpenCV's."
     return SideFile(dict(zip(cameras, map(tuple, values.tolist()), strict=True)), problems, note)
 
 
 def camera_conventions(
     cameras: np.ndarray,  # [N, 25]
 ) -> np.ndarray:  # [N] str: "opencv", "opengl" or ""
-    """Tell the camera axes by geometry: cameras look at the head, at the origin, and up is up.
+    """Determine the axes of cameras, assuming that they look upright at the head at the origin.
 
-    OpenCV's z axis points to what is seen and its y axis down; OpenGL's point the other ways.
-    "" is neither.
+    OpenCV's z axis points forward and its y axis down; OpenGL's point the opposite way. "" means
+    neither.
     """
     poses, _ = split_camera(cameras)
     is_opengl = looks_away(poses)
@@ -220,7 +218,7 @@ def _read_csv(path: Path) -> Iterable[tuple[Any, Any]]:
     for number, row in enumerate(rows[is_headed:], start=1 + is_headed):
         where = f"captions {path}, row {number}"
         if row and len(row) != len(header):
-            raise UserError(f"{where}: use {','.join(header)}; texts with commas need quotes")
+            raise UserError(f"{where}: use {','.join(header)}; quote captions with commas")
         if row:
             yield _pick(dict(zip(header, row, strict=True)), where)
 
@@ -246,28 +244,28 @@ def _five_points(points: Any) -> tuple[Point, ...]:
     if array.shape != (5, 2) or not np.isfinite(array).all():
         raise ValueError("use five points [x, y], or the 68 of iBUG")
     if array[0, 0] >= array[1, 0] or array[3, 0] >= array[4, 0]:
-        raise ValueError("the eye and the mouth corner at the image's left come before the right")
+        raise ValueError("list the left eye and mouth corner in the image before the right ones")
     return tuple((x, y) for x, y in array.tolist())
 
 
 def _parse_celeba(text: str, path: Path) -> dict[str, dict[str, float]]:
     lines = text.splitlines()
     if len(lines) < 2 or not lines[0].strip().isdigit():
-        raise UserError(f"attributes {path} must begin with a count and a line of names")
+        raise UserError(f"attributes {path} must start with a count and a line of names")
     names = lines[1].split()
     attributes = {}
     for number, line in enumerate(lines[2:], start=3):
         image, *values = line.split() or [""]
         if image and (len(values) != len(names) or not set(values) <= {"1", "-1"}):
             raise UserError(
-                f"attributes {path}, line {number}: a name and {len(names)} values 1 or -1 are "
-                f"needed, it has {len(values)} values"
+                f"attributes {path}, line {number} has {len(values)} values; use a name and "
+                f"{len(names)} values 1 or -1"
             )
         if image:
             attributes[image] = {n: float(v == "1") for n, v in zip(names, values, strict=True)}
     if len(attributes) != int(lines[0]):
         raise UserError(
-            f"attributes {path} announce {lines[0].strip()} images and have {len(attributes)}"
+            f"attributes {path} have {len(attributes)} images (expected {lines[0].strip()})"
         )
     return attributes
 
@@ -304,15 +302,15 @@ def _check_pixels(intrinsics: np.ndarray, path: Path) -> None:
 def _require_convention(cameras: np.ndarray, path: Path) -> str:
     if are_inverted(split_camera(cameras)[0]):
         raise UserError(
-            f"camera file {path} holds world-to-camera matrices: all positions are the same, the "
-            "directions are not; invert them"
+            f"camera file {path} contains world-to-camera matrices (all positions are the same, "
+            "but directions differ); invert them"
         )
     found = camera_conventions(cameras).tolist()
     best = max(("opencv", "opengl"), key=found.count)
     if found.count(best) < _MIN_AGREEMENT * len(cameras):
         raise UserError(
-            f"camera file {path}: of {len(cameras)} cameras {found.count('opencv')} look at the "
-            f"origin with OpenCV's axes and {found.count('opengl')} with OpenGL's; all must have "
+            f"camera file {path}: of {len(cameras)} cameras, {found.count('opencv')} look at the "
+            f"origin with OpenCV axes and {found.count('opengl')} with OpenGL axes; all must have "
             "the same axes"
         )
     return best

@@ -1,4 +1,4 @@
-"""Data sets as others publish them: any folder (FFHQ among them), CatMask-HQ, CelebAMask-HQ."""
+"""Published datasets as sources: any folder (such as FFHQ), CatMask-HQ, CelebAMask-HQ."""
 
 import re
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _PART_NAME = re.compile(r"(\d+)_(\w+)")
 
 @dataclass(frozen=True)
 class FolderSource(PhotoFiles):
-    """Photos in a folder, masks of the same relative names in another or beside them.
+    """Photos in a folder, with masks of the same relative names in another or the same folder.
 
     Args:
-        copies_from: Photos whose name ends in 8 digits of at least this number are left out; EG3D's
+        copies_from: Leave out photos whose name ends in an 8-digit number of at least this; EG3D's
             FFHQ has copies for rebalancing from 140000 on. None keeps all.
     """
 
@@ -38,7 +38,7 @@ class FolderSource(PhotoFiles):
         images = self._without_copies(found)
         masks = None if self.masks is None else find_files(self.masks, _MASK_SUFFIXES)
         num_copies = len(found) - len(images)
-        note = f"{num_copies} images numbered from {self.copies_from} on are copies and left out."
+        note = f"{num_copies} copies (numbers from {self.copies_from} on) were left out."
         return self.join(
             images, masks and self._without_copies(masks), notes=[note] if num_copies else []
         )
@@ -59,7 +59,7 @@ class CatMaskHqSource(PhotoFiles):
     count.
 
     Args:
-        swap_mouth_and_nose: Exchange the two classes whose ids are inferred.
+        swap_mouth_and_nose: Swap the two classes whose ids are inferred.
     """
 
     label_set: LabelSet = CATMASK_HQ
@@ -69,7 +69,7 @@ class CatMaskHqSource(PhotoFiles):
         found = find_files(self.images, IMAGE_SUFFIXES, without=self.masks)
         cats = {key: paths for key, paths in found.items() if "cat" in key.split("/")[:-1]}
         num_others = len(found) - len(cats) if cats else 0
-        note = f"{num_others} images outside folders named cat are left out."
+        note = f"{num_others} images outside folders named cat were left out."
         masks = None if self.masks is None else find_files(self.masks, _MASK_SUFFIXES)
         return self.join(
             _by_file_name(cats or found),
@@ -100,7 +100,7 @@ class CelebAMaskHqSource(PhotoFiles):
         if self.label_set.name != CELEBAMASK_HQ.name:
             raise UserError(
                 f"CelebAMask-HQ's parts are classes of {CELEBAMASK_HQ.name}, not of "
-                f"{self.label_set.name}; name that as the set of the masks and convert them"
+                f"{self.label_set.name}; set the masks' label set to it and convert them"
             )
         images: FilesByKey = {}
         parts: FilesByKey = {}
@@ -109,12 +109,12 @@ class CelebAMaskHqSource(PhotoFiles):
             if file_key(key).isdecimal():
                 images.setdefault(_number_key(key), []).extend(paths)
             else:
-                problems[key] = "the names of CelebAMask-HQ's images are numbers"
+                problems[key] = "names of CelebAMask-HQ images must be numbers"
         found = {} if self.masks is None else find_files(self.masks, _MASK_SUFFIXES)
         for key, (path, *_) in found.items():
             match = _PART_NAME.fullmatch(path.stem)
             if match is None or match[2] not in self.label_set.class_names[1:]:
-                problems[key] = "it is no part file such as 00000_skin.png"
+                problems[key] = "not a part file such as 00000_skin.png"
             else:
                 parts.setdefault(_number_key(match[1]), []).append(path)
         for files in parts.values():
@@ -124,12 +124,12 @@ class CelebAMaskHqSource(PhotoFiles):
 
     def mask_problem(self, files: Sequence[Path]) -> str:
         if not files:
-            return "it has no part files"
+            return "no part files"
         is_unique = len(set(map(self._part_id, files))) == len(files)
-        return "" if is_unique else "a part of it has several files"
+        return "" if is_unique else "several files for one part"
 
     def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
-        """Merge the parts: those later in the release's list cover earlier ones."""
+        """Merge the parts; parts with higher ids cover those with lower ids."""
         parts = [read_part(path) for path in item.mask]
         label_map = np.zeros(parts[0].shape, dtype=np.uint8)
         for path, is_part in zip(item.mask, parts, strict=True):
@@ -153,6 +153,6 @@ def _by_file_name(files: FilesByKey) -> FilesByKey:
 
 
 def _number_key(name: str) -> str:
-    """Return the number of a photo, which files write with and without leading zeros."""
+    """Return the number of a photo, which may have leading zeros in file names."""
     key = file_key(name)
     return str(int(key)) if key.isdecimal() else key

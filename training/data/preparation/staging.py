@@ -1,4 +1,4 @@
-"""Samples on their way to a data set: kept on disk, so that an interrupted preparation goes on."""
+"""Staging of finished samples on disk, so that an interrupted preparation can be resumed."""
 
 import json
 import shutil
@@ -19,19 +19,19 @@ _JOURNAL = "journal.jsonl"
 
 
 class Staging:
-    """A hidden folder beside the output that holds finished samples and a journal of them.
+    """A hidden folder beside the output with finished samples and a journal of them.
 
-    A sample is in the journal once its files are written, so whatever stops the process, the next
-    one with the same settings goes on behind it. `open_staging` makes it.
+    A sample is added to the journal after its files are written, so a later process with the same
+    settings resumes after it. Created by `open_staging`.
 
     Args:
-        folder: Holds what an earlier preparation has done.
-        settings: All that the samples depend on; JSON values.
-        versions: What each sample is made of, by name; a sample of an earlier preparation counts
-            only if it is the same.
+        folder: Folder of the staged samples.
+        settings: Everything the samples depend on, as JSON values.
+        versions: Version of each sample's inputs, by name; staged samples of another version are
+            made again.
 
     Raises:
-        UserError: If an interrupted preparation with other settings is there.
+        UserError: If the folder belongs to an interrupted preparation with other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], versions: Mapping[str, str]):
@@ -44,8 +44,8 @@ class Staging:
                 self._write_line(heading)
         elif lines[0] != heading:
             raise UserError(
-                f"an interrupted preparation with other options lies in {folder}; give its options "
-                "to go on, or restart=true to discard it"
+                f"{folder} belongs to an interrupted preparation with other options; use the same "
+                "options to resume it, or restart=true to discard it"
             )
         for line in lines[1:]:
             name, version = line.pop("name"), line.pop("version")
@@ -67,7 +67,7 @@ class Staging:
         return name in self._known
 
     def add(self, sample: PreparedSample) -> None:
-        """Keep a finished sample.
+        """Stage a finished sample.
 
         Raises:
             UserError: If its name is unsafe, or the disk cannot be written.
@@ -83,11 +83,11 @@ class Staging:
         self._known[sample.name] = dict(sample.known)
 
     def write_to(self, writer: DatasetWriter, repeats: Sequence[int] | None = None) -> None:
-        """Write all samples in the order of their names.
+        """Write all samples in order of name.
 
         Args:
             writer: An entered writer of the output.
-            repeats: One number a sample, in the order of `names`; None takes the samples' own.
+            repeats: One number per sample, in the order of `names`; None keeps the samples' own.
         """
         for index, name in enumerate(self.names):
             known = self._known[name]
@@ -97,8 +97,8 @@ class Staging:
             writer.add_encoded(name, image, mask, **known)
 
     def discard(self) -> None:
-        """Remove the folder; called once the data set has its name."""
-        # First, so that after a kill in between nobody takes the rest for unfinished work.
+        """Remove the folder, after the dataset is written."""
+        # Remove the journal first, so that a kill in between does not leave a resumable rest.
         (self._folder / _JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -106,7 +106,7 @@ class Staging:
         return self._folder / "images" / name, self._folder / "masks" / name
 
     def _read_journal(self) -> list[dict[str, Any]]:
-        """Return its lines without those that a kill or a full disk cut short."""
+        """Return the journal's lines, without those truncated by a kill or a full disk."""
         lines, path = [], self._folder / _JOURNAL
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             try:
@@ -123,7 +123,7 @@ class Staging:
             raise UserError(f"cannot write {self._folder}: {error.strerror or error}") from error
 
     def _write_line(self, line: Mapping[str, Any]) -> None:
-        # The line before may have been cut short.
+        # Start a new line, because the last one may be truncated.
         with (self._folder / _JOURNAL).open("a", encoding="utf-8") as journal:
             journal.write(f"\n{json.dumps(line)}")
 
@@ -132,19 +132,19 @@ class Staging:
 def open_staging(
     output: Path, settings: Mapping[str, Any], versions: Mapping[str, str], *, restart: bool
 ) -> Iterator[Staging]:
-    """Yield the samples of `output` that are finished; nobody else gets them meanwhile.
+    """Yield the staged samples of `output`, locked against other processes.
 
     Args:
-        output: Where the data set shall be.
+        output: Path of the dataset.
         settings: See `Staging`.
         versions: See `Staging`.
-        restart: Discard what an earlier, interrupted preparation has done.
+        restart: Discard the samples of an interrupted preparation.
 
     Raises:
-        UserError: See `Staging`; or if another process prepares the same output.
+        UserError: See `Staging`; or if another process is preparing the same output.
     """
     folder = output.parent / f".{output.name}.preparing"
-    with file_lock(folder / "lock", f"another process is preparing {output} already"):
+    with file_lock(folder / "lock", f"another process is already preparing {output}"):
         if restart:
             (folder / _JOURNAL).unlink(missing_ok=True)
         yield Staging(folder, settings, versions)

@@ -110,7 +110,7 @@ def test_interrupted_writer_leaves_nothing(tmp_path, name, shard_size):
 @CONTAINERS
 def test_writer_replaces_only_when_asked(tmp_path, name, shard_size):
     _write(tmp_path / name, "a.png", shard_size=shard_size)
-    with pytest.raises(UserError, match="exists already; remove it or give overwrite=true"):
+    with pytest.raises(UserError, match="overwrite=true"):
         DatasetWriter(tmp_path / name, CATMASK_HQ)
     _write(tmp_path / name, "b.png", overwrite=True, shard_size=shard_size)
     assert open_dataset(tmp_path / name)[1].names == ("b.png",)
@@ -129,7 +129,7 @@ def test_writer_removes_what_a_killed_one_left(tmp_path):
 def test_second_writer_of_a_place_is_refused(tmp_path):
     with DatasetWriter(tmp_path / "cats", CATMASK_HQ) as writer:
         with (
-            pytest.raises(UserError, match="another process is writing"),
+            pytest.raises(UserError, match="another process"),
             DatasetWriter(tmp_path / "cats", CATMASK_HQ),
         ):
             pass
@@ -139,7 +139,7 @@ def test_second_writer_of_a_place_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("thesis.tex", "is not a data set"), ("cats/notes.txt", "holds more than .* notes.txt")],
+    [("thesis.tex", "not a dataset"), ("cats/notes.txt", "notes.txt")],
 )
 def test_files_of_the_user_are_not_overwritten(tmp_path, name, message):
     path = _write(tmp_path / "cats", "a.png") if "/" in name else tmp_path
@@ -174,9 +174,9 @@ UNSAFE = ["../e", "a/../../e", "/e", "a//e", "a\\e", "a\0", "./e", "", "\ud800e"
 @pytest.mark.parametrize("name", UNSAFE)
 def test_unsafe_name_is_refused_everywhere(tmp_path, name):
     name = name and f"{name}.png"
-    with pytest.raises(UserError, match="^cats.json: name '.*' is unsafe"):
+    with pytest.raises(UserError, match="^cats.json: .*unsafe"):
         parse_index(_index(labels=[[name, [0.0] * 25]]), "cats.json")
-    with pytest.raises(UserError, match="is unsafe"):
+    with pytest.raises(UserError, match="unsafe"):
         _write(tmp_path / "data", name)
     assert not list(tmp_path.parent.rglob("e.png"))
 
@@ -184,11 +184,11 @@ def test_unsafe_name_is_refused_everywhere(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "known", "message"),
     [
-        ("a.png", {}, "two images of .* are called a.png"),
-        ("b.PNG", {}, "name b.PNG of an image must end in .png"),
-        ("b.png", {"repeats": 1001}, "repeats of b.png are 1001; use whole numbers of 1..1000"),
-        ("b.png", {"residual": math.nan}, "camera_residuals of b.png are nan; use numbers of at"),
-        ("b.png", {"attributes": {"x": math.inf}}, "attributes of b.png are"),
+        ("a.png", {}, "two images .* a.png"),
+        ("b.PNG", {}, "b.PNG .*\\.png"),
+        ("b.png", {"repeats": 1001}, "repeats of b.png.* 1001; .* 1..1000"),
+        ("b.png", {"residual": math.nan}, "camera_residuals of b.png.* nan"),
+        ("b.png", {"attributes": {"x": math.inf}}, "attributes of b.png"),
     ],
 )
 def test_writer_refuses_what_no_reader_takes(tmp_path, name, known, message):
@@ -203,7 +203,7 @@ def test_writer_refuses_what_no_reader_takes(tmp_path, name, known, message):
 
 @pytest.mark.parametrize(
     ("name", "shard_size", "message"),
-    [("data.zip", 2, "shards go to a folder"), ("data", 0, "shard_size=0 must be at least 1")],
+    [("data.zip", 2, "data.zip"), ("data", 0, "shard_size=0")],
 )
 def test_impossible_shards_are_refused(tmp_path, name, shard_size, message):
     with pytest.raises(UserError, match=message):
@@ -211,21 +211,21 @@ def test_impossible_shards_are_refused(tmp_path, name, shard_size, message):
 
 
 INDEXES = {
-    "deep": (b"[" * 100_000, "is not valid JSON: it is nested too deeply"),
+    "deep": (b"[" * 100_000, "is not valid JSON: .*deeply"),
     "long number": (b"1" * 5000, "is not valid JSON: "),
-    "list": (b"[]", "must hold 'labels'"),
+    "list": (b"[]", "'labels'"),
     "entry": (_index(labels=["x"]), "entry x of 'labels' is not"),
     "deep entry": (_index(labels=[[[[[[[["x"]]]]]]]]), r"entry \[+.* of 'labels' is not"),
-    "24 numbers": (_index(labels=[["a.png", [0.0] * 24]]), "a.png has 24 numbers of 24 values"),
-    "nan": (_index(labels=[["a.png", [math.nan] * 25]]), "a camera is 25 finite numbers"),
-    "10**400": (_index(labels=[["a.png", [10**400] * 25]]), "a.png has 0 numbers of 25 values"),
+    "24 numbers": (_index(labels=[["a.png", [0.0] * 24]]), "a.png has 24 values"),
+    "nan": (_index(labels=[["a.png", [math.nan] * 25]]), "25 finite numbers"),
+    "10**400": (_index(labels=[["a.png", [10**400] * 25]]), "a.png has 25 values, 0 "),
     "twice": (_index(labels=[["a.png", [0.0] * 25]] * 2), "lists a.png twice in 'labels'"),
     "label set": (_index(label_set="dogs"), r"unknown label set 'dogs'; use one of: [^u]*sofgan$"),
-    "version": (_index(label_set_version=7), "label_set_version is 7, but catmask_hq has version"),
+    "version": (_index(label_set_version=7), "label_set_version is 7"),
     "convention": (_index(camera_convention="gl"), "camera_convention is 'gl'; use 'opencv'"),
-    "captions": (_index(captions=[1]), "'captions' must map image names to texts"),
+    "captions": (_index(captions=[1]), "'captions' must"),
     "residual": (_index(camera_residuals={"a.png": -1}), "'camera_residuals' must map .* numbers"),
-    "no repeats": (_index(repeats={"a.png": 0}), "'repeats' must .* whole numbers of 1..1000"),
+    "no repeats": (_index(repeats={"a.png": 0}), "'repeats' must .* 1..1000"),
     "true repeats": (_index(repeats={"a.png": True}), "'repeats' must map"),
     "attribute": (_index(attributes={"a.png": {"size": "big"}}), "'attributes' must map"),
     "big attribute": (_index(attributes={"a.png": {"size": [10**400]}}), "'attributes' must map"),

@@ -135,36 +135,36 @@ def _edit_place(path, offset, size):
 
 
 DAMAGED = f"{SHARD} is damaged or truncated: "
-OUTSIDE = "its entry of images/.*3.png lies outside of"
+OUTSIDE = "images/.*3.png"
 NO_INDEX = "index.json is not an index of shards"
 FAULTS = {
-    "missing": (lambda p: (p / SHARD).unlink(), f"{SHARD}: nothing there, .* bytes according"),
-    "extra": (lambda p: (p / "shards/x.tar").touch(), "x.tar: 0 bytes there, nothing according to"),
-    "truncated": (lambda p: _truncate(p, 1024), f"{SHARD}: 1024 bytes there, .* truncated or was"),
+    "missing": (lambda p: (p / SHARD).unlink(), f"{SHARD}: .*nothing.* bytes according"),
+    "extra": (lambda p: (p / "shards/x.tar").touch(), "x.tar: .*0 bytes.* nothing according to"),
+    "truncated": (lambda p: _truncate(p, 1024), f"{SHARD}: .*1024 bytes.* truncated or was"),
     "infinite": (lambda p: _edit_table(p, lambda t: t.update(num_bytes=math.inf)), "inf bytes acc"),
     "cut in data": (_without_index(lambda p: _truncate(p, 700)), DAMAGED),
-    "cut at member": (_without_index(lambda p: _truncate(p, 1024)), f"{DAMAGED}it has no end mark"),
+    "cut at member": (_without_index(lambda p: _truncate(p, 1024)), DAMAGED),
     "no tar": (_without_index(lambda p: (p / SHARD).write_bytes(b"x" * 9999)), DAMAGED),
     "no mask": (_without_index(_drop_mask), "3 .* without mask, first 00000/img00000003.png"),
     "twice": (
         _without_index(lambda p: shutil.copy(p / SHARD, p / "shards/000009.tar")),
-        "6 name.s. are in its shards twice",
+        "6 name.s. .*twice",
     ),
-    "no dataset.json": (lambda p: (p / "dataset.json").unlink(), "has no dataset.json at its top"),
-    "images": (lambda p: (p / "images").mkdir(), "has both images/ and shards/; keep one"),
+    "no dataset.json": (lambda p: (p / "dataset.json").unlink(), "has no dataset.json"),
+    "images": (lambda p: (p / "images").mkdir(), "has both images/ and shards/"),
     "no members": (lambda p: _edit_table(p, lambda t: t.pop("members")), NO_INDEX),
     "text": (lambda p: _edit_table(p, lambda t: t.update(num_bytes="many")), NO_INDEX),
     "empty index": (
         lambda p: (p / INDEX).write_text('{"shards": []}'),
         "index.json lists no shards",
     ),
-    "deep": (lambda p: (p / INDEX).write_text("[" * 100_000), "it is nested too deeply; remove it"),
+    "deep": (lambda p: (p / INDEX).write_text("[" * 100_000), "nested too deeply; remove it"),
     "size -1": (lambda p: _edit_place(p, 512, -1), OUTSIDE),
     "offset 0": (lambda p: _edit_place(p, 0, 5), OUTSIDE),
     "fraction": (lambda p: _edit_place(p, 512.5, 3), OUTSIDE),
     "unsafe": (
         lambda p: _edit_table(p, lambda t: t["members"].update({"images/../e.png": [1, 1]})),
-        "index.json: name 'images/../e.png' is unsafe",
+        "index.json: .*'images/../e.png'",
     ),
 }
 

@@ -36,7 +36,7 @@ def test_unknown_colours_are_counted(tmp_path, label_map):
     pixels[0, :3] = (1, 2, 3)
     pixels[1, 0] = (9, 9, 8)
     Image.fromarray(pixels).save(tmp_path / "m.png")
-    with pytest.raises(UserError, match=r"2 colour\(s\).*often \(1, 2, 3\) at 3 of 24 pixels"):
+    with pytest.raises(UserError, match=r"2 colour\(s\).*\(1, 2, 3\) .*3 of 24 pixels"):
         _read(tmp_path / "m.png")
 
 
@@ -72,7 +72,7 @@ def test_indices_that_only_number_colours_are_refused(tmp_path):
     image = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
     image.putpalette([*CELEBAMASK_HQ.palette[1], *CELEBAMASK_HQ.palette[0]])
     image.save(tmp_path / "m.png")
-    with pytest.raises(UserError, match="index 0 is background, but has the colour of skin"):
+    with pytest.raises(UserError, match="index 0 is background.* the colour of skin"):
         _read(tmp_path / "m.png")
 
 

@@ -119,14 +119,14 @@ def test_failures_of_one_kind_are_counted_together_and_leave_nothing(tmp_path):
         def __call__(self, job):
             return [FailedSample(job.names[0], f"photo /photos/{job.names[0]} is damaged")]
 
-    message = r"no sample .* could be made; 5 failed, most often \(5\): photo ... is damaged"
+    message = r"5 failed, most often \(5\): photo ... is damaged"
     with pytest.raises(UserError, match=message):
         _prepare(tmp_path / "noise", Bad())
     assert os.listdir(tmp_path) == []
 
 
 def test_other_options_do_not_mix_with_an_interrupted_preparation(interrupted):
-    with pytest.raises(UserError, match="with other options lies in .*restart=true"):
+    with pytest.raises(UserError, match="with other options.*restart=true"):
         _prepare(interrupted, settings={**SETTINGS, "resolution": 16})
     maker = NoiseMaker()
     _prepare(interrupted, maker, settings={**SETTINGS, "resolution": 16}, restart=True)
@@ -143,7 +143,7 @@ def test_samples_whose_photo_changed_or_is_gone_are_not_taken_over(interrupted):
 
 
 def test_full_disk_and_unsafe_names_are_one_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="is unsafe"):
+    with pytest.raises(UserError, match="unsafe"):
         _prepare(tmp_path / "noise", jobs=[Job(("../e.png",), 0)])
 
     def full(*arguments):
@@ -180,7 +180,7 @@ def test_rare_angles_are_repeated(tmp_path):
 def test_second_process_is_refused(tmp_path):
     class Nested(NoiseMaker):
         def __call__(self, job):
-            with pytest.raises(UserError, match="another process is preparing"):
+            with pytest.raises(UserError, match="another process"):
                 _prepare(tmp_path / "noise")
             return super().__call__(job)
 
