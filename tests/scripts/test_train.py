@@ -83,9 +83,9 @@ DENSITY = ["rendering=released", "model.generator.geometry=density"]
     ("words", "message"),
     [
         (["data={tmp}/none"], "{tmp}/none"),
-        (["dataset.label_set=celebamask_hq"], "the data set's labels are catmask_hq, the model's"),
+        (["dataset.label_set=celebamask_hq"], "catmask_hq, the model"),
         (["model.generator.resolution=64"], "resolution=64"),
-        (["model.generator.sr_input_resolution=12"], "model.generator: cannot go from 12 to 32"),
+        (["model.generator.sr_input_resolution=12"], "12 to 32"),
         (["train.tick_kimg=0.0"], "train.tick_kimg=0.0 must be at least 0.001"),
         (["train.warm_start=magic"], "train.warm_start=magic; use none or procedural"),
         (["loss.eikonall=1"], "unknown option 'loss.eikonall'; did you mean loss.eikonal"),
