@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mate3d.options import Options, PositiveFloat
+
 # Of a camera label: the pose, 4 x 4, and the intrinsics, 3 x 3.
 CAMERA_DIM = 25
 DEFAULT_FOCAL = 4.2647
@@ -87,18 +89,19 @@ def make_camera(
 
 
 @dataclass(frozen=True)
-class CameraRig:
+class CameraRig(Options):
     """The cameras that a generator's portraits are framed by; stored with every checkpoint.
 
     Args:
         radius: Distance of the cameras from the world origin, world units.
-        target: Point that they look at, world units; the published face model has (0, 0, 0.2).
+        target: Point that the cameras look at, world units. EG3D uses [0,0,0.2] for faces and
+            [0,0,-0.06] for cats.
         focal: Focal length over image size.
     """
 
-    radius: float = DEFAULT_RADIUS
+    radius: PositiveFloat = DEFAULT_RADIUS
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    focal: float = DEFAULT_FOCAL
+    focal: PositiveFloat = DEFAULT_FOCAL
 
     def make_camera(
         self,

@@ -1,0 +1,23 @@
+"""Options that several scripts share."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mate3d.options import FilePath, Options
+
+Resume = Literal["false", "true", "auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths(Options):
+    """Where files are.
+
+    Args:
+        outputs: Folder for the run folders of all scripts.
+        run_folder: Folder for this run's config.yaml, log.txt and git_revision.txt.
+        assets: Folder of the checkpoints that come with the project.
+    """
+
+    outputs: FilePath = "outputs"
+    run_folder: FilePath
+    assets: FilePath
