@@ -49,9 +49,8 @@ from training.build_state import build_state
 from training.iteration import IterationInputs, adversarial_iteration
 from training.optimization.precision import DTYPES, TrainingPrecision
 from training.optimization.schedules import schedule_values
-from training.parts import BatchParts
 from training.state import TrainingState
-from training.step_inputs import RealBatch
+from training.step_inputs import BatchParts, RealBatch
 
 GIB = 2**30
 SEED = 0

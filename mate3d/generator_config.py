@@ -5,8 +5,8 @@ from typing import Literal
 
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
-from mate3d.network.backbone import PlaneBranches
 from mate3d.network.layers import NoiseMode
+from mate3d.network.synthesis import PlaneBranches
 from mate3d.options import NonNegativeFloat, Options, PositiveFloat, PositiveInt
 from mate3d.rendering.renderer import RenderingConfig
 from mate3d.rendering.triplane import PlaneLayout

@@ -8,10 +8,10 @@ from functools import partial
 from omegaconf import DictConfig, OmegaConf
 
 from editing.guidance.controlnet import ControlNetGuidance, load_controlnet_guidance
-from editing.masks import load_painted_mask, resolve_edit_classes
 from editing.options import EditOptions
 from editing.outputs import write_source
 from editing.receipt import config_hash
+from editing.regions import load_painted_mask, resolve_edit_classes
 from editing.session import EditRequest, EditSession, Portrait, sample_portrait
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError

@@ -15,13 +15,12 @@ from training.optimization.adam import make_adam
 from training.optimization.compilation import compile_networks
 from training.optimization.ema import make_average
 from training.optimization.precision import TrainingPrecision
-from training.parts import BatchParts
 from training.settings import TrainingSettings
 from training.stages import InitialStage, SphereInitialization
 from training.start.init_from import InitSource, initialize_networks
 from training.start.warm_start import WarmStart
 from training.state import TrainingState
-from training.step_inputs import Networks
+from training.step_inputs import BatchParts, Networks
 
 
 def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:

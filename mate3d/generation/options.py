@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mate3d.camera_paths import ViewOptions, make_views
+from mate3d.cameras import ViewOptions, make_views
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from mate3d.labels import get_label_set

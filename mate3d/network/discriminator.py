@@ -9,7 +9,7 @@ from mate3d.cameras import CAMERA_DIM
 from mate3d.network.layers import Conv2d, FullyConnected, minibatch_stddev
 from mate3d.network.mapping import MappingNetwork
 from mate3d.options import Options, PositiveFloat, PositiveInt
-from torch_utils.ops.resize import resize_antialias
+from torch_utils.ops.resample import resize_antialias
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from mate3d.labels import LabelSet
 from mate3d.option_checks import as_text, check_count
 from mate3d.outputs.mesh_export import MESH_FORMATS, save_mesh, save_scene
 from mate3d.outputs.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
-from mate3d.rendering.field import Field, TriPlaneField, spatial_gradient, unit_normals
+from mate3d.rendering.field import Field, spatial_gradient, unit_normals
+from mate3d.rendering.triplane import TriPlaneField
 
 Coloring = Literal["texture", "label"]
 

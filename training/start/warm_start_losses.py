@@ -10,9 +10,10 @@ from mate3d.labels import LabelSet
 from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.portraits import sample_cameras
 from mate3d.procedural.tracer import trace_rays
-from mate3d.rendering.field import FieldSamples, TriPlaneField
+from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import composite_features, evaluate_rays, sample_depths
+from mate3d.rendering.triplane import TriPlaneField
 from training.start.settings import WarmStartSettings
 
 # Distances are compared relative to themselves plus this length, so that the surface counts most.

@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mate3d.generation.heads import HeadMaker
 from mate3d.generation.options import read_options
-from mate3d.generation.precision import Precision
+from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generation.run import GenerationRun
 from mate3d.generator import Generator
 from mate3d.labels import CATMASK_HQ, load_label_map
