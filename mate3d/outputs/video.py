@@ -19,8 +19,6 @@ from mate3d.errors import UserError
 MIN_VIDEO_SIDE = 256
 # Constant quality of H.264: 18 is hardly told from the source.
 _CRF = 18
-# Browsers play delays below two hundredths of a second as if they were ten.
-_MAX_GIF_FPS = 50
 
 AppendFrame = Callable[[np.ndarray], None]
 
