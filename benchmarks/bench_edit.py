@@ -47,9 +47,9 @@ from editing.options import EditOptions
 from editing.regions import ClassRegion, EditRegion, PaintedRegion, make_region
 from editing.session import Portrait, sample_portrait
 from mate3d.checkpoint import load_generator
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.network.mapping import latents_from_seeds
+from mate3d.options import config_from_dict
 from mate3d.rendering.renderer import RenderingConfig
 from scripts._compose import compose_config, resolve_config
 

@@ -14,8 +14,8 @@ from editing.outputs import write_source
 from editing.receipt import config_hash
 from editing.session import EditRequest, EditSession, Portrait, sample_portrait
 from mate3d.checkpoint import load_generator
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
+from mate3d.options import config_from_dict
 from scripts._device import choose_device
 from scripts._entry import run
 from torch_utils.interruption import stop_on_signal

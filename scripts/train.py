@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
+from mate3d.options import config_from_dict
 from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._entry import run

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.options import config_from_dict
 from torch_utils.distributed import world
 from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS, LossSettings
 from training.optimization.adam import make_adam

@@ -12,14 +12,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, snap
 from mate3d.atomic import atomic_folder, standing_folder
 from mate3d.checkpoints.assets import named_asset
 from mate3d.checkpoints.hub import hub_errors, is_hub_id
-from mate3d.checkpoints.storage import (
-    config_from_dict,
-    config_to_dict,
-    load_state_strictly,
-    load_weights,
-    save_weights,
-)
+from mate3d.checkpoints.storage import load_state_strictly, load_weights, save_weights
 from mate3d.errors import UserError
+from mate3d.options import config_from_dict, config_to_dict
 
 CONFIG_FILE = "config.yaml"
 GENERATOR_FILE = "generator.safetensors"

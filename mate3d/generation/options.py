@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mate3d.camera_paths import ViewOptions, make_views
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from mate3d.labels import get_label_set
 from mate3d.option_checks import as_text, check_count, check_number, parse_words
+from mate3d.options import config_from_dict
 from mate3d.outputs.mesh import MeshOptions
 from mate3d.outputs.video import check_video_format
 

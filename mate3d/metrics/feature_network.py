@@ -10,15 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mate3d.atomic import atomic_folder
-from mate3d.checkpoints.storage import (
-    config_from_dict,
-    config_to_dict,
-    load_state_strictly,
-    load_weights,
-    save_weights,
-)
+from mate3d.checkpoints.storage import load_state_strictly, load_weights, save_weights
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
+from mate3d.options import config_from_dict, config_to_dict
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "features.safetensors"

@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub.utils.sha import sha_fileobj
 
-from mate3d.checkpoints.storage import config_to_dict
 from mate3d.labels import LabelSet
+from mate3d.options import config_to_dict
 from mate3d.published.conversion import Conversion
 from mate3d.published.networks import PublishedSnapshot
 
