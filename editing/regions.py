@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mate3d.cameras import unpack_camera
-from mate3d.errors import UserError
-from mate3d.option_checks import check_choice
+from mate3d.options import AtLeast, Options
 
 _LEAST_SHARE = 1e-3
 
@@ -45,31 +44,30 @@ class BoundedRegion(EditRegion, Protocol):
 
 
 @dataclass(frozen=True)
-class RegionOptions:
-    """Which points take the edited copy's features.
+class RegionOptions(Options):
+    """Region of an edit: the points that take the edited copy's features.
 
     Args:
-        kind: "classes" asks the 3D labels of both copies; "everywhere" switches fusion off.
-        dilation: Width by which the classes grow, world units; the release has 0.
-        softness: Width of the ramp at the edge, world units; the release has 0, or for hair a
-            ramp on the grid of ray samples.
-        reach: Farthest that points may lie from the source's own edited classes, world units; keeps
-            what floats in empty space out. None is no limit, as in the release.
-        with_painted_frustum: Add points that project into repainted pixels.
-        painted_reach: Farthest that those may lie from the source's head; None is no limit.
+        kind: classes fuses source and edited copy by the 3D labels of both; everywhere disables
+            fusion.
+        dilation: Width by which the edited classes grow, in world units; negative values shrink
+            them. The published code uses 0.
+        softness: Width of the ramp at the region's edge, in world units. The published code uses 0,
+            or for hair a ramp on the grid of ray samples.
+        reach: Maximum distance from the source's own edited classes, in world units, which keeps
+            artifacts out of empty space. null sets no limit, as in the published code.
+        with_painted_frustum: Also edit points that project into repainted pixels; the published
+            code does not.
+        painted_reach: Maximum distance of those points from the source's head, in world units;
+            null sets no limit.
     """
 
     kind: RegionKind = "classes"
     dilation: float = 0.0
-    softness: float = 0.0
-    reach: float | None = 0.03
+    softness: Annotated[float, AtLeast(0)] = 0.0
+    reach: Annotated[float, AtLeast(0)] | None = 0.03
     with_painted_frustum: bool = True
-    painted_reach: float | None = 0.15
-
-    def __post_init__(self):
-        check_choice("edit.region.kind", self.kind, get_args(RegionKind))
-        if self.softness < 0:
-            raise UserError(f"edit.region.softness={self.softness}; use 0 or more world units")
+    painted_reach: Annotated[float, AtLeast(0)] | None = 0.15
 
 
 def make_region(

@@ -1,17 +1,11 @@
 """Names of precisions, and what must not run in the low precision that autocast chooses."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-PrecisionName = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[PrecisionName, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def own_precision(x: Tensor) -> AbstractContextManager:
