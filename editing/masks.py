@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, load_label_map
 
+# What a folder given as a mask holds.
+MASK_FILE = "mask.png"
 # Classes that other parts sit on or in front of. Painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
 
@@ -19,12 +22,16 @@ def load_painted_mask(
     label_set: LabelSet,
     resolution: int,
 ) -> Tensor:  # [1, H, W] int64
-    """Read a repainted mask.
+    """Read a repainted mask: a file, or mask.png of a folder or an included edit.
 
     Raises:
-        UserError: If the file is missing, is no palette or grey PNG of known label ids, or has
-            not the generator's output size.
+        UserError: If the file is missing, is not a palette or grey PNG of known label ids, or does
+            not have the generator's output size.
     """
+    path = folder_or_asset(path)
+    path = path / MASK_FILE if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"mask not found: {path}{where_to_find(path, f'*/{MASK_FILE}')}")
     label_map = load_label_map(path, label_set)
     if label_map.shape != (resolution, resolution):
         height, width = label_map.shape

@@ -31,10 +31,6 @@ _REPLACEMENTS = {
     DictConfig: ((DictConfig,), "a group of options such as {a:1}"),
 }
 
-OmegaConf.register_new_resolver(
-    "project_folder", lambda: str(CONFIG_FOLDER.parent), use_cache=True, replace=True
-)
-
 
 def compose_config(config_name: str, words: Sequence[str] = ()) -> DictConfig:
     """Compose `configs/<config_name>.yaml` with the user's `option=value` words.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from editing.guidance.base import PromptEmbeds
+from mate3d.checkpoints.assets import named_asset, where_to_find
 from mate3d.errors import UserError
 
 _DTYPES = {
@@ -160,16 +161,17 @@ def load_controlnet_guidance(
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     device: str | torch.device = "cpu",
 ) -> ControlNetGuidance:
-    """Load a guidance from directories in diffusers' format, or from hub ids.
+    """Load a guidance from folders in diffusers' format or from hub ids.
 
     Args:
-        prior: Stable Diffusion, with or without its ControlNet in the same directory.
+        prior: Stable Diffusion, with or without its ControlNet in the same folder; also the name
+            of an included one.
         controlnet: ControlNet on colour-coded label maps; None takes the prior's own, if any.
         dtype: Precision of all networks; latents and noise stay float32.
         device: Where the networks run.
 
     Raises:
-        UserError: If a path is neither a directory of that kind nor a reachable hub id, or
+        UserError: If a path is neither a folder of that kind nor a reachable hub id, or
             if `dtype` is unknown.
     """
     if dtype not in _DTYPES:
@@ -177,9 +179,11 @@ def load_controlnet_guidance(
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     options = {"local_files_only": _is_offline()}
-    _check_location(prior, "guidance.prior", "model_index.json")
+    prior = str(named_asset(prior) or prior)
+    _check_location(prior, "guidance.prior", "model_index.json", "*/model_index.json")
     if controlnet is not None:
-        _check_location(controlnet, "guidance.controlnet", "config.json")
+        inside = ("controlnet/config.json", "*/controlnet/config.json")
+        _check_location(controlnet, "guidance.controlnet", "config.json", *inside)
     has_own = controlnet is None and _has_controlnet(prior)
     pipeline_class = (
         StableDiffusionControlNetPipeline if controlnet or has_own else StableDiffusionPipeline
@@ -207,15 +211,17 @@ def _has_controlnet(prior: str) -> bool:
     return (Path(prior) / "controlnet" / "config.json").is_file()
 
 
-def _check_location(location: str, option: str, required_file: str) -> None:
-    path = Path(location)
+def _check_location(location: str, option: str, required_file: str, *patterns: str) -> None:
+    path, advice = Path(location), where_to_find(location, *patterns)
     if path.is_dir():
         if not (path / required_file).is_file():
             raise UserError(
-                f"{option}={location} has no {required_file}; use a diffusers directory"
+                f"{option}={location} is not a model in diffusers' format (no {required_file})"
+                f"{advice}"
             )
     # A hub id looks like a relative path; where its first part is a folder here, a path was meant.
     elif not _HUB_ID.fullmatch(location) or path.parent.is_dir():
         raise UserError(
-            f"{option} not found: {location}; use a diffusers directory or a hub id (owner/name)"
+            f"{option} not found: {location}; use a folder in diffusers' format or a hub id"
+            f" (owner/name){advice}"
         )

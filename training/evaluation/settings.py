@@ -15,7 +15,8 @@ class MetricSettings:
     """The node `metrics`.
 
     Args:
-        procedural_network: Folder of a network that `train_features` made.
+        procedural_network: Name of an included network, or folder of one that
+            `train_features` made.
         names: Of `METRICS`; none measures nothing.
         features: Network of FID and KID. auto: procedural for procedural data; for other data
             inception where its weights are, else procedural with a warning.
