@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
@@ -15,12 +14,9 @@ from transformers.utils import logging as transformers_logging
 from editing.guidance.base import PromptEmbeds
 from mate3d.checkpoints.assets import named_asset, where_to_find
 from mate3d.errors import UserError
+from mate3d.options import Precision
+from torch_utils.precision import DTYPES
 
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 
 
@@ -158,7 +154,7 @@ def load_controlnet_guidance(
     prior: str,
     controlnet: str | None = None,
     *,
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    precision: Precision = "fp32",
     device: str | torch.device = "cpu",
 ) -> ControlNetGuidance:
     """Load a guidance from folders in diffusers' format or from hub ids.
@@ -167,15 +163,12 @@ def load_controlnet_guidance(
         prior: Stable Diffusion, with or without its ControlNet in the same folder; also the name
             of an included one.
         controlnet: ControlNet on colour-coded label maps; None takes the prior's own, if any.
-        dtype: Precision of all networks; latents and noise stay float32.
+        precision: Precision of all networks; latents and noise stay fp32.
         device: Where the networks run.
 
     Raises:
-        UserError: If a path is neither a folder of that kind nor a reachable hub id, or
-            if `dtype` is unknown.
+        UserError: If a path is neither a folder of that kind nor a reachable hub id.
     """
-    if dtype not in _DTYPES:
-        raise UserError(f"unknown guidance.dtype '{dtype}'; use one of: {', '.join(_DTYPES)}")
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     options = {"local_files_only": _is_offline()}
@@ -198,8 +191,8 @@ def load_controlnet_guidance(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load guidance from '{prior}': {reason}") from None
-    if dtype != "float32":
-        pipeline = pipeline.to(dtype=_DTYPES[dtype])
+    if precision != "fp32":
+        pipeline = pipeline.to(dtype=DTYPES[precision])
     return ControlNetGuidance(pipeline.to(device))
 
 

@@ -62,7 +62,7 @@ def write_metadata(
         views: Listed with their 25 numbers.
         source: Where the generator came from.
     """
-    card = generator.card.encode()
+    card, values = generator.card.encode(), dataclasses.asdict(options)
     document = {
         "format_version": _FORMAT_VERSION,
         "generator": {
@@ -73,7 +73,7 @@ def write_metadata(
         },
         "device": next(generator.parameters()).device.type,
         "torch_version": torch.__version__,
-        "options": dataclasses.asdict(options),
+        "options": {field.name: values[field.name] for field in dataclasses.fields(GenerationOptions)},
         "cameras": dataclasses.asdict(rig),
         "conditioning_camera": generator.config.camera_rig.make_camera()[0].tolist(),
         "views": [

@@ -115,7 +115,6 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
         ({"prior": "RUN"}, "no model_index.json.*; use .*run.model$"),
         ({"prior": "PRIOR", "controlnet": "RUN"}, "no config.json.*; use .*run.model.controlnet$"),
         ({"prior": "PRIOR", "controlnet": "RUN/model"}, "; use .*run.model.controlnet$"),
-        ({"prior": "PRIOR", "dtype": "int8"}, "guidance.dtype"),
         ({"prior": "DAMAGED"}, "cannot load guidance"),
     ],
 )
