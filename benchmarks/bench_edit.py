@@ -39,13 +39,19 @@ from omegaconf import OmegaConf
 
 from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
-from editing.fast_views import FastSourceView, view_source
 from editing.guidance.controlnet import load_controlnet_guidance
 from editing.loop import EditLoop, EditTarget
-from editing.masks import load_painted_mask, repainted_pixels
 from editing.options import EditOptions
-from editing.regions import ClassRegion, EditRegion, PaintedRegion, make_region
+from editing.regions import (
+    ClassRegion,
+    EditRegion,
+    PaintedRegion,
+    load_painted_mask,
+    make_region,
+    repainted_pixels,
+)
 from editing.session import Portrait, sample_portrait
+from editing.views import FastSourceView, view_source
 from mate3d.checkpoint import load_generator
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.network.mapping import latents_from_seeds

@@ -33,10 +33,9 @@ from torch import Tensor
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.generator import Generator, GeneratorConfig, RenderOutput
-from mate3d.network.fast_synthesis import superresolve
+from mate3d.network.synthesis import superresolve
 from mate3d.rendering.fast_rendering import render_field_fast
-from mate3d.rendering.field import WrappedField
-from mate3d.rendering.field_probe import FieldProbe, open_probe
+from mate3d.rendering.field import FieldProbe, WrappedField, open_probe
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import RenderingConfig
 

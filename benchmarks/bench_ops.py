@@ -37,8 +37,8 @@ from mate3d.cameras import make_camera
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.triplane import project_points
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.resample import read_padding, setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
-from torch_utils.ops.upfirdn2d import read_padding, setup_filter, upfirdn2d
 
 DEFAULTS = {
     "device": "cpu",

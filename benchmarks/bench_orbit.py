@@ -17,11 +17,9 @@ from typing import Any
 import torch
 from common import Stopwatch, describe_machine, read_words, report
 
-from mate3d.camera_paths import ViewOptions, make_views
+from mate3d.cameras import ViewOptions, make_views
 from mate3d.checkpoint import load_generator
-from mate3d.generation.heads import Head, HeadMaker
-from mate3d.generation.precision import Precision
-from mate3d.generation.rendering import ViewRenderer
+from mate3d.generation.rendering import Head, HeadMaker, Precision, ViewRenderer
 from mate3d.generator import Generator, GeneratorConfig
 
 SEED = 0

@@ -45,8 +45,9 @@ from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import one_hot_mask
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.network.sdf_decoder import widened_sigmoid
-from mate3d.rendering.field import FieldSamples, TriPlaneField
+from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.renderer import RenderingConfig
+from mate3d.rendering.triplane import TriPlaneField
 from torch_utils.batch_random import BatchRandom
 from torch_utils.heap import keep_freed_memory
 from training import steps, synthesis

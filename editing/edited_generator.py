@@ -12,8 +12,8 @@ from editing.fusion import FusedField
 from editing.regions import EditRegion
 from mate3d.errors import UserError
 from mate3d.generator import Generator, RenderOutput
-from mate3d.rendering.field import Field, TriPlaneField
-from mate3d.rendering.field_probe import TriPlaneProbe
+from mate3d.rendering.field import Field
+from mate3d.rendering.triplane import TriPlaneField, TriPlaneProbe
 
 
 class EditedGenerator(nn.Module):

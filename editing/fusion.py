@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from editing.regions import EditRegion, reachable_points
-from mate3d.rendering.field import FieldSamples, TriPlaneField, field_gradient
-from mate3d.rendering.field_probe import FieldProbe
-from mate3d.rendering.triplane import pull_back_to_points
+from mate3d.rendering.field import FieldProbe, FieldSamples, field_gradient
+from mate3d.rendering.triplane import TriPlaneField, pull_back_to_points
 
 
 @dataclass

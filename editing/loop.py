@@ -12,12 +12,11 @@ from tqdm import tqdm
 from editing import losses
 from editing.distillation import distill
 from editing.edited_generator import EditedGenerator
-from editing.fast_views import view_source
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
-from editing.masks import edit_mask
 from editing.options import EditOptions
-from editing.views import SourceView
+from editing.regions import edit_mask
+from editing.views import SourceView, view_source
 from mate3d.generator import RenderOutput
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mate3d.rendering.field import TriPlaneField
-from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
+from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
+from mate3d.rendering.triplane import TriPlaneField
 
 
 def pixel_weights(

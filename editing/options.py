@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from editing.distillation import DistillationOptions
 from editing.regions import RegionOptions
-from mate3d.camera_paths import PitchDegrees
+from mate3d.cameras import PitchDegrees
 from mate3d.options import Above, AtLeast, FilePath, OptionError, Options, Precision, Range
 
 Condition = Literal["updated", "fixed", "none"]

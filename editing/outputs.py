@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
-from editing.fast_views import view_source
+from editing.views import view_source
 from mate3d.atomic import atomic_files
-from mate3d.camera_paths import orbit_angles
+from mate3d.cameras import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
 from mate3d.outputs.video import enlarge_for_video, write_video

@@ -12,16 +12,14 @@ from editing import receipt as receipts
 from editing.edited_generator import EditedGenerator, check_editable
 from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
-from editing.masks import edit_mask, repainted_pixels
 from editing.options import EditOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
-from editing.regions import make_region
+from editing.regions import edit_mask, make_region, repainted_pixels
 from editing.report import write_report
 from mate3d.atomic import atomic_files
-from mate3d.generation.heads import HeadMaker
-from mate3d.generation.precision import Precision
+from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generator import Generator
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 

@@ -1,5 +1,14 @@
-"""Views of source and edited head, rendered one as the other, with surfaces softened or not."""
+"""Views of source and edited head: each as a whole, or together and only where the edit reaches.
 
+The source bounds the region of an edit (`reachable_points`). A ray that meets no reachable sample
+shows the source's own features, elsewhere the copy is asked at reachable samples only, and colours,
+classes and normals are decoded where they have weight. The super-resolutions are convolutions
+without statistics over the picture, so that a window with enough pixels around it gives what the
+whole picture would. All of this changes rounding only.
+"""
+
+import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,11 +16,23 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
-from editing.fusion import FusedField
+from editing.fusion import FusedField, FusedProbe
+from editing.regions import reachable_points
 from mate3d.generator import RenderOutput
 from mate3d.labels import segmentation_to_label_map
 from mate3d.network.sdf_decoder import sdf_to_density
+from mate3d.network.synthesis import SuperResolution
+from mate3d.rendering.fast_rendering import ProbedSamples, RayMarcher, Rays, RayValues
 from mate3d.rendering.field import Field, WrappedField
+from mate3d.rendering.rays import DepthDraws, sample_rays
+from mate3d.rendering.renderer import FieldRender
+
+# Input pixels to each side that an output pixel of a block depends on: one of the up-sampling
+# convolution, one of its filter, and one of the second convolution, which has half if up-sampled.
+_BLOCK_RADIUS = 3
+# Samples of less weight add less to values of order one than float32 resolves.
+_LEAST_WEIGHT = 1e-8
+_FIXED = DepthDraws()
 
 
 @dataclass(frozen=True)
@@ -81,3 +102,197 @@ class SourceView:
 
     def _render(self) -> RenderOutput:
         return self.edited.render(soften(self.edited.source_field(), self.beta), self.camera)
+
+
+def view_source(
+    edited: EditedGenerator,
+    camera: Tensor,  # [1, 25]
+    beta: float | None = None,
+    *,
+    exact: bool,
+    with_normals: bool = False,
+) -> SourceView:
+    """Return the untouched head at a view, which the edited head can be rendered beside.
+
+    Args:
+        edited: Source and learnable copy.
+        camera: View.
+        beta: Sharpness length to render with, world units; None is the generator's own.
+        exact: Render every view as a whole.
+        with_normals: Also render the edited head's normals.
+    """
+    view = SourceView if exact else FastSourceView
+    return view(edited, camera, beta, with_normals=with_normals)
+
+
+class FastSourceView(SourceView):
+    """The untouched head at one view, and what the edited head's render takes from it.
+
+    Attributes:
+        index: Rays that the edit can reach, [M].
+        rays: These rays.
+        depths: Of their first samples, [1, M, S, 1].
+        distances: The source's there, the whole head's before the classes', [1, M, S, 1 + K].
+        values: Composited values of all rays.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, edited: EditedGenerator, camera: Tensor, beta: float | None, *, with_normals: bool
+    ):
+        super().__init__(edited, camera, beta, with_normals=with_normals)
+        config, probe = edited.generator.config, edited.source_probe
+        self.marcher = RayMarcher(
+            config.rendering, soften(probe.field, beta).density, _LEAST_WEIGHT
+        )
+        rays = Rays(*sample_rays(camera, config.neural_rendering_resolution))
+        depths = self.marcher.coarse_depths(rays, _FIXED)
+        coarse = self.marcher.probe(probe, rays, depths)
+        parts = self.marcher.refine(probe, rays, coarse, self.marcher.fine_uniforms(rays, _FIXED))
+        class_sdf = [probe.class_distances(part.state).unsqueeze(0) for part in parts]
+        is_reachable = [
+            reachable_points(edited.region, part.points, values).view(part.depths.shape[1:3])
+            for part, values in zip(parts, class_sdf, strict=True)
+        ]
+        self.index = torch.cat(is_reachable, dim=1).any(dim=1).nonzero().squeeze(1)
+        self.rays, self.depths = rays.take(self.index), depths[:, self.index]
+        distances = torch.cat([coarse.sdf, class_sdf[0].unflatten(1, depths.shape[1:3])], dim=-1)
+        self.distances = distances[:, self.index]
+        self.values = self.marcher.march(probe, parts, with_normals=with_normals)
+
+    def fused(self, field: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
+        """See `SourceView`."""
+        values = self.values
+        if len(self.index) > 0:
+            values = values.with_rays(self.index, self._march(field))
+        view = seen = self._as_images(values)
+        if not with_segmentation_gradient:
+            seen = dataclasses.replace(view, segmentation_raw=view.segmentation_raw.detach())
+        generator, ws = self.edited.generator, self.edited.source_ws
+        output = generator.superresolve(seen, ws, enlarge=self.enlarge)
+        return dataclasses.replace(output, segmentation_raw=view.segmentation_raw)
+
+    def enlarge(
+        self,
+        network: SuperResolution,
+        image_raw: Tensor,  # [1, C, h, w]
+        features: Tensor,  # [1, F, h, w]
+        ws: Tensor,  # [1, L, w_dim]
+    ) -> Tensor:  # [1, C, H, W]
+        """Super-resolve as far as the edit can change; the rest is the source's."""
+        is_image = network is self.edited.generator.superresolution
+        whole = self._whole.image if is_image else self._whole.segmentation
+        if len(self.index) == 0:
+            return whole
+        window = find_window(network, self.index, features.shape[-1])
+        if window is None:
+            return network(image_raw, features, ws)
+        return paste(whole, window, enlarge_window(network, window, image_raw, features, ws))
+
+    def _march(self, field: FusedField) -> RayValues:
+        """Return the edited head's values of the rays that the edit can reach."""
+        probe, marcher, points = FusedProbe(field), self.marcher, self.rays.points(self.depths)
+        sdf, state = probe.begin_from(points, self.distances.flatten(1, 2))
+        coarse = ProbedSamples(self.depths, points, sdf.view(self.depths.shape), state)
+        uniforms = marcher.fine_uniforms(self.rays, _FIXED)
+        parts = marcher.refine(probe, self.rays, coarse, uniforms)
+        return marcher.march(probe, parts, with_normals=self.with_normals)
+
+    def _as_images(self, values: RayValues) -> FieldRender:
+        return values.as_images(self.marcher.config, self.edited.source_probe.field.background)
+
+    def _render(self) -> RenderOutput:
+        features = self._as_images(self.values).feature_image
+        network, ws = self.edited.generator.superresolution, self.edited.source_ws
+        # Computed as the edited head's is, so that pixels which do not change are equal.
+        image = self.enlarge(network, features[:, :3], features, ws)
+        return dataclasses.replace(self._whole, image=image)
+
+    @cached_property
+    def _whole(self) -> RenderOutput:
+        """The source's pictures, computed without regard to gradients."""
+        with torch.no_grad():
+            view, generator = self._as_images(self.values), self.edited.generator
+            return generator.superresolve(view, self.edited.source_ws, exact=False)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rectangle of a picture that an edit can change, as rows and columns.
+
+    Args:
+        context: What is needed of the input to compute it.
+        changed: The rectangle in the output.
+        within: The same in the output for `context` alone.
+    """
+
+    context: tuple[slice, ...]
+    changed: tuple[slice, ...]
+    within: tuple[slice, ...]
+
+
+def find_window(
+    network: SuperResolution,
+    index: Tensor,  # [M], at least one
+    side: int,
+) -> Window | None:
+    """Return the window that some rays of a raw render can change.
+
+    Args:
+        network: The super-resolution.
+        index: These rays, of `side` x `side` listed row by row.
+        side: Of the raw render.
+
+    Returns:
+        None where a window would not give what the whole picture does: noise has its place.
+    """
+    if network.noise_mode != "none":
+        return None
+    axes = (index.div(side, rounding_mode="floor"), index % side)
+    spans = [_spans(network, int(axis.min()), int(axis.max()) + 1, side) for axis in axes]
+    return Window(*zip(*spans, strict=True))
+
+
+def enlarge_window(
+    network: SuperResolution,
+    window: Window,
+    image_raw: Tensor,  # [1, image_channels, h, w]
+    feature_image: Tensor,  # [1, feature_channels, h, w]
+    ws: Tensor,  # [1, L, w_dim]
+) -> Tensor:  # [1, image_channels, height, width] of the window's changed part
+    """Compute what the window can change of the full-size image."""
+    image, x, style_rows = network.prepare(image_raw, feature_image, ws)
+    context = (..., *window.context)
+    x, images = x[context], {"image": image[context]}
+    for block in network.blocks:
+        x, images = block(x, images, style_rows, network.noise_mode)
+    return images["image"][(..., *window.within)]
+
+
+def paste(
+    image: Tensor,  # [1, C, H, W]
+    window: Window,
+    part: Tensor,  # [1, C, height, width]
+) -> Tensor:  # [1, C, H, W]
+    """Return a full-size image with the part that `enlarge_window` computed."""
+    pasted = image.clone()
+    pasted[(..., *window.changed)] = part
+    return pasted
+
+
+def _spans(network: SuperResolution, low: int, high: int, side: int) -> tuple[slice, slice, slice]:
+    """Return a window's three slices along an axis whose raw pixels `low` to `high` change."""
+    size, scale = network.input_resolution, network.input_resolution / side
+    if size != side:
+        # Resizing mixes each pixel with its neighbours, of the coarser of the two grids.
+        low, high = math.floor((low - 1) * scale) - 1, math.ceil((high + 1) * scale) + 1
+    radius, enlarged = 0.0, 1
+    for block in network.blocks:
+        radius += _BLOCK_RADIUS / enlarged
+        enlarged *= block.up
+    radius = math.ceil(radius)
+    first, last = max(low - radius, 0), min(high + radius, size)
+    start, stop = max(low - 2 * radius, 0), min(high + 2 * radius, size)
+    changed = slice(enlarged * first, enlarged * last)
+    within = slice(enlarged * (first - start), enlarged * (last - start))
+    return slice(start, stop), changed, within

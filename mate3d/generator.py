@@ -10,17 +10,16 @@ from mate3d.cameras import CAMERA_DIM
 from mate3d.checkpoints.pretrained import PretrainedModel
 from mate3d.generator_config import GeneratorConfig, check_geometry
 from mate3d.labels import LabelSet, get_label_set
-from mate3d.network.backbone import PlaneBackbone
 from mate3d.network.density_decoder import DensityDecoder
-from mate3d.network.fast_synthesis import superresolve, synthesize_planes
 from mate3d.network.layers import FullyConnected, Noise
 from mate3d.network.mapping import MappingNetwork
 from mate3d.network.sdf_decoder import SDFDecoder
-from mate3d.network.superresolution import SuperResolution
+from mate3d.network.synthesis import PlaneBackbone, SuperResolution, superresolve, synthesize_planes
 from mate3d.rendering.fast_rendering import render_field_fast
-from mate3d.rendering.field import Field, TriPlaneField
+from mate3d.rendering.field import Field
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import FieldRender, RaySamples, render_field
+from mate3d.rendering.triplane import TriPlaneField
 
 
 @dataclass

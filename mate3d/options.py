@@ -6,17 +6,20 @@ the composition of YAML files are derived from these.
 """
 
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mate3d.errors import UserError
 
 OptionsT = TypeVar("OptionsT")
+
+# A bound this large need not be told.
+_MANY = 10**6
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class _FilePath:
 
 
 FilePath = Annotated[str, _FilePath()]
+PositiveInt = Annotated[int, AtLeast(1)]
+NonNegativeInt = Annotated[int, AtLeast(0)]
+PositiveFloat = Annotated[float, Above(0)]
+NonNegativeFloat = Annotated[float, AtLeast(0)]
+Share = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -145,14 +153,27 @@ def config_from_dict(
 
 def group_type(hint: Any) -> type | None:
     """Return the dataclass that an annotation names, alone or in a union; None for others."""
-    return next((part for part in _alternatives(hint) if is_dataclass(part)), None)
+    return next((part for part in alternatives_of(hint) if is_dataclass(part)), None)
 
 
 def describe(hint: Any) -> str:
     """Say which values an annotation allows, such as "a whole number of at least 1 or null"."""
-    parts = [part for part in _alternatives(hint) if part is not type(None)]
-    or_null = " or null" if len(parts) < len(_alternatives(hint)) else ""
+    parts = [part for part in alternatives_of(hint) if part is not type(None)]
+    or_null = " or null" if len(parts) < len(alternatives_of(hint)) else ""
     return " or ".join(map(_describe_one, parts)) + or_null
+
+
+def limits(hint: Any) -> str:
+    """Say briefly what an annotation allows, "fp32, bf16, fp16" or "from 0 to 1", if not much."""
+    found = []
+    for part in alternatives_of(hint):
+        base = base_of(part)
+        if get_origin(base) is tuple:
+            found.append(limits(get_args(base)[0]))
+        elif get_origin(base) is Literal:
+            found += map(str, get_args(base))
+        found += [str(bound) for bound in _ranges(part) if bound.high < _MANY]
+    return ", ".join(filter(None, found))
 
 
 def bounds_of(hint: Any) -> list[Any]:
@@ -174,7 +195,8 @@ def as_text(value: object) -> str:
     return "null" if value is None else str(value)
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+def alternatives_of(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the one annotation."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
@@ -184,8 +206,8 @@ def _describe_one(hint: Any) -> str:
         return f"one of: {', '.join(map(str, get_args(base)))}"
     if get_origin(base) is tuple:
         items = get_args(base)
-        length = "" if items[-1] is Ellipsis else f"{len(items)} "
-        return f"a list of {length}values, each {describe(items[0])}"
+        length = "" if items[-1] is Ellipsis else f" of {len(items)}"
+        return f"a list{length}, each item {describe(items[0])}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return f"{names.get(base, 'a group of options')} {bounds}".strip()
 
@@ -200,7 +222,7 @@ def _checked(hint: Any, value: Any) -> Any:
     Raises:
         ValueError: If it does not fit.
     """
-    alternatives = _alternatives(hint)
+    alternatives = alternatives_of(hint)
     if len(alternatives) > 1:
         return _checked_any(alternatives, value)
     base = base_of(hint)
@@ -208,7 +230,7 @@ def _checked(hint: Any, value: Any) -> Any:
     if any(value not in bound for bound in _ranges(hint)):
         raise ValueError(value)
     if any(isinstance(bound, _FilePath) for bound in bounds_of(hint)) and value.startswith("~"):
-        return str(Path(value).expanduser())
+        return os.path.expanduser(value)
     return value
 
 

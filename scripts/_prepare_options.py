@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mate3d.errors import UserError
 from mate3d.options import Above, AtLeast, Device, FilePath, OptionError, Options
 from scripts._options import Paths
-from training.data.dataset_options import PROCEDURAL_SOURCES, Crop, DatasetOptions
+from training.data.dataset_options import PROCEDURAL_SOURCES, CropName, DatasetOptions
 
 Task = Literal["check", "repair", "procedural", "photos", "packed"]
 _Count = Annotated[int, AtLeast(1)]
@@ -133,7 +133,7 @@ class PrepareOptions(Options):
     landmarks: FilePath | None = None
     captions: FilePath | None = None
     attributes: FilePath | None = None
-    crop: Crop | None = None
+    crop: CropName | None = None
     landmark_source: Literal["auto", "file", "mask", "detector"] = "auto"
     max_residual: Annotated[float, AtLeast(0)] = 0.05
     camera_distance: Annotated[float, Above(0)] | None = 2.7

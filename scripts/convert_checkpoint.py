@@ -73,7 +73,7 @@ def _convert(options: ConvertOptions) -> None:
     from mate3d.published.conversion import convert_generator
     from mate3d.published.networks import read_published
     from mate3d.published.verify import load_expected
-    from torch_utils.precision import DTYPES
+    from torch_utils.ops.execution import DTYPES
 
     _check_output(options)
     expected = load_expected(options.verify) if options.verify else None
@@ -125,7 +125,7 @@ def _verify(
     """Compare what would be stored with recorded values, and draw the comparison."""
     from mate3d.outputs.visualize import save_image
     from mate3d.published.verify import comparison_picture, verify
-    from torch_utils.precision import DTYPES
+    from torch_utils.ops.execution import DTYPES
 
     # What is stored counts, so its rounding does too.
     generator.to(DTYPES[options.precision]).float()

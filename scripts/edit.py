@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
-from mate3d.camera_paths import PitchDegrees
+from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
 from mate3d.generation.options import TruncationPsi
 from mate3d.options import Device, FilePath, Options, Seed, config_to_dict
@@ -111,7 +111,7 @@ def _edit(config: EditScriptOptions) -> None:
 def _make_request(
     config: EditScriptOptions, portrait: "Portrait", hash_of_config: str
 ) -> "EditRequest":
-    from editing.masks import load_painted_mask, resolve_edit_classes
+    from editing.regions import load_painted_mask, resolve_edit_classes
     from editing.session import EditRequest
 
     prompt = config.prompt.strip()

@@ -23,8 +23,8 @@ from torch_utils.kernel_build.library import check_library
 from torch_utils.kernel_build.toolchain import BuildError
 from torch_utils.ops import _extension
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.resample import setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample
-from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 # Convolutions on GPUs round to ten bits of mantissa.
 _TOLERANCE = 1e-2

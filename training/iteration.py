@@ -12,10 +12,9 @@ from training.losses.terms import Metrics
 from training.optimization.adam import optimizing
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues
-from training.parts import BatchParts, Occasion, join_metrics
 from training.settings import TrainingSettings
 from training.state import TrainingState
-from training.step_inputs import RealBatch, StepContext
+from training.step_inputs import BatchParts, Occasion, RealBatch, StepContext, join_metrics
 
 
 @dataclass(frozen=True)

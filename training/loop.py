@@ -31,14 +31,13 @@ from training.iteration import IterationInputs, adversarial_iteration
 from training.optimization.ema import update_average
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues, ema_decay, schedule_values
-from training.parts import BatchParts, Occasion
 from training.run_folder.events import log_event
 from training.run_folder.monitor import Monitor
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
 from training.stages import InitialStage
 from training.state import STATE_FILE, TrainingState, find_non_finite, save_state
-from training.step_inputs import RealBatch
+from training.step_inputs import BatchParts, Occasion, RealBatch
 
 _TENSORS = ("image", "label_map", "camera")
 

@@ -1,72 +1,71 @@
 """Settings of a run: its length, rhythm and division into parts."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from mate3d.errors import UserError
+from mate3d.options import (
+    AtLeast,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Options,
+    PositiveInt,
+    Precision,
+    Seed,
+)
 from training.augmentation.settings import AugmentSettings
 from training.data.loader import MAX_UNREADABLE
 from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
-from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleSettings
 from training.run_folder.safety import SafetySettings
+from training.start.settings import WarmStartSettings
 
 
 @dataclass(frozen=True)
-class LoopSettings:
+class LoopSettings(Options):
     """Length, rhythm and output of a run.
 
     Args:
-        batch_size: Images an iteration, over all processes.
-        accumulation: Parts, one after the other, in which each process trains its share of the
-            batch; more parts take less memory and give the same gradients.
-        total_kimg: Length of the adversarial training, which the stages precede.
-        tick_kimg: Distance of status lines and log records.
-        snapshot_ticks: Ticks between snapshots (grids, checkpoint, training state).
+        batch_size: Images per iteration, over all processes.
+        accumulation: Parts into which each process splits its share of a batch. More parts need
+            less memory and give the same gradients.
+        total_kimg: Length of the adversarial training, in thousands of images.
+        tick_kimg: How often to log, in thousands of images.
+        snapshot_ticks: Ticks between snapshots (sample grids, checkpoint, training state).
         seed: Seed of weights, latents, noise and data order.
-        num_workers: Processes that read the data set; 0 reads in the main one.
-        streaming: Read tar shards from start to end, in an order that depends on `num_workers`.
-        max_unreadable: Damaged samples that may be skipped; one more stops the run.
-        grid_rows: Rows of sample grids.
-        grid_columns: Their columns.
-        with_progress_bar: Show a bar on stderr.
-        precision: "fp32", "bf16" or "fp16"; see `TrainingPrecision`.
-        compile: Run the networks through `torch.compile`.
+        num_workers: Processes that read the data set; 0 reads in the main process.
+        streaming: Read tar shards (prepare_data shard_size=...) from start to end instead of single
+            samples in any order: for many nodes, network storage, or `data` as a URL or pipe.
+            Resume with the same batch_size and num_workers.
+        max_unreadable: Damaged samples to skip, each with a warning; one more stops the run.
+        grid_rows: Rows of the sample grids.
+        grid_columns: Columns of the sample grids.
+        with_progress_bar: Show a progress bar on stderr.
+        precision: Precision of backbone, super-resolutions and discriminators. Everything else is
+            fp32; see docs/training.md.
+        compile: Run the networks through torch.compile: slow first iterations, faster ones after.
+        warm_start: Before the adversarial training, learn the fields of procedural portraits; none
+            is for real data.
+        sphere_init_steps: Steps at the start that turn all distances into those of a sphere.
     """
 
-    batch_size: int = 32
-    accumulation: int = 1
-    total_kimg: float = 25000.0
-    tick_kimg: float = 4.0
-    snapshot_ticks: int = 50
-    seed: int = 0
-    num_workers: int = 0
+    batch_size: PositiveInt = 32
+    accumulation: PositiveInt = 1
+    total_kimg: NonNegativeFloat = 25000.0
+    tick_kimg: Annotated[float, AtLeast(0.001)] = 4.0
+    snapshot_ticks: PositiveInt = 50
+    seed: Seed = 0
+    num_workers: NonNegativeInt = 2
     streaming: bool = False
-    max_unreadable: int = MAX_UNREADABLE
-    grid_rows: int = 3
-    grid_columns: int = 6
+    max_unreadable: NonNegativeInt = MAX_UNREADABLE
+    grid_rows: PositiveInt = 3
+    grid_columns: PositiveInt = 6
     with_progress_bar: bool = True
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
-
-    def __post_init__(self):
-        limits = {
-            "batch_size": 1,
-            "accumulation": 1,
-            "total_kimg": 0,
-            "tick_kimg": 0.001,
-            "snapshot_ticks": 1,
-            "seed": 0,
-            "num_workers": 0,
-            "max_unreadable": 0,
-            "grid_rows": 1,
-            "grid_columns": 1,
-        }
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise UserError(f"train.{name}={getattr(self, name)} must be at least {least}")
-        TrainingPrecision(self.precision)
+    warm_start: Literal["none", "procedural"] = "none"
+    sphere_init_steps: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
@@ -80,3 +79,4 @@ class TrainingSettings:
     augment: AugmentSettings = AugmentSettings()
     metrics: MetricSettings = MetricSettings(procedural_network="", names=())
     safety: SafetySettings = SafetySettings()
+    warm_start: WarmStartSettings = WarmStartSettings()

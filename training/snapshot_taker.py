@@ -10,14 +10,13 @@ from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import run_on_main
 from training.data.dataset import PortraitDataset
 from training.evaluation import TrainingEvaluator
-from training.parts import Occasion
 from training.run_folder.geometry_histograms import geometry_histograms
 from training.run_folder.grids import make_card, real_grids, render_grids
 from training.run_folder.monitor import Monitor
 from training.run_folder.retention import CHECKPOINT_FOLDER, keep_checkpoints
 from training.settings import TrainingSettings
 from training.state import STATE_FILE, TrainingState, save_state
-from training.step_inputs import Latents, RealBatch, draw_latents
+from training.step_inputs import Latents, Occasion, RealBatch, draw_latents
 
 
 class SnapshotTaker:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from training.optimization.adam import make_adam, optimizing
 from training.optimization.schedules import schedule_values
-from training.parts import BatchParts, Occasion, join_metrics
 from training.settings import TrainingSettings
-from training.step_inputs import Networks, StepContext
+from training.step_inputs import BatchParts, Networks, Occasion, StepContext, join_metrics
 from training.steps import sphere_initialization_step
 
 

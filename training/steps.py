@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mate3d.generator import Generator, RenderOutput
 from mate3d.network.discriminator import Discriminator
-from mate3d.rendering.field import TriPlaneField, sdf_and_gradient, without_classes
+from mate3d.rendering.field import eikonal_loss, sdf_and_gradient, sdf_consistency_loss
 from mate3d.rendering.renderer import RaySamples, march_classes
-from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
+from mate3d.rendering.triplane import TriPlaneField, without_classes
 from torch_utils.batch_random import BatchRandom
-from torch_utils.ops.blur import blur_image
-from training.losses import geometry
-from training.losses.adversarial import (
+from torch_utils.ops.resample import blur_image
+from training.losses import formulas
+from training.losses.formulas import (
     discriminator_logistic_loss,
     generator_logistic_loss,
     r1_penalty,
@@ -86,7 +86,7 @@ def density_step(
     terms.add(
         "G_density_smoothness",
         loss.density_smoothness,
-        lambda: geometry.density_smoothness_loss(*density.chunk(2, dim=1)),
+        lambda: formulas.density_smoothness_loss(*density.chunk(2, dim=1)),
     )
     context.backward(terms.total)
     return terms.metrics
@@ -101,7 +101,7 @@ def sphere_initialization_step(
     with not_compiled():
         field = make_field(generator, ws, context)
     samples = sample_heads(generator, field, latents, context)
-    value = geometry.sphere_initialization_loss(
+    value = formulas.sphere_initialization_loss(
         samples.sdf.flatten(1, 2),
         samples.class_sdf.flatten(1, 2),
         samples.points.flatten(1, 2),
@@ -255,7 +255,7 @@ def _add_geometry_terms(
     terms.add(
         "G_g_minimal_surface",
         loss.minimal_surface,
-        lambda: geometry.minimal_surface_loss(
+        lambda: formulas.minimal_surface_loss(
             samples.sdf, sharpness=loss.minimal_surface_sharpness
         ),
     )
@@ -270,7 +270,7 @@ def _add_geometry_terms(
     terms.add(
         "G_sigma_consist_loss",
         loss.density_consistency,
-        lambda: geometry.density_consistency_loss(
+        lambda: formulas.density_consistency_loss(
             field.density(sdf), field.density(class_sdf), with_detached_whole=with_detached_whole
         ),
     )
@@ -334,14 +334,14 @@ def _add_class_render_terms(
     terms.add(
         "G_rgb_semantic_seg_loss_raw",
         loss.class_color_consistency,
-        lambda: geometry.class_color_consistency_loss(
+        lambda: formulas.class_color_consistency_loss(
             class_images, output.image_raw, output.segmentation_raw
         ),
     )
     terms.add(
         "G_rgb_consist_loss",
         loss.color_consistency,
-        lambda: geometry.color_consistency_loss(
+        lambda: formulas.color_consistency_loss(
             class_images, output.image_raw, with_detached_whole=loss.with_detached_whole
         ),
     )

@@ -8,9 +8,9 @@ from torch import Tensor
 from mate3d.generator import Generator, RenderOutput
 from mate3d.network.layers import Noise
 from mate3d.rendering.fast_rendering import render_field_fast
-from mate3d.rendering.field import TriPlaneField
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import RaySamples, evaluate_rays, render_field, sample_depths
+from mate3d.rendering.triplane import TriPlaneField
 from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
 from training.step_inputs import Latents, StepContext

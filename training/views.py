@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from mate3d.network.discriminator import Discriminator
-from torch_utils.ops.blur import blur_image
-from torch_utils.ops.resize import resize_antialias
+from torch_utils.ops.resample import blur_image, resize_antialias
 from training.optimization.compilation import not_compiled
 from training.step_inputs import RealBatch, StepContext
 

@@ -15,7 +15,7 @@ from editing.guidance.base import PromptEmbeds
 from mate3d.checkpoints.assets import named_asset, where_to_find
 from mate3d.errors import UserError
 from mate3d.options import Precision
-from torch_utils.precision import DTYPES
+from torch_utils.ops.execution import DTYPES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from mate3d.camera_paths import ViewOptions, make_views
+from mate3d.cameras import ViewOptions, make_views
 from mate3d.errors import UserError
 from mate3d.generator_config import GeneratorConfig
 from mate3d.labels import get_label_set

@@ -1,23 +1,247 @@
-"""One view of a head, in square tiles of rays whose number does not depend on the resolution."""
+"""Heads of seeds, and one view of a head: rendered in tiles, in low precision where asked for."""
 
 import dataclasses
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
-from mate3d.generation.heads import Head
-from mate3d.generation.precision import LowPrecisionField, Precision
 from mate3d.generator import Generator, RenderOutput
+from mate3d.network.mapping import latents_from_seeds
 from mate3d.rendering.fast_rendering import render_field_fast
+from mate3d.rendering.field import FieldProbe, FieldSamples, WrappedField, open_probe
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import FieldRender, RenderingConfig, render_field
+from mate3d.rendering.triplane import TriPlaneField
 
 _TILE_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where networks run and how precisely.
+
+    Rays, depths, look-ups, the decoder's heads and compositing always stay in float32: half
+    precision moves pixels and bands depth.
+
+    Args:
+        device: Of generator, cameras and results.
+        dtype: Of backbone and super-resolution: torch.float32, torch.bfloat16 or torch.float16.
+        exact: Take the slower path that evaluates everything, see `Generator.render`.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    exact: bool = False
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which networks run."""
+        is_low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if is_low else None, enabled=is_low)
+
+
+@dataclass(frozen=True)
+class LowPrecisionField(WrappedField):
+    """A field whose networks run in low precision, with results in float32.
+
+    Args:
+        field: Any field.
+        precision: Of its networks.
+    """
+
+    precision: Precision
+
+    def sample(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> FieldSamples:
+        """See `Field`."""
+        with self.precision.autocast():
+            values = self.field.sample(points)
+        return FieldSamples(values.features.float(), values.sdf.float(), values.class_sdf.float())
+
+    def sdf(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 1]
+        """See `Field`."""
+        with self.precision.autocast():
+            return self.field.sdf(points).float()
+
+
+@dataclass(frozen=True)
+class LowPrecisionProbe(FieldProbe):
+    """A probe whose networks run in low precision, with results in float32."""
+
+    field: LowPrecisionField
+    probe: FieldProbe
+
+    def begin(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Any]:
+        """See `FieldProbe`."""
+        with self.field.precision.autocast():
+            sdf, state = self.probe.begin(points)
+        return sdf.float(), state
+
+    def finish(
+        self,
+        state: Any,
+        points: Tensor,  # [B, N, 3]
+        chosen: Tensor,  # [M]
+        *,
+        with_classes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `FieldProbe`."""
+        with self.field.precision.autocast():
+            features, class_sdf = self.probe.finish(
+                state, points, chosen, with_classes=with_classes
+            )
+        return features.float(), class_sdf.float()
+
+
+@open_probe.register
+def _(field: LowPrecisionField) -> FieldProbe:
+    return LowPrecisionProbe(field, open_probe(field.field))
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Run a block with the algorithms that give the same bits each time.
+
+    On a CPU they always do. On a GPU some convolutions and sums do not, and matrix products only
+    with a fixed workspace, which must be chosen before the first one of the process.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    was_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=only_warned)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head whose planes are made; every view of it is rendered from them.
+
+    Args:
+        name: Part of file names.
+        field: The head.
+        ws: Style vectors of the super-resolution, [1, L, w_dim].
+    """
+
+    name: str
+    field: TriPlaneField
+    ws: Tensor
+
+
+@dataclass(frozen=True)
+class HeadMaker:
+    """Makes heads one at a time, so that a head does not depend on which others are asked for.
+
+    Latents are conditioned on the checkpoint's frontal camera, whatever the views are.
+
+    Args:
+        generator: Frozen.
+        precision: Of the backbone.
+        truncation_psi: See `Generator.map`.
+        truncation_cutoff: See `Generator.map`.
+    """
+
+    generator: Generator
+    precision: Precision
+    truncation_psi: float = 1.0
+    truncation_cutoff: int | None = None
+
+    @torch.no_grad()
+    def style(self, seed: int) -> Tensor:  # [1, L, w_dim]
+        """Return the truncated style vectors of a seed."""
+        config = self.generator.config
+        camera = config.camera_rig.make_camera()
+        z = latents_from_seeds([seed], config.z_dim)
+        return self.generator.map(
+            z.to(self.precision.device),
+            camera.to(self.precision.device),
+            truncation_psi=self.truncation_psi,
+            truncation_cutoff=self.truncation_cutoff,
+        )
+
+    @torch.no_grad()
+    def from_style(
+        self,
+        name: str,
+        ws: Tensor,  # [1, L, w_dim]
+    ) -> Head:
+        """Return the head of style vectors."""
+        return Head(name, self.generator.make_field(ws, self._make_planes(ws)), ws)
+
+    def from_seed(self, seed: int) -> Head:
+        """Return the head of a seed."""
+        return self.from_style(f"seed{seed:04d}", self.style(seed))
+
+    @torch.no_grad()
+    def mixed(self, shape_seed: int, texture_seed: int) -> Head:
+        """Return a head with the shape planes of one seed and the texture planes of another.
+
+        Distances of all labels come from the shape planes. What belongs to the look (background
+        and super-resolution) follows the texture's seed.
+        """
+        _, shape_planes = self._make_planes(self.style(shape_seed))
+        ws = self.style(texture_seed)
+        texture_planes, _ = self._make_planes(ws)
+        name = f"shape{shape_seed:04d}_texture{texture_seed:04d}"
+        return Head(name, self.generator.make_field(ws, (texture_planes, shape_planes)), ws)
+
+    def interpolated(self, seeds: Sequence[int], frames_per_seed: int) -> Iterator[Head]:
+        """Yield the heads on a closed path through seeds, see `interpolate_styles`."""
+        styles = torch.cat([self.style(seed) for seed in seeds])
+        for ws in interpolate_styles(styles, frames_per_seed):
+            yield self.from_style("interpolation", ws)
+
+    def _make_planes(self, ws: Tensor) -> tuple[Tensor, Tensor]:
+        with self.precision.autocast():
+            texture_planes, shape_planes = self.generator.make_planes(
+                ws, exact=self.precision.exact
+            )
+        if shape_planes is texture_planes:
+            # The field knows a generator with one tri-plane by this identity.
+            planes = texture_planes.float()
+            return planes, planes
+        return texture_planes.float(), shape_planes.float()
+
+
+def interpolate_styles(
+    styles: Tensor,  # [B, L, w_dim]
+    frames_per_style: int,
+) -> Iterator[Tensor]:  # each [1, L, w_dim]
+    """Yield style vectors on a closed path that passes through each given one.
+
+    The path is a periodic cubic spline with the seeds evenly spaced in time: speed and
+    acceleration do not jump, and the frame after the last is the first.
+    """
+    assert len(styles) >= 2, styles.shape
+    knots = styles.double().cpu().numpy()
+    spline = CubicSpline(
+        np.arange(len(knots) + 1), np.concatenate([knots, knots[:1]]), bc_type="periodic"
+    )
+    for frame in range(len(styles) * frames_per_style):
+        whole, part = divmod(frame, frames_per_style)
+        values = knots[whole] if part == 0 else spline(frame / frames_per_style)
+        yield torch.from_numpy(values).to(styles).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -97,8 +321,9 @@ class ViewRenderer:
 
     def _render_rays(self, head: Head, ray_origins: Tensor, ray_directions: Tensor) -> FieldRender:
         render = render_field if self.precision.exact else render_field_fast
+        is_low = self.precision.dtype != torch.float32
         return render(
-            LowPrecisionField(head.field, self.precision),
+            LowPrecisionField(head.field, self.precision) if is_low else head.field,
             ray_origins,
             ray_directions,
             self.rendering,

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from mate3d.rendering.field import Field, sdf_and_gradient
-from mate3d.rendering.sdf_losses import eikonal_loss
+from mate3d.rendering.field import Field, eikonal_loss, sdf_and_gradient
 
 # Candidates for each point near the surface: the nearest eighth is taken.
 _CANDIDATES = 8

@@ -9,7 +9,7 @@ from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
 from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.portraits import CAT, sample_cameras
 from mate3d.procedural.tracer import render_analytic
-from mate3d.rendering.field import TriPlaneField
+from mate3d.rendering.triplane import TriPlaneField
 
 _BATCH = 4
 # Points this near the true surface measure the distance field.

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from mate3d.network.grouped_mlps import evaluate_mlps
 from mate3d.network.sdf_decoder import (
     evaluate_class_mlps,
+    evaluate_mlps,
     feature_gradient,
     make_class_mlps,
     make_mlp,

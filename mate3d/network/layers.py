@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
-from torch_utils.precision import at_least_single, computes_in_float16, own_precision
+from torch_utils.ops.execution import at_least_single, computes_in_float16, own_precision
+from torch_utils.ops.resample import conv2d_resample, setup_filter, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
 # A mode for all convolutions, or the noise of each in order, [B, 1, resolution, resolution].

@@ -14,7 +14,8 @@ from mate3d.labels import LabelSet
 from mate3d.outputs.mesh_export import save_mesh, save_scene
 from mate3d.outputs.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
 from mate3d.outputs.options import Coloring, MeshOptions
-from mate3d.rendering.field import Field, TriPlaneField, spatial_gradient, unit_normals
+from mate3d.rendering.field import Field, spatial_gradient, unit_normals
+from mate3d.rendering.triplane import TriPlaneField
 
 logger = logging.getLogger(__name__)
 

@@ -15,19 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mate3d.rendering.field import Field
-from mate3d.rendering.field_probe import FieldProbe, open_probe
-from mate3d.rendering.rays import DepthDraws, importance_depths, stratified_depths
-from mate3d.rendering.renderer import (
-    FieldRender,
-    RenderingConfig,
+from mate3d.rendering.field import Field, FieldProbe, open_probe
+from mate3d.rendering.rays import (
+    DepthDraws,
     class_scores,
+    expected_depth,
     fill_colors,
     fill_scores,
+    importance_depths,
+    interval_weights,
     march_normals,
+    sample_weights,
+    stratified_depths,
     to_image,
 )
-from mate3d.rendering.volume_rendering import expected_depth, interval_weights, sample_weights
+from mate3d.rendering.renderer import FieldRender, RenderingConfig
 
 # Intervals with less weight count as nothing: a ray of 96 samples loses a hundredth of its light at
 # the very most. Trained and random generators keep 68 to 102 dB PSNR to the exact image;
@@ -127,9 +129,10 @@ class RayValues:
         opacity = self.weights.sum(dim=2)
         segmentation = None
         if self.scores.shape[-1] > 0:
-            segmentation = to_image(fill_scores(self.scores, opacity, config))
+            segmentation = to_image(fill_scores(self.scores, opacity, config.background_class))
+        colors = fill_colors(self.colors, opacity, background, is_white=config.white_background)
         return FieldRender(
-            feature_image=to_image(fill_colors(self.colors, opacity, config, background)),
+            feature_image=to_image(colors),
             segmentation_raw=segmentation,
             depth=to_image(expected_depth(self.depths, self.weights)),
             opacity=to_image(opacity),
@@ -230,7 +233,8 @@ class RayMarcher:
             per_sample = part_share.flatten()[chosen]
             per_ray = part_counts.flatten(2).sum(dim=2)
             colors = colors + _sum(features, per_sample, per_ray)
-            scores = scores + _sum(class_scores(class_sdf, self.config), per_sample, per_ray)
+            class_values = class_scores(class_sdf, self.config.semantic_sharpness)
+            scores = scores + _sum(class_values, per_sample, per_ray)
             if with_normals:
                 gradient = probe.sdf_gradient(part.state, part.points, chosen)
                 everywhere = torch.zeros_like(part.points).flatten(0, 1)

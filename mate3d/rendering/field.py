@@ -1,15 +1,15 @@
-"""A field is a function from points to samples; planes with a decoder are one field."""
+"""A field is a function from points to samples; its gradient, two losses on it, and its probe.
+
+A probe looks into a field in two steps: distances first, and the rest only where it shows.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-
-from mate3d.network.density_decoder import DensityDecoder
-from mate3d.network.sdf_decoder import SDFDecoder
-from mate3d.rendering.triplane import PlaneLayout, look_up_planes, pull_back_to_points
 
 # Points differentiated at a time where nothing is recorded.
 _CHUNK_POINTS = 65536
@@ -136,141 +136,6 @@ class WrappedField:
         return sample_with_gradient(self.field, points)
 
 
-@dataclass
-class TriPlaneField:
-    """Texture and shape planes read through a decoder.
-
-    Args:
-        decoder: Features to colour and distances, or to colour and density.
-        texture_planes: [B, 3, C, P, P].
-        shape_planes: [B, 3, C, P, P].
-        box_size: Side of the cube that the planes span, in world units.
-        plane_layout: Which axes each plane spans.
-        background: Features behind everything, [B, C] in 0..1, or None.
-    """
-
-    decoder: SDFDecoder | DensityDecoder
-    texture_planes: Tensor
-    shape_planes: Tensor
-    box_size: float
-    plane_layout: PlaneLayout
-    background: Tensor | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """The planes'."""
-        return self.shape_planes.device
-
-    def plane_features(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> tuple[Tensor, Tensor]:  # texture [B, N, C], shape [B, N, C]
-        """Return the mean over the three planes of texture and of shape features."""
-        texture_features = self.texture_features(points)
-        if self.shape_planes is self.texture_planes:
-            return texture_features, texture_features
-        return texture_features, self.shape_features(points)
-
-    def texture_features(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, C]
-        """Return the mean over the three planes of texture features."""
-        return look_up_planes(self.texture_planes, points, self.box_size, self.plane_layout)
-
-    def shape_features(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, C]
-        """Return the mean over the three planes of shape features."""
-        return look_up_planes(self.shape_planes, points, self.box_size, self.plane_layout)
-
-    def decode(
-        self,
-        texture_features: Tensor,  # [B, N, C]
-        shape_features: Tensor,  # [B, N, C]
-    ) -> FieldSamples:
-        """Decode looked-up features to colour and distances."""
-        sdf, class_sdf = self.decoder.distances(shape_features)
-        return FieldSamples(self.decoder.colors(texture_features), sdf, class_sdf)
-
-    def sample(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> FieldSamples:
-        """Return features and all distances at world points."""
-        return self.decode(*self.plane_features(points))
-
-    def sdf(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, 1]
-        """Return the global distance only."""
-        return self.decoder.sdf(self.shape_features(points))
-
-    def density(
-        self,
-        sdf: Tensor,  # [...]
-    ) -> Tensor:  # [...], per world unit
-        """Turn distances into volume density with the decoder's beta."""
-        return self.decoder.density(sdf)
-
-    def sdf_and_gradient(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
-        """See `AnalyticField`."""
-        features = self.shape_features(points)
-        return self.decoder.sdf(features), self._gradient_at(points, features)
-
-    def sample_with_gradient(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
-        """See `AnalyticField`."""
-        texture_features, shape_features = self.plane_features(points)
-        gradient = self._gradient_at(points, shape_features)
-        return self.decode(texture_features, shape_features), gradient
-
-    def _gradient_at(
-        self,
-        points: Tensor,  # [B, N, 3]
-        shape_features: Tensor,  # [B, N, C], looked up there
-    ) -> Tensor:  # [B, N, 3]
-        return pull_back_to_points(
-            self.decoder.sdf_gradient(shape_features),
-            self.shape_planes,
-            points,
-            self.box_size,
-            self.plane_layout,
-        )
-
-
-def without_classes(field: TriPlaneField) -> TriPlaneField:
-    """Return a field whose parts are not evaluated: its samples have no class distances."""
-    return replace(field, decoder=_ClasslessDecoder(field.decoder))
-
-
-@dataclass(frozen=True)
-class _ClasslessDecoder:
-    """A decoder of colours and of the whole head's distance."""
-
-    decoder: SDFDecoder | DensityDecoder
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "decoder":  # Not set yet: copies are made without calling `__init__`.
-            raise AttributeError(name)
-        return getattr(self.decoder, name)
-
-    def distances(
-        self,
-        shape_features: Tensor,  # [B, N, C]
-    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, 0]
-        """Return the global distance only."""
-        sdf = self.decoder.sdf(shape_features)
-        return sdf, sdf[..., :0]
-
-
 def sdf_and_gradient(
     field: Field,
     points: Tensor,  # [B, N, 3]
@@ -350,3 +215,116 @@ def unit_normals(
 ) -> Tensor:  # [..., 3]
     """Scale gradients to length 1; zero stays zero."""
     return nn.functional.normalize(gradient, dim=-1)
+
+
+def eikonal_loss(
+    gradients: Tensor,  # [..., 3], of an SDF with respect to world points
+) -> Tensor:  # scalar
+    """Return the mean of (|grad d| - 1)^2; undefined gradients count as zero (spec 8.3)."""
+    squared = torch.nan_to_num(gradients, nan=0.0).square().sum(dim=-1)
+    # The root has no derivative at zero.
+    return ((squared + 1e-12).sqrt() - 1).square().mean()
+
+
+def sdf_consistency_loss(
+    sdf: Tensor,  # [B, N, 1]
+    class_sdf: Tensor,  # [B, N, K]
+    *,
+    with_detached_whole: bool = True,
+) -> Tensor:  # scalar
+    """Return MSE between max(d, 0) and min_k max(d_k, 0): outside, the parts' union is the whole.
+
+    Args:
+        sdf: The whole head.
+        class_sdf: Its parts.
+        with_detached_whole: Train only the parts, as released (`semantic_density_detach`).
+    """
+    whole = sdf.clamp(min=0)
+    union = class_sdf.clamp(min=0).amin(dim=-1, keepdim=True)
+    return nn.functional.mse_loss(union, whole.detach() if with_detached_whole else whole)
+
+
+class FieldProbe(Protocol):
+    """A field that remembers what it found out at points while it told their distances."""
+
+    field: Field
+
+    def begin(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Any]:  # sdf [B, N, 1], and what `finish` needs
+        """Return the global distance at points."""
+
+    def finish(
+        self,
+        state: Any,
+        points: Tensor,  # [B, N, 3], those of `begin`
+        chosen: Tensor,  # [M], ascending positions among the B * N points
+        *,
+        with_classes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return colours [M, C] and class distances [M, K] at some of the points.
+
+        Without classes K is 0.
+        """
+
+    def sdf_gradient(
+        self,
+        state: Any,
+        points: Tensor,  # [B, N, 3], those of `begin`
+        chosen: Tensor,  # [M], ascending positions among the B * N points
+    ) -> Tensor:  # [M, 3]
+        """Return the gradient of the global distance at some of the points."""
+        padded, is_chosen = pad_chosen(points, chosen)
+        return field_gradient(self.field, padded)[is_chosen]
+
+
+@singledispatch
+def open_probe(field: Field) -> FieldProbe:
+    """Return a probe of a field: a general one unless the field's type has its own."""
+    return AnyFieldProbe(field)
+
+
+@dataclass(frozen=True)
+class AnyFieldProbe(FieldProbe):
+    """Evaluates a field once for distances, and as a whole where more is asked for."""
+
+    field: Field
+
+    def begin(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, None]:
+        """See `FieldProbe`."""
+        return self.field.sdf(points), None
+
+    def finish(
+        self,
+        state: None,
+        points: Tensor,  # [B, N, 3]
+        chosen: Tensor,  # [M]
+        *,
+        with_classes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `FieldProbe`."""
+        padded, is_chosen = pad_chosen(points, chosen)
+        values = self.field.sample(padded)
+        class_sdf = values.class_sdf if with_classes else values.class_sdf[..., :0]
+        return values.features[is_chosen], class_sdf[is_chosen]
+
+
+def pad_chosen(
+    points: Tensor,  # [B, N, 3]
+    chosen: Tensor,  # [M]
+) -> tuple[Tensor, Tensor]:  # [B, W, 3], [B, W]
+    """Return chosen points of each batch item, filled up to as many in each, and which are not."""
+    num_batch, per_item = points.shape[:2]
+    item = chosen.div(per_item, rounding_mode="floor")
+    counts = item.bincount(minlength=num_batch)
+    place = torch.arange(len(chosen), device=chosen.device) - (counts.cumsum(0) - counts)[item]
+    width = max(int(counts.max()), 1)
+    index = chosen.new_zeros(num_batch, width)
+    index[item, place] = chosen % per_item
+    is_chosen = torch.zeros_like(index, dtype=torch.bool)
+    is_chosen[item, place] = True
+    return points.gather(1, index[..., None].expand(-1, -1, 3)), is_chosen

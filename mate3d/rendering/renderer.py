@@ -5,42 +5,52 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mate3d.rendering.field import Field, field_gradient, sample_with_gradient, unit_normals
-from mate3d.rendering.rays import DepthDraws, ImportanceBins, importance_depths, stratified_depths
-from mate3d.rendering.volume_rendering import (
+from mate3d.options import NonNegativeInt, Options, PositiveFloat, PositiveInt
+from mate3d.rendering.field import Field, field_gradient, sample_with_gradient
+from mate3d.rendering.rays import (
     DensityActivation,
+    DepthDraws,
+    ImportanceBins,
+    class_scores,
     composite,
     expected_depth,
+    fill_colors,
+    fill_scores,
+    importance_depths,
     interval_weights,
+    march_normals,
+    stratified_depths,
+    to_image,
 )
 
 
 @dataclass(frozen=True)
-class RenderingConfig:
+class RenderingConfig(Options):
     """How fields are rendered; stored with every checkpoint.
 
     Args:
         near: Distance of the first sample along a ray, world units.
-        far: Distance of the last.
-        num_coarse_samples: Stratified samples a ray.
-        num_fine_samples: Importance samples a ray.
-        density_activation: See `interval_weights`; published weights need "softplus_shifted".
-        importance_bins: See `importance_depths`; published weights need "legacy_midpoints".
-        semantic_sharpness: Score of class k at a point is sigmoid(-sharpness * class_sdf).
-        white_background: What shines through counts as white.
-        background_class: What shines through counts as this class; None for published weights,
-            which know no empty space.
+        far: Distance of the last sample along a ray, world units.
+        num_coarse_samples: Stratified samples per ray.
+        num_fine_samples: Importance samples per ray.
+        density_activation: What turns the field's values into densities: identity is physical,
+            published weights need softplus_shifted.
+        importance_bins: Where importance samples are placed: intervals is correct, published
+            weights need legacy_midpoints.
+        semantic_sharpness: Score of class k at a point is sigmoid(-semantic_sharpness * d_k).
+        white_background: Show empty space in white.
+        background_class: Class of empty space; null for published weights, which have none.
     """
 
-    near: float = 2.25
-    far: float = 3.3
-    num_coarse_samples: int = 48
-    num_fine_samples: int = 48
+    near: PositiveFloat = 2.25
+    far: PositiveFloat = 3.3
+    num_coarse_samples: PositiveInt = 48
+    num_fine_samples: NonNegativeInt = 48
     density_activation: DensityActivation = "identity"
     importance_bins: ImportanceBins = "intervals"
-    semantic_sharpness: float = 20.0
+    semantic_sharpness: PositiveFloat = 20.0
     white_background: bool = False
-    background_class: int | None = 0
+    background_class: NonNegativeInt | None = 0
 
 
 @dataclass
@@ -147,35 +157,6 @@ def evaluate_rays(
     )
 
 
-def to_image(
-    values: Tensor,  # [B, R, C]
-) -> Tensor:  # [B, C, h, w]
-    """Arrange the rays of a square image, listed row by row, as an image."""
-    side = round(values.shape[1] ** 0.5)
-    return values.transpose(1, 2).unflatten(2, (side, side))
-
-
-def class_scores(
-    class_sdf: Tensor,  # [..., K]
-    config: RenderingConfig,
-) -> Tensor:  # [..., K] in 0..1
-    """Return sigmoid(-sharpness * class_sdf), the score of each class at points (spec 6.5)."""
-    return torch.sigmoid(-config.semantic_sharpness * class_sdf)
-
-
-def fill_scores(
-    scores: Tensor,  # [B, R, K] composited
-    opacity: Tensor,  # [B, R, 1]
-    config: RenderingConfig,
-) -> Tensor:  # [B, R, K] in -1..1
-    """Count what shines through as the background's class, if there is one."""
-    if config.background_class is not None:
-        empty = torch.zeros_like(scores)
-        empty[..., config.background_class] = 1
-        scores = scores + empty * (1 - opacity)
-    return 2 * scores - 1
-
-
 def composite_features(
     features: Tensor,  # [B, R, S, C]
     weights: Tensor,  # [B, R, S - 1, 1]
@@ -183,30 +164,8 @@ def composite_features(
     background: Tensor | None = None,  # [B, C]
 ) -> Tensor:  # [B, R, C] in about -1..1
     """March colour features in front of a background."""
-    return fill_colors(composite(features, weights), weights.sum(dim=2), config, background)
-
-
-def fill_colors(
-    colors: Tensor,  # [B, R, C] composited
-    opacity: Tensor,  # [B, R, 1]
-    config: RenderingConfig,
-    background: Tensor | None = None,  # [B, C]
-) -> Tensor:  # [B, R, C] in about -1..1
-    """Put a background behind composited colours."""
-    if background is not None:
-        colors = colors + (1 - opacity) * background.unsqueeze(1)
-    elif config.white_background:
-        colors = colors + 1 - opacity
-    return 2 * colors - 1
-
-
-def march_normals(
-    sdf_gradient: Tensor,  # [B, R, S, 3]
-    weights: Tensor,  # [B, R, S - 1, 1]
-) -> Tensor:  # [B, R, 3], length at most 1
-    """March unit normals: neighbours averaged, normalised, weighted (spec 10.2)."""
-    between = unit_normals((sdf_gradient[:, :, 1:] + sdf_gradient[:, :, :-1]) / 2)
-    return (between * weights).sum(dim=2)
+    colors, opacity = composite(features, weights), weights.sum(dim=2)
+    return fill_colors(colors, opacity, background, is_white=config.white_background)
 
 
 def march_classes(
@@ -266,8 +225,8 @@ def render_field(
     if with_segmentation and samples.class_sdf.shape[-1] > 0:
         weights = samples.weights.detach() if detach_semantic_density else samples.weights
         # Scores are marched with the global density (spec 6.5).
-        scores = composite(class_scores(samples.class_sdf, config), weights)
-        segmentation = to_image(fill_scores(scores, weights.sum(dim=2), config))
+        scores = composite(class_scores(samples.class_sdf, config.semantic_sharpness), weights)
+        segmentation = to_image(fill_scores(scores, weights.sum(dim=2), config.background_class))
     normals = None
     if with_normals:
         normals = to_image(march_normals(samples.sdf_gradient, samples.weights))

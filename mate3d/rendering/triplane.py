@@ -1,11 +1,21 @@
-"""Project points on three axis-aligned planes and look features up."""
+"""Three axis-aligned planes with a decoder are a field: look-ups, and a probe that is fast.
+
+Training looks points up with `look_up_planes`, which is differentiable. Rendering without gradients
+looks the same points up in texture and in shape planes, and often decides between the two whether
+the second look-up is worth it: `TriPlaneProbe` makes tables and finds corners once for both.
+"""
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from mate3d.network.density_decoder import DensityDecoder
+from mate3d.network.sdf_decoder import SDFDecoder
+from mate3d.rendering.field import FieldProbe, FieldSamples, open_probe, pad_chosen
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 
 PlaneLayout = Literal["xy_xz_yz", "xy_xz_zy", "eg3d_legacy"]
@@ -72,3 +82,313 @@ def find_plane_layout(axes: Sequence[tuple[int, int]]) -> PlaneLayout | None:
         if tuple(axes) == known:
             return layout
     return None
+
+
+@dataclass
+class TriPlaneField:
+    """Texture and shape planes read through a decoder.
+
+    Args:
+        decoder: Features to colour and distances, or to colour and density.
+        texture_planes: [B, 3, C, P, P].
+        shape_planes: [B, 3, C, P, P].
+        box_size: Side of the cube that the planes span, in world units.
+        plane_layout: Which axes each plane spans.
+        background: Features behind everything, [B, C] in 0..1, or None.
+    """
+
+    decoder: SDFDecoder | DensityDecoder
+    texture_planes: Tensor
+    shape_planes: Tensor
+    box_size: float
+    plane_layout: PlaneLayout
+    background: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The planes'."""
+        return self.shape_planes.device
+
+    def plane_features(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:  # texture [B, N, C], shape [B, N, C]
+        """Return the mean over the three planes of texture and of shape features."""
+        texture_features = self.texture_features(points)
+        if self.shape_planes is self.texture_planes:
+            return texture_features, texture_features
+        return texture_features, self.shape_features(points)
+
+    def texture_features(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, C]
+        """Return the mean over the three planes of texture features."""
+        return look_up_planes(self.texture_planes, points, self.box_size, self.plane_layout)
+
+    def shape_features(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, C]
+        """Return the mean over the three planes of shape features."""
+        return look_up_planes(self.shape_planes, points, self.box_size, self.plane_layout)
+
+    def decode(
+        self,
+        texture_features: Tensor,  # [B, N, C]
+        shape_features: Tensor,  # [B, N, C]
+    ) -> FieldSamples:
+        """Decode looked-up features to colour and distances."""
+        sdf, class_sdf = self.decoder.distances(shape_features)
+        return FieldSamples(self.decoder.colors(texture_features), sdf, class_sdf)
+
+    def sample(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> FieldSamples:
+        """Return features and all distances at world points."""
+        return self.decode(*self.plane_features(points))
+
+    def sdf(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 1]
+        """Return the global distance only."""
+        return self.decoder.sdf(self.shape_features(points))
+
+    def density(
+        self,
+        sdf: Tensor,  # [...]
+    ) -> Tensor:  # [...], per world unit
+        """Turn distances into volume density with the decoder's beta."""
+        return self.decoder.density(sdf)
+
+    def sdf_and_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], gradient [B, N, 3]
+        """See `AnalyticField`."""
+        features = self.shape_features(points)
+        return self.decoder.sdf(features), self._gradient_at(points, features)
+
+    def sample_with_gradient(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[FieldSamples, Tensor]:  # and gradient [B, N, 3]
+        """See `AnalyticField`."""
+        texture_features, shape_features = self.plane_features(points)
+        gradient = self._gradient_at(points, shape_features)
+        return self.decode(texture_features, shape_features), gradient
+
+    def _gradient_at(
+        self,
+        points: Tensor,  # [B, N, 3]
+        shape_features: Tensor,  # [B, N, C], looked up there
+    ) -> Tensor:  # [B, N, 3]
+        return pull_back_to_points(
+            self.decoder.sdf_gradient(shape_features),
+            self.shape_planes,
+            points,
+            self.box_size,
+            self.plane_layout,
+        )
+
+
+def without_classes(field: TriPlaneField) -> TriPlaneField:
+    """Return a field whose parts are not evaluated: its samples have no class distances."""
+    return replace(field, decoder=_ClasslessDecoder(field.decoder))
+
+
+@dataclass(frozen=True)
+class _ClasslessDecoder:
+    """A decoder of colours and of the whole head's distance."""
+
+    decoder: SDFDecoder | DensityDecoder
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "decoder":  # Not set yet: copies are made without calling `__init__`.
+            raise AttributeError(name)
+        return getattr(self.decoder, name)
+
+    def distances(
+        self,
+        shape_features: Tensor,  # [B, N, C]
+    ) -> tuple[Tensor, Tensor]:  # sdf [B, N, 1], class_sdf [B, N, 0]
+        """Return the global distance only."""
+        sdf = self.decoder.sdf(shape_features)
+        return sdf, sdf[..., :0]
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The twelve pixels around points on three planes, and their shares of the mean.
+
+    Args:
+        index: Rows of a table, [M, 12], int32.
+        weights: [M, 12]; zero for pixels outside of a plane.
+    """
+
+    index: Tensor
+    weights: Tensor
+
+    def take(self, chosen: Tensor) -> "Corners":  # [M'] -> of M' points
+        """Return the corners of some of the points."""
+        return Corners(self.index.index_select(0, chosen), self.weights.index_select(0, chosen))
+
+
+def make_table(
+    planes: Tensor,  # [B, 3, C, H, W]
+) -> Tensor:  # [B * 3 * H * W, C]
+    """Return planes with one row of features a pixel."""
+    return planes.permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
+
+
+def find_corners(
+    points: Tensor,  # [B, N, 3], -1..1 inside the planes
+    plane_axes: Sequence[tuple[int, int]],  # (horizontal, vertical) of each plane
+    size: tuple[int, int],
+) -> Corners:  # of B * N points
+    """Return where points fall in a table of `make_table`.
+
+    Args:
+        points: In units of half a plane.
+        plane_axes: See `mate3d.rendering.triplane`.
+        size: Height and width of the planes.
+
+    Raises:
+        ValueError: If the table has more rows than an int32 can count.
+    """
+    height, width = size
+    num_images, per_image = points.shape[:2]
+    plane_rows = height * width
+    if 3 * num_images * plane_rows >= 2**31:
+        raise ValueError(f"{num_images} heads of {height} x {width} pixels are too many at once")
+    columns = {axis: _axis(points[..., axis], width, 1 / 3) for axis, _ in plane_axes}
+    lines = {axis: _axis(points[..., axis], height, 1.0) for _, axis in plane_axes}
+    shape = (num_images, per_image, 12)
+    index = torch.empty(shape, dtype=torch.int32, device=points.device)
+    weights = torch.empty(shape, dtype=points.dtype, device=points.device)
+    first = torch.arange(num_images, dtype=torch.int32, device=points.device)[:, None]
+    first = first * (3 * plane_rows)
+    corner = 0
+    for plane, (horizontal, vertical) in enumerate(plane_axes):
+        for line, line_factor in lines[vertical]:
+            start = line * width + (first + plane * plane_rows)
+            for column, column_factor in columns[horizontal]:
+                torch.add(start, column, out=index[..., corner])
+                torch.mul(line_factor, column_factor, out=weights[..., corner])
+                corner += 1
+    return Corners(index.view(-1, 12), weights.view(-1, 12))
+
+
+def look_up(
+    table: Tensor,  # [rows, C]
+    corners: Corners,
+) -> Tensor:  # [M, C]
+    """Return the mean of the bilinear look-ups in three planes; zero outside of them."""
+    return F.embedding_bag(
+        corners.index, table, mode="sum", per_sample_weights=corners.weights.to(table.dtype)
+    )
+
+
+def _axis(
+    position: Tensor,  # [B, N]
+    size: int,
+    scale: float,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the pixels on both sides of positions, each with its share."""
+    pixel = position * (size / 2) + (size / 2 - 0.5)
+    # Far outside all pixels are, and an int32 cannot hold every number.
+    low = pixel.clamp(-2, size + 1).floor()
+    fraction = pixel - low
+    low_share = (1 - fraction) * ((low >= 0) & (low < size)) * scale
+    high_share = fraction * ((low >= -1) & (low < size - 1)) * scale
+    low = low.int()
+    return (low.clamp(0, size - 1), low_share), ((low + 1).clamp_(0, size - 1), high_share)
+
+
+class TriPlaneProbe(FieldProbe):
+    """Looks shape features up once for each point, and texture features where they show.
+
+    Args:
+        field: Its planes must not change while the probe is used.
+        with_corners: Also find each point's pixels once only, and keep them. On a GPU one kernel
+            finds them and reads the planes, faster than what is kept could be read again; None
+            decides by the device.
+    """
+
+    def __init__(self, field: TriPlaneField, *, with_corners: bool | None = None):
+        self.field = field
+        is_cpu = field.device.type == "cpu"
+        self._with_corners = is_cpu if with_corners is None else with_corners
+        self._shape_table = make_table(field.shape_planes)
+        self._has_one_table = field.texture_planes is field.shape_planes
+        self._texture_table = (
+            self._shape_table if self._has_one_table else make_table(field.texture_planes)
+        )
+
+    def begin(
+        self,
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, tuple[Corners | None, Tensor]]:
+        """See `FieldProbe`."""
+        corners = self._find_corners(points) if self._with_corners else None
+        features = self._look_up(self._shape_table, points, corners)
+        sdf = self.field.decoder.sdf(features.unflatten(0, points.shape[:2]))
+        return sdf, (corners, features)
+
+    def finish(
+        self,
+        state: tuple[Corners | None, Tensor],
+        points: Tensor,  # [B, N, 3]
+        chosen: Tensor,  # [M]
+        *,
+        with_classes: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `FieldProbe`."""
+        corners, shape_features = state
+        shape_features = shape_features.index_select(0, chosen)
+        texture_features = shape_features
+        if corners is not None and not self._has_one_table:
+            texture_features = look_up(self._texture_table, corners.take(chosen))
+        elif not self._has_one_table:
+            padded, is_chosen = pad_chosen(points, chosen)
+            texture_features = self._look_up(self._texture_table, padded, None)
+            texture_features = texture_features[is_chosen.flatten()]
+        colors = self.field.decoder.colors(texture_features)
+        if not with_classes:
+            return colors, colors.new_empty(len(colors), 0)
+        return colors, self.field.decoder.class_distances(shape_features)
+
+    def class_distances(
+        self,
+        state: tuple[Corners | None, Tensor],
+    ) -> Tensor:  # [B * N, K]
+        """Return the class distances at all points of `begin`."""
+        return self.field.decoder.class_distances(state[1])
+
+    def _find_corners(self, points: Tensor) -> Corners:
+        field = self.field
+        size = field.shape_planes.shape[-2:]
+        return find_corners(
+            points * (2 / field.box_size), PLANE_AXES[field.plane_layout], (size[0], size[1])
+        )
+
+    def _look_up(
+        self,
+        table: Tensor,
+        points: Tensor,  # [B, N, 3]
+        corners: Corners | None,
+    ) -> Tensor:  # [B * N, C]
+        if corners is not None:
+            return look_up(table, corners)
+        field = self.field
+        batch, planes, channels, height, width = field.shape_planes.shape
+        channels_last = table.view(batch, planes, height, width, channels).movedim(-1, 2)
+        features = look_up_planes(channels_last, points, field.box_size, field.plane_layout)
+        return features.flatten(0, 1)
+
+
+@open_probe.register
+def _(field: TriPlaneField) -> FieldProbe:
+    return TriPlaneProbe(field)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editing.fast_views import view_source
 from editing.loop import EditLoop
 from editing.recipe import load_edit
+from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from editing.distillation import DistillationOptions
-from editing.fast_views import view_source
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
 from editing.options import EditOptions, LossWeights
 from editing.regions import ClassRegion, PaintedRegion, everywhere
+from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.rendering.field import field_gradient
 from tests.editing.conftest import make_edited

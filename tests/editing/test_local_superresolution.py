@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from editing.local_superresolution import enlarge_window, find_window, paste
-from mate3d.network.superresolution import SuperResolution
+from editing.views import enlarge_window, find_window, paste
+from mate3d.network.synthesis import SuperResolution
 
 
 def make_network(input_resolution=16, output_resolution=64, noise_mode="none"):

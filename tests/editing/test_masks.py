@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.masks import edit_mask, resolve_edit_classes
+from editing.regions import edit_mask, resolve_edit_classes
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ
 

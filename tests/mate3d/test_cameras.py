@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from mate3d.camera_checks import are_inverted, split_camera
-from mate3d.camera_paths import (
+from mate3d.cameras import (
+    CameraRig,
     ViewOptions,
     figure_eight_angles,
+    make_camera,
     make_rig,
     make_views,
     orbit_angles,
+    unpack_camera,
 )
-from mate3d.cameras import CameraRig, make_camera, unpack_camera
 from mate3d.errors import UserError
 from mate3d.network.mapping import latents_from_seeds
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mate3d.checkpoint import load_generator
-from mate3d.network import fast_synthesis
+from mate3d.network import synthesis
 from mate3d.network.layers import SynthesisBlock
 from mate3d.rendering import fast_rendering
 from mate3d.rendering.fast_rendering import render_field_fast
-from mate3d.rendering.field import TriPlaneField
-from mate3d.rendering.field_probe import AnyFieldProbe, TriPlaneProbe, open_probe
+from mate3d.rendering.field import AnyFieldProbe, open_probe
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import RenderingConfig, render_field
+from mate3d.rendering.triplane import TriPlaneField, TriPlaneProbe
 from tests.eg3d import make_generator
 from tests.mate3d.fields import SphereField
 
@@ -141,14 +141,14 @@ def test_planes_are_the_backbones_own(tiny_generator, noise_mode):
 @pytest.mark.parametrize("up", [1, 2])
 @pytest.mark.parametrize("band_bytes", [1, 2**12, 2**20])
 def test_block_is_computed_in_bands_without_a_seam(monkeypatch, up, band_bytes):
-    monkeypatch.setattr(fast_synthesis, "_BAND_BYTES", band_bytes)
+    monkeypatch.setattr(synthesis, "_BAND_BYTES", band_bytes)
     torch.manual_seed(0)
     block = SynthesisBlock(3, 5, 4, 32, {"a": 2, "b": 3}, up=up, clamp=0.5)
     x, ws = torch.randn(2, 3, 32 // up, 32 // up), torch.randn(2, 3, 4)
     images = {name: torch.randn(2, n, 32 // up, 32 // up) for name, n in (("a", 2), ("b", 3))}
     with torch.no_grad():
         features, outputs = block(x, images, ws)
-        fast_features, fast_outputs = fast_synthesis._run_block(block, x, images, ws, "const")
+        fast_features, fast_outputs = synthesis._run_block(block, x, images, ws, "const")
     assert features.abs().max() == 0.5, "the clamp is not seen"
     torch.testing.assert_close(fast_features, features, atol=1e-5, rtol=1e-5)
     for name in images:

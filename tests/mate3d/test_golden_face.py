@@ -5,9 +5,14 @@ import torch
 
 from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.field import sdf_gradient
-from mate3d.rendering.rays import DepthDraws, importance_depths, sample_rays, stratified_depths
+from mate3d.rendering.rays import (
+    DepthDraws,
+    importance_depths,
+    interval_weights,
+    sample_rays,
+    stratified_depths,
+)
 from mate3d.rendering.renderer import march_classes
-from mate3d.rendering.volume_rendering import interval_weights
 from tests.golden import (
     assert_golden,
     golden_face,

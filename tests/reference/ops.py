@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mate3d.rendering.triplane import project_points
-from torch_utils.ops import upfirdn2d as fast
-from torch_utils.ops._triplane_pytorch import sum_dtype
-from torch_utils.ops.resize import resize_antialias
+from torch_utils.ops import resample as fast
+from torch_utils.ops.resample import resize_antialias
+from torch_utils.ops.triplane_sample import sum_dtype
 from torch_utils.ops.triplane_sample import triplane_sample as fast_triplane_sample
 
 # Of each activation: the function of values and negative slope, and the default gain.

@@ -17,7 +17,7 @@ from tests.golden import (
     make_golden_generator,
 )
 from training import steps
-from training.losses import geometry
+from training.losses import formulas
 from training.losses.terms import LossSettings
 from training.optimization.schedules import ScheduleValues
 from training.step_inputs import Latents, Networks, RealBatch, StepContext
@@ -110,13 +110,13 @@ def test_unweighted_released_terms_match(networks, latents):
     class_density = head.density(samples.class_sdf)
     class_images, _ = march_classes(samples, class_density, generator.config.rendering)
     values = {
-        "G_sigma_consist_loss": geometry.density_consistency_loss(
+        "G_sigma_consist_loss": formulas.density_consistency_loss(
             samples.density.flatten(1, 2), class_density.flatten(1, 2)
         ),
-        "G_rgb_semantic_seg_loss_raw": geometry.class_color_consistency_loss(
+        "G_rgb_semantic_seg_loss_raw": formulas.class_color_consistency_loss(
             class_images, output.image_raw, output.segmentation_raw
         ),
-        "G_rgb_consist_loss": geometry.color_consistency_loss(class_images, output.image_raw),
+        "G_rgb_consist_loss": formulas.color_consistency_loss(class_images, output.image_raw),
     }
     for name, value in values.items():
         assert_golden(value, face[f"train.Gmain.Loss/{name}/loss"])

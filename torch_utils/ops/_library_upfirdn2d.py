@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import register_autograd
 
 from torch_utils.ops._library import LIBRARY, register
-from torch_utils.ops.upfirdn2d import upfirdn2d
+from torch_utils.ops.resample import upfirdn2d
 
 
 def _forward(x, filter, up_x, up_y, down_x, down_y, *padding_flip_gain) -> Tensor:

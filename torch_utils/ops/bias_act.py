@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
-from torch_utils.ops._dispatch import Implementation, wants_kernels
 from torch_utils.ops._library import register
-from torch_utils.precision import own_precision
+from torch_utils.ops.execution import Implementation, own_precision, wants_kernels
 
 Activation = Literal["linear", "lrelu"]
 # Of each activation: the slope for negative inputs, and the gain that roughly keeps the variance

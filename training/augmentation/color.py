@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from torch_utils.precision import own_precision
+from torch_utils.ops.execution import own_precision
 from training.augmentation.dice import Dice
 from training.augmentation.geometry import compose
 from training.augmentation.settings import AugmentSettings

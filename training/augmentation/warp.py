@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
-from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
-from torch_utils.precision import own_precision
+from torch_utils.ops.execution import own_precision
+from torch_utils.ops.resample import setup_filter, upfirdn2d
 
 # Low-pass filter of the wavelet sym6 (Daubechies 1992, table 8.1), of sum sqrt 2 and norm 1.
 SYM6 = (

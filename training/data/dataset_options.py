@@ -8,7 +8,7 @@ from mate3d.options import AtLeast, OptionError, Options
 Source = Literal[
     "procedural_cat", "procedural_person", "folder", "catmask_hq", "celebamask_hq", "packed"
 ]
-Crop = Literal["none", "center", "ffhq", "eg3d"]
+CropName = Literal["none", "center", "ffhq", "eg3d"]
 Framing = Literal["rig", "ffhq", "eg3d"]
 
 PROCEDURAL_SOURCES = ("procedural_cat", "procedural_person")
@@ -53,7 +53,7 @@ class DatasetOptions(Options):
     source: Source = "folder"
     label_set: str | None = None
     resolution: Annotated[int, AtLeast(1)] | None = 512
-    crop: Crop = "none"
+    crop: CropName = "none"
     framing: Framing = "rig"
     supersampling: Annotated[int, AtLeast(1)] = 2
     variety: Literal["basic", "rich"] = "basic"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from mate3d.errors import UserError
-from torch_utils.precision import DTYPES
+from torch_utils.ops.execution import DTYPES
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mate3d.generator import Generator
 from mate3d.network.mapping import latents_from_seeds
-from mate3d.rendering.field import TriPlaneField, field_gradient
+from mate3d.rendering.field import field_gradient
+from mate3d.rendering.triplane import TriPlaneField
 
 _NUM_HEADS = 4
 _NUM_POINTS = 16384

@@ -11,10 +11,15 @@ from torch import Tensor
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
 from mate3d.generation import rendering
-from mate3d.generation.heads import Head, HeadMaker, interpolate_styles
-from mate3d.generation.pictures import ContactSheet
-from mate3d.generation.precision import Precision
-from mate3d.generation.rendering import ViewRenderer, move_range
+from mate3d.generation.rendering import (
+    Head,
+    HeadMaker,
+    Precision,
+    ViewRenderer,
+    interpolate_styles,
+    move_range,
+)
+from mate3d.outputs.visualize import ContactSheet
 from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.renderer import RenderingConfig
 from tests.mate3d.fields import SphereField

@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mate3d.generation.heads import HeadMaker
 from mate3d.generation.options import GenerationOptions
-from mate3d.generation.precision import Precision
+from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generation.run import GenerationRun
 from mate3d.generator import Generator
 from mate3d.labels import CATMASK_HQ, load_label_map
@@ -64,8 +63,12 @@ def test_repeated_run_writes_the_same_bytes(tiny_generator, tmp_path, values, pr
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_picture_does_not_depend_on_other_seeds_views_and_kinds(tiny_generator, tmp_path, precision):
-    many = _generate(_with_surface(tiny_generator), tmp_path / "many", precision=precision, **STILLS)
+def test_picture_does_not_depend_on_other_seeds_views_and_kinds(
+    tiny_generator, tmp_path, precision
+):
+    many = _generate(
+        _with_surface(tiny_generator), tmp_path / "many", precision=precision, **STILLS
+    )
     views = {"path": "list", "angles_degrees": [[20, 10]]}
     alone = _generate(tiny_generator, tmp_path / "one", seeds="2", views=views, precision=precision)
     name = "seed0002_yaw+20_pitch+10.png"
@@ -168,6 +171,8 @@ def test_interrupted_run_leaves_complete_files_and_no_metadata(tiny_generator, t
 def test_generator_without_labels_makes_all_that_it_has(tmp_path):
     generator = make_generator()
     for precision in ("fp32", "bf16"):
-        files = _generate(generator, tmp_path / precision, seeds="0", pictures=("all",), precision=precision)
+        files = _generate(
+            generator, tmp_path / precision, seeds="0", pictures=("all",), precision=precision
+        )
         kinds = {entry["kind"] for entry in json.loads(files["metadata.json"])["files"]}
         assert kinds == {"image", "depth", "normals", "opacity"}

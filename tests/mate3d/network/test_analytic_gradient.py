@@ -9,15 +9,14 @@ from torch import Tensor
 from mate3d.network.density_decoder import DensityDecoder
 from mate3d.network.sdf_decoder import SDFDecoder
 from mate3d.rendering.field import (
-    TriPlaneField,
     WrappedField,
+    eikonal_loss,
     field_gradient,
     sample_with_gradient,
     sdf_and_gradient,
     sdf_gradient,
 )
-from mate3d.rendering.sdf_losses import eikonal_loss
-from mate3d.rendering.triplane import PLANE_AXES
+from mate3d.rendering.triplane import PLANE_AXES, TriPlaneField
 from tests.mate3d.fields import SphereField
 
 DECODERS = {

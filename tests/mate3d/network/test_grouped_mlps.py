@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mate3d.network import grouped_mlps as module
-from mate3d.network.grouped_mlps import evaluate_mlps, grouped_mlps, grouped_mlps_reference
-from mate3d.network.sdf_decoder import make_mlp
+from mate3d.network import sdf_decoder as module
+from mate3d.network.sdf_decoder import evaluate_mlps, grouped_mlps, grouped_mlps_reference, make_mlp
 
 
 @pytest.fixture(autouse=True)

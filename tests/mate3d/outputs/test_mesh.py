@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
-from mate3d.generation.precision import LowPrecisionField, Precision
+from mate3d.generation.rendering import LowPrecisionField, Precision
 from mate3d.labels import CATMASK_HQ, LabelSet
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.outputs.mesh import extract_label_meshes, extract_mesh, write_meshes

@@ -5,9 +5,8 @@ import math
 import torch
 
 from mate3d.cameras import make_camera
-from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.rays import interval_weights, sample_rays
 from mate3d.rendering.renderer import RenderingConfig, render_field
-from mate3d.rendering.volume_rendering import interval_weights
 from tests.mate3d.fields import SphereField
 
 CONFIG = RenderingConfig(near=2.3, far=3.1, num_coarse_samples=64, num_fine_samples=64)

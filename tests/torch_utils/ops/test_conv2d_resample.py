@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.reference.ops import upfirdn2d
-from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.upfirdn2d import (
+from torch_utils.ops.resample import (
     Padding,
+    conv2d_resample,
     downsample_padding,
     setup_filter,
     upsample_padding,

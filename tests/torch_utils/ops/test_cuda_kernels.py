@@ -6,8 +6,8 @@ import torch
 from tests.torch_utils.ops.library_cases import Place
 from torch_utils.ops import _extension
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.resample import setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
-from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 pytestmark = pytest.mark.gpu
 

@@ -13,26 +13,29 @@ from mate3d.cameras import focal_from_fov, lineage_pose, pack_camera
 from mate3d.network.layers import Conv2d, FullyConnected, minibatch_stddev, modulated_conv2d
 from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.rays import (
+    composite,
+    expected_depth,
     importance_depths,
+    interval_weights,
     sample_rays,
     smooth_weights,
     stratified_depths,
 )
 from mate3d.rendering.triplane import project_points
-from mate3d.rendering.volume_rendering import composite, expected_depth, interval_weights
 from tests.golden import DATA, assert_golden
 from tests.reference import ops as reference
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.blur import blur_image, blur_taps
-from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.resize import resize_antialias
-from torch_utils.ops.triplane_sample import triplane_sample
-from torch_utils.ops.upfirdn2d import (
+from torch_utils.ops.resample import (
+    blur_image,
+    blur_taps,
+    conv2d_resample,
     filter2d,
+    resize_antialias,
     setup_filter,
     upfirdn2d,
     upsample2d,
 )
+from torch_utils.ops.triplane_sample import triplane_sample
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.library import Library, register_autograd
 from tests.reference import ops as formulas
 from tests.torch_utils.ops.library_cases import LAYOUTS, Place
 from torch_utils.kernel_build.library import LIBRARY_NAME, check_library
-from torch_utils.ops import _extension, _triplane_pytorch
+from torch_utils.ops import _extension, triplane_sample
 from torch_utils.ops._library_upfirdn2d import backward, save
 from torch_utils.ops.bias_act import BiasAct
 from torch_utils.ops.triplane_sample import look_up
@@ -137,7 +137,7 @@ def test_upfirdn2d_and_derivatives(place, case):
     # Too small for the other filters.
     shapes += [(1, 4, 2, 3), (1, 4, 3, 2)] if case in UPFIRDN2D_CASES[:4] else []
     for dtype in TOLERANCES if place.has_kernels else (torch.float64,):
-        taps = place.normal(case["filter"], _triplane_pytorch.sum_dtype(dtype))
+        taps = place.normal(case["filter"], triplane_sample.sum_dtype(dtype))
         formula = partial(formulas.upfirdn2d, **case | {"filter": taps.double()})
 
         def function(x, taps=taps):
@@ -155,7 +155,7 @@ def test_upfirdn2d_and_derivatives(place, case):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_triplane_sample_and_derivatives(place, dtype, monkeypatch):
     # Several pieces, the last of them partial.
-    monkeypatch.setattr(_triplane_pytorch, "CHUNK_POINTS", 32)
+    monkeypatch.setattr(triplane_sample, "CHUNK_POINTS", 32)
     variants = [(layout, {}) for layout in LAYOUTS]
     variants += [("contiguous", {"channels": channels}) for channels in (5, 32)]
     if place.device == "cuda":

@@ -6,8 +6,8 @@ from torch.library import opcheck
 
 from tests.torch_utils.ops.library_cases import Place
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.resample import setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample
-from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 OPS, PLACE = torch.ops.mate3d, Place()
 

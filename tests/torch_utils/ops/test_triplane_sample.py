@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-import torch_utils.ops._triplane_pytorch as module
-from mate3d.rendering.triplane import PLANE_AXES, look_up_planes
+import torch_utils.ops.triplane_sample as module
+from mate3d.rendering.triplane import PLANE_AXES, find_corners, look_up, look_up_planes, make_table
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
-from torch_utils.ops.triplane_tables import find_corners, look_up, make_table
 
 
 def _make_inputs(num_points: int = 40, size: tuple[int, int, int] = (4, 5, 7), dtype=torch.float32):

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.reference import ops as formulas
-from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+from torch_utils.ops.resample import setup_filter, upfirdn2d
 
 
 @pytest.mark.parametrize("separable", [False, True])

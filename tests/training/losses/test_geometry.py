@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mate3d.rendering.sdf_losses import eikonal_loss, sdf_consistency_loss
-from training.losses import geometry
+from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
+from training.losses import formulas
 
 
 def test_undefined_gradients_count_as_zero_and_the_inside_of_parts_not_at_all():
@@ -14,7 +14,7 @@ def test_undefined_gradients_count_as_zero_and_the_inside_of_parts_not_at_all():
     assert float(sdf_consistency_loss(whole, parts)) == 0.0
 
 
-@pytest.mark.parametrize("loss", [sdf_consistency_loss, geometry.density_consistency_loss])
+@pytest.mark.parametrize("loss", [sdf_consistency_loss, formulas.density_consistency_loss])
 def test_detach_switch_decides_whether_the_whole_is_trained(loss):
     parts = torch.full((1, 4, 3), 0.3, requires_grad=True)
     whole = torch.full((1, 4, 1), 0.2, requires_grad=True)
@@ -32,7 +32,7 @@ def test_class_color_consistency_is_zero_for_masked_copies():
     winner = segmentation.argmax(dim=1)
     masks = torch.stack([winner == index for index in range(5)], dim=1).unsqueeze(2)
     class_images = torch.where(masks, image.unsqueeze(1), torch.tensor(-1.0))
-    assert float(geometry.class_color_consistency_loss(class_images, image, segmentation)) < 1e-12
+    assert float(formulas.class_color_consistency_loss(class_images, image, segmentation)) < 1e-12
     torch.testing.assert_close(
-        geometry.color_consistency_loss(class_images, image), torch.tensor(0.0)
+        formulas.color_consistency_loss(class_images, image), torch.tensor(0.0)
     )

@@ -14,10 +14,9 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.published.networks import PublishedNetwork, read_networks
-from mate3d.rendering.field import sdf_gradient
+from mate3d.rendering.field import sdf_consistency_loss, sdf_gradient
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import render_field
-from mate3d.rendering.sdf_losses import sdf_consistency_loss
 from tests.eg3d import EG3D, make_generator
 from tests.golden import SNAPSHOT
 from training.build_state import StageSettings, build_state

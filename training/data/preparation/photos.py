@@ -20,7 +20,7 @@ from mate3d.photo.landmarks import Point, five_landmarks, named_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.photo.open_photo import open_photo
 from mate3d.photo.parsing import SegmentationModel
-from training.data.dataset_options import Crop, Framing
+from training.data.dataset_options import CropName, Framing
 from training.data.preparation.captions import caption_from_attributes, caption_from_labels
 from training.data.preparation.listing import PhotoFiles
 from training.data.preparation.samples import (
@@ -57,7 +57,7 @@ class PhotoSettings:
     """
 
     resolution: int
-    crop: Crop
+    crop: CropName
     framing: Framing
     landmark_source: Literal["auto", "file", "mask", "detector"]
     max_residual: float

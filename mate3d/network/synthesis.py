@@ -1,19 +1,22 @@
-"""Synthesis networks without gradients: styles folded into weights, images in bands of rows.
+"""The synthesis networks: backbone and super-resolution, exact and fast.
 
-The results are those of `mate3d.network.layers` up to rounding. What is saved is traffic between
-memory and processor: a band's activations stay in the processor's cache from the first convolution
-of a block to its images, convolutions read channels-last tensors, and styles, demodulation and
-the activation's gain cost a pass over the weights instead of passes over the activations.
+`synthesize_planes` and `superresolve` compute what the networks' own calls do, up to rounding,
+without gradients: styles are folded into weights and images made in bands of rows. What is saved is
+traffic between memory and processor: a band's activations stay in the processor's cache from the
+first convolution of a block to its images, convolutions read channels-last tensors, and styles,
+demodulation and the activation's gain cost a pass over the weights instead of passes over the
+activations.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from mate3d.network.backbone import PlaneBackbone
 from mate3d.network.layers import (
     LRELU_GAIN,
     LRELU_SLOPE,
@@ -24,10 +27,13 @@ from mate3d.network.layers import (
     ToImage,
     layer_noises,
 )
-from mate3d.network.superresolution import SuperResolution
-from torch_utils.ops.conv2d_resample import conv2d_resample
-from torch_utils.ops.upfirdn2d import upsample2d
+from torch_utils.ops.resample import conv2d_resample, resize_antialias, upsample2d
 
+PlaneBranches = Literal["dual", "single"]
+
+_FIRST_RESOLUTION = 4
+# Skip images of each kind; where there is one, it serves texture and shape.
+_IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
 # Bytes of a band's activations on a CPU. Larger bands leave the cache, and the C library's
 # allocator asks the system for fresh pages for every tensor beyond 32 MiB; smaller bands spend more
 # on the rows that neighbours share.
@@ -35,6 +41,169 @@ _BAND_BYTES = 12 * 2**20
 # Input rows beside a band that an up-sampled row can depend on: one of the 3x3 convolution and one
 # of the 4-tap filter, which reaches 2 rows of twice the density.
 _MARGIN = 2
+
+
+class PlaneBackbone(nn.Module):
+    """StyleGAN2 trunk whose every block feeds a texture and a shape skip image, or one for both.
+
+    Args:
+        w_dim: Width of style vectors.
+        plane_resolution: Side of the planes, a power of two.
+        plane_channels: Channels of each of the three planes.
+        channel_base: Channels at resolution r are min(channel_base / r, channel_max).
+        channel_max: See `channel_base`.
+        branches: "dual" makes texture and shape planes, "single" one tri-plane that is both, as
+            in EG3D.
+        clamp: Limit of the activations' magnitude, or None.
+    """
+
+    def __init__(
+        self,
+        w_dim: int,
+        plane_resolution: int,
+        plane_channels: int,
+        *,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        branches: PlaneBranches = "dual",
+        clamp: float | None = None,
+    ):
+        super().__init__()
+        self.plane_channels = plane_channels
+        self.blocks = nn.ModuleDict()
+        self.image_names = _IMAGES[branches]
+        channels_of = dict.fromkeys(self.image_names, 3 * plane_channels)
+        in_channels, resolution = 0, _FIRST_RESOLUTION
+        while resolution <= plane_resolution:
+            channels = min(channel_base // resolution, channel_max)
+            self.blocks[f"b{resolution}"] = SynthesisBlock(
+                in_channels, channels, w_dim, resolution, channels_of, clamp=clamp
+            )
+            in_channels, resolution = channels, resolution * 2
+
+    @property
+    def num_ws(self) -> int:
+        """Style rows used: one a convolution, and one for the last images."""
+        return sum(block.num_convs for block in self.blocks.values()) + 1
+
+    def forward(
+        self,
+        ws: Tensor,  # [B, num_ws, w_dim]
+        noise_mode: Noise = "const",
+    ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
+        """Return the two tri-planes; with a single branch they are the same tensor."""
+        x, images = None, None
+        for block, rows, noises in self.block_inputs(ws, noise_mode):
+            x, images = block(x, images, rows, noises)
+        return self.as_planes(images)
+
+    def block_inputs(
+        self,
+        ws: Tensor,  # [B, num_ws, w_dim]
+        noise_mode: Noise,
+    ) -> Iterator[tuple[SynthesisBlock, Tensor, Noise]]:
+        """Yield each block with its style rows, [B, num_convs + 1, w_dim], and its noise."""
+        assert ws.shape[1] == self.num_ws, (ws.shape, self.num_ws)
+        row = 0
+        for block in self.blocks.values():
+            end = row + block.num_convs
+            # A block's image row is also the next block's first convolution row.
+            noise = noise_mode if isinstance(noise_mode, str) else noise_mode[row:end]
+            yield block, ws[:, row : end + 1], noise
+            row = end
+
+    def noise_sides(self) -> list[int]:
+        """Return the side of each convolution's noise, in their order."""
+        return [
+            block.conv1.resolution for block in self.blocks.values() for _ in range(block.num_convs)
+        ]
+
+    def as_planes(
+        self,
+        images: Mapping[str, Tensor],  # each [B, 3 C, P, P]
+    ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
+        """Split the last block's images into planes."""
+        planes = [images[name].unflatten(1, (3, self.plane_channels)) for name in self.image_names]
+        return planes[0], planes[-1]
+
+
+class SuperResolution(nn.Module):
+    """Two synthesis blocks over the rendered features, driven by the last style row.
+
+    Args:
+        feature_channels: Channels of the feature image.
+        image_channels: Channels of the raw and of the final image: 3, or K for segmentation.
+        w_dim: Width of style vectors.
+        input_resolution: Side that raw images are resized to first.
+        output_resolution: Final side; input side times a power of two up to 2 ** len(channels).
+        channels: Output channels of each block. The last blocks up-sample as often as needed.
+        noise_mode: Noise of these blocks, independent of the backbone's.
+        clamp: Limit of the activations' magnitude, or None.
+    """
+
+    def __init__(
+        self,
+        feature_channels: int,
+        image_channels: int,
+        w_dim: int,
+        *,
+        input_resolution: int,
+        output_resolution: int,
+        channels: Sequence[int],
+        noise_mode: NoiseMode = "none",
+        clamp: float | None = 256.0,
+    ):
+        super().__init__()
+        self.input_resolution, self.noise_mode = input_resolution, noise_mode
+        num_up = round(math.log2(output_resolution / input_resolution))
+        if input_resolution * 2**num_up != output_resolution or not 0 <= num_up <= len(channels):
+            raise ValueError(
+                f"cannot go from {input_resolution} to {output_resolution} px in {len(channels)}"
+                " blocks that double or keep the size"
+            )
+        blocks, in_channels, resolution = [], feature_channels, input_resolution
+        for index, out_channels in enumerate(channels):
+            up = 2 if index >= len(channels) - num_up else 1
+            resolution *= up
+            blocks.append(
+                SynthesisBlock(
+                    in_channels,
+                    out_channels,
+                    w_dim,
+                    resolution,
+                    {"image": image_channels},
+                    up=up,
+                    clamp=clamp,
+                )
+            )
+            in_channels = out_channels
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self,
+        image_raw: Tensor,  # [B, image_channels, h, w]
+        feature_image: Tensor,  # [B, feature_channels, h, w]
+        ws: Tensor,  # [B, L, w_dim]
+    ) -> Tensor:  # [B, image_channels, H, W]
+        """Return the full-size image; no final non-linearity."""
+        image_raw, x, rows = self.prepare(image_raw, feature_image, ws)
+        images = {"image": image_raw}
+        for block in self.blocks:
+            x, images = block(x, images, rows, self.noise_mode)
+        return images["image"]
+
+    def prepare(
+        self,
+        image_raw: Tensor,  # [B, image_channels, h, w]
+        feature_image: Tensor,  # [B, feature_channels, h, w]
+        ws: Tensor,  # [B, L, w_dim]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Resize both images to the input resolution; return them and each block's style rows."""
+        if image_raw.shape[-1] != self.input_resolution:
+            size = self.input_resolution
+            image_raw = resize_antialias(image_raw, size)
+            feature_image = resize_antialias(feature_image, size)
+        return image_raw, feature_image, ws[:, -1:].expand(-1, 3, -1)
 
 
 @torch.no_grad()
