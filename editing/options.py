@@ -45,8 +45,8 @@ class EditOptions(Options):
     Args:
         exact: Render whole views instead of only what the edit can reach; equal up to rounding, and
             several times slower.
-        num_steps: Optimizer steps; each renders the painted view and one random view.
-        learnable: What is optimized, separated by commas: ws (the style vectors), planes (an offset
+        num_steps: Optimiser steps; each renders the painted view and one random view.
+        learnable: What is optimised, separated by commas: ws (the style vectors), planes (an offset
             on the planes), and names of backbone modules or weights.
         ws_lr: Adam learning rate of the style vectors.
         weight_lr: Adam learning rate of the backbone weights.
@@ -96,7 +96,7 @@ class EditOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         if not self.learnable:
-            raise OptionError("learnable", (), "name what to optimize, such as [ws]")
+            raise OptionError("learnable", (), "name what to optimise, such as [ws]")
         for name in ("yaw_range_degrees", "pitch_range_degrees"):
             low, high = getattr(self, name)
             if low > high:
@@ -110,7 +110,7 @@ class GuidanceOptions(Options):
     Args:
         prior: Stable Diffusion in diffusers format: a folder, a Hugging Face hub id, or demo_prior,
             which comes with the project.
-        controlnet: ControlNet trained on color-coded label maps; null uses the prior's own.
+        controlnet: ControlNet trained on colour-coded label maps; null uses the prior's own.
         precision: Precision of the prior's networks.
     """
 

@@ -20,8 +20,8 @@ class ParsingOptions(Options):
     Args:
         model: A transformers model for semantic segmentation: a folder or hub id, such as
             jonathandinu/face-parsing.
-        label_set: Label set of its classes, such as celebamask_hq for that one; needed with a
-            model.
+        label_set: Label set of its classes (celebamask_hq for jonathandinu/face-parsing); required
+            with a model.
     """
 
     model: FilePath | None = None
@@ -52,10 +52,10 @@ class DetectionOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions(Options):
-    """Write a data set in the format that training reads, or check one.
+    r"""Write a data set in the format that training reads, or check one.
 
     python -m scripts.prepare_data dataset=procedural_cat num_images=5000 output=datasets/cats.zip
-    python -m scripts.prepare_data dataset=folder images=photos masks=masks
+    python -m scripts.prepare_data dataset=folder images=photos masks=masks \
         dataset.label_set=celebamask_hq output=datasets/mine.zip
     python -m scripts.prepare_data check=true data=datasets/mine.zip
 
@@ -102,7 +102,8 @@ class PrepareOptions(Options):
         parsing: The network that makes masks.
         captioning: The network that writes captions.
         detection: The network that finds landmarks.
-        device: Where these networks run; auto uses a GPU if there is one.
+        device: Where the parsing, captioning and detection networks run; auto uses a GPU if there is
+            one.
         num_images: Number of procedural portraits.
         seed: Seed of the procedural portraits. Image i of a seed is always the same, whatever the
             number of images, the batch size and the workers.

@@ -27,18 +27,18 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EditScriptOptions(Options):
-    """Edit a portrait with a repainted mask and a prompt.
+    r"""Edit a portrait with a repainted mask and a prompt.
 
     python -m scripts.edit generator=demo_cat output=outputs/my_edit
         writes source.png and source_mask.png; repaint the mask with any tool that keeps palettes
-    python -m scripts.edit generator=demo_cat output=outputs/my_edit
+    python -m scripts.edit generator=demo_cat output=outputs/my_edit \
         mask=outputs/my_edit/source_mask.png prompt="a cat with pointed black ears"
 
     Args:
         output: Folder for the results and this run's log.
         generator: Generator to edit: a checkpoint folder, owner/name on the Hugging Face hub, or
             demo_cat, which comes with the project.
-        mask: Repainted mask: a palette or gray PNG of label ids, with the size of the generator's
+        mask: Repainted mask: a palette or grey PNG of label ids, with the size of the generator's
             pictures. null writes source.png and source_mask.png to repaint, and stops.
         prompt: What the edited parts should look like.
         negative_prompt: Negative prompt.
@@ -51,7 +51,7 @@ class EditScriptOptions(Options):
         device: Where networks run; auto uses a GPU if there is one.
         report: What is measured and written.
         guidance: The diffusion prior.
-        edit: How the edit is optimized.
+        edit: How the edit is optimised.
         paths: Where files are.
     """
 

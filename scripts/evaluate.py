@@ -36,7 +36,7 @@ class EvaluateOptions(Options):
         data: Data set to compare with, as `metrics` says; null compares with the exact cats.
         with_flips: Also compare with mirrored copies of all images, as in training with this
             option.
-        cache: Folder that keeps the features of real images for the next time.
+        cache: Folder that caches the features of real images.
         output: Run folder; receives metrics.json.
         num_heads: Without data: number of random heads, each seen from one random view.
         seed: Seed of latents, cameras and points.

@@ -29,7 +29,7 @@ class MixOptions(Options):
     Args:
         shape_seeds: Mix heads instead of using `seeds`: seeds of the shapes, the rows of the
             sheet; null mixes nothing.
-        texture_seeds: Seeds of the colors, background and super-resolution of mixed heads, the
+        texture_seeds: Seeds of the colours, background and super-resolution of mixed heads, the
             columns of the sheet.
     """
 

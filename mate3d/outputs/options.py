@@ -42,7 +42,7 @@ class MeshOptions(Options):
         resolution: Grid points per side of the box. Doubling it takes about five times as long;
             the grid takes 0.07 GB at 256 and 4.3 GB at 1024.
         formats: File formats, any of ply, obj and glb, separated by commas.
-        coloring: Vertex colors of the head, from its texture or its labels.
+        coloring: Vertex colours of the head, from its texture or its labels.
         per_label: Also write one closed mesh per label.
     """
 
