@@ -15,7 +15,8 @@ from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.rendering.renderer import RenderingConfig
-from training.prior.models import PriorArchitecture, make_pipeline, make_tiny_networks
+from training.prior.models import make_pipeline, make_tiny_networks
+from training.prior.options import PriorArchitecture
 
 TINY_CONFIG = GeneratorConfig(
     label_set="catmask_hq",
