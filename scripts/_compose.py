@@ -16,10 +16,6 @@ from mate3d.options import Options, as_text, config_from_dict, describe
 from scripts._schema import find_options, options_type, schema_of
 from scripts._words import CONFIG_FOLDER, hydra_words
 
-OmegaConf.register_new_resolver(
-    "project_folder", lambda: str(CONFIG_FOLDER.parent), use_cache=True, replace=True
-)
-
 
 def read_options(script: str, words: Sequence[str] = ()) -> Options:
     """Return the options of a script with the user's `option=value` words, checked.

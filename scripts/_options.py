@@ -15,9 +15,7 @@ class Paths(Options):
     Args:
         outputs: Folder for the run folders of all scripts.
         run_folder: Folder for this run's config.yaml, log.txt and git_revision.txt.
-        assets: Folder of the checkpoints that come with the project.
     """
 
     outputs: FilePath = "outputs"
     run_folder: FilePath
-    assets: FilePath

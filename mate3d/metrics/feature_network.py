@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mate3d.atomic import atomic_folder
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.checkpoints.storage import load_state_strictly, load_weights, save_weights
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
@@ -171,20 +172,21 @@ def save_feature_network(folder: str | Path, network: FeatureNetwork, *, card: s
 
 
 def load_feature_network(folder: str | Path, device: str | torch.device = "cpu") -> FeatureNetwork:
-    """Load a feature network, frozen and in eval mode.
+    """Load a feature network, frozen and in eval mode, from a folder or an asset's name.
 
     Raises:
         UserError: If the folder holds none, or files that are damaged or do not fit each other.
     """
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"no feature network at {folder}: {CONFIG_FILE} not found")
+    path = folder_or_asset(folder) / CONFIG_FILE
+    if not path.with_name(WEIGHTS_FILE).is_file():
+        advice = where_to_find(folder, f"*/{WEIGHTS_FILE}")
+        raise UserError(f"no feature network at {folder}: {WEIGHTS_FILE} not found{advice}")
     try:
         config = config_from_dict(FeatureNetworkConfig, yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise UserError(f"{path} is not the config of a feature network: {error}") from None
     network = FeatureNetwork(config)
-    load_state_strictly(network, load_weights(Path(folder) / WEIGHTS_FILE), str(folder))
+    load_state_strictly(network, load_weights(path.with_name(WEIGHTS_FILE)), str(folder))
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ class MetricSettings(Options):
     """What is measured of a generator, and how often during training.
 
     Args:
-        procedural_network: Folder of a network that train_features made.
+        procedural_network: Name of an included network, or folder of one that train_features made.
         names: What to measure: FID, KID, miou (masks against a network's labels), eikonal (how far
             distances are from true distances); [] measures nothing.
         features: Network for FID and KID. auto uses procedural for procedural data; for other data

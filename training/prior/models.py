@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mate3d.atomic import atomic_folder
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.errors import UserError
 from training.prior.options import PriorArchitecture
 
@@ -202,16 +203,17 @@ def load_base(folder: str | Path) -> PriorNetworks:
     """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
 
     Args:
-        folder: Folder in diffusers' format, as `save_pretrained` writes it.
+        folder: Folder in diffusers' format, as `save_pretrained` writes it, or the name of an
+            included one.
 
     Raises:
         UserError: If the folder is missing or not a Stable Diffusion.
     """
-    folder = Path(folder)
+    folder = folder_or_asset(folder)
     if not (folder / "model_index.json").is_file():
         raise UserError(
-            f"base {folder} is not a Stable Diffusion folder in diffusers' format "
-            "(no model_index.json)"
+            f"base {folder} is not a Stable Diffusion folder in diffusers' format (no"
+            f" model_index.json){where_to_find(folder, '*/model_index.json')}"
         )
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
