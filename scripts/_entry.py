@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
@@ -19,10 +19,6 @@ from scripts._compose import build_options, compose_config
 from scripts._flags import read_flags
 from scripts._help import help_text
 from scripts._multirun import multirun
-from scripts._old_compose import compose_config as old_compose_config
-from scripts._old_compose import resolve_config
-from scripts._old_help import help_text as old_help_text
-from scripts._schema import options_type
 from scripts._words import CONFIG_FOLDER
 from torch_utils.connection import connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
@@ -90,9 +86,8 @@ def _report(error: BaseException) -> int:
 
 def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) -> None:
     flags, words = read_flags(words)
-    is_old = options_type(config_name) is None
     if "--help" in flags:
-        print((old_help_text if is_old else help_text)(config_name, words))
+        print(help_text(config_name, words))
         return
     try:
         choice()
@@ -101,14 +96,12 @@ def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) ->
     if "--multirun" in flags:
         multirun(config_name, words)
         return
-    config = (old_compose_config if is_old else compose_config)(config_name, words)
+    config = compose_config(config_name, words)
     if "--cfg" in flags:
         print(OmegaConf.to_yaml(config, resolve="--resolve" in flags), end="")
         return
     # The clock gives each process another default of `output`.
-    options = broadcast_object(
-        resolve_config(config) if is_old else build_options(config_name, config)
-    )
+    options = broadcast_object(build_options(config_name, config))
     folder = Path(options.paths.run_folder)
     with ExitStack() as stack:
         run_on_main(lambda: _check_own_run(folder / "config.yaml", config_name))
@@ -123,13 +116,12 @@ def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) ->
             raise
 
 
-def _make_run_folder(folder: Path, config_name: str, options: Options | DictConfig) -> None:
+def _make_run_folder(folder: Path, config_name: str, options: Options) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "git_revision.txt").write_text(_git_revision() + "\n")
         with atomic_file(folder / "config.yaml") as path:
-            values = options if isinstance(options, DictConfig) else config_to_dict(options)
-            text = f"{_RUN_HEADING}{config_name}\n{OmegaConf.to_yaml(values)}"
+            text = f"{_RUN_HEADING}{config_name}\n{OmegaConf.to_yaml(config_to_dict(options))}"
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error

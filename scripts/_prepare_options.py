@@ -102,8 +102,8 @@ class PrepareOptions(Options):
         parsing: The network that makes masks.
         captioning: The network that writes captions.
         detection: The network that finds landmarks.
-        device: Where the parsing, captioning and detection networks run; auto uses a GPU if there is
-            one.
+        device: Where the parsing, captioning and detection networks run; auto uses a GPU if there
+            is one.
         num_images: Number of procedural portraits.
         seed: Seed of the procedural portraits. Image i of a seed is always the same, whatever the
             number of images, the batch size and the workers.

@@ -34,7 +34,7 @@ class Option:
 
 def options_type(script: str) -> type[Options]:
     """Return the dataclass of all options of a script."""
-    return getattr(import_module(f"scripts.{script}"), "OPTIONS", None)
+    return import_module(f"scripts.{script}").OPTIONS
 
 
 @cache

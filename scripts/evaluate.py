@@ -53,7 +53,7 @@ class EvaluateOptions(Options):
     num_heads: Annotated[int, AtLeast(1)] = 64
     seed: Seed = 0
     device: Device = "auto"
-    metrics: MetricSettings
+    metrics: MetricSettings = MetricSettings()
     paths: Paths
 
     def __post_init__(self):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mate3d.errors import UserError
 from mate3d.generator_config import GeneratorConfig, GeneratorSizes
@@ -20,6 +20,7 @@ from scripts._entry import run
 from scripts._options import Paths, Resume
 from torch_utils.distributed import broadcast_object, distributed, world
 from training.augmentation.settings import AugmentSettings
+from training.data.dataset_options import DatasetOptions
 from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
@@ -51,7 +52,7 @@ class ModelOptions(Options):
 class TrainOptions(Options):
     """Train a generator and its discriminators on portraits with masks.
 
-    python -m scripts.train experiment=demo_cat data=datasets/cats.zip output=outputs/cats
+      python -m scripts.train experiment=demo_cat data=datasets/cats.zip output=outputs/cats
 
     Args:
         data: Data set written by prepare_data: a folder or .zip. With train.streaming also the URL
@@ -85,14 +86,14 @@ class TrainOptions(Options):
     device: Device = "auto"
     with_flips: bool = False
     train: LoopSettings = LoopSettings()
-    dataset: dict[str, Any]
+    dataset: DatasetOptions
     model: ModelOptions = ModelOptions()
     rendering: RenderingConfig = RenderingConfig()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     augment: AugmentSettings = AugmentSettings()
-    metrics: MetricSettings
+    metrics: MetricSettings = MetricSettings()
     safety: SafetySettings = SafetySettings()
     warm_start: WarmStartSettings = WarmStartSettings()
     paths: Paths
@@ -180,7 +181,7 @@ def _run(options: TrainOptions, words: list[str], device: "torch.device", *, res
     # What stays the same when this run is repeated or resumed.
     own_words = [word for word in words if not word.startswith(("output=", "resume="))]
     command = shlex.join(["python", "-m", "scripts.train", *own_words, f"output={output}"])
-    description = f"{options.dataset['name']}, {len(dataset)} images of {dataset.resolution} px"
+    description = f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
         state,
         dataset,

@@ -77,6 +77,6 @@ class TrainingSettings:
     schedule: ScheduleSettings = ScheduleSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     augment: AugmentSettings = AugmentSettings()
-    metrics: MetricSettings = MetricSettings(procedural_network="", names=())
+    metrics: MetricSettings = MetricSettings(names=())
     safety: SafetySettings = SafetySettings()
     warm_start: WarmStartSettings = WarmStartSettings()

@@ -29,7 +29,7 @@ class MetricSettings(Options):
             hub id) that judges masks; null uses the procedural network if it knows data and labels.
     """
 
-    procedural_network: FilePath
+    procedural_network: FilePath = "procedural_features"
     names: tuple[Metric, ...] = get_args(Metric)
     features: Literal["auto", "procedural", "inception"] = "auto"
     num_samples: _SetSize = 1000
