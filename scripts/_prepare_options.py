@@ -1,7 +1,7 @@
 """Options of prepare_data, and which of them belong to what it is asked to do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mate3d.errors import UserError
@@ -54,7 +54,7 @@ class DetectionOptions(Options):
 class PrepareOptions(Options):
     r"""Write a data set in the format that training reads, or check one.
 
-    python -m scripts.prepare_data dataset=procedural_cat num_images=5000 output=datasets/cats.zip
+    python -m scripts.prepare_data num_images=5000 output=datasets/cats.zip
     python -m scripts.prepare_data dataset=folder images=photos masks=masks \
         dataset.label_set=celebamask_hq output=datasets/mine.zip
     python -m scripts.prepare_data check=true data=datasets/mine.zip
@@ -109,7 +109,7 @@ class PrepareOptions(Options):
             number of images, the batch size and the workers.
         batch_size: Procedural portraits rendered at once.
         set_attributes: Attributes that all procedural portraits get instead of their own, such as
-            {ear_size:1.2}; datasets/procedural_* lists them.
+            {ear_size:1.2}; see datasets/procedural_*.
         scale_attributes: Factors on the portraits' own attributes; with {ear_size:1.5}, ears are
             1.5 times as big.
         dataset: The data set.
@@ -147,8 +147,8 @@ class PrepareOptions(Options):
     num_images: _Count = 5000
     seed: Annotated[int, AtLeast(0)] = 0
     batch_size: _Count = 8
-    set_attributes: dict[str, Any] | None = None
-    scale_attributes: dict[str, Any] | None = None
+    set_attributes: dict[str, Any] = field(default_factory=dict)
+    scale_attributes: dict[str, Any] = field(default_factory=dict)
     dataset: DatasetOptions
     paths: Paths
 

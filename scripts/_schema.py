@@ -97,7 +97,9 @@ def _plain_base(base: Any) -> Any:
         return type(get_args(base)[0])
     if origin is tuple:
         kinds = {_plain_type(item) for item in get_args(base) if item is not Ellipsis}
-        return list[kinds.pop() if len(kinds) == 1 else Any]
+        # Whole numbers are taken for floats in lists, but not in lists of lists.
+        is_nested = any(get_origin(kind) is list for kind in kinds)
+        return list[kinds.pop() if len(kinds) == 1 and not is_nested else Any]
     return schema_of(origin) if is_dataclass(origin) else base
 
 

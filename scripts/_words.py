@@ -94,7 +94,8 @@ def find_option(script: str, key: str) -> Option:
         return Option(key, Any, "")
     names = [name for name, option in options.items() if not group_type(option.hint)]
     close = difflib.get_close_matches(key, names, n=3)
-    close += [name for name in names if name.endswith(f".{key}") and name not in close]
+    alike = [name for name in names if name.endswith(f".{key}") or name.startswith(f"{key}_")]
+    close = dict.fromkeys([*alike, *close])
     hint = f"did you mean {' or '.join(close)}?" if close else "see --help for all options"
     raise UserError(f"unknown option '{key}'; {hint}")
 

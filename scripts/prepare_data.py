@@ -98,7 +98,7 @@ def _prepare(options: PrepareOptions, plan: _Plan) -> None:
 def _selected(options: PrepareOptions, names: Sequence[str]) -> dict[str, Any]:
     """Return those of the options that are set."""
     chosen = asdict(options)
-    return {name: chosen[name] for name in names if chosen[name] is not None}
+    return {name: chosen[name] for name in names if chosen[name] not in (None, {})}
 
 
 def _plan_procedural(options: PrepareOptions) -> _Plan:
@@ -113,8 +113,8 @@ def _plan_procedural(options: PrepareOptions) -> _Plan:
         resolution=options.side,
         supersampling=dataset.supersampling,
         variety=dataset.variety,
-        attributes=options.set_attributes,
-        factors=options.scale_attributes,
+        attributes=options.set_attributes or None,
+        factors=options.scale_attributes or None,
     )
     return _Plan(
         jobs=procedural_jobs(options.num_images, options.batch_size),

@@ -1,9 +1,8 @@
 """Options of `generate`, checked before anything is loaded or rendered."""
 
-import itertools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, get_args
 
 from mate3d.cameras import ViewOptions, make_views
@@ -33,26 +32,25 @@ class MixOptions(Options):
             columns of the sheet.
     """
 
-    shape_seeds: str | tuple[int, ...] | None = None
-    texture_seeds: str | tuple[int, ...] | None = None
+    shape_seeds: str | None = None
+    texture_seeds: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("shape_seeds", "texture_seeds"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, parse_seeds(name, value))
         if (self.shape_seeds is None) != (self.texture_seeds is None):
             raise UserError("mix needs both mix.shape_seeds and mix.texture_seeds, or neither")
+        _ = self.shapes, self.textures
 
-    @property
-    def is_asked_for(self) -> bool:
-        """Whether heads are mixed at all."""
-        return self.shape_seeds is not None
+    @cached_property
+    def shapes(self) -> tuple[int, ...]:
+        """Seeds of the shapes; empty where nothing is mixed."""
+        return () if self.shape_seeds is None else parse_seeds("shape_seeds", self.shape_seeds)
 
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Shape and texture seed of each mixed head, row by row of the sheet."""
-        return list(itertools.product(self.shape_seeds or (), self.texture_seeds or ()))
+    @cached_property
+    def textures(self) -> tuple[int, ...]:
+        """Seeds of the textures; empty where nothing is mixed."""
+        text = self.texture_seeds
+        return () if text is None else parse_seeds("texture_seeds", text)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class GenerationOptions(Options):
             more in our measurements).
     """
 
-    seeds: str | tuple[int, ...] = "0-7"
+    seeds: str = "0-7"
     truncation_psi: TruncationPsi = 0.7
     truncation_cutoff: Annotated[int, Range(0, 10_000)] | None = None
     views: ViewOptions = ViewOptions()
@@ -101,13 +99,17 @@ class GenerationOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "seeds", parse_seeds("seeds", self.seeds))
         object.__setattr__(self, "pictures", tuple(dict.fromkeys(self.pictures)))
         if not self.pictures:
             advice = f"use any of {', '.join(get_args(Pictures))}"
             raise OptionError("pictures", self.pictures, advice)
-        make_views(self.views)
+        _ = self.heads, make_views(self.views)
         self._check_combination()
+
+    @cached_property
+    def heads(self) -> tuple[int, ...]:
+        """The seeds, one by one."""
+        return parse_seeds("seeds", self.seeds)
 
     @property
     def has_videos(self) -> bool:
@@ -134,7 +136,7 @@ class GenerationOptions(Options):
             UserError: Saying what and why.
         """
         self.picture_kinds(config)
-        if self.mix.is_asked_for and config.plane_branches == "single":
+        if self.mix.shapes and config.plane_branches == "single":
             raise UserError("mix: this generator has the same planes for shape and for texture")
         asks_for_labels = self.mesh.coloring == "label" or self.mesh.per_label
         if asks_for_labels and get_label_set(config.label_set).num_classes == 0:
@@ -151,39 +153,36 @@ class GenerationOptions(Options):
                 raise OptionError(f"mesh.{name}", is_given, advice)
         if not self.interpolate:
             return
-        if len(self.seeds) < 2:
+        if len(self.heads) < 2:
             raise UserError("interpolate=true needs two or more seeds, such as seeds=0-3")
-        if self.mix.is_asked_for or self.mesh.enabled:
+        if self.mix.shapes or self.mesh.enabled:
             raise UserError("interpolate=true makes videos only; leave out mix and mesh.enabled")
         if self.views.path in ("list", "grid"):
             advice = "with interpolate=true, use front, orbit or figure_eight"
             raise OptionError("views.path", self.views.path, advice)
 
 
-def parse_seeds(name: str, value: str | Sequence[int]) -> tuple[int, ...]:
-    """Read seeds: numbers, or text of numbers and ranges such as "0,3,5-9".
+def parse_seeds(name: str, text: str) -> tuple[int, ...]:
+    """Read numbers and ranges such as "0,3,5-9".
 
     Args:
         name: The option, for messages.
-        value: What the user gave; seeds that occur twice are taken once.
+        text: What the user gave, in brackets or not; seeds that occur twice are taken once.
 
     Raises:
         OptionError: If it cannot be read or a seed is not in 0..2**32 - 1.
     """
     advice = f"use whole numbers from 0 to {_MAX_SEED} and ranges, such as 0,3,5-9"
-    parts = value.strip("[ ]").split(",") if isinstance(value, str) else value
     seeds: dict[int, None] = {}
-    for part in parts:
-        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", str(part))
+    for part in text.strip("[ ]").split(","):
+        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
         if match is None:
-            raise OptionError(name, value, f"cannot read '{part}'; {advice}")
+            raise OptionError(name, text, f"cannot read '{part}'; {advice}")
         first = int(match[1])
         last = first if match[2] is None else int(match[2])
         if last < first or last > _MAX_SEED:
-            raise OptionError(name, value, f"'{part}' is out of order or range; {advice}")
+            raise OptionError(name, text, f"'{part}' is out of order or range; {advice}")
         if last - first + len(seeds) >= _MAX_NUM_SEEDS:
-            raise OptionError(name, value, f"more than {_MAX_NUM_SEEDS} seeds")
+            raise OptionError(name, text, f"more than {_MAX_NUM_SEEDS} seeds")
         seeds |= dict.fromkeys(range(first, last + 1))
-    if not seeds:
-        raise OptionError(name, value, advice)
     return tuple(seeds)

@@ -203,12 +203,13 @@ class GenerationRun:
 
     @property
     def _num_heads(self) -> int:
-        return len(self.options.mix.pairs) or len(self.options.seeds)
+        mix = self.options.mix
+        return len(mix.shapes) * len(mix.textures) or len(self.options.heads)
 
     def _strips(self) -> Iterator[Strip]:
         options = self.options
         if options.interpolate:
-            heads = self._maker.interpolated(options.seeds, options.views.num_frames)
+            heads = self._maker.interpolated(options.heads, options.views.num_frames)
             shots = zip(heads, itertools.cycle(self.views), strict=False)
             yield Strip("interpolation", shots, None)
             return
@@ -217,10 +218,11 @@ class GenerationRun:
 
     def _heads(self) -> Iterator[Head]:
         mix = self.options.mix
-        if not mix.is_asked_for:
-            yield from map(self._maker.from_seed, self.options.seeds)
+        if not mix.shapes:
+            yield from map(self._maker.from_seed, self.options.heads)
             return
-        yield from itertools.starmap(self._maker.mixed, mix.pairs)
+        for shape_seed, texture_seed in itertools.product(mix.shapes, mix.textures):
+            yield self._maker.mixed(shape_seed, texture_seed)
 
     def _write_stills(self, strip: Strip, files: FileList, on_view: Callable[[], object]) -> None:
         for head, view in strip.shots:
@@ -278,7 +280,7 @@ class GenerationRun:
         elif len(self.views) > 1:
             columns = len(self.views)
         else:
-            columns = len(options.mix.texture_seeds or ()) or min(_SHEET_COLUMNS, self._num_heads)
+            columns = len(options.mix.textures) or min(_SHEET_COLUMNS, self._num_heads)
         sheets = {kind: ContactSheet(columns, options.sheet_tiles) for kind in self.kinds}
         if sheets[self.kinds[0]].capacity == 0:
             if options.sheet_tiles > 0:

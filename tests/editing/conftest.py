@@ -89,7 +89,7 @@ def make_tiny_pipeline() -> StableDiffusionControlNetPipeline:
     torch.manual_seed(0)
     architecture = PriorArchitecture(
         vae_channels=(4, 4, 8),
-        vocabulary_size=0,
+        vocabulary_size=1,
         max_tokens=8,
         text_width=16,
         text_layers=1,

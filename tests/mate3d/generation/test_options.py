@@ -21,7 +21,6 @@ def _read(values: dict[str, Any]) -> GenerationOptions:
         ("0-3", (0, 1, 2, 3)),
         ("0,3,5-7", (0, 3, 5, 6, 7)),
         (" 4 , 2 ", (4, 2)),
-        ((0, 2), (0, 2)),
         ("[0, 2-3]", (0, 2, 3)),
         ("5,4-6,5", (5, 4, 6)),
         ("4294967295", (2**32 - 1,)),
@@ -32,7 +31,7 @@ def test_seeds_are_numbers_ranges_and_lists(value, seeds):
 
 
 @pytest.mark.parametrize(
-    "value", ["", "[]", "a", "-1", "1.5", "1,,2", "7-0", "4294967296", "0-4294967295", (-1,)]
+    "value", ["", "[]", "a", "-1", "1.5", "1,,2", "7-0", "4294967296", "0-4294967295"]
 )
 def test_other_seeds_are_refused(value):
     with pytest.raises(UserError, match="seeds"):

@@ -147,7 +147,7 @@ def test_metadata_lists_cameras_and_files_and_nothing_personal(tiny_generator, t
     view = document["views"][1]
     camera = tiny_generator.config.camera_rig.make_camera(np.deg2rad(20.0))[0]
     assert view["name"] == "yaw+20_pitch+0" and view["camera"] == camera.tolist()
-    assert document["options"]["seeds"] == [1, 2]
+    assert document["options"]["seeds"] == "1-2"
     assert document["generator"]["source"] == "here"
     assert len(document["generator"]["card_sha256"]) == 64
 
