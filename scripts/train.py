@@ -26,8 +26,7 @@ from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
 from training.optimization.schedules import ScheduleSettings
 from training.run_folder.safety import SafetySettings, only_writer
-from training.settings import LoopSettings, TrainingSettings
-from training.start.settings import WarmStartSettings
+from training.settings import LoopSettings, TrainingSettings, WarmStartSettings
 
 if TYPE_CHECKING:
     import torch

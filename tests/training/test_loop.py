@@ -15,7 +15,7 @@ from training import loop
 from training.augmentation import AugmentSettings
 from training.data.dataset import PortraitDataset
 from training.run_folder.events import read_events
-from training.start.settings import WarmStartSettings
+from training.settings import WarmStartSettings
 from training.state import STATE_FILE, load_state, previous_path
 
 

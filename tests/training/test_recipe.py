@@ -47,7 +47,7 @@ schedule: {
   resolution_initial: 128, resolution_final: 128
 }
 train: {batch_size: 32}
-dataset.source: {copies_from: 140000}
+dataset: {copies_from: 140000}
 """
 )
 # Option, the experiment's value, the release's value: loss=released rendering=released.

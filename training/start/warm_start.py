@@ -23,7 +23,7 @@ from mate3d.procedural.portraits import kind_of_labels, sample_cameras
 from mate3d.procedural.tracer import render_analytic
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import FieldRender, render_field
-from training.start.settings import WarmStartSettings
+from training.settings import WarmStartSettings
 from training.start.warm_start_losses import class_weights, field_losses
 
 

@@ -14,7 +14,7 @@ from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import composite_features, evaluate_rays, sample_depths
 from mate3d.rendering.triplane import TriPlaneField
-from training.start.settings import WarmStartSettings
+from training.settings import WarmStartSettings
 
 # Distances are compared relative to themselves plus this length, so that the surface counts most.
 _SURFACE_WIDTH = 0.02

@@ -11,7 +11,7 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.procedural.cats.cat import CatParameters
 from mate3d.procedural.people.field import PersonField
 from mate3d.rendering.field import FieldSamples
-from training.start.settings import WarmStartSettings
+from training.settings import WarmStartSettings
 from training.start.warm_start import AttributeHead, WarmStart, portraits_of
 from training.start.warm_start_losses import (
     class_weights,
