@@ -103,7 +103,7 @@ class EditOptions(Options):
                 raise OptionError(name, (low, high), "use [minimum,maximum]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GuidanceOptions(Options):
     """The diffusion prior that guides an edit.
 
@@ -115,7 +115,7 @@ class GuidanceOptions(Options):
     """
 
     prior: FilePath = "demo_prior"
-    controlnet: FilePath | None = None
+    controlnet: FilePath | None
     precision: Precision = "fp32"
 
 

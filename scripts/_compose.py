@@ -81,17 +81,20 @@ def flatten(config: DictConfig | Mapping[str, Any]) -> Iterator[tuple[str, Any]]
 
 
 @contextmanager
-def composing(script: str, words: Sequence[str] = ()) -> Iterator[None]:
+def composing(script: str, words: Sequence[str] = (), *, with_types: bool = True) -> Iterator[None]:
     """Let Hydra compose a script's options; its errors become those of the user, of one line.
 
     Args:
         script: Its name.
         words: What the user gave, for messages.
+        with_types: Let Hydra check types. Launchers that pickle Hydra's state cannot pickle them.
 
     Raises:
         UserError: In place of errors of Hydra and OmegaConf.
     """
-    ConfigStore.instance().store(f"{script}_options", schema_of(options_type(script)))
+    schema = OmegaConf.structured(schema_of(options_type(script)))
+    node = schema if with_types else OmegaConf.to_container(schema)
+    ConfigStore.instance().store(f"{script}_options", node)
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), script, version_base=None):
             yield

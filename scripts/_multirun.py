@@ -51,7 +51,7 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
     jobs = list(itertools.product(*map(_alternatives, overrides)))
     for job in jobs:
         read_options(config_name, [*job, *_job_words(config_name, folder)])
-    fixed = [each.get_key_element() for each in overrides if not each.is_sweep_override()]
+    fixed = [each.key_or_group for each in overrides if not each.is_sweep_override()]
     settings = [
         f"hydra.sweep.dir='{folder}'",
         # Folders are named after what differs between jobs.
@@ -63,7 +63,7 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
     ]
     print(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in {folder}", flush=True)
     try:
-        with composing(config_name):
+        with composing(config_name, with_types=False):
             GlobalHydra.instance().hydra.multirun(
                 config_name, run_job, [*launching, *own, *settings], with_log_configuration=False
             )

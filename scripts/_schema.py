@@ -12,8 +12,6 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Literal, Optional, Union, get_args, get_origin
 
-import omegaconf
-
 from mate3d.options import Options, alternatives_of, base_of, group_type, option_hints
 
 
@@ -71,7 +69,7 @@ def schema_of(kind: type) -> type:
     """Return the twin of a dataclass that OmegaConf understands."""
     hints = option_hints(kind)
     members = [
-        (each.name, _plain_type(hints[each.name]), _plain_field(each))
+        (each.name, _plain_type(hints[each.name]), _plain_field(each, hints[each.name]))
         for each in fields(kind)
         if each.init
     ]
@@ -105,9 +103,10 @@ def _plain_base(base: Any) -> Any:
     return schema_of(origin) if is_dataclass(origin) else base
 
 
-def _plain_field(each: Field) -> Any:
+def _plain_field(each: Field, hint: Any) -> Any:
     if each.default is MISSING and each.default_factory is MISSING:
-        return field(default=omegaconf.MISSING)
+        # Of a group, the files may set some options only.
+        return field(default_factory=schema_of(hint) if is_dataclass(hint) else lambda: "???")
     value = each.default if each.default_factory is MISSING else each.default_factory()
     return field(default_factory=lambda: _plain_value(value))
 

@@ -66,13 +66,18 @@ def _hydra_word(script: str, word: str, with_sweeps: bool) -> str:
         if text == "null":
             return f"~{key}"
         return f"{key}={','.join(_read_choice(script, key, each) for each in _split(text))}"
+    if key.startswith(("hydra.", "hydra/")):
+        raise UserError(f"cannot read '{word}'; options of Hydra have no effect without --multirun")
     option = find_option(script, key)
     if with_sweeps and (override := _parse(f"{key}={text}")) and override.is_sweep_override():
         # A function, such as range(1,4), stands for its values.
         is_function = re.fullmatch(r"\w+\(.*\)", text)
         items = [text] if is_function else [_read_value(option, each) for each in _split(text)]
-        return f"{key}={','.join(items)}"
-    return f"++{key}={_read_value(option, text)}"
+    else:
+        items = [_read_value(option, text)]
+    # A dictionary takes further keys, which Hydra calls to add.
+    is_new = key not in find_options(options_type(script))
+    return f"{'++' if is_new else ''}{key}={','.join(items)}"
 
 
 def find_option(script: str, key: str) -> Option:

@@ -67,7 +67,7 @@ class EditScriptOptions(Options):
     pitch_degrees: PitchDegrees = 0.0
     device: Device = "auto"
     report: ReportOptions = ReportOptions()
-    guidance: GuidanceOptions = GuidanceOptions()
+    guidance: GuidanceOptions
     edit: EditOptions = EditOptions()
     paths: Paths
 

@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_keeps_the_step_before(
         (RegionOptions, {"kind": "ball"}),
         (RegionOptions, {"softness": -1.0}),
         (RegionOptions, {"reach": float("inf")}),
-        (GuidanceOptions, {"precision": "float16"}),
+        (GuidanceOptions, {"precision": "float16", "controlnet": None}),
         (ReportOptions, {"num_orbit_frames": 0}),
     ],
 )
