@@ -1,5 +1,6 @@
 """What the documents point to exists, and their tables say what the code says."""
 
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,13 @@ DOCUMENTS = sorted(
     for folder in ("docs", "datasets", "benchmarks", "mate3d/assets")
     for path in (ROOT / folder).rglob("*.md")
 ) + [Path("README.md")]
+PACKAGES = ("mate3d", "training", "editing", "torch_utils", "scripts")
+CODE = sorted(
+    path
+    for folder in (*PACKAGES, "configs", "tests", "benchmarks", "docs")
+    for pattern in ("*.py", "*.cu", "*.cuh", "*.yaml")
+    for path in (ROOT / folder).rglob(pattern)
+)
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
@@ -52,3 +60,41 @@ def test_card_lists_every_attribute_with_its_range(parameters, card):
         low, high, size = (field.metadata[key] for key in ("low", "high", "size"))
         wanted = "colour" if size == 3 else f"{low:g}..{high:g}"
         assert f"`{field.name}` {wanted}" in text, field.name
+
+
+def test_spec_sections_that_the_code_cites_exist():
+    page = (ROOT / "docs" / "generator_spec.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^#+ (\d+(?:\.\d+)?)\.? ", page, flags=re.MULTILINE))
+    cited = {
+        (path.relative_to(ROOT).as_posix(), section)
+        for path in CODE
+        for sections in re.findall(
+            r"\bspec (\d[\d., and-]*)", path.read_text(encoding="utf-8"), flags=re.IGNORECASE
+        )
+        for section in re.findall(r"\d+(?:\.\d+)?", sections)
+    }
+    assert cited and not {(path, section) for path, section in cited if section not in headings}
+
+
+def test_files_that_the_code_cites_are_in_the_repository():
+    pages, missing = {page.name for page in DOCUMENTS}, []
+    for path in CODE:
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(
+            r"(?:docs|tests|datasets|benchmarks)/[\w/-]+\.(?:md|py|cu|safetensors|pkl)\b", text
+        ):
+            missing += [] if (ROOT / name).exists() else [(path, name)]
+        # A file that a command writes beside a model, and not a page.
+        for name in set(re.findall(r"\b\w+\.md\b", text)) - {"card.md"}:
+            missing += [] if name in pages else [(path, name)]
+    assert not missing
+
+
+def test_functions_that_the_method_names_exist():
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    cited = re.findall(r"`(\w+/[\w/]+\.py):(\w+)`", page)
+    assert len(cited) > 30
+    for path, name in cited:
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, kinds)}, path

@@ -1,4 +1,4 @@
-"""Compare a snapshot and our renders of it with recorded values (golden.md)."""
+"""Compare a snapshot and our renders of it with recorded values (tests/data/README.md)."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The reduced-size published network reproduces every recorded stage (golden.md)."""
+"""The reduced-size published network reproduces every recorded stage (tests/data/README.md)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The full-size published network, weights made from their names (golden.md); slow."""
+"""The full-size published network, weights made from their names (tests/data/README.md); slow."""
 
 import json
 import zlib
@@ -19,7 +19,7 @@ TOLERANCE = 2e-4
 
 
 def make_tensor(salt: str, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the tensor that golden.md derives from a published name."""
+    """Return the tensor that tests/data/README.md derives from a published name."""
     draw = np.random.RandomState(zlib.crc32((salt + name).encode()))
     t = draw.standard_normal(shape).astype(np.float32)
     if name.endswith("sigmoid_beta"):

@@ -1,4 +1,4 @@
-"""Every released training term and its gradient (golden.md, `train.*`)."""
+"""Every released training term and its gradient (tests/data/README.md, `train.*`)."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every recorded case of golden_ops.safetensors, each a test of its own (golden.md)."""
+"""Every recorded case of golden_ops.safetensors, each a test of its own (tests/data/README.md)."""
 
 import json
 from dataclasses import dataclass
