@@ -209,7 +209,8 @@ def _describe_one(hint: Any) -> str:
         length = "" if items[-1] is Ellipsis else f" of {len(items)}"
         return f"a list{length}, each item {describe(items[0])}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return f"{names.get(base, 'a group of options')} {bounds}".strip()
+    names[dict] = "values by name such as {a:1}"
+    return f"{names.get(get_origin(base) or base, 'a group of options')} {bounds}".strip()
 
 
 def _ranges(hint: Any) -> list[Range]:

@@ -76,7 +76,8 @@ def _hydra_word(script: str, word: str, with_sweeps: bool) -> str:
     else:
         items = [_read_value(option, text)]
     # A dictionary takes further keys, which Hydra calls to add.
-    is_new = key not in find_options(options_type(script))
+    is_dict = get_origin(base_of(option.hint)) is dict
+    is_new = is_dict or key not in find_options(options_type(script))
     return f"{'++' if is_new else ''}{key}={','.join(items)}"
 
 
