@@ -14,7 +14,7 @@ from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.checkpoints.hub import hub_errors, is_hub_id
 from mate3d.checkpoints.storage import load_state_strictly, load_weights, save_weights
 from mate3d.errors import UserError
-from mate3d.options import config_from_dict, config_to_dict
+from mate3d.options import OptionError, config_from_dict, config_to_dict
 
 CONFIG_FILE = "config.yaml"
 GENERATOR_FILE = "generator.safetensors"
@@ -239,6 +239,8 @@ def _build(path: Path, model_type: type[ModelT]) -> ModelT:
                 f" generator={values}; use that generator"
             )
         return model_type(config_from_dict(model_type.config_type, values))
+    except OptionError as error:
+        raise UserError(f"{path}: {error}") from None
     except UserError:
         raise
     # Whatever YAML says to other texts, and a constructor to values of a wrong type or size.
