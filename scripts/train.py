@@ -5,88 +5,182 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from omegaconf import DictConfig, OmegaConf
-
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
-from mate3d.generator import GeneratorConfig
+from mate3d.generator_config import GeneratorConfig, GeneratorSizes
+from mate3d.network.discriminator import DiscriminatorSizes
+from mate3d.options import Device, FilePath, Options, config_to_dict
+from mate3d.rendering.renderer import RenderingConfig
 from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._entry import run
+from scripts._options import Paths, Resume
 from torch_utils.distributed import broadcast_object, distributed, world
-from torch_utils.heap import keep_freed_memory
-from training.augmentation import AugmentSettings
-from training.build_state import StageSettings, build_state, check_label_set
-from training.data.dataset import PortraitDataset
-from training.evaluation import MetricSettings
-from training.loop import Trainer
+from training.augmentation.settings import AugmentSettings
+from training.data.dataset_options import DatasetOptions
+from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
 from training.optimization.schedules import ScheduleSettings
-from training.run_folder.retention import CHECKPOINT_FOLDER
 from training.run_folder.safety import SafetySettings, only_writer
-from training.settings import LoopSettings, TrainingSettings
-from training.start.init_from import read_source
-from training.start.warm_start_losses import WarmStartConfig
-from training.state import STATE_FILE, has_state, load_state
+from training.settings import LoopSettings, TrainingSettings, WarmStartSettings
+
+if TYPE_CHECKING:
+    import torch
 
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig, words: list[str]) -> None:
-    device, output = choose_device(config.device), Path(config.output)
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """The networks.
+
+    Args:
+        generator: Sizes and conventions of the generator.
+        discriminator: Sizes of both discriminators; the rest follows from the generator.
+    """
+
+    generator: GeneratorSizes = GeneratorSizes()
+    discriminator: DiscriminatorSizes = DiscriminatorSizes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """Train a generator and its discriminators on portraits with masks.
+
+      python -m scripts.train experiment=demo_cat data=datasets/cats.zip output=outputs/cats
+
+    Args:
+        data: Data set written by prepare_data: a folder or .zip. With train.streaming also the URL
+            of a folder of shards, or a command: 'pipe:aws s3 cp s3://bucket/cats/{} -'.
+        output: Folder for logs, sample grids, checkpoint and training state.
+        resume: true resumes the run in `output` exactly where it stopped; auto does so if there is
+            one, and starts a new run otherwise.
+        init_from: Start from the weights of another run: its folder, a checkpoint folder, or a
+            published snapshot (.pkl) of MaTe3D or EG3D. Weights that fit are copied, all others
+            are listed; see docs/training.md.
+        device: Where to train; auto uses a GPU if there is one.
+        with_flips: Also train on mirrored copies, with left and right labels exchanged.
+        train: Length, rhythm and output of the run.
+        dataset: The data set; only its name and label set matter here.
+        model: Sizes of the networks.
+        rendering: Ranges and conventions of rendering, stored with the generator.
+        loss: Weights and switches of the losses.
+        optimizer: Adam for all networks.
+        schedule: What changes during training; counts start with the adversarial training.
+        augment: Augmentation of what discriminators see (ADA); see docs/augmentation.md.
+        metrics: What is measured, and how often.
+        safety: What a run keeps, and when it returns to a saved state; see docs/reliability.md.
+        warm_start: Only used with train.warm_start=procedural.
+        paths: Where files are.
+    """
+
+    data: FilePath
+    output: FilePath
+    resume: Resume = "false"
+    init_from: FilePath | None = None
+    device: Device = "auto"
+    with_flips: bool = False
+    train: LoopSettings = LoopSettings()
+    dataset: DatasetOptions
+    model: ModelOptions = ModelOptions()
+    rendering: RenderingConfig = RenderingConfig()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    augment: AugmentSettings = AugmentSettings()
+    metrics: MetricSettings = MetricSettings()
+    safety: SafetySettings = SafetySettings()
+    warm_start: WarmStartSettings = WarmStartSettings()
+    paths: Paths
+
+    @property
+    def generator_config(self) -> GeneratorConfig:
+        """The generator's sizes and rendering."""
+        return GeneratorConfig(**vars(self.model.generator), rendering=self.rendering)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """The settings that the loop and its steps read."""
+        return TrainingSettings(
+            loop=self.train,
+            loss=self.loss,
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            augment=self.augment,
+            metrics=self.metrics,
+            safety=self.safety,
+            warm_start=self.warm_start,
+        )
+
+
+OPTIONS = TrainOptions
+
+
+def _train(options: TrainOptions, words: list[str]) -> None:
+    from torch_utils.heap import keep_freed_memory
+    from training.state import STATE_FILE, has_state
+
+    device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
     with distributed(device.type):
-        has_run = broadcast_object(has_state(output / STATE_FILE))
-        resume = has_run if config.resume == "auto" else config.resume == "true"
-        _run(config, words, device, resume=resume)
+        has_run = broadcast_object(has_state(Path(options.output) / STATE_FILE))
+        resume = has_run if options.resume == "auto" else options.resume == "true"
+        _run(options, words, device, resume=resume)
 
 
 @contextmanager
-def _only_run(config: DictConfig) -> Iterator[None]:
+def _only_run(options: TrainOptions) -> Iterator[None]:
     """Hold the run folder, unless that would spoil a run that is in it.
 
     Raises:
-        UserError: If `resume` is no choice, or a new run would write over another one.
+        UserError: If a new run would overwrite another one.
     """
-    choice, output = config.resume, Path(config.output)
-    if choice not in ("true", "false", "auto"):
-        raise UserError(f"resume={choice}; use true, false or auto")
+    from training.state import STATE_FILE, has_state
+
+    output = Path(options.output)
     with only_writer(output):
-        if choice == "false" and has_state(output / STATE_FILE):
+        if options.resume == "false" and has_state(output / STATE_FILE):
             raise UserError(
-                f"{output} holds a training run; say resume=true or choose another output"
+                f"{output} holds a training run; set resume=true or choose another output"
             )
         yield
 
 
-def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: bool) -> None:
-    output = Path(config.output)
-    generator_config = read_generator_config(config)
+def _run(options: TrainOptions, words: list[str], device: "torch.device", *, resume: bool) -> None:
+    import torch
+
+    from training.build_state import build_state, check_label_set
+    from training.data.dataset import PortraitDataset
+    from training.loop import Trainer
+    from training.run_folder.retention import CHECKPOINT_FOLDER
+    from training.start.init_from import read_source
+    from training.state import STATE_FILE, load_state
+
+    output, settings = Path(options.output), options.settings
+    generator_config = options.generator_config
     dataset = PortraitDataset(
-        config.data, resolution=generator_config.resolution, with_flips=config.with_flips
+        options.data, resolution=generator_config.resolution, with_flips=options.with_flips
     )
     check_label_set(generator_config, dataset.label_set)
-    stages, settings = read_settings(config)
     torch.manual_seed(settings.loop.seed)
     state = build_state(
         generator_config,
-        OmegaConf.to_container(config.model.discriminator),
+        options.model.discriminator,
         settings,
-        stages,
         dataset.camera_labels,
         device,
         # A resumed run has its weights already.
-        None if resume or config.init_from is None else read_source(config.init_from),
+        None if resume or options.init_from is None else read_source(options.init_from),
     )
     # What stays the same when this run is repeated or resumed.
     own_words = [word for word in words if not word.startswith(("output=", "resume="))]
     command = shlex.join(["python", "-m", "scripts.train", *own_words, f"output={output}"])
-    description = f"{config.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
+    description = f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
         state,
         dataset,
@@ -94,7 +188,7 @@ def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: 
         output,
         command=command,
         data_description=description,
-        options=dict(flatten(config)),
+        options=dict(flatten(config_to_dict(options))),
     )
     if resume:
         load_state(output / STATE_FILE, state)
@@ -102,40 +196,14 @@ def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: 
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
     else:
         launched = ", launched as before" if world().size > 1 else ""
-        _logger.info("stopped at %d images; to go on%s:", state.images_seen, launched)
+        _logger.info("stopped at %d images; to resume%s:", state.images_seen, launched)
         _logger.info("  %s resume=true", command)
-
-
-def read_generator_config(config: DictConfig) -> GeneratorConfig:
-    """Return the generator's sizes and conventions."""
-    return config_from_dict(GeneratorConfig, OmegaConf.to_container(config.model.generator))
-
-
-def read_settings(config: DictConfig) -> tuple[StageSettings, TrainingSettings]:
-    """Return what comes before the adversarial training, and the settings of all the rest."""
-    values = OmegaConf.to_container(config)
-    train = values["train"]
-    stages = StageSettings(
-        warm_start=train.pop("warm_start"),
-        sphere_init_steps=train.pop("sphere_init_steps"),
-        warm_start_config=config_from_dict(WarmStartConfig, values["warm_start"]),
-    )
-    settings = TrainingSettings(
-        loop=config_from_dict(LoopSettings, train),
-        loss=config_from_dict(LossSettings, values["loss"]),
-        schedule=config_from_dict(ScheduleSettings, values["schedule"]),
-        optimizer=config_from_dict(OptimizerSettings, values["optimizer"]),
-        augment=config_from_dict(AugmentSettings, values["augment"]),
-        metrics=config_from_dict(MetricSettings, values["metrics"]),
-        safety=config_from_dict(SafetySettings, values["safety"]),
-    )
-    return stages, settings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
-    run("train", lambda config: _train(config, words), words, guard=_only_run)
+    run("train", lambda options: _train(options, words), words, guard=_only_run)
 
 
 if __name__ == "__main__":

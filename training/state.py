@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from mate3d.atomic import atomic_files
-from mate3d.checkpoints.storage import config_to_dict, load_document, save_document
+from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.options import config_to_dict
 from training.stages import InitialStage
 from training.step_inputs import Networks
 

@@ -42,7 +42,7 @@ def test_run_folder_holds_everything_and_refuses_a_second_run(cats, tmp_path, ca
     assert "python -m scripts.train debug=tiny" in (run / "checkpoint" / "card.md").read_text()
     texts = [(run / name).read_text() for name in ("config.yaml", "log.txt")]
     line = fail(train.main, *words, "train.seed=7")
-    assert "holds a training run; say resume=true" in line
+    assert "holds a training run; set resume=true" in line
     assert texts == [(run / name).read_text() for name in ("config.yaml", "log.txt")]
 
 
@@ -86,8 +86,8 @@ DENSITY = ["rendering=released", "model.generator.geometry=density"]
         (["dataset.label_set=celebamask_hq"], "catmask_hq, the model"),
         (["model.generator.resolution=64"], "resolution=64"),
         (["model.generator.sr_input_resolution=12"], "12 to 32"),
-        (["train.tick_kimg=0.0"], "train.tick_kimg=0.0 must be at least 0.001"),
-        (["train.warm_start=magic"], "train.warm_start=magic; use none or procedural"),
+        (["train.tick_kimg=0.0"], "train.tick_kimg=0.0; use a number of at least 0.001"),
+        (["train.warm_start=magic"], "train.warm_start=magic; use one of: none, procedural"),
         (["loss.eikonall=1"], "unknown option 'loss.eikonall'; did you mean loss.eikonal"),
         (["resume=true"], "nothing to resume"),
         (["init_from={tmp}/missing.pkl"], "{tmp}/missing.pkl"),

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import zipfile
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 from tests.processes import error_with_file_limit
-from training.build_state import StageSettings
 from training.state import (
     STATE_FILE,
     find_non_finite,
@@ -76,8 +76,9 @@ def test_what_cannot_be_continued_is_refused(state, path, prepare, message):
         load_state(path, state)
 
 
-def test_state_with_other_stages_is_refused(make_trainer, state, path):
-    _, other = make_trainer(path.parent, stages=StageSettings(sphere_init_steps=3))
+def test_state_with_other_stages_is_refused(make_trainer, tiny_settings, state, path):
+    loop = replace(tiny_settings.loop, sphere_init_steps=3)
+    _, other = make_trainer(path.parent, replace(tiny_settings, loop=loop))
     save_state(path, other)
     with pytest.raises(UserError, match="other stages \\(sphere_init\\)"):
         load_state(path, state)

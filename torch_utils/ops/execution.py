@@ -11,6 +11,7 @@ import torch_utils.ops._extension as _extension
 # "auto" uses the kernels for CUDA tensors if available, else PyTorch operations; "pytorch" always
 # uses PyTorch operations.
 Implementation = Literal["auto", "pytorch"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def wants_kernels(x: Tensor, impl: Implementation) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.optimization.ema import make_average, update_average
-from training.prior.steps import StageOptions
+from training.prior.options import StageOptions
 
 
 def learning_rate_factor(step: int, progress: float, warmup_steps: int) -> float:

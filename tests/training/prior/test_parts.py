@@ -9,9 +9,10 @@ from diffusers import DDPMScheduler
 from mate3d.labels import CATMASK_HQ
 from training.prior.data import class_weights, make_control_image, make_normal_maps
 from training.prior.models import make_scheduler, make_tokenizer
+from training.prior.options import StageOptions
 from training.prior.quality import class_iou, color_agreement, named_colors, train_segmenter
 from training.prior.stage import Stage, learning_rate_factor
-from training.prior.steps import StageOptions, snr_weights
+from training.prior.steps import snr_weights
 
 CAPTIONS = ["a black cat with blue eyes", "a grey cat with a pink nose", "a black cat"]
 
@@ -72,7 +73,9 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
 
 
 def test_stage_ends_by_time_before_its_steps():
-    options = StageOptions(steps=100, batch_size=1, learning_rate=0.1, max_minutes=1.0)
+    options = StageOptions(
+        steps=100, batch_size=1, learning_rate=0.1, max_minutes=1.0, warmup_steps=100
+    )
     stage = Stage("some", {"net": torch.nn.Linear(2, 2)}, options, seed=0)
     stage.seconds = 30.0
     assert stage.progress == pytest.approx(0.5) and not stage.is_finished
