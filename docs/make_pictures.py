@@ -1,8 +1,8 @@
-"""Make the pictures of data and of its augmentation (a few minutes on a CPU).
+"""Make the pictures of data and augmentation for the documentation (a few minutes on a CPU).
 
     python -m docs.make_pictures
 
-The page of the check (`docs/images/data_doctor.png`) is a screenshot and is not made here.
+`docs/images/data_doctor.png` is a screenshot of the page of the check and is not made here.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ _TITLE_HEIGHT = 18
 
 
 def make_sheet(portraits: ProceduralPortraits, shown: int, label_set: LabelSet) -> Image.Image:
-    """Tile portraits, then one of them from six sides with label maps and normals."""
+    """Tile portraits, then one of them from six views with label maps and normals."""
     rows = list(_tiles(portraits.render.image).reshape(-1, 6, TILE, TILE, 3))
     camera = make_camera(torch.tensor(YAWS), torch.tensor(PITCHES))
     parameters = portraits.parameters[torch.full((6,), shown)]
@@ -70,17 +70,17 @@ def make_label_sets(person: ProceduralPortraits, cat: ProceduralPortraits) -> Im
 
 
 def make_cameras(person: ProceduralPortraits) -> Image.Image:
-    """Show a head from a grid of cameras with their angles."""
-    angles = [(yaw, pitch) for pitch in (0.3, 0.0, -0.3) for yaw in (-0.7, -0.35, 0.0, 0.35, 0.7)]
-    yaw, pitch = torch.tensor(angles).T
+    """Show a head from a grid of cameras with their angles in degrees."""
+    angles = [(yaw, pitch) for pitch in (15, 0, -15) for yaw in (-40, -20, 0, 20, 40)]
+    yaw, pitch = torch.deg2rad(torch.tensor(angles, dtype=torch.float32)).T
     parameters = person.parameters[torch.zeros(len(angles), dtype=torch.long)]
     render = render_portrait(parameters, make_camera(yaw, pitch), TILE)
-    titles = [f"yaw {yaw:+.2f}, pitch {pitch:+.1f}" for yaw, pitch in angles]
+    titles = [f"yaw {yaw:+d}°, pitch {pitch:+d}°" for yaw, pitch in angles]
     return _titled(list(_tiles(render.image)), titles, columns=5)
 
 
 def make_crops(person: ProceduralPortraits) -> Image.Image:
-    """Show a wide photo of a tilted head, and what the crops make of it."""
+    """Show a wide photo of a tilted head and its crops."""
     camera = make_camera(0.3, 0.1, radius=4.2)
     render = render_portrait(person.parameters[:1], camera, 512, supersampling=2)
     background = tuple(int(255 * v) for v in person.parameters.background_color[0].tolist())
@@ -106,7 +106,7 @@ def make_crops(person: ProceduralPortraits) -> Image.Image:
 
 
 def make_edit(cat: ProceduralPortraits, person: ProceduralPortraits) -> Image.Image:
-    """Show two heads as they are and with one attribute changed."""
+    """Show two heads, unchanged and with one attribute scaled."""
     tiles, titles = [], []
     for portraits, label_set, name in (
         (cat, CATMASK_HQ, "ear_size"),
@@ -114,7 +114,7 @@ def make_edit(cat: ProceduralPortraits, person: ProceduralPortraits) -> Image.Im
     ):
         value = getattr(portraits.parameters, name)
         edited = replace(portraits.parameters, **{name: 1.5 * value})
-        for parameters, title in ((portraits.parameters, "as it is"), (edited, f"{name} x 1.5")):
+        for parameters, title in ((portraits.parameters, "unchanged"), (edited, f"{name} x 1.5")):
             render = render_portrait(parameters[:1], make_camera(0.25, 0.1), TILE)
             tiles += [
                 _tiles(render.image)[0],
@@ -125,7 +125,7 @@ def make_edit(cat: ProceduralPortraits, person: ProceduralPortraits) -> Image.Im
 
 
 def make_augmentation(cats: ProceduralPortraits) -> Image.Image:
-    """Show images and masks as a discriminator sees them, at growing probabilities."""
+    """Show images and masks as a discriminator sees them, with increasing probability."""
     image, label_map = cats.render.image, cats.render.label_map
     mask = F.one_hot(label_map.long(), CATMASK_HQ.num_classes).movedim(-1, 1).float() * 2 - 1
     small = torch.zeros(len(image), 3, 8, 8), torch.zeros(len(image), mask.shape[1], 8, 8)
@@ -145,7 +145,7 @@ def _tiles(images: Tensor) -> np.ndarray:  # [B, 3, H, W] -> [B, TILE, TILE, 3] 
 
 
 def _titled(tiles: Sequence[np.ndarray], titles: Sequence[str], columns: int) -> Image.Image:
-    """Tile pictures of one height with a line of text above each."""
+    """Tile pictures of the same height with a title above each."""
     font = ImageFont.load_default(12)
     rows = []
     for first in range(0, len(tiles), columns):

@@ -1,16 +1,17 @@
-"""Draw a metric of a training run over its snapshots, with the same heads at each of them.
+"""Draw a metric of a training run over its snapshots, with samples of the same heads below it.
 
-    python -m docs.plot_run outputs/small_cat docs/images/small_cat.png
-
-Words: the run folder, the picture to write, and optionally the metric (Metrics/fid_procedural) and
-the columns of the sample grids to show (6).
+python -m docs.plot_run outputs/train_small_cat outputs/train_small_cat/fid.png
 """
 
-import json
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from PIL import Image, ImageDraw, ImageFont
+
+from mate3d.errors import UserError
+from training.run_folder.json_lines import STATS_FILE, read_lines
 
 WIDTH, CHART_HEIGHT = 900, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 870, 34, 220
@@ -18,16 +19,25 @@ _BLUE, _GREY, _LIGHT = (37, 99, 235), (75, 85, 99), (229, 231, 235)
 
 
 def read_metric(run_folder: Path, name: str) -> dict[int, float]:
-    """Return the metric's values by images seen."""
-    records = map(json.loads, (run_folder / "stats.jsonl").read_text().splitlines())
-    return {record["images_seen"]: record[name] for record in records if name in record}
+    """Return the metric's values by images seen.
+
+    Raises:
+        UserError: If the run has not measured it.
+    """
+    records = read_lines(run_folder / STATS_FILE)
+    values = {record["images_seen"]: record[name] for record in records if name in record}
+    if not values:
+        measured = sorted({key for record in records for key in record if "Metrics/" in key})
+        found = f"it has {', '.join(measured)}" if measured else "it has no metrics"
+        raise UserError(f"{run_folder / STATS_FILE} has no {name}; {found}")
+    return values
 
 
 def draw_chart(values: dict[int, float], title: str) -> Image.Image:
-    """Draw values, from zero, over thousands of images; each has its number beside it."""
+    """Draw labelled values, from zero, over thousands of images."""
     picture = Image.new("RGB", (WIDTH, CHART_HEIGHT), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    last, largest = max(values), max(values.values()) * 1.15
+    last, largest = max(values), max(*values.values(), 1e-6) * 1.15
 
     def place(images: int, value: float) -> tuple[float, float]:
         x = _LEFT + (_RIGHT - _LEFT) * images / last
@@ -47,9 +57,10 @@ def draw_chart(values: dict[int, float], title: str) -> Image.Image:
     return picture
 
 
-def draw_samples(run_folder: Path, snapshots: list[int], columns: int) -> list[Image.Image]:
-    """Return the first row of each snapshot's grids of images and segmentations, titled."""
-    rows, font = [], ImageFont.load_default(14)
+def draw_samples(run_folder: Path, snapshots: list[int]) -> list[Image.Image]:
+    """Return the first row of images and segmentations of each snapshot, with a title."""
+    config = yaml.safe_load((run_folder / "config.yaml").read_text(encoding="utf-8"))
+    rows, font, columns = [], ImageFont.load_default(14), config["train"]["grid_columns"]
     tile = (WIDTH - _LEFT) // (2 * columns)
     for images in snapshots:
         row = Image.new("RGB", (WIDTH, tile), "white")
@@ -63,21 +74,28 @@ def draw_samples(run_folder: Path, snapshots: list[int], columns: int) -> list[I
     return rows
 
 
-def main(words: list[str]) -> None:
-    """Read the words of the command line and write the picture."""
-    run_folder, target = map(Path, words[:2])
-    name = words[2] if len(words) > 2 else "Metrics/fid_procedural"
-    columns = int(words[3]) if len(words) > 3 else 6
-    values = read_metric(run_folder, name)
-    title = f"{name.removeprefix('Metrics/')} over images seen ({run_folder.name})"
-    parts = [draw_chart(values, title), *draw_samples(run_folder, sorted(values), columns)]
-    picture = Image.new("RGB", (WIDTH, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        picture.paste(part, (0, top))
-        top += part.height
-    picture.save(target, optimize=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and write the picture."""
+    parser = argparse.ArgumentParser(prog="python -m docs.plot_run", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run_folder", type=Path, help="folder of a training run")
+    parser.add_argument("picture", type=Path, help="the PNG to write")
+    parser.add_argument("metric", nargs="?", default="Metrics/fid_procedural")
+    words = parser.parse_args(argv)
+    try:
+        values = read_metric(words.run_folder, words.metric)
+        title = f"{words.metric.removeprefix('Metrics/')} over images seen"
+        parts = [draw_chart(values, f"{title} ({words.run_folder.name})")]
+        parts += draw_samples(words.run_folder, sorted(values))
+        picture = Image.new("RGB", (WIDTH, sum(part.height for part in parts)), "white")
+        top = 0
+        for part in parts:
+            picture.paste(part, (0, top))
+            top += part.height
+        picture.save(words.picture, optimize=True)
+    except (UserError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

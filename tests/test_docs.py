@@ -3,6 +3,8 @@
 import ast
 import re
 from dataclasses import fields
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from mate3d.labels import get_label_set, label_set_names
 from mate3d.procedural.cats.cat import CatParameters
 from mate3d.procedural.people.person import PersonParameters
+from scripts._compose import compose_config, flatten
 from training.data.doctor.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +38,38 @@ def test_links_lead_to_files(document):
     local = [link for link in links if not re.match(r"[a-z]+:", link)]
     missing = [link for link in local if not (ROOT / document).parent.joinpath(link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_files_that_a_document_names_exist(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    rooms = "mate3d|training|editing|torch_utils|scripts|configs|tests|benchmarks"
+    named = set(re.findall(rf"(?<![\w/.])(?:{rooms})/[\w/.*]*\w", text))
+    assert not [name for name in named if not list(ROOT.glob(name))]
+
+
+@cache
+def known_options() -> set[str]:
+    """Return the dotted options of all scripts, and the groups that hold them."""
+    words = {"prepare_data": ["dataset=catmask_hq"]}
+    scripts = [path.stem for path in (ROOT / "scripts").glob("[a-z]*.py")]
+    configs = [compose_config(script, words.get(script, [])) for script in scripts]
+    names = {name for config in configs for name, _ in flatten(config) if "." in name}
+    return names | {name.rpartition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_options_that_a_document_names_exist(document):
+    if document.stem == "generator_spec":
+        pytest.skip("it names the modules of others")
+    text = (ROOT / document).read_text(encoding="utf-8")
+    code = " ".join(re.findall(r"`[^`\n]+`|^ {4}.*", text, flags=re.MULTILINE))
+    options = known_options()
+    groups = "|".join({name.partition(".")[0] for name in options})
+    files = r"\.(py|yaml|html|json|safetensors|png|zip|md)$|^training\.[a-z_]*\.[a-z_]*$"
+    named = set(re.findall(rf"(?<![\w./])((?:{groups})\.[a-z_.*]*[a-z*])(?![\w(/])", code))
+    named = {name for name in named if not re.search(files, name)}
+    assert not [name for name in named if not any(fnmatch(known, name) for known in options)]
 
 
 def test_every_finding_of_the_check_is_listed_and_starred_if_it_can_be_repaired():
