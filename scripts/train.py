@@ -1,22 +1,18 @@
 """Train a generator and its discriminators."""
 
 import logging
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mate3d.checkpoints.storage import config_from_dict
-from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from scripts._compose import flatten
 from scripts._device import choose_device
-from scripts._entry import run
-from torch_utils.distributed import broadcast_object, distributed, world
+from scripts._long_run import run_long
+from torch_utils.distributed import distributed
 from torch_utils.heap import keep_freed_memory
 from training.augmentation import AugmentSettings
 from training.build_state import StageSettings, build_state, check_label_set
@@ -27,44 +23,25 @@ from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
 from training.optimization.schedules import ScheduleSettings
 from training.run_folder.retention import CHECKPOINT_FOLDER
-from training.run_folder.safety import SafetySettings, only_writer
+from training.run_folder.safety import SafetySettings
+from training.run_folder.state_file import STATE_FILE
 from training.settings import LoopSettings, TrainingSettings
 from training.start.init_from import read_source
 from training.start.warm_start_losses import WarmStartConfig
-from training.state import STATE_FILE, has_state, load_state
+from training.state import load_state
 
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig, words: list[str]) -> None:
-    device, output = choose_device(config.device), Path(config.output)
+def _train(config: DictConfig, command: str, resume: bool) -> None:
+    device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
     with distributed(device.type):
-        has_run = broadcast_object(has_state(output / STATE_FILE))
-        resume = has_run if config.resume == "auto" else config.resume == "true"
-        _run(config, words, device, resume=resume)
+        _run(config, command, device, resume=resume)
 
 
-@contextmanager
-def _only_run(config: DictConfig) -> Iterator[None]:
-    """Hold the run folder, unless that would spoil a run that is in it.
-
-    Raises:
-        UserError: If `resume` is no choice, or a new run would write over another one.
-    """
-    choice, output = config.resume, Path(config.output)
-    if choice not in ("true", "false", "auto"):
-        raise UserError(f"resume={choice}; use true, false or auto")
-    with only_writer(output):
-        if choice == "false" and has_state(output / STATE_FILE):
-            raise UserError(
-                f"{output} holds a training run; say resume=true or choose another output"
-            )
-        yield
-
-
-def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: bool) -> None:
+def _run(config: DictConfig, command: str, device: torch.device, *, resume: bool) -> None:
     output = Path(config.output)
     generator_config = read_generator_config(config)
     dataset = PortraitDataset(
@@ -83,9 +60,6 @@ def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: 
         # A resumed run has its weights already.
         None if resume or config.init_from is None else read_source(config.init_from),
     )
-    # What stays the same when this run is repeated or resumed.
-    own_words = [word for word in words if not word.startswith(("output=", "resume="))]
-    command = shlex.join(["python", "-m", "scripts.train", *own_words, f"output={output}"])
     description = f"{config.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
         state,
@@ -100,10 +74,6 @@ def _run(config: DictConfig, words: list[str], device: torch.device, *, resume: 
         load_state(output / STATE_FILE, state)
     if trainer.run():
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
-    else:
-        launched = ", launched as before" if world().size > 1 else ""
-        _logger.info("stopped at %d images; to go on%s:", state.images_seen, launched)
-        _logger.info("  %s resume=true", command)
 
 
 def read_generator_config(config: DictConfig) -> GeneratorConfig:
@@ -132,11 +102,7 @@ def read_settings(config: DictConfig) -> tuple[StageSettings, TrainingSettings]:
     return stages, settings
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    run("train", lambda config: _train(config, words), words, guard=_only_run)
-
+main = partial(run_long, "train", _train)
 
 if __name__ == "__main__":
     main()

@@ -7,13 +7,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from scripts._device import choose_device
-from scripts._entry import run
+from scripts._long_run import run_long
 from training.prior.trainer import PriorOptions, train_prior
 
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig) -> None:
+def _train(config: DictConfig, command: str, resume: bool) -> None:
     is_from_scratch = config.prior.base is None
     options = PriorOptions(
         dataset_path=config.data,
@@ -23,7 +23,7 @@ def _train(config: DictConfig) -> None:
         autoencoder=instantiate(config.prior.autoencoder) if is_from_scratch else None,
         diffusion=instantiate(config.prior.diffusion),
         base=config.prior.base,
-        resume=config.resume,
+        resume=resume,
         seed=config.seed,
         device=choose_device(config.device),
         with_bfloat16=config.with_bfloat16,
@@ -34,11 +34,12 @@ def _train(config: DictConfig) -> None:
         guidance_scale=config.guidance_scale,
         quality_samples=config.quality_samples,
     )
-    model = train_prior(options, with_progress_bar=True)
-    _logger.info("prior: %s", model)
+    model = train_prior(options, command=command, with_progress_bar=True)
+    if model is not None:
+        _logger.info("prior: %s", model)
 
 
-main = partial(run, "train_prior", _train)
+main = partial(run_long, "train_prior", _train)
 
 if __name__ == "__main__":
     main()

@@ -2,18 +2,18 @@
 
 import json
 import logging
-import math
 import platform
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
 from mate3d.metrics.feature_network import (
@@ -24,11 +24,18 @@ from mate3d.metrics.feature_network import (
 )
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
 from mate3d.option_checks import check_number, check_range
+from torch_utils.interruption import stop_on_signal
+from training.data.loader import infinite_order
 from training.feature_network.degradations import DEGRADATIONS, degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
+from training.run_folder.careful_loop import report_stop
+from training.run_folder.monitor import Monitor
+from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
+from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
 QUALITY_FILE = "quality.json"
+_TICK_STEPS, _SNAPSHOT_STEPS = 100, 500
 _logger = logging.getLogger(__name__)
 
 
@@ -84,23 +91,28 @@ def train_feature_network(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    resume: bool = False,
     command: str = "",
     with_progress_bar: bool = False,
-) -> Path:
-    """Train a network, measure it on held-out portraits, and return its folder.
+) -> Path | None:
+    """Train a network and measure it on held-out portraits.
 
     Args:
         paths: Data sets with attributes.
-        output: Run folder; receives `model/` and quality.json.
-        settings: How it learns.
-        sizes: Of the network, by the names of `FeatureNetworkConfig`.
-        seed: Of weights, order and degradations.
+        output: Run folder; receives `model/`, quality.json, logs and the state to resume from.
+        settings: Training options.
+        sizes: Sizes of the network, by the names of `FeatureNetworkConfig`.
+        seed: Seed of weights, order and degradations.
         device: Where to train.
-        command: What a user types for this run; goes on the card.
+        resume: Continue from the state in `output`.
+        command: Starts this run; appears on the card and in the line that says how to resume it.
         with_progress_bar: Show a bar on stderr.
 
+    Returns:
+        The model folder, or None if a signal stopped the run.
+
     Raises:
-        UserError: If the data do not fit, or there are too few.
+        UserError: If the data or the state does not fit, or training diverges.
     """
     portraits = load_portraits(paths, int(sizes["resolution"]))
     training, held_out = split_portraits(portraits, settings.held_out)
@@ -116,62 +128,71 @@ def train_feature_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = FeatureNetwork(config).to(device)
-    seconds, steps = _optimize(network, training, settings, seed, with_progress_bar)
+    network.train().to(memory_format=torch.channels_last)
+    stage = Stage(
+        "features",
+        {"network": network},
+        settings,
+        warmup=lambda _, progress: 20 * progress + 0.02,
+        max_norm=5.0,
+        seed=seed,
+    )
+    state_path = output / STATE_FILE
+    model = json.dumps([asdict(config), len(training)])
+    if resume:
+        state = read_state(state_path, model)
+        stage.load_state_dict(state)
+        restore_random(state)
+    output.mkdir(parents=True, exist_ok=True)
+    monitor = Monitor(
+        output,
+        images_seen=stage.step * settings.batch_size,
+        total_images=settings.steps * settings.batch_size,
+        with_progress_bar=with_progress_bar,
+    )
+    with closing(monitor), stop_on_signal() as should_stop:
+        is_finished = stage.run(
+            partial(_next_losses, network, _batches(training, stage, seed), settings, stage),
+            lambda: write_state(state_path, stage.state_dict(), model),
+            monitor,
+            should_stop=should_stop,
+            tick_steps=_TICK_STEPS,
+            snapshot_steps=_SNAPSHOT_STEPS,
+        )
+    if not is_finished:
+        report_stop(stage.position, command)
+        return None
+    network.eval().to(memory_format=torch.contiguous_format)
     quality = measure_network(network, held_out, settings, seed)
-    (output / QUALITY_FILE).write_text(json.dumps(quality, indent=2) + "\n")
-    card = _make_card(network, quality, len(training), command, seconds, steps)
+    with atomic_file(output / QUALITY_FILE) as path:
+        path.write_text(json.dumps(quality, indent=2) + "\n")
+    card = _make_card(network, quality, len(training), command, stage.seconds, stage.step)
     save_feature_network(output / MODEL_FOLDER, network, card=card)
     _logger.info("quality: %s", {name: round(value, 3) for name, value in quality.items()})
     return output / MODEL_FOLDER
 
 
-def _optimize(
+def _batches(portraits: Portraits, stage: Stage, seed: int) -> Iterator[Portraits]:
+    """Yield shuffled batches without end, from where the stage is."""
+    batch_size = stage.options.batch_size
+    order = infinite_order(len(portraits), seed=seed, position=stage.step * batch_size)
+    while True:
+        yield portraits[torch.tensor([next(order) for _ in range(batch_size)])]
+
+
+def _next_losses(
     network: FeatureNetwork,
-    portraits: Portraits,
+    batches: Iterator[Portraits],
     settings: FeatureTrainingSettings,
-    seed: int,
-    with_progress_bar: bool,
-) -> tuple[float, int]:
-    """Train in place; return seconds and steps."""
-    device = next(network.parameters()).device
-    random = torch.Generator().manual_seed(seed)
-    network.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    start, step = time.monotonic(), 0
-    bar = tqdm(total=settings.steps, unit="step", disable=not with_progress_bar)
-    order = torch.empty(0, dtype=torch.long)
-    while step < settings.steps:
-        minutes = (time.monotonic() - start) / 60
-        progress = step / settings.steps
-        if settings.max_minutes is not None:
-            progress = max(progress, minutes / settings.max_minutes)
-            if progress >= 1:
-                break
-        rate = settings.learning_rate * min(1.0, progress * 20 + 0.02)
-        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
-        if len(order) < settings.batch_size:
-            order = torch.randperm(len(portraits), generator=random)
-        batch, order = portraits[order[: settings.batch_size]], order[settings.batch_size :]
-        images, amounts = _degraded(batch.images.to(device), settings, random)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.with_bfloat16):
-            prediction = network.predict(images)
-        losses = feature_losses(prediction, batch, amounts)
-        loss = losses["attributes"] + settings.label_weight * losses["labels"]
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        bar.update()
-        if step % 100 == 0 or step == settings.steps:
-            texts = [f"{name} {value.item():.3f}" for name, value in losses.items()]
-            _logger.info("step %d  %s  %.1f min", step, "  ".join(texts), minutes)
-    bar.close()
-    network.eval().to(memory_format=torch.contiguous_format)
-    return time.monotonic() - start, step
+    stage: Stage,
+) -> dict[str, Tensor]:
+    device, batch = next(network.parameters()).device, next(batches)
+    images, amounts = _degraded(batch.images.to(device), settings, stage.generator)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.with_bfloat16):
+        prediction = network.predict(images)
+    losses = feature_losses(prediction, batch, amounts)
+    return {"loss": losses["attributes"] + settings.label_weight * losses["labels"], **losses}
 
 
 def _degraded(

@@ -1,11 +1,7 @@
-"""What keeps a run from losing work: its options, and one writer a run folder."""
+"""Options that keep a run from losing work."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from mate3d.atomic import file_lock, remove_leftovers
 from mate3d.errors import UserError
 from mate3d.option_checks import check_count, check_number
 
@@ -20,9 +16,6 @@ BEST_METRICS = (
     "miou",
     "eikonal_residual",
 )
-_LOCK_FILE = ".training.lock"
-# Data workers of a run that was killed hold its lock until they notice, in about five seconds.
-_PATIENCE_S = 12.0
 _MOST = 10**6
 
 
@@ -69,21 +62,3 @@ class SafetySettings:
             raise UserError(
                 f"safety.rollback_lr_factor={self.rollback_lr_factor}; use a number in (0, 1]"
             )
-
-
-@contextmanager
-def only_writer(run_folder: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
-    """Hold a run folder for the block, clean of what killed runs left in it.
-
-    Args:
-        run_folder: Made if it is missing.
-        patience_s: How long to wait for another run that is about to end.
-
-    Raises:
-        UserError: If another process trains there, or the folder cannot be written.
-    """
-    refusal = f"another process trains in {run_folder}; wait for it or choose another output"
-    with file_lock(run_folder / _LOCK_FILE, refusal, patience_s=patience_s):
-        for folder in (run_folder, run_folder / CHECKPOINTS_FOLDER):
-            remove_leftovers(folder)
-        yield

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +15,7 @@ from mate3d.errors import UserError
 from mate3d.labels import get_label_set
 from mate3d.outputs.charts import format_value, make_chart
 from mate3d.outputs.page import render_page
+from training.run_folder.careful_loop import resume_command
 from training.run_folder.events import read_events
 from training.run_folder.json_lines import STATS_FILE, read_lines
 from training.run_folder.pictures import embed_grids, find_grids
@@ -142,8 +142,7 @@ def _resume_command(folder: Path, command: str) -> str:
         except (OSError, UnicodeDecodeError):
             return ""
         command = (re.findall(r"^- command: `(.+)`$", card, re.MULTILINE) or [""])[0]
-    words = [word for word in shlex.split(command) if not word.startswith("resume=")]
-    return shlex.join([*words, "resume=true"]) if words else ""
+    return resume_command(command)
 
 
 def _make_sections(
