@@ -22,13 +22,13 @@ from training.run_folder.careful_loop import only_writer
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import STATE_FILE
 
-# Each run has six steps, and a snapshot after the second and the fourth.
+# Each run has four or six steps, and a snapshot after every second one.
 WORDS = {
     "train": [
-        *("train.batch_size=2", "train.total_kimg=0.012", "train.tick_kimg=0.002"),
-        *("train.snapshot_ticks=2", "metrics=none", "train.num_workers=0"),
+        *("train.batch_size=2", "train.total_kimg=0.008", "train.tick_kimg=0.002"),
+        *("train.snapshot_ticks=2", "train.grid_columns=1", "metrics=none"),
     ],
-    "train_prior": ["num_samples=1"],
+    "train_prior": ["num_samples=1", "prior.resolution=16"],
     "train_features": ["training.steps=6"],
 }
 MAINS = {
@@ -140,17 +140,17 @@ def test_signal_saves_and_the_printed_command_resumes_exactly(
 
 
 @pytest.mark.parametrize(
-    "script",
+    ("script", "step"),
     [
-        pytest.param("train", marks=pytest.mark.slow),
-        pytest.param("train_prior", marks=pytest.mark.slow),
-        "train_features",
+        pytest.param("train", 4, marks=pytest.mark.slow),
+        pytest.param("train_prior", 6, marks=pytest.mark.slow),
+        ("train_features", 6),
     ],
 )
-def test_killed_run_resumes_from_its_last_snapshot(cats, tmp_path, whole_runs, script):
+def test_killed_run_resumes_from_its_last_snapshot(cats, tmp_path, whole_runs, script, step):
     expected = whole_runs(script)
     words = make_words(script, cats, tmp_path / "run")
-    with signal_in(6, signal.SIGKILL):
+    with signal_in(step, signal.SIGKILL):
         assert call(script, words).returncode == -signal.SIGKILL
     result = call(script, [*words, "resume=auto"])
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Train the feature network: attributes, camera, labels and how degraded an image is."""
+"""Train the feature network to predict attributes, camera, labels and image degradation."""
 
 import json
 import logging
@@ -215,9 +215,9 @@ def feature_losses(
     portraits: Portraits,
     amounts: Tensor,  # [B, 3] in 0..1, of the degradations
 ) -> dict[str, Tensor]:
-    """Return the mean squared error of all known numbers, and the labels' cross entropy."""
+    """Return the mean squared error over known numbers, and the cross entropy of the labels."""
     device = prediction.features.device
-    # Amounts are 0..1; three deviations wide, they weigh about as much as an attribute.
+    # Amounts are in 0..1; times 3, they weigh about as much as an attribute.
     targets = torch.cat([portraits.attributes, 3 * amounts.cpu()], dim=1).to(device)
     is_known = ~targets.isnan()
     errors = (prediction.attributes.float() - targets.nan_to_num()).square() * is_known
@@ -239,9 +239,9 @@ def measure_network(
     settings: FeatureTrainingSettings,
     seed: int,
 ) -> dict[str, float]:
-    """Return how much of the numbers' variance it explains, and its labels' mean IoU.
+    """Return the explained share of variance of the numbers, and the mean IoU of the labels.
 
-    Undegraded portraits, except for `r2_degraded`.
+    All but `r2_degraded` are measured on undegraded portraits.
     """
     device = next(network.parameters()).device
     random = torch.Generator().manual_seed(seed + 1)
@@ -276,7 +276,7 @@ def measure_network(
 
 
 def _explained(values: Tensor, targets: Tensor) -> Tensor:  # [N, A] each -> [A]
-    """Return the share of each target's variance that the values explain, where it is known."""
+    """Return the share of each target's variance that the values explain, ignoring NaN."""
     errors = (values - targets).square().nanmean(dim=0)
     return 1 - errors / (targets - targets.nanmean(dim=0)).square().nanmean(dim=0)
 
@@ -294,10 +294,10 @@ def _make_card(
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in quality.items())
     return f"""# Procedural features
 
-A network of {num_weights / 1e6:.2f} M weights that looks at {config["resolution"]} px portraits
-and gives {config["num_features"]} features, from which it predicts {len(config["attributes"])}
-numbers: attributes, view direction, and how blurred, noisy and bent an image is. It also labels
-each pixel ({", ".join(config["label_sets"])}). docs/metrics.md says what it is good for.
+A network of {num_weights / 1e6:.2f} M weights for {config["resolution"]} px portraits. From
+{config["num_features"]} features it predicts {len(config["attributes"])} numbers: attributes,
+view direction, and how blurred, noisy and warped an image is. It also labels each pixel
+({", ".join(config["label_sets"])}). docs/metrics.md describes its uses.
 
 - command: `{command}`
 - data: {num_portraits} portraits
@@ -305,7 +305,7 @@ each pixel ({", ".join(config["label_sets"])}). docs/metrics.md says what it is 
 - hardware: {platform.machine()}, {torch.get_num_threads()} thread(s)
 - software: Python {platform.python_version()}, PyTorch {torch.__version__}
 
-Measured on held-out portraits: share of explained variance (`r2`), mean IoU of labels.
+Measured on held-out portraits: explained share of variance (`r2`), mean IoU of labels.
 
 | value | |
 |---|---|

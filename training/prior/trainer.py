@@ -13,6 +13,7 @@ import transformers
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from mate3d.atomic import atomic_file
 from mate3d.outputs.visualize import make_image_grid, save_image
 from torch_utils.interruption import stop_on_signal
 from training.data.dataset import PortraitDataset
@@ -143,7 +144,8 @@ def _save_quality(networks: PriorNetworks, options: PriorOptions) -> None:
         seed=options.seed,
     )
     text = json.dumps(dataclasses.asdict(quality), indent=2)
-    (Path(options.output) / QUALITY_FILE).write_text(text + "\n")
+    with atomic_file(Path(options.output) / QUALITY_FILE) as path:
+        path.write_text(text + "\n")
     _logger.info("quality: %s", text)
 
 

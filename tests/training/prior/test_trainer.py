@@ -116,7 +116,7 @@ def test_data_set_without_captions_is_refused(options, dataset_folder):
 
 
 def test_options_that_do_not_fit_are_refused(options, trained):
-    with pytest.raises(UserError, match="must lie below the 6 images"):
+    with pytest.raises(UserError, match="must be less than the 6 images"):
         train_prior(replace(options, output=str(trained), resume=True, quality_samples=6))
     with pytest.raises(UserError, match="multiple of 4"):
         train_prior(replace(options, resolution=15))
