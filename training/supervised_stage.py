@@ -170,8 +170,8 @@ class Stage:
     def _stop_if_diverged(self, reason: str | None) -> None:
         if reason is not None:
             raise UserError(
-                f"{self.name} diverged at step {self.step} ({reason}); the last saved state is "
-                "kept; lower learning_rate, then resume"
+                f"{self.name} diverged at step {self.step} ({reason}); lower learning_rate, then "
+                "resume from the last snapshot or start again"
             )
 
     def state_dict(self) -> dict[str, Any]:
