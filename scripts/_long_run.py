@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,12 +19,9 @@ def run_long(
     train: Callable[[DictConfig, str, bool], None],
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Run a training script, as the only one in its run folder.
+    """Run a training script, as the only one in its run folder; see `scripts._entry.run`.
 
-    Args:
-        script: Name of the script.
-        train: Receives the configuration, the command that starts this run, and whether to resume.
-        argv: Words of the command line; by default those of the process.
+    `train` receives the configuration, the command that starts this run, and whether to resume.
     """
     words = list(sys.argv[1:] if argv is None else argv)
 
@@ -35,9 +33,7 @@ def run_long(
         # `only_writer` has refused a state that must not be resumed.
         train(config, command, broadcast_object(has_state(Path(config.output))))
 
-    run(
-        script,
-        start,
-        words,
-        guard=lambda config: only_writer(Path(config.output), str(config.resume)),
-    )
+    def guard(config: DictConfig) -> AbstractContextManager[None]:
+        return only_writer(Path(config.output), str(config.resume))
+
+    run(script, start, words, guard=guard)

@@ -1,5 +1,6 @@
 """Notice that training has diverged, and return to a state from before."""
 
+import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mate3d.errors import UserError
-from training.run_folder.careful_loop import describe_non_finite
 from training.run_folder.safety import SafetySettings
 from training.run_folder.state_file import previous_path
 from training.state import TrainingState, load_state, set_lr_factor
@@ -42,9 +42,9 @@ class DivergenceGuard:
             metrics: Values of one iteration; for a tensor, the largest magnitude counts.
         """
         values = {name: _magnitude(value) for name, value in metrics.items()}
-        reason = describe_non_finite(values)
-        if reason is not None:
-            return reason
+        for name, value in values.items():
+            if not math.isfinite(value):
+                return f"{name} is {'NaN' if math.isnan(value) else 'infinite'}"
         guarded = {name: values[name] for name in self._windows if name in values}
         for name, value in guarded.items():
             reason = self._spike(name, value)

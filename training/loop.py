@@ -121,8 +121,8 @@ class Trainer:
                 is_complete = run_carefully(
                     partial(self._iterate_and_report, should_stop),
                     lambda: self._snapshots.save(self._monitor, {}),
-                    is_finished=lambda: self._images_left() == 0,
-                    should_stop=lambda: self._is_stopping,
+                    lambda: self._images_left() == 0,
+                    lambda: self._is_stopping,
                 )
             if is_complete:
                 self._log_event("finish", "")

@@ -24,13 +24,8 @@ from training.step_inputs import Networks
 
 # Fields of `TrainingState` that are plain values.
 _COUNTERS = (
-    "data",
-    "images_seen",
-    "stage_images",
-    "iteration",
-    "seconds",
-    "num_rollbacks",
-    "lr_factor",
+    *("data", "images_seen", "stage_images", "iteration", "seconds"),
+    *("num_rollbacks", "lr_factor"),
 )
 
 _logger = logging.getLogger(__name__)

@@ -10,32 +10,19 @@ from torch import Tensor, nn
 
 from mate3d.errors import UserError
 from training.optimization.ema import make_average, update_average
-from training.run_folder.careful_loop import describe_non_finite, run_carefully
+from training.run_folder.careful_loop import run_carefully
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import find_non_finite
 
 
 class StageOptions(Protocol):
-    """Length and optimization of a stage.
-
-    `learning_rate` is the peak. `max_minutes` ends the stage earlier; None sets no limit.
-    """
+    """Length and optimization; `learning_rate` is the peak, `max_minutes` may be None."""
 
     steps: int
     batch_size: int
     learning_rate: float
     max_minutes: float | None
     weight_decay: float
-
-
-def learning_rate_factor(warmup: float, progress: float) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then half a cosine to 0.
-
-    Args:
-        warmup: Share of the warm-up that is over; may exceed 1.
-        progress: Share of the stage that is over, 0..1.
-    """
-    return min(1.0, warmup) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Stage:
@@ -45,10 +32,9 @@ class Stage:
         name: Appears in logs and in the state.
         networks: The networks to train, by name.
         options: Length and optimization.
-        warmup: Share of the warm-up that is over, from the steps done and the stage's progress.
+        warmup: Returns the share of the warm-up that is over, from the steps done and `progress`.
         max_norm: Gradients are scaled down to this norm.
-        ema_decay: Share of the averaged weights that a step keeps, less in the first steps; None
-            makes no average.
+        ema_decay: Share of the averaged weights that a step keeps, less in the first steps.
         seed: Seed of the stage's random numbers.
     """
 
@@ -60,20 +46,17 @@ class Stage:
         *,
         warmup: Callable[[int, float], float],
         max_norm: float = 1.0,
-        ema_decay: float | None = None,
+        ema_decay: float = 0.0,
         seed: int,
     ):
         self.name, self.options = name, options
         self.networks = nn.ModuleDict(networks)
-        self.averages = self.networks if ema_decay is None else make_average(self.networks)
+        self.averages = make_average(self.networks)
         self.generator = torch.Generator().manual_seed(seed)
-        self.step = 0
-        self.seconds = 0.0
+        self.step, self.seconds = 0, 0.0
         self._warmup, self._max_norm, self._ema_decay = warmup, max_norm, ema_decay
         self._optimizer = torch.optim.AdamW(
-            self.networks.parameters(),
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
+            self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay
         )
 
     @property
@@ -96,18 +79,19 @@ class Stage:
 
     def advance(self, compute_losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Take one step; `compute_losses` returns the total under `loss`."""
-        start = time.monotonic()
-        factor = learning_rate_factor(self._warmup(self.step, self.progress), self.progress)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * factor
+        start, progress = time.monotonic(), self.progress
+        # Linear warm-up, then half a cosine down to 0.
+        factor = (
+            min(1.0, self._warmup(self.step, progress)) * (1 + math.cos(math.pi * progress)) / 2
+        )
+        self._optimizer.param_groups[0]["lr"] = self.options.learning_rate * factor
         losses = compute_losses()
         self._optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(self.networks.parameters(), self._max_norm)
         self._optimizer.step()
-        if self._ema_decay is not None:
-            decay = min(self._ema_decay, (1 + self.step) / (10 + self.step))
-            update_average(self.averages, self.networks, decay)
+        decay = min(self._ema_decay, (1 + self.step) / (10 + self.step))
+        update_average(self.averages, self.networks, decay)
         self.step += 1
         self.seconds += time.monotonic() - start
         return {name: value.detach() for name, value in losses.items()}
@@ -122,34 +106,33 @@ class Stage:
         tick_steps: int,
         snapshot_steps: int,
         images_before: int = 0,
-    ) -> bool:
-        """Take steps until the stage is finished or asked to stop, with ticks and snapshots.
+    ) -> None:
+        """Take steps until the stage is finished or asked to stop; see `advance`, `run_carefully`.
 
         Args:
-            compute_losses: See `advance`.
-            save: Saves the run, at each snapshot and at the end.
+            compute_losses: Called in every step.
+            save: Called at each snapshot and at the end.
             monitor: Receives the losses.
-            should_stop: Tells whether to stop before the next step.
+            should_stop: Asked before every step.
             tick_steps: Steps per status line.
             snapshot_steps: Steps per snapshot.
             images_before: Images used by earlier stages.
 
-        Returns:
-            Whether the stage is finished.
-
         Raises:
-            UserError: If a loss or a weight is not finite; the last saved state is kept.
+            UserError: If the loss or a weight is not finite; nothing is saved then.
         """
 
         def save_if_finite() -> None:
             damage = find_non_finite(self.state_dict())
-            self._stop_if_diverged(damage and f"{damage} is not finite")
+            if damage is not None:
+                raise self._diverged(f"{damage} is not finite")
             save()
 
         def take_step() -> bool:
             losses = self.advance(compute_losses)
-            values = {name: float(value) for name, value in losses.items()}
-            self._stop_if_diverged(describe_non_finite(values))
+            loss = float(losses["loss"])
+            if not math.isfinite(loss):
+                raise self._diverged(f"loss is {loss}")
             images_seen = images_before + self.step * self.options.batch_size
             monitor.record({f"Loss/{self.name}/{name}": loss for name, loss in losses.items()})
             monitor.advance(images_seen)
@@ -160,39 +143,30 @@ class Stage:
                 save_if_finite()
             return is_due
 
-        return run_carefully(
-            take_step,
-            save_if_finite,
-            is_finished=lambda: self.is_finished,
-            should_stop=should_stop,
-        )
+        run_carefully(take_step, save_if_finite, lambda: self.is_finished, should_stop)
 
-    def _stop_if_diverged(self, reason: str | None) -> None:
-        if reason is not None:
-            raise UserError(
-                f"{self.name} diverged at step {self.step} ({reason}); lower learning_rate, then "
-                "resume from the last snapshot or start again"
-            )
+    def _diverged(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.name} diverged at step {self.step} ({reason}); lower learning_rate, then "
+            "resume from the last snapshot or start again"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to continue exactly."""
-        state = {
+        return {
             "name": self.name,
             "step": self.step,
             "seconds": self.seconds,
             "networks": self.networks.state_dict(),
+            "averages": self.averages.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
-        if self._ema_decay is not None:
-            state["averages"] = self.averages.state_dict()
-        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`."""
         self.step, self.seconds = state["step"], state["seconds"]
         self.networks.load_state_dict(state["networks"])
-        if self._ema_decay is not None:
-            self.averages.load_state_dict(state["averages"])
+        self.averages.load_state_dict(state["averages"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])

@@ -25,7 +25,7 @@ from mate3d.metrics.feature_network import (
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
 from mate3d.option_checks import check_number, check_range
 from torch_utils.interruption import stop_on_signal
-from training.data.loader import infinite_order
+from training.data.loader import infinite_batches
 from training.feature_network.degradations import DEGRADATIONS, degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
 from training.run_folder.careful_loop import report_stop
@@ -144,25 +144,27 @@ def train_feature_network(
         stage.load_state_dict(state)
         restore_random(state)
     output.mkdir(parents=True, exist_ok=True)
+    images_seen = stage.step * settings.batch_size
+    rows = infinite_batches(len(training), settings.batch_size, seed=seed, position=images_seen)
     monitor = Monitor(
         output,
-        images_seen=stage.step * settings.batch_size,
+        images_seen=images_seen,
         total_images=settings.steps * settings.batch_size,
         with_progress_bar=with_progress_bar,
     )
     with closing(monitor), stop_on_signal() as should_stop:
-        is_finished = stage.run(
-            partial(_next_losses, network, _batches(training, stage, seed), settings, stage),
+        stage.run(
+            partial(_compute_losses, network, training, rows, settings, stage.generator),
             lambda: write_state(state_path, stage.state_dict(), model),
             monitor,
             should_stop=should_stop,
             tick_steps=_TICK_STEPS,
             snapshot_steps=_SNAPSHOT_STEPS,
         )
-    if not is_finished:
+    if not stage.is_finished:
         report_stop(stage.position, command)
         return None
-    network.eval().to(memory_format=torch.contiguous_format)
+    network = stage.averages["network"].to(memory_format=torch.contiguous_format)
     quality = measure_network(network, held_out, settings, seed)
     with atomic_file(output / QUALITY_FILE) as path:
         path.write_text(json.dumps(quality, indent=2) + "\n")
@@ -172,22 +174,15 @@ def train_feature_network(
     return output / MODEL_FOLDER
 
 
-def _batches(portraits: Portraits, stage: Stage, seed: int) -> Iterator[Portraits]:
-    """Yield shuffled batches without end, from where the stage is."""
-    batch_size = stage.options.batch_size
-    order = infinite_order(len(portraits), seed=seed, position=stage.step * batch_size)
-    while True:
-        yield portraits[torch.tensor([next(order) for _ in range(batch_size)])]
-
-
-def _next_losses(
+def _compute_losses(
     network: FeatureNetwork,
-    batches: Iterator[Portraits],
+    portraits: Portraits,
+    rows: Iterator[list[int]],
     settings: FeatureTrainingSettings,
-    stage: Stage,
+    random: torch.Generator,
 ) -> dict[str, Tensor]:
-    device, batch = next(network.parameters()).device, next(batches)
-    images, amounts = _degraded(batch.images.to(device), settings, stage.generator)
+    device, batch = next(network.parameters()).device, portraits[torch.tensor(next(rows))]
+    images, amounts = _degraded(batch.images.to(device), settings, random)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.with_bfloat16):
         prediction = network.predict(images)

@@ -13,7 +13,7 @@ from mate3d.labels import LabelSet, colorize_label_map
 from mate3d.procedural.portraits import make_procedural_cat
 from training.data.dataset import PortraitDataset
 from training.data.format import open_dataset
-from training.data.loader import infinite_order, make_loader
+from training.data.loader import infinite_batches, make_loader
 
 _ENCODE_BATCH = 32
 
@@ -138,7 +138,7 @@ def cached_batches(
         seed: Seed of the order.
         position: Number of items already used.
     """
-    for rows in _shuffled(len(means), batch_size, seed, position):
+    for rows in infinite_batches(len(means), batch_size, seed=seed, position=position):
         control = make_control_image(data.label_maps[rows], data.label_set)
         captions = [data.captions[row] for row in rows]
         yield PriorBatch(means[rows], stds[rows], control.to(means.device), captions)
@@ -174,11 +174,5 @@ def image_batches(
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # [B, 3, H, W] in [-1, 1], [B, H, W] int64
     """Yield shuffled batches of images and label maps without end."""
-    for rows in _shuffled(len(images), batch_size, seed, position):
+    for rows in infinite_batches(len(images), batch_size, seed=seed, position=position):
         yield to_float(images[rows].to(device)), label_maps[rows].long().to(device)
-
-
-def _shuffled(num_items: int, batch_size: int, seed: int, position: int) -> Iterator[list[int]]:
-    order = infinite_order(num_items, seed=seed, position=position)
-    while True:
-        yield [next(order) for _ in range(batch_size)]

@@ -124,10 +124,8 @@ def train_prior(
     # Its bars for files of a few megabytes would break up the training's own bar.
     transformers.utils.logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    trainer = PriorTrainer(options)
-    networks = trainer.train(with_progress_bar=with_progress_bar)
+    networks = PriorTrainer(options, command).train(with_progress_bar=with_progress_bar)
     if networks is None:
-        report_stop(trainer.position, command)
         return None
     if options.quality_samples > 0:
         _save_quality(networks, options)
@@ -154,13 +152,14 @@ class PriorTrainer:
 
     Args:
         options: See `PriorOptions`.
+        command: See `train_prior`.
 
     Raises:
         UserError: If there is nothing to resume, or the state does not fit.
     """
 
-    def __init__(self, options: PriorOptions):
-        self._options = options
+    def __init__(self, options: PriorOptions, command: str = ""):
+        self._options, self._command = options, command
         self._output = Path(options.output)
         self._device = options.device
         self._dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
@@ -171,13 +170,7 @@ class PriorTrainer:
         model = [options.resolution, sizes, len(self._dataset)]
         self._model = json.dumps(model, sort_keys=True, default=list)
         self._state = read_state(self._state_path, self._model) if options.resume else None
-        self._stage: Stage | None = None
         torch.manual_seed(options.seed)
-
-    @property
-    def position(self) -> str:
-        """Where training is, for a user to read."""
-        return "step 0" if self._stage is None else self._stage.position
 
     def train(self, *, with_progress_bar: bool) -> PriorNetworks | None:
         """Train the remaining stages and save; return the networks, or None after a signal."""
@@ -196,9 +189,13 @@ class PriorTrainer:
             with_progress_bar=with_progress_bar,
         )
         with contextlib.closing(monitor) as self._monitor, stop_on_signal() as self._should_stop:
-            if data is not None and not self._train_autoencoder(networks, data):
-                return None
-            return self._train_diffusion(networks, self._make_batches(networks, data))
+            stage = None if data is None else self._train_autoencoder(networks, data)
+            if stage is None or stage.is_finished:
+                stage = self._train_diffusion(networks, self._make_batches(networks, data))
+        if stage.is_finished:
+            return dataclasses.replace(networks, **dict(stage.averages.items()))
+        report_stop(stage.position, self._command)
+        return None
 
     def _make_batches(
         self, networks: PriorNetworks, data: CaptionedImages | None
@@ -230,16 +227,12 @@ class PriorTrainer:
         options = self._stages[name]
         return self._state["step"] * options.batch_size if name == at else _num_images(options)
 
-    def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> bool:
-        """Train `networks.vae`, then replace it by the average of its weights.
-
-        Returns:
-            Whether the stage is finished.
-        """
+    def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> Stage | None:
+        """Train `networks.vae`, then replace it by the average of its weights."""
         options = self._options.autoencoder
         if self._state is not None and self._state["name"] != "autoencoder":
             networks.vae.load_state_dict(self._state["vae"])
-            return True
+            return None
         stage = self._make_stage("autoencoder", {"vae": networks.vae}, seed=self._options.seed)
         normal_maps, normal_label_maps = make_normal_maps(
             options.num_normal_maps, self._options.resolution, self._options.seed
@@ -272,18 +265,12 @@ class PriorTrainer:
             self._save_reconstructions(stage, data)
             write_state(self._state_path, stage.state_dict(), self._model)
 
-        is_finished = self._run(stage, compute_losses, save, images_before=0)
+        self._run(stage, compute_losses, save, images_before=0)
         networks.vae = stage.averages["vae"]
-        return is_finished
+        return stage
 
-    def _train_diffusion(
-        self, networks: PriorNetworks, batches: Iterator[PriorBatch]
-    ) -> PriorNetworks | None:
-        """Train the ControlNet and, without a base, denoiser and text encoder with it.
-
-        Returns:
-            The networks with averaged weights, or None if the stage is not finished.
-        """
+    def _train_diffusion(self, networks: PriorNetworks, batches: Iterator[PriorBatch]) -> Stage:
+        """Train the ControlNet and, without a base, denoiser and text encoder with it."""
         options = self._options.diffusion
         is_base = self._options.base is not None
         names = ("controlnet",) if is_base else ("unet", "text_encoder", "controlnet")
@@ -303,14 +290,13 @@ class PriorTrainer:
             frozen = {} if is_base else {"vae": networks.vae.state_dict()}
             write_state(self._state_path, stage.state_dict() | frozen, self._model)
 
-        images_before = total - _num_images(options)
-        is_finished = self._run(stage, compute_losses, save, images_before=images_before)
-        return averaged if is_finished else None
+        self._run(stage, compute_losses, save, images_before=total - _num_images(options))
+        return stage
 
     def _make_stage(self, name: str, networks: dict[str, nn.Module], *, seed: int) -> Stage:
         """Return a stage at its start, or where an earlier run saved it."""
         options = self._stages[name]
-        self._stage = stage = Stage(
+        stage = Stage(
             name,
             networks,
             options,
@@ -330,14 +316,14 @@ class PriorTrainer:
         save: Callable[[], None],
         *,
         images_before: int,
-    ) -> bool:
+    ) -> None:
         options = self._options
 
         def compute() -> dict[str, Tensor]:
             with fast_numerics(self._device, with_bfloat16=options.with_bfloat16):
                 return compute_losses()
 
-        return stage.run(
+        stage.run(
             compute,
             save,
             self._monitor,

@@ -1,9 +1,8 @@
 """The loop of every long run: one writer per folder, a clean stop, and a way to resume."""
 
 import logging
-import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def only_writer(
 def run_carefully(
     take_step: Callable[[], bool],
     save: Callable[[], None],
-    *,
     is_finished: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> bool:
@@ -92,11 +90,3 @@ def resume_command(command: str) -> str:
     """Return the command that resumes the run which a command starts; "" stays ""."""
     words = [word for word in shlex.split(command) if not word.startswith("resume=")]
     return shlex.join([*words, "resume=true"]) if words else ""
-
-
-def describe_non_finite(values: Mapping[str, float]) -> str | None:
-    """Return which value is NaN or infinite, or None."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            return f"{name} is {'NaN' if math.isnan(value) else 'infinite'}"
-    return None
