@@ -5,8 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-from omegaconf import DictConfig
+from typing import Any
 
 from scripts._entry import run
 from torch_utils.distributed import broadcast_object
@@ -16,7 +15,7 @@ from training.run_folder.state_file import has_state
 
 def run_long(
     script: str,
-    train: Callable[[DictConfig, str, bool], None],
+    train: Callable[[Any, str, bool], None],
     argv: Sequence[str] | None = None,
 ) -> None:
     """Run a training script, as the only one in its run folder; see `scripts._entry.run`.
@@ -25,7 +24,7 @@ def run_long(
     """
     words = list(sys.argv[1:] if argv is None else argv)
 
-    def start(config: DictConfig) -> None:
+    def start(config: Any) -> None:
         # `output` may depend on the time.
         own_words = [word for word in words if not word.startswith(("output=", "resume="))]
         own_words.append(f"output={config.output}")
@@ -33,7 +32,7 @@ def run_long(
         # `only_writer` has refused a state that must not be resumed.
         train(config, command, broadcast_object(has_state(Path(config.output))))
 
-    def guard(config: DictConfig) -> AbstractContextManager[None]:
+    def guard(config: Any) -> AbstractContextManager[None]:
         return only_writer(Path(config.output), str(config.resume))
 
     run(script, start, words, guard=guard)
