@@ -35,7 +35,6 @@ from typing import Any
 
 import torch
 from common import cpu_name, read_words, report
-from omegaconf import OmegaConf
 
 from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
@@ -53,11 +52,10 @@ from editing.regions import (
 from editing.session import Portrait, sample_portrait
 from editing.views import FastSourceView, view_source
 from mate3d.checkpoint import load_generator
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.rendering.renderer import RenderingConfig
-from scripts._compose import compose_config, resolve_config
+from scripts._compose import read_options
 
 SEED = 7
 WAYS = ("exact", "fast")
@@ -111,7 +109,7 @@ class Case:
 def make_case(words: dict[str, str]) -> Case:
     """Build a preset."""
     device, side = torch.device(words["device"]), words["neural_resolution"]
-    config = resolve_config(compose_config("edit", ["experiment=demo_cat_ears", "output=-"]))
+    config = read_options("edit", ["experiment=demo_cat_ears", "output=-"])
     guidance = load_controlnet_guidance(config.guidance.prior, device=device)
     generator = _make_generator(words["preset"], config.generator, device)
     if side:
@@ -121,7 +119,7 @@ def make_case(words: dict[str, str]) -> Case:
         portrait = sample_portrait(
             generator, seed=SEED, truncation_psi=config.truncation_psi, yaw=0.0, pitch=0.0
         )
-        options = config_from_dict(EditOptions, OmegaConf.to_container(config.edit))
+        options = config.edit
         painted = load_painted_mask(config.mask, generator.label_set, generator.config.resolution)
         class_ids = tuple(generator.label_set.class_id(name) for name in config.edit_classes)
         painted = painted.to(device)

@@ -37,17 +37,16 @@ from typing import Any
 
 import torch
 from common import Stopwatch, describe_machine, peak_memory_gib, read_words, report
-from omegaconf import OmegaConf
 from torch import nn
 
 from mate3d.cameras import make_camera
 from mate3d.labels import get_label_set, one_hot_mask
-from scripts._compose import compose_config, resolve_config
-from scripts.train import read_generator_config, read_settings
+from scripts._compose import read_options
 from torch_utils.heap import keep_freed_memory
+from torch_utils.ops.execution import DTYPES
 from training.build_state import build_state
 from training.iteration import IterationInputs, adversarial_iteration
-from training.optimization.precision import DTYPES, TrainingPrecision
+from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import schedule_values
 from training.state import TrainingState
 from training.step_inputs import BatchParts, RealBatch
@@ -80,9 +79,8 @@ def measure(case: Case) -> dict[str, float]:
     device = torch.device(case.device)
     if device.type == "cpu":
         keep_freed_memory()
-    config = resolve_config(compose_config("train", case.words))
-    generator_config = read_generator_config(config)
-    stages, settings = read_settings(config)
+    options = read_options("train", case.words)
+    generator_config, settings = options.generator_config, options.settings
     loop = replace(
         settings.loop, batch_size=case.batch_size, accumulation=1, precision=case.precision
     )
@@ -95,9 +93,8 @@ def measure(case: Case) -> dict[str, float]:
     before = _held_gib(device)
     state = build_state(
         generator_config,
-        OmegaConf.to_container(config.model.discriminator),
+        options.model.discriminator,
         settings,
-        stages,
         cameras,
         device,
     )

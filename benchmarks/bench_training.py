@@ -81,7 +81,7 @@ PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
         DiscriminatorConfig(resolution=16, channel_base=64, channel_max=8, mapping_layers=1),
     ),
 }
-LOSS = LossSettings(density_extent=1.0, with_double_blur=True)
+LOSS = LossSettings(eikonal_points=None, density_extent=1.0, with_double_blur=True)
 NETWORKS = ("generator", "discriminator", "semantic_discriminator")
 VARIANTS = ("exact", "fast", "subset", "bf16")
 DEFAULTS = {

@@ -5,50 +5,51 @@ conditional SDS are MaTe3D's (docs/method.md).
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from editing.guidance.base import Guidance, PromptEmbeds
-from mate3d.errors import UserError
-from mate3d.option_checks import check_choice
+from mate3d.options import AtLeast, OptionError, Options, Range
 
 Blend = Literal["blended", "image", "normals"]
 Weighting = Literal["variance", "uniform"]
+_Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
-class DistillationOptions:
-    """How the diffusion prior is asked.
+class DistillationOptions(Options):
+    """Score distillation from the diffusion prior.
 
     Args:
-        guidance_scale: Classifier-free guidance.
-        controlnet_conditioning_scale: Strength of the mask condition, 0..1.
-        timestep_range: Smallest and largest timestep as fractions of the training steps.
-        final_max_timestep: Fraction that the largest timestep falls to, linearly, by the last
-            step; equal to the range's maximum for no annealing.
-        weighting: w(t); "variance" is 1 - alphas_cumprod, "uniform" is 1.
-        blend: Which encodings are distilled: "blended" mixes image and normals with a share
-            drawn from U(0, 1) at each step, "image" and "normals" take one.
+        guidance_scale: Classifier-free guidance scale.
+        controlnet_conditioning_scale: ControlNet conditioning scale, the weight of the mask
+            condition.
+        timestep_range: Minimum and maximum timestep, as fractions of the training steps.
+        final_max_timestep: Fraction to which the maximum timestep falls linearly by the last step;
+            set it to the maximum of timestep_range for no annealing.
+        weighting: Weight w(t) of a timestep; variance is 1 - alphas_cumprod, uniform is 1.
+        blend: Encodings to distill. blended mixes image and normals with a share drawn from U(0, 1)
+            at each step; image and normals use one of them.
     """
 
-    guidance_scale: float = 7.5
-    controlnet_conditioning_scale: float = 1.0
-    timestep_range: tuple[float, float] = (0.02, 0.98)
-    final_max_timestep: float = 0.5
+    guidance_scale: Annotated[float, AtLeast(0)] = 7.5
+    controlnet_conditioning_scale: Annotated[float, AtLeast(0)] = 1.0
+    timestep_range: tuple[_Share, _Share] = (0.02, 0.98)
+    final_max_timestep: _Share = 0.5
     weighting: Weighting = "variance"
     blend: Blend = "blended"
 
     def __post_init__(self):
+        super().__post_init__()
         smallest, largest = self.timestep_range
-        if not 0 <= smallest < largest <= 1:
-            raise UserError(f"timestep_range={list(self.timestep_range)}; use 0 <= min < max <= 1")
-        final = self.final_max_timestep
-        if not smallest < final <= largest:
-            raise UserError(f"final_max_timestep={final}; use a value in ({smallest}, {largest}]")
-        check_choice("weighting", self.weighting, get_args(Weighting))
-        check_choice("blend", self.blend, get_args(Blend))
+        if smallest >= largest:
+            advice = "use [minimum,maximum] with the minimum below the maximum"
+            raise OptionError("timestep_range", self.timestep_range, advice)
+        if not smallest < self.final_max_timestep <= largest:
+            advice = f"use a number {Range(smallest, largest, with_low=False)}"
+            raise OptionError("final_max_timestep", self.final_max_timestep, advice)
 
 
 @dataclass(frozen=True)

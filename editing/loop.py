@@ -231,8 +231,8 @@ class EditLoop:
         return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
 
     def _draw_camera(self) -> Tensor:  # [1, 25]
-        low_yaw, high_yaw = self.options.yaw_range
-        low_pitch, high_pitch = self.options.pitch_range
+        low_yaw, high_yaw = map(math.radians, self.options.yaw_range_degrees)
+        low_pitch, high_pitch = map(math.radians, self.options.pitch_range_degrees)
         draws = torch.rand(2, generator=self.generator)
         camera = self.edited.generator.config.camera_rig.make_camera(
             low_yaw + (high_yaw - low_yaw) * draws[0],

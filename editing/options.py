@@ -1,102 +1,135 @@
-"""Everything about an edit that a config file sets; the configs are under configs/edit/."""
+"""Options of an edit: how it is optimised, its prior, and its report."""
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from editing.distillation import DistillationOptions
 from editing.regions import RegionOptions
-from mate3d.errors import UserError
-from mate3d.option_checks import check_choice
+from mate3d.cameras import PitchDegrees
+from mate3d.options import Above, AtLeast, FilePath, OptionError, Options, Precision, Range
 
 Condition = Literal["updated", "fixed", "none"]
 MaskLoss = Literal["classes", "silhouette"]
+_Rate = Annotated[float, AtLeast(0)]
+_Weight = Annotated[float, AtLeast(0)]
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Factor of each loss term; a term of weight 0 is not computed.
+class LossWeights(Options):
+    """Weight of each loss term; a term with weight 0 is not computed.
 
     Args:
-        mask: Cross entropy of the final segmentation at the painted view.
-        mask_raw: The same of the segmentation before super-resolution.
-        distillation: Score distillation at random views.
-        preservation: Image difference outside the region, at painted and random views.
-        feature_preservation: Plane feature difference at points outside the region.
-        eikonal: Unit gradient of the global SDF.
-        sdf_consistency: Global SDF against the union of the parts.
+        mask: Weight of the cross entropy between the final segmentation and the painted mask.
+        mask_raw: Weight of the same cross entropy before super-resolution.
+        distillation: Weight of score distillation at random views.
+        preservation: Weight of the image difference outside the region, at the painted and at
+            random views.
+        feature_preservation: Weight of the difference of plane features outside the region.
+        eikonal: Weight of the unit-gradient (eikonal) loss of the global SDF.
+        sdf_consistency: Weight of the difference between the global SDF and the union of the parts.
     """
 
-    mask: float = 1.0
-    mask_raw: float = 1.0
-    distillation: float = 1.0
-    preservation: float = 1.0
-    feature_preservation: float = 1.0
-    eikonal: float = 0.1
-    sdf_consistency: float = 1.0
+    mask: _Weight = 1.0
+    mask_raw: _Weight = 1.0
+    distillation: _Weight = 0.01
+    preservation: _Weight = 1.0
+    feature_preservation: _Weight = 1.0
+    eikonal: _Weight = 0.1
+    sdf_consistency: _Weight = 1.0
 
 
 @dataclass(frozen=True)
-class EditOptions:
-    """How an edit is optimised.
+class EditOptions(Options):
+    """How an edit is optimised; the defaults are the method with all its parts.
 
     Args:
-        exact: Render every view as a whole instead of what the edit can reach; the same numbers
-            up to rounding, several times slower.
-        num_steps: Optimiser steps; each renders the painted and one random view.
-        learnable: "ws", "planes" and names of backbone modules; see `EditedGenerator`.
-        ws_lr: Adam's learning rate of the style vectors.
-        weight_lr: Adam's learning rate of the backbone weights.
-        plane_lr: Adam's learning rate of the offset on the planes.
-        final_lr_factor: Factor that all rates fall to, linearly, by the last step.
-        soft_beta: Least sharpness length of the surfaces during the first steps, world units; None
-            is the generator's own throughout. A sharp surface hardly moves towards a far outline.
-        soft_share: Share of the steps with `soft_beta`.
-        region: Which points may change.
-        condition: Mask that conditions the prior at random views: "updated" is the fused head's
-            own, rendered at each step; "fixed" is the source's; "none" leaves text only.
-        mask_loss: "classes" compares all labels; "silhouette" only head and background.
-        zone_weight: Weight of the pixels near the edited classes in the mask loss.
-        outside_weight: Weight of all other pixels.
-        zone_dilation_pixels: Width by which that zone exceeds the edited classes.
-        yaw_range: Random views, radians.
-        pitch_range: Random views, radians.
-        num_geometry_points: Points in the box for the terms on distances and features.
-        weights: Factor of each loss term.
-        distillation: How the prior is asked.
+        exact: Render whole views instead of only what the edit can reach; equal up to rounding, and
+            several times slower.
+        num_steps: Optimiser steps; each renders the painted view and one random view.
+        learnable: What is optimised, separated by commas: ws (the style vectors), planes (an offset
+            on the planes), and names of backbone modules or weights.
+        ws_lr: Adam learning rate of the style vectors.
+        weight_lr: Adam learning rate of the backbone weights.
+        plane_lr: Adam learning rate of the offset on the planes.
+        final_lr_factor: Factor to which all learning rates fall linearly by the last step.
+        soft_beta: Minimum beta (surface softness) during the first steps, in world units, because
+            sharp surfaces hardly move. null keeps the generator's own beta.
+        soft_share: Share of the steps that use soft_beta.
+        region: Where the edit may act.
+        condition: Mask that conditions the prior at random views. updated renders the edited head's
+            mask at each step, fixed uses the source's, none uses the prompt alone.
+        mask_loss: What the painted mask is compared with: all labels (classes), or only head and
+            background (silhouette).
+        zone_weight: Weight of pixels near the edited classes in the mask loss.
+        outside_weight: Weight of all other pixels in the mask loss.
+        zone_dilation_pixels: Width of the rim around the edited classes that counts as near, in
+            pixels.
+        yaw_range_degrees: Minimum and maximum yaw of random views.
+        pitch_range_degrees: Minimum and maximum pitch of random views.
+        num_geometry_points: Random points per step at which the terms on distances and features
+            are evaluated.
+        weights: Weights of the loss terms.
+        distillation: Score distillation.
     """
 
     exact: bool = False
-    num_steps: int = 100
+    num_steps: Annotated[int, AtLeast(1)] = 100
     learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "planes")
-    ws_lr: float = 0.002
-    weight_lr: float = 0.002
-    plane_lr: float = 0.02
-    final_lr_factor: float = 0.1
-    soft_beta: float | None = 0.004
-    soft_share: float = 0.6
-    region: RegionOptions = field(default_factory=RegionOptions)
+    ws_lr: _Rate = 0.002
+    weight_lr: _Rate = 0.002
+    plane_lr: _Rate = 0.02
+    final_lr_factor: Annotated[float, Range(0, 1)] = 0.1
+    soft_beta: Annotated[float, Above(0)] | None = 0.004
+    soft_share: Annotated[float, Range(0, 1)] = 0.6
+    region: RegionOptions = RegionOptions()
     condition: Condition = "updated"
     mask_loss: MaskLoss = "classes"
-    zone_weight: float = 1.0
-    outside_weight: float = 0.2
-    zone_dilation_pixels: int = 6
-    yaw_range: tuple[float, float] = (-0.6, 0.6)
-    pitch_range: tuple[float, float] = (-0.25, 0.25)
-    num_geometry_points: int = 4096
-    weights: LossWeights = field(default_factory=LossWeights)
-    distillation: DistillationOptions = field(default_factory=DistillationOptions)
+    zone_weight: _Weight = 1.0
+    outside_weight: _Weight = 0.2
+    zone_dilation_pixels: Annotated[int, Range(0, 4096)] = 6
+    yaw_range_degrees: tuple[float, float] = (-35.0, 35.0)
+    pitch_range_degrees: tuple[PitchDegrees, PitchDegrees] = (-15.0, 15.0)
+    num_geometry_points: Annotated[int, AtLeast(1)] = 4096
+    weights: LossWeights = LossWeights()
+    distillation: DistillationOptions = DistillationOptions()
 
     def __post_init__(self):
-        if self.num_steps < 1:
-            raise UserError(f"edit.num_steps={self.num_steps}; use at least 1")
-        if len(self.learnable) == 0:
-            raise UserError("edit.learnable=[] leaves nothing to optimise; use e.g. [ws]")
-        if self.soft_beta is not None and self.soft_beta <= 0:
-            raise UserError(f"edit.soft_beta={self.soft_beta}; use a length above 0, or null")
-        if not 0 <= self.soft_share <= 1:
-            raise UserError(f"edit.soft_share={self.soft_share}; use a share from 0 to 1")
-        check_choice("edit.condition", self.condition, get_args(Condition))
-        check_choice("edit.mask_loss", self.mask_loss, get_args(MaskLoss))
-        for name, value in (("yaw_range", self.yaw_range), ("pitch_range", self.pitch_range)):
-            if len(value) != 2 or value[0] > value[1]:
-                raise UserError(f"edit.{name}={list(value)}; use [smallest, largest] in radians")
+        super().__post_init__()
+        if not self.learnable:
+            raise OptionError("learnable", (), "name what to optimise, such as [ws]")
+        for name in ("yaw_range_degrees", "pitch_range_degrees"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise OptionError(name, (low, high), "use [minimum,maximum]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions(Options):
+    """The diffusion prior that guides an edit.
+
+    Args:
+        prior: Stable Diffusion in diffusers format: a folder, a Hugging Face hub id, or demo_prior,
+            which comes with the project.
+        controlnet: ControlNet trained on colour-coded label maps; null uses the prior's own.
+        precision: Precision of the prior's networks.
+    """
+
+    prior: FilePath = "demo_prior"
+    controlnet: FilePath | None
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class ReportOptions(Options):
+    """What is written about a finished edit.
+
+    Args:
+        dilation_pixels: Width of the rim around the edited classes that receipt.json counts as part
+            of the region, in pixels.
+        num_orbit_frames: Frames of orbit.mp4.
+        orbit_fps: Frames per second of orbit.mp4.
+    """
+
+    dilation_pixels: Annotated[int, Range(0, 4096)] = 4
+    num_orbit_frames: Annotated[int, AtLeast(1)] = 48
+    orbit_fps: Annotated[int, Range(1, 240)] = 24

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from editing.edited_generator import EditedGenerator
 from editing.regions import RegionOptions, make_region
-from mate3d.checkpoints.storage import config_from_dict, save_weights
+from mate3d.checkpoints.storage import save_weights
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.options import config_from_dict
 
 FORMAT_VERSION = 1
 _EDIT_PREFIX = "edit."

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mate3d.cameras import unpack_camera
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, load_label_map
-from mate3d.option_checks import check_choice
+from mate3d.options import NonNegativeFloat, Options
 
+# What a folder given as a mask holds.
+MASK_FILE = "mask.png"
 # Classes that other parts sit on or in front of. Painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
 _LEAST_SHARE = 1e-3
@@ -25,12 +28,16 @@ def load_painted_mask(
     label_set: LabelSet,
     resolution: int,
 ) -> Tensor:  # [1, H, W] int64
-    """Read a repainted mask.
+    """Read a repainted mask: a file, or mask.png of a folder or an included edit.
 
     Raises:
-        UserError: If the file is missing, is no palette or grey PNG of known label ids, or has
-            not the generator's output size.
+        UserError: If the file is missing, is not a palette or grey PNG of known label ids, or does
+            not have the generator's output size.
     """
+    path = folder_or_asset(path)
+    path = path / MASK_FILE if path.is_dir() else path
+    if not path.exists():
+        raise UserError(f"mask not found: {path}{where_to_find(path, f'*/{MASK_FILE}')}")
     label_map = load_label_map(path, label_set)
     if label_map.shape != (resolution, resolution):
         height, width = label_map.shape
@@ -150,31 +157,30 @@ class BoundedRegion(EditRegion, Protocol):
 
 
 @dataclass(frozen=True)
-class RegionOptions:
-    """Which points take the edited copy's features.
+class RegionOptions(Options):
+    """Region of an edit: the points that take the edited copy's features.
 
     Args:
-        kind: "classes" asks the 3D labels of both copies; "everywhere" switches fusion off.
-        dilation: Width by which the classes grow, world units; the release has 0.
-        softness: Width of the ramp at the edge, world units; the release has 0, or for hair a
-            ramp on the grid of ray samples.
-        reach: Farthest that points may lie from the source's own edited classes, world units; keeps
-            what floats in empty space out. None is no limit, as in the release.
-        with_painted_frustum: Add points that project into repainted pixels.
-        painted_reach: Farthest that those may lie from the source's head; None is no limit.
+        kind: classes fuses source and edited copy by the 3D labels of both; everywhere disables
+            fusion.
+        dilation: Width by which the edited classes grow, in world units; negative values shrink
+            them. The published code uses 0.
+        softness: Width of the ramp at the region's edge, in world units. The published code uses 0,
+            or for hair a ramp on the grid of ray samples.
+        reach: Maximum distance from the source's own edited classes, in world units, which keeps
+            artifacts out of empty space. null sets no limit, as in the published code.
+        with_painted_frustum: Also edit points that project into repainted pixels; the published
+            code does not.
+        painted_reach: Maximum distance of those points from the source's head, in world units;
+            null sets no limit.
     """
 
     kind: RegionKind = "classes"
     dilation: float = 0.0
-    softness: float = 0.0
-    reach: float | None = 0.03
+    softness: NonNegativeFloat = 0.0
+    reach: NonNegativeFloat | None = 0.03
     with_painted_frustum: bool = True
-    painted_reach: float | None = 0.15
-
-    def __post_init__(self):
-        check_choice("edit.region.kind", self.kind, get_args(RegionKind))
-        if self.softness < 0:
-            raise UserError(f"edit.region.softness={self.softness}; use 0 or more world units")
+    painted_reach: NonNegativeFloat | None = 0.15
 
 
 def make_region(

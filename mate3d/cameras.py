@@ -8,13 +8,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from mate3d.errors import UserError
-from mate3d.option_checks import as_text, check_count, check_number, check_numbers, is_list
+from mate3d.options import OptionError, Options, PositiveFloat, Range
 
 # Of a camera label: the pose, 4 x 4, and the intrinsics, 3 x 3.
 CAMERA_DIM = 25
@@ -22,7 +22,8 @@ DEFAULT_FOCAL = 4.2647
 DEFAULT_RADIUS = 2.7
 PathName = Literal["front", "list", "grid", "orbit", "figure_eight"]
 VIDEO_PATHS = ("orbit", "figure_eight")
-_PATHS = ("front", "list", "grid", *VIDEO_PATHS)
+# Seen straight from above or below, no direction of the picture is up.
+PitchDegrees = Annotated[float, Range(-89, 89)]
 
 
 def unpack_camera(
@@ -95,18 +96,19 @@ def make_camera(
 
 
 @dataclass(frozen=True)
-class CameraRig:
+class CameraRig(Options):
     """The cameras that a generator's portraits are framed by; stored with every checkpoint.
 
     Args:
         radius: Distance of the cameras from the world origin, world units.
-        target: Point that they look at, world units; the published face model has (0, 0, 0.2).
+        target: Point that the cameras look at, world units. EG3D uses [0,0,0.2] for faces and
+            [0,0,-0.06] for cats.
         focal: Focal length over image size.
     """
 
-    radius: float = DEFAULT_RADIUS
+    radius: PositiveFloat = DEFAULT_RADIUS
     target: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    focal: float = DEFAULT_FOCAL
+    focal: PositiveFloat = DEFAULT_FOCAL
 
     def make_camera(
         self,
@@ -165,32 +167,46 @@ class View:
 
 
 @dataclass(frozen=True)
-class ViewOptions:
-    """What to look from.
+class ViewOptions(Options):
+    """Views of a head; at yaw 0 and pitch 0 the camera is in front of it.
 
     Args:
-        path: "front", "list" and "grid" are stills, "orbit" and "figure_eight" are videos.
-        angles_degrees: (yaw, pitch) of each view of a list.
-        yaws_degrees: Columns of a grid.
-        pitches_degrees: Rows of a grid.
-        num_frames: Frames of one turn of a closed path.
-        yaw_amplitude_degrees: Largest yaw of a closed path.
-        pitch_amplitude_degrees: Its largest pitch.
-        radius: Distance of the cameras from the world origin; None is the checkpoint's.
-        target: Point looked at, in world units; None is the checkpoint's.
-        focal: Focal length over image size; None is the checkpoint's.
+        path: front, list and grid are stills; orbit and figure_eight are videos that loop.
+        angles_degrees: For path=list, [yaw,pitch] of each view, such as [[-20,0],[0,10]]. Positive
+            yaw moves the camera to the right of the picture, positive pitch moves it up.
+        yaws_degrees: For path=grid, the yaw of each column.
+        pitches_degrees: For path=grid, the pitch of each row.
+        num_frames: Frames per turn of an orbit or figure_eight.
+        yaw_amplitude_degrees: Largest yaw of an orbit or figure_eight.
+        pitch_amplitude_degrees: Largest pitch of an orbit or figure_eight.
+        radius: Distance of the cameras from the world origin, in world units; null uses the
+            checkpoint's.
+        target: Point [x,y,z] that the cameras look at, in world units; null uses the checkpoint's.
+        focal: Focal length divided by image size; null uses the checkpoint's.
     """
 
     path: PathName = "front"
-    angles_degrees: tuple[tuple[float, float], ...] = ()
+    angles_degrees: tuple[tuple[float, PitchDegrees], ...] = ()
     yaws_degrees: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
-    pitches_degrees: tuple[float, ...] = (0.0,)
-    num_frames: int = 60
+    pitches_degrees: tuple[PitchDegrees, ...] = (0.0,)
+    num_frames: Annotated[int, Range(2, 100_000)] = 60
     yaw_amplitude_degrees: float = 20.0
-    pitch_amplitude_degrees: float = 14.0
-    radius: float | None = None
+    pitch_amplitude_degrees: PitchDegrees = 14.0
+    radius: PositiveFloat | None = None
     target: tuple[float, float, float] | None = None
-    focal: float | None = None
+    focal: PositiveFloat | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.path == "list" and not self.angles_degrees:
+            advice = "path=list needs [yaw,pitch] pairs such as [[-20,0],[0,10]]"
+            raise OptionError("angles_degrees", self.angles_degrees, advice)
+        if self.angles_degrees and self.path != "list":
+            advice = f"has no effect with path={self.path} (only with path=list)"
+            raise OptionError("angles_degrees", self.angles_degrees, advice)
+        for name in ("yaws_degrees", "pitches_degrees"):
+            if self.path == "grid" and not getattr(self, name):
+                raise OptionError(name, (), "use a list of angles such as [-30,0,30]")
 
     @property
     def is_video(self) -> bool:
@@ -226,22 +242,19 @@ def make_views(options: ViewOptions) -> list[View]:
     """Return the views that a user asked for, in order.
 
     Raises:
-        UserError: If a value is out of range or a view is given twice.
+        UserError: If a view is given twice.
     """
-    if options.path not in _PATHS:
-        raise UserError(f"views.path={options.path}; use one of: {', '.join(_PATHS)}")
-    check_count("views.num_frames", options.num_frames, 2, 100_000)
     if options.is_video:
         return _video_views(options)
     if options.path == "front":
-        angles = [(0.0, 0.0)]
+        angles = ((0.0, 0.0),)
     elif options.path == "list":
-        angles = _listed_angles(options.angles_degrees)
+        angles = options.angles_degrees
     else:
-        yaws = check_numbers("views.yaws_degrees", options.yaws_degrees)
-        pitches = check_numbers("views.pitches_degrees", options.pitches_degrees)
+        yaws, pitches = options.yaws_degrees, options.pitches_degrees
         angles = [(yaw, pitch) for pitch in pitches for yaw in yaws]
-    views = [_still_view(yaw, pitch) for yaw, pitch in angles]
+    # Adding zero turns -0.0 into 0.0, whose name has a plus.
+    views = [View(f"yaw{y + 0.0:+g}_pitch{p + 0.0:+g}", y, p) for y, p in angles]
     names = [view.name for view in views]
     for name in names:
         if names.count(name) > 1:
@@ -250,54 +263,14 @@ def make_views(options: ViewOptions) -> list[View]:
 
 
 def make_rig(options: ViewOptions, rig: CameraRig) -> CameraRig:
-    """Return a checkpoint's cameras with what the user overrides.
-
-    Raises:
-        UserError: If a value is out of range.
-    """
-    changes: dict[str, float | tuple[float, ...]] = {}
-    for name in ("radius", "focal"):
-        value = getattr(options, name)
-        if value is not None:
-            changes[name] = check_number(f"views.{name}", value, above=0)
-    if options.target is not None:
-        target = check_numbers("views.target", options.target)
-        if len(target) != 3:
-            raise UserError(f"views.target={as_text(target)}; use three numbers [x,y,z]")
-        changes["target"] = target
-    return dataclasses.replace(rig, **changes)
-
-
-def _listed_angles(pairs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    name, example = "views.angles_degrees", "[[-20,0],[0,10]]"
-    if not is_list(pairs) or not pairs:
-        raise UserError(
-            f"{name}={as_text(pairs)}; views.path=list needs [yaw,pitch] pairs such as {example}"
-        )
-    for pair in pairs:
-        if not is_list(pair) or len(pair) != 2:
-            raise UserError(
-                f"{name} holds {as_text(pair)}; use [yaw,pitch] pairs such as {example}"
-            )
-    return [(check_number(name, yaw), check_number(name, pitch)) for yaw, pitch in pairs]
-
-
-def _still_view(yaw: float, pitch: float) -> View:
-    _check_pitch("views: a pitch of", pitch)
-    # Adding zero turns -0.0 into 0.0, whose name has a plus.
-    name = f"yaw{yaw + 0.0:+g}_pitch{pitch + 0.0:+g}"
-    return View(name, yaw, pitch)
-
-
-def _check_pitch(name: str, pitch: float) -> None:
-    if abs(pitch) >= 90:
-        raise UserError(f"{name} {pitch:g} degrees cannot be looked from; stay below 90")
+    """Return a checkpoint's cameras with what the user overrides."""
+    names = ("radius", "target", "focal")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return dataclasses.replace(rig, **given)
 
 
 def _video_views(options: ViewOptions) -> list[View]:
-    yaw = check_number("views.yaw_amplitude_degrees", options.yaw_amplitude_degrees)
-    pitch = check_number("views.pitch_amplitude_degrees", options.pitch_amplitude_degrees)
-    _check_pitch("views.pitch_amplitude_degrees:", pitch)
     curve = orbit_angles if options.path == "orbit" else figure_eight_angles
-    angles = curve(options.num_frames, yaw, pitch)
+    amplitudes = options.yaw_amplitude_degrees, options.pitch_amplitude_degrees
+    angles = curve(options.num_frames, *amplitudes)
     return [View(f"frame{index:04d}", *pair) for index, pair in enumerate(angles)]

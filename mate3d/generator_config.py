@@ -1,13 +1,13 @@
 """Everything that rebuilds a generator."""
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
 from mate3d.cameras import CameraRig
 from mate3d.errors import UserError
 from mate3d.network.layers import NoiseMode
 from mate3d.network.synthesis import PlaneBranches
-from mate3d.option_checks import check_choice
+from mate3d.options import NonNegativeFloat, Options, PositiveFloat, PositiveInt
 from mate3d.rendering.renderer import RenderingConfig
 from mate3d.rendering.triplane import PlaneLayout
 
@@ -15,80 +15,88 @@ Geometry = Literal["sdf", "density"]
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """Everything that rebuilds a generator; the defaults are the published sizes (spec 1).
+class GeneratorSizes(Options):
+    """Sizes and conventions of a generator, all but its rendering; the defaults are published.
 
     Args:
-        label_set: Name of the label set; fixes the number of classes K.
-        z_dim: Latent width.
-        w_dim: Style width.
+        label_set: Name of the masks' label set; fixes the number of classes.
+        z_dim: Width of latents.
+        w_dim: Width of style vectors.
         mapping_layers: Layers of the mapping network after the camera embedding.
-        mapping_lr_multiplier: Slows learning of the mapping network.
-        camera_scale: Factor on the conditioning camera; 0 switches pose conditioning off.
+        mapping_lr_multiplier: Factor on the learning rate of the mapping network.
+        camera_scale: Factor on the conditioning camera; 0 disables pose conditioning.
         plane_resolution: Side of the planes.
         plane_channels: Channels of each plane.
-        plane_layout: Axes of the planes, see `mate3d.rendering.triplane`: "eg3d_legacy" is what
-            published weights were trained with, "xy_xz_zy" what they were after that slip was
-            corrected.
+        plane_layout: Axes of the planes. eg3d_legacy, whose third plane repeats the axes of the
+            second, is for weights of the MaTe3D and EG3D releases; xy_xz_zy for weights that EG3D
+            trained after correcting that.
         channel_base: Backbone channels at resolution r are min(channel_base / r, channel_max).
-        channel_max: See `channel_base`.
-        backbone_clamp: Limit of the backbone's activations; None is none.
+        channel_max: Largest number of backbone channels.
+        backbone_clamp: Limit of the backbone's activations; null sets none.
         hidden_width: Hidden width of every MLP of the decoder.
-        num_features: Rendered colour features.
-        geometry: "sdf" decodes signed distances; "density" decodes a raw density as EG3D does,
-            shown as a pseudo distance (see `DensityDecoder`), and needs the rendering's
-            density_activation "softplus_shifted".
-        plane_branches: "dual" makes a tri-plane for texture and one for shape; "single" makes one
-            for both, as EG3D does.
-        with_local_sdfs: Decode a signed distance a class, each by an MLP of its own. False decodes
-            the logits of all classes by one MLP, as a semantic field without shapes: `class_sdf`
-            then holds pseudo distances, -logit, which need semantic_sharpness 1.
-        density_level: Raw density of the surface; only read for geometry "density".
+        num_features: Number of rendered colour features.
+        geometry: sdf decodes signed distances. density decodes a raw density as EG3D does, and
+            needs loss=density rendering=released.
+        plane_branches: dual makes one tri-plane for texture and one for shape, single makes one for
+            both, as EG3D does. Works with either geometry.
+        with_local_sdfs: Decode one signed distance per class (local SDFs). With false, one MLP
+            decodes the logits of all classes, a semantic field without shapes, which needs
+            rendering.semantic_sharpness=1 and no consistency terms (see ablation=no_local_sdfs).
+        density_level: Raw density of the surface; only used with geometry=density.
         box_size: Side of the cube that the planes span, world units.
-        beta: Initial sharpness length of SDF -> density, world units.
+        beta: Softness of surfaces when distances become densities, world units.
         learn_beta: Train beta instead of keeping it.
-        background: "transparent" leaves what shines through to the rendering config; "learned"
-            predicts its features from w, for portraits on plain backgrounds.
+        background: What lies behind the head: transparent, or learned from the style vector, for
+            plain backgrounds.
         neural_rendering_resolution: Default side of raw renders.
         sr_input_resolution: Side that raw renders are resized to before super-resolution.
         resolution: Side of final images.
         sr_channels: Channels of the super-resolution blocks.
         sr_noise_mode: Noise of the super-resolution blocks.
-        sr_clamp: Limit of the super-resolution's activations; None is none.
-        camera_rig: The cameras that portraits are framed by.
-        rendering: Ranges, sample counts and conventions of the renderer.
+        sr_clamp: Limit of the super-resolution's activations; null sets none.
+        camera_rig: The cameras that portraits are framed by, and views default to.
     """
 
     label_set: str = "celebamask_hq"
-    z_dim: int = 512
-    w_dim: int = 512
-    mapping_layers: int = 2
-    mapping_lr_multiplier: float = 0.01
-    camera_scale: float = 1.0
-    plane_resolution: int = 256
-    plane_channels: int = 32
+    z_dim: PositiveInt = 512
+    w_dim: PositiveInt = 512
+    mapping_layers: PositiveInt = 2
+    mapping_lr_multiplier: PositiveFloat = 0.01
+    camera_scale: NonNegativeFloat = 1.0
+    plane_resolution: PositiveInt = 256
+    plane_channels: PositiveInt = 32
     plane_layout: PlaneLayout = "xy_xz_yz"
-    channel_base: int = 32768
-    channel_max: int = 512
-    backbone_clamp: float | None = None
-    hidden_width: int = 64
-    num_features: int = 32
+    channel_base: PositiveInt = 32768
+    channel_max: PositiveInt = 512
+    backbone_clamp: PositiveFloat | None = None
+    hidden_width: PositiveInt = 64
+    num_features: PositiveInt = 32
     geometry: Geometry = "sdf"
     plane_branches: PlaneBranches = "dual"
     with_local_sdfs: bool = True
     density_level: float = 10.0
-    box_size: float = 1.0
-    beta: float = 0.1
+    box_size: PositiveFloat = 1.0
+    beta: PositiveFloat = 0.1
     learn_beta: bool = False
     background: Literal["transparent", "learned"] = "transparent"
-    neural_rendering_resolution: int = 128
-    sr_input_resolution: int = 128
-    resolution: int = 512
-    sr_channels: tuple[int, ...] = (256, 128)
+    neural_rendering_resolution: PositiveInt = 128
+    sr_input_resolution: PositiveInt = 128
+    resolution: PositiveInt = 512
+    sr_channels: tuple[PositiveInt, ...] = (256, 128)
     sr_noise_mode: NoiseMode = "none"
-    sr_clamp: float | None = 256.0
-    camera_rig: CameraRig = field(default_factory=CameraRig)
-    rendering: RenderingConfig = field(default_factory=RenderingConfig)
+    sr_clamp: PositiveFloat | None = 256.0
+    camera_rig: CameraRig = CameraRig()
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(GeneratorSizes):
+    """Everything that rebuilds a generator.
+
+    Args:
+        rendering: Ranges, sample counts and conventions of the renderer.
+    """
+
+    rendering: RenderingConfig = RenderingConfig()
 
 
 def check_geometry(config: GeneratorConfig) -> None:
@@ -97,8 +105,6 @@ def check_geometry(config: GeneratorConfig) -> None:
     Raises:
         UserError: Saying what and why.
     """
-    for name, kind in (("geometry", Geometry), ("plane_branches", PlaneBranches)):
-        check_choice(name, getattr(config, name), get_args(kind))
     if config.geometry == "sdf":
         return
     activation = config.rendering.density_activation

@@ -2,13 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
+from scripts._prepare_options import PrepareOptions
 from training.data.doctor import check_dataset, exit_code, fix_dataset, write_report
 
 _logger = logging.getLogger(__name__)
@@ -16,17 +16,16 @@ _logger = logging.getLogger(__name__)
 _MAX_TOLD = 3
 
 
-def check_data(config: DictConfig) -> None:
+def check_data(options: PrepareOptions) -> None:
     """Check `data`, or repair it and check the copy; exit with 1 if there are findings."""
-    path = str(config.data)
-    label_set = None if config.label_set is None else str(config.label_set)
-    options = {"label_set": label_set, "num_workers": config.num_workers}
-    if config.fix is not None:
-        _repair(config, options)
-        path = config.output
+    path = options.data
+    shared = {"label_set": options.label_set, "num_workers": options.num_workers}
+    if options.fix is not None:
+        _repair(options, shared)
+        path = options.output
     with _progress_bar("checking") as progress:
         diagnosis = check_dataset(
-            path, max_images=config.check_images, progress=progress, **options
+            path, max_images=options.check_images, progress=progress, **shared
         )
     for finding in diagnosis.findings:
         _logger.info("%s %s: %s", finding.severity, finding.code, finding.message)
@@ -35,23 +34,23 @@ def check_data(config: DictConfig) -> None:
             _logger.info("    %s%s", name, f" ({remark})" if remark else "")
         if len(finding.names) > _MAX_TOLD:
             _logger.info("    ... and %d more", len(finding.names) - _MAX_TOLD)
-    page = write_report(diagnosis, config.paths.run_folder)
+    page = write_report(diagnosis, options.paths.run_folder)
     code = exit_code(diagnosis)
     _logger.info("%s; report: %s", "faults found" if code else "no faults found", page)
     if code:
         sys.exit(code)
 
 
-def _repair(config: DictConfig, options: dict[str, Any]) -> None:
+def _repair(options: PrepareOptions, shared: dict[str, Any]) -> None:
     with _progress_bar("repairing") as progress:
         result = fix_dataset(
-            str(config.data),
-            _read_codes(config.fix),
-            config.output,
-            overwrite=config.overwrite,
-            shard_size=config.shard_size,
+            options.data,
+            "all" if options.fix == ("all",) else options.fix,
+            options.output,
+            overwrite=options.overwrite,
+            shard_size=options.shard_size,
             progress=progress,
-            **options,
+            **shared,
         )
     _logger.info("wrote %d images to %s", result.num_written, result.output)
     for action, count in result.repaired.items():
@@ -61,12 +60,6 @@ def _repair(config: DictConfig, options: dict[str, Any]) -> None:
     if result.dropped:
         name, reason = next(iter(result.dropped.items()))
         _logger.info("    left out %d, such as %s: %s", len(result.dropped), name, reason)
-
-
-def _read_codes(fix: str | ListConfig) -> Sequence[str] | Literal["all"]:
-    if isinstance(fix, ListConfig):
-        return [str(code) for code in fix]
-    return "all" if fix == "all" else [code.strip() for code in str(fix).split(",")]
 
 
 @contextmanager

@@ -8,14 +8,18 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
-from scripts._compose import CONFIG_FOLDER, compose_config, resolve_config
+from mate3d.options import Options, config_to_dict
+from scripts._compose import build_options, compose_config
+from scripts._flags import read_flags
 from scripts._help import help_text
 from scripts._multirun import multirun
+from scripts._words import CONFIG_FOLDER
 from torch_utils.connection import connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
@@ -27,12 +31,10 @@ _RUN_HEADING = "# Resolved options of a run of scripts."
 
 _PACKAGES = ("torch_utils", "mate3d", "training", "editing", "scripts", "__main__")
 
-_FLAGS = ("-h", "--help", "--cfg", "--multirun")
-
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-_Main = Callable[[DictConfig], None]
-_Guard = Callable[[DictConfig], AbstractContextManager[object]]
+_Main = Callable[[Any], None]
+_Guard = Callable[[Any], AbstractContextManager[object]]
 _ONE_LINE_ERRORS = (UserError, KernelsUnavailableError, DistributedError)
 
 
@@ -55,7 +57,7 @@ def run(
 
     Args:
         config_name: The script's name and that of its primary configuration file.
-        main: Receives the resolved configuration.
+        main: Receives the options, an instance of the script's dataclass `OPTIONS`.
         argv: Words of the command line; None takes those of the process.
         guard: Opened by the main process around all that is written to the run folder; refuses,
             by raising, what would spoil another run.
@@ -83,12 +85,8 @@ def _report(error: BaseException) -> int:
 
 
 def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) -> None:
-    flags = [word for word in words if word in _FLAGS]
-    words = [word for word in words if word not in _FLAGS]
-    for word in words:
-        if "=" not in word or word.startswith("-"):
-            raise UserError(f"cannot read '{word}'; options are written as name=value, see --help")
-    if "-h" in flags or "--help" in flags:
+    flags, words = read_flags(words)
+    if "--help" in flags:
         print(help_text(config_name, words))
         return
     try:
@@ -99,31 +97,31 @@ def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) ->
         multirun(config_name, words)
         return
     config = compose_config(config_name, words)
-    if flags:
-        print(OmegaConf.to_yaml(config), end="")
+    if "--cfg" in flags:
+        print(OmegaConf.to_yaml(config, resolve="--resolve" in flags), end="")
         return
     # The clock gives each process another default of `output`.
-    config = broadcast_object(resolve_config(config))
-    folder = Path(config.paths.run_folder)
+    options = broadcast_object(build_options(config_name, config))
+    folder = Path(options.paths.run_folder)
     with ExitStack() as stack:
         run_on_main(lambda: _check_own_run(folder / "config.yaml", config_name))
-        run_on_main(lambda: stack.enter_context(guard(config)))
-        run_on_main(lambda: _make_run_folder(folder, config_name, config))
+        run_on_main(lambda: stack.enter_context(guard(options)))
+        run_on_main(lambda: _make_run_folder(folder, config_name, options))
         stack.enter_context(_logging_to(folder / "log.txt" if is_main() else None))
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
-            main(config)
+            main(options)
         except Exception:
             _logger.debug("failed", exc_info=True)
             raise
 
 
-def _make_run_folder(folder: Path, config_name: str, config: DictConfig) -> None:
+def _make_run_folder(folder: Path, config_name: str, options: Options) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "git_revision.txt").write_text(_git_revision() + "\n")
         with atomic_file(folder / "config.yaml") as path:
-            text = f"{_RUN_HEADING}{config_name}\n{OmegaConf.to_yaml(config)}"
+            text = f"{_RUN_HEADING}{config_name}\n{OmegaConf.to_yaml(config_to_dict(options))}"
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error

@@ -1,77 +1,60 @@
-"""The `--help` text of a script: every option, its value, and the comment of its YAML file."""
+"""The `--help` text of a script: what it does, its groups, and every option with its value."""
 
-import re
 import textwrap
-from collections.abc import Sequence
-from itertools import takewhile
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from scripts._compose import CONFIG_FOLDER, chosen_files, compose_config, flatten, group_choices
+from mate3d.options import as_text, group_type, limits
+from scripts._compose import chosen_files, compose_config, flatten
+from scripts._schema import Option, find_options, options_type, read_summary
+from scripts._words import script_groups
 
 _COLUMN = 34
 _WIDTH = 100
 
 
-def help_text(config_name: str, words: Sequence[str] = ()) -> str:
+def help_text(script: str, words: Sequence[str] = ()) -> str:
     """Describe a script's options as they stand after the user's words."""
-    primary = CONFIG_FOLDER / f"{config_name}.yaml"
-    text = primary.read_text(encoding="utf-8")
-    choices = chosen_files(config_name, words)
-    comments = {}
-    for group, choice in choices.items():
-        if choice is not None:
-            comments |= _comments(CONFIG_FOLDER / group / f"{choice}.yaml", group)
-    comments |= _comments(primary)
-    header = takewhile(lambda line: line.startswith("#"), text.splitlines())
-    lines = [line.removeprefix("#").removeprefix(" ") for line in header]
-    lines += [
-        *("", f"Usage: python -m scripts.{config_name} [option=value ...]", ""),
+    kind = options_type(script)
+    lines = [
+        *(read_summary(kind), ""),
+        *(f"Usage: python -m scripts.{script} [option=value ...]", ""),
         *_entry("--help", "print this text and stop"),
-        *_entry("--cfg", "print the composed configuration and stop"),
+        *_entry("--cfg", "print the composed options as YAML and stop"),
         *_entry("--multirun", "one job for each of seed=0,1 and the like; see docs/scaling.md"),
         *("", "Groups of options:"),
     ]
-    for group, choice in choices.items():
-        allowed = ", ".join(group_choices(config_name, group)) or "none yet"
-        lines += _entry(f"{group}={_show(choice)}", f"choices: {allowed}")
+    chosen = chosen_files(script, words)
+    for group, choices in script_groups(script).items():
+        allowed = ", ".join(choices) or "none yet"
+        lines += _entry(f"{group}={as_text(chosen.get(group))}", f"choices: {allowed}")
     lines += ["", "Options and their values (??? must be given):"]
-    options = list(flatten(compose_config(config_name, words)))
-    # The script's own options come before those of the shared groups.
-    for key, value in sorted(options, key=lambda option: option[0].split(".")[0] in choices):
-        lines += _entry(f"{key}={_show(value)}", comments.get(key, ""))
+    sections: dict[str, list[str]] = {"": []}
+    options = find_options(kind)
+    for path, value in flatten(compose_config(script, words)):
+        option = _option_of(options, path)
+        section = path if group_type(option.hint) else option.path.rpartition(".")[0]
+        allowed = limits(option.hint)
+        text = f"{option.description} [{allowed}]" if allowed else option.description
+        sections.setdefault(section, []).extend(_entry(f"{path}={as_text(value)}", text))
+    for section, entries in sections.items():
+        if section:
+            title = f"{section}: {options[section].description}"
+            lines += ["", *textwrap.wrap(title, _WIDTH, break_on_hyphens=False)]
+        lines += entries
     return "\n".join(lines)
 
 
-def _show(value: object) -> str:
-    """Write a value as YAML does."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
+def _option_of(options: Mapping[str, Option], path: str) -> Option:
+    """Return the option that a value belongs to; a dictionary has several values."""
+    while path not in options:
+        path = path.rpartition(".")[0]
+    return options[path]
 
 
-def _entry(left: str, comment: str) -> list[str]:
+def _entry(left: str, text: str) -> list[str]:
     """Lay an option out in two columns; a long left side gets its own line."""
-    right = textwrap.wrap(comment, _WIDTH - _COLUMN - 2)
+    right = textwrap.wrap(text, _WIDTH - _COLUMN - 2, break_on_hyphens=False)
     if len(left) + 2 > _COLUMN or not right:
         right.insert(0, "")
     rest = [f"  {'':{_COLUMN}}{line}" for line in right[1:]]
     return [f"  {left:{_COLUMN}}{right[0]}".rstrip(), *rest]
-
-
-def _comments(path: Path, group: str = "") -> dict[str, str]:
-    """Map dotted keys of a YAML file to the comments above and behind each."""
-    text = path.read_text(encoding="utf-8")
-    prefix = [group] if group and "@package _global_" not in text else []
-    keys: list[str] = []
-    above: list[str] = []
-    comments = {}
-    for line in text.splitlines():
-        if line.lstrip().startswith("#"):
-            above.append(line.strip(" #"))
-            continue
-        if match := re.match(r"( *)(\w+):(?:.* # (.*))?", line):
-            keys[len(match[1]) // 2 :] = [match[2]]
-            words = [*above, match[3] or ""]
-            comments[".".join(prefix + keys)] = " ".join(filter(None, words))
-        above = []
-    return comments

@@ -33,6 +33,6 @@ def run_long(
         train(config, command, broadcast_object(has_state(Path(config.output))))
 
     def guard(config: Any) -> AbstractContextManager[None]:
-        return only_writer(Path(config.output), str(config.resume))
+        return only_writer(Path(config.output), config.resume)
 
     run(script, start, words, guard=guard)

@@ -19,7 +19,8 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from mate3d.errors import UserError
-from scripts._compose import compose_config, composing, hydra_word, resolve_config
+from scripts._compose import compose_config, composing, read_options
+from scripts._words import hydra_words
 from torch_utils.interruption import was_preempted
 
 
@@ -41,15 +42,16 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
     output = [word for word in words if word.startswith("output=")]
     folder = Path(compose_config(config_name, output).output)
     own = [
-        hydra_word(config_name, word)
+        word
         for word in words
         if word not in (*launching, *output) and not word.startswith("resume=")
     ]
+    own = hydra_words(config_name, own, with_sweeps=True)
     overrides = OverridesParser.create().parse_overrides(own)
     jobs = list(itertools.product(*map(_alternatives, overrides)))
     for job in jobs:
-        resolve_config(compose_config(config_name, [*job, *_job_words(config_name, folder)]))
-    fixed = [each.get_key_element() for each in overrides if not each.is_sweep_override()]
+        read_options(config_name, [*job, *_job_words(config_name, folder)])
+    fixed = [each.key_or_group for each in overrides if not each.is_sweep_override()]
     settings = [
         f"hydra.sweep.dir='{folder}'",
         # Folders are named after what differs between jobs.
@@ -61,7 +63,7 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
     ]
     print(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in {folder}", flush=True)
     try:
-        with composing(config_name):
+        with composing(config_name, with_types=False):
             GlobalHydra.instance().hydra.multirun(
                 config_name, run_job, [*launching, *own, *settings], with_log_configuration=False
             )

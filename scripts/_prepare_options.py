@@ -1,29 +1,172 @@
-"""Which options of prepare_data belong to what it is asked to do; the rest is refused."""
+"""Options of prepare_data, and which of them belong to what it is asked to do."""
 
 from collections.abc import Sequence
-from typing import Literal
-
-from omegaconf import DictConfig, OmegaConf
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from mate3d.errors import UserError
+from mate3d.options import Above, AtLeast, Device, FilePath, OptionError, Options
+from scripts._options import Paths
+from training.data.dataset_options import PROCEDURAL_SOURCES, CropName, DatasetOptions
 
 Task = Literal["check", "repair", "procedural", "photos", "packed"]
+_Count = Annotated[int, AtLeast(1)]
 
-_MINIMA = {
-    "num_images": 1,
-    "resolution": 1,
-    "batch_size": 1,
-    "num_workers": 0,
-    "seed": 0,
-    "max_repeats": 1,
-    "shard_size": 1,
-    "check_images": 1,
-}
-_CHOICES = {
-    "crop": ("none", "center", "ffhq", "eg3d"),
-    "landmark_source": ("auto", "file", "mask", "detector"),
-    "caption_source": ("none", "labels", "model"),
-}
+
+@dataclass(frozen=True)
+class ParsingOptions(Options):
+    """The network that makes masks.
+
+    Args:
+        model: A transformers model for semantic segmentation: a folder or hub id, such as
+            jonathandinu/face-parsing.
+        label_set: Label set of its classes (celebamask_hq for jonathandinu/face-parsing); required
+            with a model.
+    """
+
+    model: FilePath | None = None
+    label_set: str | None = None
+
+
+@dataclass(frozen=True)
+class CaptioningOptions(Options):
+    """The network that writes captions.
+
+    Args:
+        model: A transformers model that describes images: a folder or hub id.
+    """
+
+    model: FilePath | None = None
+
+
+@dataclass(frozen=True)
+class DetectionOptions(Options):
+    """The network that finds landmarks.
+
+    Args:
+        model: YuNet's ONNX file for OpenCV's face detector (pip install mate3d[photos]).
+    """
+
+    model: FilePath | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(Options):
+    r"""Write a data set in the format that training reads, or check one.
+
+    python -m scripts.prepare_data num_images=5000 output=datasets/cats.zip
+    python -m scripts.prepare_data dataset=folder images=photos masks=masks \
+        dataset.label_set=celebamask_hq output=datasets/mine.zip
+    python -m scripts.prepare_data check=true data=datasets/mine.zip
+
+    docs/data.md explains label sets, cameras, formats and what the check finds.
+
+    Args:
+        output: Data set to write: a folder, or an uncompressed archive if it ends in .zip. Needed
+            unless check=true.
+        overwrite: Replace an existing data set.
+        restart: Discard the work of an interrupted run. By default, the same command resumes it.
+        shard_size: Samples per tar shard, for training on many nodes; null writes a plain folder or
+            archive.
+        resolution: Side of images and masks in pixels; null is dataset.resolution.
+        num_workers: Number of worker processes; 0 works in the main process.
+        data: Existing data set: to check, or to rewrite with dataset=packed in another format,
+            resolution or label set.
+        check: Look for errors in `data` and write only a report, index.html in the run folder. Exit
+            code 0: at most notes; 1: errors or warnings; 2: it could not be checked.
+        fix: With check=true: write a repaired copy to `output`, and check that. all, or codes of
+            findings, such as mask_colors,camera_convention.
+        label_set: With check=true: label set of a data set that does not name one.
+        check_images: With check=true: maximum number of images to check, drawn at random; null
+            checks all.
+        images: Folder of the photos.
+        masks: Folder of their masks, with the same names; null makes masks with parsing.model.
+        mask_label_set: Label set of these masks; null is dataset.label_set. Masks are converted if
+            the two differ.
+        cameras: Known cameras: a JSON file like EG3D's dataset.json; null estimates them.
+        landmarks: Known landmarks, five per photo: a JSON file or a folder of NAME.txt.
+        captions: Known captions: .json, .jsonl, .csv, or a folder of NAME.txt.
+        attributes: Known attributes: CelebAMask-HQ's attribute file.
+        crop: How photos are cropped. none uses square photos unchanged, center takes the largest
+            square, ffhq and eg3d align the head by its landmarks; null is dataset.crop.
+        landmark_source: Where landmarks come from; auto takes the first of file, mask and detector
+            that is available.
+        max_residual: Leave out photos whose estimated camera misses the landmarks by more than
+            this, as a fraction of the side.
+        camera_distance: Distance of estimated cameras from the head, in world units; null estimates
+            the distance too.
+        caption_source: Where captions come from if there is no file. labels uses the attributes, or
+            else what the mask shows; model uses captioning.model.
+        max_repeats: Repeat images of rare yaw angles up to this many times per epoch; 1 repeats
+            none.
+        parsing: The network that makes masks.
+        captioning: The network that writes captions.
+        detection: The network that finds landmarks.
+        device: Where the parsing, captioning and detection networks run; auto uses a GPU if there
+            is one.
+        num_images: Number of procedural portraits.
+        seed: Seed of the procedural portraits. Image i of a seed is always the same, whatever the
+            number of images, the batch size and the workers.
+        batch_size: Procedural portraits rendered at once.
+        set_attributes: Attributes that all procedural portraits get instead of their own, such as
+            {ear_size:1.2}; see datasets/procedural_*.
+        scale_attributes: Factors on the portraits' own attributes; with {ear_size:1.5}, ears are
+            1.5 times as big.
+        dataset: The data set.
+        paths: Where files are.
+    """
+
+    output: FilePath = ""
+    overwrite: bool = False
+    restart: bool = False
+    shard_size: _Count | None = None
+    resolution: _Count | None = None
+    num_workers: Annotated[int, AtLeast(0)] = 0
+    data: FilePath | None = None
+    check: bool = False
+    fix: tuple[str, ...] | None = None
+    label_set: str | None = None
+    check_images: _Count | None = None
+    images: FilePath | None = None
+    masks: FilePath | None = None
+    mask_label_set: str | None = None
+    cameras: FilePath | None = None
+    landmarks: FilePath | None = None
+    captions: FilePath | None = None
+    attributes: FilePath | None = None
+    crop: CropName | None = None
+    landmark_source: Literal["auto", "file", "mask", "detector"] = "auto"
+    max_residual: Annotated[float, AtLeast(0)] = 0.05
+    camera_distance: Annotated[float, Above(0)] | None = 2.7
+    caption_source: Literal["none", "labels", "model"] = "labels"
+    max_repeats: _Count = 1
+    parsing: ParsingOptions = ParsingOptions()
+    captioning: CaptioningOptions = CaptioningOptions()
+    detection: DetectionOptions = DetectionOptions()
+    device: Device = "auto"
+    num_images: _Count = 5000
+    seed: Annotated[int, AtLeast(0)] = 0
+    batch_size: _Count = 8
+    set_attributes: dict[str, Any] = field(default_factory=dict)
+    scale_attributes: dict[str, Any] = field(default_factory=dict)
+    dataset: DatasetOptions
+    paths: Paths
+
+    @property
+    def side(self) -> int | None:
+        """Side of images and masks; None keeps that of a packed data set."""
+        return self.resolution or self.dataset.resolution
+
+    @property
+    def task(self) -> Task:
+        """What is asked for."""
+        if self.check:
+            return "check" if self.fix is None else "repair"
+        if self.dataset.source in PROCEDURAL_SOURCES:
+            return "procedural"
+        return "packed" if self.dataset.source == "packed" else "photos"
+
+
 # Files that only photos have.
 FILE_OPTIONS = ("images", "masks", "cameras", "landmarks", "captions", "attributes")
 # What samples depend on, beside the data set's own options and the resolution.
@@ -67,70 +210,60 @@ _NAMES: dict[Task, str] = {
 }
 
 
-def read_task(config: DictConfig, words: Sequence[str]) -> Task:
-    """Return what is asked for.
+def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
+    """Check that the options fit what is asked for.
 
     Args:
-        config: The resolved configuration.
+        options: All options.
         words: The command line, which tells the options that the user gave.
 
     Raises:
-        UserError: If a value is not allowed, a needed one is missing, or an option is given that
-            would do nothing.
+        UserError: If a needed option is missing, or one is given that would have no effect.
     """
-    for option, minimum in _MINIMA.items():
-        if config[option] is not None and config[option] < minimum:
-            raise UserError(f"option {option}={config[option]} must be at least {minimum}")
-    for option, allowed in _CHOICES.items():
-        if config[option] is not None and config[option] not in allowed:
-            raise UserError(f"option {option}={config[option]}; use {', '.join(allowed)}")
-    task = _find_task(config)
-    _refuse_others(task, words)
-    for option in _NEEDED[task]:
-        if not config[option]:
-            raise UserError(f"missing value, please give: {option}=... (see --help)")
-    return task
-
-
-def check_photo_options(config: DictConfig) -> None:
-    """Check what photos need of each other's options.
-
-    Raises:
-        UserError: If something is missing or does not fit.
-    """
-    if config.images is None:
-        raise UserError("missing value, please give: images=FOLDER (see --help)")
-    if (config.masks is None) == (config.parsing.model is None):
-        raise UserError(
-            "photos need masks=FOLDER, or parsing.model= to make them, one of both (see --help)"
-        )
-    if config.cameras is not None and config.crop in ("ffhq", "eg3d"):
-        raise UserError(
-            f"cameras= are those of whole photos, so they do not fit crop={config.crop}"
-        )
-    for option, value, needed in (
-        ("parsing.model", config.parsing.model, "parsing.label_set"),
-        ("caption_source", config.caption_source == "model", "captioning.model"),
-        ("landmark_source", config.landmark_source == "file", "landmarks"),
-        ("landmark_source", config.landmark_source == "detector", "detection.model"),
-    ):
-        if value and OmegaConf.select(config, needed) is None:
-            given = OmegaConf.select(config, option)
-            raise UserError(f"{option}={given} needs {needed}= (see --help)")
-
-
-def _find_task(config: DictConfig) -> Task:
-    if config.check:
-        return "check" if config.fix is None else "repair"
-    if "maker" in config.dataset:
-        return "procedural"
-    return "photos" if "source" in config.dataset else "packed"
-
-
-def _refuse_others(task: Task, words: Sequence[str]) -> None:
+    task = options.task
     for word in words:
-        option = word.partition("=")[0].split(".")[0]
-        if option in (*_EVERYWHERE, *_OPTIONS[task]):
-            continue
-        owners = [_NAMES[other] for other, options in _OPTIONS.items() if option in options]
-        raise UserError(f"option {word} does nothing with {_NAMES[task]}; it is for {owners[0]}")
+        option = word.lstrip("+").partition("=")[0].split(".")[0]
+        if option not in (*_EVERYWHERE, *_OPTIONS[task]):
+            owners = [_NAMES[other] for other, known in _OPTIONS.items() if option in known]
+            raise UserError(
+                f"option {word} has no effect with {_NAMES[task]} (only with {owners[0]})"
+            )
+    for option in _NEEDED[task]:
+        if not getattr(options, option):
+            raise UserError(f"missing value, please give: {option}=... (see --help)")
+    if task == "photos":
+        _check_photos(options)
+
+
+def _check_photos(options: PrepareOptions) -> None:
+    """Check what options of photos need of each other."""
+    if options.images is None:
+        raise UserError("missing value, please give: images=FOLDER (see --help)")
+    if (options.masks is None) == (options.parsing.model is None):
+        raise UserError("photos need either masks=FOLDER or parsing.model=... (see --help)")
+    if options.cameras is not None and options.crop in ("ffhq", "eg3d"):
+        advice = "does not fit cameras=..., which are those of whole photos"
+        raise OptionError("crop", options.crop, advice)
+    for option, is_asked, needed, value in (
+        ("parsing.model", options.masks is None, "parsing.label_set", options.parsing.label_set),
+        (
+            "caption_source=model",
+            options.caption_source == "model",
+            "captioning.model",
+            options.captioning.model,
+        ),
+        (
+            "landmark_source=file",
+            options.landmark_source == "file",
+            "landmarks",
+            options.landmarks,
+        ),
+        (
+            "landmark_source=detector",
+            options.landmark_source == "detector",
+            "detection.model",
+            options.detection.model,
+        ),
+    ):
+        if is_asked and value is None:
+            raise UserError(f"{option} needs {needed}=... (see --help)")

@@ -2,37 +2,93 @@
 
 import json
 import logging
+import math
 import time
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from editing.guidance.controlnet import ControlNetGuidance, load_controlnet_guidance
-from editing.options import EditOptions
-from editing.outputs import write_source
-from editing.receipt import config_hash
-from editing.regions import load_painted_mask, resolve_edit_classes
-from editing.session import EditRequest, EditSession, Portrait, sample_portrait
-from mate3d.checkpoint import load_generator
-from mate3d.checkpoints.storage import config_from_dict
+from editing.options import EditOptions, GuidanceOptions, ReportOptions
+from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
+from mate3d.generation.options import TruncationPsi
+from mate3d.options import Device, FilePath, Options, Seed, config_to_dict
 from scripts._device import choose_device
 from scripts._entry import run
+from scripts._options import Paths
 from torch_utils.interruption import stop_on_signal
+
+if TYPE_CHECKING:
+    from editing.guidance.controlnet import ControlNetGuidance
+    from editing.session import EditRequest, Portrait
 
 _logger = logging.getLogger(__name__)
 
 
-def _edit(config: DictConfig) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EditScriptOptions(Options):
+    r"""Edit a portrait with a repainted mask and a prompt.
+
+    python -m scripts.edit generator=demo_cat output=outputs/my_edit
+        writes source.png and source_mask.png; repaint the mask with any tool that keeps palettes
+    python -m scripts.edit generator=demo_cat output=outputs/my_edit \
+        mask=outputs/my_edit/source_mask.png prompt="a cat with pointed black ears"
+
+    Args:
+        output: Folder for the results and this run's log.
+        generator: Generator to edit: a checkpoint folder, owner/name on the Hugging Face hub, or
+            demo_cat, which comes with the project.
+        mask: Repainted mask: a palette or grey PNG of label ids, with the size of the generator's
+            pictures. null writes source.png and source_mask.png to repaint, and stops.
+        prompt: What the edited parts should look like.
+        negative_prompt: Negative prompt.
+        edit_classes: Classes that may change, such as ears,eyes; auto takes the repainted ones.
+        seed: Seed of the portrait and of all random draws of the edit.
+        truncation_psi: Truncation psi; 1 disables truncation, 0 gives the average head.
+        yaw_degrees: Yaw of the painted view in degrees; 0 is frontal, positive values move the
+            camera to the right of the picture.
+        pitch_degrees: Pitch of the painted view in degrees; positive values move the camera up.
+        device: Where networks run; auto uses a GPU if there is one.
+        report: What is measured and written.
+        guidance: The diffusion prior.
+        edit: How the edit is optimised.
+        paths: Where files are.
+    """
+
+    output: FilePath
+    generator: FilePath = "demo_cat"
+    mask: FilePath | None = None
+    prompt: str = ""
+    negative_prompt: str = ""
+    edit_classes: tuple[str, ...] = ("auto",)
+    seed: Seed = 0
+    truncation_psi: TruncationPsi = 0.7
+    yaw_degrees: float = 0.0
+    pitch_degrees: PitchDegrees = 0.0
+    device: Device = "auto"
+    report: ReportOptions = ReportOptions()
+    guidance: GuidanceOptions
+    edit: EditOptions = EditOptions()
+    paths: Paths
+
+
+OPTIONS = EditScriptOptions
+
+
+def _edit(config: EditScriptOptions) -> None:
+    from editing.outputs import write_source
+    from editing.receipt import config_hash
+    from editing.session import EditSession, sample_portrait
+    from mate3d.checkpoint import load_generator
+
     started = time.perf_counter()
-    values = OmegaConf.to_container(config)
-    options = config_from_dict(EditOptions, values["edit"])
+    options = config.edit
     portrait = sample_portrait(
         load_generator(config.generator, choose_device(config.device)),
         seed=config.seed,
         truncation_psi=config.truncation_psi,
-        yaw=config.yaw,
-        pitch=config.pitch,
+        yaw=math.radians(config.yaw_degrees),
+        pitch=math.radians(config.pitch_degrees),
     )
     if config.mask is None:
         write_source(
@@ -42,44 +98,50 @@ def _edit(config: DictConfig) -> None:
             "wrote source_mask.png; repaint it and give it as mask=... (%s)", config.output
         )
         return
-    request = _make_request(config, options, portrait, config_hash(_hashed(values)))
-    session = EditSession(portrait, request, options, _load_guidance(config, options))
+    request = _make_request(config, portrait, config_hash(_hashed(config)))
+    session = EditSession(portrait, request, options, _load_guidance(config))
     with stop_on_signal() as should_stop:
         session.run(should_stop)
-    receipt = session.write(config.output, started=started, **values["report"])
+    receipt = session.write(config.output, started=started, **config_to_dict(config.report))
     _logger.info("IoU with the painted mask: %s", json.dumps(receipt.mask_iou))
     _logger.info("PSNR outside the region: %.1f dB", receipt.psnr_outside_region_db)
     _logger.info("results in %s, page report.html", config.output)
 
 
 def _make_request(
-    config: DictConfig, options: EditOptions, portrait: Portrait, hash_of_config: str
-) -> EditRequest:
-    prompt = (config.prompt or "").strip()
-    if options.weights.distillation and not prompt:
+    config: EditScriptOptions, portrait: "Portrait", hash_of_config: str
+) -> "EditRequest":
+    from editing.regions import load_painted_mask, resolve_edit_classes
+    from editing.session import EditRequest
+
+    prompt = config.prompt.strip()
+    if config.edit.weights.distillation and not prompt:
         raise UserError("prompt is empty; say what the edited parts should look like")
     generator = portrait.generator
     painted = load_painted_mask(config.mask, generator.label_set, generator.config.resolution)
     painted = painted.to(portrait.label_map.device)
+    classes = "auto" if config.edit_classes == ("auto",) else config.edit_classes
     return EditRequest(
         painted_label_map=painted,
-        class_ids=resolve_edit_classes(
-            config.edit_classes or [], portrait.label_map, painted, generator.label_set
-        ),
+        class_ids=resolve_edit_classes(classes, portrait.label_map, painted, generator.label_set),
         prompt=prompt,
-        negative_prompt=config.negative_prompt or "",
+        negative_prompt=config.negative_prompt,
         seed=config.seed,
         config_hash=hash_of_config,
     )
 
 
-def _load_guidance(config: DictConfig, options: EditOptions) -> ControlNetGuidance | None:
-    if not options.weights.distillation:
+def _load_guidance(config: EditScriptOptions) -> "ControlNetGuidance | None":
+    if not config.edit.weights.distillation:
         return None
-    return load_controlnet_guidance(**config.guidance, device=choose_device(config.device))
+    from editing.guidance.controlnet import load_controlnet_guidance
+
+    guidance = config_to_dict(config.guidance)
+    return load_controlnet_guidance(**guidance, device=choose_device(config.device))
 
 
-def _hashed(values: dict) -> dict:
+def _hashed(config: EditScriptOptions) -> dict[str, Any]:
+    values = config_to_dict(config)
     return {name: value for name, value in values.items() if name not in ("paths", "output")}
 
 

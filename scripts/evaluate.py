@@ -2,66 +2,113 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from omegaconf import DictConfig
-
-from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
-from mate3d.generator import Generator
-from mate3d.metrics.procedural import measure_against_truth
+from mate3d.options import AtLeast, Device, FilePath, OptionError, Options, Seed
 from scripts._device import choose_device
 from scripts._entry import run
-from training.data.dataset import PortraitDataset
-from training.evaluation import MetricSettings, TrainingEvaluator
+from scripts._options import Paths
+from training.evaluation.settings import MetricSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from mate3d.generator import Generator
 
 _logger = logging.getLogger(__name__)
 
 
-def _evaluate(config: DictConfig) -> None:
-    if config.num_heads < 1:
-        raise UserError(f"num_heads={config.num_heads}; use 1 or more")
-    device = choose_device(config.device)
-    generator = load_generator(config.generator, device)
-    if config.data is None:
-        values = _measure_against_truth(generator, config)
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """Measure a generator against a data set, or against the exact cats of its latents.
+
+    python -m scripts.evaluate generator=checkpoints/mine data=cats.zip output=outputs/metrics
+    python -m scripts.evaluate generator=demo_cat output=outputs/metrics
+
+    Args:
+        generator: Generator to measure: a checkpoint folder, owner/name on the Hugging Face hub, or
+            demo_cat, which comes with the project. Without data, it must have been trained with
+            train.warm_start=procedural.
+        data: Data set to compare with, as `metrics` says; null compares with the exact cats.
+        with_flips: Also compare with mirrored copies of all images, as in training with this
+            option.
+        cache: Folder that caches the features of real images.
+        output: Run folder; receives metrics.json.
+        num_heads: Without data: number of random heads, each seen from one random view.
+        seed: Seed of latents, cameras and points.
+        device: Where networks run; auto uses a GPU if there is one.
+        metrics: What is measured against a data set.
+        paths: Where files are.
+    """
+
+    generator: FilePath
+    data: FilePath | None = None
+    with_flips: bool = False
+    cache: FilePath
+    output: FilePath
+    num_heads: Annotated[int, AtLeast(1)] = 64
+    seed: Seed = 0
+    device: Device = "auto"
+    metrics: MetricSettings = MetricSettings()
+    paths: Paths
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data is not None and not self.metrics.names:
+            raise OptionError("metrics.names", (), "name what to measure")
+
+
+OPTIONS = EvaluateOptions
+
+
+def _evaluate(options: EvaluateOptions) -> None:
+    from mate3d.checkpoint import load_generator
+
+    device = choose_device(options.device)
+    generator = load_generator(options.generator, device)
+    if options.data is None:
+        values = _measure_against_truth(generator, options)
     else:
-        values = _measure_against_data(generator, config, device)
-    path = Path(config.output) / "metrics.json"
+        values = _measure_against_data(generator, options, device)
+    path = Path(options.output) / "metrics.json"
     path.write_text(json.dumps(values, indent=2) + "\n")
     for name, value in values.items():
         _logger.info("%-26s %.4f", name, value)
     _logger.info("wrote %s", path)
 
 
-def _measure_against_truth(generator: Generator, config: DictConfig) -> dict[str, float]:
+def _measure_against_truth(generator: "Generator", options: EvaluateOptions) -> dict[str, float]:
+    from mate3d.metrics.procedural import measure_against_truth
+
     if generator.label_set.name != "catmask_hq":
         raise UserError(
             f"the generator's labels are {generator.label_set.name}; procedural truth exists for"
             " catmask_hq (data= compares with a data set)"
         )
-    return measure_against_truth(generator, config.num_heads, config.seed)
+    return measure_against_truth(generator, options.num_heads, options.seed)
 
 
 def _measure_against_data(
-    generator: Generator, config: DictConfig, device: torch.device
+    generator: "Generator", options: EvaluateOptions, device: "torch.device"
 ) -> dict[str, float]:
+    from training.data.dataset import PortraitDataset
+    from training.evaluation import TrainingEvaluator
+
     dataset = PortraitDataset(
-        config.data, resolution=generator.config.resolution, with_flips=config.with_flips
+        options.data, resolution=generator.config.resolution, with_flips=options.with_flips
     )
     has_other_labels = dataset.label_set.name != generator.label_set.name
     if generator.label_set.num_classes > 0 and has_other_labels:
         raise UserError(
-            f"data={config.data} has labels {dataset.label_set.name}, but the generator"
+            f"data={options.data} has labels {dataset.label_set.name}, but the generator"
             f" {generator.label_set.name}"
         )
-    settings = MetricSettings(**config.metrics)
-    if not settings.names:
-        raise UserError("metrics.names=[] measures nothing; name what to measure")
-    evaluator = TrainingEvaluator(settings, dataset, device, Path(config.cache))
-    return evaluator.measure(generator, dataset.camera_labels, config.seed)
+    evaluator = TrainingEvaluator(options.metrics, dataset, device, Path(options.cache))
+    return evaluator.measure(generator, dataset.camera_labels, options.seed)
 
 
 main = partial(run, "evaluate", _evaluate)

@@ -1,33 +1,61 @@
 """Make pictures, videos and meshes of heads from seeds."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from mate3d.checkpoint import load_generator
-from mate3d.generation.options import read_options
-from mate3d.generation.run import GenerationRun
+from mate3d.generation.options import GenerationOptions
+from mate3d.options import Device, FilePath, Options
 from scripts._device import choose_device
 from scripts._entry import run
-
-# Options that say where to read, run and write, not what.
-_PLACES = ("paths", "output", "generator", "device")
+from scripts._options import Paths
 
 _logger = logging.getLogger(__name__)
 
 
-def _generate(config: DictConfig) -> None:
-    values: dict[str, Any] = OmegaConf.to_container(config)
-    options = read_options({key: value for key, value in values.items() if key not in _PLACES})
-    device = choose_device(config.device)
-    generation = GenerationRun(load_generator(config.generator, device), options)
+@dataclass(frozen=True, kw_only=True)
+class _PlaceOptions(Options):
+    """Where to read, run and write.
+
+    Args:
+        output: Folder for the files and this run's log.
+        generator: Generator to use: a checkpoint folder, owner/name on the Hugging Face hub, or
+            demo_cat, which comes with the project.
+        device: Where networks run; auto uses a GPU if there is one.
+        paths: Where files are.
+    """
+
+    output: FilePath
+    generator: FilePath = "demo_cat"
+    device: Device = "auto"
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(GenerationOptions, _PlaceOptions):
+    """Make pictures, videos and meshes of heads from seeds.
+
+    python -m scripts.generate seeds=0-7 output=outputs/cats
+    python -m scripts.generate seeds=3 views.path=grid pictures=all output=outputs/cat3
+    python -m scripts.generate seeds=0-3 interpolate=true views.path=orbit output=outputs/morph
+    """
+
+
+OPTIONS = GenerateOptions
+
+
+def _generate(options: GenerateOptions) -> None:
+    from mate3d.checkpoint import load_generator
+    from mate3d.generation.run import GenerationRun
+
+    generator = load_generator(options.generator, choose_device(options.device))
+    generation = GenerationRun(generator, options)
     # Without a terminal there is no bar.
     with tqdm(total=generation.num_views, unit="view", disable=None) as bar:
-        paths = generation.write(config.output, source=config.generator, on_view=bar.update)
-    _logger.info("wrote %d files in %s", len(paths), config.output)
+        paths = generation.write(options.output, source=options.generator, on_view=bar.update)
+    _logger.info("wrote %d files in %s", len(paths), options.output)
 
 
 main = partial(run, "generate", _generate)

@@ -1,66 +1,159 @@
 """Train a generator and its discriminators."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from omegaconf import DictConfig, OmegaConf
-
-from mate3d.checkpoints.storage import config_from_dict
-from mate3d.generator import GeneratorConfig
+from mate3d.generator_config import GeneratorConfig, GeneratorSizes
+from mate3d.network.discriminator import DiscriminatorSizes
+from mate3d.options import Device, FilePath, Options, config_to_dict
+from mate3d.rendering.renderer import RenderingConfig
 from scripts._compose import flatten
 from scripts._device import choose_device
 from scripts._long_run import run_long
+from scripts._options import Paths, Resume
 from torch_utils.distributed import distributed
-from torch_utils.heap import keep_freed_memory
-from training.augmentation import AugmentSettings
-from training.build_state import StageSettings, build_state, check_label_set
-from training.data.dataset import PortraitDataset
-from training.evaluation import MetricSettings
-from training.loop import Trainer
+from training.augmentation.settings import AugmentSettings
+from training.data.dataset_options import DatasetOptions
+from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
 from training.optimization.schedules import ScheduleSettings
-from training.run_folder.retention import CHECKPOINT_FOLDER
 from training.run_folder.safety import SafetySettings
-from training.run_folder.state_file import STATE_FILE
-from training.settings import LoopSettings, TrainingSettings
-from training.start.init_from import read_source
-from training.start.warm_start_losses import WarmStartConfig
-from training.state import load_state
+from training.settings import LoopSettings, TrainingSettings, WarmStartSettings
+
+if TYPE_CHECKING:
+    import torch
 
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig, command: str, resume: bool) -> None:
-    device = choose_device(config.device)
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """The networks.
+
+    Args:
+        generator: Sizes and conventions of the generator.
+        discriminator: Sizes of both discriminators; the rest follows from the generator.
+    """
+
+    generator: GeneratorSizes = GeneratorSizes()
+    discriminator: DiscriminatorSizes = DiscriminatorSizes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """Train a generator and its discriminators on portraits with masks.
+
+      python -m scripts.train experiment=demo_cat data=datasets/cats.zip output=outputs/cats
+
+    Args:
+        data: Data set written by prepare_data: a folder or .zip. With train.streaming also the URL
+            of a folder of shards, or a command: 'pipe:aws s3 cp s3://bucket/cats/{} -'.
+        output: Folder for logs, sample grids, checkpoint and training state.
+        resume: true resumes the run in `output` exactly where it stopped; auto does so if there is
+            one, and starts a new run otherwise.
+        init_from: Start from the weights of another run: its folder, a checkpoint folder, or a
+            published snapshot (.pkl) of MaTe3D or EG3D. Weights that fit are copied, all others
+            are listed; see docs/training.md.
+        device: Where to train; auto uses a GPU if there is one.
+        with_flips: Also train on mirrored copies, with left and right labels exchanged.
+        train: Length, rhythm and output of the run.
+        dataset: The data set; only its name and label set matter here.
+        model: Sizes of the networks.
+        rendering: Ranges and conventions of rendering, stored with the generator.
+        loss: Weights and switches of the losses.
+        optimizer: Adam for all networks.
+        schedule: What changes during training; counts start with the adversarial training.
+        augment: Augmentation of what discriminators see (ADA); see docs/augmentation.md.
+        metrics: What is measured, and how often.
+        safety: What a run keeps, and when it returns to a saved state; see docs/reliability.md.
+        warm_start: Only used with train.warm_start=procedural.
+        paths: Where files are.
+    """
+
+    data: FilePath
+    output: FilePath
+    resume: Resume = "false"
+    init_from: FilePath | None = None
+    device: Device = "auto"
+    with_flips: bool = False
+    train: LoopSettings = LoopSettings()
+    dataset: DatasetOptions
+    model: ModelOptions = ModelOptions()
+    rendering: RenderingConfig = RenderingConfig()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    augment: AugmentSettings = AugmentSettings()
+    metrics: MetricSettings = MetricSettings()
+    safety: SafetySettings = SafetySettings()
+    warm_start: WarmStartSettings = WarmStartSettings()
+    paths: Paths
+
+    @property
+    def generator_config(self) -> GeneratorConfig:
+        """The generator's sizes and rendering."""
+        return GeneratorConfig(**vars(self.model.generator), rendering=self.rendering)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """The settings that the loop and its steps read."""
+        return TrainingSettings(
+            loop=self.train,
+            loss=self.loss,
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            augment=self.augment,
+            metrics=self.metrics,
+            safety=self.safety,
+            warm_start=self.warm_start,
+        )
+
+
+OPTIONS = TrainOptions
+
+
+def _train(options: TrainOptions, command: str, resume: bool) -> None:
+    from torch_utils.heap import keep_freed_memory
+
+    device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
     with distributed(device.type):
-        _run(config, command, device, resume=resume)
+        _run(options, command, device, resume=resume)
 
 
-def _run(config: DictConfig, command: str, device: torch.device, *, resume: bool) -> None:
-    output = Path(config.output)
-    generator_config = read_generator_config(config)
+def _run(options: TrainOptions, command: str, device: "torch.device", *, resume: bool) -> None:
+    import torch
+
+    from training.build_state import build_state, check_label_set
+    from training.data.dataset import PortraitDataset
+    from training.loop import Trainer
+    from training.run_folder.retention import CHECKPOINT_FOLDER
+    from training.run_folder.state_file import STATE_FILE
+    from training.start.init_from import read_source
+    from training.state import load_state
+
+    output, settings = Path(options.output), options.settings
+    generator_config = options.generator_config
     dataset = PortraitDataset(
-        config.data, resolution=generator_config.resolution, with_flips=config.with_flips
+        options.data, resolution=generator_config.resolution, with_flips=options.with_flips
     )
     check_label_set(generator_config, dataset.label_set)
-    stages, settings = read_settings(config)
     torch.manual_seed(settings.loop.seed)
     state = build_state(
         generator_config,
-        OmegaConf.to_container(config.model.discriminator),
+        options.model.discriminator,
         settings,
-        stages,
         dataset.camera_labels,
         device,
         # A resumed run has its weights already.
-        None if resume or config.init_from is None else read_source(config.init_from),
+        None if resume or options.init_from is None else read_source(options.init_from),
     )
-    description = f"{config.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
+    description = f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
         state,
         dataset,
@@ -68,38 +161,12 @@ def _run(config: DictConfig, command: str, device: torch.device, *, resume: bool
         output,
         command=command,
         data_description=description,
-        options=dict(flatten(config)),
+        options=dict(flatten(config_to_dict(options))),
     )
     if resume:
         load_state(output / STATE_FILE, state)
     if trainer.run():
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
-
-
-def read_generator_config(config: DictConfig) -> GeneratorConfig:
-    """Return the generator's sizes and conventions."""
-    return config_from_dict(GeneratorConfig, OmegaConf.to_container(config.model.generator))
-
-
-def read_settings(config: DictConfig) -> tuple[StageSettings, TrainingSettings]:
-    """Return what comes before the adversarial training, and the settings of all the rest."""
-    values = OmegaConf.to_container(config)
-    train = values["train"]
-    stages = StageSettings(
-        warm_start=train.pop("warm_start"),
-        sphere_init_steps=train.pop("sphere_init_steps"),
-        warm_start_config=config_from_dict(WarmStartConfig, values["warm_start"]),
-    )
-    settings = TrainingSettings(
-        loop=config_from_dict(LoopSettings, train),
-        loss=config_from_dict(LossSettings, values["loss"]),
-        schedule=config_from_dict(ScheduleSettings, values["schedule"]),
-        optimizer=config_from_dict(OptimizerSettings, values["optimizer"]),
-        augment=config_from_dict(AugmentSettings, values["augment"]),
-        metrics=config_from_dict(MetricSettings, values["metrics"]),
-        safety=config_from_dict(SafetySettings, values["safety"]),
-    )
-    return stages, settings
 
 
 main = partial(run_long, "train", _train)

@@ -1,26 +1,62 @@
 """Train the network whose features compare procedural portraits."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
+from mate3d.metrics.feature_network import FeatureNetworkSizes
+from mate3d.options import Device, FilePath, Options, Seed
 from scripts._device import choose_device
 from scripts._long_run import run_long
-from training.feature_network.train import FeatureTrainingSettings, train_feature_network
+from scripts._options import Paths, Resume
+from training.feature_network.settings import FeatureTrainingSettings
 
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig, command: str, resume: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainFeaturesOptions(Options):
+    """Train the network whose features compare procedural portraits (FID, KID, labels).
+
+      python -m scripts.train_features data=[cats.zip,people.zip] output=outputs/features
+
+    Args:
+        data: Data sets with attributes, as prepare_data writes them for procedural portraits; a
+            list in brackets.
+        output: Run folder; the network appears in its sub-folder `model`.
+        resume: true resumes from the state in `output`; auto does so if there is one, and starts a
+            new run otherwise.
+        seed: Seed of initial weights, order and degradations.
+        device: Where to train; auto uses a GPU if there is one.
+        network: Sizes of the network.
+        training: How the network learns.
+        paths: Where files are.
+    """
+
+    data: tuple[FilePath, ...]
+    output: FilePath
+    resume: Resume = "false"
+    seed: Seed = 0
+    device: Device = "auto"
+    network: FeatureNetworkSizes = FeatureNetworkSizes()
+    training: FeatureTrainingSettings = FeatureTrainingSettings()
+    paths: Paths
+
+
+OPTIONS = TrainFeaturesOptions
+
+
+def _train(options: TrainFeaturesOptions, command: str, resume: bool) -> None:
+    from training.feature_network.train import train_feature_network
+
     folder = train_feature_network(
-        list(config.data),
-        Path(config.output),
-        FeatureTrainingSettings(**config.training),
-        OmegaConf.to_container(config.network),
-        seed=config.seed,
-        device=choose_device(config.device),
+        options.data,
+        Path(options.output),
+        options.training,
+        options.network,
+        seed=options.seed,
+        device=choose_device(options.device),
         resume=resume,
         command=command,
         with_progress_bar=True,

@@ -1,40 +1,59 @@
 """Train the 2D prior of editing: a tiny Stable Diffusion with ControlNet, or a ControlNet only."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
-
+from mate3d.options import Device, FilePath, option_hints
 from scripts._device import choose_device
 from scripts._long_run import run_long
-from training.prior.trainer import PriorOptions, train_prior
+from scripts._options import Paths, Resume
+from training.prior.options import PriorOptions, PriorRecipe, PriorRunOptions
 
 _logger = logging.getLogger(__name__)
 
 
-def _train(config: DictConfig, command: str, resume: bool) -> None:
-    is_from_scratch = config.prior.base is None
-    options = PriorOptions(
-        dataset_path=config.data,
-        output=config.output,
-        resolution=config.prior.resolution,
-        architecture=instantiate(config.prior.architecture) if is_from_scratch else None,
-        autoencoder=instantiate(config.prior.autoencoder) if is_from_scratch else None,
-        diffusion=instantiate(config.prior.diffusion),
-        base=config.prior.base,
+@dataclass(frozen=True, kw_only=True)
+class TrainPriorOptions(PriorRunOptions):
+    """Train the 2D prior of editing on a data set with captions.
+
+      python -m scripts.train_prior data=datasets/cats64.zip output=runs/prior
+      python -m scripts.train_prior prior=controlnet prior.base=FOLDER data=... output=...
+
+    Args:
+        data: Data set with captions: a folder or a .zip archive (see prepare_data).
+        output: Run folder; the prior appears in its sub-folder `model`.
+        resume: true resumes from the state in `output`; auto does so if there is one, and starts a
+            new run otherwise.
+        device: Where to train; auto uses a GPU if there is one.
+        prior: What is trained.
+        paths: Where files are.
+    """
+
+    data: FilePath
+    output: FilePath
+    resume: Resume = "false"
+    device: Device = "auto"
+    prior: PriorRecipe
+    paths: Paths
+
+
+OPTIONS = TrainPriorOptions
+
+
+def _train(options: TrainPriorOptions, command: str, resume: bool) -> None:
+    from training.prior.trainer import train_prior
+
+    run_options = {name: getattr(options, name) for name in option_hints(PriorRunOptions)}
+    settings = PriorOptions(
+        **run_options,
+        **vars(options.prior),
+        dataset_path=options.data,
+        output=options.output,
         resume=resume,
-        seed=config.seed,
-        device=choose_device(config.device),
-        with_bfloat16=config.with_bfloat16,
-        num_workers=config.num_workers,
-        tick_steps=config.tick_steps,
-        snapshot_steps=config.snapshot_steps,
-        num_samples=config.num_samples,
-        guidance_scale=config.guidance_scale,
-        quality_samples=config.quality_samples,
+        device=choose_device(options.device),
     )
-    model = train_prior(options, command=command, with_progress_bar=True)
+    model = train_prior(settings, command=command, with_progress_bar=True)
     if model is not None:
         _logger.info("prior: %s", model)
 

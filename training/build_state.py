@@ -1,19 +1,16 @@
 """Build a training state from settings: networks, optimisers, stages."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from mate3d.checkpoints.storage import config_from_dict
 from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
-from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorSizes
 from torch_utils.distributed import world
-from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS, LossSettings
+from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS
 from training.optimization.adam import make_adam
 from training.optimization.compilation import compile_networks
 from training.optimization.ema import make_average
@@ -21,24 +18,9 @@ from training.optimization.precision import TrainingPrecision
 from training.settings import TrainingSettings
 from training.stages import InitialStage, SphereInitialization
 from training.start.init_from import InitSource, initialize_networks
-from training.start.warm_start import WarmStart, WarmStartConfig
+from training.start.warm_start import WarmStart
 from training.state import TrainingState
 from training.step_inputs import BatchParts, Networks
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """What comes before the adversarial training.
-
-    Args:
-        warm_start: "procedural" regresses the fields of procedural portraits.
-        sphere_init_steps: Steps that first make all distances those of a sphere.
-        warm_start_config: Lengths and sizes of the warm start.
-    """
-
-    warm_start: Literal["none", "procedural"] = "none"
-    sphere_init_steps: int = 0
-    warm_start_config: WarmStartConfig = WarmStartConfig()
 
 
 def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:
@@ -56,9 +38,8 @@ def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:
 
 def build_state(
     generator_config: GeneratorConfig,
-    discriminator_sizes: Mapping[str, Any],
+    discriminator_sizes: DiscriminatorSizes,
     settings: TrainingSettings,
-    stage_settings: StageSettings,
     cameras: Tensor,  # [N, 25]
     device: torch.device,
     source: InitSource | None = None,
@@ -67,9 +48,8 @@ def build_state(
 
     Args:
         generator_config: Sizes and conventions of the generator.
-        discriminator_sizes: Fields of `DiscriminatorConfig` that do not follow from it.
-        settings: Of the loop and its steps.
-        stage_settings: What comes first.
+        discriminator_sizes: Sizes of both discriminators.
+        settings: Of the run.
         cameras: The data set's.
         device: Where to train.
         source: Weights that networks and average start from, as far as they fit.
@@ -78,7 +58,7 @@ def build_state(
         UserError: If sizes do not fit, a stage is unknown, or the losses need distances that the
             generator has not.
     """
-    _check_geometry(generator_config, settings.loss, stage_settings)
+    _check_geometry(generator_config, settings)
     parts = BatchParts(settings.loop.batch_size, settings.loop.accumulation, world())
     _check_part_size(parts, discriminator_sizes)
     num_classes = get_label_set(generator_config.label_set).num_classes
@@ -100,22 +80,20 @@ def build_state(
         average=make_average(networks.generator),
         optimizers=_build_optimizers(networks, settings),
         scaler=TrainingPrecision(settings.loop.precision, device).make_scaler(),
-        stages=_build_stages(networks, settings, stage_settings, cameras.to(device), parts),
+        stages=_build_stages(networks, settings, cameras.to(device), parts),
     )
 
 
-def _check_geometry(
-    config: GeneratorConfig, loss: LossSettings, stage_settings: StageSettings
-) -> None:
+def _check_geometry(config: GeneratorConfig, settings: TrainingSettings) -> None:
     """Refuse terms and stages on distances that the generator has not."""
     if not config.with_local_sdfs:
-        _check_no_local_sdfs(config, loss, stage_settings)
+        _check_no_local_sdfs(config, settings)
     if config.geometry == "sdf":
         return
-    used = [f"loss.{name}" for name in DISTANCE_TERMS if getattr(loss, name) > 0]
-    if stage_settings.sphere_init_steps > 0:
+    used = [f"loss.{name}" for name in DISTANCE_TERMS if getattr(settings.loss, name) > 0]
+    if settings.loop.sphere_init_steps > 0:
         used.append("train.sphere_init_steps")
-    if stage_settings.warm_start != "none":
+    if settings.loop.warm_start != "none":
         used.append("train.warm_start")
     if used:
         raise UserError(
@@ -124,11 +102,9 @@ def _check_geometry(
         )
 
 
-def _check_no_local_sdfs(
-    config: GeneratorConfig, loss: LossSettings, stage_settings: StageSettings
-) -> None:
-    used = [f"loss.{name}" for name in CLASS_DISTANCE_TERMS if getattr(loss, name) > 0]
-    if stage_settings.sphere_init_steps > 0:
+def _check_no_local_sdfs(config: GeneratorConfig, settings: TrainingSettings) -> None:
+    used = [f"loss.{name}" for name in CLASS_DISTANCE_TERMS if getattr(settings.loss, name) > 0]
+    if settings.loop.sphere_init_steps > 0:
         used.append("train.sphere_init_steps")
     if used:
         raise UserError(
@@ -142,10 +118,8 @@ def _check_no_local_sdfs(
         )
 
 
-def _check_part_size(parts: BatchParts, discriminator_sizes: Mapping[str, Any]) -> None:
-    group_size = discriminator_sizes.get(
-        "stddev_group_size", DiscriminatorConfig().stddev_group_size
-    )
+def _check_part_size(parts: BatchParts, discriminator_sizes: DiscriminatorSizes) -> None:
+    group_size = discriminator_sizes.stddev_group_size
     size = parts.part_size
     if size % min(group_size, size) == 0:
         return
@@ -164,17 +138,15 @@ def _build_generator(config: GeneratorConfig) -> Generator:
 
 
 def _build_discriminator(
-    generator_config: GeneratorConfig, sizes: Mapping[str, Any], image_channels: int
+    generator_config: GeneratorConfig, sizes: DiscriminatorSizes, image_channels: int
 ) -> Discriminator:
-    config = config_from_dict(
-        DiscriminatorConfig,
-        {
-            **sizes,
-            "image_channels": image_channels,
-            "resolution": generator_config.resolution,
-        },
+    return Discriminator(
+        DiscriminatorConfig(
+            **asdict(sizes),
+            image_channels=image_channels,
+            resolution=generator_config.resolution,
+        )
     )
-    return Discriminator(config)
 
 
 def _build_optimizers(
@@ -206,25 +178,22 @@ def _build_optimizers(
 def _build_stages(
     networks: Networks,
     settings: TrainingSettings,
-    stage_settings: StageSettings,
     cameras: Tensor,  # [N, 25]
     parts: BatchParts,
 ) -> tuple[InitialStage, ...]:
     stages = []
-    if stage_settings.sphere_init_steps > 0:
+    if settings.loop.sphere_init_steps > 0:
         sphere = SphereInitialization(
             networks,
-            stage_settings.sphere_init_steps,
+            settings.loop.sphere_init_steps,
             cameras,
             settings,
             parts,
         )
         stages.append(InitialStage("sphere_init", parts.batch_size, sphere))
-    if stage_settings.warm_start == "procedural":
-        config = stage_settings.warm_start_config
+    if settings.loop.warm_start == "procedural":
+        config = settings.warm_start
         stages.append(
             InitialStage("warm_start", config.batch_size, WarmStart(networks.generator, config))
         )
-    elif stage_settings.warm_start != "none":
-        raise UserError(f"train.warm_start={stage_settings.warm_start}; use none or procedural")
     return tuple(stages)

@@ -1,72 +1,109 @@
 """Settings of a run: its length, rhythm and division into parts."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from mate3d.errors import UserError
+from mate3d.options import (
+    AtLeast,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    Seed,
+)
 from training.augmentation.settings import AugmentSettings
 from training.data.loader import MAX_UNREADABLE
 from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
-from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleSettings
 from training.run_folder.safety import SafetySettings
 
 
 @dataclass(frozen=True)
-class LoopSettings:
+class LoopSettings(Options):
     """Length, rhythm and output of a run.
 
     Args:
-        batch_size: Images an iteration, over all processes.
-        accumulation: Parts, one after the other, in which each process trains its share of the
-            batch; more parts take less memory and give the same gradients.
-        total_kimg: Length of the adversarial training, which the stages precede.
-        tick_kimg: Distance of status lines and log records.
-        snapshot_ticks: Ticks between snapshots (grids, checkpoint, training state).
+        batch_size: Images per iteration, over all processes.
+        accumulation: Parts into which each process splits its share of a batch. More parts need
+            less memory and give the same gradients.
+        total_kimg: Length of the adversarial training, in thousands of images.
+        tick_kimg: How often to log, in thousands of images.
+        snapshot_ticks: Ticks between snapshots (sample grids, checkpoint, training state).
         seed: Seed of weights, latents, noise and data order.
-        num_workers: Processes that read the data set; 0 reads in the main one.
-        streaming: Read tar shards from start to end, in an order that depends on `num_workers`.
-        max_unreadable: Damaged samples that may be skipped; one more stops the run.
-        grid_rows: Rows of sample grids.
-        grid_columns: Their columns.
-        with_progress_bar: Show a bar on stderr.
-        precision: "fp32", "bf16" or "fp16"; see `TrainingPrecision`.
-        compile: Run the networks through `torch.compile`.
+        num_workers: Processes that read the data set; 0 reads in the main process.
+        streaming: Read tar shards (prepare_data shard_size=...) from start to end instead of single
+            samples in any order: for many nodes, network storage, or `data` as a URL or pipe.
+            Resume with the same batch_size and num_workers.
+        max_unreadable: Damaged samples to skip, each with a warning; one more stops the run.
+        grid_rows: Rows of the sample grids.
+        grid_columns: Columns of the sample grids.
+        with_progress_bar: Show a progress bar on stderr.
+        precision: Precision of backbone, super-resolutions and discriminators. Everything else is
+            fp32; see docs/training.md.
+        compile: Run the networks through torch.compile: slow first iterations, faster ones after.
+        warm_start: Before the adversarial training, learn the fields of procedural portraits; none
+            is for real data.
+        sphere_init_steps: Steps at the start that turn all distances into those of a sphere.
     """
 
-    batch_size: int = 32
-    accumulation: int = 1
-    total_kimg: float = 25000.0
-    tick_kimg: float = 4.0
-    snapshot_ticks: int = 50
-    seed: int = 0
-    num_workers: int = 0
+    batch_size: PositiveInt = 32
+    accumulation: PositiveInt = 1
+    total_kimg: NonNegativeFloat = 25000.0
+    tick_kimg: Annotated[float, AtLeast(0.001)] = 4.0
+    snapshot_ticks: PositiveInt = 50
+    seed: Seed = 0
+    num_workers: NonNegativeInt = 2
     streaming: bool = False
-    max_unreadable: int = MAX_UNREADABLE
-    grid_rows: int = 3
-    grid_columns: int = 6
+    max_unreadable: NonNegativeInt = MAX_UNREADABLE
+    grid_rows: PositiveInt = 3
+    grid_columns: PositiveInt = 6
     with_progress_bar: bool = True
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
+    warm_start: Literal["none", "procedural"] = "none"
+    sphere_init_steps: NonNegativeInt = 0
 
-    def __post_init__(self):
-        limits = {
-            "batch_size": 1,
-            "accumulation": 1,
-            "total_kimg": 0,
-            "tick_kimg": 0.001,
-            "snapshot_ticks": 1,
-            "seed": 0,
-            "num_workers": 0,
-            "max_unreadable": 0,
-            "grid_rows": 1,
-            "grid_columns": 1,
-        }
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise UserError(f"train.{name}={getattr(self, name)} must be at least {least}")
-        TrainingPrecision(self.precision)
+
+@dataclass(frozen=True)
+class WarmStartSettings(Options):
+    """Lengths and sizes of the warm start.
+
+    Args:
+        num_field_steps: Steps on points and rays, for mapping, backbone and decoder.
+        num_image_steps: Steps on whole pictures, for both super-resolutions.
+        batch_size: Heads per field step.
+        num_points: Points per head.
+        num_rays: Rays per head; 0 learns from points alone.
+        ray_interval: Field steps between tracings of rays, the most expensive part.
+        image_batch_size: Pictures per image step.
+        pool_size: Traced pictures to keep for image steps.
+        lr: Peak learning rate of Adam; falls to a tenth along a cosine.
+        color_weight: Weight of surface colours at points.
+        label_weight: Weight of telling the classes apart at the surface.
+        ray_weight: Weight of composited colours and opacity.
+        attribute_weight: Weight of predicting a portrait's attributes from its style vector.
+        attribute_batch_size: Additional latents per step that only the mapping sees. They cost
+            almost nothing, so that the mapping learns from many more heads.
+    """
+
+    num_field_steps: NonNegativeInt = 4000
+    num_image_steps: NonNegativeInt = 1000
+    batch_size: PositiveInt = 4
+    num_points: PositiveInt = 4096
+    num_rays: NonNegativeInt = 512
+    ray_interval: PositiveInt = 4
+    image_batch_size: PositiveInt = 4
+    pool_size: PositiveInt = 512
+    lr: PositiveFloat = 1e-2
+    color_weight: NonNegativeFloat = 1.0
+    label_weight: NonNegativeFloat = 0.1
+    ray_weight: NonNegativeFloat = 1.0
+    attribute_weight: NonNegativeFloat = 1.0
+    attribute_batch_size: PositiveInt = 256
 
 
 @dataclass(frozen=True)
@@ -78,5 +115,6 @@ class TrainingSettings:
     schedule: ScheduleSettings = ScheduleSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     augment: AugmentSettings = AugmentSettings()
-    metrics: MetricSettings = MetricSettings(procedural_network="", names=())
+    metrics: MetricSettings = MetricSettings(names=())
     safety: SafetySettings = SafetySettings()
+    warm_start: WarmStartSettings = WarmStartSettings()

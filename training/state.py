@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from mate3d.checkpoints.storage import config_to_dict
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.options import config_to_dict
 from training.run_folder.state_file import (
     find_non_finite,
     read_state,

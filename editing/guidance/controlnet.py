@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
@@ -13,13 +12,11 @@ from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from editing.guidance.base import PromptEmbeds
+from mate3d.checkpoints.assets import named_asset, where_to_find
 from mate3d.errors import UserError
+from mate3d.options import Precision
+from torch_utils.ops.execution import DTYPES
 
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 
 
@@ -157,29 +154,29 @@ def load_controlnet_guidance(
     prior: str,
     controlnet: str | None = None,
     *,
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    precision: Precision = "fp32",
     device: str | torch.device = "cpu",
 ) -> ControlNetGuidance:
-    """Load a guidance from directories in diffusers' format, or from hub ids.
+    """Load a guidance from folders in diffusers' format or from hub ids.
 
     Args:
-        prior: Stable Diffusion, with or without its ControlNet in the same directory.
+        prior: Stable Diffusion, with or without its ControlNet in the same folder; also the name
+            of an included one.
         controlnet: ControlNet on colour-coded label maps; None takes the prior's own, if any.
-        dtype: Precision of all networks; latents and noise stay float32.
+        precision: Precision of all networks; latents and noise stay fp32.
         device: Where the networks run.
 
     Raises:
-        UserError: If a path is neither a directory of that kind nor a reachable hub id, or
-            if `dtype` is unknown.
+        UserError: If a path is neither a folder of that kind nor a reachable hub id.
     """
-    if dtype not in _DTYPES:
-        raise UserError(f"unknown guidance.dtype '{dtype}'; use one of: {', '.join(_DTYPES)}")
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     options = {"local_files_only": _is_offline()}
-    _check_location(prior, "guidance.prior", "model_index.json")
+    prior = str(named_asset(prior) or prior)
+    _check_location(prior, "guidance.prior", "model_index.json", "*/model_index.json")
     if controlnet is not None:
-        _check_location(controlnet, "guidance.controlnet", "config.json")
+        inside = ("controlnet/config.json", "*/controlnet/config.json")
+        _check_location(controlnet, "guidance.controlnet", "config.json", *inside)
     has_own = controlnet is None and _has_controlnet(prior)
     pipeline_class = (
         StableDiffusionControlNetPipeline if controlnet or has_own else StableDiffusionPipeline
@@ -194,8 +191,8 @@ def load_controlnet_guidance(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load guidance from '{prior}': {reason}") from None
-    if dtype != "float32":
-        pipeline = pipeline.to(dtype=_DTYPES[dtype])
+    if precision != "fp32":
+        pipeline = pipeline.to(dtype=DTYPES[precision])
     return ControlNetGuidance(pipeline.to(device))
 
 
@@ -207,15 +204,17 @@ def _has_controlnet(prior: str) -> bool:
     return (Path(prior) / "controlnet" / "config.json").is_file()
 
 
-def _check_location(location: str, option: str, required_file: str) -> None:
-    path = Path(location)
+def _check_location(location: str, option: str, required_file: str, *patterns: str) -> None:
+    path, advice = Path(location), where_to_find(location, *patterns)
     if path.is_dir():
         if not (path / required_file).is_file():
             raise UserError(
-                f"{option}={location} has no {required_file}; use a diffusers directory"
+                f"{option}={location} is not a model in diffusers' format (no {required_file})"
+                f"{advice}"
             )
     # A hub id looks like a relative path; where its first part is a folder here, a path was meant.
     elif not _HUB_ID.fullmatch(location) or path.parent.is_dir():
         raise UserError(
-            f"{option} not found: {location}; use a diffusers directory or a hub id (owner/name)"
+            f"{option} not found: {location}; use a folder in diffusers' format or a hub id"
+            f" (owner/name){advice}"
         )

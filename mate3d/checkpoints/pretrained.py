@@ -10,16 +10,11 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
 from mate3d.atomic import atomic_folder, standing_folder
-from mate3d.checkpoints.assets import named_asset
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.checkpoints.hub import hub_errors, is_hub_id
-from mate3d.checkpoints.storage import (
-    config_from_dict,
-    config_to_dict,
-    load_state_strictly,
-    load_weights,
-    save_weights,
-)
+from mate3d.checkpoints.storage import load_state_strictly, load_weights, save_weights
 from mate3d.errors import UserError
+from mate3d.options import config_from_dict, config_to_dict
 
 CONFIG_FILE = "config.yaml"
 GENERATOR_FILE = "generator.safetensors"
@@ -27,6 +22,8 @@ CARD_FILE = "card.md"
 HUB_CARD_FILE = "README.md"
 FILES = (CONFIG_FILE, GENERATOR_FILE, CARD_FILE, HUB_CARD_FILE)
 FORMAT_VERSION = 1
+# Where a folder of checkpoints, such as a training run, has a checkpoint.
+_WEIGHTS_INSIDE = f"*/{GENERATOR_FILE}"
 EMPTY_CARD = "# Generator\n\nNo card was written.\n"
 UNKNOWN_LICENSE = "other"
 
@@ -67,8 +64,8 @@ class PretrainedModel(
         """Load a checkpoint, frozen and in eval mode; nothing in it is executed.
 
         Args:
-            path_or_hub_id: Checkpoint folder, or owner/name on the Hugging Face hub. An existing
-                folder wins.
+            path_or_hub_id: Name of an included checkpoint (`demo_cat`), checkpoint folder, or
+                owner/name on the Hugging Face hub; the first of these that exists.
             revision: Branch, tag or commit on the hub; None is its main branch.
             device: Where the weights go.
             token: Of the hub; None takes HF_TOKEN or that of `hf auth login`.
@@ -87,8 +84,8 @@ class PretrainedModel(
             folder = _download(str(path_or_hub_id), options)
         if not (folder / CONFIG_FILE).is_file():
             raise UserError(
-                f"no checkpoint at {path_or_hub_id}: no {CONFIG_FILE}; published .pkl files become"
-                " checkpoints by scripts.download_weights and scripts.convert_checkpoint"
+                f"no checkpoint at {path_or_hub_id}: no {CONFIG_FILE} (published .pkl files need"
+                f" scripts.convert_checkpoint){where_to_find(folder, _WEIGHTS_INSIDE)}"
             )
         model = _build(folder / CONFIG_FILE, cls)
         load_state_strictly(model, load_weights(folder / GENERATOR_FILE), str(folder))
@@ -191,8 +188,7 @@ def write_model_files(
 
 def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | None:
     """Return the local folder that is meant, or None for a hub id."""
-    text, folder = str(path_or_hub_id), Path(path_or_hub_id).expanduser()
-    folder = named_asset(text) or standing_folder(folder)
+    text, folder = str(path_or_hub_id), standing_folder(folder_or_asset(path_or_hub_id))
     if folder.is_dir():
         if revision is not None:
             raise UserError(f"revision={revision} is for the hub, but {folder} is a local folder")
@@ -203,12 +199,13 @@ def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | No
             words = [f"source={folder}", f"output=checkpoints/{folder.stem}"]
             command = shlex.join(["python", "-m", "scripts.convert_checkpoint", *words])
             advice = f"convert it first: {command}"
-        raise UserError(f"{folder} is a file, no checkpoint folder; {advice}")
+        raise UserError(f"{folder} is a file, not a checkpoint folder; {advice}")
     # `outputs/genrator` is more likely a misspelt folder than a hub id.
     is_slip = isinstance(path_or_hub_id, Path) or Path(text.split("/")[0]).is_dir()
     if is_slip or not is_hub_id(text):
         raise UserError(
-            f"no checkpoint at {text}: there is no such folder (ids of the hub are owner/name)"
+            f"no checkpoint at {text}: there is no such folder (hub ids are owner/name)"
+            f"{where_to_find(folder, _WEIGHTS_INSIDE)}"
         )
     return None
 
@@ -229,14 +226,25 @@ def _build(path: Path, model_type: type[ModelT]) -> ModelT:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         version = document.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
-            raise UserError(f"{path} has format_version {version}; known is {FORMAT_VERSION}")
-        return model_type(config_from_dict(model_type.config_type, document["generator"]))
+            raise UserError(
+                f"{path}: unsupported format_version {version} (expected {FORMAT_VERSION})"
+            )
+        values = document.get("generator")
+        if values is None:
+            advice = where_to_find(path.parent, _WEIGHTS_INSIDE)
+            raise UserError(f"{path} does not describe a generator{advice}")
+        if isinstance(values, str):
+            raise UserError(
+                f"{path.parent} is not a checkpoint but holds results made with"
+                f" generator={values}; use that generator"
+            )
+        return model_type(config_from_dict(model_type.config_type, values))
     except UserError:
         raise
     # Whatever YAML says to other texts, and a constructor to values of a wrong type or size.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{path} describes no generator: {reason}") from None
+        raise UserError(f"{path} does not describe a generator: {reason}") from None
 
 
 def check_replaceable(folder: Path) -> None:

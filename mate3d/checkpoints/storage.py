@@ -1,10 +1,9 @@
-"""What checkpoints are made of: plain configs and safetensors."""
+"""What checkpoints are made of: safetensors and plain documents."""
 
-import dataclasses
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,38 +11,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mate3d.errors import UserError
-
-ConfigT = TypeVar("ConfigT")
-
-
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """Return a config dataclass as plain values that YAML can hold."""
-    values = dataclasses.asdict(config)
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
-    }
-
-
-def config_from_dict(config_type: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Rebuild a config dataclass; nested dataclasses and tuples are restored.
-
-    Raises:
-        UserError: If a key is unknown.
-    """
-    hints = get_type_hints(config_type)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(
-            f"unknown keys {unknown} for {config_type.__name__}; allowed: {', '.join(hints)}"
-        )
-    arguments = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            value = config_from_dict(hints[name], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        arguments[name] = value
-    return config_type(**arguments)
 
 
 def save_weights(

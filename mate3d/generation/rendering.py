@@ -284,10 +284,8 @@ class ViewRenderer:
         )
         for values in (output.image, output.depth, output.segmentation):
             if values is not None and not values.isfinite().all():
-                dtype = str(self.precision.dtype).removeprefix("torch.")
                 raise UserError(
-                    f"{head.name}: pictures hold values that are not numbers with dtype={dtype};"
-                    " use float32"
+                    f"{head.name}: low precision overflows with this generator; use precision=fp32"
                 )
         return output
 

@@ -28,6 +28,7 @@ from mate3d.generator import Generator, RenderOutput
 from mate3d.outputs.mesh import write_meshes
 from mate3d.outputs.video import open_videos
 from mate3d.outputs.visualize import ContactSheet, PictureMaker, save_depth_values
+from torch_utils.ops.execution import DTYPES
 
 METADATA_FILE = "metadata.json"
 _FORMAT_VERSION = 1
@@ -79,7 +80,7 @@ def write_metadata(
         views: Listed with their 25 numbers.
         source: Where the generator came from.
     """
-    card = generator.card.encode()
+    card, values = generator.card.encode(), dataclasses.asdict(options)
     document = {
         "format_version": _FORMAT_VERSION,
         "generator": {
@@ -90,7 +91,9 @@ def write_metadata(
         },
         "device": next(generator.parameters()).device.type,
         "torch_version": torch.__version__,
-        "options": dataclasses.asdict(options),
+        "options": {
+            field.name: values[field.name] for field in dataclasses.fields(GenerationOptions)
+        },
         "cameras": dataclasses.asdict(rig),
         "conditioning_camera": generator.config.camera_rig.make_camera()[0].tolist(),
         "views": [
@@ -141,7 +144,7 @@ class GenerationRun:
         self.rig = make_rig(options.views, config.camera_rig)
         rendering = move_range(config.rendering, self.rig, config.camera_rig)
         device = next(generator.parameters()).device
-        precision = Precision(device, getattr(torch, options.dtype), options.exact)
+        precision = Precision(device, DTYPES[options.precision], options.exact)
         self._maker = HeadMaker(
             generator, precision, options.truncation_psi, options.truncation_cutoff
         )
@@ -188,7 +191,7 @@ class GenerationRun:
         with repeatable(self._renderer.precision.device):
             for strip in self._strips():
                 write_strip(strip, files, on_view)
-                if self.options.with_meshes:
+                if self.options.mesh.enabled:
                     self._write_meshes(strip.head, files)
         for kind, sheet in self._sheets.items():
             with atomic_file(files.add(f"sheet_{kind}.png", kind=kind)) as temporary:
@@ -201,12 +204,12 @@ class GenerationRun:
     @property
     def _num_heads(self) -> int:
         mix = self.options.mix
-        return len(mix.shape_seeds) * len(mix.texture_seeds) or len(self.options.seeds)
+        return len(mix.shapes) * len(mix.textures) or len(self.options.heads)
 
     def _strips(self) -> Iterator[Strip]:
         options = self.options
         if options.interpolate:
-            heads = self._maker.interpolated(options.seeds, options.views.num_frames)
+            heads = self._maker.interpolated(options.heads, options.views.num_frames)
             shots = zip(heads, itertools.cycle(self.views), strict=False)
             yield Strip("interpolation", shots, None)
             return
@@ -215,10 +218,10 @@ class GenerationRun:
 
     def _heads(self) -> Iterator[Head]:
         mix = self.options.mix
-        if not mix.is_asked_for:
-            yield from map(self._maker.from_seed, self.options.seeds)
+        if not mix.shapes:
+            yield from map(self._maker.from_seed, self.options.heads)
             return
-        for shape_seed, texture_seed in itertools.product(mix.shape_seeds, mix.texture_seeds):
+        for shape_seed, texture_seed in itertools.product(mix.shapes, mix.textures):
             yield self._maker.mixed(shape_seed, texture_seed)
 
     def _write_stills(self, strip: Strip, files: FileList, on_view: Callable[[], object]) -> None:
@@ -277,7 +280,7 @@ class GenerationRun:
         elif len(self.views) > 1:
             columns = len(self.views)
         else:
-            columns = len(options.mix.texture_seeds) or min(_SHEET_COLUMNS, self._num_heads)
+            columns = len(options.mix.textures) or min(_SHEET_COLUMNS, self._num_heads)
         sheets = {kind: ContactSheet(columns, options.sheet_tiles) for kind in self.kinds}
         if sheets[self.kinds[0]].capacity == 0:
             if options.sheet_tiles > 0:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import yaml
@@ -10,15 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mate3d.atomic import atomic_folder
-from mate3d.checkpoints.storage import (
-    config_from_dict,
-    config_to_dict,
-    load_state_strictly,
-    load_weights,
-    save_weights,
-)
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
+from mate3d.checkpoints.storage import load_state_strictly, load_weights, save_weights
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
+from mate3d.options import (
+    AtLeast,
+    OptionError,
+    Options,
+    PositiveInt,
+    config_from_dict,
+    config_to_dict,
+)
 
 CONFIG_FILE = "config.yaml"
 WEIGHTS_FILE = "features.safetensors"
@@ -26,30 +30,41 @@ CARD_FILE = "card.md"
 
 
 @dataclass(frozen=True)
-class FeatureNetworkConfig:
+class FeatureNetworkSizes(Options):
+    """Sizes of a feature network.
+
+    Args:
+        resolution: Side that images are resized to, pixels; a multiple of 16.
+        channels: Channels at 1/2, 1/4, 1/8 and 1/16 of the resolution.
+        num_features: Features per image.
+        head_channels: Channels of the segmentation's upsampling path.
+    """
+
+    resolution: Annotated[int, AtLeast(16)] = 64
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (24, 48, 96, 128)
+    num_features: PositiveInt = 128
+    head_channels: PositiveInt = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.resolution % 16:
+            raise OptionError("resolution", self.resolution, "use a multiple of 16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureNetworkConfig(FeatureNetworkSizes):
     """Sizes and targets of a feature network; stored beside its weights.
 
     Args:
         attributes: Names of the numbers that it predicts.
         label_sets: Names of the label sets that it segments into.
-        resolution: Side that images are brought to, pixels; a multiple of 16.
-        channels: Of the trunk at 1/2, 1/4, 1/8 and 1/16 of the resolution.
-        num_features: Features an image.
-        head_channels: Of the segmentation's way back up.
     """
 
     attributes: tuple[str, ...]
     label_sets: tuple[str, ...]
-    resolution: int = 64
-    channels: tuple[int, ...] = (24, 48, 96, 128)
-    num_features: int = 128
-    head_channels: int = 32
 
     def __post_init__(self):
-        if self.resolution < 16 or self.resolution % 16:
-            raise UserError(f"resolution={self.resolution} of features; use a multiple of 16")
-        if len(self.channels) != 4 or min(*self.channels, self.num_features) < 1:
-            raise UserError(f"channels={list(self.channels)} of features; use four positive sizes")
+        super().__post_init__()
         for name in self.label_sets:
             get_label_set(name)
 
@@ -157,20 +172,21 @@ def save_feature_network(folder: str | Path, network: FeatureNetwork, *, card: s
 
 
 def load_feature_network(folder: str | Path, device: str | torch.device = "cpu") -> FeatureNetwork:
-    """Load a feature network, frozen and in eval mode.
+    """Load a feature network, frozen and in eval mode, from a folder or an asset's name.
 
     Raises:
         UserError: If the folder holds none, or files that are damaged or do not fit each other.
     """
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"no feature network at {folder}: {CONFIG_FILE} not found")
+    path = folder_or_asset(folder) / CONFIG_FILE
+    if not path.with_name(WEIGHTS_FILE).is_file():
+        advice = where_to_find(folder, f"*/{WEIGHTS_FILE}")
+        raise UserError(f"no feature network at {folder}: {WEIGHTS_FILE} not found{advice}")
     try:
         config = config_from_dict(FeatureNetworkConfig, yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise UserError(f"{path} is not the config of a feature network: {error}") from None
     network = FeatureNetwork(config)
-    load_state_strictly(network, load_weights(Path(folder) / WEIGHTS_FILE), str(folder))
+    load_state_strictly(network, load_weights(path.with_name(WEIGHTS_FILE)), str(folder))
     return network.to(device).eval().requires_grad_(False)
 
 

@@ -8,30 +8,40 @@ from torch import Tensor, nn
 from mate3d.cameras import CAMERA_DIM
 from mate3d.network.layers import Conv2d, FullyConnected, minibatch_stddev
 from mate3d.network.mapping import MappingNetwork
+from mate3d.options import Options, PositiveFloat, PositiveInt
 from torch_utils.ops.resample import resize_antialias
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
-    """Everything that rebuilds a discriminator; the defaults are the published sizes.
+class DiscriminatorSizes(Options):
+    """Sizes that do not follow from the generator; the defaults are the published ones.
+
+    Args:
+        channel_base: Channels at resolution r are min(channel_base / r, channel_max).
+        channel_max: Largest number of channels.
+        mapping_layers: Layers that embed the camera.
+        clamp: Limit of the activations' magnitude; null sets none.
+        stddev_group_size: Samples over which minibatch statistics are computed.
+    """
+
+    channel_base: PositiveInt = 32768
+    channel_max: PositiveInt = 512
+    mapping_layers: PositiveInt = 8
+    clamp: PositiveFloat | None = 256.0
+    stddev_group_size: PositiveInt = 4
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig(DiscriminatorSizes):
+    """Everything that rebuilds a discriminator.
 
     Args:
         image_channels: Channels of one image: 3, or 3 + K with segmentation.
         resolution: Side of full-size images.
-        channel_base: Channels at resolution r are min(channel_base / r, channel_max).
-        channel_max: See `channel_base`.
-        mapping_layers: Layers that embed the camera.
-        clamp: Limit of the activations' magnitude, or None.
-        stddev_group_size: Samples over which minibatch statistics are taken.
     """
 
-    image_channels: int = 3
-    resolution: int = 512
-    channel_base: int = 32768
-    channel_max: int = 512
-    mapping_layers: int = 8
-    clamp: float | None = 256.0
-    stddev_group_size: int = 4
+    image_channels: PositiveInt = 3
+    resolution: PositiveInt = 512
 
     def channels(self, resolution: int) -> int:
         """Return the channels of features at a resolution."""

@@ -1,9 +1,7 @@
 """Any field to triangle meshes with normals and colours: marching cubes of its distances."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -13,47 +11,13 @@ from torch import Tensor
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from mate3d.option_checks import as_text, check_count
-from mate3d.outputs.mesh_export import MESH_FORMATS, save_mesh, save_scene
+from mate3d.outputs.mesh_export import save_mesh, save_scene
 from mate3d.outputs.mesh_grid import Distance, Evaluation, Grid, evaluate_volume, in_chunks
+from mate3d.outputs.options import Coloring, MeshOptions
 from mate3d.rendering.field import Field, spatial_gradient, unit_normals
 from mate3d.rendering.triplane import TriPlaneField
 
-Coloring = Literal["texture", "label"]
-
-_MIN_RESOLUTION, _MAX_RESOLUTION = 8, 1024
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MeshOptions:
-    """Which meshes `write_meshes` makes of a head.
-
-    Args:
-        resolution: Grid points a side of the box.
-        formats: File formats, of "ply", "obj" and "glb".
-        coloring: The head in the colours of its texture, or in those of its labels.
-        per_label: Also write the closed part of each label.
-
-    Raises:
-        UserError: If a value is not allowed.
-    """
-
-    resolution: int = 256
-    formats: tuple[str, ...] = ("ply",)
-    coloring: Coloring = "texture"
-    per_label: bool = False
-
-    def __post_init__(self):
-        check_count("mesh.resolution", self.resolution, _MIN_RESOLUTION, _MAX_RESOLUTION)
-        if self.coloring not in get_args(Coloring):
-            allowed = " or ".join(get_args(Coloring))
-            raise UserError(f"mesh.coloring={self.coloring}; use {allowed}")
-        if not self.formats or not set(self.formats) <= set(MESH_FORMATS):
-            raise UserError(
-                f"mesh.formats={as_text(self.formats)}; use some of {', '.join(MESH_FORMATS)}"
-            )
 
 
 @torch.no_grad()
@@ -145,7 +109,7 @@ def write_meshes(
         stem: The head becomes `<stem>.ply`, a part `<stem>_<class>.ply`; parts in GLB also become
             the nodes of one scene, `<stem>_parts.glb`.
         field: One head (batch of 1) on any device.
-        options: What to write.
+        options: What to write; `enabled` is not read here.
         box_size: Side of the cube searched, world units.
         label_set: The field's classes.
 

@@ -8,8 +8,6 @@ import trimesh
 
 from mate3d.atomic import atomic_file
 
-MESH_FORMATS = ("ply", "obj", "glb")
-
 # trimesh keeps application attributes only; this one becomes the mesh's colour in the file.
 _LINEAR_COLOR = "_LINEAR_COLOR"
 

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
+from mate3d.outputs.options import VideoOptions
 
 # Players and browsers show small videos badly.
 MIN_VIDEO_SIDE = 256
 # Constant quality of H.264: 18 is hardly told from the source.
 _CRF = 18
-# Browsers play delays below two hundredths of a second as if they were ten.
-_MAX_GIF_FPS = 50
 
 AppendFrame = Callable[[np.ndarray], None]
 
@@ -69,8 +68,8 @@ def open_videos(paths: Iterable[str | Path], fps: float) -> Iterator[AppendFrame
         UserError: If a suffix or `fps` is not possible, or a file cannot be written.
     """
     paths = [Path(path) for path in paths]
-    for path in paths:
-        check_video_format(path.suffix.removeprefix("."), fps)
+    # Refuses what cannot be written.
+    VideoOptions(tuple(path.suffix.removeprefix(".") for path in paths), fps)
     with ExitStack() as stack:
         appends = []
         for path in paths:
@@ -84,20 +83,6 @@ def open_videos(paths: Iterable[str | Path], fps: float) -> Iterator[AppendFrame
                 function(frame)
 
         yield append
-
-
-def check_video_format(name: str, fps: float) -> None:
-    """Refuse a format or speed that cannot be written.
-
-    Raises:
-        UserError: Saying what is allowed.
-    """
-    if name not in ("mp4", "gif"):
-        raise UserError(f"unknown video format '{name}'; use mp4 or gif")
-    if not 0 < fps <= 240:
-        raise UserError(f"{fps} frames per second; use more than 0 and at most 240")
-    if name == "gif" and fps > _MAX_GIF_FPS:
-        raise UserError(f"{fps} frames per second; a gif plays at most {_MAX_GIF_FPS}")
 
 
 @contextmanager

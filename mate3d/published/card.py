@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub.utils.sha import sha_fileobj
 
-from mate3d.checkpoints.storage import config_to_dict
 from mate3d.labels import LabelSet
+from mate3d.options import config_to_dict
 from mate3d.published.conversion import Conversion
 from mate3d.published.networks import PublishedSnapshot
 
@@ -21,7 +21,7 @@ _CARD = """\
 | size | {size} bytes |
 | SHA-256 | `{sha256}` |
 | network | `{network}` ({class_name}) |
-| stored as | {dtype} |
+| stored as | {precision} |
 | made by | `python -m scripts.convert_checkpoint`; nothing in the file was executed |
 
 ## License
@@ -113,7 +113,7 @@ def make_card(
     conversion: Conversion,
     snapshot: PublishedSnapshot,
     *,
-    dtype: str,
+    precision: str,
     verification: list[str],
 ) -> str:
     """Write the card of a converted checkpoint.
@@ -123,7 +123,7 @@ def make_card(
         network: The network converted.
         conversion: What was converted.
         snapshot: What the file holds.
-        dtype: Precision of the stored weights.
+        precision: Precision of the stored weights.
         verification: Lines of the comparison with recorded values; empty if none was made.
     """
     config = conversion.generator.config
@@ -134,7 +134,7 @@ def make_card(
         sha256=file_sha256(source),
         network=network,
         class_name=snapshot.networks[network].class_name,
-        dtype=dtype,
+        precision=precision,
         report="\n".join(report_lines(conversion, snapshot, network)),
         verification=table if verification else "Not compared with recorded values (`verify=`).",
         labels=_describe_labels(conversion.generator.label_set),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mate3d.options import NonNegativeInt, Options, PositiveFloat, PositiveInt
 from mate3d.rendering.field import Field, field_gradient, sample_with_gradient
 from mate3d.rendering.rays import (
     DensityActivation,
@@ -24,31 +25,32 @@ from mate3d.rendering.rays import (
 
 
 @dataclass(frozen=True)
-class RenderingConfig:
+class RenderingConfig(Options):
     """How fields are rendered; stored with every checkpoint.
 
     Args:
         near: Distance of the first sample along a ray, world units.
-        far: Distance of the last.
-        num_coarse_samples: Stratified samples a ray.
-        num_fine_samples: Importance samples a ray.
-        density_activation: See `interval_weights`; published weights need "softplus_shifted".
-        importance_bins: See `importance_depths`; published weights need "legacy_midpoints".
-        semantic_sharpness: Score of class k at a point is sigmoid(-sharpness * class_sdf).
-        white_background: What shines through counts as white.
-        background_class: What shines through counts as this class; None for published weights,
-            which know no empty space.
+        far: Distance of the last sample along a ray, world units.
+        num_coarse_samples: Stratified samples per ray.
+        num_fine_samples: Importance samples per ray.
+        density_activation: What turns the field's values into densities: identity is physical,
+            published weights need softplus_shifted.
+        importance_bins: Where importance samples are placed: intervals is correct, published
+            weights need legacy_midpoints.
+        semantic_sharpness: Score of class k at a point is sigmoid(-semantic_sharpness * d_k).
+        white_background: Show empty space in white.
+        background_class: Class of empty space; null for published weights, which have none.
     """
 
-    near: float = 2.25
-    far: float = 3.3
-    num_coarse_samples: int = 48
-    num_fine_samples: int = 48
+    near: PositiveFloat = 2.25
+    far: PositiveFloat = 3.3
+    num_coarse_samples: PositiveInt = 48
+    num_fine_samples: NonNegativeInt = 48
     density_activation: DensityActivation = "identity"
     importance_bins: ImportanceBins = "intervals"
-    semantic_sharpness: float = 20.0
+    semantic_sharpness: PositiveFloat = 20.0
     white_background: bool = False
-    background_class: int | None = 0
+    background_class: NonNegativeInt | None = 0
 
 
 @dataclass

@@ -15,7 +15,8 @@ from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.rendering.renderer import RenderingConfig
-from training.prior.models import PriorArchitecture, make_pipeline, make_tiny_networks
+from training.prior.models import make_pipeline, make_tiny_networks
+from training.prior.options import PriorArchitecture
 
 TINY_CONFIG = GeneratorConfig(
     label_set="catmask_hq",
@@ -88,7 +89,7 @@ def make_tiny_pipeline() -> StableDiffusionControlNetPipeline:
     torch.manual_seed(0)
     architecture = PriorArchitecture(
         vae_channels=(4, 4, 8),
-        vocabulary_size=0,
+        vocabulary_size=1,
         max_tokens=8,
         text_width=16,
         text_layers=1,

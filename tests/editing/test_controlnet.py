@@ -111,12 +111,19 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     [
         ({"prior": "tests"}, "no model_index.json"),
         ({"prior": "PRIOR", "controlnet": "tests"}, "no config.json"),
-        ({"prior": "PRIOR", "dtype": "int8"}, "guidance.dtype"),
+        ({"prior": "nowhere"}, "guidance.prior not found: nowhere.*: demo_prior"),
+        ({"prior": "RUN"}, "no model_index.json.*; use .*run.model$"),
+        ({"prior": "PRIOR", "controlnet": "RUN"}, "no config.json.*; use .*run.model.controlnet$"),
+        ({"prior": "PRIOR", "controlnet": "RUN/model"}, "; use .*run.model.controlnet$"),
         ({"prior": "DAMAGED"}, "cannot load guidance"),
     ],
 )
 def test_wrong_locations_are_named(prior_folder, tmp_path, arguments, message):
-    (tmp_path / "model_index.json").write_text("{broken")
-    prior = arguments["prior"].replace("PRIOR", str(prior_folder)).replace("DAMAGED", str(tmp_path))
+    (tmp_path / "run" / "model" / "controlnet").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "controlnet" / "config.json").touch()
+    (tmp_path / "run" / "model" / "model_index.json").write_text("{broken")
+    places = {"PRIOR": prior_folder, "RUN": tmp_path / "run", "DAMAGED": tmp_path / "run/model"}
+    for place, path in places.items():
+        arguments = {name: text.replace(place, str(path)) for name, text in arguments.items()}
     with pytest.raises(UserError, match=message):
-        load_controlnet_guidance(**arguments | {"prior": prior})
+        load_controlnet_guidance(**arguments)

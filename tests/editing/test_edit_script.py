@@ -7,6 +7,7 @@ import signal
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from editing.loop import EditLoop
@@ -14,10 +15,12 @@ from editing.recipe import load_edit
 from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
+from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
 from mate3d.outputs.visualize import to_uint8
 from scripts import edit
-from scripts._compose import CONFIG_FOLDER
+from scripts._compose import read_options
+from scripts._words import CONFIG_FOLDER
 
 TINY = ["debug=tiny", "device=cpu"]
 RESULTS = (
@@ -108,6 +111,47 @@ def test_every_variant_runs(words, tmp_path, variant):
 
 
 @pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("prompt", "{a:1}"),
+        ("prompt", "[red ears]"),
+        ("prompt", "a cat's ears, black (not grey) = 100%"),
+        ("negative_prompt", "null and void"),
+        ("mask", "7"),
+        ("mask", "2024_01_01"),
+        ("generator", "\\\\nas\\share"),
+    ],
+)
+def test_text_is_taken_as_it_is_written(option, text):
+    assert getattr(read_options("edit", [f"{option}={text}", "output=x"]), option) == text
+    options = read_options("edit", [f"guidance.prior={text}", "output=x"])
+    assert options.guidance.prior == text
+
+
+def test_classes_are_a_list_with_brackets_or_without(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/cat")
+    for text in ("ears,eyes", "[ears, eyes]"):
+        options = read_options("edit", [f"edit_classes={text}", "output=~/x", "debug=null"])
+        assert options.edit_classes == ("ears", "eyes")
+        assert options.output == options.paths.run_folder == "/home/cat/x"
+    assert read_options("edit", ["output=x"]).edit_classes == ("auto",)
+
+
+def test_angles_of_the_command_line_are_degrees(words, tmp_path):
+    start = [word for word in words if not word.startswith("mask=")]
+    for name, angles in (("front", []), ("side", ["yaw_degrees=180", "pitch_degrees=20"])):
+        edit.main([*start, *angles, f"output={tmp_path / name}"])
+    front, side = (Image.open(tmp_path / name / "source.png") for name in ("front", "side"))
+    generator = load_generator(words[2].removeprefix("generator="))
+    camera = make_camera(np.pi, np.pi / 9)
+    ws = HeadMaker(generator, Precision(torch.device("cpu")), 0.7).style(0)
+    with torch.no_grad():
+        expected = to_uint8(generator.synthesize(ws, camera).image[0])
+    assert np.array_equal(np.asarray(side), expected)
+    assert not np.array_equal(np.asarray(front), expected)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ("generator=no/such/folder", "no checkpoint at no/such/folder"),
@@ -124,6 +168,19 @@ def test_every_variant_runs(words, tmp_path, variant):
         ("edit.condition=painted", "edit.condition=painted"),
         ("edit.learnable=[decoder]", "'decoder' names no weights"),
         ("seed=-1", "seed=-1"),
+        ("mask=7", "mask not found: 7"),
+        ("guidance.controlnet=2024", "guidance.controlnet not found: 2024"),
+        ("edit.ws_lr=-1", "edit.ws_lr=-1"),
+        ("edit.outside_weight=nan", "edit.outside_weight=nan"),
+        ("edit.num_geometry_points=0", "edit.num_geometry_points=0"),
+        ("edit.region.softness=-1", "edit.region.softness=-1"),
+        ("edit.distillation.final_max_timestep=0.01", "edit.distillation.final_max_timestep=0.01"),
+        ("report.orbit_fps=0", "report.orbit_fps=0"),
+        ("pitch_degrees=90", "pitch_degrees=90"),
+        ("yaw=0.3", "unknown option 'yaw'; did you mean yaw_degrees"),
+        ("edit.yaw_range=[-1,1]", "did you mean edit.yaw_range_degrees"),
+        ("guidance.dtype=float16", "unknown option 'guidance.dtype'"),
+        ("guidance.precision=float16", "guidance.precision=float16; use one of: fp32, bf16, fp16"),
     ],
 )
 def test_wrong_input_gives_one_line_and_code_2(

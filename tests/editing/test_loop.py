@@ -8,7 +8,7 @@ import torch
 from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
 from editing.loop import EditLoop, EditTarget
-from editing.options import EditOptions, LossWeights
+from editing.options import EditOptions, GuidanceOptions, LossWeights, ReportOptions
 from editing.regions import ClassRegion, RegionOptions, everywhere
 from mate3d.errors import UserError
 from mate3d.labels import segmentation_to_label_map
@@ -167,11 +167,20 @@ def test_a_loss_that_is_not_finite_keeps_the_step_before(
         (EditOptions, {"num_steps": 0}),
         (EditOptions, {"soft_beta": 0.0}),
         (EditOptions, {"mask_loss": "l2"}),
-        (EditOptions, {"yaw_range": (0.5, -0.5)}),
+        (EditOptions, {"ws_lr": -1.0}),
+        (EditOptions, {"outside_weight": float("nan")}),
+        (EditOptions, {"num_geometry_points": 0}),
+        (EditOptions, {"learnable": ()}),
+        (EditOptions, {"yaw_range_degrees": (5.0, -5.0)}),
+        (EditOptions, {"pitch_range_degrees": (-95.0, 0.0)}),
+        (LossWeights, {"mask": -1.0}),
         (DistillationOptions, {"timestep_range": (0.5, 0.2)}),
         (DistillationOptions, {"final_max_timestep": 0.01}),
         (RegionOptions, {"kind": "ball"}),
         (RegionOptions, {"softness": -1.0}),
+        (RegionOptions, {"reach": float("inf")}),
+        (GuidanceOptions, {"precision": "float16", "controlnet": None}),
+        (ReportOptions, {"num_orbit_frames": 0}),
     ],
 )
 def test_wrong_options_name_the_option(options, values):

@@ -115,19 +115,21 @@ def test_rig_keeps_what_is_not_overridden():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"path": "spiral"}, "views.path=spiral"),
+        ({"path": "spiral"}, "path=spiral"),
+        ({"path": "list"}, "angles_degrees"),
         ({"path": "list", "angles_degrees": (1, 2)}, "1"),
         ({"path": "list", "angles_degrees": ((1, 2), (1, 2))}, "twice"),
-        ({"path": "grid", "yaws_degrees": ("left",)}, "views.yaws_degrees=left"),
+        ({"angles_degrees": ((1, 2),)}, "only with path=list"),
+        ({"path": "grid", "yaws_degrees": ("left",)}, r"yaws_degrees=\[left\]"),
+        ({"path": "grid", "yaws_degrees": ()}, r"yaws_degrees=\[\]"),
         ({"path": "grid", "pitches_degrees": (90,)}, "90"),
         ({"path": "orbit", "yaw_amplitude_degrees": math.inf}, "inf"),
-        ({"radius": 0}, "views.radius=0"),
-        ({"focal": "wide"}, "views.focal=wide"),
-        ({"target": (0, 1)}, "views.target"),
+        ({"path": "orbit", "num_frames": 1}, "num_frames=1"),
+        ({"radius": 0}, "radius=0"),
+        ({"focal": "wide"}, "focal=wide"),
+        ({"target": (0, 1)}, "target"),
     ],
 )
 def test_impossible_views_and_rigs_are_named(options, named):
-    options = ViewOptions(**options)
     with pytest.raises(UserError, match=named):
-        make_views(options)
-        make_rig(options, RIG)
+        make_views(ViewOptions(**options))

@@ -146,9 +146,9 @@ def test_the_last_trained_generator_can_be_chosen_and_replaces_only_what_is_said
     convert(f"source={SNAPSHOT}", "network=G")
     assert "mapped from G: 254" in capsys.readouterr().out
     line = refuse(capsys, f"source={SNAPSHOT}")
-    assert "output=out/face holds a checkpoint; say overwrite=true" in line
+    assert "output=out/face holds a checkpoint; set overwrite=true" in line
     line = refuse(capsys, f"source={SNAPSHOT}", "network=D", "overwrite=true")
-    assert "network=D; use G_ema or G" in line
+    assert "network=D; use one of: G_ema, G" in line
     words = ("network=G", "overwrite=true", f"verify={EXPECTED}")
     assert "compares G_ema" in refuse(capsys, f"source={SNAPSHOT}", *words)
     convert(f"source={SNAPSHOT}", "overwrite=true")
@@ -166,7 +166,7 @@ def test_hostile_and_wrong_files_end_in_one_line_and_leave_nothing(capsys):
         (["source=z.pkl"], "has no tensor"),
         (["source=none.pkl"], "snapshot none.pkl is not found"),
         ([f"source={SNAPSHOT}", "verify=none"], "expected values none cannot be read"),
-        ([f"source={SNAPSHOT}", "dtype=int8"], "dtype=int8; use float32"),
+        ([f"source={SNAPSHOT}", "precision=int8"], "precision=int8; use one of: fp32"),
         ([f"source={SNAPSHOT}", "output=a_file"], "is a file"),
         ([f"source={SNAPSHOT}", "output=a_file/below"], "cannot write"),
     ):

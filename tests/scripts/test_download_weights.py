@@ -165,7 +165,7 @@ def test_other_file_of_that_name_is_never_overwritten(hub, capsys, content):
         ("repo_id=a/b/c", "is not a hub id"),
         ("revision=v9", "has no revision v9"),
         ("files=[cat.pkl]", "has no file cat.pkl; it holds README.md, face.pkl"),
-        ("sha256=12ab", "has 64 hexadecimal digits"),
+        ("sha256=12ab", "use 64 hexadecimal digits"),
         ("output=file", "File exists: 'file'"),
     ],
 )

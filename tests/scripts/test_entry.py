@@ -5,23 +5,25 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
 from mate3d.errors import UserError
-from scripts._compose import compose_config
+from mate3d.options import Options, config_from_dict
+from scripts._compose import read_options
 from scripts._entry import run
+from scripts._schema import find_options, options_type
 from torch_utils.ops._extension import KernelsUnavailableError
 
 
-def _run_in(tmp_path: Path, *words: str, main=lambda config: None) -> Path:
-    """Run with the configuration of prepare_data; return the run folder."""
+def _run_in(tmp_path: Path, *words: str, main=lambda options: None) -> Path:
+    """Run with the options of prepare_data; return the run folder."""
     folder = tmp_path / "run"
     run("prepare_data", main, [f"paths.run_folder={folder}", "output=data", *words])
     return folder
 
 
 def _raising(error: BaseException):
-    def main(config: DictConfig) -> None:
+    def main(options: Options) -> None:
         logging.getLogger("training").info("hello")
         raise error
 
@@ -32,24 +34,38 @@ def _raising(error: BaseException):
     ("words", "message"),
     [
         (["outptu=3"], "'outptu'; did you mean output?"),
-        (["supersampling=1"], "'supersampling'; did you mean dataset.maker.super"),
+        (["supersampling=1"], "'supersampling'; did you mean dataset.supersampling?"),
         (["seed.deeper=3"], "'seed.deeper'"),
-        (["+extra=1"], "'+extra'"),
+        (["+extra=1"], "unknown option 'extra'"),
+        (["~seed"], "'~seed'; options cannot be removed, set a value: seed=..."),
+        (
+            ["hydra.run.dir=x"],
+            "'hydra.run.dir=x'; options of Hydra have no effect without",
+        ),
+        (["--info"], "'--info'; use --cfg to see the composed options"),
+        (["--cfg", "hydra"], "'--cfg hydra'; use --cfg to see the composed options"),
+        (["--config-name", "x"], "'--config-name'; each script has one configuration; choose"),
         (["debug=tinny"], "debug=tinny; use one of: tiny"),
         (["dataset=dogs"], "dataset=dogs; use one of: catmask_hq, celebamask_hq"),
         (["loss=default"], "'loss'"),
         (["num_images"], "'num_images'; options are written as name=value"),
         (["--output", "x"], "'--output'; options are written as name=value"),
-        (["num_images=many"], "num_images=many must be a whole number (default 5000)"),
-        (["num_images=true"], "num_images=True must be a whole number"),
-        (["overwrite=1"], "overwrite=1 must be true or false"),
-        (["output=${nothing}"], "option output: Interpolation key 'nothing' not found"),
-        (["dataset=folder"], "please give: dataset.label_set=... (see --help)"),
+        (["num_images=many"], "num_images=many; use a whole number of at least 1"),
+        (["num_images=true"], "num_images=true; use a whole number of at least 1"),
+        (["num_images=0"], "num_images=0; use a whole number of at least 1"),
+        (["max_residual=nan"], "max_residual=nan; use a number of at least 0"),
+        (["max_residual=[1"], "max_residual=[1; use a number of at least 0"),
+        (["overwrite=maybe"], "overwrite=maybe; use true or false"),
+        (["crop=round"], "crop=round; use one of: none, center, ffhq, eg3d or null"),
+        (["dataset=folder"], "dataset.label_set=null; is needed with source=folder"),
+        (["output=null"], "output=null; use text"),
+        (["output=${nothing}"], "output: Interpolation key 'nothing' not found"),
+        (["output=${"], "output: "),
         (["output=x", "paths.run_folder=/dev/null/x"], "cannot write the run folder /dev/null/x"),
     ],
 )
 def test_wrong_words_end_in_one_line_and_exit_code_2(words, message, fail):
-    assert message in fail(partial(run, "prepare_data", lambda config: None), *words)
+    assert message in fail(partial(run, "prepare_data", lambda options: None), *words)
 
 
 @pytest.mark.parametrize(
@@ -88,21 +104,22 @@ def test_bugs_keep_their_traceback_and_interruption_exits_with_130(tmp_path, cap
 def test_run_folder_holds_resolved_config_log_and_revision(tmp_path, capsys):
     seen = []
 
-    def speak(config: DictConfig) -> None:
-        seen.append(config)
+    def speak(options: Options) -> None:
+        seen.append(options)
         logging.getLogger("training.somewhere").info("hello")
         logging.getLogger("PIL").info("noise of a library")
 
     folder = _run_in(tmp_path, "seed=7", "debug=tiny", main=speak)
-    config = OmegaConf.load(folder / "config.yaml")
-    assert config == seen[0] and "${" not in (folder / "config.yaml").read_text()
-    assert (config.seed, config.num_images, config.paths.run_folder) == (7, 8, str(folder))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config_from_dict(type(seen[0]), config) == seen[0]
+    assert (config["seed"], config["num_images"]) == (7, 8)
+    assert config["paths"]["run_folder"] == str(folder)
     assert "INFO training.somewhere: hello" in (folder / "log.txt").read_text()
     assert capsys.readouterr().out == "hello\n"
     assert (folder / "git_revision.txt").read_text().strip()
     assert not logging.getLogger("training").handlers
     _run_in(tmp_path, "seed=9")
-    assert OmegaConf.load(folder / "config.yaml").seed == 9
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 9
 
 
 @pytest.mark.parametrize(
@@ -126,36 +143,67 @@ def test_config_of_a_checkpoint_or_of_another_script_is_never_replaced(
     "text",
     [
         *("a cat, black (not grey)", "a cat's ears", "1 = 2", "C:\\new\\", "é [x] {y}"),
-        *("back\\'slash", "2026", "1e3", "true", "007"),
+        *("back\\'slash", "2026", "1e3", "true", "007", "2024_01_01", "\\\\nas\\share"),
+        *("[red ears]", "{a:1}", "a,b", "range(1,3)", "", '"a" and "b"', "~x/y", "???!"),
     ],
 )
 def test_text_needs_no_quotes_of_hydra_and_stays_as_it_is_written(text):
-    assert compose_config("prepare_data", [f"output={text}"]).output == text
+    words = [f"images={text}", f"dataset.name={text}", "output=x"]
+    options = read_options("prepare_data", words)
+    assert options.images == options.dataset.name == text
 
 
-def test_null_and_lists_keep_their_meaning():
-    config = compose_config("prepare_data", ["output=null", "paths.outputs=[1,2]"])
-    assert config.output is None and config.paths.outputs == [1, 2]
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("[2024_01_01,b c]", ("2024_01_01", "b c")),
+        ("7, b", ("7", "b")),
+        ("'a,b', c", ("a,b", "c")),
+        ("[]", ()),
+        ("null", None),
+    ],
+)
+def test_lists_of_text_need_no_quotes_either(text, values):
+    assert read_options("prepare_data", [f"fix={text}", "output=x"]).fix == values
+
+
+def test_null_quotes_and_the_home_folder_keep_their_meaning(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/cat")
+    words = ["images=null", "masks='null'", 'captions="a, b"', "output=~/x", "cameras=a~/x"]
+    options = read_options("prepare_data", words)
+    assert (options.images, options.masks, options.captions) == (None, "null", "a, b")
+    assert (options.output, options.cameras) == ("/home/cat/x", "a~/x")
+
+
+@pytest.mark.parametrize("word", ["+seed=5", "++seed=5", "~debug", "debug=null", "--resolve"])
+def test_habits_of_hydra_work(word, capsys):
+    words = ["seed=5", "output=x", word, "--cfg", "job"]
+    run("prepare_data", lambda options: pytest.fail("must not run"), words)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["seed"], printed["num_images"]) == (5, 5000)
 
 
 def test_cfg_prints_yaml_from_any_directory_and_does_not_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run("prepare_data", lambda config: pytest.fail("must not run"), ["--cfg", "seed=5"])
-    printed = OmegaConf.create(capsys.readouterr().out)
-    assert printed.seed == 5 and printed.output == ""
+    run("prepare_data", lambda options: pytest.fail("must not run"), ["--cfg", "seed=5"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed"] == 5 and printed["output"] == ""
 
 
-def test_help_lists_every_option_with_its_comment(capsys):
-    run("prepare_data", lambda config: pytest.fail("must not run"), ["--help", "seed=5"])
+def test_help_shows_every_option_with_its_value_and_description(capsys):
+    run("prepare_data", lambda options: pytest.fail("must not run"), ["--help", "seed=5"])
     text = capsys.readouterr().out
+    lines = text.splitlines()
+    for option in find_options(options_type("prepare_data")).values():
+        assert any(line.strip().startswith(option.path) for line in lines), option.path
+        assert option.description.split()[0] in text
     for line in (
-        "prepare_data: write a data set",
-        "output=                           Where the data set shall be",
-        "seed=5                            Image i of a seed",
+        "seed=5                            Seed of the procedural portraits.",
         "debug=null                        choices: tiny",
         "dataset=procedural_cat            choices: catmask_hq",
-        "The folder that run folders of all scripts lie in.",
-        "dataset.maker.supersampling=2     Rays a pixel",
+        "none, center, ffhq, eg3d]",
     ):
         assert line in text
-    assert max(map(len, text.splitlines())) <= 100
+    # The description of a group stands alone.
+    assert lines[lines.index("dataset: The data set.") - 1] == ""
+    assert max(map(len, lines)) <= 100

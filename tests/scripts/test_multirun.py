@@ -9,8 +9,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from scripts import prepare_data
-from scripts._compose import compose_config, hydra_word
 from scripts._multirun import _job_words
+from scripts._words import hydra_words
 
 submitit = pytest.importorskip("submitit")
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
     ("words", "message"),
     [
         (["seeed=1,2"], "unknown option 'seeed'"),
-        (["seed=1,many"], "option seed=many must be a whole number"),
+        (["seed=1,many"], "seed=many; use a whole number"),
         (["debug=tiny,small"], "unknown choice debug=small; use one of: tiny"),
         (["hydra/launcher=pbs"], "unknown choice hydra/launcher=pbs; use one of: basic, local"),
         (["hydra/launcher=local", "hydra.launcher.nodez=2"], "Key 'nodez' not in"),
@@ -55,14 +55,33 @@ def test_job_of_submitit_runs_and_its_failure_is_one_line(tmp_path, fail):
 
 def test_free_text_survives_the_way_through_hydra():
     for text in ("a cat's ears, black", "C:\\new\\", "back\\'slash", "é [x]"):
-        word = hydra_word("edit", f"prompt={text}")
-        (override,) = OverridesParser.create().parse_overrides([word])
+        words = hydra_words("edit", [f"prompt={text}"], with_sweeps=True)
+        (override,) = OverridesParser.create().parse_overrides(words)
         assert override.value() == text
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("generator=2024_01,b c", ["2024_01", "b c"]),
+        ("prompt='a, b',c", ["a, b", "c"]),
+        ("edit_classes=[ears,7],[eyes]", [["ears", "7"], ["eyes"]]),
+        ("seed=range(1,3)", [1, 2]),
+        ("yaw_degrees=-1,0.5", [-1, 0.5]),
+    ],
+)
+def test_commas_make_one_job_each_and_text_stays_text(word, values):
+    parser = OverridesParser.create()
+    (override,) = parser.parse_overrides(hydra_words("edit", [word], with_sweeps=True))
+    jobs = [f"{override.get_key_element()}={item}" for item in override.sweep_string_iterator()]
+    # A job reads its words again, by itself.
+    again = parser.parse_overrides(hydra_words("edit", jobs))
+    assert [each.value() for each in again] == values
 
 
 def test_job_resumes_where_it_stopped():
     assert _job_words("train", Path("a b")) == ["output=a b", "resume=auto"]
-    assert "resume" not in compose_config("prepare_data")
+    assert _job_words("prepare_data", Path("a b")) == ["output=a b"]
 
 
 class CountingJob:

@@ -217,7 +217,7 @@ def test_missing_masks_and_captions_come_from_networks(photos):
     _run(
         photos,
         "dataset=ffhq_mask",
-        "dataset.source.copies_from=null",
+        "dataset.copies_from=null",
         f"images={photos / 'photos'}",
         f"landmarks={photos / 'landmarks.json'}",
         f"parsing.model={photos / 'parser'}",
@@ -247,9 +247,9 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
     ("words", "message"),
     [
         (["dataset=folder", "dataset.label_set=catmask_hq"], "please give: images=FOLDER"),
-        (["dataset=ffhq_mask", "images=x"], "photos need masks=FOLDER, or parsing.model="),
+        (["dataset=ffhq_mask", "images=x"], "photos need either masks=FOLDER or parsing.model="),
         (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "needs parsing.label_set="),
-        (["dataset=ffhq_mask", "images=x", "masks=x", "parsing.model=y"], "one of both"),
+        (["dataset=ffhq_mask", "images=x", "masks=x", "parsing.model=y"], "either masks=FOLDER or"),
         (
             ["dataset=ffhq_mask", "images=x", "masks=x", "landmark_source=detector"],
             "landmark_source=detector needs detection.model=",
@@ -261,17 +261,20 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
         (["dataset=ffhq_mask", "images=/nowhere", "masks=x"], "folder not found: /nowhere"),
         (
             ["dataset=ffhq_mask", "images=x", "masks=y", "cameras=z", "crop=ffhq"],
-            "cameras= are those of whole photos, so they do not fit crop=ffhq",
+            "crop=ffhq; does not fit cameras=",
         ),
-        (["images=x"], "option images=x does nothing with procedural portraits; it is for photos"),
+        (["images=x"], "option images=x has no effect with procedural portraits (only with photos"),
         (["dataset=packed"], "please give: data=... (see --help)"),
-        (["dataset=packed", "data=x", "crop=none"], "option crop=none does nothing with dataset="),
-        (["check=true", "data=x"], "does nothing with check=true; it is for check=true fix=..."),
+        (["dataset=packed", "data=x", "crop=none"], "option crop=none has no effect with dataset="),
+        (["check=true", "data=x"], "no effect with check=true (only with check=true fix=...)"),
         (["dataset=packed", "data=/nowhere"], "data set not found: /nowhere"),
-        (["crop=round"], "option crop=round; use none, center, ffhq, eg3d"),
-        (["dataset=folder", "dataset.label_set=dogs", "images=x"], "unknown label set 'dogs'"),
+        (["crop=round"], "crop=round; use one of: none, center, ffhq, eg3d"),
+        (
+            ["dataset=folder", "dataset.label_set=dogs", "images=x", "masks=x"],
+            "unknown label set 'dogs'",
+        ),
         (["set_attributes={ears:2}"], "unknown attribute 'ears'"),
-        (["max_repeats=0"], "option max_repeats=0 must be at least 1"),
+        (["max_repeats=0"], "max_repeats=0; use a whole number of at least 1"),
         (["output="], "missing value, please give: output=... (see --help)"),
     ],
 )

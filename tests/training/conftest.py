@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mate3d.generator import Generator
-from training.build_state import StageSettings, build_state
+from mate3d.network.discriminator import DiscriminatorSizes
+from training.build_state import build_state
 from training.data.dataset import PortraitDataset
 from training.loop import Trainer
 from training.losses.terms import LossSettings
@@ -30,6 +31,7 @@ def tiny_settings() -> TrainingSettings:
             total_kimg=0.008,
             tick_kimg=0.004,
             snapshot_ticks=1,
+            num_workers=0,
             grid_rows=1,
             grid_columns=2,
             with_progress_bar=False,
@@ -50,25 +52,17 @@ def make_trainer(
 ) -> TrainerFactory:
     """Return a function that builds the same fresh run in any folder."""
     config = replace(tiny_generator.config, z_dim=24)
-    sizes = {"channel_base": 64, "channel_max": 8, "mapping_layers": 1}
+    sizes = DiscriminatorSizes(channel_base=64, channel_max=8, mapping_layers=1)
 
     def make(
         folder: Path,
         settings: TrainingSettings = tiny_settings,
-        stages: StageSettings | None = None,
         **kwargs: Any,
     ) -> tuple[Trainer, TrainingState]:
         folder.mkdir(parents=True, exist_ok=True)
         dataset = PortraitDataset(dataset_folder)
         torch.manual_seed(0)
-        state = build_state(
-            config,
-            sizes,
-            settings,
-            stages or StageSettings(),
-            dataset.camera_labels,
-            torch.device("cpu"),
-        )
+        state = build_state(config, sizes, settings, dataset.camera_labels, torch.device("cpu"))
         return Trainer(state, dataset, settings, folder, **kwargs), state
 
     return make

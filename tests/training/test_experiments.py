@@ -12,7 +12,7 @@ import pytest
 
 from mate3d.checkpoint import load_generator
 from scripts import prepare_data, train
-from scripts._compose import group_choices
+from scripts._words import script_groups
 from training.run_folder.monitor import Monitor
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def stop_after_first_tick(monkeypatch) -> None:
         [],
         *(
             pytest.param([f"ablation={name}"], marks=pytest.mark.slow)
-            for name in group_choices("train", "ablation")
+            for name in script_groups("train")["ablation"]
         ),
     ],
     ids=str,
@@ -94,7 +94,7 @@ def test_run_is_stopped_resumes_and_finishes(make_words, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", group_choices("train", "experiment"))
+@pytest.mark.parametrize("experiment", script_groups("train")["experiment"])
 def test_run_is_killed_resumes_and_finishes(make_words, tmp_path, experiment):
     command = [sys.executable, "-m", "scripts.train", *make_words(experiment)]
     command += [f"output={tmp_path}"]

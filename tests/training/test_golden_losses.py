@@ -23,7 +23,7 @@ from training.optimization.schedules import ScheduleValues
 from training.step_inputs import Latents, Networks, RealBatch, StepContext
 
 # The release, with the two consistency terms that it reports but does not weigh left out.
-RELEASED = LossSettings(with_double_blur=True)
+RELEASED = LossSettings(eikonal_points=None, with_double_blur=True)
 PLAIN, SWAPPED_AND_BLURRED = (
     StepContext(
         ScheduleValues(resolution=16, blur_sigma=sigma, pose_swap_probability=swap),

@@ -13,11 +13,10 @@ from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
 from training import loop
 from training.augmentation import AugmentSettings
-from training.build_state import StageSettings
 from training.data.dataset import PortraitDataset
 from training.run_folder.events import read_events
 from training.run_folder.state_file import STATE_FILE, previous_path
-from training.start.warm_start import WarmStartConfig
+from training.settings import WarmStartSettings
 from training.state import load_state
 
 
@@ -166,10 +165,11 @@ def test_discriminators_see_cameras_with_noise_if_asked_for(
 
 def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_path, monkeypatch):
     sizes = {"num_field_steps": 2, "num_image_steps": 0, "batch_size": 2}
-    warm_start = WarmStartConfig(**sizes, num_points=64, num_rays=0)
-    stages = StageSettings("procedural", sphere_init_steps=2, warm_start_config=warm_start)
-    settings = with_loop(tiny_settings, total_kimg=0.002, tick_kimg=0.002)
-    trainer, whole = make_trainer(tmp_path / "whole", settings, stages)
+    warm_start = WarmStartSettings(**sizes, num_points=64, num_rays=0)
+    stages = {"warm_start": "procedural", "sphere_init_steps": 2}
+    settings = with_loop(tiny_settings, total_kimg=0.002, tick_kimg=0.002, **stages)
+    settings = replace(settings, warm_start=warm_start)
+    trainer, whole = make_trainer(tmp_path / "whole", settings)
     assert trainer.run()
     records = read_stats(tmp_path / "whole")
     assert [record["images_seen"] for record in records] == [2, 4, 6, 8, 10]
@@ -178,11 +178,11 @@ def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_pa
     assert records[4]["Progress/blur_sigma"] == 1.0
     assert (whole.images_seen, whole.adversarial_images) == (10, 2)
 
-    trainer, state = make_trainer(tmp_path / "parts", settings, stages)
+    trainer, state = make_trainer(tmp_path / "parts", settings)
     sphere, step = state.stages[0].runner, state.stages[0].runner.step
     monkeypatch.setattr(sphere, "step", lambda: (os.kill(os.getpid(), signal.SIGTERM), step())[1])
     assert not trainer.run()
-    trainer, resumed = make_trainer(tmp_path / "parts", settings, stages)
+    trainer, resumed = make_trainer(tmp_path / "parts", settings)
     load_state(tmp_path / "parts" / STATE_FILE, resumed)
     assert resumed.images_seen == 2
     assert trainer.run()

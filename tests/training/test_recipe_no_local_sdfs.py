@@ -9,8 +9,9 @@ import torch
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.generator import Generator
+from mate3d.network.discriminator import DiscriminatorSizes
 from mate3d.outputs.mesh import extract_label_meshes
-from training.build_state import StageSettings, build_state
+from training.build_state import build_state
 from training.losses.terms import LossSettings
 
 
@@ -59,7 +60,8 @@ def test_what_needs_distances_of_classes_is_refused(
 ):
     config = replace(config, rendering=replace(config.rendering, semantic_sharpness=sharpness))
     settings = replace(tiny_settings, loss=LossSettings(sdf_consistency=weight))
-    sizes = {"channel_base": 64, "channel_max": 8, "mapping_layers": 1}
-    stages = StageSettings(sphere_init_steps=num_steps)
+    loop = replace(tiny_settings.loop, sphere_init_steps=num_steps)
+    settings = replace(settings, loop=loop)
+    sizes = DiscriminatorSizes(channel_base=64, channel_max=8, mapping_layers=1)
     with pytest.raises(UserError, match=named) if named else nullcontext():
-        build_state(config, sizes, settings, stages, make_camera(yaw=0.0), torch.device("cpu"))
+        build_state(config, sizes, settings, make_camera(yaw=0.0), torch.device("cpu"))

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import zipfile
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 from tests.processes import error_with_file_limit
-from training.build_state import StageSettings
 from training.run_folder.state_file import STATE_FILE, previous_path
 from training.state import find_damage, load_state, save_state, set_lr_factor
 
@@ -70,8 +70,9 @@ def test_what_cannot_be_continued_is_refused(state, path, prepare, message):
         load_state(path, state)
 
 
-def test_state_with_other_stages_is_refused(make_trainer, state, path):
-    _, other = make_trainer(path.parent, stages=StageSettings(sphere_init_steps=3))
+def test_state_with_other_stages_is_refused(make_trainer, tiny_settings, state, path):
+    loop = replace(tiny_settings.loop, sphere_init_steps=3)
+    _, other = make_trainer(path.parent, replace(tiny_settings, loop=loop))
     save_state(path, other)
     with pytest.raises(UserError, match="other stages \\(sphere_init\\)"):
         load_state(path, state)

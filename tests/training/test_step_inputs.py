@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
-from mate3d.errors import UserError
 from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
 from training.optimization.schedules import ScheduleValues
@@ -64,9 +62,3 @@ def test_density_points_lie_in_the_box_with_close_neighbours():
     assert first.shape == (2, 500, 3)
     assert 0.34 < float(first.abs().max()) <= 0.35
     assert 0.0008 < float((second - first).std()) < 0.0012
-
-
-@pytest.mark.parametrize("name", ["eikonal_points", "consistency_points", "density_points"])
-def test_subset_without_points_is_refused(name):
-    with pytest.raises(UserError, match=f"loss.{name}=0 must be at least 1"):
-        LossSettings(**{name: 0})

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mate3d.errors import UserError
-from training.prior.steps import StageOptions
+from training.prior.options import StageOptions
 from training.run_folder.monitor import Monitor
 from training.supervised_stage import Stage
 
 
 def make_stage(steps: int, *, warmup=lambda *_: 1, **more) -> Stage:
-    options = StageOptions(steps=steps, batch_size=1, learning_rate=0.1, **more)
+    options = StageOptions(steps=steps, batch_size=1, learning_rate=0.1, warmup_steps=1, **more)
     network = torch.nn.Linear(2, 1)
     return Stage("some", {"net": network}, options, warmup=warmup, ema_decay=0.9, seed=0)
 

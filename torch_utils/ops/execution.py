@@ -11,6 +11,7 @@ import torch_utils.ops._extension as _extension
 # "auto" takes the kernels for CUDA tensors where they can be had, else PyTorch's operations, which
 # "pytorch" always takes.
 Implementation = Literal["auto", "pytorch"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def wants_kernels(x: Tensor, impl: Implementation) -> bool:

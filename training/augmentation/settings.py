@@ -1,75 +1,68 @@
 """Settings of the augmentation: how often, and which transforms how strongly."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from mate3d.errors import UserError
-from mate3d.option_checks import check_count, check_number, check_range
+from mate3d.options import Options, PositiveFloat, PositiveInt, Range, Share
 
 Mode = Literal["none", "fixed", "adaptive"]
+_Degrees = Annotated[float, Range(0, 180)]
+_Octaves = Annotated[float, Range(0, 4)]
+_Deviation = Annotated[float, Range(0, 2)]
 
 
 @dataclass(frozen=True)
-class AugmentSettings:
-    """What discriminators see of images and masks (ADA paper, appendix B and section 3.1).
+class AugmentSettings(Options):
+    """Augmentation of what discriminators see (ADA); see docs/augmentation.md.
 
     Args:
-        mode: "none", "fixed" keeps the probability, "adaptive" steers it.
-        probability: Probability of each transform, the first one if adaptive.
-        max_probability: Upper bound of an adaptive probability. The paper has none, and finds that
-            above 0.8 generators may begin to show augmentations.
-        target: Mean sign of the discriminator's logits of real images that the probability is
-            steered to.
-        interval: Iterations between two adjustments.
-        ramp_kimg: Thousands of images in which the probability can go from 0 to 1.
+        mode: fixed keeps the probability, adaptive adjusts it to the discriminator's overfitting.
+        probability: Probability of each transform; the initial one if adaptive.
+        max_probability: Upper bound of an adaptive probability. The paper has none; above 0.8,
+            generators may begin to show augmentations.
+        target: Adaptive: mean sign of the discriminator's logits of real images to aim for.
+        interval: Adaptive: iterations between adjustments.
+        ramp_kimg: Adaptive: thousands of images in which the probability can go from 0 to 1.
         with_blit: Shift by whole pixels.
-        with_flip: Mirror left and right.
-        with_quarter_turns: Turn by multiples of 90 degrees.
+        with_flip: Mirror left and right. Off by default: a mirrored head has a different camera,
+            and its left and right labels are exchanged.
+        with_quarter_turns: Turn by multiples of 90 degrees. Off by default: no camera is turned
+            that way.
         with_geometry: Scale, rotate, stretch and shift by any amount.
         with_color: Change brightness, contrast, lightness, hue and saturation.
         shift: Largest shift by whole pixels, as a share of the image's side.
-        scale_octaves: Standard deviation of the binary logarithm of scales, of stretches too.
+        scale_octaves: Standard deviation of log2 of scales and stretches.
         rotation_degrees: Largest angle of rotations.
-        translation: Standard deviation of shifts by any amount, as a share of the side.
-        brightness: Standard deviation of what is added to colours in [-1, 1].
-        contrast_octaves: Standard deviation of the binary logarithm of the contrast.
+        translation: Standard deviation of shifts by any amount, as a share of the image's side.
+        brightness: Standard deviation of the change of colours, which are in [-1, 1].
+        contrast_octaves: Standard deviation of log2 of the contrast.
         hue_degrees: Largest angle of hue rotations.
-        saturation_octaves: Standard deviation of the binary logarithm of the saturation.
+        saturation_octaves: Standard deviation of log2 of the saturation.
     """
 
     mode: Mode = "none"
-    probability: float = 0.0
-    max_probability: float = 1.0
-    target: float = 0.6
-    interval: int = 4
-    ramp_kimg: float = 500.0
+    probability: Share = 0.0
+    max_probability: Share = 1.0
+    target: Share = 0.6
+    interval: PositiveInt = 4
+    ramp_kimg: PositiveFloat = 500.0
     with_blit: bool = True
     with_flip: bool = False
     with_quarter_turns: bool = False
     with_geometry: bool = True
     with_color: bool = True
-    shift: float = 0.125
-    scale_octaves: float = 0.2
-    rotation_degrees: float = 180.0
-    translation: float = 0.125
-    brightness: float = 0.2
-    contrast_octaves: float = 0.5
-    hue_degrees: float = 180.0
-    saturation_octaves: float = 1.0
+    shift: Share = 0.125
+    scale_octaves: _Octaves = 0.2
+    rotation_degrees: _Degrees = 180.0
+    translation: _Deviation = 0.125
+    brightness: _Deviation = 0.2
+    contrast_octaves: _Octaves = 0.5
+    hue_degrees: _Degrees = 180.0
+    saturation_octaves: _Octaves = 1.0
 
     def __post_init__(self):
-        if self.mode not in get_args(Mode):
-            raise UserError(f"augment.mode={self.mode}; use one of {', '.join(get_args(Mode))}")
-        for names, limit in (
-            (("probability", "max_probability", "target", "shift"), 1),
-            (("rotation_degrees", "hue_degrees"), 180),
-            (("scale_octaves", "contrast_octaves", "saturation_octaves"), 4),
-            (("translation", "brightness"), 2),
-        ):
-            for name in names:
-                check_range(f"augment.{name}", getattr(self, name), 0, limit)
-        check_count("augment.interval", self.interval, 1, 1_000_000)
-        check_number("augment.ramp_kimg", self.ramp_kimg, above=0)
+        super().__post_init__()
         self._check_effects()
 
     @property

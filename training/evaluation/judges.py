@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mate3d.checkpoints.assets import folder_or_asset
 from mate3d.errors import UserError
 from mate3d.metrics.feature_network import (
     WEIGHTS_FILE,
@@ -77,9 +78,9 @@ def choose_features(
         _logger.warning(
             "FID and KID by procedural features, which tell little about photos; %s", where
         )
-    folder = settings.procedural_network
+    folder = folder_or_asset(settings.procedural_network)
     network = load_feature_network(folder, device)
-    return FeatureJudge("procedural", network, file_digest(Path(folder) / WEIGHTS_FILE))
+    return FeatureJudge("procedural", network, file_digest(folder / WEIGHTS_FILE))
 
 
 def choose_labels(

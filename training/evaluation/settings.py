@@ -1,60 +1,44 @@
 """What is measured, on what, and how often."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
-from mate3d.errors import UserError
-from mate3d.option_checks import check_count
+from mate3d.options import AtLeast, FilePath, NonNegativeInt, Options, PositiveInt
 
-METRICS = ("fid", "kid", "miou", "eikonal")
-FEATURES = ("auto", "procedural", "inception")
-_MANY = 10_000_000
+Metric = Literal["fid", "kid", "miou", "eikonal"]
+_SetSize = Annotated[int, AtLeast(2)]
 
 
 @dataclass(frozen=True)
-class MetricSettings:
-    """The node `metrics`.
+class MetricSettings(Options):
+    """What is measured of a generator, and how often during training.
 
     Args:
-        procedural_network: Folder of a network that `train_features` made.
-        names: Of `METRICS`; none measures nothing.
-        features: Network of FID and KID. auto: procedural for procedural data; for other data
-            inception where its weights are, else procedural with a warning.
-        num_samples: Generated images.
-        num_real: Real images, evenly spaced; None takes all.
-        interval: Measure at every n-th snapshot and at the last; 0 never.
+        procedural_network: Name of an included network, or folder of one that train_features made.
+        names: What to measure: FID, KID, miou (masks against a network's labels), eikonal (how far
+            distances are from true distances); [] measures nothing.
+        features: Network for FID and KID. auto uses procedural for procedural data; for other data
+            inception if its weights are there, otherwise procedural with a warning.
+        num_samples: Number of generated images.
+        num_real: Number of real images, evenly spaced; null uses all.
+        interval: Measure at every n-th snapshot and at the last; 0 never measures.
         batch_size: Images at a time on each process.
-        eikonal_heads: Heads whose distances are examined.
-        inception_weights: File of weights; None looks in the torch hub's cache.
-        parsing_model: Folder or hub id of a `transformers` segmentation network with the data
-            set's classes, which judges masks; None judges by the procedural network, where it
-            knows data and labels.
+        eikonal_heads: Number of heads whose distances are examined.
+        inception_weights: File with Inception's weights; null looks in the torch hub's cache.
+        parsing_model: A transformers segmentation network with the data set's classes (folder or
+            hub id) that judges masks; null uses the procedural network if it knows data and labels.
     """
 
-    procedural_network: str
-    names: tuple[str, ...] = METRICS
-    features: str = "auto"
-    num_samples: int = 1000
-    num_real: int | None = None
-    interval: int = 1
-    batch_size: int = 8
-    eikonal_heads: int = 32
-    inception_weights: str | None = None
-    parsing_model: str | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "names", tuple(self.names))
-        unknown = [name for name in self.names if name not in METRICS]
-        if unknown:
-            raise UserError(
-                f"metrics.names: unknown '{unknown[0]}'; use any of {', '.join(METRICS)}"
-            )
-        if self.features not in FEATURES:
-            raise UserError(f"metrics.features={self.features}; use {', '.join(FEATURES)}")
-        check_count("metrics.num_samples", self.num_samples, 2, _MANY)
-        check_count("metrics.num_real", self.num_real, 2, _MANY, or_null=True)
-        check_count("metrics.interval", self.interval, 0, _MANY)
-        check_count("metrics.batch_size", self.batch_size, 1, 4096)
-        check_count("metrics.eikonal_heads", self.eikonal_heads, 1, _MANY)
+    procedural_network: FilePath = "procedural_features"
+    names: tuple[Metric, ...] = get_args(Metric)
+    features: Literal["auto", "procedural", "inception"] = "auto"
+    num_samples: _SetSize = 1000
+    num_real: _SetSize | None = None
+    interval: NonNegativeInt = 1
+    batch_size: PositiveInt = 8
+    eikonal_heads: PositiveInt = 32
+    inception_weights: FilePath | None = None
+    parsing_model: FilePath | None = None
 
     def is_due(self, snapshot: int, *, is_last: bool = False) -> bool:
         """Tell whether to measure at snapshot number 1, 2, ..., of which the last always is."""

@@ -5,7 +5,7 @@ import logging
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from mate3d.labels import get_label_set
 from mate3d.metrics.feature_network import (
     FeatureNetwork,
     FeatureNetworkConfig,
+    FeatureNetworkSizes,
     FeaturePrediction,
     save_feature_network,
 )
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
-from mate3d.option_checks import check_number, check_range
 from torch_utils.interruption import stop_on_signal
 from training.data.loader import infinite_batches
 from training.feature_network.degradations import DEGRADATIONS, degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
+from training.feature_network.settings import FeatureTrainingSettings
 from training.run_folder.careful_loop import report_stop
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
@@ -39,55 +40,11 @@ _TICK_STEPS, _SNAPSHOT_STEPS = 100, 500
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class FeatureTrainingSettings:
-    """How the network learns.
-
-    Args:
-        steps: Optimizer steps.
-        batch_size: Images a step.
-        learning_rate: Peak: linear warm-up over a twentieth of the steps, then half a cosine to 0.
-        max_minutes: Ends earlier, the rate falling accordingly; the result then depends on the
-            machine's speed. None sets no limit.
-        weight_decay: Of AdamW.
-        label_weight: Of the labels' cross entropy; attributes weigh 1.
-        degraded_share: Share of images that each degradation happens to.
-        max_blur: Largest blur, pixels.
-        max_noise: Largest noise, where images are in [-1, 1].
-        max_warp: Largest bend, fraction of the side.
-        held_out: Share of the portraits that measures the network and trains nothing.
-        with_bfloat16: Compute the forward pass in bfloat16.
-    """
-
-    steps: int = 4000
-    batch_size: int = 32
-    learning_rate: float = 4e-3
-    max_minutes: float | None = None
-    weight_decay: float = 0.01
-    label_weight: float = 1.0
-    degraded_share: float = 0.3
-    max_blur: float = 2.5
-    max_noise: float = 0.4
-    max_warp: float = 0.06
-    held_out: float = 0.05
-    with_bfloat16: bool = True
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "learning_rate", "held_out"):
-            check_number(f"training.{name}", getattr(self, name), above=0)
-        for name in ("label_weight", "max_blur", "max_noise", "max_warp", "weight_decay"):
-            check_range(f"training.{name}", getattr(self, name), 0)
-        check_range("training.degraded_share", self.degraded_share, 0, 1)
-        check_range("training.held_out", self.held_out, 0, 0.5)
-        if self.max_minutes is not None:
-            check_number("training.max_minutes", self.max_minutes, above=0)
-
-
 def train_feature_network(
     paths: Sequence[str],
     output: Path,
     settings: FeatureTrainingSettings,
-    sizes: dict[str, object],
+    sizes: FeatureNetworkSizes,
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -101,7 +58,7 @@ def train_feature_network(
         paths: Data sets with attributes.
         output: Run folder; receives `model/`, quality.json, logs and the state to resume from.
         settings: Training options.
-        sizes: Sizes of the network, by the names of `FeatureNetworkConfig`.
+        sizes: Sizes of the network.
         seed: Seed of weights, order and degradations.
         device: Where to train.
         resume: Continue from the state in `output`.
@@ -114,7 +71,7 @@ def train_feature_network(
     Raises:
         UserError: If the data or the state does not fit, or training diverges.
     """
-    portraits = load_portraits(paths, int(sizes["resolution"]))
+    portraits = load_portraits(paths, sizes.resolution)
     training, held_out = split_portraits(portraits, settings.held_out)
     if len(training) < settings.batch_size:
         raise UserError(
@@ -123,7 +80,7 @@ def train_feature_network(
     config = FeatureNetworkConfig(
         attributes=(*portraits.attribute_names, *DEGRADATIONS),
         label_sets=portraits.label_set_names,
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in sizes.items()},
+        **vars(sizes),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -184,7 +141,7 @@ def _compute_losses(
     device, batch = next(network.parameters()).device, portraits[torch.tensor(next(rows))]
     images, amounts = _degraded(batch.images.to(device), settings, random)
     images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.with_bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         prediction = network.predict(images)
     losses = feature_losses(prediction, batch, amounts)
     return {"loss": losses["attributes"] + settings.label_weight * losses["labels"], **losses}

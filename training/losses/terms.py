@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mate3d.errors import UserError
-from mate3d.option_checks import check_range
+from mate3d.options import NonNegativeFloat, Options, PositiveFloat, PositiveInt
 
 Metrics = dict[str, Tensor]
 
@@ -18,90 +17,79 @@ CLASS_DISTANCE_TERMS = (
     "class_color_consistency",
     "color_consistency",
 )
-# All other weights.
-_OTHER_TERMS = (
-    "adversarial",
-    "semantic_adversarial",
-    "density_smoothness",
-    "r1_gamma",
-    "semantic_r1_gamma",
-)
 # Weights of the terms that look at any distances, which a generator of densities has not.
 DISTANCE_TERMS = ("eikonal", "minimal_surface", *CLASS_DISTANCE_TERMS)
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """Weights and switches; the defaults are the released ones but for its defects (spec 8.3-8.5).
+class LossSettings(Options):
+    """Weights and switches of the losses: the released values without the release's defects.
 
     A term of weight 0 is never computed.
 
     Args:
         adversarial: Weight of the image discriminator in the generator's loss.
-        semantic_adversarial: Weight of the image-and-mask discriminator in it.
-        eikonal: Weight of (|grad d| - 1)^2.
-        minimal_surface: Weight of exp(-sharpness |d|).
-        sdf_consistency: Weight of max(d, 0) against min_k max(d_k, 0).
-        density_consistency: Weight of the whole's density against the sum of the parts'.
-        class_color_consistency: Weight of each part rendered alone against its cut-out.
-        color_consistency: Weight of the image against the sum of parts rendered alone.
-        density_smoothness: Weight of density differences between neighbouring points; lazy.
-        r1_gamma: Weight of R1 on the image discriminator, times 2; lazy.
-        semantic_r1_gamma: The same for the image-and-mask discriminator. The release takes ten
-            times `r1_gamma`.
-        minimal_surface_sharpness: Inverse width of the shell charged, per world unit.
-        eikonal_points: Random samples an image that the eikonal term looks at; null takes all.
-        consistency_points: The same for `sdf_consistency` and `density_consistency`. It saves time
-            where nothing else asks for the parts at all samples: without `semantic_adversarial`.
-        density_points: Points an image of the smoothness term.
-        density_distance: Standard deviation of their displacement, world units.
-        density_extent: Half side of the cube they come from, world units; null is the planes' box.
-            The release takes 1, so that seven eighths of its points lie outside.
-        sphere_radius: Radius of the sphere initialisation, world units.
-        camera_noise: Noise on the cameras that condition the discriminators, as a share of the data
-            set's standard deviation of each entry (`disc_c_noise`, spec 7).
-        with_detached_whole: Consistency terms and the marched segmentation train parts only, as
-            released (`semantic_density_detach`).
-        with_detached_semantic_features: Keep the segmentation's super-resolution from training
-            the feature image, as released (`semantic_feat_detach`).
-        with_detached_semantic_image: Show the image-and-mask discriminator a detached image, so
-            that it trains the generator through the mask only, as released.
-        with_double_blur: In the generator's step blur the image shown to the image-and-mask
-            discriminator twice. A defect of the release.
+        semantic_adversarial: Weight of the image-and-mask discriminator; 0 switches it off.
+        eikonal: Weight of (|grad d| - 1)^2: the gradient of the head's distance d has length 1.
+        minimal_surface: Weight of exp(-sharpness |d|): no surface where none is seen.
+        sdf_consistency: Weight of max(d, 0) against min_k max(d_k, 0): outside, the union of the
+            parts' distances is the head's.
+        density_consistency: Weight of the head's density against the sum of the parts'.
+        class_color_consistency: Weight of each part rendered alone against its cut-out of the
+            image.
+        color_consistency: Weight of the image against the sum of its parts rendered alone.
+        density_smoothness: Weight of density differences between neighbouring points, computed
+            every optimizer.generator_reg_interval iterations.
+        r1_gamma: Weight of R1 on the image discriminator, times 2, computed every
+            optimizer.discriminator_reg_interval iterations.
+        semantic_r1_gamma: Weight of R1 on the image-and-mask discriminator, times 2. The release
+            uses ten times r1_gamma.
+        minimal_surface_sharpness: Inverse width of the shell that minimal_surface penalises, per
+            world unit.
+        eikonal_points: Random samples per image for the eikonal term; null uses all.
+        consistency_points: Random samples per image for sdf_consistency and density_consistency;
+            null uses all. Saves time only with semantic_adversarial=0.
+        density_points: Points per image for density_smoothness.
+        density_distance: Standard deviation of the distance between neighbouring points, world
+            units.
+        density_extent: Half side of the cube that the points come from, world units; null is the
+            planes' box. The release uses 1, so that seven eighths of its points lie outside.
+        sphere_radius: Radius of the sphere of train.sphere_init_steps, world units.
+        camera_noise: Noise on the cameras that condition the discriminators, as a share of the
+            standard deviation over the data set (disc_c_noise of the release).
+        with_detached_whole: Let consistency terms and the marched segmentation train the parts
+            only, not the head (semantic_density_detach of the release).
+        with_detached_semantic_features: Keep the segmentation's super-resolution from training the
+            feature image (semantic_feat_detach of the release).
+        with_detached_semantic_image: Let the image-and-mask discriminator train the generator
+            through the mask only.
+        with_double_blur: In the generator's step, blur the image shown to the image-and-mask
+            discriminator twice; a defect of the release.
     """
 
-    adversarial: float = 1.0
-    semantic_adversarial: float = 0.1
-    eikonal: float = 0.1
-    minimal_surface: float = 0.05
-    sdf_consistency: float = 0.1
-    density_consistency: float = 0.0
-    class_color_consistency: float = 0.0
-    color_consistency: float = 0.0
-    density_smoothness: float = 0.25
-    r1_gamma: float = 1.0
-    semantic_r1_gamma: float = 10.0
-    minimal_surface_sharpness: float = 100.0
-    eikonal_points: int | None = None
-    consistency_points: int | None = None
-    density_points: int = 1000
-    density_distance: float = 0.004
-    density_extent: float | None = None
-    sphere_radius: float = 0.2625
-    camera_noise: float = 0.0
+    adversarial: NonNegativeFloat = 1.0
+    semantic_adversarial: NonNegativeFloat = 0.1
+    eikonal: NonNegativeFloat = 0.1
+    minimal_surface: NonNegativeFloat = 0.05
+    sdf_consistency: NonNegativeFloat = 0.1
+    density_consistency: NonNegativeFloat = 0.0
+    class_color_consistency: NonNegativeFloat = 0.0
+    color_consistency: NonNegativeFloat = 0.0
+    density_smoothness: NonNegativeFloat = 0.25
+    r1_gamma: NonNegativeFloat = 1.0
+    semantic_r1_gamma: NonNegativeFloat = 10.0
+    minimal_surface_sharpness: PositiveFloat = 100.0
+    eikonal_points: PositiveInt | None = 16384
+    consistency_points: PositiveInt | None = None
+    density_points: PositiveInt = 1000
+    density_distance: PositiveFloat = 0.004
+    density_extent: PositiveFloat | None = None
+    sphere_radius: PositiveFloat = 0.2625
+    camera_noise: NonNegativeFloat = 0.0
     with_detached_whole: bool = True
     with_detached_semantic_features: bool = True
     with_detached_semantic_image: bool = True
     with_double_blur: bool = False
-
-    def __post_init__(self):
-        for name in (*DISTANCE_TERMS, *_OTHER_TERMS, "camera_noise"):
-            check_range(f"loss.{name}", getattr(self, name), 0)
-        for name in ("eikonal_points", "consistency_points", "density_points"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                or_null = "" if name == "density_points" else ", or null"
-                raise UserError(f"loss.{name}={value} must be at least 1{or_null}")
 
     @property
     def has_class_renders(self) -> bool:

@@ -3,53 +3,41 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from mate3d.errors import UserError
-from mate3d.option_checks import check_count, check_number, check_range
+from mate3d.options import NonNegativeFloat, Options, PositiveFloat, PositiveInt, Range
 from torch_utils.distributed import average_gradients
 
-_LONGEST_INTERVAL = 10**9
+_Decay = Annotated[float, Range(0, 1, with_high=False)]
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
-    """Adam of all networks; the defaults are the released ones (spec 8.1).
+class OptimizerSettings(Options):
+    """Adam for all networks; the defaults are the released values.
 
     Args:
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of both discriminators.
         beta1: Decay of the mean of gradients.
         beta2: Decay of the mean of squared gradients.
-        eps: Added to the root of the latter.
+        eps: Added to the root of the mean of squared gradients.
         generator_reg_interval: Iterations between density smoothness steps.
         discriminator_reg_interval: Iterations between R1 steps.
-        max_gradient_norm: Longer gradients of a network are shortened to this; null for none.
+        max_gradient_norm: Largest norm of a network's gradient; longer ones are scaled down. null
+            sets no limit.
     """
 
-    generator_lr: float = 0.0025
-    discriminator_lr: float = 0.002
-    beta1: float = 0.0
-    beta2: float = 0.99
-    eps: float = 1e-8
-    generator_reg_interval: int = 4
-    discriminator_reg_interval: int = 16
-    max_gradient_norm: float | None = None
-
-    def __post_init__(self):
-        check_number("optimizer.eps", self.eps, above=0)
-        for name in ("generator_lr", "discriminator_lr"):
-            check_range(f"optimizer.{name}", getattr(self, name), 0)
-        for name in ("beta1", "beta2"):
-            value = check_number(f"optimizer.{name}", getattr(self, name))
-            if not 0 <= value < 1:
-                raise UserError(f"optimizer.{name}={value}; use a number from 0 to below 1")
-        for name in ("generator_reg_interval", "discriminator_reg_interval"):
-            check_count(f"optimizer.{name}", getattr(self, name), 1, _LONGEST_INTERVAL)
-        if self.max_gradient_norm is not None:
-            check_number("optimizer.max_gradient_norm", self.max_gradient_norm, above=0)
+    generator_lr: NonNegativeFloat = 0.0025
+    discriminator_lr: NonNegativeFloat = 0.002
+    beta1: _Decay = 0.0
+    beta2: _Decay = 0.99
+    eps: PositiveFloat = 1e-8
+    generator_reg_interval: PositiveInt = 4
+    discriminator_reg_interval: PositiveInt = 16
+    max_gradient_norm: PositiveFloat | None = None
 
 
 def make_adam(

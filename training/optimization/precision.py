@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from mate3d.errors import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from torch_utils.ops.execution import DTYPES
 
 
 @dataclass(frozen=True)

@@ -1,57 +1,44 @@
 """Everything that changes during training, as pure functions of the number of images seen."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from mate3d.option_checks import check_count, check_range
+from mate3d.options import NonNegativeFloat, Options, Range, Share
 
-_MOST_PIXELS = 4096
+_Side = Annotated[int, Range(1, 4096)]
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
-    """Settings of all schedules (spec 8.1, 8.2).
+class ScheduleSettings(Options):
+    """Settings of all schedules; counts start with the adversarial training.
 
     Args:
-        resolution_initial: Side of the raw render at the start, pixels.
-        resolution_final: Side of the raw render after the fade.
-        resolution_fade_kimg: Length of the fade; 0 renders at the final resolution throughout.
-        blur_initial_sigma: Width of the blur of images shown to the discriminators, pixels.
-        blur_fade_kimg: Length of its fade to no blur; 0 turns it off.
-        pose_swap_probability: Final probability that a sample is conditioned on its neighbour's
-            camera; null conditions on zeros.
-        pose_swap_fade_kimg: Length of the fade from always swapping.
-        style_mixing_probability: Share of heads that take their later style rows from a second
-            latent; constant.
-        ema_kimg: Half-life of the average of the generator's weights.
-        ema_rampup: Upper bound of the half-life as a fraction of the images seen; null for none.
+        resolution_initial: Side of raw renders at the start, pixels.
+        resolution_final: Side of raw renders after the fade, pixels.
+        resolution_fade_kimg: Length of the fade, in thousands of images; 0 renders at the final
+            side throughout.
+        blur_initial_sigma: Blur of all images shown to the discriminators at the start, pixels.
+        blur_fade_kimg: Length of the fade to no blur, in thousands of images; 0 disables the blur.
+        pose_swap_probability: Final probability of conditioning a head on another camera than its
+            own; null conditions on zeros.
+        pose_swap_fade_kimg: Length of the fade from probability 1, in thousands of images.
+        style_mixing_probability: Share of heads whose later style rows come from a second latent
+            (StyleGAN's style mixing). The release uses 0, StyleGAN2 0.9.
+        ema_kimg: Half-life of the average of the generator's weights, in thousands of images.
+        ema_rampup: Upper bound of the half-life as a fraction of all images seen so far; null sets
+            no bound.
     """
 
-    resolution_initial: int = 64
-    resolution_final: int = 64
-    resolution_fade_kimg: float = 0.0
-    blur_initial_sigma: float = 10.0
-    blur_fade_kimg: float = 200.0
-    pose_swap_probability: float | None = 0.5
-    pose_swap_fade_kimg: float = 1000.0
-    style_mixing_probability: float = 0.0
-    ema_kimg: float = 10.0
-    ema_rampup: float | None = 0.05
-
-    def __post_init__(self):
-        for name in ("resolution_initial", "resolution_final"):
-            check_count(f"schedule.{name}", getattr(self, name), 1, _MOST_PIXELS)
-        for name in (
-            "resolution_fade_kimg",
-            "blur_initial_sigma",
-            "blur_fade_kimg",
-            "pose_swap_fade_kimg",
-            "ema_kimg",
-        ):
-            check_range(f"schedule.{name}", getattr(self, name), 0)
-        check_range("schedule.style_mixing_probability", self.style_mixing_probability, 0, 1)
-        swap, rampup = self.pose_swap_probability, self.ema_rampup
-        check_range("schedule.pose_swap_probability", swap, 0, 1, or_null=True)
-        check_range("schedule.ema_rampup", rampup, 0, or_null=True)
+    resolution_initial: _Side = 64
+    resolution_final: _Side = 64
+    resolution_fade_kimg: NonNegativeFloat = 0.0
+    blur_initial_sigma: NonNegativeFloat = 10.0
+    blur_fade_kimg: NonNegativeFloat = 200.0
+    pose_swap_probability: Share | None = 0.5
+    pose_swap_fade_kimg: NonNegativeFloat = 1000.0
+    style_mixing_probability: Share = 0.0
+    ema_kimg: NonNegativeFloat = 10.0
+    ema_rampup: NonNegativeFloat | None = 0.05
 
 
 @dataclass(frozen=True)

@@ -24,46 +24,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mate3d.atomic import atomic_folder
+from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.errors import UserError
+from training.prior.options import PriorArchitecture
 
 _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
 _END_OF_WORD = "</w>"
 # ControlNet's default channels for reducing its input to latents 8 times smaller than images.
 _CONTROL_CHANNELS = (16, 32, 96, 256)
 _NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
-
-
-@dataclass(frozen=True)
-class PriorArchitecture:
-    """Sizes of a tiny Stable Diffusion with its ControlNet.
-
-    Args:
-        vae_channels: Channels of the autoencoder, finest level first; each further level halves
-            the resolution.
-        latent_channels: Channels of the latents.
-        vocabulary_size: Upper bound of the tokenizer's vocabulary, single characters included.
-        max_tokens: Length that captions are padded or cut to.
-        text_width: Width of the text encoder and of cross-attention.
-        text_layers: Transformer layers of the text encoder.
-        unet_channels: Channels of the denoiser, finest level first.
-        attention_levels: For each level of the denoiser, whether it attends to the text.
-        attention_heads: Heads of every attention.
-        norm_groups: Groups of the group normalisations; divides all channel counts.
-        control_channels: Channels of the network that reduces the coloured label map to the
-            resolution of the latents; as many entries as the autoencoder has levels.
-    """
-
-    vae_channels: Sequence[int] = (32, 48, 64)
-    latent_channels: int = 4
-    vocabulary_size: int = 900
-    max_tokens: int = 48
-    text_width: int = 128
-    text_layers: int = 3
-    unet_channels: Sequence[int] = (64, 96, 96)
-    attention_levels: Sequence[bool] = (False, True, True)
-    attention_heads: int = 4
-    norm_groups: int = 8
-    control_channels: Sequence[int] = (16, 32, 64)
 
 
 @dataclass
@@ -234,16 +203,17 @@ def load_base(folder: str | Path) -> PriorNetworks:
     """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
 
     Args:
-        folder: Folder in diffusers' format, as written by `save_pretrained`.
+        folder: Folder in diffusers' format, as written by `save_pretrained`, or the name of an
+            included one.
 
     Raises:
         UserError: If the folder is missing or does not hold a Stable Diffusion.
     """
-    folder = Path(folder)
+    folder = folder_or_asset(folder)
     if not (folder / "model_index.json").is_file():
         raise UserError(
-            f"base {folder} is not a Stable Diffusion folder in diffusers' format "
-            "(no model_index.json)"
+            f"base {folder} is not a Stable Diffusion folder in diffusers' format (no"
+            f" model_index.json){where_to_find(folder, '*/model_index.json')}"
         )
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
@@ -347,12 +317,12 @@ def encode_captions(networks: PriorNetworks, captions: Sequence[str]) -> Tensor:
 
 
 @contextlib.contextmanager
-def fast_numerics(device: torch.device, *, with_bfloat16: bool) -> Iterator[None]:
+def fast_numerics(device: torch.device, precision: str) -> Iterator[None]:
     """Run the forward pass of a training step in the fastest arithmetic of the device.
 
     On CPUs, the backward pass of fused attention is slow for few tokens (a third of a step), so
     plain attention is used there.
     """
     plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-    with plain, torch.autocast(device.type, torch.bfloat16, enabled=with_bfloat16):
+    with plain, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield

@@ -1,7 +1,5 @@
 """Losses of a 2D prior: autoencoder, and denoiser with text encoder and ControlNet."""
 
-from dataclasses import dataclass
-
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
@@ -9,64 +7,7 @@ from torch.nn import functional as F
 
 from training.prior.data import PriorBatch
 from training.prior.models import PriorNetworks, encode_captions
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """How long and how one stage trains.
-
-    Args:
-        steps: Number of optimizer steps.
-        batch_size: Images of a step.
-        learning_rate: Peak of the schedule: linear warm-up, then half a cosine down to 0.
-        max_minutes: Ends the stage earlier, with the learning rate falling accordingly; the
-            result then depends on the machine's speed. None sets no limit.
-        warmup_steps: Steps until the peak.
-        weight_decay: Of AdamW.
-        ema_decay: Share of the averaged weights that a step keeps (less in the first steps).
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    max_minutes: float | None = None
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    ema_decay: float = 0.999
-
-
-@dataclass(frozen=True)
-class AutoencoderOptions(StageOptions):
-    """Options of the autoencoder's stage.
-
-    Args:
-        kl_weight: Of the divergence from the standard normal, mean per latent.
-        edge_weight: Of the error of image gradients, which keeps edges crisp.
-        part_balance: Pixels weigh their class's frequency to the power of minus this, so that small
-            parts such as eyes are not neglected; 0 weighs all pixels equally.
-        num_normal_maps: Rendered normal maps of procedural heads mixed into the training images,
-            because distillation encodes normal maps too.
-    """
-
-    kl_weight: float = 3e-4
-    edge_weight: float = 1.0
-    part_balance: float = 0.5
-    num_normal_maps: int = 0
-
-
-@dataclass(frozen=True)
-class DiffusionOptions(StageOptions):
-    """Options of the denoiser's stage.
-
-    Args:
-        caption_dropout: Share of captions replaced by the empty one (classifier-free guidance).
-        control_dropout: Share of samples without label map; 0 where the denoiser is frozen.
-        snr_gamma: Cap of the signal-to-noise ratio in the loss weight (Hang et al. 2023).
-    """
-
-    caption_dropout: float = 0.1
-    control_dropout: float = 0.25
-    snr_gamma: float = 5.0
+from training.prior.options import AutoencoderOptions, DiffusionOptions
 
 
 def autoencoder_losses(

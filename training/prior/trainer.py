@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,7 +31,6 @@ from training.prior.data import (
     to_float,
 )
 from training.prior.models import (
-    PriorArchitecture,
     PriorNetworks,
     draw_samples,
     fast_numerics,
@@ -40,14 +38,9 @@ from training.prior.models import (
     make_tiny_networks,
     save_prior,
 )
+from training.prior.options import PriorOptions, StageOptions
 from training.prior.quality import measure_quality
-from training.prior.steps import (
-    AutoencoderOptions,
-    DiffusionOptions,
-    StageOptions,
-    autoencoder_losses,
-    denoising_losses,
-)
+from training.prior.steps import autoencoder_losses, denoising_losses
 from training.run_folder.careful_loop import report_stop
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
@@ -58,49 +51,6 @@ QUALITY_FILE = "quality.json"
 # The quality is measured against at most this many real images.
 _QUALITY_IMAGES = 4096
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PriorOptions:
-    """What to train, on what, and how long.
-
-    Args:
-        dataset_path: Data set with captions, a folder or zip.
-        output: Receives the model folder, sample grids, stats and the state to resume from.
-        resolution: Side of the training images in pixels.
-        architecture: Sizes; not used on top of a base.
-        autoencoder: Its stage; not used on top of a base.
-        diffusion: Stage of denoiser, text encoder and ControlNet, or of the ControlNet alone.
-        base: Stable Diffusion folder in diffusers' format; None trains one from scratch.
-        resume: Go on from the state in `output`.
-        seed: Of initial weights, order and noise.
-        device: Where to train.
-        with_bfloat16: Compute the forward pass in bfloat16 where that is safe.
-        num_workers: Processes that read images on top of a base.
-        tick_steps: Steps between status lines.
-        snapshot_steps: Steps between snapshots of model and state.
-        num_samples: Captions and label maps of the sample grid, which shows each with each.
-        guidance_scale: Of the sample grid and of the quality's samples.
-        quality_samples: Samples of which the quality is measured at the end; 0 leaves it out.
-    """
-
-    dataset_path: str
-    output: str
-    resolution: int
-    diffusion: DiffusionOptions
-    architecture: PriorArchitecture | None = None
-    autoencoder: AutoencoderOptions | None = None
-    base: str | None = None
-    resume: bool = False
-    seed: int = 0
-    device: torch.device = torch.device("cpu")
-    with_bfloat16: bool = True
-    num_workers: int = 0
-    tick_steps: int = 50
-    snapshot_steps: int = 500
-    num_samples: int = 5
-    guidance_scale: float = 3.0
-    quality_samples: int = 0
 
 
 def train_prior(
@@ -320,7 +270,7 @@ class PriorTrainer:
         options = self._options
 
         def compute() -> dict[str, Tensor]:
-            with fast_numerics(self._device, with_bfloat16=options.with_bfloat16):
+            with fast_numerics(self._device, options.precision):
                 return compute_losses()
 
         stage.run(

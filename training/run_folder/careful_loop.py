@@ -34,8 +34,6 @@ def only_writer(
         UserError: If another process trains there, `resume` does not fit, or the folder cannot be
             written.
     """
-    if resume not in ("true", "false", "auto"):
-        raise UserError(f"resume={resume}; use true, false or auto")
     if resume == "true" and not has_state(run_folder):
         raise UserError(f"nothing to resume: {run_folder / STATE_FILE} not found")
     refusal = f"another process trains in {run_folder}; wait for it or choose another output"

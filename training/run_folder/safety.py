@@ -1,12 +1,12 @@
 """Options that keep a run from losing work."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from mate3d.errors import UserError
-from mate3d.option_checks import check_count, check_number
+from mate3d.options import Above, NonNegativeInt, Options, PositiveInt
 
 CHECKPOINTS_FOLDER = "checkpoints"
-BEST_METRICS = (
+BestMetric = Literal[
     "fid",
     "kid",
     "fid_procedural",
@@ -15,50 +15,31 @@ BEST_METRICS = (
     "kid_inception",
     "miou",
     "eikonal_residual",
-)
-_MOST = 10**6
+]
 
 
 @dataclass(frozen=True)
-class SafetySettings:
-    """What is kept, and when and how a run goes back (node `safety`).
+class SafetySettings(Options):
+    """What a run keeps, and when it returns to a saved state; see docs/reliability.md.
 
     Args:
-        keep_last: Newest checkpoints kept in `checkpoints/`; None keeps all.
-        keep_best: Best checkpoints kept beside them.
-        best_metric: What "best" means: one of `BEST_METRICS`, "fid" and "kid" being those of
-            whichever feature network measures. Only `miou` is better when larger.
-        max_rollbacks: Returns to a saved state without a snapshot between them; one more stops
-            the run.
-        spike_factor: A loss this many times its running median, or 1 if that is larger, counts
-            as diverged; above 1. None looks for numbers that are not finite only.
+        keep_last: Number of newest checkpoints in checkpoints/; null keeps all. The newest is also
+            in checkpoint/.
+        keep_best: Number of best checkpoints to keep as well; needs metrics.names.
+        best_metric: What "best" means. "fid" and "kid" are those of the feature network in use.
+            Smaller is better, except for miou.
+        max_rollbacks: Returns to a saved state without a snapshot in between; one more stops the
+            run.
+        spike_factor: A loss this many times its running median (or 1, if larger) counts as
+            diverged; null only looks for NaN and infinity.
         spike_window: Iterations of the running median.
-        rollback_lr_factor: Each return multiplies the learning rates by this, in (0, 1].
-
-    Raises:
-        UserError: Naming the option and what is allowed.
+        rollback_lr_factor: Factor on all learning rates after each return.
     """
 
-    keep_last: int | None = 3
-    keep_best: int = 1
-    best_metric: str = "fid"
-    max_rollbacks: int = 5
-    spike_factor: float | None = 100.0
-    spike_window: int = 256
-    rollback_lr_factor: float = 1.0
-
-    def __post_init__(self):
-        check_count("safety.keep_last", self.keep_last, 0, _MOST, or_null=True)
-        check_count("safety.keep_best", self.keep_best, 0, _MOST)
-        check_count("safety.max_rollbacks", self.max_rollbacks, 0, _MOST)
-        check_count("safety.spike_window", self.spike_window, 1, _MOST)
-        if self.best_metric not in BEST_METRICS:
-            allowed = ", ".join(BEST_METRICS)
-            raise UserError(f"safety.best_metric={self.best_metric}; use one of {allowed}")
-        if self.spike_factor is not None:
-            check_number("safety.spike_factor", self.spike_factor, above=1)
-        check_number("safety.rollback_lr_factor", self.rollback_lr_factor, above=0)
-        if self.rollback_lr_factor > 1:
-            raise UserError(
-                f"safety.rollback_lr_factor={self.rollback_lr_factor}; use a number in (0, 1]"
-            )
+    keep_last: NonNegativeInt | None = 3
+    keep_best: NonNegativeInt = 1
+    best_metric: BestMetric = "fid"
+    max_rollbacks: NonNegativeInt = 5
+    spike_factor: Annotated[float, Above(1)] | None = 100.0
+    spike_window: PositiveInt = 256
+    rollback_lr_factor: Annotated[float, Above(0, up_to=1)] = 1.0

@@ -23,7 +23,8 @@ from mate3d.procedural.portraits import kind_of_labels, sample_cameras
 from mate3d.procedural.tracer import render_analytic
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import FieldRender, render_field
-from training.start.warm_start_losses import WarmStartConfig, class_weights, field_losses
+from training.settings import WarmStartSettings
+from training.start.warm_start_losses import class_weights, field_losses
 
 
 class Pictures(NamedTuple):
@@ -170,7 +171,7 @@ class WarmStart:
             short for them.
     """
 
-    def __init__(self, generator: Generator, config: WarmStartConfig):
+    def __init__(self, generator: Generator, config: WarmStartSettings):
         self.generator, self.config = generator, config
         self.steps_done = 0
         self._pool = PicturePool(generator, config.pool_size)

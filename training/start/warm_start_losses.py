@@ -1,7 +1,6 @@
 """What the warm start compares at points and along rays: distances, labels, colours, opacity."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import composite_features, evaluate_rays, sample_depths
 from mate3d.rendering.triplane import TriPlaneField
+from training.settings import WarmStartSettings
 
 # Distances are compared relative to themselves plus this length, so that the surface counts most.
 _SURFACE_WIDTH = 0.02
@@ -22,44 +22,6 @@ _SURFACE_WIDTH = 0.02
 _LABEL_WIDTH = 0.005
 # Every other class is a small part, near which more points are drawn.
 _LARGE_CLASSES = ("background", "skin", "hair", "hat", "neck", "cloth")
-
-
-@dataclass(frozen=True)
-class WarmStartConfig:
-    """Lengths and sizes of the warm start.
-
-    Args:
-        num_field_steps: Steps on points and rays (mapping, backbone, decoder).
-        num_image_steps: Steps on whole pictures (both super-resolutions).
-        batch_size: Heads a field step.
-        num_points: Points a head.
-        num_rays: Rays a head; 0 learns from points alone.
-        ray_interval: Every how many field steps rays are traced; tracing costs most.
-        image_batch_size: Pictures an image step.
-        pool_size: Traced pictures kept for image steps; tracing costs more than learning.
-        lr: Adam's peak learning rate; decays to a tenth along a cosine.
-        color_weight: Weight of surface colours at points.
-        label_weight: Weight of telling the classes apart at the surface.
-        ray_weight: Weight of composited colours and opacity.
-        attribute_weight: Weight of predicting a portrait's attributes from its style vector.
-            Latents cost nothing without fields: the mapping learns from many more heads this way.
-        attribute_batch_size: Latents a step that only the mapping sees.
-    """
-
-    num_field_steps: int = 4000
-    num_image_steps: int = 1000
-    batch_size: int = 4
-    num_points: int = 4096
-    num_rays: int = 512
-    ray_interval: int = 4
-    image_batch_size: int = 4
-    pool_size: int = 512
-    lr: float = 1e-2
-    color_weight: float = 1.0
-    label_weight: float = 0.1
-    ray_weight: float = 1.0
-    attribute_weight: float = 1.0
-    attribute_batch_size: int = 256
 
 
 @torch.no_grad()
@@ -98,7 +60,7 @@ def field_losses(
     generator: Generator,
     ws: Tensor,  # [B, L, w_dim]
     portraits: PortraitField,
-    config: WarmStartConfig,
+    config: WarmStartSettings,
     *,
     with_rays: bool,
 ) -> dict[str, Tensor]:
@@ -164,7 +126,7 @@ def _ray_losses(
     generator: Generator,
     field: TriPlaneField,
     portraits: PortraitField,
-    config: WarmStartConfig,
+    config: WarmStartSettings,
 ) -> dict[str, Tensor]:
     """Compare random rays of random views with traced ones."""
     num_heads = len(field.texture_planes)

@@ -168,7 +168,9 @@ def test_mistyped_folder_never_reaches_the_hub(hub, tmp_path, monkeypatch, path)
 def test_path_that_is_no_folder_is_refused(hub, tmp_path):
     path = tmp_path / "my face.pkl"
     path.touch()
-    with pytest.raises(UserError, match="is a file, no checkpoint folder; convert it first") as e:
+    with pytest.raises(
+        UserError, match="is a file, not a checkpoint folder; convert it first"
+    ) as e:
         load_generator(path)
     words = shlex.split(str(e.value).split("scripts.convert_checkpoint")[1])
     assert words == [f"source={path}", "output=checkpoints/my face"]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,35 +10,40 @@ import pytest
 import torch
 from PIL import Image
 
-from mate3d.generation.options import read_options
+from mate3d.generation.options import GenerationOptions
 from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generation.run import GenerationRun
 from mate3d.generator import Generator
 from mate3d.labels import CATMASK_HQ, load_label_map
+from mate3d.options import config_from_dict
 from tests.eg3d import make_generator
+
+
+def _options(values: dict[str, Any]) -> GenerationOptions:
+    return config_from_dict(GenerationOptions, values)
 
 
 def _generate(generator: Generator, folder: Path, **values) -> dict[str, bytes]:
     """Run, and return the contents of what was written by file name."""
-    paths = GenerationRun(generator, read_options(values)).write(folder, source="here")
+    paths = GenerationRun(generator, _options(values)).write(folder, source="here")
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in paths)
     return {path.name: path.read_bytes() for path in paths}
 
 
 STILLS = {
     "seeds": "1-2",
-    "pictures": "all",
+    "pictures": ("all",),
     "with_depth_values": True,
     "views": {"path": "grid", "yaws_degrees": (-20, 20), "pitches_degrees": (0, 10)},
-    "mesh": {"enabled": True, "resolution": 16, "formats": "ply,glb", "per_label": False},
+    "mesh": {"enabled": True, "resolution": 16, "formats": ("ply", "glb"), "per_label": False},
 }
 VIDEOS = {
     "seeds": "1-2",
-    "pictures": "image,segmentation",
+    "pictures": ("image", "segmentation"),
     "views": {"path": "orbit", "num_frames": 3},
-    "video": {"formats": "mp4"},
+    "video": {"formats": ("mp4",)},
 }
-BOTH_FORMATS = {"video": {"formats": "mp4,gif"}, "seeds": 1, "pictures": "image"}
+BOTH_FORMATS = {"video": {"formats": ("mp4", "gif")}, "seeds": "1", "pictures": ("image",)}
 
 
 def _with_surface(generator: Generator) -> Generator:
@@ -46,21 +52,25 @@ def _with_surface(generator: Generator) -> Generator:
     return generator
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("values", [STILLS, VIDEOS | BOTH_FORMATS, VIDEOS | {"interpolate": True}])
-def test_repeated_run_writes_the_same_bytes(tiny_generator, tmp_path, values, dtype):
+def test_repeated_run_writes_the_same_bytes(tiny_generator, tmp_path, values, precision):
     generator = _with_surface(tiny_generator)
-    first = _generate(generator, tmp_path / "first", dtype=dtype, **values)
+    first = _generate(generator, tmp_path / "first", precision=precision, **values)
     torch.manual_seed(99)
-    second = _generate(generator, tmp_path / "second", dtype=dtype, **values)
+    second = _generate(generator, tmp_path / "second", precision=precision, **values)
     assert first == second and len(first) >= 4
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_picture_does_not_depend_on_other_seeds_views_and_kinds(tiny_generator, tmp_path, dtype):
-    many = _generate(_with_surface(tiny_generator), tmp_path / "many", dtype=dtype, **STILLS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_picture_does_not_depend_on_other_seeds_views_and_kinds(
+    tiny_generator, tmp_path, precision
+):
+    many = _generate(
+        _with_surface(tiny_generator), tmp_path / "many", precision=precision, **STILLS
+    )
     views = {"path": "list", "angles_degrees": [[20, 10]]}
-    alone = _generate(tiny_generator, tmp_path / "one", seeds=2, views=views, dtype=dtype)
+    alone = _generate(tiny_generator, tmp_path / "one", seeds="2", views=views, precision=precision)
     name = "seed0002_yaw+20_pitch+10.png"
     assert many[name] == alone[name]
 
@@ -94,16 +104,16 @@ def test_every_view_is_announced_and_counted(tiny_generator, tmp_path):
         (STILLS | {"mesh": {}}, 8),
         (VIDEOS, 6),
         ({"seeds": "0-2", "interpolate": True, "views": {"num_frames": 2}}, 6),
-        ({"seeds": 0, "mix": {"shape_seeds": "1-2", "texture_seeds": "3-5"}}, 6),
+        ({"seeds": "0", "mix": {"shape_seeds": "1-2", "texture_seeds": "3-5"}}, 6),
     ):
         views = []
-        run = GenerationRun(tiny_generator, read_options(values))
+        run = GenerationRun(tiny_generator, _options(values))
         run.write(tmp_path / str(len(views)), on_view=lambda views=views: views.append(1))
         assert len(views) == run.num_views == expected
 
 
 def test_interpolation_shows_each_seed_as_its_still_does(tiny_generator, tmp_path):
-    values = {"seeds": "0,3", "video": {"formats": "gif", "fps": 10}, "sheet_tiles": 0}
+    values = {"seeds": "0,3", "video": {"formats": ("gif",), "fps": 10}, "sheet_tiles": 0}
     _generate(
         tiny_generator, tmp_path / "video", interpolate=True, views={"num_frames": 4}, **values
     )
@@ -118,12 +128,12 @@ def test_interpolation_shows_each_seed_as_its_still_does(tiny_generator, tmp_pat
 
 
 def test_mix_is_a_table_of_shapes_and_textures(tiny_generator, tmp_path):
-    values = {"seeds": 0, "mix": {"shape_seeds": "1-2", "texture_seeds": "2-4"}}
+    values = {"seeds": "0", "mix": {"shape_seeds": "1-2", "texture_seeds": "2-4"}}
     files = _generate(tiny_generator, tmp_path, **values)
     assert "shape0001_texture0004_yaw+0_pitch+0.png" in files
     sheet = Image.open(tmp_path / "sheet_image.png")
     assert sheet.size == (3 * 16, 2 * 16)
-    unmixed = _generate(tiny_generator, tmp_path / "own", seeds=2)
+    unmixed = _generate(tiny_generator, tmp_path / "own", seeds="2")
     assert files["shape0002_texture0002_yaw+0_pitch+0.png"] == unmixed["seed0002_yaw+0_pitch+0.png"]
 
 
@@ -137,7 +147,7 @@ def test_metadata_lists_cameras_and_files_and_nothing_personal(tiny_generator, t
     view = document["views"][1]
     camera = tiny_generator.config.camera_rig.make_camera(np.deg2rad(20.0))[0]
     assert view["name"] == "yaw+20_pitch+0" and view["camera"] == camera.tolist()
-    assert document["options"]["seeds"] == [1, 2]
+    assert document["options"]["seeds"] == "1-2"
     assert document["generator"]["source"] == "here"
     assert len(document["generator"]["card_sha256"]) == 64
 
@@ -148,7 +158,7 @@ def test_interrupted_run_leaves_complete_files_and_no_metadata(tiny_generator, t
     _generate(tiny_generator, tmp_path / "cut", **values)
     for path in (tmp_path / "cut").glob("seed*"):
         path.write_bytes(b"old")
-    run = GenerationRun(tiny_generator, read_options(values))
+    run = GenerationRun(tiny_generator, _options(values))
     with pytest.raises(KeyboardInterrupt):
         run.write(tmp_path / "cut", on_view=Mock(side_effect=[None] * 3 + [KeyboardInterrupt]))
     left = {path.name: path.read_bytes() for path in (tmp_path / "cut").iterdir()}
@@ -160,7 +170,9 @@ def test_interrupted_run_leaves_complete_files_and_no_metadata(tiny_generator, t
 
 def test_generator_without_labels_makes_all_that_it_has(tmp_path):
     generator = make_generator()
-    for dtype in ("float32", "bfloat16"):
-        files = _generate(generator, tmp_path / dtype, seeds=0, pictures="all", dtype=dtype)
+    for precision in ("fp32", "bf16"):
+        files = _generate(
+            generator, tmp_path / precision, seeds="0", pictures=("all",), precision=precision
+        )
         kinds = {entry["kind"] for entry in json.loads(files["metadata.json"])["files"]}
         assert kinds == {"image", "depth", "normals", "opacity"}

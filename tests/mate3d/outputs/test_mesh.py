@@ -16,7 +16,8 @@ from mate3d.errors import UserError
 from mate3d.generation.rendering import LowPrecisionField, Precision
 from mate3d.labels import CATMASK_HQ, LabelSet
 from mate3d.network.mapping import latents_from_seeds
-from mate3d.outputs.mesh import MeshOptions, extract_label_meshes, extract_mesh, write_meshes
+from mate3d.outputs.mesh import extract_label_meshes, extract_mesh, write_meshes
+from mate3d.outputs.options import MeshOptions
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import RenderingConfig, render_field
 from tests.mate3d.fields import PartsField, SphereField, ball, cube, torus
@@ -245,10 +246,10 @@ BROKEN = MappedField(function=lambda sdf: sdf.where(sdf > 0, float("nan")))
             lambda: extract_label_meshes(PartsField((ball(-0.1),) * 5), 0.7, CATMASK_HQ, 16),
             "catmask_hq",
         ),
-        (lambda: MeshOptions(resolution=4), "mesh.resolution=4.* 8 to 1024"),
+        (lambda: MeshOptions(resolution=4), "resolution=4.* 8 to 1024"),
         (lambda: MeshOptions(formats=("stl",)), "stl.*ply, obj, glb"),
         (lambda: MeshOptions(formats=()), "ply, obj, glb"),
-        (lambda: MeshOptions(coloring="depth"), "mesh.coloring=depth"),
+        (lambda: MeshOptions(coloring="depth"), "coloring=depth"),
     ],
 )
 def test_meshes_that_cannot_be_made_are_refused(make, named):

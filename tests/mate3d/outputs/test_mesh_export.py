@@ -9,8 +9,9 @@ import trimesh
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
-from mate3d.outputs.mesh import MeshOptions, extract_mesh, write_meshes
+from mate3d.outputs.mesh import extract_mesh, write_meshes
 from mate3d.outputs.mesh_export import save_mesh
+from mate3d.outputs.options import MeshOptions
 from tests.mate3d.fields import PartsField, ball
 
 LABEL_SET = LabelSet(

@@ -78,7 +78,7 @@ def test_small_frames_are_enlarged_by_a_whole_factor():
 @pytest.mark.parametrize(
     ("name", "fps", "named"),
     [
-        ("a.avi", 30, "'avi'"),
+        ("a.avi", 30, "avi"),
         ("a.mp4", 0, "0"),
         ("a.gif", 60, "gif .*50"),
         ("taken/a.gif", 30, "taken"),

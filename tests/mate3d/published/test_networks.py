@@ -123,7 +123,7 @@ def test_card_tells_source_cameras_labels_and_license(tmp_path):
         snapshot, verification = read_published(path), ["ws 1e-7"] if path == SNAPSHOT else []
         conversion = convert_generator(snapshot.networks["G_ema"])
         card = make_card(
-            path, "G_ema", conversion, snapshot, dtype="float32", verification=verification
+            path, "G_ema", conversion, snapshot, precision="fp32", verification=verification
         )
         common = (file_sha256(path), path.name, "Apache-2.0 license covers its code, not these")
         for text in (*texts, *common):

@@ -15,10 +15,15 @@ from mate3d.labels import CATMASK_HQ
 from scripts import train_prior as script
 from tests.training.data.shard_data import edit_json
 from training.prior import trainer
-from training.prior.models import PriorArchitecture, draw_samples
+from training.prior.models import draw_samples
+from training.prior.options import (
+    AutoencoderOptions,
+    DiffusionOptions,
+    PriorArchitecture,
+    PriorOptions,
+)
 from training.prior.quality import measure_quality
-from training.prior.steps import AutoencoderOptions, DiffusionOptions
-from training.prior.trainer import PriorOptions, train_prior
+from training.prior.trainer import train_prior
 
 TINY = PriorArchitecture(
     vae_channels=(8, 16),

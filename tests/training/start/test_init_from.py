@@ -11,7 +11,7 @@ from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
-from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
+from mate3d.network.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorSizes
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.published.networks import PublishedNetwork, read_networks
 from mate3d.rendering.field import sdf_consistency_loss, sdf_gradient
@@ -19,7 +19,7 @@ from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import render_field
 from tests.eg3d import EG3D, make_generator
 from tests.golden import SNAPSHOT
-from training.build_state import StageSettings, build_state
+from training.build_state import build_state
 from training.start.init_from import (
     InitSource,
     initialize_networks,
@@ -146,9 +146,9 @@ def test_mapping_acts_the_same_at_another_learning_rate():
 
 
 def test_average_starts_from_the_source_too(tiny_settings):
-    sizes = {"channel_base": 64, "channel_max": 8, "mapping_layers": 1}
+    sizes = DiscriminatorSizes(channel_base=64, channel_max=8, mapping_layers=1)
     place = make_camera(yaw=0.0), torch.device("cpu")
-    state = build_state(MODEL, sizes, tiny_settings, StageSettings(), *place, make_source())
+    state = build_state(MODEL, sizes, tiny_settings, *place, make_source())
     for name, tensor in state.average.state_dict().items():
         assert torch.equal(tensor, state.networks.generator.state_dict()[name])
     const = "backbone.blocks.b4.const"

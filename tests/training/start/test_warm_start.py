@@ -11,16 +11,16 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from mate3d.procedural.cats.cat import CatParameters
 from mate3d.procedural.people.field import PersonField
 from mate3d.rendering.field import FieldSamples
+from training.settings import WarmStartSettings
 from training.start.warm_start import AttributeHead, WarmStart, portraits_of
 from training.start.warm_start_losses import (
-    WarmStartConfig,
     class_weights,
     label_loss,
     sample_training_points,
     small_classes,
 )
 
-CONFIG = WarmStartConfig(
+CONFIG = WarmStartSettings(
     num_field_steps=2,
     num_image_steps=1,
     batch_size=2,

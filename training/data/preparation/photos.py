@@ -20,6 +20,7 @@ from mate3d.photo.landmarks import Point, five_landmarks, named_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.photo.open_photo import open_photo
 from mate3d.photo.parsing import SegmentationModel
+from training.data.dataset_options import CropName, Framing
 from training.data.preparation.captions import caption_from_attributes, caption_from_labels
 from training.data.preparation.listing import PhotoFiles
 from training.data.preparation.samples import (
@@ -38,7 +39,7 @@ _MAX_ENLARGEMENT = 2.0
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """How photos become samples; see configs/prepare_data.yaml for the meaning of each.
+    """How photos become samples; the options of scripts.prepare_data explain each.
 
     Args:
         resolution: Side of the samples, pixels.
@@ -56,8 +57,8 @@ class PhotoSettings:
     """
 
     resolution: int
-    crop: Literal["none", "center", "ffhq", "eg3d"]
-    framing: Literal["rig", "ffhq", "eg3d"]
+    crop: CropName
+    framing: Framing
     landmark_source: Literal["auto", "file", "mask", "detector"]
     max_residual: float
     camera_distance: float | None

@@ -1,0 +1,73 @@
+"""Options of a data set, which `dataset=NAME` sets together."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from mate3d.options import AtLeast, OptionError, Options
+
+Source = Literal[
+    "procedural_cat", "procedural_person", "folder", "catmask_hq", "celebamask_hq", "packed"
+]
+CropName = Literal["none", "center", "ffhq", "eg3d"]
+Framing = Literal["rig", "ffhq", "eg3d"]
+
+PROCEDURAL_SOURCES = ("procedural_cat", "procedural_person")
+_PHOTO_SOURCES = ("folder", "catmask_hq", "celebamask_hq")
+# Options that not every source has.
+_SOURCES_WITH = {
+    "crop": _PHOTO_SOURCES,
+    "framing": _PHOTO_SOURCES,
+    "supersampling": PROCEDURAL_SOURCES,
+    "variety": ("procedural_cat",),
+    "copies_from": ("folder",),
+    "swap_mouth_and_nose": ("catmask_hq",),
+}
+
+
+@dataclass(frozen=True)
+class DatasetOptions(Options):
+    """A data set: its labels, and how prepare_data makes it.
+
+    Args:
+        name: Name of the data set.
+        source: Where its images come from: rendered (procedural_cat, procedural_person), photos in
+            any folder (folder) or as published (catmask_hq, celebamask_hq), or the data set in
+            `data` (packed).
+        label_set: Label set of its masks, a name in mate3d/label_sets; with source=packed, null
+            keeps that of `data`.
+        resolution: Side of its images and masks in pixels, unless `resolution` is set; with
+            source=packed, null keeps that of `data`.
+        crop: How photos are cropped, unless `crop` is set.
+        framing: Size and position of the heads in photos that are not aligned here: those of ffhq,
+            of eg3d, or of our rig.
+        supersampling: Rays per pixel along each axis of procedural portraits.
+        variety: Procedural cats: basic, which the demo generator knows, or rich, with more shapes,
+            coats and expressions.
+        copies_from: Leave out photos numbered from here on (in FFHQ, EG3D's copies for
+            rebalancing); null keeps all.
+        swap_mouth_and_nose: Swap the classes mouth and nose of CatMask-HQ, whose ids are inferred;
+            the check tells if they are swapped.
+    """
+
+    name: str = "folder"
+    source: Source = "folder"
+    label_set: str | None = None
+    resolution: Annotated[int, AtLeast(1)] | None = 512
+    crop: CropName = "none"
+    framing: Framing = "rig"
+    supersampling: Annotated[int, AtLeast(1)] = 2
+    variety: Literal["basic", "rich"] = "basic"
+    copies_from: Annotated[int, AtLeast(0)] | None = None
+    swap_mouth_and_nose: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, sources in _SOURCES_WITH.items():
+            value = getattr(self, name)
+            if value != defaults[name] and self.source not in sources:
+                advice = f"has no effect with source={self.source} (only with {', '.join(sources)})"
+                raise OptionError(name, value, advice)
+        for name in ("label_set", "resolution"):
+            if getattr(self, name) is None and self.source != "packed":
+                raise OptionError(name, None, f"is needed with source={self.source}")
