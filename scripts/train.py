@@ -1,31 +1,27 @@
 """Train a generator and its discriminators."""
 
 import logging
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mate3d.errors import UserError
 from mate3d.generator_config import GeneratorConfig, GeneratorSizes
 from mate3d.network.discriminator import DiscriminatorSizes
 from mate3d.options import Device, FilePath, Options, config_to_dict
 from mate3d.rendering.renderer import RenderingConfig
 from scripts._compose import flatten
 from scripts._device import choose_device
-from scripts._entry import run
+from scripts._long_run import run_long
 from scripts._options import Paths, Resume
-from torch_utils.distributed import broadcast_object, distributed, world
+from torch_utils.distributed import distributed
 from training.augmentation.settings import AugmentSettings
 from training.data.dataset_options import DatasetOptions
 from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
 from training.optimization.schedules import ScheduleSettings
-from training.run_folder.safety import SafetySettings, only_writer
+from training.run_folder.safety import SafetySettings
 from training.settings import LoopSettings, TrainingSettings, WarmStartSettings
 
 if TYPE_CHECKING:
@@ -120,46 +116,26 @@ class TrainOptions(Options):
 OPTIONS = TrainOptions
 
 
-def _train(options: TrainOptions, words: list[str]) -> None:
+def _train(options: TrainOptions, command: str, resume: bool) -> None:
     from torch_utils.heap import keep_freed_memory
-    from training.state import STATE_FILE, has_state
 
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
     with distributed(device.type):
-        has_run = broadcast_object(has_state(Path(options.output) / STATE_FILE))
-        resume = has_run if options.resume == "auto" else options.resume == "true"
-        _run(options, words, device, resume=resume)
+        _run(options, command, device, resume=resume)
 
 
-@contextmanager
-def _only_run(options: TrainOptions) -> Iterator[None]:
-    """Hold the run folder, unless that would spoil a run that is in it.
-
-    Raises:
-        UserError: If a new run would overwrite another one.
-    """
-    from training.state import STATE_FILE, has_state
-
-    output = Path(options.output)
-    with only_writer(output):
-        if options.resume == "false" and has_state(output / STATE_FILE):
-            raise UserError(
-                f"{output} holds a training run; set resume=true or choose another output"
-            )
-        yield
-
-
-def _run(options: TrainOptions, words: list[str], device: "torch.device", *, resume: bool) -> None:
+def _run(options: TrainOptions, command: str, device: "torch.device", *, resume: bool) -> None:
     import torch
 
     from training.build_state import build_state, check_label_set
     from training.data.dataset import PortraitDataset
     from training.loop import Trainer
     from training.run_folder.retention import CHECKPOINT_FOLDER
+    from training.run_folder.state_file import STATE_FILE
     from training.start.init_from import read_source
-    from training.state import STATE_FILE, load_state
+    from training.state import load_state
 
     output, settings = Path(options.output), options.settings
     generator_config = options.generator_config
@@ -177,9 +153,6 @@ def _run(options: TrainOptions, words: list[str], device: "torch.device", *, res
         # A resumed run has its weights already.
         None if resume or options.init_from is None else read_source(options.init_from),
     )
-    # What stays the same when this run is repeated or resumed.
-    own_words = [word for word in words if not word.startswith(("output=", "resume="))]
-    command = shlex.join(["python", "-m", "scripts.train", *own_words, f"output={output}"])
     description = f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
     trainer = Trainer(
         state,
@@ -194,17 +167,9 @@ def _run(options: TrainOptions, words: list[str], device: "torch.device", *, res
         load_state(output / STATE_FILE, state)
     if trainer.run():
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
-    else:
-        launched = ", launched as before" if world().size > 1 else ""
-        _logger.info("stopped at %d images; to resume%s:", state.images_seen, launched)
-        _logger.info("  %s resume=true", command)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    run("train", lambda options: _train(options, words), words, guard=_only_run)
-
+main = partial(run_long, "train", _train)
 
 if __name__ == "__main__":
     main()

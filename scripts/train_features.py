@@ -1,17 +1,15 @@
 """Train the network whose features compare procedural portraits."""
 
 import logging
-import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mate3d.metrics.feature_network import FeatureNetworkSizes
 from mate3d.options import Device, FilePath, Options, Seed
 from scripts._device import choose_device
-from scripts._entry import run
-from scripts._options import Paths
+from scripts._long_run import run_long
+from scripts._options import Paths, Resume
 from training.feature_network.settings import FeatureTrainingSettings
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +25,8 @@ class TrainFeaturesOptions(Options):
         data: Data sets with attributes, as prepare_data writes them for procedural portraits; a
             list in brackets.
         output: Run folder; the network appears in its sub-folder `model`.
+        resume: true resumes from the state in `output`; auto does so if there is one, and starts a
+            new run otherwise.
         seed: Seed of initial weights, order and degradations.
         device: Where to train; auto uses a GPU if there is one.
         network: Sizes of the network.
@@ -36,6 +36,7 @@ class TrainFeaturesOptions(Options):
 
     data: tuple[FilePath, ...]
     output: FilePath
+    resume: Resume = "false"
     seed: Seed = 0
     device: Device = "auto"
     network: FeatureNetworkSizes = FeatureNetworkSizes()
@@ -46,14 +47,7 @@ class TrainFeaturesOptions(Options):
 OPTIONS = TrainFeaturesOptions
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the script with the words of the command line."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    command = shlex.join(["python", "-m", "scripts.train_features", *words])
-    run("train_features", lambda options: _train(options, command), words)
-
-
-def _train(options: TrainFeaturesOptions, command: str) -> None:
+def _train(options: TrainFeaturesOptions, command: str, resume: bool) -> None:
     from training.feature_network.train import train_feature_network
 
     folder = train_feature_network(
@@ -63,11 +57,15 @@ def _train(options: TrainFeaturesOptions, command: str) -> None:
         options.network,
         seed=options.seed,
         device=choose_device(options.device),
+        resume=resume,
         command=command,
         with_progress_bar=True,
     )
-    _logger.info("features: %s", folder)
+    if folder is not None:
+        _logger.info("features: %s", folder)
 
+
+main = partial(run_long, "train_features", _train)
 
 if __name__ == "__main__":
     main()

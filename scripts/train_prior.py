@@ -3,11 +3,10 @@
 import logging
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from mate3d.options import Device, FilePath, option_hints
 from scripts._device import choose_device
-from scripts._entry import run
+from scripts._long_run import run_long
 from scripts._options import Paths, Resume
 from training.prior.options import PriorOptions, PriorRecipe, PriorRunOptions
 
@@ -42,24 +41,24 @@ class TrainPriorOptions(PriorRunOptions):
 OPTIONS = TrainPriorOptions
 
 
-def _train(options: TrainPriorOptions) -> None:
-    from training.prior.trainer import STATE_FILE, train_prior
+def _train(options: TrainPriorOptions, command: str, resume: bool) -> None:
+    from training.prior.trainer import train_prior
 
     run_options = {name: getattr(options, name) for name in option_hints(PriorRunOptions)}
-    has_state = (Path(options.output) / STATE_FILE).is_file()
     settings = PriorOptions(
         **run_options,
         **vars(options.prior),
         dataset_path=options.data,
         output=options.output,
-        resume=has_state if options.resume == "auto" else options.resume == "true",
+        resume=resume,
         device=choose_device(options.device),
     )
-    model = train_prior(settings, with_progress_bar=True)
-    _logger.info("prior: %s", model)
+    model = train_prior(settings, command=command, with_progress_bar=True)
+    if model is not None:
+        _logger.info("prior: %s", model)
 
 
-main = partial(run, "train_prior", _train)
+main = partial(run_long, "train_prior", _train)
 
 if __name__ == "__main__":
     main()

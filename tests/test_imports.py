@@ -32,7 +32,7 @@ ROOMS = {
     ),
     "training": (
         *("losses", "augmentation", "optimization", "data"),
-        *("evaluation", "feature_network", "run_folder", "prior", "start"),
+        *("evaluation", "run_folder", "feature_network", "prior", "start"),
     ),
     "editing": ("guidance",),
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _logger = logging.getLogger(__name__)
-# Slurm and submitit send it some time before they end a job; Windows has no such signal.
+# Slurm and submitit send this signal some time before they end a job. Windows does not have it.
 _PREEMPTION = getattr(signal, "SIGUSR2", None)
 _SIGNALS = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, _PREEMPTION)))
 
@@ -19,7 +19,7 @@ _received: list[int] = []
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether to stop; a second SIGTERM or SIGINT acts as usual.
 
-    Signals can be caught in the main thread only; elsewhere nothing changes.
+    Only the main thread can catch signals; in other threads this has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -34,7 +34,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
     def remember(number: int, _frame: object) -> None:
         if os.getpid() != own_process:
-            # Ctrl-C also reaches forked data workers, which must serve the step that finishes.
+            # Ctrl-C also reaches forked data workers, which the last step still needs.
             return
         _received.append(number)
         _logger.info("%s: finishing this step, then saving", signal.Signals(number).name)
@@ -50,5 +50,5 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def was_preempted() -> bool:
-    """Tell whether SIGUSR2 was among what stopped the last `stop_on_signal` of this process."""
+    """Tell whether the last `stop_on_signal` of this process received SIGUSR2."""
     return _PREEMPTION in _received

@@ -1,4 +1,4 @@
-"""Notice that training has diverged, and go back to a state that had not."""
+"""Notice that training has diverged, and return to a state from before."""
 
 import math
 import statistics
@@ -12,33 +12,34 @@ from torch import Tensor
 
 from mate3d.errors import UserError
 from training.run_folder.safety import SafetySettings
-from training.state import TrainingState, load_state, previous_path, set_lr_factor
+from training.run_folder.state_file import previous_path
+from training.state import TrainingState, load_state, set_lr_factor
 
 GUARDED_LOSSES = ("Loss/G/loss", "Loss/D/loss", "Loss/D/loss_semantic")
-# Losses near zero multiply easily; a logistic loss of 1 is nothing unusual.
-_LEAST_MEDIAN = 1.0
+# Losses near zero multiply easily; a logistic loss of 1 is normal.
+_MIN_MEDIAN = 1.0
 
 
 class DivergenceGuard:
-    """Looks at the values of each iteration.
+    """Checks the values of each iteration.
 
     Args:
-        settings: Size and length of what counts as a spike.
+        settings: What counts as a spike.
     """
 
     def __init__(self, settings: SafetySettings):
         self.num_rollbacks = 0
-        """Returns to a saved state since the last snapshot."""
+        """Rollbacks since the last snapshot."""
         self._settings = settings
         self._windows = {name: self._window() for name in GUARDED_LOSSES}
 
     def check(self, metrics: Mapping[str, float | Tensor]) -> str | None:
         """Return why training has diverged, or None.
 
-        Processes see values of their own, so they have to agree on the answer.
+        Each process sees its own values, so all of them have to agree on the answer.
 
         Args:
-            metrics: Values of one iteration; of a tensor the largest magnitude counts.
+            metrics: Values of one iteration; for a tensor, the largest magnitude counts.
         """
         values = {name: _magnitude(value) for name, value in metrics.items()}
         for name, value in values.items():
@@ -54,12 +55,12 @@ class DivergenceGuard:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on."""
+        """Return what `load_state_dict` needs."""
         windows = {name: list(values) for name, values in self._windows.items()}
         return {"num_rollbacks": self.num_rollbacks, "windows": windows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Continue from `state_dict`."""
         self.num_rollbacks = state["num_rollbacks"]
         self._windows = {
             name: self._window(state["windows"].get(name, ())) for name in GUARDED_LOSSES
@@ -73,8 +74,8 @@ class DivergenceGuard:
         if factor is None:
             return None
         window = self._windows[name]
-        median = statistics.median(window) if window else _LEAST_MEDIAN
-        if value <= factor * max(median, _LEAST_MEDIAN):
+        median = statistics.median(window) if window else _MIN_MEDIAN
+        if value <= factor * max(median, _MIN_MEDIAN):
             return None
         return f"{name} is {value:.4g}, its running median {median:.4g}"
 
@@ -88,18 +89,18 @@ def roll_back(
 ) -> None:
     """Return to the last saved state with other random numbers and, if asked for, lower rates.
 
-    Where that did not help, the next time returns to the one before. Save the state afterwards
-    (`with_previous=False`), so that a resumed run knows of the return.
+    If that did not help, the next call returns to the state before it. Save the state afterwards
+    (`with_previous=False`), so that a resumed run knows about the rollback.
 
     Args:
-        path: Of the newest state.
-        state: Changed; its sources of random numbers must be made anew by who keeps others.
-        guard: Counts the returns; its user sets the count to zero at each snapshot.
-        settings: Their number and the factor of the rates.
-        reason: Goes into the error.
+        path: File of the newest state.
+        state: Changed in place. Callers that keep generators of their own must make them again.
+        guard: Counts the rollbacks; the caller resets the count at each snapshot.
+        settings: The largest number of rollbacks and the factor of the rates.
+        reason: Appears in the error.
 
     Raises:
-        UserError: If training diverges again and again.
+        UserError: If training diverges repeatedly.
     """
     failed_at, num_rollbacks = state.images_seen, guard.num_rollbacks + 1
     if num_rollbacks > settings.max_rollbacks:
@@ -110,10 +111,10 @@ def roll_back(
     is_repeated = guard.num_rollbacks > 0 and previous_path(path).is_file()
     total, lr_factor = state.num_rollbacks + 1, state.lr_factor * settings.rollback_lr_factor
     load_state(previous_path(path) if is_repeated else path, state)
-    # These count on, whatever the file says.
+    # These keep counting, whatever the file says.
     guard.num_rollbacks, state.num_rollbacks = num_rollbacks, total
     set_lr_factor(state, lr_factor)
-    # Stages draw from PyTorch's default; everything else counts the rollbacks itself.
+    # Stages draw from PyTorch's default generator; everything else counts the rollbacks itself.
     torch.manual_seed(torch.initial_seed() + total)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: fetch, steps, moving average, tick, snapshot, resume; nothing else."""
+"""The training loop: data, steps, moving average, ticks, snapshots and rollbacks."""
 
 import logging
 import time
@@ -31,12 +31,14 @@ from training.iteration import IterationInputs, adversarial_iteration
 from training.optimization.ema import update_average
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues, ema_decay, schedule_values
+from training.run_folder.careful_loop import report_stop, run_carefully
 from training.run_folder.events import log_event
 from training.run_folder.monitor import Monitor
+from training.run_folder.state_file import STATE_FILE
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
 from training.stages import InitialStage
-from training.state import STATE_FILE, TrainingState, find_non_finite, save_state
+from training.state import TrainingState, find_damage, save_state
 from training.step_inputs import BatchParts, Occasion, RealBatch
 
 _TENSORS = ("image", "label_map", "camera")
@@ -45,15 +47,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One training run in a run folder; every process of the run has one.
+    """One training run in a run folder; each process of the run has its own.
 
     Args:
         state: A new state, or one that `load_state` filled.
         dataset: Real portraits at the generator's resolution.
         settings: All settings.
         run_folder: Receives logs, sample grids, checkpoints and the training state.
-        command: What a user types for this run; goes on the checkpoint's card.
-        data_description: The data set in words, for the card.
+        command: Starts this run; appears on the checkpoint's card and in the resume line.
+        data_description: Describes the data set on the card.
         options: All options by dotted names, for TensorBoard's table of hyper-parameters.
 
     Raises:
@@ -72,7 +74,7 @@ class Trainer:
         options: Mapping[str, object] | None = None,
     ):
         self._state, self._dataset, self._settings = state, dataset, settings
-        self._run_folder, self._options = run_folder, options or {}
+        self._run_folder, self._command, self._options = run_folder, command, options or {}
         self._device = state.device
         self._cameras = dataset.camera_labels.to(self._device)
         loop = settings.loop
@@ -85,21 +87,21 @@ class Trainer:
         self._snapshots = SnapshotTaker(
             state, dataset, settings, run_folder, command=command, data=data_description
         )
-        # Images seen by the state saved last; saved twice, it would be the previous one as well.
-        self._saved_at: int | None = None
+        self._is_stopping = False
         self._batches: BatchStream | None = None
         self._unreadable: list[Unreadable] = []
         for module in state.modules().values():
             module.requires_grad_(False)
 
     def run(self) -> bool:
-        """Train to the end, or until SIGTERM or SIGINT asks any process to stop.
+        """Train to the end, or until a signal asks any process to stop.
 
         Returns:
-            Whether the run is complete; if not, its state is saved and can be resumed.
+            Whether the run is complete; if not, its state is saved and the user knows how to
+            resume.
 
         Raises:
-            UserError: If training diverges again and again, or a file cannot be written.
+            UserError: If training diverges repeatedly, or a file cannot be written.
         """
         state = self._state
         is_new = state.images_seen == 0
@@ -116,23 +118,24 @@ class Trainer:
             with stop_on_signal() as should_stop:
                 if is_new:
                     self._start()
-                is_stopping = False
-                while self._images_left() > 0 and not is_stopping:
-                    is_stopping = self._iterate_and_report(should_stop)
-                if is_stopping and self._images_left() > 0:
-                    self._log_event("stop", "asked by a signal")
-                    if self._saved_at != state.images_seen:
-                        self._snapshots.save(self._monitor, {})
-                else:
-                    self._log_event("finish", "")
+                is_complete = run_carefully(
+                    partial(self._iterate_and_report, should_stop),
+                    lambda: self._snapshots.save(self._monitor, {}),
+                    lambda: self._images_left() == 0,
+                    lambda: self._is_stopping,
+                )
+            if is_complete:
+                self._log_event("finish", "")
         except Exception as error:
-            # A full disk may be why; the error that ends the run is the one to show.
+            # The cause may be a full disk; show the error that ended the run.
             with suppress(UserError):
                 self._log_event("failure", str(error))
             raise
         finally:
             self._monitor.close()
-        return self._images_left() == 0
+        if not is_complete:
+            report_stop(f"iteration {state.iteration}, {state.images_seen} images", self._command)
+        return is_complete
 
     def _images_left(self) -> int:
         adversarial = round(self._settings.loop.total_kimg * 1000) - self._state.adversarial_images
@@ -149,7 +152,7 @@ class Trainer:
                 {name: torch.stack([item[name] for item in items]) for name in _TENSORS}
             )
             self._snapshots.show_real(real, self._monitor)
-            # Divergence before the first snapshot has something to go back to as well.
+            # A run that diverges before the first snapshot returns to this state.
             save_state(self._run_folder / STATE_FILE, self._state)
 
         run_on_main(show_and_save)
@@ -161,15 +164,17 @@ class Trainer:
         require_few(self._unreadable, self._settings.loop.max_unreadable)
 
     def _iterate_and_report(self, should_stop: Callable[[], bool]) -> bool:
-        """Train one iteration; return whether any process was asked to stop."""
+        """Train one iteration; return whether the state was saved."""
         state, loop = self._state, self._settings.loop
         start_time, images_before = time.monotonic(), state.images_seen
         metrics = self._iterate()
-        means, is_stopping = _agree(metrics, should_stop())
+        means, self._is_stopping = _agree(metrics, should_stop())
+        if self._is_stopping and self._images_left() > 0:
+            self._log_event("stop", "signal")
         reason = self._guard.check(means)
         if reason is not None:
             self._roll_back(reason)
-            return is_stopping
+            return True
         self._adapt(means)
         state.seconds += time.monotonic() - start_time
         self._monitor.record(metrics)
@@ -179,15 +184,15 @@ class Trainer:
         if is_last or state.images_seen // tick > images_before // tick:
             self._snapshots.stats = self._monitor.tick(state.images_seen)
         snapshot = tick * loop.snapshot_ticks
-        if is_last or state.images_seen // snapshot > images_before // snapshot:
-            damage = find_non_finite(state)
-            if any_process(damage is not None):
-                self._roll_back(f"{damage or 'a weight of another process'} is not finite")
-                return is_stopping
+        if not is_last and state.images_seen // snapshot == images_before // snapshot:
+            return False
+        damage = find_damage(state)
+        if any_process(damage is not None):
+            self._roll_back(f"{damage or 'a weight of another process'} is not finite")
+        else:
             self._guard.num_rollbacks = 0
             self._snapshots.take(self._monitor, is_last=is_last)
-            self._saved_at = state.images_seen
-        return is_stopping
+        return True
 
     def _iterate(self) -> dict[str, Tensor | float]:
         state, settings = self._state, self._settings
@@ -232,7 +237,7 @@ class Trainer:
         )
 
     def _adapt(self, means: Mapping[str, float]) -> None:
-        """Steer the augmentation by the image discriminator's opinion of real images."""
+        """Adapt the augmentation to the image discriminator's scores of real images."""
         sign = means.get("Loss/signs/real")
         if sign is not None:
             self._probability.update(sign, self._settings.loop.batch_size)
@@ -240,7 +245,7 @@ class Trainer:
     def _next_real(self) -> RealBatch:
         if self._batches is None:
             loop, place = self._settings.loop, self._parts.world
-            # Making a loader draws one of PyTorch's random numbers, which a resumed run must not.
+            # Making a loader draws one of PyTorch's random numbers; a resumed run must not.
             with torch.random.fork_rng(devices=[]):
                 self._batches = make_loader(
                     self._dataset,
@@ -267,7 +272,7 @@ class Trainer:
         )
 
     def _roll_back(self, reason: str) -> None:
-        """Return to a saved state, with other random numbers than led astray."""
+        """Return to a saved state and draw other random numbers from there."""
         state, failed_at = self._state, self._state.images_seen
         path = self._run_folder / STATE_FILE
         roll_back(path, state, self._guard, self._settings.safety, reason)
@@ -275,13 +280,12 @@ class Trainer:
             more = {"back_to": state.images_seen, "lr_factor": state.lr_factor}
             log_event(self._run_folder, "rollback", failed_at, reason, **more)
         self._batches = None
-        # Nobody shall read the file that the main process now replaces.
+        # Wait until all processes have read the file that the main one now replaces.
         barrier()
         run_on_main(lambda: save_state(path, state, with_previous=False))
-        self._saved_at = state.images_seen
         self._monitor.rewind(state.images_seen)
         _logger.warning(
-            "%s at %d images; back to %d images, learning rates times %g",
+            "%s at %d images; back to %d images with learning rates times %g",
             reason,
             failed_at,
             state.images_seen,
@@ -298,7 +302,7 @@ def _stage_step(stage: InitialStage, state: TrainingState) -> dict[str, Tensor |
     values = stage.runner.step()
     generator.requires_grad_(False)
     if stage.images_left == 0:
-        # Processes that computed the same may differ by rounding.
+        # Results of the processes may differ by rounding.
         broadcast_weights([generator, state.average])
     return {f"Loss/{stage.name}/{name}": value for name, value in values.items()}
 
@@ -312,7 +316,7 @@ def _agree(
         for name, value in metrics.items()
         if isinstance(value, Tensor)
     }
-    # Read at once: on a GPU each reading means waiting.
+    # Read all at once, because each read waits for the GPU.
     numbers = torch.stack(list(means.values())).tolist() if means else []
     read = dict(zip(means, numbers, strict=True))
     own = [float(read.get(name, value)) for name, value in metrics.items()]
@@ -323,7 +327,7 @@ def _agree(
 
 
 def _seed_defaults(seed: int, state: TrainingState) -> None:
-    """Make PyTorch's own random numbers, which only noise of super-resolutions reads, our own."""
+    """Seed PyTorch's default generator, which only the super-resolutions' noise reads."""
     key = (seed, state.num_rollbacks, state.iteration, Occasion.OTHER, world().rank)
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0]))
 

@@ -1,4 +1,4 @@
-"""What a run does at a snapshot: pictures, histograms, metrics, checkpoint, state, summary."""
+"""Snapshots of a run: pictures, histograms, metrics, checkpoint, state, summary."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,21 +14,22 @@ from training.run_folder.geometry_histograms import geometry_histograms
 from training.run_folder.grids import make_card, real_grids, render_grids
 from training.run_folder.monitor import Monitor
 from training.run_folder.retention import CHECKPOINT_FOLDER, keep_checkpoints
+from training.run_folder.state_file import STATE_FILE
 from training.settings import TrainingSettings
-from training.state import STATE_FILE, TrainingState, save_state
+from training.state import TrainingState, save_state
 from training.step_inputs import Latents, Occasion, RealBatch, draw_latents
 
 
 class SnapshotTaker:
-    """Takes the snapshots of a run; the main process writes.
+    """Takes the snapshots of a run; the main process writes them.
 
     Args:
-        state: The run's.
+        state: State of the run.
         dataset: Real portraits.
         settings: All settings.
         run_folder: Where to write.
         command: See `Trainer`.
-        data: The data set in words.
+        data: Describes the data set on the card.
     """
 
     def __init__(
@@ -47,16 +48,16 @@ class SnapshotTaker:
         self._evaluator = TrainingEvaluator(
             settings.metrics, dataset, state.device, run_folder / "statistics"
         )
-        # Means of the last tick, for the card.
+        # Means over the last tick, for the card.
         self.stats: dict[str, float] = {}
 
     def show_real(self, real: RealBatch, monitor: Monitor) -> None:
-        """Show real portraits, to compare samples with."""
+        """Show real portraits next to the samples."""
         columns = self._settings.loop.grid_columns
         monitor.add_grids(real_grids(self._state.average, real, columns=columns), 0)
 
     def take(self, monitor: Monitor, *, is_last: bool) -> None:
-        """Show, measure if it is time, and save; all processes call this together."""
+        """Show samples, measure if due, and save; all processes call this together."""
         state = self._state
         run_on_main(lambda: self._show(monitor))
         metrics = self._measure(is_last)
@@ -69,7 +70,7 @@ class SnapshotTaker:
 
         Args:
             monitor: Writes the summary.
-            metrics: What was measured at this snapshot.
+            metrics: Metrics measured at this snapshot.
         """
         run_on_main(lambda: self._save(monitor, metrics))
 

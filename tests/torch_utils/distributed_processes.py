@@ -17,14 +17,17 @@ _FORK = multiprocessing.get_context("fork")
 def fork_processes(
     function: Callable[[], object], size: int, timeout: float = 60
 ) -> list[CompletedProcess]:
-    """Run a function in forked processes as if torchrun had started each with it as its program."""
+    """Run a function in forked processes as if torchrun had started each with it as its program.
+
+    A single process runs alone, without torchrun.
+    """
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = str(server.getsockname()[1])
     meeting_place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     children = []
     for rank in map(str, range(size)):
-        environment = meeting_place | {"RANK": rank, "LOCAL_RANK": rank}
+        environment = meeting_place | {"RANK": rank, "LOCAL_RANK": rank} if size > 1 else {}
         files = [tempfile.TemporaryFile("w+") for _ in range(2)]
         child = _FORK.Process(target=_run_as_program, args=(function, environment, *files))
         child.start()

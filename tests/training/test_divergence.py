@@ -6,7 +6,8 @@ import torch
 from mate3d.errors import UserError
 from training.divergence import DivergenceGuard, roll_back
 from training.run_folder.safety import SafetySettings
-from training.state import STATE_FILE, load_state, save_state
+from training.run_folder.state_file import STATE_FILE
+from training.state import load_state, save_state
 
 LOSS = "Loss/G/loss"
 

@@ -11,11 +11,12 @@ from mate3d import atomic
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.checkpoints.storage import load_document
 from tests.processes import killed_after, killed_at_line
-from training import state as state_module
-from training.run_folder import retention
+from training.run_folder import retention, state_file
+from training.run_folder.careful_loop import only_writer
 from training.run_folder.retention import CHECKPOINT_FOLDER, keep_checkpoints
-from training.run_folder.safety import CHECKPOINTS_FOLDER, SafetySettings, only_writer
-from training.state import STATE_FILE, load_state, previous_path, save_state
+from training.run_folder.safety import CHECKPOINTS_FOLDER, SafetySettings
+from training.run_folder.state_file import STATE_FILE, previous_path
+from training.state import load_state, save_state
 
 SETTINGS = SafetySettings(keep_last=1, keep_best=1)
 
@@ -64,7 +65,7 @@ def run(make_trainer, tmp_path):
 def test_a_kill_at_any_line_of_a_snapshot_loses_nothing(run, monkeypatch, has_links, stride):
     folder, state, resumed = run
     if not has_links:
-        monkeypatch.setattr(state_module.os, "link", Mock(side_effect=PermissionError))
+        monkeypatch.setattr(state_file.os, "link", Mock(side_effect=PermissionError))
     # All lines of the two modules take a minute; these are spread over them.
     moments = itertools.count(1, stride)
     while killed_at_line(lambda: snapshot(folder, state, 4), next(moments), atomic, retention):

@@ -15,8 +15,9 @@ from training import loop
 from training.augmentation import AugmentSettings
 from training.data.dataset import PortraitDataset
 from training.run_folder.events import read_events
+from training.run_folder.state_file import STATE_FILE, previous_path
 from training.settings import WarmStartSettings
-from training.state import STATE_FILE, load_state, previous_path
+from training.state import load_state
 
 
 def with_loop(settings, **changes):
@@ -88,27 +89,16 @@ def test_six_and_six_steps_are_bit_for_bit_twelve(make_trainer, tiny_settings, t
         assert item.state_dict() == resumed.extra[name].state_dict(), name
 
 
-def signal_at(monkeypatch, images: int, number: int = signal.SIGTERM) -> None:
+def signal_at(monkeypatch, images: int) -> None:
     """Send a signal in the iteration that begins at a number of images."""
     original = loop.adversarial_iteration
 
     def iterate(state, *arguments):
         if state.images_seen == images:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(state, *arguments)
 
     monkeypatch.setattr(loop, "adversarial_iteration", iterate)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_finishes_the_step_and_saves(make_trainer, tmp_path, monkeypatch, number):
-    signal_at(monkeypatch, 0, number)
-    trainer, _ = make_trainer(tmp_path / "run")
-    assert not trainer.run()
-    _, resumed = make_trainer(tmp_path / "run")
-    load_state(tmp_path / "run" / STATE_FILE, resumed)
-    assert resumed.images_seen == 2
-    assert (tmp_path / "run" / "checkpoint").is_dir()
 
 
 def test_signal_before_a_snapshot_does_not_save_it_twice(make_trainer, tmp_path, monkeypatch):

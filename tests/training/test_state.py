@@ -14,14 +14,8 @@ import torch
 from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 from tests.processes import error_with_file_limit
-from training.state import (
-    STATE_FILE,
-    find_non_finite,
-    load_state,
-    previous_path,
-    save_state,
-    set_lr_factor,
-)
+from training.run_folder.state_file import STATE_FILE, previous_path
+from training.state import find_damage, load_state, save_state, set_lr_factor
 
 
 class Counter:
@@ -66,7 +60,7 @@ def rename_model(path, state):
         (lambda path, state: None, "nothing to resume: .*training_state.pt not found"),
         (lambda path, state: path.write_bytes(b"not a training state"), "cannot be read"),
         (lambda path, state: path.write_bytes(b"PK\x03\x04broken"), "cannot be read"),
-        (rename_model, "another configuration"),
+        (rename_model, "another model or data set"),
         (lambda path, state: save_document(path, {"model": ""}), "written by another version"),
     ],
 )
@@ -112,10 +106,10 @@ def test_previous_state_is_kept_and_taken_when_the_newest_is_damaged(
     path.write_bytes(content)
     load_state(path, resumed)
     assert resumed.images_seen == 4
-    assert "cannot be read" in caplog.text and "going on from" in caplog.text
+    assert "cannot be read" in caplog.text and "resuming from" in caplog.text
     path.unlink()
     load_state(path, resumed)
-    assert "training_state.pt not found; going on from" in caplog.text
+    assert "training_state.pt not found; resuming from" in caplog.text
     previous_path(path).write_bytes(b"")
     path.write_bytes(b"")
     with pytest.raises(UserError, match="training_state.pt cannot.*training_state.previous.pt"):
@@ -135,16 +129,18 @@ def test_previous_state_is_kept_until_it_is_left_alone(state, path, monkeypatch,
 def test_numbers_that_are_not_finite_are_not_saved(state, path, value):
     take_step(state)
     save_state(path, state)
-    assert find_non_finite(state) is None
+    assert find_damage(state) is None
     adam = state.optimizers["discriminator"].state
     moment = next(iter(adam.values()))["exp_avg_sq"]
     moment.view(-1)[0] = value
-    assert find_non_finite(state) == "exp_avg_sq of weight 0 in the optimiser of discriminator"
+    assert find_damage(state) == "optimizers.discriminator.state.0.exp_avg_sq"
     next(state.average.parameters()).data.view(-1)[-1] = value
-    with pytest.raises(UserError, match="not written: average.* is not finite; the last state"):
+    with pytest.raises(
+        UserError, match="not written: modules.average.* not finite; the last state"
+    ):
         save_state(path, state)
     load_state(path, state)
-    assert find_non_finite(state) is None
+    assert find_damage(state) is None
 
 
 def test_extra_parts_are_resumed_or_start_fresh_with_a_warning(state, path, caplog):
@@ -154,7 +150,7 @@ def test_extra_parts_are_resumed_or_start_fresh_with_a_warning(state, path, capl
     with caplog.at_level(logging.WARNING):
         load_state(path, state)
     assert state.extra["augmentation"].value == 7 and state.extra["new"].value == 1
-    assert "holds no new" in caplog.text and "gone of" in caplog.text
+    assert "has no new" in caplog.text and "gone of" in caplog.text
 
 
 def test_random_numbers_of_every_kind_go_on(state, path):

@@ -53,6 +53,15 @@ def infinite_order(
             position += num_replicas
 
 
+def infinite_batches(
+    num_items: int, batch_size: int, *, seed: int, position: int = 0
+) -> Iterator[list[int]]:
+    """Yield the indices of `infinite_order` in batches."""
+    order = infinite_order(num_items, seed=seed, position=position)
+    while True:
+        yield [next(order) for _ in range(batch_size)]
+
+
 class BatchStream(Iterator[dict[str, Any]]):
     """Endless batches that track their position, so that a resumed run gets the same ones.
 

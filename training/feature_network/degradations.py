@@ -1,4 +1,4 @@
-"""Images made worse by a known amount, so that features also tell how good an image is."""
+"""Images degraded by known amounts, so that features also measure image quality."""
 
 import torch
 from torch import Tensor
@@ -17,14 +17,14 @@ def degrade(
     max_noise: float,
     max_warp: float,
 ) -> tuple[Tensor, Tensor]:  # images [B, 3, R, R], amounts [B, 3] in 0..1
-    """Blur, roughen and bend some of the images.
+    """Blur, add noise to, and warp some of the images.
 
     Args:
-        images: Changed copies are returned.
+        images: Left unchanged.
         random: Source of random numbers.
-        share: Of images that each of the three happens to.
-        max_blur: Largest standard deviation, pixels at 64 px.
-        max_noise: Largest standard deviation of noise, which comes in grains of 1, 2 or 4 pixels.
+        share: Share of images that get each degradation.
+        max_blur: Largest standard deviation of the blur, in pixels at 64 px.
+        max_noise: Largest standard deviation of noise, which has grains of 1, 2 or 4 pixels.
         max_warp: Largest standard deviation of shifts of a 4 x 4 mesh, fraction of the side.
     """
     amounts = torch.rand(len(images), 3, generator=random)
@@ -39,7 +39,7 @@ def degrade(
 def _warp(images: Tensor, spread: Tensor, random: torch.Generator) -> Tensor:
     num, _, side, _ = images.shape
     mesh = torch.randn(num, 2, 4, 4, generator=random).to(images.device)
-    # Coordinates run over 2 from one side to the other.
+    # Coordinates span 2 from one side to the other.
     shifts = F.interpolate(mesh, (side, side), mode="bicubic", align_corners=False)
     shifts = shifts * 2 * spread[:, None, None, None]
     identity = torch.eye(2, 3, device=images.device).expand(num, 2, 3)

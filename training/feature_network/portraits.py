@@ -1,4 +1,4 @@
-"""Portraits in memory with label maps and the numbers that are known of them."""
+"""Portraits in memory with label maps and known numbers."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from mate3d.errors import UserError
 from training.data.dataset import PortraitDataset
 from training.data.format import DatasetIndex
 
-# Numbers that differ less than this within a data set are constants of it.
+# Numbers that vary less than this within the data are treated as constants.
 _MIN_SPREAD = 1e-4
 
 
@@ -24,9 +24,9 @@ class Portraits:
         images: [N, 3, R, R] uint8.
         label_maps: [N, R, R] uint8.
         label_set: Index into `label_set_names`, [N].
-        label_set_names: Of the data sets, each once.
-        attributes: Standardised numbers, [N, A]; NaN where an image has none of that name.
-        attribute_names: A names; those of portraits begin with their label set.
+        label_set_names: Names of the label sets, without repeats.
+        attributes: Standardised numbers, [N, A]; NaN where an image lacks that attribute.
+        attribute_names: A names; attributes of portraits begin with their label set.
     """
 
     images: Tensor
@@ -52,10 +52,10 @@ def load_portraits(paths: Sequence[str], resolution: int) -> Portraits:
         resolution: Side of images and label maps.
 
     Raises:
-        UserError: If there is none, one has no attributes, or one cannot be read.
+        UserError: If there are no data sets, one has no attributes, or one cannot be read.
     """
     if not paths:
-        raise UserError("data=[]; name at least one data set")
+        raise UserError("data=[]; give at least one data set")
     sets = [PortraitDataset(path, resolution=resolution) for path in paths]
     label_sets = tuple(dict.fromkeys(dataset.label_set.name for dataset in sets))
     items = [dataset[index] for dataset in sets for index in range(len(dataset))]
@@ -76,11 +76,11 @@ def load_portraits(paths: Sequence[str], resolution: int) -> Portraits:
 
 
 def split_portraits(portraits: Portraits, held_out: float) -> tuple[Portraits, Portraits]:
-    """Return the portraits to learn from, and those to measure on: every n-th of them.
+    """Split into portraits for training, and every n-th one for evaluation.
 
     Args:
-        portraits: In the order of the data sets.
-        held_out: Share to measure on, in 0..0.5.
+        portraits: Portraits in the order of the data sets.
+        held_out: Share for evaluation, in 0..0.5.
     """
     is_held_out = torch.arange(len(portraits)) % round(1 / held_out) == 0
     return portraits[~is_held_out], portraits[is_held_out]
@@ -103,7 +103,7 @@ def _number_rows(dataset: PortraitDataset) -> Iterator[dict[str, float]]:
 
 
 def _standardize(values: Tensor) -> tuple[Tensor, Tensor]:  # [N, A] -> [N, A'], [A] bool
-    """Give every column mean 0 and deviation 1 over what is known, and drop the constant ones."""
+    """Scale known values of every column to mean 0 and deviation 1; drop constant columns."""
     mean = values.nanmean(dim=0)
     spread = (values - mean).square().nanmean(dim=0).sqrt()
     is_varied = spread > _MIN_SPREAD

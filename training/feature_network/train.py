@@ -1,19 +1,19 @@
-"""Train the feature network: attributes, camera, labels and how degraded an image is."""
+"""Train the feature network to predict attributes, camera, labels and image degradation."""
 
 import json
 import logging
-import math
 import platform
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.labels import get_label_set
 from mate3d.metrics.feature_network import (
@@ -24,12 +24,19 @@ from mate3d.metrics.feature_network import (
     save_feature_network,
 )
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
+from torch_utils.interruption import stop_on_signal
+from training.data.loader import infinite_batches
 from training.feature_network.degradations import DEGRADATIONS, degrade
 from training.feature_network.portraits import Portraits, load_portraits, split_portraits
 from training.feature_network.settings import FeatureTrainingSettings
+from training.run_folder.careful_loop import report_stop
+from training.run_folder.monitor import Monitor
+from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
+from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
 QUALITY_FILE = "quality.json"
+_TICK_STEPS, _SNAPSHOT_STEPS = 100, 500
 _logger = logging.getLogger(__name__)
 
 
@@ -41,23 +48,28 @@ def train_feature_network(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    resume: bool = False,
     command: str = "",
     with_progress_bar: bool = False,
-) -> Path:
-    """Train a network, measure it on held-out portraits, and return its folder.
+) -> Path | None:
+    """Train a network and measure it on held-out portraits.
 
     Args:
         paths: Data sets with attributes.
-        output: Run folder; receives `model/` and quality.json.
-        settings: How it learns.
-        sizes: Of the network.
-        seed: Of weights, order and degradations.
+        output: Run folder; receives `model/`, quality.json, logs and the state to resume from.
+        settings: Training options.
+        sizes: Sizes of the network.
+        seed: Seed of weights, order and degradations.
         device: Where to train.
-        command: What a user types for this run; goes on the card.
+        resume: Continue from the state in `output`.
+        command: Starts this run; appears on the card and in the line that says how to resume it.
         with_progress_bar: Show a bar on stderr.
 
+    Returns:
+        The model folder, or None if a signal stopped the run.
+
     Raises:
-        UserError: If the data do not fit, or there are too few.
+        UserError: If the data or the state does not fit, or training diverges.
     """
     portraits = load_portraits(paths, sizes.resolution)
     training, held_out = split_portraits(portraits, settings.held_out)
@@ -73,62 +85,66 @@ def train_feature_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = FeatureNetwork(config).to(device)
-    seconds, steps = _optimize(network, training, settings, seed, with_progress_bar)
+    network.train().to(memory_format=torch.channels_last)
+    stage = Stage(
+        "features",
+        {"network": network},
+        settings,
+        warmup=lambda _, progress: 20 * progress + 0.02,
+        max_norm=5.0,
+        seed=seed,
+    )
+    state_path = output / STATE_FILE
+    model = json.dumps([asdict(config), len(training)])
+    if resume:
+        state = read_state(state_path, model)
+        stage.load_state_dict(state)
+        restore_random(state)
+    output.mkdir(parents=True, exist_ok=True)
+    images_seen = stage.step * settings.batch_size
+    rows = infinite_batches(len(training), settings.batch_size, seed=seed, position=images_seen)
+    monitor = Monitor(
+        output,
+        images_seen=images_seen,
+        total_images=settings.steps * settings.batch_size,
+        with_progress_bar=with_progress_bar,
+    )
+    with closing(monitor), stop_on_signal() as should_stop:
+        stage.run(
+            partial(_compute_losses, network, training, rows, settings, stage.generator),
+            lambda: write_state(state_path, stage.state_dict(), model),
+            monitor,
+            should_stop=should_stop,
+            tick_steps=_TICK_STEPS,
+            snapshot_steps=_SNAPSHOT_STEPS,
+        )
+    if not stage.is_finished:
+        report_stop(stage.position, command)
+        return None
+    network = stage.averages["network"].to(memory_format=torch.contiguous_format)
     quality = measure_network(network, held_out, settings, seed)
-    (output / QUALITY_FILE).write_text(json.dumps(quality, indent=2) + "\n")
-    card = _make_card(network, quality, len(training), command, seconds, steps)
+    with atomic_file(output / QUALITY_FILE) as path:
+        path.write_text(json.dumps(quality, indent=2) + "\n")
+    card = _make_card(network, quality, len(training), command, stage.seconds, stage.step)
     save_feature_network(output / MODEL_FOLDER, network, card=card)
     _logger.info("quality: %s", {name: round(value, 3) for name, value in quality.items()})
     return output / MODEL_FOLDER
 
 
-def _optimize(
+def _compute_losses(
     network: FeatureNetwork,
     portraits: Portraits,
+    rows: Iterator[list[int]],
     settings: FeatureTrainingSettings,
-    seed: int,
-    with_progress_bar: bool,
-) -> tuple[float, int]:
-    """Train in place; return seconds and steps."""
-    device = next(network.parameters()).device
-    random = torch.Generator().manual_seed(seed)
-    network.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    start, step = time.monotonic(), 0
-    bar = tqdm(total=settings.steps, unit="step", disable=not with_progress_bar)
-    order = torch.empty(0, dtype=torch.long)
-    while step < settings.steps:
-        minutes = (time.monotonic() - start) / 60
-        progress = step / settings.steps
-        if settings.max_minutes is not None:
-            progress = max(progress, minutes / settings.max_minutes)
-            if progress >= 1:
-                break
-        rate = settings.learning_rate * min(1.0, progress * 20 + 0.02)
-        optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * progress))
-        if len(order) < settings.batch_size:
-            order = torch.randperm(len(portraits), generator=random)
-        batch, order = portraits[order[: settings.batch_size]], order[settings.batch_size :]
-        images, amounts = _degraded(batch.images.to(device), settings, random)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            prediction = network.predict(images)
-        losses = feature_losses(prediction, batch, amounts)
-        loss = losses["attributes"] + settings.label_weight * losses["labels"]
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        bar.update()
-        if step % 100 == 0 or step == settings.steps:
-            texts = [f"{name} {value.item():.3f}" for name, value in losses.items()]
-            _logger.info("step %d  %s  %.1f min", step, "  ".join(texts), minutes)
-    bar.close()
-    network.eval().to(memory_format=torch.contiguous_format)
-    return time.monotonic() - start, step
+    random: torch.Generator,
+) -> dict[str, Tensor]:
+    device, batch = next(network.parameters()).device, portraits[torch.tensor(next(rows))]
+    images, amounts = _degraded(batch.images.to(device), settings, random)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        prediction = network.predict(images)
+    losses = feature_losses(prediction, batch, amounts)
+    return {"loss": losses["attributes"] + settings.label_weight * losses["labels"], **losses}
 
 
 def _degraded(
@@ -151,9 +167,9 @@ def feature_losses(
     portraits: Portraits,
     amounts: Tensor,  # [B, 3] in 0..1, of the degradations
 ) -> dict[str, Tensor]:
-    """Return the mean squared error of all known numbers, and the labels' cross entropy."""
+    """Return the mean squared error over known numbers, and the cross entropy of the labels."""
     device = prediction.features.device
-    # Amounts are 0..1; three deviations wide, they weigh about as much as an attribute.
+    # Amounts are in 0..1; times 3, they weigh about as much as an attribute.
     targets = torch.cat([portraits.attributes, 3 * amounts.cpu()], dim=1).to(device)
     is_known = ~targets.isnan()
     errors = (prediction.attributes.float() - targets.nan_to_num()).square() * is_known
@@ -175,9 +191,9 @@ def measure_network(
     settings: FeatureTrainingSettings,
     seed: int,
 ) -> dict[str, float]:
-    """Return how much of the numbers' variance it explains, and its labels' mean IoU.
+    """Return the explained share of variance of the numbers, and the mean IoU of the labels.
 
-    Undegraded portraits, except for `r2_degraded`.
+    All but `r2_degraded` are measured on undegraded portraits.
     """
     device = next(network.parameters()).device
     random = torch.Generator().manual_seed(seed + 1)
@@ -212,7 +228,7 @@ def measure_network(
 
 
 def _explained(values: Tensor, targets: Tensor) -> Tensor:  # [N, A] each -> [A]
-    """Return the share of each target's variance that the values explain, where it is known."""
+    """Return the share of each target's variance that the values explain, ignoring NaN."""
     errors = (values - targets).square().nanmean(dim=0)
     return 1 - errors / (targets - targets.nanmean(dim=0)).square().nanmean(dim=0)
 
@@ -230,10 +246,10 @@ def _make_card(
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in quality.items())
     return f"""# Procedural features
 
-A network of {num_weights / 1e6:.2f} M weights that looks at {config["resolution"]} px portraits
-and gives {config["num_features"]} features, from which it predicts {len(config["attributes"])}
-numbers: attributes, view direction, and how blurred, noisy and bent an image is. It also labels
-each pixel ({", ".join(config["label_sets"])}). docs/metrics.md says what it is good for.
+A network of {num_weights / 1e6:.2f} M weights for {config["resolution"]} px portraits. From
+{config["num_features"]} features it predicts {len(config["attributes"])} numbers: attributes,
+view direction, and how blurred, noisy and warped an image is. It also labels each pixel
+({", ".join(config["label_sets"])}). docs/metrics.md describes its uses.
 
 - command: `{command}`
 - data: {num_portraits} portraits
@@ -241,7 +257,7 @@ each pixel ({", ".join(config["label_sets"])}). docs/metrics.md says what it is 
 - hardware: {platform.machine()}, {torch.get_num_threads()} thread(s)
 - software: Python {platform.python_version()}, PyTorch {torch.__version__}
 
-Measured on held-out portraits: share of explained variance (`r2`), mean IoU of labels.
+Measured on held-out portraits: explained share of variance (`r2`), mean IoU of labels.
 
 | value | |
 |---|---|

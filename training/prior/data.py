@@ -1,4 +1,4 @@
-"""What the prior learns from: images, coloured label maps and captions, cached or streamed."""
+"""Training data of the prior: images, coloured label maps and captions, cached or streamed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mate3d.labels import LabelSet, colorize_label_map
 from mate3d.procedural.portraits import make_procedural_cat
 from training.data.dataset import PortraitDataset
 from training.data.format import open_dataset
-from training.data.loader import infinite_order, make_loader
+from training.data.loader import infinite_batches, make_loader
 
 _ENCODE_BATCH = 32
 
@@ -32,12 +32,12 @@ def make_control_image(
     label_map: Tensor,  # [B, H, W] integer
     label_set: LabelSet,
 ) -> Tensor:  # [B, 3, H, W] in 0..1
-    """Colour a label map as the ControlNet sees it: palette colours, not centred."""
+    """Colour a label map for the ControlNet: palette colours in 0..1."""
     return (colorize_label_map(label_map, label_set) + 1) / 2
 
 
 def require_captions(path: str | Path) -> None:
-    """Check that a data set describes all its images.
+    """Check that all images of a data set have captions.
 
     Raises:
         UserError: If the data set is missing or malformed, or a caption is missing.
@@ -78,7 +78,7 @@ def make_normal_maps(
     resolution: int,
     seed: int,
 ) -> tuple[Tensor, Tensor]:  # [num, 3, H, W] uint8, [num, H, W] uint8
-    """Render normal maps of procedural heads, coloured as distillation shows them to the prior.
+    """Render normal maps of procedural heads, coloured like those that distillation encodes.
 
     Returns:
         The normal maps and their label maps.
@@ -128,17 +128,17 @@ def cached_batches(
     seed: int,
     position: int = 0,
 ) -> Iterator[PriorBatch]:
-    """Yield batches of a data set in memory whose images are encoded already.
+    """Yield batches of a data set in memory whose images are already encoded.
 
     Args:
         data: The data set.
-        means: Of its latents.
-        stds: Of its latents.
-        batch_size: Items of a batch.
+        means: Means of its latents.
+        stds: Standard deviations of its latents.
+        batch_size: Items per batch.
         seed: Seed of the order.
-        position: Items that are already used.
+        position: Number of items already used.
     """
-    for rows in _shuffled(len(means), batch_size, seed, position):
+    for rows in infinite_batches(len(means), batch_size, seed=seed, position=position):
         control = make_control_image(data.label_maps[rows], data.label_set)
         captions = [data.captions[row] for row in rows]
         yield PriorBatch(means[rows], stds[rows], control.to(means.device), captions)
@@ -153,9 +153,12 @@ def stream_batches(
     position: int = 0,
     num_workers: int = 0,
 ) -> Iterator[PriorBatch]:
-    """Yield batches that are read and encoded when they are needed, for large data sets."""
+    """Yield batches that are read and encoded on demand, for large data sets."""
     state = {"seed": seed, "position": position, "num_items": len(dataset)}
-    for batch in make_loader(dataset, batch_size=batch_size, state=state, num_workers=num_workers):
+    # Making a loader draws one of PyTorch's random numbers; a resumed run must not.
+    with torch.random.fork_rng(devices=[]):
+        loader = make_loader(dataset, batch_size=batch_size, state=state, num_workers=num_workers)
+    for batch in loader:
         control = make_control_image(batch["label_map"], dataset.label_set).to(vae.device)
         latents = encode_posterior(vae, batch["image"])
         yield PriorBatch(*latents, control, list(batch["caption"]))
@@ -171,11 +174,5 @@ def image_batches(
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # [B, 3, H, W] in [-1, 1], [B, H, W] int64
     """Yield shuffled batches of images and label maps without end."""
-    for rows in _shuffled(len(images), batch_size, seed, position):
+    for rows in infinite_batches(len(images), batch_size, seed=seed, position=position):
         yield to_float(images[rows].to(device)), label_maps[rows].long().to(device)
-
-
-def _shuffled(num_items: int, batch_size: int, seed: int, position: int) -> Iterator[list[int]]:
-    order = infinite_order(num_items, seed=seed, position=position)
-    while True:
-        yield [next(order) for _ in range(batch_size)]

@@ -1,4 +1,4 @@
-"""A 2D prior's networks in diffusers' format: make a tiny set, load a base, save a pipeline."""
+"""Networks of a 2D prior in diffusers' format: create tiny ones, load a base, save a pipeline."""
 
 import contextlib
 import copy
@@ -30,14 +30,14 @@ from training.prior.options import PriorArchitecture
 
 _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
 _END_OF_WORD = "</w>"
-# ControlNet's own reduction of its input, for latents 8 times smaller than images.
+# ControlNet's default channels for reducing its input to latents 8 times smaller than images.
 _CONTROL_CHANNELS = (16, 32, 96, 256)
 _NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
 
 
 @dataclass
 class PriorNetworks:
-    """The parts of a Stable Diffusion with ControlNet; `scheduler` holds the noise schedule."""
+    """The parts of Stable Diffusion with a ControlNet; `scheduler` holds the noise schedule."""
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
@@ -47,7 +47,7 @@ class PriorNetworks:
     scheduler: DDIMScheduler
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return the four networks by the names of their folders."""
+        """Return the four networks by folder name."""
         return {name: getattr(self, name) for name in _NETWORK_NAMES}
 
     def to(self, device: torch.device) -> "PriorNetworks":
@@ -60,9 +60,9 @@ class PriorNetworks:
 def make_tokenizer(
     captions: Sequence[str], *, vocabulary_size: int, max_tokens: int
 ) -> CLIPTokenizer:
-    """Return a CLIP tokenizer whose byte pairs are learned from captions; any text encodes.
+    """Return a CLIP tokenizer with byte pairs learned from captions; it can encode any text.
 
-    The `tokenizers` library would learn them too, but numbers tokens differently in each run.
+    The `tokenizers` library could learn them too, but it numbers tokens differently in each run.
     """
     backend = CLIPTokenizer(vocab=dict(_SPECIAL_TOKENS), merges=[]).backend_tokenizer
     words: Counter[tuple[str, ...]] = Counter()
@@ -79,7 +79,7 @@ def make_tokenizer(
 
 
 def _learn_merges(words: Counter[tuple[str, ...]], num_merges: int) -> list[tuple[str, str]]:
-    """Join the most frequent pair of neighbours again and again (byte pair encoding)."""
+    """Repeatedly join the most frequent pair of neighbours (byte pair encoding)."""
     merges: list[tuple[str, str]] = []
     while len(merges) < num_merges:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -110,12 +110,12 @@ def make_tiny_networks(
     """Return untrained networks.
 
     Args:
-        architecture: Their sizes.
-        captions: What the tokenizer learns its vocabulary from.
+        architecture: Sizes of the networks.
+        captions: The tokenizer learns its vocabulary from these.
         resolution: Side of the images in pixels.
 
     Raises:
-        UserError: If the resolution cannot be halved often enough.
+        UserError: If the networks cannot halve the resolution often enough.
     """
     a = architecture
     num_levels = len(a.vae_channels) + len(a.unet_channels) - 2
@@ -193,7 +193,7 @@ def _make_unet(a: PriorArchitecture, latent_resolution: int) -> UNet2DConditionM
         down_block_types=tuple(down),
         up_block_types=tuple(reversed(up)),
         cross_attention_dim=a.text_width,
-        # diffusers calls the number of heads by this name.
+        # The number of heads; diffusers uses this name.
         attention_head_dim=a.attention_heads,
         norm_num_groups=a.norm_groups,
     )
@@ -203,11 +203,11 @@ def load_base(folder: str | Path) -> PriorNetworks:
     """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
 
     Args:
-        folder: Folder in diffusers' format, as `save_pretrained` writes it, or the name of an
+        folder: Folder in diffusers' format, as written by `save_pretrained`, or the name of an
             included one.
 
     Raises:
-        UserError: If the folder is missing or not a Stable Diffusion.
+        UserError: If the folder is missing or does not hold a Stable Diffusion.
     """
     folder = folder_or_asset(folder)
     if not (folder / "model_index.json").is_file():
@@ -221,7 +221,7 @@ def load_base(folder: str | Path) -> PriorNetworks:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"base {folder} cannot be loaded: {error}") from None
-    # diffusers loads its own networks as float32; transformers keeps the files' precision.
+    # diffusers loads its networks as float32; transformers keeps the precision of the files.
     pipeline.text_encoder.float()
     num_levels = len(pipeline.vae.config.block_out_channels)
     return PriorNetworks(
@@ -237,7 +237,7 @@ def load_base(folder: str | Path) -> PriorNetworks:
 
 
 def make_pipeline(networks: PriorNetworks) -> StableDiffusionControlNetPipeline:
-    """Join the networks, which are not copied, in diffusers' own pipeline."""
+    """Put the networks into diffusers' pipeline, without copying them."""
     pipeline = StableDiffusionControlNetPipeline(
         **networks.modules(),
         tokenizer=networks.tokenizer,
@@ -260,15 +260,15 @@ def draw_samples(
     num_inference_steps: int = 20,
     seed: int = 0,
 ) -> Tensor:  # [B, 3, H, W] in [-1, 1], on the CPU
-    """Draw each prompt under its coloured label map.
+    """Draw one image per prompt, with its coloured label map as condition.
 
     Args:
         networks: The prior.
         prompts: B texts.
         control: Coloured label maps.
-        guidance_scale: Of classifier-free guidance.
+        guidance_scale: Scale of classifier-free guidance.
         num_inference_steps: Denoising steps.
-        seed: Of the initial noise.
+        seed: Seed of the initial noise.
     """
     images = make_pipeline(networks)(
         list(prompts),
@@ -285,17 +285,17 @@ def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) 
     """Replace a folder by these networks with weights in half precision, all or nothing.
 
     Args:
-        folder: `StableDiffusionControlNetPipeline.from_pretrained` loads it; without the base
-            only its sub-folder `controlnet`, by `ControlNetModel.from_pretrained`.
-        networks: Stay as they are.
-        with_base: Write the whole pipeline and not only the ControlNet.
+        folder: `StableDiffusionControlNetPipeline.from_pretrained` loads it. Without the base it
+            only has `controlnet/`, which `ControlNetModel.from_pretrained` loads.
+        networks: Left unchanged.
+        with_base: Write the whole pipeline instead of the ControlNet alone.
     """
     names = _NETWORK_NAMES if with_base else ("controlnet",)
     halves = {name: copy.deepcopy(getattr(networks, name)).half() for name in names}
     with atomic_folder(folder) as temporary:
         if with_base:
             make_pipeline(replace(networks, **halves)).save_pretrained(temporary)
-            # transformers leaves these two out, but other readers of the format expect them.
+            # transformers omits these two files, but other readers of the format expect them.
             networks.tokenizer.backend_tokenizer.model.save(str(temporary / "tokenizer"))
             _declare_float32(temporary / "text_encoder" / "config.json")
         else:
@@ -303,7 +303,7 @@ def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) 
 
 
 def _declare_float32(path: Path) -> None:
-    """Make transformers load half-precision weights as float32, as diffusers does by itself."""
+    """Make transformers load half-precision weights as float32, like diffusers."""
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
 
@@ -318,10 +318,10 @@ def encode_captions(networks: PriorNetworks, captions: Sequence[str]) -> Tensor:
 
 @contextlib.contextmanager
 def fast_numerics(device: torch.device, precision: str) -> Iterator[None]:
-    """Run a training step's forward pass in the arithmetic that is fastest on the device.
+    """Run the forward pass of a training step in the fastest arithmetic of the device.
 
-    On CPUs the fused attention's backward pass is slow for few tokens (measured: a third of a
-    step), so attention is computed plainly there.
+    On CPUs, the backward pass of fused attention is slow for few tokens (a third of a step), so
+    plain attention is used there.
     """
     plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
     with plain, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -1,4 +1,4 @@
-"""How well a prior obeys: label maps by a small segmenter, colours of parts by their captions."""
+"""How well a prior follows its conditions: label maps, and colours named in captions."""
 
 import re
 from collections import defaultdict
@@ -22,7 +22,7 @@ from training.prior.models import PriorNetworks, draw_samples
 _MIN_PART_PIXELS = 6
 _MIN_EXAMPLES = 5
 _COLORS = "|".join(sorted({*FUR_PALETTE, *EYE_PALETTE, *NOSE_PALETTE}))
-# The word that names a class's colour; the skin only of cats with one fur colour.
+# Find the word for a class's colour; for skin, only in captions with a single fur colour.
 _COLOR_PATTERNS = {
     "skin": re.compile(rf"(?<!and )\b({_COLORS}) (?:tabby )?cat\b(?!.* spots)"),
     "ears": re.compile(rf"\b({_COLORS}) ears\b"),
@@ -33,14 +33,14 @@ _COLOR_PATTERNS = {
 
 @dataclass(frozen=True)
 class PriorQuality:
-    """Agreement of samples with their conditions; `image_*` is the same measured on real images.
+    """Agreement of samples with their conditions; `image_*` are the same for real images.
 
     Args:
-        mask_iou: Mean over the classes of the IoU between label map and segmented sample.
-        class_iou: The same for each class.
-        color_agreement: For each part, how many samples have the colour that the prompt names,
-            by the nearest mean colour of real images.
-        reconstruction_psnr: Of the autoencoder, in dB.
+        mask_iou: IoU between label map and segmented sample, averaged over the classes.
+        class_iou: The IoU of each class.
+        color_agreement: For each part, the share of samples that have the colour named in the
+            prompt, judged by the nearest mean colour of real images.
+        reconstruction_psnr: PSNR of the autoencoder, in dB.
     """
 
     mask_iou: float
@@ -52,7 +52,7 @@ class PriorQuality:
 
 
 class NamedColor(NamedTuple):
-    """The colour that a part of a picture has, and the word that its caption has for it."""
+    """The colour of a part of a picture, and the word for it in the caption."""
 
     part: str
     word: str
@@ -73,24 +73,24 @@ def measure_quality(
 
     Args:
         networks: The prior.
-        data: Real images; the last `num_samples` give the conditions, the others the references.
+        data: Real images; the last `num_samples` provide the conditions, the others are references.
         num_samples: Number of samples.
-        guidance_scale: Of classifier-free guidance.
+        guidance_scale: Scale of classifier-free guidance.
         num_inference_steps: Denoising steps.
         segmenter_steps: Training steps of the segmenter.
-        seed: Of samples and segmenter.
+        seed: Seed of samples and segmenter.
 
     Raises:
         UserError: If there are too few images.
     """
     if not 0 < num_samples < len(data.captions):
         raise UserError(
-            f"quality_samples={num_samples} must lie below the {len(data.captions)} images"
+            f"quality_samples={num_samples} must be less than the {len(data.captions)} images"
         )
     held_out = slice(len(data.captions) - num_samples, None)
     reference = slice(0, held_out.start)
     images, label_maps = to_float(data.images[held_out]), data.label_maps[held_out].long()
-    # Captions move one place on, so that no sample is described by its own label map.
+    # Captions are shifted by one, so that no sample has the caption of its own label map.
     prompts = data.captions[held_out]
     prompts = prompts[1:] + prompts[:1]
     control = make_control_image(label_maps, data.label_set)
@@ -197,7 +197,7 @@ def class_iou(
     target: Tensor,  # [B, H, W] integer
     label_set: LabelSet,
 ) -> dict[str, float]:
-    """Return the IoU, over all images together, of each class that occurs in the target."""
+    """Return the IoU over all images for each class that occurs in the target."""
     counts = confusion_matrix(prediction, target, label_set.num_classes)
     values = zip(label_set.class_names, iou_of_counts(counts).tolist(), strict=True)
     is_there = counts.sum(dim=1) > 0
@@ -210,7 +210,7 @@ def named_colors(
     captions: Sequence[str],  # B
     label_set: LabelSet,
 ) -> list[NamedColor]:
-    """Return the mean colour of every visible part whose colour a caption names."""
+    """Return the mean colour of every visible part with a colour named in its caption."""
     found = []
     for image, label_map, caption in zip(images, label_maps, captions, strict=True):
         for part, pattern in _COLOR_PATTERNS.items():
@@ -224,7 +224,7 @@ def named_colors(
 
 
 def color_agreement(named: Sequence[NamedColor], real: Sequence[NamedColor]) -> dict[str, float]:
-    """Return for each part how often the nearest mean colour of real images has the same word."""
+    """Return per part how often the nearest mean colour of real images has the same word."""
     groups: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     for one in real:
         groups[one.part, one.word].append(one.color)

@@ -1,4 +1,4 @@
-"""The losses of a 2D prior: autoencoder, and denoiser with text encoder and ControlNet."""
+"""Losses of a 2D prior: autoencoder, and denoiser with text encoder and ControlNet."""
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
@@ -22,12 +22,12 @@ def autoencoder_losses(
     Args:
         vae: The network to train.
         images: Its input and target.
-        weights: Of the pixels, 1 on average.
-        noise: Standard normal; draws the latents from the posterior.
+        weights: Pixel weights, 1 on average.
+        noise: Standard normal; samples the latents from the posterior.
         options: Loss weights.
 
     Returns:
-        The total under `loss` and its parts.
+        The total under `loss`, and its parts.
     """
     posterior = vae.encode(images).latent_dist
     error = vae.decode(posterior.mean + posterior.std * noise).sample.float() - images
@@ -45,7 +45,7 @@ def snr_weights(
     timesteps: Tensor,  # [B] int64
     gamma: float,
 ) -> Tensor:  # [B]
-    """Return min(SNR, gamma) over the target's own weight, so that no noise level dominates."""
+    """Return min(SNR, gamma) divided by the target's own weight; no noise level dominates."""
     alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alphas / (1 - alphas)
     capped = snr.clamp(max=gamma)
@@ -62,11 +62,11 @@ def denoising_losses(
     """Predict the noise of noised latents from caption and, for most samples, label map.
 
     Args:
-        networks: Those to train and the frozen ones.
+        networks: Trained and frozen networks.
         scheduler: Adds the noise.
         batch: Encoded images with their conditions.
         options: Dropout rates and loss weight.
-        generator: On the CPU; draws noise, timesteps and dropout.
+        generator: Draws noise, timesteps and dropout, on the CPU.
     """
     mean = batch.latent_mean
     num = len(mean)
@@ -83,7 +83,7 @@ def denoising_losses(
     drops = (torch.rand(num, generator=generator) < options.caption_dropout).tolist()
     captions = ["" if drop else text for drop, text in zip(drops, batch.captions, strict=True)]
     embeds = encode_captions(networks, captions)
-    # The batch is shuffled, so its tail is a random choice of samples.
+    # The batch is shuffled, so its tail is a random selection.
     num_controlled = num - int(round(num * options.control_dropout))
     prediction = _predict(
         networks, noisy_latents, timesteps, embeds, batch.control[:num_controlled]
@@ -103,7 +103,7 @@ def _predict(
     embeds: Tensor,  # [B, T, E]
     control: Tensor,  # [C, 3, H, W], of the first C <= B samples
 ) -> Tensor:  # [B, 4, h, w]
-    """Denoise; samples without label map get no residuals, and cost no pass of the ControlNet."""
+    """Denoise; samples without label map skip the ControlNet and get no residuals."""
     num_controlled, num = len(control), len(noisy_latents)
     if num_controlled == 0:
         return networks.unet(noisy_latents, timesteps, embeds).sample

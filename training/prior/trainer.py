@@ -6,17 +6,15 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from mate3d.atomic import atomic_file
-from mate3d.checkpoints.storage import load_document, save_document
-from mate3d.errors import UserError
 from mate3d.outputs.visualize import make_image_grid, save_image
+from torch_utils.interruption import stop_on_signal
 from training.data.dataset import PortraitDataset
 from training.prior.data import (
     CaptionedImages,
@@ -42,36 +40,43 @@ from training.prior.models import (
 )
 from training.prior.options import PriorOptions, StageOptions
 from training.prior.quality import measure_quality
-from training.prior.stage import Stage
 from training.prior.steps import autoencoder_losses, denoising_losses
+from training.run_folder.careful_loop import report_stop
 from training.run_folder.monitor import Monitor
+from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
+from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
-STATE_FILE = "state.pt"
 QUALITY_FILE = "quality.json"
-# References of the quality's measures come from this many images at most.
+# The quality is measured against at most this many real images.
 _QUALITY_IMAGES = 4096
 _logger = logging.getLogger(__name__)
 
 
-def train_prior(options: PriorOptions, *, with_progress_bar: bool = False) -> Path:
-    """Train a prior and return its model folder.
+def train_prior(
+    options: PriorOptions, *, command: str = "", with_progress_bar: bool = False
+) -> Path | None:
+    """Train a prior.
+
+    Args:
+        options: See `PriorOptions`.
+        command: Starts this run; appears in the line that says how to resume it.
+        with_progress_bar: Show a bar on stderr.
+
+    Returns:
+        The model folder, or None if a signal stopped the run.
 
     Raises:
-        UserError: If data set, base or output do not fit.
+        UserError: If the data set, base or state does not fit, or training diverges.
     """
     output = Path(options.output)
-    state_path = output / STATE_FILE
-    if (output / MODEL_FOLDER).exists() and not options.resume:
-        raise UserError(f"output {output} already holds a prior; give another or resume=true")
-    if options.resume and not state_path.is_file():
-        raise UserError(f"output {output} holds no {STATE_FILE} to resume from")
     require_captions(options.dataset_path)
-    # Its bars for files of a few megabytes would tear the training's own bar apart.
+    # Its bars for files of a few megabytes would break up the training's own bar.
     transformers.utils.logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    trainer = PriorTrainer(options, load_document(state_path) if options.resume else None)
-    networks = trainer.train(with_progress_bar=with_progress_bar)
+    networks = PriorTrainer(options, command).train(with_progress_bar=with_progress_bar)
+    if networks is None:
+        return None
     if options.quality_samples > 0:
         _save_quality(networks, options)
     return output / MODEL_FOLDER
@@ -87,7 +92,8 @@ def _save_quality(networks: PriorNetworks, options: PriorOptions) -> None:
         seed=options.seed,
     )
     text = json.dumps(dataclasses.asdict(quality), indent=2)
-    (Path(options.output) / QUALITY_FILE).write_text(text + "\n")
+    with atomic_file(Path(options.output) / QUALITY_FILE) as path:
+        path.write_text(text + "\n")
     _logger.info("quality: %s", text)
 
 
@@ -96,21 +102,28 @@ class PriorTrainer:
 
     Args:
         options: See `PriorOptions`.
-        state: What an earlier run of the same options saved, or None.
+        command: See `train_prior`.
+
+    Raises:
+        UserError: If there is nothing to resume, or the state does not fit.
     """
 
-    def __init__(self, options: PriorOptions, state: dict | None = None):
-        self._options = options
-        self._state = state
+    def __init__(self, options: PriorOptions, command: str = ""):
+        self._options, self._command = options, command
         self._output = Path(options.output)
         self._device = options.device
         self._dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
         first = {"autoencoder": options.autoencoder} if options.base is None else {}
         self._stages: dict[str, StageOptions] = {**first, "diffusion": options.diffusion}
+        self._state_path = self._output / STATE_FILE
+        sizes = options.architecture and dataclasses.asdict(options.architecture)
+        model = [options.resolution, sizes, len(self._dataset)]
+        self._model = json.dumps(model, sort_keys=True, default=list)
+        self._state = read_state(self._state_path, self._model) if options.resume else None
         torch.manual_seed(options.seed)
 
-    def train(self, *, with_progress_bar: bool) -> PriorNetworks:
-        """Train what is not trained yet, save the model, and return it."""
+    def train(self, *, with_progress_bar: bool) -> PriorNetworks | None:
+        """Train the remaining stages and save; return the networks, or None after a signal."""
         options, data = self._options, None
         if options.base is not None:
             networks = load_base(options.base).to(self._device)
@@ -125,15 +138,19 @@ class PriorTrainer:
             total_images=sum(map(_num_images, self._stages.values())),
             with_progress_bar=with_progress_bar,
         )
-        with contextlib.closing(monitor) as self._monitor:
-            if data is not None:
-                self._train_autoencoder(networks, data)
-            return self._train_diffusion(networks, self._make_batches(networks, data))
+        with contextlib.closing(monitor) as self._monitor, stop_on_signal() as self._should_stop:
+            stage = None if data is None else self._train_autoencoder(networks, data)
+            if stage is None or stage.is_finished:
+                stage = self._train_diffusion(networks, self._make_batches(networks, data))
+        if stage.is_finished:
+            return dataclasses.replace(networks, **dict(stage.averages.items()))
+        report_stop(stage.position, self._command)
+        return None
 
     def _make_batches(
         self, networks: PriorNetworks, data: CaptionedImages | None
     ) -> Iterator[PriorBatch]:
-        """Encode the data set at once or, on top of a base, when a batch is needed."""
+        """Encode the data set at once or, with a base, batch by batch."""
         options = self._options
         order = {
             "batch_size": options.diffusion.batch_size,
@@ -146,28 +163,27 @@ class PriorTrainer:
             num_workers = options.num_workers
             return stream_batches(self._dataset, networks.vae, num_workers=num_workers, **order)
         latents = encode_posterior(networks.vae, data.images)
-        # Gives latents unit variance.
+        # Scales latents to unit variance.
         factor = 1 / float(latents[0].std())
         networks.vae.register_to_config(scaling_factor=factor)
         _logger.info("latents of %d images, scaling factor %.3f", len(data.captions), factor)
         return cached_batches(data, *latents, **order)
 
     def _images_done(self, name: str) -> int:
-        """Return the images of a stage that an earlier run used; all if it was in a later one."""
+        """Return how many images an earlier run used in a stage."""
         stages, at = list(self._stages), self._state["name"] if self._state else None
         if at is None or stages.index(name) > stages.index(at):
             return 0
         options = self._stages[name]
         return self._state["step"] * options.batch_size if name == at else _num_images(options)
 
-    def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> None:
-        """Train `networks.vae`, which becomes the average of its weights."""
+    def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> Stage | None:
+        """Train `networks.vae`, then replace it by the average of its weights."""
         options = self._options.autoencoder
         if self._state is not None and self._state["name"] != "autoencoder":
             networks.vae.load_state_dict(self._state["vae"])
-            return
-        stage = Stage("autoencoder", {"vae": networks.vae}, options, seed=self._options.seed)
-        self._restore(stage)
+            return None
+        stage = self._make_stage("autoencoder", {"vae": networks.vae}, seed=self._options.seed)
         normal_maps, normal_label_maps = make_normal_maps(
             options.num_normal_maps, self._options.resolution, self._options.seed
         )
@@ -196,22 +212,20 @@ class PriorTrainer:
             )
 
         def save() -> None:
-            self._save_state(stage.state_dict())
             self._save_reconstructions(stage, data)
+            write_state(self._state_path, stage.state_dict(), self._model)
 
         self._run(stage, compute_losses, save, images_before=0)
         networks.vae = stage.averages["vae"]
+        return stage
 
-    def _train_diffusion(
-        self, networks: PriorNetworks, batches: Iterator[PriorBatch]
-    ) -> PriorNetworks:
+    def _train_diffusion(self, networks: PriorNetworks, batches: Iterator[PriorBatch]) -> Stage:
         """Train the ControlNet and, without a base, denoiser and text encoder with it."""
         options = self._options.diffusion
         is_base = self._options.base is not None
         names = ("controlnet",) if is_base else ("unet", "text_encoder", "controlnet")
         trained = {name: networks.modules()[name].train().requires_grad_() for name in names}
-        stage = Stage("diffusion", trained, options, seed=self._options.seed + 1)
-        self._restore(stage)
+        stage = self._make_stage("diffusion", trained, seed=self._options.seed + 1)
         scheduler = DDPMScheduler.from_config(networks.scheduler.config)
         total = sum(map(_num_images, self._stages.values()))
         averaged = dataclasses.replace(networks, **dict(stage.averages.items()))
@@ -220,21 +234,30 @@ class PriorTrainer:
             return denoising_losses(networks, scheduler, next(batches), options, stage.generator)
 
         def save() -> None:
-            frozen = {} if is_base else {"vae": networks.vae.state_dict()}
-            self._save_state(stage.state_dict() | frozen)
             save_prior(self._output / MODEL_FOLDER, averaged, with_base=not is_base)
             self._save_samples(averaged, stage.step)
+            # Written last, so that a state never lacks the model that belongs to it.
+            frozen = {} if is_base else {"vae": networks.vae.state_dict()}
+            write_state(self._state_path, stage.state_dict() | frozen, self._model)
 
         self._run(stage, compute_losses, save, images_before=total - _num_images(options))
-        return averaged
+        return stage
 
-    def _restore(self, stage: Stage) -> None:
-        if self._state is not None and self._state["name"] == stage.name:
+    def _make_stage(self, name: str, networks: dict[str, nn.Module], *, seed: int) -> Stage:
+        """Return a stage at its start, or where an earlier run saved it."""
+        options = self._stages[name]
+        stage = Stage(
+            name,
+            networks,
+            options,
+            warmup=lambda step, _: (step + 1) / max(options.warmup_steps, 1),
+            ema_decay=options.ema_decay,
+            seed=seed,
+        )
+        if self._state is not None and self._state["name"] == name:
             stage.load_state_dict(self._state)
-
-    def _save_state(self, state: dict[str, Any]) -> None:
-        with atomic_file(self._output / STATE_FILE) as path:
-            save_document(path, state)
+            restore_random(self._state)
+        return stage
 
     def _run(
         self,
@@ -244,25 +267,21 @@ class PriorTrainer:
         *,
         images_before: int,
     ) -> None:
-        """Step until the stage is over, with a status line a tick and snapshots in between."""
         options = self._options
-        monitor = self._monitor
 
         def compute() -> dict[str, Tensor]:
             with fast_numerics(self._device, options.precision):
                 return compute_losses()
 
-        while not stage.is_finished:
-            losses = stage.advance(compute)
-            images_seen = images_before + stage.step * stage.options.batch_size
-            monitor.record({f"Loss/{stage.name}/{k}": v for k, v in losses.items()})
-            monitor.advance(images_seen)
-            if stage.step % options.tick_steps == 0:
-                stats = monitor.tick(images_seen)
-                _logger.info(_stage_line(stage, stats))
-            if stage.step % options.snapshot_steps == 0 and not stage.is_finished:
-                save()
-        save()
+        stage.run(
+            compute,
+            save,
+            self._monitor,
+            should_stop=self._should_stop,
+            tick_steps=options.tick_steps,
+            snapshot_steps=options.snapshot_steps,
+            images_before=images_before,
+        )
 
     @torch.no_grad()
     def _save_reconstructions(self, stage: Stage, data: CaptionedImages) -> None:
@@ -274,7 +293,7 @@ class PriorTrainer:
         save_image(path, make_image_grid(pairs, len(images)))
 
     def _save_samples(self, networks: PriorNetworks, step: int) -> None:
-        """Draw every caption (row) under every label map (column), the label maps on top."""
+        """Draw every caption (row) under every label map (column), with the label maps on top."""
         count = min(self._options.num_samples, len(self._dataset))
         batch = self._dataset.read_batch(range(count))
         control = make_control_image(batch["label_map"], self._dataset.label_set)
@@ -289,10 +308,3 @@ class PriorTrainer:
 
 def _num_images(options: StageOptions) -> int:
     return options.steps * options.batch_size
-
-
-def _stage_line(stage: Stage, stats: dict[str, float]) -> str:
-    prefix = f"Loss/{stage.name}/"
-    losses = [f"{k.removeprefix(prefix)} {v:.4f}" for k, v in stats.items() if prefix in k]
-    place = f"{stage.name} step {stage.step}/{stage.options.steps}"
-    return f"{place}  {stage.progress:4.0%}  min {stage.seconds / 60:.1f}  " + "  ".join(losses)

@@ -1,4 +1,4 @@
-"""TensorBoard's event file, written at once: no thread that dies silently when the disk is full."""
+"""TensorBoard's event file, written without a thread that dies silently on a full disk."""
 
 import io
 import os
@@ -15,15 +15,15 @@ from mate3d.atomic import AppendedFile
 
 
 class EventFile(AppendedFile):
-    """Summaries, as `torch.utils.tensorboard.summary` makes them, in a new file of a run folder.
+    """A new file in a run folder for summaries of `torch.utils.tensorboard.summary`.
 
     Args:
         folder: The run folder.
-        purge_step: TensorBoard hides what earlier files of the folder hold from this step on.
+        purge_step: TensorBoard hides entries of earlier files from this step on.
     """
 
     def __init__(self, folder: Path, *, purge_step: int):
-        # The time orders the files of a run; nanoseconds tell apart those of one process.
+        # The time orders the files of a run; nanoseconds distinguish files of one process.
         name = f"events.out.tfevents.{time.time():.9f}.{socket.gethostname()}.{os.getpid()}"
         super().__init__(folder / name)
         self._first = _records(

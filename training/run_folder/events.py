@@ -1,4 +1,4 @@
-"""What happened to a run: starts, resumes, stops, rollbacks."""
+"""Events of a run: starts, resumes, stops, rollbacks."""
 
 import math
 from datetime import datetime, timezone
@@ -15,11 +15,11 @@ def log_event(run_folder: Path, kind: str, images_seen: int, reason: str, **more
     """Append to `events.jsonl`.
 
     Args:
-        run_folder: Exists.
+        run_folder: An existing folder.
         kind: One word, such as rollback.
-        images_seen: Where training stood.
-        reason: Why, for a user to read.
-        more: Further plain values; numbers that are not finite become texts.
+        images_seen: How far training was.
+        reason: Explains the event to a user.
+        more: Further plain values; non-finite numbers become text.
 
     Raises:
         UserError: If the file cannot be written.
@@ -37,5 +37,5 @@ def log_event(run_folder: Path, kind: str, images_seen: int, reason: str, **more
 
 
 def read_events(run_folder: Path) -> list[dict[str, Any]]:
-    """Return all events in their order; a line that a kill cut short is left out."""
+    """Return all events in order, without lines that a kill cut short."""
     return [event for event in read_lines(run_folder / EVENTS_FILE) if "kind" in event]

@@ -1,4 +1,4 @@
-"""How the distances of generated heads spread, for TensorBoard's histograms."""
+"""Distributions of the distances of generated heads, for TensorBoard's histograms."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from training.step_inputs import Latents
 
 _NUM_HEADS = 4
 _NUM_POINTS = 16384
-# Of all points those nearest the surface.
+# Share of the points that counts as near the surface.
 _NEAR_SHARE = 1 / 16
 
 
@@ -18,16 +18,16 @@ def geometry_histograms(
     generator: Generator,
     latents: Latents,
 ) -> dict[str, Tensor]:  # name -> [M]
-    """Return distances at points of the first heads' boxes, the same points at every snapshot.
+    """Return distances of the first heads at points that are the same in every snapshot.
 
     Args:
         generator: Usually the moving average.
-        latents: The first four are taken.
+        latents: The first four are used.
 
     Returns:
-        `SDF/box`: the whole's distance at uniform points; at the sixteenth of them that lie
-        nearest the surface `SDF/near_surface`, `SDF/gradient_length` (1 for a true distance),
-        and `SDF_class/<name>`, each part's distance; and `SDF/beta`, unless geometry is a density.
+        `SDF/box`, the distance of the whole head at uniform points. At the sixteenth of them
+        nearest the surface: `SDF/near_surface`, `SDF/gradient_length` (1 for a true distance) and
+        `SDF_class/<name>`, the distance of each part. `SDF/beta`, unless geometry is a density.
     """
     config = generator.config
     z, camera = latents.z[:_NUM_HEADS], latents.camera[:_NUM_HEADS]

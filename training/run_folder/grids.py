@@ -1,4 +1,4 @@
-"""What a run shows and keeps at a snapshot: sample grids and the checkpoint's card."""
+"""Sample grids of a snapshot, and the card of its checkpoint."""
 
 import platform
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ def render_grids(
 
     Args:
         generator: Usually the moving average.
-        latents: One tile each.
-        columns: Tiles in a row.
+        latents: One per tile.
+        columns: Tiles per row.
 
     Returns:
-        Grids named image, depth and normals; with labels segmentation and overlay too; and
+        Grids named image, depth and normals; with labels also segmentation and overlay; and
         sdf_slices of the first head, see `draw_sdf_slices`.
     """
     tiles: dict[str, list[Tensor]] = {}
@@ -60,7 +60,7 @@ def _draw_slices(generator: Generator, latents: Latents) -> Tensor:  # [3, H, W]
         generator.make_field(ws),
         generator.label_set,
         box_size=config.box_size,
-        # Planes hold nothing finer.
+        # The planes have no finer detail.
         resolution=min(4 * config.plane_resolution, _SLICE_RESOLUTION),
         scale=config.box_size / 4 if config.geometry == "sdf" else config.density_level,
     )
@@ -97,7 +97,7 @@ def real_grids(
     *,
     columns: int,
 ) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
-    """Show real images and masks, to compare the samples with."""
+    """Show real images and masks for comparison with the samples."""
     pictures = {"real_image": real.image}
     if generator.label_set.num_classes > 0:
         colors = colorize_segmentation(real.one_hot_mask, generator.label_set)
@@ -107,7 +107,7 @@ def real_grids(
 
 
 def save_grids(folder: Path, grids: Mapping[str, Tensor], images_seen: int) -> None:
-    """Write each grid as `<images_seen>_<name>.png`, whole or not at all.
+    """Write each grid as `<images_seen>_<name>.png`, complete or not at all.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -126,14 +126,14 @@ def make_card(
     device: str,
     stats: Mapping[str, float],
 ) -> str:
-    """Return a checkpoint's card in Markdown: where it comes from and how training stood.
+    """Return the card of a checkpoint in Markdown: its origin and the state of training.
 
     Args:
-        command: What a user types to train the same.
-        data: The data set in words.
-        images_seen: Length of training so far.
-        seconds: Time it took.
-        device: Where it ran.
+        command: Starts this training.
+        data: Describes the data set.
+        images_seen: Images used so far.
+        seconds: Training time so far.
+        device: Describes the hardware.
         stats: Means over the last tick.
     """
     table = "".join(f"| {name} | {value:.4g} |\n" for name, value in stats.items())

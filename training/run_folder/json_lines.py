@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, each about a number of images seen."""
+"""Files with one JSON object per line, each for a number of images seen."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ STATS_FILE = "stats.jsonl"
 
 
 class JsonLines(AppendedFile):
-    """A file that any reader takes, also after kills; see `AppendedFile` for a full disk."""
+    """A file that stays readable after kills; see `AppendedFile` for a full disk."""
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Append a line that stands alone, even if a kill cut the one before it short.
+        """Append a line; if a kill cut the previous one short, start on a new line.
 
         Raises:
             OSError: If the disk is full; the line waits.
@@ -27,7 +27,7 @@ class JsonLines(AppendedFile):
         self.append(line.encode())
 
     def rewind(self, images_seen: int) -> None:
-        """Remove what was written after the state that is gone back to, and half a last line.
+        """Remove lines after the state that a run returns to, and an incomplete last line.
 
         Raises:
             OSError: If the disk is full.
@@ -42,7 +42,7 @@ class JsonLines(AppendedFile):
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return all objects in their order; a line that is damaged or cut off is left out."""
+    """Return all objects in order, without damaged or incomplete lines."""
     lines = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

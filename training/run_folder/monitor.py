@@ -1,4 +1,4 @@
-"""Progress of a run: one status line a tick, stats.jsonl, TensorBoard, pictures, summary.html."""
+"""Progress of a run: status lines, stats.jsonl, TensorBoard, pictures, summary.html."""
 
 import logging
 import resource
@@ -23,16 +23,7 @@ from training.run_folder.summary import format_duration, write_summary
 
 _logger = logging.getLogger(__name__)
 
-STATUS_LOSSES = {
-    "G": "Loss/G/loss",
-    "D": "Loss/D/loss",
-    "Ds": "Loss/D/loss_semantic",
-    "eik": "Loss/G_eikonal/loss",
-    "sphere": "Loss/sphere_init/initloss",
-    "warm sdf": "Loss/warm_start/sdf",
-    "augment": "Augment/probability",
-}
-# What TensorBoard's page of hyper-parameters compares runs by, where it is measured.
+# TensorBoard's page of hyper-parameters compares runs by these values, where measured.
 COMPARED_VALUES = (
     "Metrics/fid_procedural",
     "Metrics/fid_inception",
@@ -43,9 +34,10 @@ COMPARED_VALUES = (
     "Loss/G/loss",
     "Loss/D/loss",
 )
-# The time left follows from the speed over this many ticks.
+# The time left is estimated from the speed over this many ticks.
 _ETA_TICKS = 5
 _HISTOGRAM_BINS = 64
+_BAR_FORMAT = "{percentage:3.0f} % |{bar}| {rate_fmt}, {remaining} left"
 
 
 def peak_memory_gib() -> float:
@@ -57,15 +49,16 @@ def peak_memory_gib() -> float:
 class Monitor:
     """Collects values between ticks and writes their means.
 
-    A full disk stops nothing: one warning says so, and records of values wait in memory until
-    they can be written.
+    A full disk does not stop the run: one warning says so, and records of values wait in memory
+    until they can be written.
 
-    With several processes all of them record and tick, and means are those over all; only the
-    main one writes, and what is written are the values that it recorded too.
+    With several processes, all of them record and tick, and means are taken over all of them. Only
+    the main process writes, and only values that it recorded too.
 
     Args:
         run_folder: Receives stats.jsonl, event files, samples/ and summary.html.
-        images_seen: Where the run starts or resumes; later records of an interrupted run go.
+        images_seen: Where the run starts or resumes; later records of an interrupted run are
+            removed.
         total_images: Where the run ends.
         with_progress_bar: Show a bar on stderr.
         is_main: Whether this process writes.
@@ -89,6 +82,7 @@ class Monitor:
             initial=images_seen,
             unit="img",
             dynamic_ncols=True,
+            bar_format=_BAR_FORMAT,
             disable=not (with_progress_bar and is_main),
         )
         self._start_time = time.monotonic()
@@ -103,17 +97,17 @@ class Monitor:
             self._events = EventFile(self._run_folder, purge_step=images_seen + 1)
 
     def rewind(self, images_seen: int) -> None:
-        """Forget what was recorded after the state that a rollback returns to."""
+        """Discard what was recorded after the state that a rollback returns to."""
         self._start_from(images_seen)
         self._bar.n = images_seen
         self._bar.refresh()
 
     def record(self, values: Mapping[str, Tensor | float]) -> None:
-        """Add values to the means of this tick; a tensor counts each of its entries."""
+        """Add values to the means of this tick; each entry of a tensor counts."""
         for name, value in values.items():
             total, count = self._sums.get(name, (0.0, 0))
             if isinstance(value, Tensor):
-                # Not read before the tick: on a GPU that means waiting.
+                # Read only at the tick, because each read waits for the GPU.
                 self._sums[name] = (total + value.detach().double().sum(), count + value.numel())
             else:
                 self._sums[name] = (total + value, count + 1)
@@ -122,20 +116,29 @@ class Monitor:
         """Move the progress bar."""
         self._bar.update(images_seen - self._bar.n)
 
-    def tick(self, images_seen: int) -> dict[str, float]:
+    def tick(self, images_seen: int, position: str | None = None) -> dict[str, float]:
         """Write the means since the last tick, log one status line, and return what was written.
 
-        All processes call this together, with the number of images that all have used.
+        All processes call this together.
+
+        Args:
+            images_seen: Images that all processes together have used.
+            position: Where the run is, for the status line; by default thousands of images.
         """
         stats = self._means() | self._timing(images_seen) | _resources()
         self._sums = {}
         self.add_values(stats, images_seen)
         if self._is_main:
-            _logger.info(status_line(stats))
+            _logger.info(
+                "%s  %.2f img/s  %s left",
+                position or f"kimg {images_seen / 1000:.2f}",
+                stats["Timing/images_per_sec"],
+                format_duration(stats["Timing/eta_sec"]),
+            )
         return stats
 
     def add_values(self, values: Mapping[str, float], images_seen: int) -> None:
-        """Write values that are no means over a tick, such as metrics of a snapshot."""
+        """Write values that are not means over a tick, such as metrics of a snapshot."""
         if self._is_main and values:
             self._write(STATS_FILE, self._stats.write, {"images_seen": images_seen, **values})
             scalars = [summary.scalar(name, value) for name, value in values.items()]
@@ -160,7 +163,7 @@ class Monitor:
         histograms: Mapping[str, Tensor],  # name -> any shape
         images_seen: int,
     ) -> None:
-        """Show how values spread in TensorBoard; those that are not finite are left out."""
+        """Show the distribution of values in TensorBoard; non-finite ones are left out."""
         if self._is_main:
             finite = {
                 name: values[torch.isfinite(values)].detach().double().cpu().numpy()
@@ -177,7 +180,7 @@ class Monitor:
         """Describe the run to TensorBoard's page of hyper-parameters.
 
         Args:
-            values: Options by their dotted names; what is no number, word or truth value is
+            values: Options by their dotted names; anything but numbers, text and booleans is
                 written as text.
         """
         if self._is_main:
@@ -194,7 +197,7 @@ class Monitor:
             self._write("summary.html", write_summary, self._run_folder, command)
 
     def close(self) -> None:
-        """Finish the bar, and write what waited for space."""
+        """Finish the bar, and write the records that wait for space."""
         self._bar.close()
         if self._is_main:
             self._write(STATS_FILE, self._stats.flush)
@@ -222,14 +225,14 @@ class Monitor:
         }
 
     def _write(self, what: str, write: Callable[..., object], *arguments: object) -> None:
-        """Write, or warn that it failed: once, until all that failed works again."""
+        """Write, or warn once that it failed, until everything can be written again."""
         try:
             write(*arguments)
         except (OSError, UserError) as error:
             if not self._failing:
                 reason = getattr(error, "strerror", None) or error
                 _logger.warning(
-                    "cannot write logs to %s (%s: %s); training goes on, records of values wait",
+                    "cannot write logs to %s (%s: %s); training continues, records wait in memory",
                     self._run_folder,
                     what,
                     reason,
@@ -239,11 +242,11 @@ class Monitor:
         if what in self._failing:
             self._failing.remove(what)
             if not self._failing:
-                _logger.info("logs are written again to %s", self._run_folder)
+                _logger.info("writing logs to %s again", self._run_folder)
 
 
 def _resources() -> dict[str, float]:
-    """Return memory in GiB, each the largest of all processes."""
+    """Return memory in GiB, the largest of all processes."""
     own = {"Resources/peak_memory_gib": peak_memory_gib()}
     if torch.cuda.is_available():
         own["Resources/gpu_memory_gib"] = torch.cuda.memory_reserved() / 2**30
@@ -252,18 +255,3 @@ def _resources() -> dict[str, float]:
     table = torch.zeros(place.size, len(own), dtype=torch.float64)
     table[place.rank] = torch.tensor(list(own.values()), dtype=torch.float64)
     return dict(zip(own, all_reduce_sum(table).amax(dim=0).tolist(), strict=True))
-
-
-def status_line(stats: Mapping[str, float]) -> str:
-    """Return the line a user watches: progress, speed, time left, memory, main losses."""
-    parts = [
-        f"kimg {stats['Progress/kimg']:8.2f}",
-        f"img/s {stats['Timing/images_per_sec']:7.2f}",
-        f"s/kimg {stats['Timing/sec_per_kimg']:7.1f}",
-        f"left {format_duration(stats['Timing/eta_sec']):>7}",
-        f"mem {stats['Resources/peak_memory_gib']:5.2f} GiB",
-    ]
-    if "Resources/peak_gpu_memory_gib" in stats:
-        parts.append(f"gpu {stats['Resources/peak_gpu_memory_gib']:5.2f} GiB")
-    parts += [f"{label} {stats[key]:.3f}" for label, key in STATUS_LOSSES.items() if key in stats]
-    return "  ".join(parts)

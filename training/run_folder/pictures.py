@@ -1,4 +1,4 @@
-"""Sample grids of a run as pictures inside the page."""
+"""Sample grids of a run, embedded in its page."""
 
 import io
 import re
@@ -14,12 +14,12 @@ from mate3d.outputs.page import data_uri
 _MAX_WIDTH = 1600
 _MAX_PNG_BYTES = 300_000
 _NAME = re.compile(r"(\d{9,})_(\w+)\.png")
-# What a reader looks at first.
+# The most important first.
 _ORDER = ("image", "overlay", "segmentation", "normals", "depth", "sdf_slices")
 
 
 def find_grids(folder: Path) -> dict[int, dict[str, Path]]:
-    """Return the files of `save_grids`: images seen -> name -> path, both in order."""
+    """Return the files of `save_grids` in order: images seen -> name -> path."""
     found = [
         (match, path) for path in folder.glob("*.png") if (match := _NAME.fullmatch(path.name))
     ]
@@ -32,7 +32,7 @@ def find_grids(folder: Path) -> dict[int, dict[str, Path]]:
 
 
 def embed_grids(paths: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Return name, data URI and width of each picture; what cannot be read is left out."""
+    """Return name, data URI and width of each readable picture."""
     pictures = []
     for name, path in paths.items():
         try:
@@ -45,7 +45,7 @@ def embed_grids(paths: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 
 def _embed(image: Image.Image, path: Path) -> tuple[str, int]:
-    """Keep small pictures as they are; shrink large ones."""
+    """Keep small pictures unchanged; shrink large ones."""
     if image.width <= _MAX_WIDTH and path.stat().st_size <= _MAX_PNG_BYTES:
         data, kind = path.read_bytes(), "png"
     else:

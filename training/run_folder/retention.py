@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the newest ones and the best ones."""
+"""Keep the newest and the best checkpoints of a run."""
 
 import json
 import math
@@ -22,20 +22,20 @@ MetricsByImages = dict[int, dict[str, float]]
 def keep_checkpoints(
     run_folder: Path, images_seen: int, metrics: Mapping[str, float], settings: SafetySettings
 ) -> None:
-    """Keep the run's newest checkpoint in `checkpoints/`, and remove what the rule does not keep.
+    """Add the newest checkpoint to `checkpoints/`, and remove those that need not be kept.
 
-    Weights are linked where the file system can, so they take their room once. What was measured
-    is in `checkpoints/metrics.json`. Call this after `checkpoint/` was written and before the
-    training state: a kill in between is made good by the resumed run.
+    Weights are hard links where possible, so they take space only once. Metrics are stored in
+    `checkpoints/metrics.json`. Call this after writing `checkpoint/` and before writing the
+    training state; the resumed run then repairs the effects of a kill in between.
 
     Args:
         run_folder: Holds `checkpoint/`.
         images_seen: Names the folder.
-        metrics: Values as they are logged, those of the snapshot among them; may be empty.
-        settings: The rule.
+        metrics: Logged values, including the metrics of the snapshot; may be empty.
+        settings: How many to keep.
 
     Raises:
-        UserError: If something cannot be written or removed.
+        UserError: If a file cannot be written or removed.
     """
     if settings.keep_last == 0 and settings.keep_best == 0:
         return
@@ -62,11 +62,11 @@ def keep_checkpoints(
 
 
 def rank_checkpoints(measured: MetricsByImages, best_metric: str) -> list[int]:
-    """Return those that were measured, by images seen, the best one first.
+    """Return the images seen of all measured checkpoints, the best first.
 
     Args:
-        measured: Values by images seen.
-        best_metric: See `SafetySettings`; of several feature networks the one that measured last.
+        measured: Metrics by images seen.
+        best_metric: See `SafetySettings`. With several feature networks, the last one counts.
     """
     names = [
         name
@@ -82,7 +82,7 @@ def rank_checkpoints(measured: MetricsByImages, best_metric: str) -> list[int]:
         for images, values in measured.items()
         if names[-1] in values
     }
-    # Of equal ones, the one trained longer.
+    # Among equals, the one trained longer comes first.
     return sorted(scores, key=lambda images: (scores[images], -images))
 
 
@@ -91,7 +91,7 @@ def _kept(
 ) -> set[int]:
     if settings.keep_last is None:
         return set(present)
-    # Ahead of the run lies what it wrote before it went back.
+    # Later ones were written before a rollback.
     newest = sorted((images for images in present if images <= images_seen), reverse=True)
     best = rank_checkpoints(measured, settings.best_metric)
     return {*newest[: settings.keep_last], *best[: settings.keep_best]}
@@ -102,12 +102,12 @@ def _read_metrics(folder: Path) -> MetricsByImages:
         document = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         return {int(images): dict(values) for images, values in document.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        # Missing at first; without it only the rule for the best ones starts anew.
+        # Missing at first. Without it, only the search for the best ones starts over.
         return {}
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Link weights, which nobody edits in place; copy texts."""
+    """Link weights, which are never edited in place; copy text files."""
     if source.suffix == ".safetensors":
         try:
             os.link(source, target)

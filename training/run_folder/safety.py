@@ -1,12 +1,8 @@
-"""What keeps a run from losing work: its options, and one writer a run folder."""
+"""Options that keep a run from losing work."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
-from mate3d.atomic import file_lock, remove_leftovers
 from mate3d.options import Above, NonNegativeInt, Options, PositiveInt
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -20,9 +16,6 @@ BestMetric = Literal[
     "miou",
     "eikonal_residual",
 ]
-_LOCK_FILE = ".training.lock"
-# Data workers of a run that was killed hold its lock until they notice, in about five seconds.
-_PATIENCE_S = 12.0
 
 
 @dataclass(frozen=True)
@@ -50,21 +43,3 @@ class SafetySettings(Options):
     spike_factor: Annotated[float, Above(1)] | None = 100.0
     spike_window: PositiveInt = 256
     rollback_lr_factor: Annotated[float, Above(0, up_to=1)] = 1.0
-
-
-@contextmanager
-def only_writer(run_folder: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
-    """Hold a run folder for the block, clean of what killed runs left in it.
-
-    Args:
-        run_folder: Made if it is missing.
-        patience_s: How long to wait for another run that is about to end.
-
-    Raises:
-        UserError: If another process trains there, or the folder cannot be written.
-    """
-    refusal = f"another process trains in {run_folder}; wait for it or choose another output"
-    with file_lock(run_folder / _LOCK_FILE, refusal, patience_s=patience_s):
-        for folder in (run_folder, run_folder / CHECKPOINTS_FOLDER):
-            remove_leftovers(folder)
-        yield

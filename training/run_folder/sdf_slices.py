@@ -1,4 +1,4 @@
-"""Slices through the signed distances of one head: the whole, and each part."""
+"""Slices through the signed distances of one head, as a whole and for each part."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ _FONT_SIZE = 11
 _BACKGROUND = (255, 255, 255)
 _INK = (31, 41, 55)
 # Cells are about twice as wide as high; more columns than rows would be hard to read.
-_CELLS_A_COLUMN = 1.5
+_CELLS_PER_COLUMN = 1.5
 
 
 @torch.no_grad()
@@ -31,17 +31,18 @@ def draw_sdf_slices(
 ) -> Tensor:  # [3, H, W] in [-1, 1]
     """Draw a horizontal, a frontal and a sagittal slice through each distance of a head.
 
-    The whole is cut at the middle of the box, a part where its distance is smallest, so that
-    parts off the middle, such as ears, are cut too. The first slice is seen from above with the
-    face down, the second from the front, the third from the side with the face to the right.
-    Colours are those of `colorize_distance`; slices through parts also show the whole's outline.
+    The whole head is cut at the middle of the box, and each part where its distance is smallest,
+    so that parts away from the middle, such as ears, are cut too. The first slice is seen from
+    above with the face down, the second from the front, the third from the side with the face to
+    the right. For colours see `colorize_distance`; slices through parts also show the outline of
+    the whole head.
 
     Args:
         field: One head.
         label_set: Names and colours of its parts.
-        box_size: Side of the cube that is cut, centred at the origin, world units.
-        resolution: Pixels a side of a slice.
-        scale: Distance of the full colours.
+        box_size: Side of the cube, centred at the origin, in world units.
+        resolution: Side of a slice in pixels.
+        scale: Distance at which colours are full.
     """
     names = ("whole", *label_set.class_names)
     colors = (_INK, *label_set.palette)
@@ -54,9 +55,9 @@ def draw_sdf_slices(
             distances[..., index], scale=scale, outline=distances[..., 0] if index else None
         )
         cells.append(_draw_cell(name, color, center.tolist(), to_uint8(tiles)))
-    columns = max(round((len(cells) / _CELLS_A_COLUMN) ** 0.5), 1)
+    columns = max(round((len(cells) / _CELLS_PER_COLUMN) ** 0.5), 1)
     sheet = torch.stack([torch.from_numpy(np.array(cell)) for cell in cells]).permute(0, 3, 1, 2)
-    # The negative, as the grid fills up with black.
+    # Inverted twice, because the grid fills empty cells with black.
     return -make_image_grid(1 - sheet.float() / 127.5, columns)
 
 
@@ -65,7 +66,7 @@ def slice_points(
     box_size: float,
     resolution: int,
 ) -> Tensor:  # [3, resolution, resolution, 3], world
-    """Return the pixels' centres of slices across y, z and x, as `draw_sdf_slices` shows them."""
+    """Return the pixel centres of the slices across y, z and x of `draw_sdf_slices`."""
     axis = _axis(box_size, resolution).to(center)
     down, right = torch.meshgrid(axis, axis, indexing="ij")
     x, y, z = (value.expand_as(down) for value in center)
@@ -83,9 +84,9 @@ def _axis(box_size: float, resolution: int) -> Tensor:  # [resolution], world
 
 
 def _innermost_points(field: Field, box_size: float) -> Tensor:  # [1 + K, 3], world
-    """Return the box's middle, then each part's point of smallest distance on a coarse grid.
+    """Return the middle of the box, then the point of smallest distance of each part.
 
-    A part that is equally far everywhere is nowhere; it gets the middle too.
+    A part with the same distance everywhere does not exist; it gets the middle too.
     """
     axis = _axis(box_size, _SEARCH_RESOLUTION).to(field.device)
     points = torch.cartesian_prod(axis, axis, axis)
@@ -100,7 +101,7 @@ def _distances(
     field: Field,
     points: Tensor,  # [1, N, 3]
 ) -> Tensor:  # [1, N, 1 + K]
-    """Return the whole's and the parts' distances."""
+    """Return the distances of the whole head and of the parts."""
     parts = [field.sample(part) for part in points.split(_CHUNK_POINTS, dim=1)]
     return torch.cat([torch.cat([one.sdf, one.class_sdf], dim=-1) for one in parts], dim=1)
 
@@ -112,7 +113,7 @@ def _draw_cell(
     tiles: np.ndarray,  # [3, R, R, 3] uint8
 ) -> Image.Image:
     side = tiles.shape[1]
-    # A margin all around, and as much between the tiles.
+    # The same margin around and between the tiles.
     width, height = 3 * side + 4 * _GAP, 2 * _LINE_HEIGHT + side + 2 * _GAP
     cell = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(cell)

@@ -1,8 +1,7 @@
-"""summary.html: a run's progress, pictures, events and settings in one self-contained file."""
+"""summary.html: progress, pictures, events and settings of a run in one self-contained file."""
 
 import math
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +15,7 @@ from mate3d.errors import UserError
 from mate3d.labels import get_label_set
 from mate3d.outputs.charts import format_value, make_chart
 from mate3d.outputs.page import render_page
+from training.run_folder.careful_loop import resume_command
 from training.run_folder.events import read_events
 from training.run_folder.json_lines import STATS_FILE, read_lines
 from training.run_folder.pictures import embed_grids, find_grids
@@ -29,26 +29,26 @@ _ADVERSARIAL = {
 }
 _LOSS_STYLE = {"with_log": True, "with_smoothing": True}
 _HIGHER_IS_BETTER = ("Metrics/miou",)
-# Repeats of other curves, or not for reading as a curve.
+# Repeats of other curves, or not useful as a curve.
 _UNSHOWN = ("Progress/kimg", "Timing/total_sec", "Timing/sec_per_kimg", "Timing/eta_sec")
 _TILES = {
     "images_seen": (lambda value: f"{value:,}".replace(",", " "), "images seen"),
-    "Timing/images_per_sec": (format_value, "images a second"),
-    "Resources/peak_memory_gib": ("{:.2f} GiB".format, "memory, at most"),
-    "Resources/peak_gpu_memory_gib": ("{:.2f} GiB".format, "GPU memory, at most"),
+    "Timing/images_per_sec": (format_value, "images per second"),
+    "Resources/peak_memory_gib": ("{:.2f} GiB".format, "peak memory"),
+    "Resources/peak_gpu_memory_gib": ("{:.2f} GiB".format, "peak GPU memory"),
 }
 _BAD_EVENTS = ("rollback", "diverged", "failure")
 
 
 def write_summary(run_folder: str | Path, command: str = "") -> Path:
-    """Write `summary.html` from what the run folder holds; anything may still be missing.
+    """Write `summary.html` from the files of a run folder, all of which may be missing.
 
     Args:
-        run_folder: Of a run that goes on, was stopped, resumed, or is complete.
-        command: What a user types for this run; by default what the checkpoint's card says.
+        run_folder: Folder of a running, stopped, resumed or complete run.
+        command: Starts this run; by default the command on the checkpoint's card.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         UserError: If it cannot be written.
@@ -104,9 +104,9 @@ def _read_curves(
 def _describe_status(
     last: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str, str]:
-    """Return a colour of the page, a headline, and how far the run is."""
+    """Return the kind of the status box, a headline, and how far the run is."""
     if not last:
-        return "note", "Not a single tick yet.", ""
+        return "note", "No tick yet.", ""
     left, images = last.get("Timing/eta_sec", math.nan), last["images_seen"]
     if left == 0:
         return "good", "Complete.", ""
@@ -117,7 +117,7 @@ def _describe_status(
     if events and events[-1]["kind"] == "stop":
         return "warning", "Stopped.", f"{done}."
     if math.isfinite(left):
-        done += f"; at the last tick {format_duration(left)} were left"
+        done += f"; {format_duration(left)} left at the last tick"
     return "note", "Not complete.", f"{done}."
 
 
@@ -142,14 +142,13 @@ def _resume_command(folder: Path, command: str) -> str:
         except (OSError, UnicodeDecodeError):
             return ""
         command = (re.findall(r"^- command: `(.+)`$", card, re.MULTILINE) or [""])[0]
-    words = [word for word in shlex.split(command) if not word.startswith("resume=")]
-    return shlex.join([*words, "resume=true"]) if words else ""
+    return resume_command(command)
 
 
 def _make_sections(
     curves: Mapping[str, np.ndarray], marks: Sequence[float]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return charts by titles; the last section has what no other shows."""
+    """Return charts by title; the last section has all remaining values."""
     rest = {name: curve for name, curve in curves.items() if name not in _UNSHOWN}
     joint = {title: rest.pop(name) for title, name in _ADVERSARIAL.items() if name in rest}
 
@@ -176,7 +175,7 @@ def _make_sections(
 
 
 def _is_loss(name: str) -> bool:
-    """Tell raw losses and the width beta from weighted copies, logits and signs."""
+    """Tell raw losses and beta apart from weighted copies, logits and signs."""
     others = ("Loss/scores/", "Loss/signs/", "Loss/D/reg")
     return (
         name.startswith("Loss/") and not name.endswith("/weighted") and not name.startswith(others)
@@ -184,14 +183,14 @@ def _is_loss(name: str) -> bool:
 
 
 def _title(name: str) -> str:
-    """Drop the group's name and the word that only tells raw from weighted."""
+    """Drop the name of the group, and the word that marks raw values."""
     group, _, rest = name.partition("/")
     short = rest if group in ("Metrics", "Loss", "Timing", "Resources", "Progress") else name
     return short.removesuffix("/loss").replace("_", " ")
 
 
 def _embed_snapshots(folder: Path) -> list[dict[str, Any]]:
-    """Return latest and first samples, and the real pictures to compare with."""
+    """Return the latest and first samples, and real pictures for comparison."""
     grids, snapshots = find_grids(folder), {}
     rendered = [images for images, one in grids.items() if "image" in one]
     if rendered:
@@ -215,7 +214,7 @@ def _make_legend(config: Mapping[str, Any]) -> list[tuple[str, tuple[int, int, i
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every option with its dotted name, as it is typed on the command line."""
+    """Yield every option with its dotted name, in command-line syntax."""
     for name, value in config.items():
         if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{name}.")

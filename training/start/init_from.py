@@ -18,11 +18,11 @@ from mate3d.published.conversion import convert_generator
 from mate3d.published.names import convert_discriminator_state
 from mate3d.published.networks import PublishedNetwork, read_networks
 from training.run_folder.retention import CHECKPOINT_FOLDER
+from training.run_folder.state_file import STATE_FILE
 from training.start import density_to_sdf
 from training.start.differences import warn_of_differences
 from training.start.other_labels import common_classes, picture_layer, reading_layer
 from training.start.weight_filler import WeightFiller, tensors_below
-from training.state import STATE_FILE
 from training.step_inputs import Networks
 
 _logger = logging.getLogger(__name__)

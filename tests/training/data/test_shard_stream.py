@@ -16,7 +16,8 @@ from training.data import shard_stream
 from training.data.dataset import PortraitDataset
 from training.data.format import DatasetWriter, image_name, open_dataset
 from training.data.loader import make_loader
-from training.state import STATE_FILE, load_state
+from training.run_folder.state_file import STATE_FILE
+from training.state import load_state
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
 from training.augmentation import AugmentSettings
 from training.optimization.compilation import compile_networks, not_compiled
 from training.optimization.ema import make_average
-from training.state import STATE_FILE, load_state
+from training.run_folder.state_file import STATE_FILE
+from training.state import load_state
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from training import synthesis, views
 from training.optimization.adam import OptimizerSettings, make_adam, optimizing
 from training.optimization.compilation import not_compiled
 from training.optimization.precision import TrainingPrecision
-from training.state import STATE_FILE, load_state, save_state
+from training.run_folder.state_file import STATE_FILE
+from training.state import load_state, save_state
 
 
 def with_loop(settings, **changes):

@@ -1,4 +1,4 @@
-"""Parts of a prior's training: tokenizer, loss weights, schedule, label maps, quality."""
+"""Parts of a prior's training: tokenizer, loss weights, label maps, quality."""
 
 import math
 
@@ -9,9 +9,7 @@ from diffusers import DDPMScheduler
 from mate3d.labels import CATMASK_HQ
 from training.prior.data import class_weights, make_control_image, make_normal_maps
 from training.prior.models import make_scheduler, make_tokenizer
-from training.prior.options import StageOptions
 from training.prior.quality import class_iou, color_agreement, named_colors, train_segmenter
-from training.prior.stage import Stage, learning_rate_factor
 from training.prior.steps import snr_weights
 
 CAPTIONS = ["a black cat with blue eyes", "a grey cat with a pink nose", "a black cat"]
@@ -63,34 +61,6 @@ def test_snr_weights_cap_the_weight_of_clean_samples(prediction_type):
     unit = snr + 1 if prediction_type == "v_prediction" else snr
     expected = torch.stack([5 / unit[0], snr[1] / unit[1]])
     torch.testing.assert_close(snr_weights(scheduler, timesteps, 5.0), expected)
-
-
-def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
-    assert learning_rate_factor(0, 0.0, 4) == 0.25
-    assert learning_rate_factor(4, 0.0, 4) == 1.0
-    assert learning_rate_factor(50, 0.5, 4) == pytest.approx(0.5)
-    assert learning_rate_factor(100, 1.0, 4) == pytest.approx(0.0)
-
-
-def test_stage_ends_by_time_before_its_steps():
-    options = StageOptions(
-        steps=100, batch_size=1, learning_rate=0.1, max_minutes=1.0, warmup_steps=100
-    )
-    stage = Stage("some", {"net": torch.nn.Linear(2, 2)}, options, seed=0)
-    stage.seconds = 30.0
-    assert stage.progress == pytest.approx(0.5) and not stage.is_finished
-    stage.seconds = 61.0
-    assert stage.progress == 1.0 and stage.is_finished
-
-
-def test_averaged_weights_lag_behind_the_trained_ones():
-    options = StageOptions(steps=9, batch_size=1, learning_rate=0.1, warmup_steps=1)
-    stage = Stage("some", {"net": torch.nn.Linear(2, 1)}, options, seed=0)
-    start = stage.networks["net"].weight.detach().clone()
-    for _ in range(3):
-        stage.advance(lambda: {"loss": stage.networks["net"](torch.ones(1, 2)).sum()})
-    moved = (stage.networks["net"].weight - start).norm()
-    assert 0 < (stage.averages["net"].weight - start).norm() < moved
 
 
 def test_part_colours_tell_right_from_wrong():

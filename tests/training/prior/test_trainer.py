@@ -1,6 +1,5 @@
-"""The whole training of a prior at tiny size: folder, resume, base, wrong input."""
+"""The whole training of a prior at tiny size: folder, base, wrong input."""
 
-import itertools
 import json
 from dataclasses import replace
 from functools import partial
@@ -115,23 +114,6 @@ def test_run_folder_holds_stats_quality_and_pictures_of_both_stages(trained):
     assert set(quality["class_iou"]) <= set(CATMASK_HQ.class_names)
 
 
-@pytest.mark.parametrize("interrupted_call", [2, 4], ids=["in_autoencoder", "in_diffusion"])
-def test_resumed_run_ends_in_the_same_weights(options, trained, monkeypatch, interrupted_call):
-    options = replace(options, snapshot_steps=1)
-    steps, advance = itertools.count(1), trainer.Stage.advance
-
-    def advance_until_interrupted(stage, compute_losses):
-        if next(steps) == interrupted_call:
-            raise KeyboardInterrupt
-        return advance(stage, compute_losses)
-
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(trainer.Stage, "advance", advance_until_interrupted)
-        train_prior(options)
-    model = train_prior(replace(options, resume=True))
-    torch.testing.assert_close(_weights(model), _weights(trained / "model"), rtol=0, atol=0)
-
-
 def test_data_set_without_captions_is_refused(options, dataset_folder):
     edit_json(dataset_folder / "dataset.json", lambda index: index.pop("captions"))
     with pytest.raises(UserError, match="no caption for 6 of 6 images"):
@@ -139,9 +121,7 @@ def test_data_set_without_captions_is_refused(options, dataset_folder):
 
 
 def test_options_that_do_not_fit_are_refused(options, trained):
-    with pytest.raises(UserError, match="already holds a prior"):
-        train_prior(replace(options, output=str(trained)))
-    with pytest.raises(UserError, match="must lie below the 6 images"):
+    with pytest.raises(UserError, match="must be less than the 6 images"):
         train_prior(replace(options, output=str(trained), resume=True, quality_samples=6))
     with pytest.raises(UserError, match="multiple of 4"):
         train_prior(replace(options, resolution=15))
@@ -169,7 +149,7 @@ def test_script_trains_a_base_and_a_controlnet_on_top_of_it(dataset_folder, tmp_
         (["data=nowhere"], "not found: nowhere"),
         (["prior.base=nowhere"], "base nowhere is not a Stable Diffusion folder"),
         (["prior=controlnet"], "missing value, please give: prior.base=..."),
-        (["resume=true"], "to resume from"),
+        (["resume=true"], "nothing to resume"),
         (["prior.diffusion.stepss=3"], "unknown option 'prior.diffusion.stepss'"),
     ],
 )

@@ -70,7 +70,7 @@ def test_page_tells_everything_and_needs_no_other_file(run_folder):
     assert "script" not in page.tags and "link" not in page.tags
     for part in (
         "Not complete. 60 thousand images seen, about 97 %",
-        "1m 40s were left",
+        "1m 40s left at the last tick",
         "python -m scripts.train 'data=my cats.zip' resume=true",
         "40.5 best fid procedural, at 40 kimg",
         "0.8 best miou, at 20 kimg",
@@ -117,7 +117,7 @@ def test_damaged_and_missing_files_are_left_out(run_folder, tmp_path):
     assert "resume=true" not in text
     folder = tmp_path / "earlier version"
     folder.mkdir()
-    assert "Not a single tick yet." in read_page(folder).text
+    assert "No tick yet." in read_page(folder).text
     (folder / "stats.jsonl").write_text('{"images_seen": 2000, "Loss/G/loss": 1.0}\n')
     text = read_page(folder).text
     assert "Not complete. 2 thousand images seen." in text and "None." in text

@@ -5,7 +5,7 @@ import yaml
 
 from mate3d.errors import UserError
 from tests.processes import killed_at_line
-from training.run_folder.safety import only_writer
+from training.run_folder.careful_loop import only_writer
 
 
 def test_a_run_folder_has_one_writer(tmp_path):
