@@ -1,9 +1,8 @@
 """Package definition: `pip install .` or, for development, `pip install -e .[dev]`.
 
-`pip install .` compiles the CUDA kernels where it finds nvcc, and installs without them where it
-does not or where compiling fails: they are then compiled on first use. An editable installation
-always leaves them to the first use. MATE3D_OPS=kernels makes an installation without kernels
-fail, MATE3D_OPS=pytorch leaves them out.
+`pip install .` compiles the CUDA kernels if it finds nvcc. If it does not, or if compiling fails,
+they are compiled on first use, as they always are in an editable installation. With
+MATE3D_OPS=kernels, installing without kernels is an error; MATE3D_OPS=pytorch leaves them out.
 """
 
 import os
@@ -14,15 +13,16 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-# Isolated builds do not look here by themselves; nothing imported from here needs PyTorch.
+# Isolated builds do not search this folder; nothing imported from here needs PyTorch.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from mate3d import __version__  # noqa: E402
 from torch_utils.kernel_build.architectures import gpu_codes, wanted_architectures  # noqa: E402
 from torch_utils.kernel_build.library import LIBRARY_NAME, compile_library  # noqa: E402
 from torch_utils.kernel_build.toolchain import BuildError, Toolchain, find_toolchain  # noqa: E402
 
-# Named one by one: a bare find_packages() would install the tests too, and `datasets/` must stay
-# a plain folder, since a package of that name would hide the well-known library.
+# Named one by one: a bare find_packages() would also install the tests. `datasets/` must stay a
+# plain folder, because a package of that name would hide the well-known library.
 PACKAGES = ("torch_utils", "mate3d", "training", "editing", "scripts", "configs")
 
 OPS = os.environ.get("MATE3D_OPS") or "auto"
@@ -31,7 +31,7 @@ if OPS not in ("auto", "kernels", "pytorch"):
 
 
 def _wanted_toolchain() -> Toolchain | None:
-    """Return what compiles the kernels, None if they are not wanted or tools are missing."""
+    """Return the compilers, or None if kernels are not wanted or tools are missing."""
     if OPS == "pytorch":
         return None
     try:
@@ -48,14 +48,14 @@ class BuildKernels(build_ext):
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        # Remembered here: setuptools changes `inplace` while it runs.
+        # Stored now, because setuptools changes `inplace` while it runs.
         self.is_in_place = bool(self.inplace)
 
     def build_extension(self, ext: Extension) -> None:
         if self.is_in_place or self.inplace or self.editable_mode:
             return
         folder = Path(self.get_ext_fullpath(ext.name)).parent
-        # What an earlier build left must not be shipped if this one fails.
+        # Leftovers of an earlier build must not be shipped if this one fails.
         shutil.rmtree(folder, ignore_errors=True)
         try:
             compile_library(folder, TOOLCHAIN, gpu_codes(TOOLCHAIN, wanted_architectures()))
@@ -70,12 +70,12 @@ class BuildKernels(build_ext):
 
 
 TOOLCHAIN = _wanted_toolchain()
-# `optional` lets an installation go on that lacks the file.
+# `optional` lets the installation continue without the file.
 EXTENSIONS = [Extension("torch_utils.ops.prebuilt.kernels", [], optional=True)] if TOOLCHAIN else []
 
 setup(
     name="mate3d",
-    version="0.1.0",
+    version=__version__,
     description="Mask- and text-guided editing of 3D portraits",
     license="Apache-2.0",
     python_requires=">=3.10",
@@ -89,7 +89,7 @@ setup(
     },
     ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildKernels},
-    # The kernels do not depend on Python: a wheel with them serves all versions from this one on.
+    # The kernels do not depend on Python, so one wheel with them serves all later versions.
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if EXTENSIONS else {},
     install_requires=[
         "torch>=2.11",
@@ -120,13 +120,13 @@ setup(
             *("pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "psutil>=5.9"),
             "hydra-submitit-launcher>=1.2",
         ],
-        # Many runs through Slurm: `--multirun hydra/launcher=slurm`.
+        # Many runs on Slurm: `--multirun hydra/launcher=slurm`.
         "slurm": ["hydra-submitit-launcher>=1.2"],
-        # FID and KID by Inception's features.
+        # FID and KID with Inception features.
         "inception": ["torch-fidelity>=0.3"],
-        # Landmarks of people by a face detector, for photos without masks or known cameras.
+        # A face detector that finds landmarks, for photos without masks or known cameras.
         "photos": ["opencv-python-headless>=4.8"],
-        # nvcc of the release that PyTorch is made for; the packages of CUDA 12 have none.
+        # nvcc of PyTorch's CUDA release; the CUDA 12 packages have none.
         "kernels": ["cuda-toolkit[nvcc]>=13; platform_system == 'Linux'"],
     },
     entry_points={
@@ -134,6 +134,7 @@ setup(
             "mate3d-prepare-data=scripts.prepare_data:main",
             "mate3d-train=scripts.train:main",
             "mate3d-train-prior=scripts.train_prior:main",
+            "mate3d-train-features=scripts.train_features:main",
             "mate3d-edit=scripts.edit:main",
             "mate3d-evaluate=scripts.evaluate:main",
             "mate3d-generate=scripts.generate:main",

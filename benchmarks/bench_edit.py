@@ -24,7 +24,6 @@ random weights, where a square of a tenth of the picture is edited through the w
 import dataclasses
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
@@ -34,7 +33,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from common import cpu_name, read_words, report
+from common import cpu_name, peak_memory_gib, read_words, report
 
 from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
@@ -302,7 +301,7 @@ def peak_gib(words: dict[str, str], exact: bool) -> dict[str, float]:
     def peak() -> float:
         if words["device"] == "cuda":
             return round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+        return round(peak_memory_gib(), 2)
 
     case = make_case(words)
     before = peak()

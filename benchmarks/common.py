@@ -1,9 +1,9 @@
 """What the benchmarks share: words of the command line, a stopwatch, results as JSON."""
 
 import json
+import math
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from torch_utils.memory import peak_memory_bytes
 
 
 def read_words(defaults: Mapping[str, str]) -> dict[str, str]:
@@ -60,14 +62,8 @@ class Stopwatch:
 
 
 def peak_memory_gib() -> float:
-    """Return the most memory that this process has held, in GiB.
-
-    Linux counts what the parent held into `ru_maxrss` of a new process, but not into this.
-    """
-    path = Path("/proc/self/status")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return (kibibytes or [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss])[0] / 2**20
+    """Return the peak resident memory of this process, in GiB; nan if unknown."""
+    return (peak_memory_bytes() or math.nan) / 2**30
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

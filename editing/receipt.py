@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from editing.distillation import add_noise
 from editing.guidance.base import Guidance, PromptEmbeds
 from mate3d.outputs.visualize import to_uint8
+from torch_utils.memory import peak_memory_bytes
 
 # 8-bit pictures that are equal have no finite PSNR; JSON has no infinity.
 MAX_PSNR_DB = 100.0
@@ -57,7 +57,8 @@ class Receipt:
         num_steps: Optimiser steps taken.
         num_steps_planned: Optimiser steps asked for; more than taken if interrupted.
         seconds: Time of the optimisation and of the whole command.
-        peak_memory_mib: Largest memory of the process, or of the GPU if one was used.
+        peak_memory_mib: Largest memory of the process, or of the GPU if one was used; null
+            where the system does not tell.
         config_hash: Hash of the resolved configuration without output paths.
     """
 
@@ -72,7 +73,7 @@ class Receipt:
     num_steps: int
     num_steps_planned: int
     seconds: dict[str, float]
-    peak_memory_mib: float
+    peak_memory_mib: int | None
     config_hash: str
 
 
@@ -168,11 +169,13 @@ def prompt_gain(
     return total / num_draws
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Return the peak of GPU memory, or on the CPU of the process's resident memory."""
+def peak_memory_mib(device: torch.device) -> int | None:
+    """Return the peak of GPU memory, or on the CPU of resident memory; None if unknown."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = peak_memory_bytes()
+    return None if peak is None else round(peak / 2**20)
 
 
 def _levels(

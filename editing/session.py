@@ -231,7 +231,7 @@ class EditSession:
                 "optimization": round(self.optimization_seconds, 1),
                 "total": round(time.perf_counter() - started, 1),
             },
-            peak_memory_mib=round(receipts.peak_memory_mib(self.portrait.ws.device)),
+            peak_memory_mib=receipts.peak_memory_mib(self.portrait.ws.device),
             config_hash=self.request.config_hash,
         )
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-__all__ = ["Generator"]
+__all__ = ["Generator", "__version__"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -12,3 +13,7 @@ def __getattr__(name: str) -> Any:
 
         return Generator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

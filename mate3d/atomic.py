@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         yield temporary
         make_public(temporary)
         paths = [*sorted(temporary.rglob("*")), temporary]
-        if len(paths) > _MANY_FILES:
+        if len(paths) > _MANY_FILES and hasattr(os, "sync"):
             os.sync()
         else:
             for path in paths:
@@ -248,7 +249,8 @@ def _leftovers(parent: Path, marker: str, name: str | None) -> list[tuple[Path, 
 
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two paths atomically; return False if the system or file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    is_linux = sys.platform == "linux"
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if is_linux else None
     if rename is None:
         return False
     paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
@@ -262,6 +264,8 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _force_to_disk(path: Path) -> None:
     """Sync a file's content or a folder's entries; may be the first call to report a full disk."""
+    if os.name == "nt":  # Windows syncs neither folders nor files that are open for reading.
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

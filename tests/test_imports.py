@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import mate3d
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +48,22 @@ ONLY_IN = {
     "hydra": ("scripts/",),
     "omegaconf": ("scripts/",),
 }
+
+SCRIPTS = sorted(
+    path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_")
+)
+# What --help must not wait for.
+SLOW = (
+    *("diffusers", "transformers", "torchvision", "torchmetrics", "trimesh"),
+    *("scipy.ndimage", "scipy.interpolate", "scipy.optimize", "skimage.measure"),
+)
+# What Windows does not have.
+POSIX_MODULES = ("resource", "fcntl", "termios", "tty", "pty", "pwd", "grp", "syslog")
+POSIX_CALLS = (
+    *("fork", "killpg", "getpgid", "setsid", "getuid", "geteuid", "nice", "sync", "statvfs"),
+    *("register_at_fork", "sched_getaffinity", "uname", "getloadavg", "fchmod", "mkfifo"),
+)
+POSIX_SIGNALS = ("SIGKILL", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGCHLD", "SIGPIPE")
 
 
 def _source_files() -> list[Path]:
@@ -131,17 +150,92 @@ def test_packages_have_init_files_and_datasets_has_none():
     assert not list((ROOT / "datasets").rglob("__init__.py"))
 
 
-def test_everything_imports_without_cuda_and_the_library_without_heavy_packages():
-    imports = [f"import {name}" for name in _all_modules()]
-    library = [line for line in imports if line.split()[1].split(".")[0] in LIBRARY]
-    checks = ["import sys, torch", "print(*sys.modules)", "assert not torch.cuda.is_available()"]
+def _run_code(code: str) -> str:
+    """Run code in a new process at the root, without GPUs, and return what it prints."""
     result = subprocess.run(
-        [sys.executable, "-c", "\n".join([*library, *checks, *imports])],
+        [sys.executable, "-c", code],
         cwd=ROOT,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    heavy = {"hydra", "omegaconf", "diffusers", "transformers", "setuptools", "triton"}
-    assert not heavy & set(result.stdout.split())
+    return result.stdout
+
+
+def _outside_names() -> list[str]:
+    """Return what modules import at their top that is neither the project's own nor POSIX's."""
+    names = set()
+    for path in _source_files():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module)
+    return sorted(n for n in names if n.split(".")[0] not in {*ALLOWED, *POSIX_MODULES})
+
+
+def test_help_loads_nothing_slow_and_the_library_nothing_heavy():
+    library = [name for name in _all_modules() if name.split(".")[0] in LIBRARY]
+    code = f"""
+import importlib, sys
+for name in {SCRIPTS}:
+    importlib.import_module("scripts." + name).main(["--help"])
+print("LOADED", *sys.modules)
+for name in {library}:
+    importlib.import_module(name)
+print("LOADED", *sys.modules)
+"""
+    by_help, by_library = (set(part.split()) for part in _run_code(code).split("LOADED")[1:])
+    assert not set(SLOW) & by_help
+    assert not {"diffusers", "transformers", "setuptools", "triton"} & by_library
+
+
+def test_everything_imports_without_cuda_and_posix():
+    code = f"""
+import importlib, os, signal, sys
+for name in {_outside_names()}:
+    importlib.import_module(name)
+for name in {POSIX_MODULES}:
+    sys.modules[name] = None
+for module, names in ((os, {POSIX_CALLS}), (signal, {POSIX_SIGNALS})):
+    for name in names:
+        delattr(module, name)
+for name in {_all_modules()}:
+    importlib.import_module(name)
+import torch
+assert not torch.cuda.is_available()
+"""
+    _run_code(code)
+
+
+@pytest.mark.slow
+def test_help_costs_at_most_twice_the_import_of_torch():
+    def seconds(*words: str) -> float:
+        before = _processor_seconds_of_children()
+        subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        return _processor_seconds_of_children() - before
+
+    torch = min(seconds("-c", "import torch") for _ in range(3))
+    for name in SCRIPTS:
+        cost = min(seconds("-m", f"scripts.{name}", "--help") for _ in range(3))
+        assert cost <= 2 * torch, f"{name}: {cost:.2f} s, torch: {torch:.2f} s"
+
+
+def _processor_seconds_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def test_every_script_is_an_installed_command_that_the_docs_name():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    commands = dict(re.findall(r'"(mate3d-[\w-]+)=(.+):main"', setup))
+    wanted = [f"scripts.{name}" for name in SCRIPTS] + ["torch_utils.doctor"]
+    assert sorted(commands.values()) == sorted(wanted)
+    docs = (ROOT / "docs/weights.md").read_text(encoding="utf-8")
+    assert not [command for command in commands if f"`{command}`" not in docs]
+
+
+def test_package_has_a_version_and_shows_the_generator():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mate3d.__version__)
+    assert {"Generator", "__version__"} <= set(dir(mate3d))

@@ -1,8 +1,6 @@
 """Progress of a run: status lines, stats.jsonl, TensorBoard, pictures, summary.html."""
 
 import logging
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ from tqdm import tqdm
 from mate3d.errors import UserError
 from mate3d.outputs.visualize import to_uint8
 from torch_utils.distributed import all_reduce_sum, broadcast_object, world
+from torch_utils.memory import peak_memory_bytes
 from training.run_folder.event_file import EventFile
 from training.run_folder.grids import save_grids
 from training.run_folder.json_lines import STATS_FILE, JsonLines
@@ -38,12 +37,6 @@ COMPARED_VALUES = (
 _ETA_TICKS = 5
 _HISTOGRAM_BINS = 64
 _BAR_FORMAT = "{percentage:3.0f} % |{bar}| {rate_fmt}, {remaining} left"
-
-
-def peak_memory_gib() -> float:
-    """Return the peak resident memory of this process in GiB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, else KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class Monitor:
@@ -246,8 +239,9 @@ class Monitor:
 
 
 def _resources() -> dict[str, float]:
-    """Return memory in GiB, the largest of all processes."""
-    own = {"Resources/peak_memory_gib": peak_memory_gib()}
+    """Return memory in GiB where it is known, the largest of all processes."""
+    peak = peak_memory_bytes()
+    own = {} if peak is None else {"Resources/peak_memory_gib": peak / 2**30}
     if torch.cuda.is_available():
         own["Resources/gpu_memory_gib"] = torch.cuda.memory_reserved() / 2**30
         own["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
