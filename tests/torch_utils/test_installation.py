@@ -1,10 +1,12 @@
-"""Wheels hold the kernels where nvcc is, their sources everywhere, and are never refused."""
+"""Wheels hold the kernels where nvcc is, their sources everywhere, and work from any folder."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -18,13 +20,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def project(tmp_path, toolkit) -> Path:
-    """A copy of what an installation needs, since building leaves files behind."""
+    """A copy of what building needs, since it leaves files behind."""
     folder = tmp_path / "project"
-    for name in ("torch_utils", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    _copy(folder, "torch_utils", "configs")
+    (folder / "mate3d").mkdir()
+    for name in ("mate3d/__init__.py", "setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     return folder
+
+
+def _copy(folder: Path, *packages: str) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in packages:
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore, dirs_exist_ok=True)
 
 
 def _pip(project: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
@@ -82,3 +90,44 @@ def test_editable_installation_compiles_nothing(project, toolkit):
     assert result.returncode == 0, result.stdout
     assert toolkit.calls == []
     assert list(target.glob("*mate3d*"))
+
+
+def test_installed_commands_work_from_any_folder(project, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("MATE3D_OPS", "pytorch")
+    _copy(project, "mate3d", "training", "editing", "scripts")
+    wheel, _ = _make_wheel(project)
+    environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    programs = _make_environment(environment, wheel)
+
+    def run(name: str, *words: str) -> str:
+        command = [programs / name, *words]
+        result = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    code = "import mate3d; print(mate3d.__file__, 'Generator' in dir(mate3d), mate3d.__version__)"
+    file, has_generator, version = run("python", "-c", code).split()
+    assert environment in Path(file).parents
+    assert has_generator == "True" and f"mate3d-{version}-" in wheel.name
+    run("mate3d-edit", "experiment=demo_cat_ears", "debug=tiny", "output=edited")
+    run("mate3d-generate", "generator=demo_cat", "seeds=0", "output=cats")
+    assert (elsewhere / "edited/report.html").is_file() and list(elsewhere.glob("cats/*.png"))
+    assert "python -m scripts.train" in run("mate3d-train", "--help")
+    assert "bias_act" in run("mate3d-doctor")
+    assert (programs / "mate3d-train-features").is_file()
+
+
+def _make_environment(folder: Path, wheel: Path) -> Path:
+    """Install the wheel beside this Python's libraries; return where the programs are."""
+    venv.create(folder)
+    python = venv.EnvBuilder().ensure_directories(folder).env_exe
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout
+    # Without the editable installation there, whose own .pth is not read.
+    Path(own.strip(), "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    options = ["--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "--python", python, "install", *options, str(wheel)]
+    subprocess.run(command, check=True)
+    return Path(python).parent
