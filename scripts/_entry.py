@@ -23,6 +23,7 @@ from scripts._words import CONFIG_FOLDER
 from torch_utils.connection import connected
 from torch_utils.distributed import DistributedError, broadcast_object, is_main, run_on_main
 from torch_utils.ops._extension import KernelsUnavailableError, choice
+from torch_utils.pipes import quiet_pipes
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ _Guard = Callable[[Any], AbstractContextManager[object]]
 _ONE_LINE_ERRORS = (UserError, KernelsUnavailableError, DistributedError)
 
 
+@quiet_pipes()
 def run(
     config_name: str,
     main: _Main,

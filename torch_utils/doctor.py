@@ -25,11 +25,13 @@ from torch_utils.ops import _extension
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.resample import setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample
+from torch_utils.pipes import quiet_pipes
 
 # Convolutions on GPUs round to ten bits of mantissa.
 _TOLERANCE = 1e-2
 
 
+@quiet_pipes()
 def main() -> None:
     """Print the report and exit."""
     words = sys.argv[1:]
