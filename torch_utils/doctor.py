@@ -1,8 +1,8 @@
-"""Tell which CUDA kernels run here, why, and what to do for better: python -m torch_utils.doctor.
+"""Report which CUDA kernels run here, why, and how to improve that: python -m torch_utils.doctor.
 
-Words: build=true compiles the kernels now, for the visible GPUs, and also if that failed before;
-architectures=8.0,9.0+PTX for these GPUs instead. The exit code is 0 if what is used works, 1 if
-not, 2 if the words or MATE3D_OPS cannot be understood.
+Options: build=true compiles the kernels now for the visible GPUs, even if that failed before;
+architectures=8.0,9.0+PTX compiles for these GPUs instead. The exit code is 0 if the operations
+work, 1 if they do not, 2 if the options or MATE3D_OPS are invalid.
 """
 
 import os
@@ -27,7 +27,7 @@ from torch_utils.ops.resample import setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample
 from torch_utils.pipes import quiet_pipes
 
-# Convolutions on GPUs round to ten bits of mantissa.
+# Convolutions on GPUs round to a mantissa of ten bits.
 _TOLERANCE = 1e-2
 
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _examine(build: bool, architectures: Sequence[str]) -> bool:
-    """Print what is there, compile if that is asked for, and return whether all is well."""
+    """Print the report, compile if requested, and return whether everything works."""
     gpus = _extension.visible_gpus()
     print("MaTe3D doctor: which implementation of the tensor operations runs here, and why")
     _print_system()
@@ -75,7 +75,7 @@ def _examine(build: bool, architectures: Sequence[str]) -> bool:
 def _print(name: str, value: object) -> None:
     width = min(max(shutil.get_terminal_size().columns, 60), 100)
     indent = f"  {name:16}" if name else "  "
-    options = {"break_long_words": False, "break_on_hyphens": False}  # paths can be copied
+    options = {"break_long_words": False, "break_on_hyphens": False}  # so that paths can be copied
     rest = " " * len(indent)
     print(
         textwrap.fill(str(value), width, initial_indent=indent, subsequent_indent=rest, **options)
@@ -85,10 +85,10 @@ def _print(name: str, value: object) -> None:
 def _print_system() -> None:
     print("\nSYSTEM")
     _print("Python", f"{platform.python_version()}  {sys.executable}")
-    made_for = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    made_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     _print("PyTorch", f"{torch.__version__} ({made_for})")
     driver = toolchain.driver_version()
-    _print("GPU driver", f"for CUDA {driver[0]}.{driver[1]} and older" if driver else "none")
+    _print("GPU driver", f"supports CUDA {driver[0]}.{driver[1]} and older" if driver else "none")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             major, minor = torch.cuda.get_device_capability(index)
@@ -99,18 +99,18 @@ def _print_system() -> None:
 
 
 def _why_no_gpu() -> str:
-    """Return why PyTorch cannot use the GPU that is there."""
+    """Return why PyTorch cannot use the GPU."""
     if torch.version.cuda is None:
-        return "there is a driver, but this PyTorch is made without CUDA; install one with it"
+        return "there is a driver, but this PyTorch was built without CUDA; install one with CUDA"
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return f"there is a driver, but PyTorch finds no GPU: {' '.join(str(error).split())}"
+        return f"there is a driver, but PyTorch does not find a GPU: {' '.join(str(error).split())}"
     return "none is visible (CUDA_VISIBLE_DEVICES hides GPUs)"
 
 
 def _print_compiled(gpus: Sequence[str]) -> None:
-    """Print what compiles the kernels, and what was compiled before."""
+    """Print the compilers and the compiled kernels."""
     print("\nCOMPILED KERNELS")
     _print("MATE3D_OPS", _extension.choice())
     try:
@@ -121,7 +121,7 @@ def _print_compiled(gpus: Sequence[str]) -> None:
     try:
         prebuilt = _extension.PREBUILT_FOLDER
         there = prebuilt.is_dir()
-        _print("prebuilt", _describe(prebuilt, gpus) if there else "none came with the package")
+        _print("prebuilt", _describe(prebuilt, gpus) if there else "the package has none")
     except BuildError as error:
         _print("prebuilt", f"not used: {error.reason}")
     try:
@@ -130,7 +130,7 @@ def _print_compiled(gpus: Sequence[str]) -> None:
         state = "writable" if os.access(existing, os.W_OK) else "NOT writable"
         _print("cache", f"{folder} ({state})")
         entry = cache.find_entry(gpus)
-        _print("in the cache", _describe(entry, gpus) if entry else "nothing that fits")
+        _print("in the cache", _describe(entry, gpus) if entry else "nothing suitable")
     except BuildError as error:
         _print("cache", error.reason)
 
@@ -141,7 +141,7 @@ def _describe(folder: Path, gpus: Sequence[str]) -> str:
 
 
 def _build(architectures: Sequence[str]) -> bool:
-    """Compile, print the outcome and return whether that worked."""
+    """Compile, print the result and return whether it succeeded."""
     print("\nCOMPILING")
     try:
         folder = cache.find_or_build(toolchain.find_toolchain(), architectures, retry=True)
@@ -154,17 +154,17 @@ def _build(architectures: Sequence[str]) -> bool:
 
 
 def _judge(gpus: Sequence[str]) -> tuple[str, str, str]:
-    """Return what CUDA tensors get in a process that starts now; compiles and loads nothing.
+    """Predict what CUDA tensors use in a new process, without compiling or loading anything.
 
     Returns:
-        A summary, what to do for kernels (empty if nothing is missing), and the device where
-        operations are tried: not "cuda" if that would start a compilation.
+        A summary, advice (empty if nothing is missing), and the device to try operations on: not
+        "cuda" if that would start a compilation.
     """
     if _extension.choice() == "pytorch":
-        return "PyTorch's operations are used, since MATE3D_OPS=pytorch says so.", "", "cpu"
+        return "PyTorch's operations are used because MATE3D_OPS=pytorch is set.", "", "cpu"
     if not gpus:
         summary = (
-            "PyTorch's operations are used, since there is no CUDA GPU. On a CPU they are the "
+            "PyTorch's operations are used because there is no CUDA GPU. On a CPU they are the "
             "right choice: nothing is missing."
         )
         return summary, "", "cpu"
@@ -179,7 +179,7 @@ def _judge(gpus: Sequence[str]) -> tuple[str, str, str]:
     if folder is None:
         summary = (
             "CUDA kernels are used; the first CUDA tensor compiles them, which takes about a "
-            "minute, once. To compile them now, run this command with build=true."
+            "minute, only once. To compile them now, run this command with build=true."
         )
         return summary, "", "cpu"
     is_prebuilt = folder == _extension.PREBUILT_FOLDER
@@ -188,8 +188,8 @@ def _judge(gpus: Sequence[str]) -> tuple[str, str, str]:
 
 
 def _try_operations(device: str) -> bool:
-    """Print whether each operation agrees with PyTorch's in float64, and return whether all do."""
-    print(f"\nOPERATIONS ({device}) AGAINST PYTORCH'S IN FLOAT64")
+    """Print whether each operation matches PyTorch in float64, and return whether all do."""
+    print(f"\nOPERATIONS ({device}) AGAINST PYTORCH IN FLOAT64")
     generator = torch.Generator().manual_seed(0)
     image, planes, points = (
         torch.randn(shape, generator=generator)
@@ -210,7 +210,7 @@ def _try_operations(device: str) -> bool:
             works = False
             continue
         agrees = error < _TOLERANCE
-        _print(name, f"{'works' if agrees else 'WRONG'}, largest difference {error:.1e}")
+        _print(name, f"{'works' if agrees else 'WRONG'}, maximum difference {error:.1e}")
         works = works and agrees
     return works
 

@@ -1,4 +1,4 @@
-"""Models that load from a folder or a hub id, save to a folder, and go to the hub."""
+"""Models that load from a folder or the hub, save to a folder, and upload to the hub."""
 
 import shlex
 import tempfile
@@ -36,16 +36,16 @@ class PretrainedModel(
     pipeline_tag="unconditional-image-generation",
     tags=["mate3d", "3d", "portrait", "image-editing"],
 ):
-    """Gives a module built from one config dataclass its folder format and its way to the hub.
+    """Loads, saves and uploads a module that is built from one config dataclass.
 
-    A folder holds config.yaml, generator.safetensors and card.md. The hub's copy has README.md
-    as well, the card with the metadata that the hub indexes. There is no config.json.
+    A folder holds config.yaml, generator.safetensors and card.md. On the hub there is also
+    README.md, the card with the metadata that the hub indexes. There is no config.json.
     """
 
     # Dataclass that the constructor takes.
     config_type: ClassVar[type]
 
-    # Text of card.md, and the licence in README.md, of the folder that the weights came from.
+    # Text of card.md and licence in README.md, both from the folder that was loaded.
     card: str = ""
     license: str = UNKNOWN_LICENSE
 
@@ -67,15 +67,15 @@ class PretrainedModel(
             path_or_hub_id: Name of an included checkpoint (`demo_cat`), checkpoint folder, or
                 owner/name on the Hugging Face hub; the first of these that exists.
             revision: Branch, tag or commit on the hub; None is its main branch.
-            device: Where the weights go.
-            token: Of the hub; None takes HF_TOKEN or that of `hf auth login`.
-            cache_dir: Where downloads are kept; None is the hub client's cache.
-            force_download: Download even what is in the cache.
-            local_files_only: Use the cache only.
+            device: Device of the weights.
+            token: Hub token; None uses HF_TOKEN or the one from `hf auth login`.
+            cache_dir: Folder for downloads; None is the hub client's cache.
+            force_download: Download even files that are in the cache.
+            local_files_only: Never use the network.
 
         Raises:
             UserError: If there is no such checkpoint, it is damaged or does not fit its config,
-                or the hub does not give it.
+                or the hub refuses it.
         """
         folder = _local_folder(path_or_hub_id, revision)
         if folder is None:
@@ -102,15 +102,15 @@ class PretrainedModel(
         license: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Write a checkpoint folder with a model card for the hub, all of it or nothing.
+        """Write a checkpoint folder with a model card for the hub, atomically.
 
         Args:
-            save_directory: Replaced as a whole if it is a checkpoint folder.
-            card: Markdown; None keeps the card that the model was loaded with.
-            license: Licence in the words of the hub, such as "apache-2.0"; None keeps the one
-                that the model was loaded with, or "other".
-            dtype: Precision of the stored weights, e.g. torch.float16; None stores them as they
-                are in memory, which after loading is float32, however they were stored.
+            save_directory: Replaced if it is a checkpoint folder.
+            card: Markdown; None keeps the loaded card.
+            license: The hub's name of the licence, such as "apache-2.0"; None keeps the loaded
+                one, or "other".
+            dtype: Precision of the stored weights, e.g. torch.float16; None keeps that of the
+                model, which is float32 after loading.
 
         Raises:
             UserError: If the folder holds files that are not a checkpoint's.
@@ -134,21 +134,21 @@ class PretrainedModel(
         branch: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload the files of `save_pretrained`, and no others, in one commit.
+        """Upload the files of `save_pretrained`, and only those, in one commit.
 
         Args:
-            repo_id: owner/name on the hub; made if it is not there.
+            repo_id: owner/name on the hub; created if missing.
             card: See `save_pretrained`.
             license: See `save_pretrained`.
             dtype: See `save_pretrained`.
             commit_message: First line of the commit.
             private: Whether a new repository is private; None is the owner's default.
-            token: With write access; None takes HF_TOKEN or that of `hf auth login`.
+            token: Token with write access; None uses HF_TOKEN or the one from `hf auth login`.
             branch: Branch to commit to; None is main.
             create_pr: Open a pull request instead of changing the branch.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
             UserError: If the hub refuses or cannot be reached.
@@ -187,11 +187,13 @@ def write_model_files(
 
 
 def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | None:
-    """Return the local folder that is meant, or None for a hub id."""
+    """Return the local folder, or None for a hub id."""
     text, folder = str(path_or_hub_id), standing_folder(folder_or_asset(path_or_hub_id))
     if folder.is_dir():
         if revision is not None:
-            raise UserError(f"revision={revision} is for the hub, but {folder} is a local folder")
+            raise UserError(
+                f"revision={revision} only applies to the hub, but {folder} is a local folder"
+            )
         return folder
     if folder.exists():
         advice = f"give the checkpoint folder that holds {CONFIG_FILE}"
@@ -211,17 +213,17 @@ def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | No
 
 
 def _download(repo_id: str, options: dict[str, Any]) -> Path:
-    """Fetch a checkpoint's files, all from one commit and no others; return their folder."""
+    """Download only a checkpoint's files, all from one commit; return their folder."""
     try:
         with hub_errors(repo_id, options["revision"]):
             return Path(snapshot_download(repo_id, allow_patterns=list(FILES), **options))
     except UserError as error:
-        # What was meant may be a folder that is not there.
+        # The user may have meant a folder that does not exist.
         raise UserError(f"no checkpoint at {repo_id}: no such folder, and {error}") from error
 
 
 def _build(path: Path, model_type: type[ModelT]) -> ModelT:
-    """Return a model of random weights as a config file describes it."""
+    """Return the model that a config file describes, with random weights."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         version = document.get("format_version", FORMAT_VERSION)
@@ -243,14 +245,14 @@ def _build(path: Path, model_type: type[ModelT]) -> ModelT:
         raise UserError(f"{path}: {error}") from None
     except UserError:
         raise
-    # Whatever YAML says to other texts, and a constructor to values of a wrong type or size.
+    # Malformed YAML and wrong values can raise anything.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path} does not describe a generator: {reason}") from None
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse a folder that cannot be replaced by a checkpoint without losing other files.
+    """Raise if replacing a folder by a checkpoint would lose other files.
 
     Raises:
         UserError: If it is a file, or holds files that are not a checkpoint's.

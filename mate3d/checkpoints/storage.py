@@ -1,4 +1,4 @@
-"""What checkpoints are made of: safetensors and plain documents."""
+"""The parts of checkpoints: safetensors and plain documents."""
 
 import zipfile
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def save_weights(
     Args:
         path: File to write.
         state: Tensors by name.
-        dtype: Precision of floating ones; None keeps theirs.
+        dtype: Precision of floating-point tensors; None keeps theirs.
         metadata: Texts to store with them.
 
     Raises:
@@ -35,12 +35,12 @@ def save_weights(
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in state.items()
     }
-    # As bytes, because safetensors' own errors hide those of the system.
+    # Written here, because safetensors' own errors hide those of the system.
     Path(path).write_bytes(save(tensors, dict(metadata or {})))
 
 
 def save_document(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write plain values and tensors as PyTorch's own format.
+    """Write plain values and tensors in PyTorch's format.
 
     Raises:
         OSError: If the file cannot be written.
@@ -49,16 +49,16 @@ def save_document(path: str | Path, document: Mapping[str, Any]) -> None:
         try:
             torch.save(dict(document), file)
         except RuntimeError as error:
-            # Finishing a broken archive fails too, and hides why it broke.
+            # Finishing the broken archive also fails and hides the cause.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load_document(path: str | Path) -> dict[str, Any]:
-    """Read a file of `save_document` to the CPU; nothing in it is executed.
+    """Read a file written by `save_document` to the CPU; nothing in it is executed.
 
-    Every part is compared with its checksum, which `torch.load` does not do.
+    Checks every checksum, which `torch.load` does not.
 
     Raises:
         UserError: If the file is missing or damaged.
@@ -70,15 +70,15 @@ def load_document(path: str | Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)
-        reason = f"{damaged} in it is damaged"
-    # Damaged archives raise what they like, depending on where the damage is.
+        reason = f"its part {damaged} is damaged"
+    # Damaged archives can raise anything, depending on where the damage is.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise UserError(f"{path} cannot be read: {reason}")
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read safetensors; floating tensors come back as float32.
+    """Read safetensors; floating-point tensors become float32.
 
     Raises:
         UserError: If the file is missing or damaged.
@@ -96,7 +96,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_state_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load tensors into a module; every name and shape must fit.
+    """Load tensors into a module; all names and shapes must match.
 
     Raises:
         UserError: Listing missing, unexpected and misshapen tensors.

@@ -26,10 +26,9 @@ _CARD = """\
 
 ## License
 
-These weights are not this project's. They stay under the terms of those who trained and published
-them: MaTe3D's and EG3D's are for non-commercial use, as their own licenses say in full; read them
-before you use or share this folder. This project's Apache-2.0 license covers its code, not these
-weights.
+These weights do not belong to this project. The terms of their authors still apply: MaTe3D's and
+EG3D's weights are for non-commercial use only. Read their licenses before you use or share this
+folder. This project's Apache-2.0 license covers its code, not these weights.
 
 ## What was converted
 
@@ -58,11 +57,11 @@ length {rig.focal:g} is that of the training cameras; the snapshot stores none.
 
 These settings keep the conventions that the weights were trained with:
 
-- `plane_layout: {config.plane_layout}`: the axes that the file's planes were trained with
-- `density_activation: {rendering.density_activation}`: the lineage's marcher: softplus(density - 1)
-- `importance_bins: {rendering.importance_bins}`: the lineage lays importance samples half an
+- `plane_layout: {config.plane_layout}`: the axes of the planes in the file
+- `density_activation: {rendering.density_activation}`: softplus(density - 1), as in EG3D
+- `importance_bins: {rendering.importance_bins}`: EG3D places importance samples half an
   interval nearer
-- `background_class: null`: what shines through counts as no class
+- `background_class: null`: light that passes the head counts towards no class
 
 The whole configuration, inferred from the file:
 
@@ -73,25 +72,25 @@ The whole configuration, inferred from the file:
 
 _CAT_LABELS = """
 
-No table of the cat ids is published. That 4 is the mouth and 5 the nose is inferred
-from the colours of the authors' figure."""
+No table of the cat ids is published. We inferred from the colours of the authors' figure that
+4 is the mouth and 5 the nose."""
 
 
 def report_lines(conversion: Conversion, snapshot: PublishedSnapshot, network: str) -> list[str]:
-    """Return what a conversion mapped and what it did not, with the reasons, as lines."""
+    """List the tensors that a conversion mapped, and those that it did not with the reasons."""
     mapped = sum(conversion.mapped.values())
     lines = [f"mapped from {network}: {mapped} tensors"]
     lines += [_row(part, count) for part, count in conversion.mapped.items()]
     lines.append("not mapped:")
     lines += [
-        _row(name, len(published.state), f"{published.class_name}; network={network} was asked for")
+        _row(name, len(published.state), f"{published.class_name}; not network={network}")
         for name, published in snapshot.networks.items()
         if name != network
     ]
-    lines += [_row(key, "", f"no network ({kind})") for key, kind in snapshot.other.items()]
+    lines += [_row(key, "", f"not a network ({kind})") for key, kind in snapshot.other.items()]
     lines += [_row(f"{network}.{name}", 1, why) for name, why in conversion.skipped.items()]
     if conversion.initialised:
-        lines.append("not in the file, at random values:")
+        lines.append("not in the file, set to random values:")
         lines += [_row(name, 1) for name in conversion.initialised]
     lines += [f"problem: {text}" for text in conversion.problems]
     return lines + [f"note: {text}" for text in conversion.notes]
@@ -121,13 +120,13 @@ def make_card(
     Args:
         source: The snapshot's file.
         network: The network converted.
-        conversion: What was converted.
-        snapshot: What the file holds.
+        conversion: The converted network.
+        snapshot: Everything in the file.
         precision: Precision of the stored weights.
-        verification: Lines of the comparison with recorded values; empty if none was made.
+        verification: Lines of the comparison with recorded values; empty without one.
     """
     config = conversion.generator.config
-    table = "\n".join(["```", *verification, "```", "", "Every error is within what is allowed."])
+    table = "\n".join(["```", *verification, "```", "", "Every error is within its tolerance."])
     return _CARD.format(
         file=Path(source).name,
         size=Path(source).stat().st_size,
@@ -150,5 +149,5 @@ def _describe_labels(label_set: LabelSet) -> str:
     if label_set.num_classes == 0:
         return "None: this network renders no segmentation."
     names = ", ".join(f"{index} {name}" for index, name in enumerate(label_set.class_names))
-    text = f"`{label_set.name}`, told by the number of local heads: {names}."
+    text = f"`{label_set.name}`, inferred from the number of local heads: {names}."
     return text + _CAT_LABELS if label_set.name == "catmask_hq" else text

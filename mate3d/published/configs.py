@@ -1,7 +1,7 @@
 """Our configuration of a published network, inferred from its arguments and tensor shapes.
 
-What renders differently here than the file asks for is never passed over: it is a problem, and a
-problem is an error unless the caller asks for the list.
+A setting that we render differently from the file is never ignored: it is a problem, and problems
+are errors unless the caller asks for a list of them.
 """
 
 import re
@@ -20,7 +20,7 @@ def infer_generator(network: PublishedNetwork) -> GeneratorFacts:
     """Infer a published generator's configuration and gains, collecting problems and notes.
 
     Raises:
-        UserError: If the network is no generator of MaTe3D or EG3D.
+        UserError: If the network is not a generator of MaTe3D or EG3D.
     """
     facts = GeneratorFacts(network)
     is_density = "decoder.net.0.weight" in network.state
@@ -59,7 +59,7 @@ def discriminator_config(network: PublishedNetwork) -> DiscriminatorConfig:
     """Return the configuration of a published discriminator.
 
     Raises:
-        UserError: If the network is no discriminator of MaTe3D or EG3D.
+        UserError: If the network is not a discriminator of MaTe3D or EG3D.
     """
     pattern = re.compile(r"b(\d{1,5})\.conv0\.weight")
     sides = sorted(int(match[1]) for match in map(pattern.fullmatch, network.state) if match) or [8]
@@ -70,7 +70,8 @@ def discriminator_config(network: PublishedNetwork) -> DiscriminatorConfig:
     group_size = network.attributes.get("b4.mbstd.group_size", 4)
     if type(group_size) is not int or group_size < 1 or not (clamp is None or is_number(clamp)):
         raise UserError(
-            f"{network.class_name} has the group size {shown(group_size)} or clamp {shown(clamp)}"
+            f"{network.class_name}: unsupported group size {shown(group_size)} or clamp"
+            f" {shown(clamp)}"
         )
     return DiscriminatorConfig(
         image_channels=network.size(f"b{sides[-1]}.fromrgb.weight", 1) // 2,

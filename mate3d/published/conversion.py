@@ -1,4 +1,4 @@
-"""A published generator as ours: what was mapped, what was not and why."""
+"""Convert a published generator to ours, and report which tensors were mapped."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from mate3d.published.names import generator_name
 from mate3d.published.networks import PublishedNetwork
 
 _FILTER = ".resample_filter"
-# Elements; published generators have half as many.
+# Limit on elements set to random values; published generators have half as many in all.
 _MAX_MADE_UP = 2**26
 
 
 @dataclass
 class Conversion:
-    """A published generator as ours.
+    """The result of `convert_generator`.
 
     Args:
         generator: Frozen, in eval mode, float32.
         mapped: Number of tensors of each part of our generator that came from the file.
-        skipped: Reason for each published tensor that was left out.
-        initialised: Our tensors that the file lacks, at random values; only if not strict.
-        problems: Settings of the file that are not followed; only if not strict.
-        notes: What was assumed, or is without effect.
+        skipped: Why each published tensor was left out.
+        initialised: Our tensors that the file lacks, set to random values; only if not strict.
+        problems: Settings in the file that we do not support; only if not strict.
+        notes: Assumptions, and settings without effect.
     """
 
     generator: Generator
@@ -43,15 +43,15 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
 
     Args:
         network: Usually G_ema.
-        strict: Missing or unexpected tensors, values that are not finite and settings that are not
-            followed are errors; otherwise they are listed.
+        strict: Raise for missing or unexpected tensors, values that are not finite and unsupported
+            settings; otherwise list them.
 
     Raises:
         UserError: If the network does not fit.
     """
     inferred = infer_generator(network)
     renamed, skipped = _rename(network.state, inferred.gains)
-    # On the meta device no memory is taken before shapes were compared.
+    # The meta device takes no memory, so shapes are compared first.
     with torch.device("meta"):
         expected = {k: v.shape for k, v in Generator(inferred.config).state_dict().items()}
     misshapen = [
@@ -60,10 +60,10 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
         if name in expected and tensor.shape != expected[name]
     ]
     if misshapen:
-        raise UserError(f"{network.class_name} has tensors of other shapes: {_some(misshapen)}")
+        raise UserError(f"{network.class_name} has tensors of the wrong shape: {_some(misshapen)}")
     known = {None, *expected}
     unexpected = [name for name in network.state if generator_name(name) not in known]
-    # Filters are constants: our layers have the lineage's already.
+    # Filters are constants, which our layers already have.
     absent = sorted(set(expected) - set(renamed))
     missing = [name for name in absent if not name.endswith(_FILTER)]
     problems = [*inferred.problems, *_broken_values(renamed)]
@@ -81,7 +81,7 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
     skipped |= dict.fromkeys(constants, "a constant, not a weight")
     kept = {name: renamed[name] for name in expected if name in renamed}
     num_filters = len(absent) - len(missing)
-    filters = f"{num_filters} resampling filters are not in the file; 1, 3, 3, 1 is taken"
+    filters = f"{num_filters} resampling filters are not in the file; using 1, 3, 3, 1"
     return Conversion(
         generator=_fill(inferred.config, kept),
         mapped=dict(Counter(name.split(".")[0] for name in kept)),
@@ -95,15 +95,15 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
 def _rename(
     state: dict[str, Tensor], gains: dict[str, float]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors by our names, with our gains, and the reason for each one not used."""
+    """Return tensors by our names with our gains, and the reason for each unused one."""
     renamed: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     for published, tensor in state.items():
         name = generator_name(published)
         if name is None:
-            skipped[published] = "a filter that nothing is resampled with"
+            skipped[published] = "an unused filter"
         elif name in renamed:
-            raise UserError(f"two published tensors would become {name}; one is {published}")
+            raise UserError(f"two published tensors map to {name}; one is {published}")
         else:
             gain = gains.get(published)
             renamed[name] = tensor if gain is None else (tensor.double() * gain).to(tensor.dtype)
@@ -113,14 +113,14 @@ def _rename(
 def _describe_gains(gains: dict[str, float]) -> list[str]:
     texts = {name: f"{gain:g}" for name, gain in gains.items()}
     return [
-        f"multiplied by {text}, as layers of the file have another gain:"
+        f"multiplied by {text} because layers in the file have a different gain:"
         f" {_some([name for name in texts if texts[name] == text])}"
         for text in dict.fromkeys(texts.values())
     ]
 
 
 def _broken_values(state: dict[str, Tensor]) -> list[str]:
-    """Tell which tensors hold anything but finite floating-point numbers."""
+    """List the tensors that hold anything but finite floating-point numbers."""
     integer = [name for name, tensor in state.items() if not tensor.is_floating_point()]
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     kinds = {"whole numbers": integer, "values that are not finite": broken}
@@ -128,7 +128,7 @@ def _broken_values(state: dict[str, Tensor]) -> list[str]:
 
 
 def _fill(config: GeneratorConfig, state: dict[str, Tensor]) -> Generator:
-    """Build a generator and copy the given tensors into it; the rest is random but repeatable."""
+    """Build a generator and copy the given tensors; the rest is random but reproducible."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = Generator(config)

@@ -1,4 +1,4 @@
-"""Single facts about a published generator, looked up in tensors, attributes and options."""
+"""Look up facts about a published generator in its tensors, attributes and options."""
 
 import math
 import re
@@ -20,14 +20,14 @@ LABEL_SETS = {19: "celebamask_hq", 6: "catmask_hq", 0: "unlabelled"}
 _DEFAULT_CHANNELS = (32768, 512)
 _MAX_MAPPING_LAYERS = 64
 _MAX_SIDE = 4096
-# What renders as it does here.
+# Values that our renderer supports.
 _KNOWN_OPTIONS = {
     "clamp_mode": "softplus",
     "decoder_activation": "sigmoid",
     "disparity_space_sampling": False,
     "density_noise": 0,
 }
-# Options that act in training only, or say what tensor shapes say too.
+# Options that only affect training, or that repeat tensor shapes.
 _WITHOUT_EFFECT = re.compile(
     r"image_resolution|superresolution_module(_semantic)?|gpc_reg_.*|gen_pose_cond|density_reg.*"
     r"|reg_type|decoder_output_dim"
@@ -38,10 +38,10 @@ class GeneratorFacts:
     """Looks facts up in a network's tensors, attributes and rendering options.
 
     Attributes:
-        config: Rebuilds the generator; known once all facts were looked up, like gains.
-        gains: Factors that some published tensors must be multiplied by.
-        problems: Settings of the file that our renderer does not follow; results would differ.
-        notes: What was assumed, or is without effect here.
+        config: Rebuilds the generator; set, like gains, once all facts are known.
+        gains: Factors for some published tensors.
+        problems: Settings in the file that our renderer does not support; results would differ.
+        notes: Assumptions, and settings without effect here.
     """
 
     config: GeneratorConfig
@@ -54,7 +54,9 @@ class GeneratorFacts:
         if not isinstance(options, dict):
             options = network.init_kwargs.get("rendering_kwargs")
         if not isinstance(options, dict):
-            raise UserError(f"{network.class_name} has no rendering_kwargs; it is no generator")
+            raise UserError(
+                f"{network.class_name} has no rendering_kwargs, so it is not a generator"
+            )
         self.options: dict[str, Any] = options
         self.used: set[str] = set()
         self.problems: list[str] = []
@@ -65,13 +67,13 @@ class GeneratorFacts:
         value = plain_numbers(self.network.attributes.get(name, default))
         if is_number(value) and value > 0:
             return float(f"{value:.7g}")
-        self.problems.append(f"{name} is {shown(value)}; {default:g} is assumed")
+        self.problems.append(f"{name} is {shown(value)}; assuming {default:g}")
         return default
 
-    def whole(self, name: str, value: Any, least: int = 1) -> int:
+    def whole(self, name: str, value: Any, minimum: int = 1) -> int:
         """Return a number of pixels or samples."""
-        if type(value) is not int or not least <= value <= _MAX_SIDE:
-            raise UserError(f"{name} is {shown(value)}; {least} to {_MAX_SIDE} is known")
+        if type(value) is not int or not minimum <= value <= _MAX_SIDE:
+            raise UserError(f"{name} is {shown(value)} (expected {minimum} to {_MAX_SIDE})")
         return value
 
     def option(self, name: str, default: Any = None) -> Any:
@@ -84,40 +86,39 @@ class GeneratorFacts:
         value = self.option(name, default)
         if not is_number(value) or not value > above:
             limit = "" if above == -math.inf else f" above {above:g}"
-            raise UserError(f"rendering option {name} is {shown(value)}; a number{limit} is known")
+            raise UserError(f"rendering option {name} is {shown(value)} (expected a number{limit})")
         return float(value)
 
     def mapping(self) -> dict[str, int]:
-        """Return the widths of latents and the number of layers behind the camera's embedding."""
+        """Return the widths of the latents and the number of mapping layers."""
         w_dim = self.network.size("backbone.mapping.embed.weight", 0)
         number = self.network.count(r"backbone\.mapping\.fc\d+\.weight")
         # The first layer takes the latent beside the embedded camera.
         z_dim = self.network.size("backbone.mapping.fc0.weight", 1) - w_dim
         if number > _MAX_MAPPING_LAYERS or z_dim <= 0:
             raise UserError(
-                f"the mapping has {number} layers for latents of {z_dim} numbers; at most"
-                f" {_MAX_MAPPING_LAYERS} layers and at least 1 number are known"
+                f"the mapping has {number} layers for latents of {z_dim} numbers (expected at most"
+                f" {_MAX_MAPPING_LAYERS} layers and at least 1 number)"
             )
         return {"z_dim": z_dim, "w_dim": w_dim, "mapping_layers": number}
 
     def backbone(self) -> dict[str, int]:
-        """Return the planes' side and the rule of channels: that given, unless shapes differ."""
+        """Return the planes' side and the channel rule, the stored one if it fits the shapes."""
         pattern = re.compile(r"backbone\.synthesis\.b(\d{1,5})\.")
         sides = sorted({int(match[1]) for match in map(pattern.match, self.state) if match})
         if not sides or sides != [4 * 2**i for i in range(len(sides))]:
             raise UserError(
-                f"{self.network.class_name} has backbone blocks {sides}; 4, 8, 16, ... are those of"
-                " a generator"
+                f"{self.network.class_name} has backbone blocks {sides} (expected 4, 8, 16, ...)"
             )
         channels = {r: self.network.size(f"backbone.synthesis.b{r}.conv1.weight", 0) for r in sides}
         base, maximum = channel_rule(channels, self.network.init_kwargs, self.network.class_name)
         return {"plane_resolution": sides[-1], "channel_base": base, "channel_max": maximum}
 
     def plane_layout(self) -> PlaneLayout:
-        """Read which axes the three planes look at from the constant that the file carries."""
+        """Read the axes of the three planes from the constant in the file."""
         axes = self.network.attributes.get("renderer.plane_axes")
         if not isinstance(axes, Tensor):
-            self.notes.append("no renderer.plane_axes in the file; the lineage's layout is assumed")
+            self.notes.append("no renderer.plane_axes in the file; assuming EG3D's layout")
             return "eg3d_legacy"
         layout = None
         if axes.shape == (3, 3, 3):
@@ -125,38 +126,38 @@ class GeneratorFacts:
             is_permutation = bool(((axes == 0) | (axes == 1)).all() and (axes.sum(-1) == 1).all())
             layout = find_plane_layout(pairs) if is_permutation else None
         if layout is None:
-            raise UserError("renderer.plane_axes of the file are not those of a known plane layout")
+            raise UserError("renderer.plane_axes in the file do not match a known plane layout")
         return layout
 
     def label_set(self, is_density: bool) -> str:
-        """Tell the label set by the number of local heads."""
+        """Infer the label set from the number of local heads."""
         number = self.network.count(r"decoder\.net_main_shp_bbbb_\d+\.0\.weight")
         if number not in LABEL_SETS or (number == 0) != is_density:
             raise UserError(
-                f"the decoder has {number} local heads; known are 19 (celebamask_hq) and 6"
-                " (catmask_hq), and none for EG3D's density decoder"
+                f"the decoder has {number} local heads (expected 19 for celebamask_hq, 6 for"
+                " catmask_hq, none for EG3D's density decoder)"
             )
         return LABEL_SETS[number]
 
     def beta(self) -> float:
-        """Return the sharpness length that the decoder stores."""
+        """Return the decoder's beta."""
         self.network.size("decoder.sigmoid_beta", 0)
         return float(f"{self.state['decoder.sigmoid_beta'].flatten()[0].item():.7g}")
 
     def camera_scale(self) -> float:
-        """Return the factor on the conditioning camera; 0 is no conditioning (spec 4)."""
+        """Return the factor on the conditioning camera; 0 disables it (spec 4)."""
         if self.network.size("backbone.mapping.embed.weight", 1) != CAMERA_DIM:
             raise UserError(f"the mapping's conditioning is not a camera of {CAMERA_DIM} numbers")
         scale = self.number("c_scale", 0)
         return 0.0 if self.option("c_gen_conditioning_zero") else scale
 
     def decoder_multiplier(self) -> float:
-        """Return the learning-rate multiplier of decoder layers that do not tell it themselves."""
+        """Return the learning-rate multiplier of decoder layers that do not store their own."""
         value = self.option("decoder_lr_mul", 1)
         return value if is_number(value) and value > 0 else 1
 
     def clamp(self, part: str, default: float | None) -> float | None:
-        """Return the limit of activations in the layers whose names start so."""
+        """Return the activation clamp of the layers whose names start with `part`."""
         attributes = self.network.attributes.items()
         clamps = [v for k, v in attributes if k.startswith(part) and k.endswith(".conv_clamp")]
         found = {shown(value): value for value in clamps} or {"": default}
@@ -173,13 +174,13 @@ class GeneratorFacts:
         return default
 
     def superresolution(self) -> dict[str, Any]:
-        """Return input side, final side and channels of the super-resolution's blocks."""
+        """Return the input side, the final side and the channels of the super-resolution blocks."""
         blocks = self.network.count(r"superresolution\.block\d\.conv1\.weight")
         names = [f"superresolution.block{index}" for index in range(blocks)]
         sides = [self.network.size(f"{name}.conv1.noise_const", 0) for name in names]
         name = "superresolution.input_resolution"
         start = self.whole(name, self.network.attributes.get(name))
-        # Blocks double the side or keep it, and those that keep it come first.
+        # Blocks keep the side or double it; those that keep it come first.
         doubled = [start * 2 ** (i + 1) for i in range(blocks)]
         fits = any(sides == [start] * n + doubled[: blocks - n] for n in range(blocks + 1))
         if blocks == 0 or not fits:
@@ -188,43 +189,45 @@ class GeneratorFacts:
         return {"sr_input_resolution": start, "resolution": sides[-1], "sr_channels": channels}
 
     def sr_noise_mode(self) -> Literal["none", "const", "random"]:
-        """Return the noise of the super-resolution."""
+        """Return the noise mode of the super-resolution."""
         mode = self.option("superresolution_noise_mode", "none")
         if mode not in ("none", "const", "random"):
             raise UserError(
-                f"rendering option superresolution_noise_mode is {shown(mode)};"
-                " none, const and random are known"
+                f"rendering option superresolution_noise_mode is {shown(mode)}"
+                " (expected none, const or random)"
             )
         return mode
 
     def camera_rig(self) -> CameraRig:
-        """Return the cameras that portraits are framed by.
+        """Return the default cameras.
 
-        Snapshots do not store a focal length. The sample script of the lineage turns a field of
-        view of 18.837 degrees into 4.2634 by rounded constants; the cameras that the networks were
-        trained with have 4.2647, which is used here.
+        Snapshots do not store a focal length. EG3D's sample script computes 4.2634 from a field of
+        view of 18.837 degrees with rounded constants. The training cameras have 4.2647, which we
+        use.
         """
         assumed = {"avg_camera_radius": DEFAULT_RADIUS, "avg_camera_pivot": [0, 0, 0]}
         missing = [name for name in assumed if name not in self.options]
-        self.notes += [f"no {name} in the file; {assumed[name]} is assumed" for name in missing]
+        self.notes += [f"no {name} in the file; assuming {assumed[name]}" for name in missing]
         radius, pivot = (self.option(name, value) for name, value in assumed.items())
         is_pivot = isinstance(pivot, list | tuple) and len(pivot) == 3
         if not (is_pivot and all(map(is_number, [*pivot, radius])) and radius > 0):
             raise UserError(
-                f"rendering options avg_camera_radius {shown(radius)} and avg_camera_pivot"
-                f" {shown(pivot)} are not a distance and a point"
+                f"rendering options avg_camera_radius={shown(radius)} and avg_camera_pivot="
+                f"{shown(pivot)} must be a distance and a point"
             )
         return CameraRig(float(radius), tuple(map(float, pivot)), DEFAULT_FOCAL)
 
     def rendering(self) -> RenderingConfig:
-        """Return the renderer's settings; what it cannot do is an error."""
+        """Return the renderer's settings; unsupported ones are problems or errors."""
         near, far = self.number("ray_start"), self.number("ray_end")
         if not 0 <= near < far:
-            raise UserError(f"rays start at {near:g} and end at {far:g}")
+            raise UserError(
+                f"ray_start={near:g} and ray_end={far:g} (expected 0 <= ray_start < ray_end)"
+            )
         for name, known in _KNOWN_OPTIONS.items():
             if self.option(name, known) not in (known, None):
                 value = shown(self.option(name))
-                self.problems.append(f"rendering option {name} is {value}; {known} is known")
+                self.problems.append(f"rendering option {name} is {value} (expected {known})")
         coarse, fine = "depth_resolution", "depth_resolution_importance"
         return RenderingConfig(
             near=near,
@@ -239,16 +242,18 @@ class GeneratorFacts:
         )
 
     def check(self) -> None:
-        """Find what would be rendered differently; call it when all facts were looked up."""
+        """Find differences in rendering; call this once all facts are known."""
         is_smooth = self.network.attributes.get(
             "superresolution.sr_antialias", self.option("sr_antialias", True)
         )
         side = self.config.neural_rendering_resolution
         if not is_smooth and side > self.config.sr_input_resolution:
-            self.problems.append("rendering option sr_antialias is off; raw renders are smoothed")
+            self.problems.append(
+                "rendering option sr_antialias is off, but we always smooth raw renders"
+            )
         self.problems += layer_problems(self.network)
         self.notes += [
-            f"rendering option {shown(name)} is not known and was ignored"
+            f"rendering option {shown(name)} is unknown and was ignored"
             for name in self.options
             if name not in self.used and not _WITHOUT_EFFECT.fullmatch(str(name))
         ]
@@ -257,11 +262,11 @@ class GeneratorFacts:
 def channel_rule(channels: dict[int, int], arguments: dict[str, Any], name: str) -> tuple[int, int]:
     """Return base and maximum with channels(r) = min(base // r, maximum) for all resolutions r."""
     given = (arguments.get("channel_base"), arguments.get("channel_max"))
-    # The smallest base that gives no resolution too few.
+    # The smallest base that is large enough at every resolution.
     smallest = (max(r * number for r, number in channels.items()), max(channels.values()))
     for base, maximum in (given, _DEFAULT_CHANNELS, smallest):
         if type(base) is not int or type(maximum) is not int:
             continue
         if all(min(base // r, maximum) == number for r, number in channels.items()):
             return base, maximum
-    raise UserError(f"{name} has channels {channels}; min(base / resolution, maximum) is known")
+    raise UserError(f"{name} has channels {channels} (expected min(base / resolution, maximum))")

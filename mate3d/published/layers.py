@@ -1,4 +1,4 @@
-"""How the layers of a published generator compute, where ours could compute otherwise."""
+"""Settings of a published generator's layers that may differ from ours."""
 
 import math
 import re
@@ -12,27 +12,27 @@ from mate3d.published.plain_values import is_number
 _MAPPING_LAYER = re.compile(r"backbone\.mapping\.fc\d+")
 _ACTIVATION = re.compile(r"decoder\.\w+\.1")
 _CONVOLUTION = re.compile(r".*\.conv[01]")
-# Gains that differ by less are roundings of one number.
+# Smaller differences between gains are rounding errors.
 _GAIN_TOLERANCE = 1e-6
 
 
 def layer_problems(network: PublishedNetwork) -> list[str]:
-    """Tell which layers were built otherwise than ours are, each kind with its first place."""
+    """List the settings of layers that differ from ours, with where they occur."""
     places: dict[str, list[str]] = {}
     for name, value in network.attributes.items():
         head, _, last = name.rpartition(".")
         known = _known_values(head, last)
         if known and not any(_is_same(value, allowed) for allowed in known):
-            text = f"{last} is {shown(value)}; {known[0]} is known"
+            text = f"{last} is {shown(value)} (expected {known[0]})"
             places.setdefault(text, []).append(head)
     for head, name in network.classes.items():
         if _ACTIVATION.fullmatch(head) and name != "Softplus":
-            places.setdefault(f"the activation is {name}; Softplus is known", []).append(head)
+            places.setdefault(f"the activation is {name} (expected Softplus)", []).append(head)
     return [f"{text} (in {' and '.join(heads[:4])})" for text, heads in places.items()]
 
 
 def _known_values(head: str, last: str) -> tuple[Any, ...]:
-    """Return what an attribute of a part may be; empty if anything goes."""
+    """Return the supported values of a layer's attribute; empty if all are."""
     if last == "activation" and not _ACTIVATION.fullmatch(head):
         is_rectified = _CONVOLUTION.fullmatch(head) or _MAPPING_LAYER.fullmatch(head)
         return ("lrelu",) if is_rectified else ("linear",)
@@ -52,16 +52,16 @@ def _is_same(value: Any, known: Any) -> bool:
 def stored_gains(
     network: PublishedNetwork, mapping_multiplier: float, decoder_multiplier: float
 ) -> Iterator[tuple[str, float]]:
-    """Yield tensors that are stored for another gain than our layers have, and the ratio.
+    """Yield the tensors that are stored for a different gain than our layers have, and the ratio.
 
-    Fully connected layers keep weights divided by their learning-rate multiplier; 1x1 convolutions
-    to images have a gain as well. Our layers know one multiplier for the mapping's layers and 1
-    for all others, so what differs has to be multiplied into the tensor.
+    Fully connected layers store weights divided by their learning-rate multiplier; 1x1 convolutions
+    to images also have a gain. Our layers have one multiplier for the mapping and 1 everywhere
+    else, so any other ratio must be multiplied into the tensor.
 
     Args:
         network: A generator.
-        mapping_multiplier: That of our mapping layers.
-        decoder_multiplier: What decoder layers have that tell none.
+        mapping_multiplier: Multiplier of our mapping layers.
+        decoder_multiplier: Multiplier of decoder layers that store none.
     """
     for name, weight in network.state.items():
         head, _, last = name.rpartition(".")
@@ -74,7 +74,7 @@ def stored_gains(
         )
         fan_in = weight.shape[1:].numel()
         multipliers = {"weight": gain * math.sqrt(fan_in) if is_number(gain) else assumed}
-        # Layers to images tell a gain of their weights only.
+        # Layers to images store a gain for weights only.
         assumed_bias = ours if is_number(gain) else assumed
         multipliers["bias"] = bias_gain if is_number(bias_gain) else assumed_bias
         for kind, multiplier in multipliers.items():

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Order matters: each rule applies to the result of the ones before. Names that become empty are
-# of filters that the releases store where nothing is resampled with them.
+# Order matters: each rule applies to the result of the previous ones. Names that become empty
+# belong to stored filters that nothing uses.
 _GENERATOR_RULES = (
     (r"^superresolution(_semantic)?\.resample_filter$", ""),
     (r"^backbone\.mapping\.fc(\d+)\.", r"mapping.layers.\1."),

@@ -12,12 +12,12 @@ from mate3d.errors import UserError
 from mate3d.published.snapshot_reader import InertObject, read_snapshot
 
 NETWORK_NAMES = ("G", "G_ema", "D", "D_semantic")
-# Far above what networks have; a small file could name the same parts over and over.
+# Far more than networks have; a small file could repeat the same parts endlessly.
 _MAX_ITEMS = 100_000
 _MAX_DEPTH = 32
 _MAX_NAME_LENGTH = 100
 _MAX_PATH_LENGTH = 300
-# What torch keeps in a module's attributes beside the author's own.
+# Attributes that torch adds to a module's own.
 _TORCH_ATTRIBUTES = re.compile(r"_parameters|_buffers|_modules|training|.*_hooks?(_.*)?")
 _PLAIN_TYPES = (str, int, float, bool, type(None), list, tuple, dict)
 
@@ -29,10 +29,10 @@ class PublishedNetwork:
     Args:
         class_name: Name of its class.
         init_kwargs: Named constructor arguments.
-        attributes: What it carries beside its state: plain values such as `rendering_kwargs`, and
-            tensors; those of its parts under dotted names, e.g. `superresolution.sr_antialias`.
+        attributes: Everything else: plain values such as `rendering_kwargs`, and tensors; those of
+            submodules under dotted names, e.g. `superresolution.sr_antialias`.
         state: Parameters and persistent buffers by name, in the order of torch's state dicts.
-        classes: Class names of its parts by their dotted names.
+        classes: Class names of its submodules by dotted name.
     """
 
     class_name: str
@@ -42,26 +42,26 @@ class PublishedNetwork:
     classes: dict[str, str] = field(default_factory=dict)
 
     def size(self, name: str, dimension: int) -> int:
-        """Return one side of a tensor that must be there."""
+        """Return one dimension of a required tensor."""
         tensor = self.state.get(name)
         if tensor is None or tensor.ndim <= dimension or tensor.numel() == 0:
             raise UserError(
-                f"{self.class_name} has no tensor {name} as networks of MaTe3D and EG3D have"
+                f"{self.class_name} has no tensor {name}, which MaTe3D's and EG3D's networks have"
             )
         return tensor.shape[dimension]
 
     def count(self, pattern: str) -> int:
-        """Return how many tensors have such a name."""
+        """Return how many tensor names match."""
         return sum(re.fullmatch(pattern, name) is not None for name in self.state)
 
 
 @dataclass
 class PublishedSnapshot:
-    """What a snapshot holds.
+    """The content of a snapshot.
 
     Args:
-        networks: Those of G, G_ema, D and D_semantic that are there.
-        other: Kind of every further entry, by its key, e.g. {"training_set_kwargs": "dict"}.
+        networks: Those of G, G_ema, D and D_semantic that the snapshot holds.
+        other: Type of every other entry by its key, e.g. {"training_set_kwargs": "dict"}.
     """
 
     networks: dict[str, PublishedNetwork]
@@ -69,11 +69,11 @@ class PublishedSnapshot:
 
 
 class _NotANetworkError(ValueError):
-    """The object lacks what modules have; the message says what."""
+    """The object is not a module; the message says why."""
 
 
 class _Walk:
-    """Collects what is in a network; refuses those whose parts repeat without end."""
+    """Collects the content of a network; refuses endlessly repeated parts."""
 
     def __init__(self, network: PublishedNetwork):
         self.network, self.num_items = network, 0
@@ -82,8 +82,8 @@ class _Walk:
         """Collect a module's tensors and attributes, then its children's, in torch's order."""
         if depth > _MAX_DEPTH or len(prefix) > _MAX_PATH_LENGTH:
             raise _NotANetworkError(
-                f"its parts are nested deeper than {_MAX_DEPTH} or have names of more than"
-                f" {_MAX_PATH_LENGTH} letters"
+                f"its submodules are nested more than {_MAX_DEPTH} deep or have names of more than"
+                f" {_MAX_PATH_LENGTH} characters"
             )
         self.network.classes[prefix[:-1]] = module.name
         self._collect_state(module, prefix)
@@ -100,27 +100,27 @@ class _Walk:
     def _collect_state(self, module: InertObject, prefix: str) -> None:
         hidden = module.attributes.get("_non_persistent_buffers_set", set())
         if type(hidden) is not set:
-            raise _NotANetworkError(f"{module.name}._non_persistent_buffers_set is no set")
+            raise _NotANetworkError(f"{module.name}._non_persistent_buffers_set is not a set")
         state = self.network.state
         for group in ("_parameters", "_buffers"):
             for name, tensor in self._named(module.attributes.get(group)):
                 if tensor is not None and not isinstance(tensor, Tensor):
                     raise _NotANetworkError(f"{prefix}{name} is a {type(tensor).__name__}")
                 if prefix + name in state:
-                    raise _NotANetworkError(f"it has two tensors called {prefix}{name}")
+                    raise _NotANetworkError(f"it has two tensors named {prefix}{name}")
                 if tensor is not None:
                     place = self.network.attributes if name in hidden else state
                     place[prefix + name] = tensor
 
     def _named(self, items: Any) -> Iterator[tuple[str, Any]]:
         if type(items) is not dict:
-            raise _NotANetworkError("a part lacks the attributes of torch's modules")
+            raise _NotANetworkError("a submodule lacks the attributes of a torch module")
         self.num_items += 1 + len(items)
         if self.num_items > _MAX_ITEMS:
-            raise _NotANetworkError("its parts repeat without end")
+            raise _NotANetworkError("its submodules repeat endlessly")
         for name, value in items.items():
             if type(name) is not str or len(name) > _MAX_NAME_LENGTH or not name.isprintable():
-                raise _NotANetworkError("a part's name is not a short text")
+                raise _NotANetworkError("a submodule's name is not a short text")
             yield name, value
 
 
@@ -128,8 +128,8 @@ def read_published(path: str | Path) -> PublishedSnapshot:
     """Read a snapshot's networks; nothing is executed.
 
     Raises:
-        UserError: If the file is no snapshot, is damaged, holds anything that is not allowed, or
-            holds no network.
+        UserError: If the file is not a snapshot, is damaged, or holds something that is not
+            allowed or no network.
     """
     top = read_snapshot(path)
     found = {name: top[name] for name in NETWORK_NAMES if isinstance(top.get(name), InertObject)}
@@ -145,17 +145,17 @@ def read_published(path: str | Path) -> PublishedSnapshot:
             networks[name] = _read_network(module)
         except _NotANetworkError as error:
             raise UserError(f"snapshot {path}: {name} is not a network: {error}") from None
-    # Tensors shared between many names unfold to far more than the file's size.
+    # Tensors shared by many names could take far more memory than the file's size.
     tensors = [tensor for network in networks.values() for tensor in network.state.values()]
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if total > 2 * Path(path).stat().st_size + 2**20:
-        raise UserError(f"snapshot {path} unfolds to {total} bytes, far more than its size")
+        raise UserError(f"snapshot {path} expands to {total} bytes, far more than its size")
     other = {key: type(top.get(key)).__name__ for key in keys if key not in found}
     return PublishedSnapshot(networks, other)
 
 
 def read_networks(path: str | Path) -> dict[str, PublishedNetwork]:
-    """Return those of G, G_ema, D and D_semantic that a snapshot holds; see `read_published`."""
+    """Return the networks of a snapshot; see `read_published`."""
     return read_published(path).networks
 
 

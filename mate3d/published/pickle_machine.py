@@ -1,8 +1,8 @@
-"""The standard library's unpickler in Python, kept from executing, importing or believing anything.
+"""The standard library's Python unpickler, restricted so that it executes and imports nothing.
 
-It would call what a file names, set attributes on what it finds, and allocate what a file claims.
-Here a global is only a name, every size is compared with the bytes that are there, and the number
-of operations is limited.
+The original calls what a file names, sets attributes, and allocates as much as the file claims.
+Here a global is only a name, every size is checked against the remaining bytes, and the number of
+operations is limited.
 """
 
 import pickle
@@ -17,24 +17,24 @@ _INHERITED = (
     " EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS EMPTY_DICT EMPTY_SET"
     " BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL BINPERSID"
 )
-# Dict keys and set members: hashing or comparing nested tuples could take for ever, and so could
-# whole numbers beyond this, many of which have one hash.
+# Dict keys and set members. Hashing or comparing nested tuples could take forever, and so could
+# larger integers, many of which share one hash.
 _KEY_TYPES = (str, int, float, bool, type(None))
 _MAX_INTEGER_KEY = 2**60
 _MAX_LINE = 256
 
 
 class RefusedPickleError(ValueError):
-    """The data is damaged, or holds something that is not allowed; the message says what."""
+    """The data is damaged or holds something that is not allowed; the message says what."""
 
 
 class Global(str):
-    """What the data refers to as module.name; nothing is imported."""
+    """A reference to module.name; nothing is imported."""
 
 
 @dataclass
 class Budget:
-    """What one file may make us do; shared by all pickles inside it.
+    """Limits on the work for one file; shared by all pickles in it.
 
     Args:
         operations: Operations left.
@@ -49,15 +49,15 @@ class Budget:
         self.operations -= operations
         self.num_bytes -= num_bytes
         if self.operations < 0:
-            raise RefusedPickleError("it holds more operations than any snapshot")
+            raise RefusedPickleError("it holds more operations than any snapshot does")
         if self.num_bytes < 0:
-            raise RefusedPickleError("it unfolds to far more data than its size")
+            raise RefusedPickleError("it expands to far more data than its size")
 
 
 def shown(value: object) -> str:
-    """Write something that a file holds so that a message can show it: short, ASCII."""
+    """Format a value from the file for a message: short, ASCII."""
     if isinstance(value, str):
-        # Cut first: a text may be as long as the file.
+        # Cut first, because a text may be as long as the file.
         value = str(value[:160])
     is_plain = isinstance(value, str | int | float | None)
     text = ascii(value) if is_plain else type(value).__name__
@@ -65,7 +65,7 @@ def shown(value: object) -> str:
 
 
 def checked_keys(keys: list[Any]) -> list[Any]:
-    """Return what may be a dict's keys or a set's members."""
+    """Check that values may be a dict's keys or a set's members, and return them."""
     for key in keys:
         if type(key) not in _KEY_TYPES or (type(key) is int and abs(key) > _MAX_INTEGER_KEY):
             raise RefusedPickleError(f"it uses {shown(key)} as a key")
@@ -77,11 +77,11 @@ def _code(name: str) -> int:
 
 
 class InertUnpickler(pickle._Unpickler):
-    """Reads consecutive pickles of a buffer as plain data; subclasses say what globals mean.
+    """Reads consecutive pickles of a buffer as plain data; subclasses interpret globals.
 
     Args:
-        data: The buffer; byte strings come back as slices of it.
-        budget: Work allowed.
+        data: The buffer; byte strings are returned as slices of it.
+        budget: Limits on the work.
     """
 
     def __init__(self, data: memoryview, budget: Budget):
@@ -106,25 +106,25 @@ class InertUnpickler(pickle._Unpickler):
             return self.stack.pop()
         except (RefusedPickleError, MemoryError):
             raise
-        # Whatever Python says to operations that do not fit their arguments.
+        # Operations on unsuitable arguments can raise any error.
         except Exception as error:
             at = f"at byte {self.position}"
             raise RefusedPickleError(f"it is damaged {at} ({type(error).__name__})") from None
 
     def read(self, size: int) -> memoryview:
-        """Return the next bytes, if that many are there."""
+        """Return the next bytes, if there are that many."""
         start, self.position = self.position, self.position + size
         if self.position > len(self.data):
-            raise RefusedPickleError(f"it is cut short: {size} bytes should follow byte {start}")
+            raise RefusedPickleError(f"it is truncated: expected {size} bytes after byte {start}")
         return self.data[start : self.position]
 
     def readline(self) -> bytes:
-        """Return a line, as old protocols write names."""
+        """Return a line, the form of names in old protocols."""
         line = bytes(self.data[self.position : self.position + _MAX_LINE])
         return bytes(self.read(line.index(b"\n") + 1))
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what stands in for an object outside the pickle."""
+        """Return a stand-in for an object outside the pickle."""
         raise RefusedPickleError("it refers to an object outside the file")
 
     def _set_items(self, items: list[Any]) -> None:
@@ -138,15 +138,15 @@ class InertUnpickler(pickle._Unpickler):
         self.stack[-1].update(checked_keys(items))
 
     def _frozen_set(self) -> None:
-        # The list comes first: it gives way to another stack.
+        # Pop first, because that switches to another stack.
         items = self.pop_mark()
         self.append(frozenset(checked_keys(items)))
 
     dispatch: dict[int, Callable[[Any], None]] = {
         **{code: pickle._Unpickler.dispatch[code] for code in map(_code, _INHERITED.split())},
-        # Only a hint for readers of streams.
+        # Only a hint for stream readers.
         pickle.FRAME[0]: lambda self: self.read(8),
-        # The inherited one takes memory before it looks for the bytes.
+        # The inherited one allocates before it checks that the bytes exist.
         pickle.BYTEARRAY8[0]: pickle._Unpickler.load_binbytes8,
         pickle.SETITEM[0]: lambda self: self._set_items([self.stack.pop(-2), self.stack.pop()]),
         pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),

@@ -1,7 +1,7 @@
-"""Plain values of Python, NumPy and torch that snapshots carry beside their tensors.
+"""Plain values of Python, NumPy and torch in snapshots.
 
-Each comes back as the nearest inert value: a path or device as text, a shape as a tuple, every kind
-of dict as a dict. Names of number types are only names.
+Each becomes the nearest inert value: a path or device a text, a shape a tuple, every kind of dict a
+dict. Names of number types stay names.
 """
 
 import re
@@ -18,7 +18,7 @@ _BUILTINS = ("builtins", "__builtin__")  # the latter in protocol 2
 _MAX_NUMBER = 1e9
 _MAX_DIMENSIONS = 16
 _NUMPY_TYPES = re.compile(r"f[248]|[iu][1248]|b1|[US]\d{1,5}")
-# What an attribute may name without anything being made of it.
+# Names that attributes may hold; nothing is created from them.
 TYPE_NAMES = frozenset(
     f"{module}.{name}"
     for modules, names in (
@@ -33,52 +33,52 @@ TYPE_NAMES = frozenset(
 
 @dataclass(eq=False)
 class NumpyType:
-    """A dtype of plain numbers or of short texts."""
+    """A dtype of plain numbers or short texts."""
 
     dtype: np.dtype
 
     def set_state(self, state: Any) -> None:
-        """Take the byte order."""
+        """Set the byte order."""
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 @dataclass(eq=False)
 class NumpyArray:
-    """An array of plain numbers; None until its state is known."""
+    """An array of plain numbers; None until its state is set."""
 
     values: np.ndarray | None = field(default=None, repr=False)
 
     def set_state(self, state: Any) -> None:
-        """Take the numbers."""
+        """Set the numbers."""
         _, shape, dtype, is_fortran, content = state
         self.values = _numbers(content, dtype, shape, "F" if is_fortran is True else "C")
 
 
 def plain_numbers(value: Any) -> Any:
-    """Return a short array or tensor of numbers as a list, or as a number; else the value."""
+    """Return a short array or tensor of numbers as a list or number, else the value itself."""
     found = value.values if isinstance(value, NumpyArray) else value
     if isinstance(found, Tensor) and found.numel() <= 16:
-        # Numbers that a float32 stands for, not its exact ones.
+        # Rounded, because 0.1 as float32 is not exactly 0.1.
         found = found.double().numpy().round(6)
     is_short = isinstance(found, np.ndarray) and found.size <= 16 and found.dtype.kind in "biuf"
     return found.tolist() if is_short else value
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that settings can have: finite, no truth value."""
+    """Return whether a value is a finite number that settings can have; booleans are not."""
     return type(value) in (int, float) and abs(value) <= _MAX_NUMBER
 
 
 def checked_counts(values: Any) -> tuple[int, ...]:
-    """Return what may be a shape or strides."""
+    """Check that values may be a shape or strides, and return them."""
     is_shape = type(values) is tuple and len(values) <= _MAX_DIMENSIONS
     if not is_shape or not all(type(n) is int and 0 <= n < 2**62 for n in values):
-        raise RefusedPickleError("a shape is not one")
+        raise RefusedPickleError("a shape is invalid")
     return values
 
 
 def _encoded(budget: Budget, text: Any, encoding: Any) -> memoryview:
-    """Make bytes as protocol 2 writes them."""
+    """Make bytes from protocol 2's form of them."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise RefusedPickleError("it encodes something other than bytes")
     budget.spend(num_bytes=len(text))
@@ -91,7 +91,7 @@ def _bytes(budget: Budget, content: Any = b"", encoding: Any = None) -> memoryvi
 
 def _members(budget: Budget, items: Any) -> list[Any]:
     if type(items) is not list:
-        raise RefusedPickleError("a set is not made of a list")
+        raise RefusedPickleError("a set is not made from a list")
     budget.spend(operations=len(items))
     return checked_keys(items)
 
@@ -103,7 +103,7 @@ def _path(budget: Budget, *parts: Any) -> str:
 
 def _device(budget: Budget, kind: Any, index: Any = None) -> str:
     if type(kind) is not str or type(index) not in (int, type(None)):
-        raise RefusedPickleError("a device is not one")
+        raise RefusedPickleError("a device is invalid")
     return kind[:80] if index is None else f"{kind[:80]}:{index}"
 
 
@@ -119,18 +119,18 @@ def _numpy_scalar(budget: Budget, dtype: Any, content: Any) -> Any:
 
 
 def _numpy_buffer(budget: Budget, content: Any, dtype: Any, shape: Any, order: Any) -> NumpyArray:
-    """Make an array as protocol 5 writes it."""
+    """Make an array from protocol 5's form of it."""
     return NumpyArray(_numbers(content, dtype, shape, "F" if order == "F" else "C"))
 
 
 def _numbers(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    """Look at bytes of the file as an array; nothing is copied."""
+    """View bytes of the file as an array; nothing is copied."""
     if not isinstance(dtype, NumpyType) or not isinstance(content, memoryview):
-        raise RefusedPickleError("a numpy array is not one of numbers")
+        raise RefusedPickleError("a numpy array does not hold numbers")
     return np.frombuffer(content, dtype.dtype).reshape(checked_counts(shape), order=order)
 
 
-# What is done instead of calling a function that a file names.
+# Stand-ins for the functions that a file names.
 PLAIN_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": lambda budget: {},
     "collections.defaultdict": lambda budget, factory=None: {},

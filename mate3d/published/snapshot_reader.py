@@ -1,7 +1,7 @@
 """Read a published snapshot as data: tensors and inert objects; nothing in it is executed.
 
-Snapshots are pickles that carry Python source and name classes to import (spec 9.2). Here only
-the globals listed below have a meaning, and that meaning is ours.
+Snapshots are pickles that contain Python source and name classes to import (spec 9.2). Here only
+the globals listed below are accepted, with stand-ins of our own.
 """
 
 import mmap
@@ -24,10 +24,10 @@ from mate3d.published.pickle_machine import (
 from mate3d.published.plain_values import PLAIN_FUNCTIONS, TYPE_NAMES, NumpyArray, NumpyType
 from mate3d.published.storages import make_tensor, read_storage
 
-# A snapshot of four networks takes about 110 thousand.
+# A snapshot of four networks needs about 110,000.
 _MAX_OPERATIONS = 1_000_000
 
-# Modules whose classes may be named; their instances are data here.
+# Modules whose classes may be named; their instances become data.
 _CLASS_MODULES = frozenset(
     f"{package}.{name}"
     for package, names in (
@@ -46,7 +46,7 @@ class InertObject:
 
     Args:
         name: Name of its class.
-        attributes: What the file says its attributes are.
+        attributes: Its attributes in the file.
     """
 
     name: str
@@ -54,7 +54,7 @@ class InertObject:
 
 
 def _attributes(budget: Budget, state: Any) -> dict[str, Any]:
-    # The same dict may be the state of many objects.
+    # Many objects may share one dict.
     budget.spend(operations=len(state) if type(state) is dict else 0)
     if type(state) is not dict or not all(type(name) is str for name in state):
         raise RefusedPickleError("an object's state is not a dict of names")
@@ -62,19 +62,19 @@ def _attributes(budget: Budget, state: Any) -> dict[str, Any]:
 
 
 def _persistent_object(budget: Budget, meta: Any) -> InertObject:
-    # The source in `module_src` is not looked at.
+    # The source in `module_src` is ignored.
     if type(meta) is not dict or meta.get("type") != "class":
-        raise RefusedPickleError("an object that carries its source is not described as one")
+        raise RefusedPickleError("an object with its source is malformed")
     name = meta.get("class_name")
     if type(name) is not str or not _CLASS_NAME.fullmatch(name):
-        raise RefusedPickleError(f"an object's class is called {shown(name)}")
+        raise RefusedPickleError(f"invalid class name {shown(name)}")
     return InertObject(name, _attributes(budget, meta.get("state")))
 
 
 def _typed_tensor(budget: Budget, function: Any, cls: Any, arguments: Any, state: Any) -> Tensor:
-    """Return a tensor that carries attributes of its own, without them."""
+    """Return a tensor without its attributes."""
     if function != Global("torch._utils._rebuild_tensor_v2"):
-        raise RefusedPickleError(f"it makes a tensor by calling {shown(function)}")
+        raise RefusedPickleError(f"it creates a tensor by calling {shown(function)}")
     return make_tensor(budget, *arguments)
 
 
@@ -89,7 +89,7 @@ _FUNCTIONS = PLAIN_FUNCTIONS | {
 
 
 class _SnapshotUnpickler(InertUnpickler):
-    """The globals of spec 9.2, as inert stand-ins."""
+    """Replaces the globals of spec 9.2 by inert stand-ins."""
 
     def find_class(self, module: str, name: str) -> Global:
         is_class = module in _CLASS_MODULES and _CLASS_NAME.fullmatch(name)
@@ -109,7 +109,7 @@ class _SnapshotUnpickler(InertUnpickler):
         module, _, name = cls.rpartition(".") if type(cls) is Global else ("", "", "")
         is_dict = (module, name) == ("dnnlib.util", "EasyDict")
         if not (is_dict or module in _CLASS_MODULES) or len(arguments) > 0:
-            raise RefusedPickleError(f"it makes an instance of {shown(cls)}")
+            raise RefusedPickleError(f"it creates an instance of {shown(cls)}")
         self.append({} if is_dict else InertObject(name))
 
     def _build(self) -> None:
@@ -131,18 +131,18 @@ class _SnapshotUnpickler(InertUnpickler):
 def read_snapshot(path: str | Path) -> dict[str, Any]:
     """Return the top-level dict of a snapshot: tensors on the CPU, everything else inert.
 
-    Parameters come back as plain tensors, ordered and attribute dicts as plain dicts, byte strings
-    as views on the file, numpy numbers as Python's; for other values see `plain_values`.
+    Parameters become plain tensors, all kinds of dicts plain dicts, byte strings views of the file,
+    NumPy numbers Python numbers; for other values see `plain_values`.
 
     Raises:
-        UserError: If the file is missing, damaged, no snapshot, or refers to any global that
-            snapshots do not consist of; the message names it.
+        UserError: If the file is missing, damaged or not a snapshot, or refers to a global that
+            snapshots do not contain; the message names it.
     """
     path = Path(path)
     try:
         if not path.is_file():
-            kind = "no file" if path.exists() else "not found"
-            raise UserError(f"snapshot {path} is {kind}; give the .pkl file")
+            kind = "is not a file" if path.exists() else "not found"
+            raise UserError(f"snapshot {path} {kind}; give the .pkl file")
         size = path.stat().st_size
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
@@ -158,4 +158,4 @@ def read_snapshot(path: str | Path) -> dict[str, Any]:
     except RefusedPickleError as error:
         raise UserError(f"snapshot {path} is refused: {error}") from None
     except MemoryError:
-        raise UserError(f"snapshot {path} does not fit into memory") from None
+        raise UserError(f"snapshot {path} does not fit in memory") from None

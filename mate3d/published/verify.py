@@ -22,14 +22,14 @@ from mate3d.published.networks import PublishedNetwork
 from mate3d.published.pickle_machine import shown
 
 TOLERANCE = 1e-4
-# Sums of float64 in another order differ by far less; one changed weight by far more.
+# The order of summation in float64 changes sums by far less, one changed weight by far more.
 _SUM_TOLERANCE = 1e-9
-# The recorded outputs are made with this truncation, and keep every 4th pixel of the segmentation.
+# Recorded outputs use this truncation and keep every 4th pixel of the segmentation.
 _TRUNCATION_PSI = 0.7
 _SEGMENTATION_STEP = 4
 _INPUTS = ("in.z", "in.c", "in.c_cond")
 _PICTURES = ("image", "image_raw", "semantic", "image_depth")
-# Recorded logits, and the network that they are of.
+# Recorded logits, and the network they come from.
 _JUDGES = {"D": "D", "Ds": "D_semantic"}
 
 
@@ -48,11 +48,11 @@ class Expected:
 
 @dataclass
 class Verification:
-    """What a comparison found.
+    """The result of a comparison.
 
     Args:
-        errors: Largest relative error of each compared quantity, and the error allowed.
-        mismatches: What could not be compared, in words.
+        errors: Largest relative error of each compared quantity, and its tolerance.
+        mismatches: Messages about everything that could not be compared.
         outputs: Our value of each recorded output.
     """
 
@@ -67,14 +67,14 @@ class Verification:
 
     @property
     def is_verified(self) -> bool:
-        """Whether everything was compared and is within its tolerance."""
+        """Whether everything was compared and within tolerance."""
         has_outputs = "image" in self.outputs
-        # Written so that an error that is not a number fails.
+        # An error of nan must fail too.
         within = all(error <= allowed for error, allowed in self.errors.values())
         return has_outputs and within and not self.mismatches
 
     def lines(self) -> list[str]:
-        """Return the table of errors and the list of mismatches as text."""
+        """Return the table of errors and the mismatches as text."""
         rows = [f"{'compared':<24} {'largest relative error':>24} {'allowed':>10}"]
         for name, (error, allowed) in self.errors.items():
             mark = "" if error <= allowed else "  <- too large"
@@ -86,7 +86,7 @@ def load_expected(path: str | Path) -> Expected:
     """Read a file of recorded values.
 
     Raises:
-        UserError: If it is missing, damaged, or of another layout.
+        UserError: If it is missing, damaged, or laid out differently.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -110,7 +110,9 @@ def load_expected(path: str | Path) -> Expected:
         raise UserError(f"expected values {path} lack {names or 'the metadata entry state'}")
     whole = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     if whole:
-        raise UserError(f"expected values {path}: {shown(whole[0])} has no fractional numbers")
+        raise UserError(
+            f"expected values {path}: {shown(whole[0])} does not hold floating-point numbers"
+        )
     return Expected(layout, tensors)
 
 
@@ -120,8 +122,8 @@ def verify(
     """Compare weights with recorded names, shapes and sums, and outputs with recorded ones.
 
     Args:
-        networks: Those of the snapshot.
-        generator: G_ema, converted; float32 on the CPU.
+        networks: Networks of the snapshot.
+        generator: The converted G_ema, float32 on the CPU.
         expected: Recorded values.
     """
     result = Verification()
@@ -163,8 +165,8 @@ def _compare_state(
         different = sorted(set(found) ^ set(entries))
         first = f", {str(different[0])[:160]}" if different else ""
         result.mismatches.append(
-            f"{network} has other tensors than recorded, or in another order, or sums of the shape"
-            f" {tuple(sums.shape)}; {len(different)} differ{first}"
+            f"{network} does not have the recorded tensors in the recorded order, or its sums have"
+            f" the wrong shape {tuple(sums.shape)}; {len(different)} differ{first}"
         )
         return
     ours = torch.tensor(
@@ -177,7 +179,7 @@ def _compare_state(
 
 
 def _misfits(recorded: Mapping[str, Tensor], generator: Generator) -> list[str]:
-    """Tell which inputs and pictures have not this generator's sizes; nothing is rendered then."""
+    """List the inputs and pictures that do not have this generator's sizes."""
     config, rows = generator.config, max(recorded["in.z"].shape[:1].numel(), 1)
     shapes = {
         "in.z": (rows, config.z_dim),
@@ -195,7 +197,7 @@ def _misfits(recorded: Mapping[str, Tensor], generator: Generator) -> list[str]:
 
 @torch.no_grad()
 def _render(generator: Generator, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the recording script computed, without random numbers."""
+    """Return the outputs of the recording script, without random numbers."""
     ws = generator.map(inputs["in.z"], inputs["in.c_cond"], truncation_psi=_TRUNCATION_PSI)
     view = generator.synthesize(ws, inputs["in.c"])
     outputs = {
@@ -213,7 +215,7 @@ def _render(generator: Generator, inputs: Mapping[str, Tensor]) -> dict[str, Ten
 def _judge(
     name: str, network: PublishedNetwork, outputs: Mapping[str, Tensor], camera: Tensor
 ) -> dict[str, Tensor]:
-    """Return a discriminator's logits of our outputs [B, 1] by name; none if it takes others."""
+    """Return a discriminator's logits [B, 1] of our outputs; nothing if their sizes do not fit."""
     config = discriminator_config(network)
     names = ("image", "semantic") if config.image_channels > 3 else ("image",)
     channels = sum(outputs[name].shape[1] for name in names if name in outputs)
@@ -235,7 +237,7 @@ def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Ten
         ours = ours[..., ::_SEGMENTATION_STEP, ::_SEGMENTATION_STEP]
     if ours.shape != recorded.shape:
         result.mismatches.append(
-            f"{name} has the shape {tuple(ours.shape)}, recorded is {tuple(recorded.shape)}"
+            f"{name} has the shape {tuple(ours.shape)} (recorded: {tuple(recorded.shape)})"
         )
         return
     result.outputs[name] = ours
@@ -247,9 +249,9 @@ def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Ten
 def comparison_picture(
     expected: Expected, verification: Verification, label_set: LabelSet
 ) -> Tensor:  # [3, H, W] in -1..1
-    """Return rows of (expected, ours, 100 times their difference) for every picture compared.
+    """Return a row of (expected, ours, 100 times their difference) for each compared picture.
 
-    At least one picture must have been compared; values that are not finite are shown as 0.
+    At least one picture must have been compared. Values that are not finite are shown as 0.
     """
     rows = []
     names = [name for name in _PICTURES if name in verification.outputs]
@@ -266,6 +268,6 @@ def comparison_picture(
             pair = tuple(colorize_depth(value, near=near, far=far) for value in pair)
         tiles = [*pair, (100 * difference).clamp(-1, 1).expand(-1, 3, -1, -1)]
         tiles = [resize_nearest(tile, side) for tile in tiles]
-        # A head's three tiles stand side by side, heads below each other.
+        # Each head's three tiles are side by side; heads are stacked.
         rows.append(torch.cat([torch.cat(list(tile), dim=-2) for tile in tiles], dim=-1))
     return torch.cat(rows, dim=-2)

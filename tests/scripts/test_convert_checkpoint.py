@@ -164,7 +164,7 @@ def test_hostile_and_wrong_files_end_in_one_line_and_leave_nothing(capsys):
     for words, message in (
         (["source=x.pkl"], "it refers to 'builtins.print'"),
         (["source=z.pkl"], "has no tensor"),
-        (["source=none.pkl"], "snapshot none.pkl is not found"),
+        (["source=none.pkl"], "snapshot none.pkl not found"),
         ([f"source={SNAPSHOT}", "verify=none"], "expected values none cannot be read"),
         ([f"source={SNAPSHOT}", "precision=int8"], "precision=int8; use one of: fp32"),
         ([f"source={SNAPSHOT}", "output=a_file"], "is a file"),

@@ -46,7 +46,7 @@ def test_cpu_machine_is_well_even_without_nvcc_and_may_compile_for_others(
     code, text = run()
     assert code == 0
     assert "the CUDA compiler nvcc was not found" in text
-    assert "since there is no CUDA GPU" in text
+    assert "because there is no CUDA GPU" in text
     assert "WHAT TO DO" not in text
     for name in ("bias_act", "upfirdn2d", "triplane_sample"):
         assert f"{name} works" in text

@@ -74,7 +74,7 @@ def test_nvcc_that_cannot_be_used_is_named_and_gives_way_to_another(toolkit, tmp
     monkeypatch.setattr(toolchain, "driver_version", lambda: (12, 4))
     for path, message in (
         (old.nvcc, r"is version 11\.5\.7, older than 12\.0"),
-        (new.nvcc, "needs a newer GPU driver than this one for CUDA 12.4"),
+        (new.nvcc, "needs a newer GPU driver; this one supports CUDA 12.4"),
         (write_script(tmp_path / "broken", "#!/bin/sh\nexit 3\n"), "does not run"),
         (write_script(tmp_path / "text", "no program at all"), "does not run"),
     ):
@@ -119,7 +119,7 @@ def test_host_compiler_that_nvcc_refuses_gives_way_to_another_unless_it_is_named
     for name in ("sh", "grep"):
         (folder / name).symlink_to(shutil.which(name))
     monkeypatch.setenv("PATH", str(folder))
-    with pytest.raises(BuildError, match="no C.. compiler was found. Install g"):
+    with pytest.raises(BuildError, match="no C.. compiler was found. Install a version of g"):
         find_toolchain()
     refused = write_script(folder / "g++", "#!/bin/sh\n# TOO_NEW\n")
     with pytest.raises(BuildError, match="later than 15 are not supported") as caught:
@@ -148,5 +148,5 @@ def test_pytorch_without_headers_and_other_systems_are_explained(tmp_path, monke
     with pytest.raises(BuildError, match="PyTorch's headers were not found"):
         find_toolchain()
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(BuildError, match="on Linux only, and this is darwin"):
+    with pytest.raises(BuildError, match="only be compiled on Linux, and this is darwin"):
         find_toolchain()

@@ -1,4 +1,4 @@
 """Compile the CUDA kernels of `torch_utils.ops`, and keep them.
 
-Apart from the operations, because setup.py uses it where PyTorch cannot be imported.
+Separate from the operations, because setup.py uses it where PyTorch cannot be imported.
 """

@@ -1,7 +1,7 @@
 """Keep compiled kernels in a folder that all processes of a user share.
 
-An entry is a folder, named by the C library and a hash of sources, flags, compilers and GPU code.
-A process that compiles holds a lock which ends with the process.
+An entry is a folder named after the C library and a hash of sources, flags, compilers and GPU code.
+A compiling process holds a lock that ends with the process.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ from torch_utils.kernel_build.toolchain import BuildError, Toolchain
 
 _logger = logging.getLogger(__name__)
 
-# Longer than a build takes on a slow machine. A lock outlives its holder on no file system known
-# to us, but a stopped process keeps it; then it is better to compile twice than to wait for ever.
+# Longer than a build on a slow machine. A lock never outlives its process on file systems we know,
+# but a suspended process keeps it; compiling twice is better than waiting forever.
 _LOCK_SECONDS = 600.0
-# What failed is not tried again for so long: each try may cost minutes, in every process.
+# A failed build is not repeated for this long: each attempt may cost minutes in every process.
 _FAILURE_SECONDS = 3600.0
 
 
 def cache_folder() -> Path:
-    """Return where compiled kernels are kept.
+    """Return the folder of compiled kernels.
 
-    MATE3D_CACHE, TORCH_EXTENSIONS_DIR and XDG_CACHE_HOME choose, in this order.
+    Set by MATE3D_CACHE, TORCH_EXTENSIONS_DIR or XDG_CACHE_HOME, in this order.
 
     Raises:
         BuildError: If none is set and the user has no home folder.
@@ -48,15 +48,15 @@ def cache_folder() -> Path:
     try:
         return Path(folder).expanduser().absolute() / "kernels"
     except RuntimeError as error:
-        raise BuildError("there is no home folder", "Name a folder by MATE3D_CACHE") from error
+        raise BuildError("there is no home folder", "Set MATE3D_CACHE to a folder") from error
 
 
 def find_entry(gpus: Sequence[str], toolchain: Toolchain | None = None) -> Path | None:
-    """Return a folder with a library of the present sources that runs on these GPUs here.
+    """Return a folder with a library of the current sources that runs on these GPUs.
 
     Args:
         gpus: Their compute capabilities.
-        toolchain: It must be compiled with this nvcc; None admits all.
+        toolchain: Accept only libraries compiled with this nvcc; None accepts all.
     """
     for entry in sorted(cache_folder().glob(f"{_libc()}-*")):
         try:
@@ -71,15 +71,15 @@ def find_entry(gpus: Sequence[str], toolchain: Toolchain | None = None) -> Path 
 def find_or_build(
     toolchain: Toolchain, architectures: Sequence[str], *, retry: bool = False
 ) -> Path:
-    """Return a folder with the library that these tools make, compiling it if there is none.
+    """Return a folder with the library of these tools, compiling it if necessary.
 
     Args:
         toolchain: The tools to compile with.
-        architectures: What it must run on, as in ("8.0", "9.0+PTX").
-        retry: Compile also if that failed a short while ago.
+        architectures: Architectures it must run on, e.g. ("8.0", "9.0+PTX").
+        retry: Compile even if that failed recently.
 
     Raises:
-        BuildError: If it cannot be compiled or there is no place for it.
+        BuildError: If it cannot be compiled or stored.
     """
     if found := find_entry(architectures, toolchain):
         return found
@@ -88,23 +88,23 @@ def find_or_build(
         entry.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"compiled kernels cannot be kept in {entry.parent}: {error.strerror}"
-        raise BuildError(reason, "Name a writable folder by MATE3D_CACHE") from error
+        raise BuildError(reason, "Set MATE3D_CACHE to a writable folder") from error
     with _lock(entry.with_name(f"{entry.name}.lock")):
         # Another process may have compiled it while this one waited.
         if found := find_entry(architectures, toolchain):
             return found
         if not retry:
             check_buildable(toolchain, architectures)
-        _logger.warning("compiling the CUDA kernels, which takes about a minute; kept in %s", entry)
+        _logger.warning("compiling the CUDA kernels into %s (about a minute)", entry)
         compile_library(entry, toolchain, gpu_codes(toolchain, architectures))
     return entry
 
 
 def check_buildable(toolchain: Toolchain, architectures: Sequence[str]) -> None:
-    """Check, as far as can be known before, that `find_or_build` can compile.
+    """Check, without compiling, whether `find_or_build` is likely to succeed.
 
     Raises:
-        BuildError: If nvcc does not know these GPUs, or it failed a short while ago.
+        BuildError: If nvcc does not support these GPUs, or compiling failed recently.
     """
     log = _entry(toolchain, architectures) / LOG_NAME
     try:
@@ -125,7 +125,7 @@ def _entry(toolchain: Toolchain, architectures: Sequence[str]) -> Path:
 
 
 def _libc() -> str:
-    """Return name and version of the C library: what was linked with a newer one does not load."""
+    """Return the C library; libraries linked against a newer one do not load."""
     return "-".join(platform.libc_ver())
 
 
@@ -136,10 +136,10 @@ def _lock(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _logger.warning("another process compiles the CUDA kernels; waiting for %s", path)
+            _logger.warning("another process is compiling the CUDA kernels; waiting for %s", path)
             lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.2)
     except (Timeout, OSError, NotImplementedError) as error:
-        # Some network file systems have no locks; at worst two processes compile the same.
+        # Some network file systems have no locks; at worst two processes compile the same library.
         _logger.warning("continuing without the lock %s: %s", path, error)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Compile the CUDA kernels into one library, and check a library that was compiled before.
+"""Compile the CUDA kernels into one library, and check compiled libraries.
 
-The sources use PyTorch's stable ABI: one library serves every Python and every PyTorch from 2.11
-on. The CUDA runtime is linked statically, so nvcc's version need not be that of PyTorch. Nothing
-here imports PyTorch.
+The sources use PyTorch's stable ABI, so one library works with every Python and with PyTorch 2.11
+and later. The CUDA runtime is linked statically, so nvcc's version may differ from PyTorch's CUDA
+version. Nothing here imports PyTorch.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ LOG_NAME = "build.log"
 _METADATA_NAME = "mate3d_kernels.json"
 _LINK_FLAGS = ("-shared", "-cudart=static", "-ltorch_cpu", "-ltorch_cuda")
 
-# A build takes about a minute; one that takes this long hangs.
+# A build takes about a minute; after this long it must be stuck.
 _BUILD_SECONDS = 1200.0
 
 
 @dataclass(frozen=True)
 class LibraryInfo:
-    """What is written beside a library.
+    """Description stored beside a library.
 
     Attributes:
         digest: Identifies sources and flags, see `source_digest`.
-        codes: nvcc's names of the GPU code inside, as in ("sm_80", "compute_90").
-        nvcc: Version of the compiler, and so of the CUDA runtime inside.
-        sha256: Of the library's bytes.
+        codes: nvcc's names of the GPU code inside, e.g. ("sm_80", "compute_90").
+        nvcc: Version of the compiler and of the CUDA runtime inside.
+        sha256: Checksum of the library.
     """
 
     digest: str
@@ -56,7 +56,7 @@ class LibraryInfo:
 
 
 def source_digest() -> str:
-    """Return a hash of everything that a library is made of, save the tools that make it."""
+    """Return a hash of sources, flags and machine type."""
     digest = hashlib.sha256(repr((COMPILE_FLAGS, _LINK_FLAGS, platform.machine())).encode())
     for path in sorted(SOURCE_FOLDER.glob("*.cu*")):
         content = path.read_bytes()
@@ -65,15 +65,16 @@ def source_digest() -> str:
 
 
 def compile_library(folder: Path, toolchain: Toolchain, codes: Sequence[str]) -> Path:
-    """Compile the library into a folder and return its path; a library there is replaced.
+    """Compile the library into a folder, replacing any library there, and return its path.
 
     Args:
-        folder: Made if missing. Receives the library and its description, or a failure's log.
+        folder: Created if missing. Receives the library and its description, or the log of a
+            failure.
         toolchain: The tools to compile with.
         codes: nvcc's names of the GPU code to generate, see `gpu_codes`.
 
     Raises:
-        BuildError: If the compiler fails or does not end, or the folder cannot be written.
+        BuildError: If the compiler fails or hangs, or the folder cannot be written.
     """
     digest = source_digest()
     try:
@@ -86,20 +87,20 @@ def compile_library(folder: Path, toolchain: Toolchain, codes: Sequence[str]) ->
             sha256 = hashlib.sha256((work / LIBRARY_NAME).read_bytes()).hexdigest()
             info = LibraryInfo(digest, codes, toolchain.version, sha256)
             (work / _METADATA_NAME).write_text(json.dumps(asdict(info), indent=2) + "\n")
-            # The description goes last: a library that it does not fit does not count.
+            # The description goes last: a library that does not match it is ignored.
             for name in (LIBRARY_NAME, _METADATA_NAME):
                 _move(work / name, folder / name)
             (folder / LOG_NAME).unlink(missing_ok=True)
     except OSError as error:
         raise BuildError(
             f"the kernels cannot be compiled into {folder}: {error}",
-            "Free some space there, or name another folder by MATE3D_CACHE",
+            "Free some space there, or set MATE3D_CACHE to another folder",
         ) from error
     return folder / LIBRARY_NAME
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a file to another file system; it appears as a whole."""
+    """Move a file, possibly to another file system, atomically."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         shutil.copyfile(source, temporary)
@@ -109,7 +110,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _run_compilers(work: Path, toolchain: Toolchain, codes: Iterable[str], failure: Path) -> None:
-    """Make the library in a folder; if that fails, the log goes to the file `failure`."""
+    """Build the library in a folder; on failure write the log to the file `failure`."""
     compiler = [str(toolchain.nvcc), "-ccbin", str(toolchain.host)]
     include = ["-isystem", str(toolchain.torch_folder / "include")]
     targets = [f"-gencode=arch=compute_{code.partition('_')[2]},code={code}" for code in codes]
@@ -118,7 +119,7 @@ def _run_compilers(work: Path, toolchain: Toolchain, codes: Iterable[str], failu
         for path in library_sources()
     ]
     objects = [words[-1] for words in compiling]
-    # pip's toolkit keeps the CUDA runtime in lib, where its nvcc does not look.
+    # pip's toolkit has the CUDA runtime in lib, which its nvcc does not search.
     search = [f"-L{path / 'lib'}" for path in (toolchain.torch_folder, toolchain.nvcc.parents[1])]
     jobs = os.environ.get("MAX_JOBS", "")
     jobs = max(int(jobs), 1) if jobs.isdecimal() else len(compiling)
@@ -138,7 +139,7 @@ def _run_compilers(work: Path, toolchain: Toolchain, codes: Iterable[str], failu
 
 
 def _run_at_once(commands: Sequence[Sequence[str]], log: Path, deadline: float) -> None:
-    """Run commands beside each other; whatever happens, nothing that they started stays behind."""
+    """Run commands in parallel; kill whatever still runs at the end."""
     processes = []
     try:
         with log.open("ab") as output:
@@ -165,16 +166,16 @@ def _run_at_once(commands: Sequence[Sequence[str]], log: Path, deadline: float) 
 
 
 def check_library(folder: Path, gpus: Iterable[str]) -> LibraryInfo:
-    """Check that the library in a folder is whole, of the present sources, and for these GPUs.
+    """Check that the library in a folder is intact, current, and made for these GPUs.
 
-    Loading a damaged library can end the process, so its bytes are compared first.
+    Loading a damaged library can crash the process, so its checksum is verified first.
 
     Args:
-        folder: Where `compile_library` put it.
-        gpus: Compute capabilities of the GPUs that it is for.
+        folder: The folder given to `compile_library`.
+        gpus: Compute capabilities of the GPUs to run on.
 
     Returns:
-        What is written about it.
+        Its description.
 
     Raises:
         BuildError: If it cannot be used.
@@ -190,11 +191,11 @@ def check_library(folder: Path, gpus: Iterable[str]) -> LibraryInfo:
         if digest != info.sha256:
             problem = "is damaged"
         elif info.digest != source_digest():
-            problem = "was compiled from other sources"
+            problem = "was compiled from different sources"
         elif missing:
             held = ", ".join(info.codes)
-            problem = f"holds {held}: nothing for a GPU of compute capability {missing[0]}"
+            problem = f"holds {held}, which does not include compute capability {missing[0]}"
     if problem := problem or driver_problem(info.nvcc):
-        remedy = "Delete the folder to have it compiled again"
+        remedy = "Delete the folder so that it is compiled again"
         raise BuildError(f"the library in {folder} {problem}", remedy)
     return info

@@ -1,6 +1,6 @@
-"""Find what compiles the CUDA kernels: nvcc, a host compiler it accepts, PyTorch's headers.
+"""Find the tools that compile the CUDA kernels: nvcc, a host compiler, PyTorch's headers.
 
-Nothing here imports PyTorch: setup.py uses it in environments that have none.
+Nothing here imports PyTorch, because setup.py uses it in environments without PyTorch.
 """
 
 import ctypes
@@ -22,9 +22,9 @@ COMPILE_FLAGS = (
     "-DUSE_CUDA",
     "-Xcompiler=-fPIC",
 )
-# Older ones do not know compute capability 9.0 or do not compile PyTorch's headers.
+# Older versions do not support compute capability 9.0 or cannot compile PyTorch's headers.
 _MIN_NVCC = 12
-# As gcc, nvcc, ptxas and ld say it; the commands around it hold paths with any words.
+# Error lines of gcc, nvcc, ptxas and ld; echoed commands hold paths with arbitrary words.
 _ERROR = re.compile(r"\b(error|fatal)\b\s*(:|--)|\bld: ")
 
 
@@ -44,14 +44,14 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Everything that compiles the kernels.
+    """The tools that compile the kernels.
 
     Attributes:
         nvcc: The CUDA compiler.
-        version: Of nvcc, as in "13.0.88".
-        architectures: GPUs that nvcc compiles for, as in 90 for compute capability 9.0.
+        version: Version of nvcc, e.g. "13.0.88".
+        architectures: GPUs that nvcc supports, e.g. 90 for compute capability 9.0.
         host: The C++ compiler.
-        torch_folder: PyTorch, with its headers.
+        torch_folder: Folder of PyTorch with its headers.
     """
 
     nvcc: Path
@@ -62,14 +62,14 @@ class Toolchain:
 
 
 def find_toolchain() -> Toolchain:
-    """Return everything needed to compile the kernels.
+    """Find everything needed to compile the kernels.
 
     Raises:
-        BuildError: Saying what is missing and how to get it.
+        BuildError: If something is missing; says how to get it.
     """
     if sys.platform != "linux":
         raise BuildError(
-            f"the kernels are compiled on Linux only, and this is {sys.platform}",
+            f"the kernels can only be compiled on Linux, and this is {sys.platform}",
             "Use Linux or WSL 2, or set MATE3D_OPS=pytorch to silence this",
         )
     for site in _site_folders():
@@ -82,7 +82,7 @@ def find_toolchain() -> Toolchain:
 
 
 def _site_folders() -> list[Path]:
-    """Return where PyTorch and pip's nvcc may be, also inside pip's isolated build."""
+    """Return where PyTorch and pip's nvcc may be, even inside pip's isolated build."""
     spec = importlib.util.find_spec("torch")
     places = (spec.submodule_search_locations or ()) if spec else ()
     own = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
@@ -90,7 +90,7 @@ def _site_folders() -> list[Path]:
 
 
 def nvcc_candidates() -> list[Path]:
-    """Return the CUDA compilers to try: the user's, on PATH, pip's beside PyTorch, the system's."""
+    """Return the CUDA compilers to try: CUDA_HOME's, on PATH, pip's, the system's."""
     system = Path("/usr/local")
     homes = (os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH"))
     on_path = shutil.which("nvcc")
@@ -124,7 +124,7 @@ def _find_nvcc(torch_folder: Path) -> tuple[Path, str, frozenset[int]]:
     problems.append(f"the CUDA compiler nvcc was not found{where}")
     release = _cuda_release(torch_folder)
     if release and int(release.partition(".")[0]) < 13:
-        # The packages of CUDA 12 on PyPI hold no nvcc.
+        # The CUDA 12 packages on PyPI do not contain nvcc.
         remedy = f"Install the CUDA {release} toolkit and set CUDA_HOME to its folder"
     else:
         wanted = f"=={release}.*" if release else ">=13"
@@ -133,14 +133,14 @@ def _find_nvcc(torch_folder: Path) -> tuple[Path, str, frozenset[int]]:
 
 
 def _cuda_release(torch_folder: Path) -> str | None:
-    """Return the CUDA release that PyTorch is made for, as in "13.2", without importing it."""
+    """Return PyTorch's CUDA release, e.g. "13.2", without importing PyTorch."""
     text = (torch_folder / "version.py").read_text(encoding="utf-8")
     found = re.search(r"^cuda\b[^=\n]*= *['\"](\d+\.\d+)", text, re.MULTILINE)
     return found[1] if found else None
 
 
 def driver_version() -> tuple[int, int] | None:
-    """Return the newest CUDA version that the GPU driver supports, None without a driver."""
+    """Return the newest CUDA version that the GPU driver supports; None without a driver."""
     number = ctypes.c_int(0)
     try:
         ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
@@ -150,21 +150,21 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def driver_problem(version: str) -> str | None:
-    """Return why the GPU driver does not run programs of a CUDA version, None if it does."""
+    """Return why the GPU driver cannot run programs of a CUDA version; None if it can."""
     driver = driver_version()
     if driver is None or int(version.partition(".")[0]) <= driver[0]:
         return None
     return (
-        f"(CUDA {version}) needs a newer GPU driver than this one for CUDA {driver[0]}.{driver[1]}"
+        f"(CUDA {version}) needs a newer GPU driver; this one supports CUDA {driver[0]}.{driver[1]}"
     )
 
 
 def _find_host_compiler(nvcc: Path, torch_folder: Path) -> Path:
-    """Return the first C++ compiler with which nvcc reads the sources; if one is named, only it."""
+    """Return the first C++ compiler that nvcc accepts; only try the user's if there is one."""
     named = filter(None, map(os.environ.get, ("NVCC_CCBIN", "CUDAHOSTCXX", "CXX")))
     names = [name.split()[-1] for name in named][:1]
     names = names or ["g++", "c++", *(f"g++-{n}" for n in range(20, 8, -1)), "clang++"]
-    # The bounds on its version stand in headers: the preprocessor knows them.
+    # Headers check the compiler's version, so preprocessing is enough.
     reading = ["-E", library_sources()[0], "-isystem", torch_folder / "include", "-o", os.devnull]
     problems = []
     for path in filter(None, map(shutil.which, names)):
@@ -174,24 +174,24 @@ def _find_host_compiler(nvcc: Path, torch_folder: Path) -> Path:
         problems.append(f"nvcc does not accept the C++ compiler {path}: {first_error(output)}")
     raise BuildError(
         [*problems, "no C++ compiler was found"][0],
-        "Install g++ (apt install g++, dnf install gcc-c++) of a version that nvcc accepts, or "
-        "name one by CUDAHOSTCXX",
+        "Install a version of g++ that nvcc accepts (apt install g++, dnf install gcc-c++), or "
+        "set CUDAHOSTCXX to a compiler",
     )
 
 
 def library_sources() -> list[Path]:
-    """Return the CUDA sources of the library; headers beside them are not listed."""
+    """Return the CUDA sources of the library, without headers."""
     return sorted(SOURCE_FOLDER.glob("*.cu"))
 
 
 def first_error(output: str) -> str:
-    """Return the line of a compiler's output that says best what went wrong."""
+    """Return the line of a compiler's output that best describes the error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return ([line for line in lines if _ERROR.search(line)] or lines or ["no message"])[0][:300]
 
 
 def _run(*command: str | Path) -> tuple[int, str]:
-    """Return exit code and output of a command; 127 if it cannot start or does not end."""
+    """Return exit code and output of a command; 127 if it cannot start or hangs."""
     try:
         result = subprocess.run(
             command,
@@ -201,7 +201,7 @@ def _run(*command: str | Path) -> tuple[int, str]:
             text=True,
             errors="replace",
             timeout=60,
-            env=os.environ | {"LC_ALL": "C"},  # messages that `first_error` knows
+            env=os.environ | {"LC_ALL": "C"},  # so that `first_error` understands messages
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 127, str(error)

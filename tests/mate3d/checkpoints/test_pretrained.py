@@ -150,7 +150,7 @@ def test_repository_without_a_checkpoint_is_one_clear_line(hub, status, message)
 
 
 def test_unknown_id_is_one_clear_line(hub):
-    with pytest.raises(UserError, match="no such folder, and the hub shows no model repository"):
+    with pytest.raises(UserError, match="no such folder, and the hub has no public model"):
         load_generator("nobody/nothing")
     with pytest.raises(UserError, match="not in the local cache, and HF_HUB_OFFLINE"):
         Generator.from_pretrained("nobody/nothing", local_files_only=True)
@@ -177,7 +177,7 @@ def test_path_that_is_no_folder_is_refused(hub, tmp_path):
     (tmp_path / "model.bin").touch()
     with pytest.raises(UserError, match=r"is a file, .*; give the checkpoint folder that holds"):
         load_generator(tmp_path / "model.bin")
-    with pytest.raises(UserError, match="revision=main is for the hub"):
+    with pytest.raises(UserError, match="revision=main only applies to the hub"):
         Generator.from_pretrained(tmp_path, revision="main")
 
 

@@ -102,8 +102,8 @@ def test_modules_named_in_a_file_are_not_imported(tmp_path):
         (name_global("dnnlib.util", "EasyDict") + b")R", "it calls"),
         (name_global("collections", "OrderedDict") + b"]\x85R", "damaged"),
         (name_global("torch._utils", "_rebuild_parameter") + b")R", "damaged"),
-        (_DECODER + b"K\x01\x85\x81", "makes an instance"),
-        (name_global("builtins", "set") + b")\x81", "makes an instance"),
+        (_DECODER + b"K\x01\x85\x81", "creates an instance"),
+        (name_global("builtins", "set") + b")\x81", "creates an instance"),
         (name_global("collections", "OrderedDict") + b"}b", "sets the state"),
         (b"}}b", "sets the state of dict"),
         (b"]]Ns", "stores items in list"),
@@ -157,12 +157,12 @@ def nest(depth: int, *names: str) -> Carrier:
 
 def test_parts_without_end_are_refused(tmp_path):
     path = tmp_path / "x.pkl"
-    refuse(write_snapshot(path, G_ema=nest(100, "a")), "nested deeper than 32")
-    refuse(write_snapshot(path, G_ema=nest(30, "a", "b")), "repeat without end")
-    refuse(write_snapshot(path, G_ema=nest(10, "n" * 99)), "names of more than 300 letters")
+    refuse(write_snapshot(path, G_ema=nest(100, "a")), "nested more than 32")
+    refuse(write_snapshot(path, G_ema=nest(30, "a", "b")), "repeat endlessly")
+    refuse(write_snapshot(path, G_ema=nest(10, "n" * 99)), "names of more than 300 characters")
     decoder = CLASSES["OSGDecoder"]()
     decoder.__dict__.update(_parameters={}, _buffers={}, _modules={"self": decoder})
-    refuse(write_snapshot(path, G_ema=decoder), "nested deeper than 32")
+    refuse(write_snapshot(path, G_ema=decoder), "nested more than 32")
 
 
 def test_networks_without_modules_attributes_are_refused(tmp_path):
@@ -171,7 +171,7 @@ def test_networks_without_modules_attributes_are_refused(tmp_path):
     odd = Carrier("T", {"_parameters": {"w": 3}, "_buffers": {}, "_modules": {}})
     refuse(write_snapshot(path, G_ema=odd), "w is a int")
     twice = {"_parameters": {"w": torch.zeros(2)}, "_buffers": {"w": torch.zeros(2)}}
-    refuse(write_snapshot(path, G=Carrier("T", twice | {"_modules": {}})), "two tensors called w")
+    refuse(write_snapshot(path, G=Carrier("T", twice | {"_modules": {}})), "two tensors named w")
 
 
 def test_deeply_nested_tuples_are_only_data(tmp_path):
@@ -185,11 +185,11 @@ def test_deeply_nested_tuples_are_only_data(tmp_path):
     [
         (b"]0" * 501_000 + b"}", "more operations"),
         (b"}" + b"\x8f\x94" * 501_000, "more operations"),
-        (b"\x8e" + struct.pack("<Q", 2**62), "cut short"),
-        (b"\x8d" + struct.pack("<Q", 2**63 - 1), "cut short"),
-        (b"\x96" + struct.pack("<Q", 2**40), "cut short"),
-        (b"B" + struct.pack("<I", 2**32 - 1), "cut short"),
-        (b"X" + struct.pack("<I", 2**31), "cut short"),
+        (b"\x8e" + struct.pack("<Q", 2**62), "truncated"),
+        (b"\x8d" + struct.pack("<Q", 2**63 - 1), "truncated"),
+        (b"\x96" + struct.pack("<Q", 2**40), "truncated"),
+        (b"B" + struct.pack("<I", 2**32 - 1), "truncated"),
+        (b"X" + struct.pack("<I", 2**31), "truncated"),
         (b"\x95" + struct.pack("<Q", 2**62) + b"}", "none of the networks"),
         # A place of the memo far away.
         (b"}r" + struct.pack("<I", 2**32 - 1), "none of the networks"),
@@ -243,7 +243,7 @@ def test_other_files_are_told_apart(tmp_path, content, words):
 
 def test_missing_files_and_files_of_torch_are_told_apart(tmp_path):
     refuse(tmp_path / "none" / "x.pkl", "not found")
-    refuse(tmp_path, "is no file")
+    refuse(tmp_path, "is not a file")
     with pytest.raises(UserError, match="cannot be read: File name too long"):
         read_networks(tmp_path / ("x" * 300))
     path = tmp_path / "x.pt"

@@ -25,20 +25,20 @@ from tests.official_format import (
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ray_start": "auto"}, "ray_start is 'auto'; a number is known"),
-        ({"ray_end": 2.0}, "rays start at 2.25 and end at 2"),
-        ({"clamp_mode": "relu"}, "clamp_mode is 'relu'; softplus"),
+        ({"ray_start": "auto"}, "ray_start is 'auto' .expected a number"),
+        ({"ray_end": 2.0}, "ray_start=2.25 and ray_end=2 "),
+        ({"clamp_mode": "relu"}, "clamp_mode is 'relu' .expected softplus"),
         ({"disparity_space_sampling": True}, "disparity_space_sampling is True"),
         ({"density_noise": 0.5}, "density_noise is 0.5"),
-        ({"depth_resolution": 10**9}, "depth_resolution is 1000000000; 4 to 4096"),
+        ({"depth_resolution": 10**9}, "depth_resolution is 1000000000 .expected 4 to 4096"),
         ({"depth_resolution_importance": None}, "depth_resolution_importance is None"),
-        ({"box_warp": -1}, "box_warp is -1; a number above 0"),
+        ({"box_warp": -1}, "box_warp is -1 .expected a number above 0"),
         ({"superresolution_noise_mode": "odd"}, "superresolution_noise_mode is 'odd'"),
-        ({"avg_camera_pivot": [1, 2]}, "avg_camera_pivot list are not"),
-        ({"avg_camera_radius": float("nan")}, "avg_camera_radius nan"),
+        ({"avg_camera_pivot": [1, 2]}, "avg_camera_pivot=list must be"),
+        ({"avg_camera_radius": float("nan")}, "avg_camera_radius=nan"),
         ({"ray_end": 1e200}, "ray_end is 1e"),
         ({"box_warp": 10**400}, "box_warp is 1000"),
-        ({"decoder_activation": "lrelu"}, "decoder_activation is 'lrelu'; sigmoid"),
+        ({"decoder_activation": "lrelu"}, "decoder_activation is 'lrelu' .expected sigmoid"),
     ],
 )
 def test_options_that_are_not_rendered_alike_are_errors(tmp_path, changes, message):
@@ -66,8 +66,8 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
     del network.attributes["rendering_kwargs"]["avg_camera_pivot"]
     notes = infer_generator(network).notes
     assert notes == [
-        "no avg_camera_pivot in the file; [0, 0, 0] is assumed",
-        "rendering option 'new_switch' is not known and was ignored",
+        "no avg_camera_pivot in the file; assuming [0, 0, 0]",
+        "rendering option 'new_switch' is unknown and was ignored",
     ]
 
 
@@ -75,13 +75,13 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
     ("name", "value", "message"),
     [
         ("backbone.synthesis.b8.conv1.conv_clamp", 256, "have different clamps: None, 256"),
-        ("backbone.mapping.fc1.activation", "linear", "'linear'; lrelu is known"),
-        ("backbone.synthesis.b8.conv0.affine.activation", "lrelu", "'lrelu'; linear is known"),
+        ("backbone.mapping.fc1.activation", "linear", "'linear' .expected lrelu"),
+        ("backbone.synthesis.b8.conv0.affine.activation", "lrelu", "'lrelu' .expected linear"),
         ("backbone.synthesis.b8.conv0.act_gain", 1.0, "act_gain is 1.0"),
-        ("decoder.net_tex.1.beta", 2, "beta is 2; 1 is known"),
-        ("decoder.net_main_shp_bbbb_3.1.threshold", 1, "threshold is 1; 20 is known"),
+        ("decoder.net_tex.1.beta", 2, "beta is 2 .expected 1"),
+        ("decoder.net_main_shp_bbbb_3.1.threshold", 1, "threshold is 1 .expected 20"),
         ("renderer.sigmoid", "x", "renderer.sigmoid is 'x'"),
-        ("backbone.synthesis.b8.architecture", "resnet", "skip is known"),
+        ("backbone.synthesis.b8.architecture", "resnet", "expected skip"),
         ("neural_rendering_resolution", None, "neural_rendering_resolution is None"),
         ("superresolution.input_resolution", 24, "from 24 px has blocks of"),
         ("renderer.plane_axes", torch.eye(3), "plane layout"),
@@ -102,12 +102,12 @@ def test_networks_of_other_parts_are_errors(networks):
     more_layers = {f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)}
     assert network.classes["decoder.net_tex.1"] == "Softplus"
     for changes, message in (
-        ({"state": fewer_heads}, "18 local heads; known are 19 .* and 6"),
+        ({"state": fewer_heads}, "18 local heads .expected 19 .* 6 for"),
         ({"state": network.state | more_layers}, "the mapping has 90 layers .* at most 64"),
         ({"attributes": {}, "init_kwargs": {}}, "has no rendering_kwargs"),
         (
             {"classes": network.classes | {"decoder.net_tex.1": "ReLU"}},
-            "the activation is ReLU; Softplus is known",
+            "the activation is ReLU .expected Softplus",
         ),
     ):
         with pytest.raises(UserError, match=message):
