@@ -66,6 +66,15 @@ def test_tick_writes_means_and_one_status_line(tmp_path, messages):
     assert len(re.findall(r"\d[\d.]*", line)) == 3
 
 
+def test_unknown_memory_is_left_out(tmp_path, messages, monkeypatch):
+    monkeypatch.setattr("training.run_folder.monitor.peak_memory_bytes", lambda: None)
+    monitor = make_monitor(tmp_path)
+    monitor.tick(20)
+    monitor.close()
+    assert "Resources/peak_memory_gib" not in read_stats(tmp_path)[0]
+    assert " GiB" not in messages()[0][1]
+
+
 @pytest.mark.parametrize("is_resumed", [True, False], ids=["resume", "rollback"])
 @pytest.mark.parametrize("back_to, kept", [(10, [(10, 1.0)]), (0, [])])
 def test_no_step_is_doubled_or_missing_after_going_back(tmp_path, is_resumed, back_to, kept):
