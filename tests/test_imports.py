@@ -218,8 +218,8 @@ def test_help_costs_at_most_twice_the_import_of_torch():
 
     torch = min(seconds("-c", "import torch") for _ in range(3))
     for name in SCRIPTS:
-        cost = min(seconds("-m", f"scripts.{name}", "--help") for _ in range(3))
-        assert cost <= 2 * torch, f"{name}: {cost:.2f} s, torch: {torch:.2f} s"
+        costs = (seconds("-m", f"scripts.{name}", "--help") for _ in range(3))
+        assert any(cost <= 2 * torch for cost in costs), f"{name}; torch takes {torch:.2f} s"
 
 
 def _processor_seconds_of_children() -> float:
