@@ -1,1 +1,1 @@
-"""Editing of 3D portraits by a repainted mask and a text prompt."""
+"""Edit 3D portraits with a repainted mask and a text prompt."""

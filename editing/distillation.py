@@ -54,7 +54,7 @@ class DistillationOptions(Options):
 
 @dataclass(frozen=True)
 class SDSResult:
-    """One guided denoiser pass.
+    """Result of one guided denoiser call.
 
     Args:
         loss: Scalar whose gradient with respect to the latents is w(t) (noise_pred - noise) / B.
@@ -116,7 +116,7 @@ def sds_loss(
     latents: Tensor,  # [B, C, h, w]
     residual: Tensor,  # [B, C, h, w]
 ) -> Tensor:  # scalar
-    """Return a squared distance to a detached target, so that its gradient is `residual / B`."""
+    """Return a squared distance to a detached target, whose gradient is `residual / B`."""
     target = (latents - residual).detach()
     return 0.5 * (latents - target).square().sum() / len(latents)
 
@@ -126,10 +126,10 @@ def blend_latents(
     normal_latents: Tensor | None,  # [B, C, h, w]
     image_share: float,
 ) -> Tensor:  # [B, C, h, w]
-    """Mix the encodings of image and normals; a missing one has share 0.
+    """Mix the latents of image and normals; a missing one has share 0.
 
-    Noising is affine and both take the same noise and timestep, so mixing clean latents equals
-    a z_t(image) + (1 - a) z_t(normals), and the gradient reaches them in shares a and 1 - a.
+    Adding noise is affine and both get the same noise and timestep, so mixing clean latents equals
+    a z_t(image) + (1 - a) z_t(normals). The gradient reaches them in shares a and 1 - a.
     """
     if normal_latents is None:
         return image_latents
@@ -149,17 +149,17 @@ def distill(
     progress: float,
     generator: torch.Generator,
 ) -> SDSResult:
-    """Ask the prior once how image and normals should change.
+    """Compute the SDS loss of one denoiser call on image and normals.
 
     Args:
         guidance: Frozen diffusion model.
         prompt_embeds: Encoded prompt.
-        image: Rendered picture; None where only normals are distilled.
-        normal_image: Rendered normals; None where only the picture is distilled.
+        image: Rendered image; None to distil the normals only.
+        normal_image: Rendered normals; None to distil the image only.
         control_image: Colour-coded label map of the same view; None for plain SDS.
         options: Scales, timesteps and blend.
-        progress: Share of the edit that is done, 0..1.
-        generator: Source of noise, timestep and share, on the CPU.
+        progress: Completed fraction of the edit, 0..1.
+        generator: CPU random generator for noise, timestep and share.
     """
     image_share = _draw_image_share(options.blend, generator)
     latents = blend_latents(

@@ -19,20 +19,21 @@ from mate3d.rendering.triplane import TriPlaneField, TriPlaneProbe
 class EditedGenerator(nn.Module):
     """Source and edited head of one portrait.
 
-    An edit lives in the planes: what may change are the style vectors, weights of the backbone's
-    copy, and an offset added to the planes, which is the most local of the three. Decoder,
-    super-resolution and background stay the source's. The source's planes are made once.
+    An edit changes the planes only. They follow from the style vectors, from the weights of a copy
+    of the backbone, and from an offset that is added to them, which is the most local of the three.
+    Decoder, super-resolution and background are shared with the source. The source's planes are
+    computed once.
 
     Args:
         generator: Source generator; it is frozen.
         source_ws: Style vectors of the portrait, [1, L, w_dim].
-        region: Where the edited copy shows.
-        learnable: What may change: "ws", "planes", and patterns of module or parameter names of
+        region: Where the edited copy is visible.
+        learnable: What is optimised: "ws", "planes", and patterns of module or parameter names of
             the generator such as "backbone.blocks.*.to_image".
 
     Raises:
-        UserError: If a pattern names nothing, or something outside the backbone, or if the
-            generator has no distances of labels (`check_editable`).
+        UserError: If a pattern matches no weights of the backbone, or if the generator cannot be
+            edited (`check_editable`).
     """
 
     def __init__(
@@ -62,16 +63,16 @@ class EditedGenerator(nn.Module):
             self.plane_offset = nn.Parameter(torch.zeros_like(torch.stack(self._source_planes)))
 
     def source_field(self) -> TriPlaneField:
-        """Return the untouched head."""
+        """Return the source head."""
         return self.generator.make_field(self.source_ws, self._source_planes)
 
     @cached_property
     def source_probe(self) -> TriPlaneProbe:
-        """A probe of the untouched head, which serves every view of it."""
+        """A probe of the source head, shared by all its views."""
         return TriPlaneProbe(self.source_field())
 
     def edited_field(self) -> TriPlaneField:
-        """Return the learnable copy's head, without fusion."""
+        """Return the head of the learnable copy, without fusion."""
         texture, shape = self.backbone(self.ws, "const")
         if self.plane_offset is not None:
             texture, shape = texture + self.plane_offset[0], shape + self.plane_offset[1]
@@ -91,8 +92,8 @@ class EditedGenerator(nn.Module):
     ) -> RenderOutput:
         """Render one of the three fields, softened or not, with the source's networks.
 
-        Unlike in training, the segmentation's gradient reaches the density: a painted outline
-        moves the surface, not only the labels.
+        Unlike in training, the gradient of the segmentation reaches the density, so a painted
+        outline moves the surface and not only the labels.
         """
         return self.generator.render(
             field,
@@ -118,10 +119,10 @@ class EditedGenerator(nn.Module):
 
     @torch.no_grad()
     def load_edit_state(self, state: dict[str, Tensor]) -> None:
-        """Take over what `edit_state` returned.
+        """Load a state that `edit_state` returned.
 
         Raises:
-            UserError: If a tensor is unknown or has another shape than this generator's.
+            UserError: If a tensor is unknown or its shape does not fit this generator.
         """
         if "plane_offset" in state and self.plane_offset is None:
             self.plane_offset = nn.Parameter(torch.zeros_like(torch.stack(self._source_planes)))
@@ -130,12 +131,12 @@ class EditedGenerator(nn.Module):
         }
         for name, tensor in state.items():
             if name not in targets or targets[name].shape != tensor.shape:
-                raise UserError(f"edit holds '{name}' {list(tensor.shape)}, unlike this generator")
+                raise UserError(f"edit has {name} {list(tensor.shape)}, not in this generator")
             targets[name].copy_(tensor)
 
 
 def check_editable(generator: Generator) -> None:
-    """Refuse generators whose parts cannot be told apart by signed distances.
+    """Reject generators without a signed distance for each part.
 
     Raises:
         UserError: If the geometry is a density or there are no labels, as in EG3D.
@@ -144,7 +145,7 @@ def check_editable(generator: Generator) -> None:
     if config.geometry != "sdf" or generator.label_set.num_classes == 0:
         raise UserError(
             f"this generator has geometry={config.geometry} and label_set={config.label_set}; "
-            "editing needs geometry=sdf and labels (train one from it with init_from=)"
+            "editing needs geometry=sdf and labels (init_from= of train makes one from it)"
         )
 
 

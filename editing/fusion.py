@@ -1,4 +1,4 @@
-"""Source and edited features joined by a region of points, decoded once."""
+"""Fusion: the features of source and edited copy, mixed by region and decoded once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from mate3d.rendering.triplane import TriPlaneField, pull_back_to_points
 
 @dataclass
 class FusedField:
-    """A field that is the source outside a region and the edited copy inside it.
+    """A field that equals the source outside a region and the edited copy inside it.
 
-    Features are mixed and decoded with the source's decoder, so an edit lives in the planes
-    only. Outside the region the source's own samples are returned, bit for bit.
+    Features are mixed and decoded with the source's decoder, so an edit changes the planes only.
+    Outside the region, samples are bit for bit those of the source.
 
     Args:
         source: Field of the frozen generator; batch 1.
-        edited: Field of the learnable copy; its decoder is asked for 3D labels only.
+        edited: Field of the learnable copy; its decoder is used for 3D labels only.
         region: Share of the edited copy at points; no gradient flows through it.
     """
 
@@ -30,12 +30,12 @@ class FusedField:
 
     @property
     def background(self) -> Tensor | None:
-        """Features behind everything: the source's."""
+        """Background features of the source."""
         return self.source.background
 
     @property
     def device(self) -> torch.device:
-        """The source's."""
+        """Device of the source."""
         return self.source.device
 
     def sample(
@@ -63,9 +63,9 @@ class FusedField:
         self,
         points: Tensor,  # [1, N, 3]
     ) -> Tensor:  # [1, N, 1]
-        """Return the global distance only."""
+        """Return the distance of the whole head only."""
         features = self.source.shape_features(points)
-        # Asked as the source's own field asks it, so that not even rounding differs.
+        # Computed exactly as in the source's own field, so that not even rounding differs.
         sdf = self.source.decoder.sdf(features)
         source_class_sdf = self.source.decoder.class_distances(features)
         share = self._share(points, source_class_sdf, self._edited_class_sdf(points))
@@ -92,7 +92,7 @@ class FusedField:
         points: Tensor,  # [1, N, 3]
         source_class_sdf: Tensor,  # [1, N, K]
     ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
-        """Return it where the source's class distances are known; asks the copy in reach only."""
+        """Return the share from known class distances; evaluates the copy only within reach."""
         index = reachable_points(self.region, points, source_class_sdf)[0].nonzero().squeeze(1)
         share = torch.zeros_like(points[..., :1])
         if len(index) == 0:
@@ -106,7 +106,7 @@ class FusedField:
         points: Tensor,  # [1, M, 3]
         share: Tensor,  # [1, M, 1], above 0
     ) -> Tensor:  # [1, M, C]
-        """Return features of distances inside the region."""
+        """Return fused shape features inside the region."""
         return self._fused(TriPlaneField.shape_features, points, share)
 
     def colors(
@@ -114,7 +114,7 @@ class FusedField:
         points: Tensor,  # [1, M, 3]
         share: Tensor,  # [1, M, 1], above 0
     ) -> Tensor:  # [1, M, C]
-        """Return colour features inside the region."""
+        """Return fused colours inside the region."""
         features = self._fused(TriPlaneField.texture_features, points, share)
         return self.source.decoder.colors(features)
 
@@ -125,7 +125,8 @@ class FusedField:
     ) -> Tensor:  # [1, M, 3]
         """Return the gradient of the distance inside the region, in closed form.
 
-        It is differentiable for the copy. The region's edge counts as constant, as in `sample`.
+        It is differentiable with respect to the copy. The share is treated as constant, as in
+        `sample`.
         """
         feature_gradient = self.source.decoder.sdf_gradient(self.shape_features(points, share))
 
@@ -150,8 +151,8 @@ class FusedField:
         if not (points.requires_grad and torch.is_grad_enabled()):
             with torch.no_grad():
                 return self.source.sample(points)
-        # Nothing of the source learns, so of its derivatives only the SDF's gradient at the points
-        # is needed, not the graph behind it: a linear function of equal value and gradient.
+        # The source does not learn, so only the SDF's gradient at the points is needed. A linear
+        # function with the same value and gradient stands in for the graph.
         at = points.detach().requires_grad_(True)
         samples = self.source.sample(at)
         (gradient,) = torch.autograd.grad(samples.sdf, at, torch.ones_like(samples.sdf))
@@ -193,11 +194,12 @@ class FusedField:
 
 @dataclass(frozen=True)
 class KnownPoints:
-    """What is known at points while a fused field is looked into.
+    """Values at points that a `FusedProbe` keeps between its calls.
 
     Args:
-        source_distances: The source's, the whole head's before its parts', [1, N, 1 + K].
-        share: Of the edited copy, [1, N, 1].
+        source_distances: Source distances, first the whole head's, then those of the classes,
+            [1, N, 1 + K].
+        share: Share of the edited copy, [1, N, 1].
         features: Fused shape features of the points whose share is above 0, [1, M, C].
     """
 
@@ -208,7 +210,7 @@ class KnownPoints:
 
 @dataclass(frozen=True)
 class FusedProbe(FieldProbe):
-    """Looks into a fused field: the copy is asked where the source says that it can show."""
+    """Probe of a fused field; evaluates the copy only where the source lets it be visible."""
 
     field: FusedField
 
@@ -227,7 +229,7 @@ class FusedProbe(FieldProbe):
         points: Tensor,  # [1, N, 3]
         source_distances: Tensor,  # [1, N, 1 + K]
     ) -> tuple[Tensor, KnownPoints]:
-        """Do the same where the source's distances are known."""
+        """Do the same from known source distances."""
         share = self.field.share_of(points, source_distances[..., 1:])
         index = share[0, :, 0].nonzero().squeeze(1)
         features = self.field.shape_features(points[:, index], share[:, index])
@@ -264,7 +266,7 @@ class FusedProbe(FieldProbe):
         points: Tensor,  # [1, N, 3]
         chosen: Tensor,  # [M]
     ) -> Tensor:  # [M, 3]
-        """See `FieldProbe`; differentiable for the copy."""
+        """See `FieldProbe`; differentiable with respect to the copy."""
         points, share, changed = self._chosen(state, points, chosen)
         gradient = field_gradient(self.field.source, points)
         if len(changed) > 0:

@@ -1,13 +1,13 @@
-"""The edit: render, guide, step; nothing else."""
+"""The optimisation loop of an edit: render, compute the losses, take a step."""
 
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from editing import losses
 from editing.distillation import distill
@@ -19,16 +19,17 @@ from editing.regions import edit_mask
 from editing.views import SourceView, view_source
 from mate3d.generator import RenderOutput
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
+from torch_utils.stages import stage
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EditTarget:
-    """What the user asked for.
+    """The user's request, ready for the loop.
 
     Args:
-        camera: View that the mask was painted in, [1, 25].
+        camera: View in which the mask was painted, [1, 25].
         painted_label_map: The repainted mask, [1, H, W] int64.
         class_ids: Classes that may change.
         guidance: Frozen prior; None for an edit by mask alone.
@@ -49,7 +50,7 @@ class EditLoop:
         edited: Source and learnable copy.
         target: Painted mask and prompt.
         options: Views, weights and rates.
-        seed: Random views, noise and timesteps follow from it.
+        seed: Seed of the random views, noise and timesteps.
     """
 
     def __init__(
@@ -65,24 +66,29 @@ class EditLoop:
         self.beta = self._soft_beta()
         self.source_view = self._view_source(target.camera)
         self.pixel_weights = self._make_pixel_weights()
+        # What a user follows: total loss, and how well the painted view fits.
+        self.numbers = {"loss": ""}
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
-        """Take all steps, or stop after the current one, and return the losses of each."""
-        history = []
-        with tqdm(range(self.options.num_steps), desc="edit", unit="step") as bar:
-            for step in bar:
-                terms = self.step(step / self.options.num_steps)
+        """Take all steps, or stop after the current one; return the loss terms of each step."""
+        history, num_steps = [], self.options.num_steps
+        with stage("Optimising", num_steps) as bar:
+            for step in range(1, num_steps + 1):
+                terms = self.step((step - 1) / num_steps)
                 if not all(math.isfinite(value) for value in terms.values()):
-                    _logger.warning("step %d: loss is not finite; keeping the step before", step)
+                    _logger.warning("step %d: the loss is not finite; stopped before it", step)
                     break
                 history.append(terms)
-                bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()})
+                values = self.numbers | {name: f"{value:.3g}" for name, value in terms.items()}
+                _logger.debug("step %d: %s", step, ", ".join(map("=".join, values.items())))
+                bar.set_postfix(self.numbers, refresh=False)
+                bar.update()
                 if should_stop():
                     break
         return history
 
     def _soft_beta(self) -> float | None:
-        """Return the sharpness length to start with; None where the surfaces are soft already."""
+        """Return the beta to start with; None if the surfaces are soft enough already."""
         soft_beta, own_beta = self.options.soft_beta, self.edited.generator.decoder.beta.item()
         return soft_beta if soft_beta is not None and soft_beta > own_beta else None
 
@@ -90,7 +96,7 @@ class EditLoop:
         """Render, guide, and take one optimiser step unless the loss is not finite.
 
         Args:
-            progress: Share of the edit that is done, 0..1.
+            progress: Completed fraction of the edit, 0..1.
 
         Returns:
             The unweighted loss terms.
@@ -105,12 +111,13 @@ class EditLoop:
         terms |= self._volume_terms(field)
         weights = self.options.weights
         total = sum(getattr(weights, name) * value for name, value in terms.items())
-        # An edit whose region is still empty has no gradient.
+        # An edit with an empty region has no gradient.
         if isinstance(total, Tensor) and total.requires_grad and torch.isfinite(total):
             self.optimizer.zero_grad(set_to_none=True)
             total.backward(inputs=self.parameters)
             self.optimizer.step()
             self.schedule.step()
+        self.numbers["loss"] = f"{torch.as_tensor(total).item():.3g}"
         return {name: value.item() for name, value in terms.items()}
 
     def _view_source(self, camera: Tensor, *, with_normals: bool = False) -> SourceView:
@@ -134,12 +141,14 @@ class EditLoop:
         is_compared = bool(weights.mask) and self.options.mask_loss == "classes"
         view = source.fused(field, with_segmentation_gradient=is_compared)
         terms = self._mask_terms(view)
+        label_map = segmentation_to_label_map(view.segmentation)
+        inside = self._edit_mask(source.label_map, label_map, target.painted_label_map)
+        images = view.image, source.output.image
         if weights.preservation:
-            label_map = segmentation_to_label_map(view.segmentation)
-            inside = self._edit_mask(source.label_map, label_map, target.painted_label_map)
-            terms["preservation"] = losses.preservation_loss(
-                view.image, source.output.image, inside
-            )
+            terms["preservation"] = losses.preservation_loss(*images, inside)
+        ious = [losses.mask_iou(label_map, target.painted_label_map, k) for k in target.class_ids]
+        self.numbers["IoU"] = f"{fmean(1.0 if iou is None else iou for iou in ious):.3f}"
+        self.numbers["PSNR outside"] = f"{losses.psnr_outside(*images, inside):.1f} dB"
         return terms
 
     def _mask_terms(self, view: RenderOutput) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
-"""Loss terms of an edit: painted mask, preservation outside the region, geometry inside it."""
+"""Loss terms of an edit, and two measures of its quality: mask IoU and PSNR outside the region."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,11 @@ from torch.nn import functional as F
 
 from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
 from mate3d.rendering.triplane import TriPlaneField
+
+# Identical pictures have an infinite PSNR, which JSON cannot store.
+MAX_PSNR_DB = 100.0
+# Turns scores into logits: a score of 1 against -1 is almost certain.
+_SHARPNESS = 5.0
 
 
 def pixel_weights(
@@ -18,14 +24,14 @@ def pixel_weights(
     outside_weight: float,
     class_weights: Sequence[float],
 ) -> Tensor:  # [1, H, W], mean 1
-    """Return how much each pixel of the painted mask counts.
+    """Return the weight of each pixel in the mask loss.
 
     Args:
         painted_label_map: The user's mask.
-        zone: Pixels that the edit is about.
+        zone: Pixels near the edited classes.
         zone_weight: Weight inside the zone.
-        outside_weight: Weight outside it.
-        class_weights: Factor of each painted class.
+        outside_weight: Weight outside the zone.
+        class_weights: Factor for each painted class.
     """
     weights = torch.where(zone[:, 0], zone_weight, outside_weight)
     weights = weights * torch.tensor(class_weights, device=zone.device)[painted_label_map]
@@ -36,7 +42,7 @@ def balanced_class_weights(
     painted_label_map: Tensor,  # [1, H, W] int64
     num_classes: int,
 ) -> list[float]:
-    """Return weights that fall with the square root of a class's area, so small parts count."""
+    """Return weights of one over the square root of each class's area, so small parts count."""
     counts = torch.bincount(painted_label_map.flatten(), minlength=num_classes).float()
     shares = counts.clamp(min=1) / counts.sum()
     return shares.rsqrt().tolist()
@@ -46,17 +52,14 @@ def mask_cross_entropy(
     segmentation: Tensor,  # [1, K, H, W], scores in about -1..1
     painted_label_map: Tensor,  # [1, H', W'] int64
     weights: Tensor,  # [1, H', W']
-    *,
-    sharpness: float = 5.0,
 ) -> Tensor:  # scalar
     """Return the weighted cross entropy of rendered scores against the painted labels.
 
     Args:
-        segmentation: Rendered scores of all classes; where smaller than the mask, the mask is
-            shrunk to it by nearest neighbours.
+        segmentation: Rendered scores of all classes. If it is smaller than the mask, the mask is
+            resized to it by nearest neighbour.
         painted_label_map: Class ids.
         weights: Weight of each pixel.
-        sharpness: Factor that turns scores into logits; 5 makes a score of 1 against -1 certain.
     """
     size = segmentation.shape[-2:]
     if painted_label_map.shape[-2:] != size:
@@ -64,7 +67,7 @@ def mask_cross_entropy(
         weights = F.interpolate(weights.unsqueeze(1), size=size)[:, 0]
     else:
         target = painted_label_map
-    errors = F.cross_entropy(segmentation * sharpness, target, reduction="none")
+    errors = F.cross_entropy(segmentation * _SHARPNESS, target, reduction="none")
     return (errors * weights).mean()
 
 
@@ -73,7 +76,7 @@ def silhouette_cross_entropy(
     painted_label_map: Tensor,  # [1, H, W] int64
     weights: Tensor,  # [1, H, W]
 ) -> Tensor:  # scalar
-    """Return the cross entropy of head against background, all that a single SDF can follow."""
+    """Return the cross entropy of head against background, for heads without class SDFs."""
     size = opacity.shape[-2:]
     target = F.interpolate((painted_label_map != 0).float().unsqueeze(1), size=size)
     weights = F.interpolate(weights.unsqueeze(1), size=size)
@@ -98,8 +101,8 @@ def feature_preservation_loss(
 ) -> Tensor:  # scalar
     """Return the mean squared difference of plane features.
 
-    Fusion hides differences outside the region from the render, but they would move the copy's
-    3D labels and so the region itself.
+    Fusion hides differences outside the region in the render, but they would change the copy's 3D
+    labels and therefore the region.
     """
     pairs = zip(source.plane_features(points), edited.plane_features(points), strict=True)
     return torch.stack([(kept - changed).square().mean() for kept, changed in pairs]).sum()
@@ -112,11 +115,10 @@ def geometry_losses(
     with_eikonal: bool = True,
     with_consistency: bool = True,
 ) -> dict[str, Tensor]:  # eikonal, sdf_consistency: scalars
-    """Return the eikonal term of the global SDF, and its distance from the union of the parts.
+    """Return the eikonal term of the global SDF, and its difference from the union of the parts.
 
-    The consistency term is MSE(max(d, 0), min_k max(d_k, 0)) with gradients on both sides, so
-    that the head's surface follows the parts that the mask moves. Only what is asked for is
-    computed.
+    The consistency term is MSE(max(d, 0), min_k max(d_k, 0)). Gradients flow to both sides, so the
+    head's surface follows the parts that the mask moves. Only requested terms are computed.
     """
     terms = {}
     if with_eikonal:
@@ -125,3 +127,36 @@ def geometry_losses(
         distances = edited.decoder.distances(edited.shape_features(points))
         terms["sdf_consistency"] = sdf_consistency_loss(*distances, with_detached_whole=False)
     return terms
+
+
+def mask_iou(
+    label_map: Tensor,  # [1, H, W]
+    painted_label_map: Tensor,  # [1, H, W]
+    class_id: int,
+) -> float | None:
+    """Return a class's intersection over union; None where neither mask has it."""
+    rendered, painted = label_map == class_id, painted_label_map == class_id
+    union = (rendered | painted).sum().item()
+    return (rendered & painted).sum().item() / union if union else None
+
+
+def psnr_outside(
+    image: Tensor,  # [1, 3, H, W]
+    source_image: Tensor,  # [1, 3, H, W]
+    region: Tensor,  # [1, 1, H, W] bool
+    *,
+    value_range: float = 2.0,
+) -> float:
+    """Return the PSNR in dB over the pixels outside a region, at most `MAX_PSNR_DB`.
+
+    Args:
+        image: Edited picture.
+        source_image: Source picture.
+        region: Pixels to leave out.
+        value_range: Difference between white and black.
+    """
+    outside = (image - source_image).movedim(1, -1)[~region[:, 0]]
+    error = outside.square().mean().item() if outside.numel() else 0.0
+    if error == 0:
+        return MAX_PSNR_DB
+    return min(MAX_PSNR_DB, 10 * math.log10(value_range**2 / error))

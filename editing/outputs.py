@@ -1,11 +1,9 @@
-"""Pictures, video and files of an edit, written so that an old result is never half replaced."""
+"""Render and write the pictures and the video of an edit."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from mate3d.atomic import atomic_files
 from mate3d.cameras import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
-from mate3d.outputs.video import enlarge_for_video, write_video
+from mate3d.outputs.video import enlarge_for_video, open_videos
 from mate3d.outputs.visualize import (
     colorize_normals,
     make_image_grid,
@@ -23,9 +21,10 @@ from mate3d.outputs.visualize import (
     save_image,
     to_uint8,
 )
+from torch_utils.stages import stage
 
 VIEW_YAWS = (-0.6, -0.3, 0.0, 0.3, 0.6)
-# Half the width of the orbit's ellipse; the lineage's video has 0.35 and 0.25.
+# Half axes of the orbit's ellipse in radians; EG3D's videos use 0.35 and 0.25.
 ORBIT_YAW, ORBIT_PITCH = 0.5, 0.2
 
 
@@ -38,13 +37,19 @@ class ViewPair:
 
     @property
     def source_label_map(self) -> Tensor:  # [1, H, W]
-        """Rendered mask of the source."""
+        """Label map rendered from the source."""
         return segmentation_to_label_map(self.source.segmentation)
 
     @property
     def edited_label_map(self) -> Tensor:  # [1, H, W]
-        """Rendered mask of the edited head."""
+        """Label map rendered from the edited head."""
         return segmentation_to_label_map(self.edited.segmentation)
+
+    @property
+    def levels(self) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], whole numbers 0..255
+        """Edited and source picture as in the 8-bit files."""
+        pixels = to_uint8(self.edited.image), to_uint8(self.source.image)
+        return tuple(torch.from_numpy(values).movedim(-1, 1).float() for values in pixels)
 
 
 @torch.no_grad()
@@ -54,7 +59,7 @@ def render_views(
     *,
     exact: bool,
 ) -> tuple[ViewPair, list[ViewPair]]:
-    """Render source and edited head from the painted view, with normals, and all around."""
+    """Render source and edited head at the painted view, with normals, and at `VIEW_YAWS`."""
     field = edited.fused_field()
 
     def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
@@ -62,8 +67,14 @@ def render_views(
         return ViewPair(source=source.output, edited=source.fused(field))
 
     rig = edited.generator.config.camera_rig
-    cameras = [rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS]
-    return render_pair(painted_camera, True), [render_pair(camera, False) for camera in cameras]
+    cameras = [painted_camera, *(rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS)]
+    pairs = []
+    with stage("Rendering views", len(cameras)) as bar:
+        for camera in cameras:
+            # Only the painted view's normals are shown.
+            pairs.append(render_pair(camera, with_normals=camera is painted_camera))
+            bar.update()
+    return pairs[0], pairs[1:]
 
 
 def write_source(
@@ -72,7 +83,7 @@ def write_source(
     label_map: Tensor,  # [1, H, W]
     label_set: LabelSet,
 ) -> None:
-    """Write source.png and source_mask.png, the mask that a user repaints."""
+    """Write source.png and source_mask.png; the user repaints the mask."""
     with atomic_files(folder) as temporary:
         save_image(temporary / "source.png", image[0])
         save_label_map(temporary / "source_mask.png", label_map[0].cpu().numpy(), label_set)
@@ -89,10 +100,10 @@ def write_pictures(
 
     Args:
         folder: Existing folder.
-        painted_view: The view that the mask was painted in, with normals.
+        painted_view: View in which the mask was painted, with normals.
         other_views: Columns of views.png.
         painted_label_map: The user's mask.
-        label_set: Colours of the masks.
+        label_set: Gives the colours of the masks.
     """
     save_image(folder / "source.png", painted_view.source.image[0])
     save_image(folder / "edited.png", painted_view.edited.image[0])
@@ -113,13 +124,12 @@ def write_pictures(
 def write_orbit(
     path: Path, edited: EditedGenerator, *, num_frames: int, fps: int, exact: bool
 ) -> None:
-    """Write a video of the edited head from cameras on a closed ellipse around the front."""
+    """Write a video of the edited head; the camera moves on a closed ellipse in front of it."""
     field, rig = edited.fused_field(), edited.generator.config.camera_rig
-
-    def frame(yaw: float, pitch: float) -> np.ndarray:
-        camera = rig.make_camera(yaw, pitch).to(edited.source_ws)
-        view = view_source(edited, camera, exact=exact).fused(field)
-        return to_uint8(enlarge_for_video(view.image)[0])
-
     angles = orbit_angles(num_frames, ORBIT_YAW, ORBIT_PITCH)
-    write_video(path, itertools.starmap(frame, angles), fps)
+    with stage("Rendering the orbit video", num_frames) as bar, open_videos([path], fps) as append:
+        for yaw, pitch in angles:
+            camera = rig.make_camera(yaw, pitch).to(edited.source_ws)
+            view = view_source(edited, camera, exact=exact).fused(field)
+            append(to_uint8(enlarge_for_video(view.image)[0]))
+            bar.update()

@@ -1,4 +1,4 @@
-"""An edit as a small file: save it, and apply it again to the generator it was made with."""
+"""Save an edit as a small file, and apply it again to the generator it was made with."""
 
 import dataclasses
 import hashlib
@@ -22,12 +22,12 @@ _EDIT_PREFIX = "edit."
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an edit was asked to do; stored as JSON beside the changed tensors.
+    """The request behind an edit; stored as JSON beside the changed tensors.
 
     Args:
-        prompt: Text that was asked for; empty for an edit by mask alone.
+        prompt: Text prompt; empty for an edit by mask alone.
         class_names: Classes that may change.
-        region: Where the edited copy shows.
+        region: Where the edited copy is visible.
         config_hash: Hash of the resolved configuration.
     """
 
@@ -45,12 +45,12 @@ def save_edit(
     camera: Tensor,  # [1, 25]
     repainted: Tensor,  # [1, 1, H, W] bool
 ) -> None:
-    """Write `ws`, the changed weights, and what the region needs.
+    """Write `ws`, the changed weights, and the inputs of the region.
 
     Args:
         path: File to write.
         edited: Source and finished copy.
-        recipe: What was asked for.
+        recipe: The request.
         camera: Camera of the painted view.
         repainted: Pixels of that view whose label was changed.
     """
@@ -68,14 +68,14 @@ def load_edit(
     path: str | Path,
     generator: Generator,
 ) -> tuple[EditedGenerator, Recipe]:
-    """Apply a saved edit to its generator; renders equal those of the finished edit.
+    """Apply a saved edit to its generator; it renders exactly as the finished edit did.
 
     Raises:
         UserError: If the file is missing or damaged, or was made with another generator.
     """
     tensors, metadata = _read(path)
     if metadata.get("generator_sha256") != weights_hash(generator):
-        raise UserError(f"edit {path} was made with another generator than the one given")
+        raise UserError(f"edit {path} was made with a different generator")
     try:
         recipe = config_from_dict(Recipe, json.loads(metadata["recipe"]))
         class_ids = [generator.label_set.class_id(name) for name in recipe.class_names]

@@ -1,4 +1,4 @@
-"""Where an edit may act: pixels of painted masks, and regions of points in space."""
+"""Where an edit may act: painted masks and edited pixels in 2D, regions of points in 3D."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mate3d.options import NonNegativeFloat, Options
 
 # What a folder given as a mask holds.
 MASK_FILE = "mask.png"
-# Classes that other parts sit on or in front of. Painting an ear over skin edits the ear.
+# Classes behind other parts: painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
 _LEAST_SHARE = 1e-3
 RegionKind = Literal["classes", "everywhere"]
@@ -56,14 +56,14 @@ def resolve_edit_classes(
     """Return the ids of the classes that an edit may change.
 
     Args:
-        edit_classes: Class names, or "auto": what was painted in the changed pixels, or, where
-            skin or background was painted, what had been there.
-        source_label_map: Rendered mask that was handed out for painting.
+        edit_classes: Class names, or "auto" for the classes painted into changed pixels; where
+            skin or background was painted, the class that was there before.
+        source_label_map: Rendered mask that the user repainted.
         painted_label_map: The user's mask.
         label_set: Names of the ids.
 
     Raises:
-        UserError: If a name is unknown, the list is empty, or "auto" finds nothing changed.
+        UserError: If a name is unknown, the list is empty, or "auto" finds no change.
     """
     if isinstance(edit_classes, str) and edit_classes != "auto":
         raise UserError(f"edit_classes={edit_classes}; use auto or a list such as [ears,eyes]")
@@ -125,12 +125,12 @@ def _repainted_classes(
     ]
     painted_or_erased = torch.where(is_member(after, support), before, after)
     parts = set(painted_or_erased.unique().tolist()) - set(support)
-    # Between skin and background there is no part; then the head itself is what changes.
+    # If only skin and background were exchanged, the head itself changes.
     return tuple(sorted(parts or set(torch.cat([before, after]).tolist()) - {0}))
 
 
 class EditRegion(Protocol):
-    """A function from points, and what both copies say there, to the share of the edit."""
+    """A function from points and the class distances of both copies to the share of the edit."""
 
     def __call__(
         self,
@@ -143,9 +143,9 @@ class EditRegion(Protocol):
 
 @runtime_checkable
 class BoundedRegion(EditRegion, Protocol):
-    """A region of which the source alone says where it can never be, whatever the copy learns.
+    """A region that the source bounds: some points stay outside, whatever the copy learns.
 
-    Its share at a point must not depend on other points.
+    The share at a point must not depend on other points.
     """
 
     def reachable(
@@ -210,7 +210,7 @@ def reachable_points(
     points: Tensor,  # [1, N, 3]
     source_class_sdf: Tensor,  # [1, N, K]
 ) -> Tensor:  # [1, N] bool
-    """Return where an edit may ever act: everywhere, for regions that know no bound."""
+    """Return where an edit can act at all; everywhere if the region has no bound."""
     if isinstance(region, BoundedRegion):
         return region.reachable(points, source_class_sdf)
     return torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
@@ -220,7 +220,7 @@ def _is_within(
     source_class_sdf: Tensor,  # [1, N, C], of some classes
     reach: float | None,
 ) -> Tensor:  # [1, N, 1] bool
-    """Return where one of these classes of the source is no farther away than `reach`."""
+    """Return where at least one of these source classes is within `reach`."""
     if reach is None:
         return torch.ones_like(source_class_sdf[..., :1], dtype=torch.bool)
     return source_class_sdf.amin(dim=-1, keepdim=True) <= reach
@@ -230,14 +230,14 @@ def _is_within(
 class ClassRegion:
     """Points that belong to an edited class in the source or in the edited volume.
 
-    With the default zeros this is the release's hard test. The distance to the border between
-    two classes is half the difference of their SDFs, which gives a rim of known width.
+    With the defaults of 0 this is the hard test of the published code. The distance to the border
+    between two classes is half the difference of their SDFs, which gives a rim of known width.
 
     Args:
-        class_ids: Edited classes; empty for a region without points.
-        dilation: Width by which the region grows (shrinks if negative), world units.
-        softness: Width of the linear ramp at its edge, world units; 0 is a hard edge.
-        reach: Farthest distance from the source's edited classes, world units; None is no limit.
+        class_ids: Edited classes; empty for an empty region.
+        dilation: Width by which the region grows (shrinks if negative), in world units.
+        softness: Width of the linear ramp at the edge, in world units; 0 is a hard edge.
+        reach: Maximum distance from the source's edited classes, in world units; None for no limit.
     """
 
     class_ids: tuple[int, ...]
@@ -290,15 +290,15 @@ class ClassRegion:
 
 @dataclass(frozen=True)
 class PaintedRegion:
-    """Points of another region, and all that project into repainted pixels.
+    """Points of another region, and all points that project into repainted pixels.
 
-    A class that the source does not have yet, or that grows over another, gets its room here.
+    This makes room for a class that is new or that grows over another.
 
     Args:
         inner: Region to extend.
         camera: Camera of the painted view, [1, 25].
         repainted: Pixels whose label was changed, [1, 1, H, W] bool.
-        reach: Farthest distance from the source's head, world units; None is no limit.
+        reach: Maximum distance from the source's head, in world units; None for no limit.
     """
 
     inner: EditRegion
@@ -335,7 +335,7 @@ class PaintedRegion:
         painted = F.grid_sample(
             self.repainted.to(points.dtype), pixels, mode="bilinear", align_corners=False
         )
-        # Rounding leaves traces of neighbouring pixels, which must not touch the source.
+        # Rounding leaves traces of neighbouring pixels, which must not change the source.
         return (painted * (painted > _LEAST_SHARE)).view(1, -1, 1)
 
 
@@ -344,7 +344,7 @@ def everywhere(
     source_class_sdf: Tensor,  # [1, N, K]
     edited_class_sdf: Tensor,  # [1, N, K]
 ) -> Tensor:  # [1, N, 1]
-    """Return 1 at all points: the region of an edit without fusion."""
+    """Return 1 at all points, the region of an edit without fusion."""
     return torch.ones_like(points[..., :1])
 
 
@@ -352,7 +352,7 @@ def project_to_pixels(
     points: Tensor,  # [1, N, 3], world
     camera: Tensor,  # [1, 25]
 ) -> Tensor:  # [1, N, 2], horizontal and vertical over image size, 0..1 inside
-    """Project points in front of the camera on its image."""
+    """Project points in front of the camera onto its image."""
     cam2world, intrinsics = unpack_camera(camera)
     in_camera = (points - cam2world[:, None, :3, 3]) @ cam2world[:, :3, :3]
     homogeneous = in_camera @ intrinsics.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""An HTML page about one edit; it lies beside the pictures that it shows."""
+"""The HTML report of an edit, written beside the pictures that it shows."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from mate3d.outputs.page import render_page
 
 
 def write_report(path: str | Path, receipt: Receipt, history: list[dict[str, float]]) -> None:
-    """Write the page; pictures and video are referred to by their names in the same folder.
+    """Write the report; it links to the pictures and the video in the same folder.
 
     Args:
         path: HTML file to write.
-        receipt: Numbers to show.
+        receipt: Measurements to show.
         history: Loss terms of each step.
     """
     curves = {
@@ -21,7 +21,7 @@ def write_report(path: str | Path, receipt: Receipt, history: list[dict[str, flo
     }
     page = render_page(
         "edit",
-        title=receipt.prompt or "edit by mask",
+        title=receipt.prompt or "edit by mask alone",
         receipt=receipt,
         chart=make_spark_lines("loss terms by step", curves) if curves else None,
     )

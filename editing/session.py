@@ -1,4 +1,4 @@
-"""One edit from portrait and request to files: run the loop, measure, write."""
+"""One edit from start to finish: run the loop, measure, write the files."""
 
 import time
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from editing import receipt as receipts
 from editing.edited_generator import EditedGenerator, check_editable
 from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
+from editing.losses import mask_iou, psnr_outside
 from editing.options import EditOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.receipt import Receipt
@@ -22,6 +23,7 @@ from mate3d.atomic import atomic_files
 from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generator import Generator
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
+from torch_utils.stages import stage
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,14 @@ class Portrait:
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What the user asks for.
+    """The user's request.
 
     Args:
         painted_label_map: Repainted mask, [1, H, W] int64.
         class_ids: Classes that may change.
-        prompt: Text; empty for an edit by mask alone.
-        negative_prompt: What text guidance leads away from; often empty.
-        seed: Random views, noise and timesteps follow from it.
+        prompt: Text prompt; empty for an edit by mask alone.
+        negative_prompt: Negative prompt, often empty.
+        seed: Seed of the random views, noise and timesteps.
         config_hash: Hash of the resolved configuration.
     """
 
@@ -73,10 +75,10 @@ def sample_portrait(
     yaw: float,
     pitch: float,
 ) -> Portrait:
-    """Return the head of a latent seed, seen from an angle in radians.
+    """Return the head of a seed, seen from an angle in radians.
 
-    The latent is NumPy's legacy normal draw of the seed, as in the lineage (spec 10.1), and is
-    conditioned on the frontal camera.
+    The latent is drawn with NumPy's legacy normal generator, as in EG3D, and is conditioned on the
+    frontal camera.
 
     Raises:
         UserError: If the seed is not in 0..2**32 - 1, or the generator cannot be edited.
@@ -96,7 +98,7 @@ class EditSession:
     Args:
         portrait: Source.
         request: Mask, classes and prompt.
-        options: How the edit is optimised.
+        options: Settings of the optimisation.
         guidance: Frozen prior; None for an edit by mask alone.
     """
 
@@ -123,7 +125,7 @@ class EditSession:
         self.optimization_seconds = 0.0
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Optimise until the last step, or until asked to stop."""
+        """Optimise to the last step, or stop earlier if `should_stop` says so."""
         started = time.perf_counter()
         target = EditTarget(
             camera=self.portrait.camera,
@@ -145,14 +147,15 @@ class EditSession:
         num_orbit_frames: int,
         orbit_fps: int,
     ) -> Receipt:
-        """Render, measure and write everything that an edit leaves.
+        """Render, measure and write all results.
 
         Args:
-            folder: Where the files go; none is replaced before all are complete.
+            folder: Receives the files; none is replaced before all are complete.
             started: `time.perf_counter()` at the start of the command.
-            dilation_pixels: Rim around the edited classes that the receipt counts as the region.
-            num_orbit_frames: Frames of orbit.mp4.
-            orbit_fps: Its frames per second.
+            dilation_pixels: Width of the rim around the edited classes that the receipt counts as
+                part of the region.
+            num_orbit_frames: Number of frames of orbit.mp4.
+            orbit_fps: Frames per second of orbit.mp4.
         """
         label_set = self.portrait.generator.label_set
         exact = self.options.exact
@@ -164,9 +167,6 @@ class EditSession:
             config_hash=self.request.config_hash,
         )
         with atomic_files(folder) as temporary:
-            write_pictures(
-                temporary, painted_view, other_views, self.request.painted_label_map, label_set
-            )
             write_orbit(
                 temporary / "orbit.mp4",
                 self.edited,
@@ -174,47 +174,54 @@ class EditSession:
                 fps=orbit_fps,
                 exact=exact,
             )
-            save_edit(
-                temporary / "edit.safetensors",
-                self.edited,
-                recipe,
-                camera=self.portrait.camera,
-                repainted=self.repainted,
-            )
-            receipt = self._make_receipt(painted_view, other_views, started, dilation_pixels)
-            receipts.write_receipt(temporary / "receipt.json", receipt)
-            write_report(temporary / "report.html", receipt, self.history)
+            prompt_score = self._prompt_score(painted_view)
+            with stage("Writing the report"):
+                write_pictures(
+                    temporary, painted_view, other_views, self.request.painted_label_map, label_set
+                )
+                save_edit(
+                    temporary / "edit.safetensors",
+                    self.edited,
+                    recipe,
+                    camera=self.portrait.camera,
+                    repainted=self.repainted,
+                )
+                receipt = self._make_receipt(
+                    painted_view, other_views, prompt_score, started, dilation_pixels
+                )
+                receipts.write_receipt(temporary / "receipt.json", receipt)
+                write_report(temporary / "report.html", receipt, self.history)
         return receipt
 
     def _make_receipt(
         self,
         painted_view: ViewPair,
         other_views: list[ViewPair],
+        prompt_score: receipts.PromptScore | None,
         started: float,
         dilation_pixels: int,
     ) -> Receipt:
         painted, class_ids = self.request.painted_label_map, self.request.class_ids
         before, after = painted_view.source_label_map, painted_view.edited_label_map
         region = edit_mask([before, after, painted], class_ids, dilation_pixels)
-        images = painted_view.edited.image, painted_view.source.image
         return Receipt(
             prompt=self.request.prompt,
             edit_classes=self._class_names(),
             mask_iou={
                 name: {
-                    "before": receipts.mask_iou(before, painted, class_id),
-                    "after": receipts.mask_iou(after, painted, class_id),
+                    "before": mask_iou(before, painted, class_id),
+                    "after": mask_iou(after, painted, class_id),
                 }
                 for name, class_id in zip(self._class_names(), class_ids, strict=True)
             },
-            psnr_outside_region_db=receipts.psnr_outside(*images, region),
+            psnr_outside_region_db=psnr_outside(*painted_view.levels, region, value_range=255),
             psnr_outside_region_other_views_db=tuple(
-                receipts.psnr_outside(
-                    view.edited.image,
-                    view.source.image,
+                psnr_outside(
+                    *view.levels,
                     edit_mask(
                         [view.source_label_map, view.edited_label_map], class_ids, dilation_pixels
                     ),
+                    value_range=255,
                 )
                 for view in other_views
             ),
@@ -223,8 +230,8 @@ class EditSession:
                 "dilation_pixels": dilation_pixels,
                 "share_of_picture": region.float().mean().item(),
             },
-            color_change_in_region=receipts.color_change(*images, region),
-            prompt_score=self._prompt_score(painted_view),
+            color_change_in_region=receipts.color_change(*painted_view.levels, region),
+            prompt_score=prompt_score,
             num_steps=len(self.history),
             num_steps_planned=self.options.num_steps,
             seconds={
@@ -238,18 +245,19 @@ class EditSession:
     def _prompt_score(self, view: ViewPair) -> receipts.PromptScore | None:
         if self.guidance is None:
             return None
-        gains = []
-        for image, label_map in (
-            (view.source.image, view.source_label_map),
-            (view.edited.image, view.edited_label_map),
-        ):
-            control = (colorize_label_map(label_map, self.portrait.generator.label_set) + 1) / 2
-            has_condition = self.options.condition != "none"
-            gains.append(
-                receipts.prompt_gain(
-                    self.guidance, self.prompt_embeds, image, control if has_condition else None
+        has_condition, gains = self.options.condition != "none", []
+        with stage("Scoring the prompt", 2) as bar:
+            for image, label_map in (
+                (view.source.image, view.source_label_map),
+                (view.edited.image, view.edited_label_map),
+            ):
+                control = (colorize_label_map(label_map, self.portrait.generator.label_set) + 1) / 2
+                gains.append(
+                    receipts.prompt_gain(
+                        self.guidance, self.prompt_embeds, image, control if has_condition else None
+                    )
                 )
-            )
+                bar.update()
         return receipts.PromptScore(before=gains[0], after=gains[1])
 
     def _class_names(self) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""Views of source and edited head: each as a whole, or together and only where the edit reaches.
+"""Views of source and edited head: rendered whole, or only where the edit can reach.
 
-The source bounds the region of an edit (`reachable_points`). A ray that meets no reachable sample
-shows the source's own features, elsewhere the copy is asked at reachable samples only, and colours,
-classes and normals are decoded where they have weight. The super-resolutions are convolutions
-without statistics over the picture, so that a window with enough pixels around it gives what the
-whole picture would. All of this changes rounding only.
+The source bounds the region of an edit (`reachable_points`). A ray without reachable samples keeps
+the source's features. On other rays the copy is evaluated at reachable samples only. Colours,
+classes and normals are decoded only where they have weight. The super-resolutions are convolutions
+without statistics over the picture, so a window with enough context around it gives the same values
+as the whole picture. Results differ by rounding only.
 """
 
 import dataclasses
@@ -27,24 +27,24 @@ from mate3d.rendering.field import Field, WrappedField
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import FieldRender
 
-# Input pixels to each side that an output pixel of a block depends on: one of the up-sampling
-# convolution, one of its filter, and one of the second convolution, which has half if up-sampled.
+# An output pixel of a block depends on this many input pixels to each side: one for the up-sampling
+# convolution, one for its filter, and one for the second convolution (half of one if up-sampled).
 _BLOCK_RADIUS = 3
-# Samples of less weight add less to values of order one than float32 resolves.
+# Samples of lower weight change values of order one by less than float32 resolves.
 _LEAST_WEIGHT = 1e-8
 _FIXED = DepthDraws()
 
 
 @dataclass(frozen=True)
 class SoftField(WrappedField):
-    """A field whose distances become density with another sharpness length.
+    """A field whose distances become density with a different sharpness length.
 
-    Distances, colours and labels stay the same. A painted mask moves a surface only where density
-    has a gradient, which is within a few sharpness lengths of it.
+    Distances, colours and labels stay the same. A painted mask moves a surface only where the
+    density has a gradient, within a few sharpness lengths of the surface.
 
     Args:
         field: Any field.
-        beta: Sharpness length, world units.
+        beta: Sharpness length in world units.
     """
 
     beta: float
@@ -58,17 +58,17 @@ class SoftField(WrappedField):
 
 
 def soften(field: Field, beta: float | None) -> Field:
-    """Return a field as sharp as `beta` says; None leaves it as it is."""
+    """Return a field with sharpness length `beta`; None returns it unchanged."""
     return field if beta is None else SoftField(field, beta)
 
 
 class SourceView:
-    """The untouched head at one view, and the edited one beside it, each rendered as a whole.
+    """The source head at one view, and renders of the edited head at the same view.
 
     Args:
         edited: Source and learnable copy.
         camera: View, [1, 25].
-        beta: Sharpness length to render with, world units; None is the generator's own.
+        beta: Sharpness length to render with, in world units; None uses the generator's own.
         with_normals: Also render the edited head's normals.
     """
 
@@ -80,22 +80,22 @@ class SourceView:
 
     @cached_property
     def output(self) -> RenderOutput:
-        """The untouched head, rendered when first asked for; it needs no gradients."""
+        """The source head, rendered without gradients at first use."""
         with torch.no_grad():
             return self._render()
 
     @cached_property
     def label_map(self) -> Tensor:  # [1, H, W]
-        """Its mask."""
+        """Label map of the source head."""
         return segmentation_to_label_map(self.output.segmentation)
 
     def fused(self, field: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
-        """Render the edited head, as sharp as the source.
+        """Render the edited head with the same sharpness as the source.
 
         Args:
-            field: Source and learnable copy fused.
-            with_segmentation_gradient: Whether a loss will be taken of `segmentation`; here its
-                gradients are recorded in either case.
+            field: Fusion of source and learnable copy.
+            with_segmentation_gradient: Whether a loss depends on `segmentation`. This class records
+                its gradients in either case.
         """
         seen = soften(field, self.beta)
         return self.edited.render(seen, self.camera, with_normals=self.with_normals)
@@ -112,12 +112,12 @@ def view_source(
     exact: bool,
     with_normals: bool = False,
 ) -> SourceView:
-    """Return the untouched head at a view, which the edited head can be rendered beside.
+    """Return the source head at a view; the edited head is rendered from it.
 
     Args:
         edited: Source and learnable copy.
         camera: View.
-        beta: Sharpness length to render with, world units; None is the generator's own.
+        beta: Sharpness length to render with, in world units; None uses the generator's own.
         exact: Render every view as a whole.
         with_normals: Also render the edited head's normals.
     """
@@ -126,13 +126,14 @@ def view_source(
 
 
 class FastSourceView(SourceView):
-    """The untouched head at one view, and what the edited head's render takes from it.
+    """The source head at one view, and the values that renders of the edited head reuse.
 
     Attributes:
-        index: Rays that the edit can reach, [M].
+        index: Indices of the rays that the edit can reach, [M].
         rays: These rays.
-        depths: Of their first samples, [1, M, S, 1].
-        distances: The source's there, the whole head's before the classes', [1, M, S, 1 + K].
+        depths: Depths of their coarse samples, [1, M, S, 1].
+        distances: Source distances at these samples, first the whole head's, then those of the
+            classes, [1, M, S, 1 + K].
         values: Composited values of all rays.
     """
 
@@ -179,7 +180,7 @@ class FastSourceView(SourceView):
         features: Tensor,  # [1, F, h, w]
         ws: Tensor,  # [1, L, w_dim]
     ) -> Tensor:  # [1, C, H, W]
-        """Super-resolve as far as the edit can change; the rest is the source's."""
+        """Super-resolve the pixels that the edit can change; copy the rest from the source."""
         is_image = network is self.edited.generator.superresolution
         whole = self._whole.image if is_image else self._whole.segmentation
         if len(self.index) == 0:
@@ -190,7 +191,7 @@ class FastSourceView(SourceView):
         return paste(whole, window, enlarge_window(network, window, image_raw, features, ws))
 
     def _march(self, field: FusedField) -> RayValues:
-        """Return the edited head's values of the rays that the edit can reach."""
+        """Return the edited head's values on the rays that the edit can reach."""
         probe, marcher, points = FusedProbe(field), self.marcher, self.rays.points(self.depths)
         sdf, state = probe.begin_from(points, self.distances.flatten(1, 2))
         coarse = ProbedSamples(self.depths, points, sdf.view(self.depths.shape), state)
@@ -204,13 +205,13 @@ class FastSourceView(SourceView):
     def _render(self) -> RenderOutput:
         features = self._as_images(self.values).feature_image
         network, ws = self.edited.generator.superresolution, self.edited.source_ws
-        # Computed as the edited head's is, so that pixels which do not change are equal.
+        # Computed like the edited head's image, so that unchanged pixels are exactly equal.
         image = self.enlarge(network, features[:, :3], features, ws)
         return dataclasses.replace(self._whole, image=image)
 
     @cached_property
     def _whole(self) -> RenderOutput:
-        """The source's pictures, computed without regard to gradients."""
+        """The source's pictures, computed without gradients."""
         with torch.no_grad():
             view, generator = self._as_images(self.values), self.edited.generator
             return generator.superresolve(view, self.edited.source_ws, exact=False)
@@ -218,12 +219,12 @@ class FastSourceView(SourceView):
 
 @dataclass(frozen=True)
 class Window:
-    """The rectangle of a picture that an edit can change, as rows and columns.
+    """The rectangle of a picture that an edit can change; each field has slices of rows, columns.
 
     Args:
-        context: What is needed of the input to compute it.
-        changed: The rectangle in the output.
-        within: The same in the output for `context` alone.
+        context: Part of the input that the rectangle depends on.
+        changed: The rectangle in the whole output.
+        within: The rectangle in the output computed from `context`.
     """
 
     context: tuple[slice, ...]
@@ -239,12 +240,12 @@ def find_window(
     """Return the window that some rays of a raw render can change.
 
     Args:
-        network: The super-resolution.
-        index: These rays, of `side` x `side` listed row by row.
-        side: Of the raw render.
+        network: Super-resolution network.
+        index: Indices of these rays among the `side` x `side` rays, row by row.
+        side: Side of the raw render.
 
     Returns:
-        None where a window would not give what the whole picture does: noise has its place.
+        The window; None if the network adds noise, which depends on the position in the picture.
     """
     if network.noise_mode != "none":
         return None
@@ -260,7 +261,7 @@ def enlarge_window(
     feature_image: Tensor,  # [1, feature_channels, h, w]
     ws: Tensor,  # [1, L, w_dim]
 ) -> Tensor:  # [1, image_channels, height, width] of the window's changed part
-    """Compute what the window can change of the full-size image."""
+    """Compute the changed part of the full-size image."""
     image, x, style_rows = network.prepare(image_raw, feature_image, ws)
     context = (..., *window.context)
     x, images = x[context], {"image": image[context]}
@@ -274,7 +275,7 @@ def paste(
     window: Window,
     part: Tensor,  # [1, C, height, width]
 ) -> Tensor:  # [1, C, H, W]
-    """Return a full-size image with the part that `enlarge_window` computed."""
+    """Return the full-size image with the part that `enlarge_window` computed inserted."""
     pasted = image.clone()
     pasted[(..., *window.changed)] = part
     return pasted
@@ -284,7 +285,7 @@ def _spans(network: SuperResolution, low: int, high: int, side: int) -> tuple[sl
     """Return a window's three slices along an axis whose raw pixels `low` to `high` change."""
     size, scale = network.input_resolution, network.input_resolution / side
     if size != side:
-        # Resizing mixes each pixel with its neighbours, of the coarser of the two grids.
+        # Resizing mixes neighbouring pixels of the coarser of the two grids.
         low, high = math.floor((low - 1) * scale) - 1, math.ceil((high + 1) * scale) + 1
     radius, enlarged = 0.0, 1
     for block in network.blocks:

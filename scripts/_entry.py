@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from tqdm import tqdm
 
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
@@ -153,6 +154,14 @@ def _git_revision() -> str:
     return result.stdout.strip()
 
 
+class _Console(logging.StreamHandler):
+    """Writes records above progress bars instead of into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+
 @contextmanager
 def _logging_to(path: Path | None) -> Iterator[None]:
     """Send log records of our packages to the console (info) and to a file (all, with times).
@@ -161,7 +170,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
     """
     # Where the disk is full, the console has the records; they wait in the file's buffer.
     logging.raiseExceptions = False
-    console = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     console.setLevel(logging.WARNING if path is None else logging.INFO)
     file = logging.FileHandler(path or os.devnull, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

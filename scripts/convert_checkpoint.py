@@ -11,6 +11,7 @@ from mate3d.errors import UserError
 from mate3d.options import FilePath, OptionError, Options, Precision
 from scripts._entry import run
 from scripts._options import Paths
+from torch_utils.stages import stage
 
 if TYPE_CHECKING:
     from mate3d.generator import Generator
@@ -77,11 +78,13 @@ def _convert(options: ConvertOptions) -> None:
 
     _check_output(options)
     expected = load_expected(options.verify) if options.verify else None
-    snapshot = read_published(options.source)
+    with stage("Reading the snapshot"):
+        snapshot = read_published(options.source)
     if options.network not in snapshot.networks:
         found = ", ".join(snapshot.networks)
         raise UserError(f"network={options.network}; {options.source} holds {found}")
-    conversion = convert_generator(snapshot.networks[options.network], strict=options.strict)
+    with stage("Converting"):
+        conversion = convert_generator(snapshot.networks[options.network], strict=options.strict)
     for line in report_lines(conversion, snapshot, options.network):
         _logger.info(line)
     verification = None
@@ -99,8 +102,9 @@ def _convert(options: ConvertOptions) -> None:
         precision=options.precision,
         verification=verification.lines() if verification else [],
     )
-    dtype = DTYPES[options.precision]
-    save_generator(options.output, conversion.generator, card=card, dtype=dtype)
+    with stage("Writing the checkpoint"):
+        dtype = DTYPES[options.precision]
+        save_generator(options.output, conversion.generator, card=card, dtype=dtype)
     _logger.info("wrote %s", options.output)
     if verification is not None:
         _logger.info("verified: yes")
@@ -129,7 +133,8 @@ def _verify(
 
     # What is stored counts, so its rounding does too.
     generator.to(DTYPES[options.precision]).float()
-    verification = verify(snapshot.networks, generator, expected)
+    with stage("Verifying"):
+        verification = verify(snapshot.networks, generator, expected)
     for line in verification.lines():
         _logger.info(line)
     if verification.has_pictures:

@@ -1,6 +1,5 @@
 """Edit a portrait by a repainted mask and a prompt."""
 
-import json
 import logging
 import math
 import time
@@ -17,6 +16,7 @@ from scripts._device import choose_device
 from scripts._entry import run
 from scripts._options import Paths
 from torch_utils.interruption import stop_on_signal
+from torch_utils.stages import stage
 
 if TYPE_CHECKING:
     from editing.guidance.controlnet import ControlNetGuidance
@@ -76,34 +76,39 @@ OPTIONS = EditScriptOptions
 
 
 def _edit(config: EditScriptOptions) -> None:
-    from editing.outputs import write_source
-    from editing.receipt import config_hash
-    from editing.session import EditSession, sample_portrait
-    from mate3d.checkpoint import load_generator
-
     started = time.perf_counter()
     options = config.edit
-    portrait = sample_portrait(
-        load_generator(config.generator, choose_device(config.device)),
-        seed=config.seed,
-        truncation_psi=config.truncation_psi,
-        yaw=math.radians(config.yaw_degrees),
-        pitch=math.radians(config.pitch_degrees),
-    )
+    with stage("Loading the generator"):
+        from editing.outputs import write_source
+        from editing.receipt import config_hash
+        from editing.session import EditSession, sample_portrait
+        from mate3d.checkpoint import load_generator
+
+        generator = load_generator(config.generator, choose_device(config.device))
+    with stage("Rendering the source"):
+        portrait = sample_portrait(
+            generator,
+            seed=config.seed,
+            truncation_psi=config.truncation_psi,
+            yaw=math.radians(config.yaw_degrees),
+            pitch=math.radians(config.pitch_degrees),
+        )
     if config.mask is None:
-        write_source(
-            config.output, portrait.image, portrait.label_map, portrait.generator.label_set
-        )
-        _logger.info(
-            "wrote source_mask.png; repaint it and give it as mask=... (%s)", config.output
-        )
+        write_source(config.output, portrait.image, portrait.label_map, generator.label_set)
+        _logger.info("wrote %s/source_mask.png; repaint it and pass it as mask=...", config.output)
         return
     request = _make_request(config, portrait, config_hash(_hashed(config)))
     session = EditSession(portrait, request, options, _load_guidance(config))
     with stop_on_signal() as should_stop:
         session.run(should_stop)
+    taken = len(session.history)
+    if taken < options.num_steps:
+        text = "stopped after step %d of %d; writing the edit up to there to %s"
+        _logger.info(text, taken, options.num_steps, config.output)
     receipt = session.write(config.output, started=started, **config_to_dict(config.report))
-    _logger.info("IoU with the painted mask: %s", json.dumps(receipt.mask_iou))
+    for name, iou in receipt.mask_iou.items():
+        rounded = ["-" if value is None else f"{value:.3f}" for value in iou.values()]
+        _logger.info("IoU of %s with the painted mask: %s", name, " -> ".join(rounded))
     _logger.info("PSNR outside the region: %.1f dB", receipt.psnr_outside_region_db)
     _logger.info("results in %s, page report.html", config.output)
 
@@ -116,7 +121,7 @@ def _make_request(
 
     prompt = config.prompt.strip()
     if config.edit.weights.distillation and not prompt:
-        raise UserError("prompt is empty; say what the edited parts should look like")
+        raise UserError("prompt is empty; describe how the edited parts should look")
     generator = portrait.generator
     painted = load_painted_mask(config.mask, generator.label_set, generator.config.resolution)
     painted = painted.to(portrait.label_map.device)
@@ -134,10 +139,11 @@ def _make_request(
 def _load_guidance(config: EditScriptOptions) -> "ControlNetGuidance | None":
     if not config.edit.weights.distillation:
         return None
-    from editing.guidance.controlnet import load_controlnet_guidance
+    with stage("Loading the prior"):
+        from editing.guidance.controlnet import load_controlnet_guidance
 
-    guidance = config_to_dict(config.guidance)
-    return load_controlnet_guidance(**guidance, device=choose_device(config.device))
+        guidance = config_to_dict(config.guidance)
+        return load_controlnet_guidance(**guidance, device=choose_device(config.device))
 
 
 def _hashed(config: EditScriptOptions) -> dict[str, Any]:

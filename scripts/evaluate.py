@@ -12,6 +12,7 @@ from mate3d.options import AtLeast, Device, FilePath, OptionError, Options, Seed
 from scripts._device import choose_device
 from scripts._entry import run
 from scripts._options import Paths
+from torch_utils.stages import stage
 from training.evaluation.settings import MetricSettings
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ OPTIONS = EvaluateOptions
 
 
 def _evaluate(options: EvaluateOptions) -> None:
-    from mate3d.checkpoint import load_generator
+    with stage("Loading the generator"):
+        from mate3d.checkpoint import load_generator
 
-    device = choose_device(options.device)
-    generator = load_generator(options.generator, device)
+        device = choose_device(options.device)
+        generator = load_generator(options.generator, device)
     if options.data is None:
         values = _measure_against_truth(generator, options)
     else:
@@ -86,8 +88,8 @@ def _measure_against_truth(generator: "Generator", options: EvaluateOptions) -> 
 
     if generator.label_set.name != "catmask_hq":
         raise UserError(
-            f"the generator's labels are {generator.label_set.name}; procedural truth exists for"
-            " catmask_hq (data= compares with a data set)"
+            f"the generator has labels {generator.label_set.name}; without data=, only catmask_hq"
+            " can be measured"
         )
     return measure_against_truth(generator, options.num_heads, options.seed)
 
@@ -98,16 +100,18 @@ def _measure_against_data(
     from training.data.dataset import PortraitDataset
     from training.evaluation import TrainingEvaluator
 
-    dataset = PortraitDataset(
-        options.data, resolution=generator.config.resolution, with_flips=options.with_flips
-    )
+    with stage("Opening the dataset"):
+        dataset = PortraitDataset(
+            options.data, resolution=generator.config.resolution, with_flips=options.with_flips
+        )
     has_other_labels = dataset.label_set.name != generator.label_set.name
     if generator.label_set.num_classes > 0 and has_other_labels:
         raise UserError(
-            f"data={options.data} has labels {dataset.label_set.name}, but the generator"
+            f"data={options.data} has labels {dataset.label_set.name}, but the generator has"
             f" {generator.label_set.name}"
         )
-    evaluator = TrainingEvaluator(options.metrics, dataset, device, Path(options.cache))
+    with stage("Loading the networks of the metrics"):
+        evaluator = TrainingEvaluator(options.metrics, dataset, device, Path(options.cache))
     return evaluator.measure(generator, dataset.camera_labels, options.seed)
 
 

@@ -4,13 +4,12 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-from tqdm import tqdm
-
 from mate3d.generation.options import GenerationOptions
 from mate3d.options import Device, FilePath, Options
 from scripts._device import choose_device
 from scripts._entry import run
 from scripts._options import Paths
+from torch_utils.stages import stage
 
 _logger = logging.getLogger(__name__)
 
@@ -47,13 +46,13 @@ OPTIONS = GenerateOptions
 
 
 def _generate(options: GenerateOptions) -> None:
-    from mate3d.checkpoint import load_generator
-    from mate3d.generation.run import GenerationRun
+    with stage("Loading the generator"):
+        from mate3d.checkpoint import load_generator
+        from mate3d.generation.run import GenerationRun
 
-    generator = load_generator(options.generator, choose_device(options.device))
+        generator = load_generator(options.generator, choose_device(options.device))
     generation = GenerationRun(generator, options)
-    # Without a terminal there is no bar.
-    with tqdm(total=generation.num_views, unit="view", disable=None) as bar:
+    with stage("Rendering views", generation.num_views) as bar:
         paths = generation.write(options.output, source=options.generator, on_view=bar.update)
     _logger.info("wrote %d files in %s", len(paths), options.output)
 

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
 from scripts._device import choose_device
@@ -21,6 +19,7 @@ from scripts._prepare_options import (
     PrepareOptions,
     check_words,
 )
+from torch_utils.stages import stage
 
 if TYPE_CHECKING:
     from training.data.preparation.listing import PhotoFiles
@@ -73,21 +72,17 @@ def _prepare(options: PrepareOptions, plan: _Plan) -> None:
         shard_size=options.shard_size,
     )
     settings = {"dataset": asdict(options.dataset), "resolution": options.side, **plan.settings}
-    num_samples = sum(len(job.names) for job in plan.jobs)
-    # A moment later, so that an error of the options comes without a bar.
-    with tqdm(total=num_samples, unit="img", delay=0.2) as bar:
-        failed = prepare_dataset(
-            plan.jobs,
-            plan.maker,
-            writer,
-            settings,
-            restart=options.restart,
-            max_repeats=options.max_repeats,
-            num_workers=options.num_workers,
-            unusable=plan.unusable,
-            on_progress=bar.update,
-        )
-    num_made = num_samples + len(plan.unusable) - len(failed)
+    failed = prepare_dataset(
+        plan.jobs,
+        plan.maker,
+        writer,
+        settings,
+        restart=options.restart,
+        max_repeats=options.max_repeats,
+        num_workers=options.num_workers,
+        unusable=plan.unusable,
+    )
+    num_made = sum(len(job.names) for job in plan.jobs) + len(plan.unusable) - len(failed)
     left_out = f", left out {len(failed)}" if failed else ""
     _logger.info("wrote %d images to %s%s", num_made, options.output, left_out)
     preview = Path(options.paths.run_folder) / "preview.png"
@@ -162,14 +157,16 @@ def _plan_photos(options: PrepareOptions) -> _Plan:
         detection_model=options.detection.model,
         device=str(choose_device(options.device)),
     )
-    listing = source.list_items()
+    with stage("Listing the photos"):
+        listing = source.list_items()
     maker = PhotoMaker(settings, source, label_set)
     for loss in maker.losses:
         _logger.info("masks: %s", loss)
     for note in listing.notes:
         _logger.info("%s", note)
     if options.num_workers == 0:
-        _ = maker.models
+        with stage("Loading models"):
+            _ = maker.models
     return _Plan(
         jobs=photo_jobs(listing.items),
         maker=maker,

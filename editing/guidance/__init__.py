@@ -1,1 +1,1 @@
-"""Frozen diffusion models that tell how a picture should change; one file a model."""
+"""Frozen diffusion models that guide an edit; one file per model."""

@@ -1,4 +1,4 @@
-"""Protocol of a guidance: noisy latents, timestep and conditions -> guided noise."""
+"""Protocol of a guidance: from noisy latents, timestep and conditions to guided noise."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,11 +20,11 @@ class PromptEmbeds:
 
 
 class Guidance(Protocol):
-    """A frozen latent diffusion model; it holds no state of the edit."""
+    """A frozen latent diffusion model; it keeps no state of the edit."""
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures that the model was trained on."""
+        """Side in pixels of the images that the model was trained on."""
 
     @property
     def alphas_cumprod(self) -> Tensor:  # [T]
@@ -37,7 +37,7 @@ class Guidance(Protocol):
         self,
         image: Tensor,  # [B, 3, H, W] in [-1, 1], any size
     ) -> Tensor:  # [B, C, h, w]
-        """Return scaled latents, differentiably; the picture is resized to `image_size` first."""
+        """Resize to `image_size` and return scaled latents, differentiably."""
 
     def predict_noise(
         self,

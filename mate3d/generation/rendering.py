@@ -1,4 +1,4 @@
-"""Heads of seeds, and one view of a head: rendered in tiles, in low precision where asked for."""
+"""Make heads from seeds, and render a view of a head in tiles and at the requested precision."""
 
 import dataclasses
 import os
@@ -27,15 +27,16 @@ _TILE_SIDE = 128
 
 @dataclass(frozen=True)
 class Precision:
-    """Where networks run and how precisely.
+    """Device and precision of the networks.
 
-    Rays, depths, look-ups, the decoder's heads and compositing always stay in float32: half
-    precision moves pixels and bands depth.
+    Rays, depths, look-ups, the decoder's heads and compositing always run in float32, because half
+    precision moves pixels and causes bands in the depth.
 
     Args:
-        device: Of generator, cameras and results.
-        dtype: Of backbone and super-resolution: torch.float32, torch.bfloat16 or torch.float16.
-        exact: Take the slower path that evaluates everything, see `Generator.render`.
+        device: Device of generator, cameras and results.
+        dtype: Precision of backbone and super-resolution: torch.float32, torch.bfloat16 or
+            torch.float16.
+        exact: Use the slower path that evaluates everything; see `Generator.render`.
     """
 
     device: torch.device
@@ -43,7 +44,7 @@ class Precision:
     exact: bool = False
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which networks run."""
+        """Return the autocast context of the networks."""
         is_low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if is_low else None, enabled=is_low)
 
@@ -54,7 +55,7 @@ class LowPrecisionField(WrappedField):
 
     Args:
         field: Any field.
-        precision: Of its networks.
+        precision: Precision of its networks.
     """
 
     precision: Precision
@@ -116,10 +117,10 @@ def _(field: LowPrecisionField) -> FieldProbe:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Run a block with the algorithms that give the same bits each time.
+    """Run a block with deterministic algorithms.
 
-    On a CPU they always do. On a GPU some convolutions and sums do not, and matrix products only
-    with a fixed workspace, which must be chosen before the first one of the process.
+    CPU algorithms always are. On a GPU, some convolutions and sums are not by default, and matrix
+    products need a fixed workspace, which must be set before the first product of the process.
     """
     if device.type != "cuda":
         yield
@@ -136,12 +137,12 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Head:
-    """A head whose planes are made; every view of it is rendered from them.
+    """A head with computed planes, from which all its views are rendered.
 
     Args:
-        name: Part of file names.
-        field: The head.
-        ws: Style vectors of the super-resolution, [1, L, w_dim].
+        name: Used in file names.
+        field: Field of the head.
+        ws: Style vectors for the super-resolution, [1, L, w_dim].
     """
 
     name: str
@@ -151,13 +152,13 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadMaker:
-    """Makes heads one at a time, so that a head does not depend on which others are asked for.
+    """Makes heads one at a time, so that a head does not depend on the others in a run.
 
-    Latents are conditioned on the checkpoint's frontal camera, whatever the views are.
+    Latents are conditioned on the checkpoint's frontal camera, independent of the views.
 
     Args:
-        generator: Frozen.
-        precision: Of the backbone.
+        generator: Frozen generator.
+        precision: Precision of the backbone.
         truncation_psi: See `Generator.map`.
         truncation_cutoff: See `Generator.map`.
     """
@@ -186,7 +187,7 @@ class HeadMaker:
         name: str,
         ws: Tensor,  # [1, L, w_dim]
     ) -> Head:
-        """Return the head of style vectors."""
+        """Return the head of some style vectors."""
         return Head(name, self.generator.make_field(ws, self._make_planes(ws)), ws)
 
     def from_seed(self, seed: int) -> Head:
@@ -197,8 +198,8 @@ class HeadMaker:
     def mixed(self, shape_seed: int, texture_seed: int) -> Head:
         """Return a head with the shape planes of one seed and the texture planes of another.
 
-        Distances of all labels come from the shape planes. What belongs to the look (background
-        and super-resolution) follows the texture's seed.
+        The shape planes determine the distances of all labels. Background and super-resolution
+        follow the texture seed.
         """
         _, shape_planes = self._make_planes(self.style(shape_seed))
         ws = self.style(texture_seed)
@@ -207,7 +208,7 @@ class HeadMaker:
         return Head(name, self.generator.make_field(ws, (texture_planes, shape_planes)), ws)
 
     def interpolated(self, seeds: Sequence[int], frames_per_seed: int) -> Iterator[Head]:
-        """Yield the heads on a closed path through seeds, see `interpolate_styles`."""
+        """Yield the heads on a closed path through seeds; see `interpolate_styles`."""
         styles = torch.cat([self.style(seed) for seed in seeds])
         for ws in interpolate_styles(styles, frames_per_seed):
             yield self.from_style("interpolation", ws)
@@ -218,7 +219,7 @@ class HeadMaker:
                 ws, exact=self.precision.exact
             )
         if shape_planes is texture_planes:
-            # The field knows a generator with one tri-plane by this identity.
+            # The field recognises a generator with a single tri-plane by this identity.
             planes = texture_planes.float()
             return planes, planes
         return texture_planes.float(), shape_planes.float()
@@ -228,10 +229,10 @@ def interpolate_styles(
     styles: Tensor,  # [B, L, w_dim]
     frames_per_style: int,
 ) -> Iterator[Tensor]:  # each [1, L, w_dim]
-    """Yield style vectors on a closed path that passes through each given one.
+    """Yield style vectors on a closed path through all given ones.
 
-    The path is a periodic cubic spline with the seeds evenly spaced in time: speed and
-    acceleration do not jump, and the frame after the last is the first.
+    The path is a periodic cubic spline with the seeds evenly spaced in time, so speed and
+    acceleration are continuous and the last frame leads back to the first.
     """
     assert len(styles) >= 2, styles.shape
     knots = styles.double().cpu().numpy()
@@ -246,15 +247,15 @@ def interpolate_styles(
 
 @dataclass(frozen=True)
 class ViewRenderer:
-    """Renders views one at a time, so that a view does not depend on which others are asked for.
+    """Renders views one at a time, so that a view does not depend on the others in a run.
 
     Args:
-        generator: Frozen.
-        precision: Of its networks.
-        rendering: Ranges and sample counts.
+        generator: Frozen generator.
+        precision: Precision of its networks.
+        rendering: Depth range and sample counts.
         resolution: Side of the raw render.
-        with_normals: Also render normals, for which the field is differentiated.
-        with_segmentation: Also render the segmentation, the larger part of the work.
+        with_normals: Also render normals, which need the gradient of the field.
+        with_segmentation: Also render the segmentation, which is most of the work.
     """
 
     generator: Generator
@@ -291,7 +292,7 @@ class ViewRenderer:
 
     @contextmanager
     def _same_noise(self) -> Iterator[None]:
-        """Give each view the same noise if the super-resolution's is random."""
+        """Use the same noise for each view if the super-resolution's noise is random."""
         if self.generator.config.sr_noise_mode != "random":
             yield
             return
@@ -308,7 +309,7 @@ class ViewRenderer:
         count = -(-self.resolution // _TILE_SIDE)
         side = -(-self.resolution // count)
         steps = torch.arange(side, device=camera.device)
-        # The last tiles repeat rays of the border where the resolution is no multiple.
+        # The last tiles repeat border rays if the resolution is not a multiple of the tile side.
         pieces = [(steps + i * side).clamp(max=self.resolution - 1) for i in range(count)]
         rows = [
             [
@@ -333,27 +334,27 @@ class ViewRenderer:
 
 
 def move_range(rendering: RenderingConfig, rig: CameraRig, own_rig: CameraRig) -> RenderingConfig:
-    """Return the rendering for other cameras: near and far follow a change of the radius.
+    """Return the rendering for other cameras: near and far move with the radius.
 
     Args:
-        rendering: For the checkpoint's cameras.
+        rendering: Rendering for the checkpoint's cameras.
         rig: Cameras to render from.
         own_rig: The checkpoint's cameras.
 
     Raises:
-        UserError: If the cameras would stand in the volume.
+        UserError: If the cameras would be inside the volume.
     """
     shift = rig.radius - own_rig.radius
     if rendering.near + shift <= 0:
         lowest = own_rig.radius - rendering.near
         raise UserError(
-            f"views.radius={rig.radius:g} is inside of the volume; use more than {lowest:g}"
+            f"views.radius={rig.radius:g} is inside the volume; use more than {lowest:g}"
         )
     return dataclasses.replace(rendering, near=rendering.near + shift, far=rendering.far + shift)
 
 
 def _stitch(rows: list[list[FieldRender]], resolution: int) -> FieldRender:
-    """Join tiles to one view and drop what hangs over."""
+    """Join tiles to one view and drop the rays beyond its border."""
 
     def join(name: str) -> Tensor | None:
         if getattr(rows[0][0], name) is None:

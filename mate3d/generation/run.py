@@ -1,4 +1,4 @@
-"""All that one call of `generate` writes, and metadata.json: what it is and from what."""
+"""A whole run of `generate`: make heads, render views, and write all files and metadata.json."""
 
 import dataclasses
 import hashlib
@@ -29,21 +29,22 @@ from mate3d.outputs.mesh import write_meshes
 from mate3d.outputs.video import open_videos
 from mate3d.outputs.visualize import ContactSheet, PictureMaker, save_depth_values
 from torch_utils.ops.execution import DTYPES
+from torch_utils.stages import stage
 
 METADATA_FILE = "metadata.json"
 _FORMAT_VERSION = 1
-# Columns of a sheet where views do not decide: heads with one view, moments of a video.
+# Columns of a sheet with one view per head, and number of frames shown of each video.
 _SHEET_COLUMNS = 8
 _logger = logging.getLogger(__name__)
 
 
 @dataclass
 class FileList:
-    """The files of a run, and what each shows.
+    """The files of a run with their descriptions.
 
     Args:
-        folder: That they lie in.
-        entries: One description a file, in the order of writing.
+        folder: Folder of the files.
+        entries: One description per file, in the order of writing.
     """
 
     folder: Path
@@ -51,11 +52,11 @@ class FileList:
 
     @property
     def paths(self) -> list[Path]:
-        """Paths of all files."""
+        """Paths of all files in the list."""
         return [self.folder / entry["file"] for entry in self.entries]
 
     def add(self, name: str, *, kind: str, head: str = "", view: str = "") -> Path:
-        """Take a file into the list and return its path."""
+        """Add a file to the list and return its path."""
         entry = {"file": name, "kind": kind, "head": head, "view": view}
         self.entries.append({key: value for key, value in entry.items() if value})
         return self.folder / name
@@ -70,15 +71,15 @@ def write_metadata(
     views: Sequence[View],
     source: str,
 ) -> Path:
-    """Write metadata.json; it holds no times, so that a repeated run gives the same bytes.
+    """Write metadata.json; it contains no times, so that a repeated run gives the same bytes.
 
     Args:
-        files: What was written.
-        generator: What made it.
-        options: As the user gave them.
-        rig: Cameras of the views.
-        views: Listed with their 25 numbers.
-        source: Where the generator came from.
+        files: Files of the run.
+        generator: Generator that made them.
+        options: Options as given by the user.
+        rig: Camera rig of the views.
+        views: All views; their 25 camera numbers are written.
+        source: Path or hub id of the generator.
     """
     card, values = generator.card.encode(), dataclasses.asdict(options)
     document = {
@@ -109,12 +110,12 @@ def write_metadata(
 
 @dataclass(frozen=True)
 class Strip:
-    """What becomes one video, or the stills of one head.
+    """The content of one video, or the stills of one head.
 
     Args:
-        name: Start of its file names.
-        shots: Heads and what they are seen from; on an interpolation heads are made on the way.
-        head: The only head, if there is only one.
+        name: Start of the file names.
+        shots: Pairs of head and view; an interpolation makes its heads lazily.
+        head: The head, unless there are several.
     """
 
     name: str
@@ -123,14 +124,14 @@ class Strip:
 
 
 class GenerationRun:
-    """Everything that a user asked for, checked and ready to be rendered.
+    """A user's request, checked and ready to be rendered.
 
     Args:
-        generator: Frozen, on the device to use.
+        generator: Frozen generator, on the device to use.
         options: What to make.
 
     Raises:
-        UserError: If something is out of range or not possible with this generator.
+        UserError: If an option is out of range or not supported by this generator.
     """
 
     def __init__(self, generator: Generator, options: GenerationOptions):
@@ -161,7 +162,7 @@ class GenerationRun:
 
     @property
     def num_views(self) -> int:
-        """How many views `write` renders."""
+        """Number of views that `write` renders."""
         return self._num_heads * len(self.views)
 
     def write(
@@ -171,18 +172,18 @@ class GenerationRun:
         source: str = "",
         on_view: Callable[[], object] = lambda: None,
     ) -> list[Path]:
-        """Render and write all files; each appears complete or not at all, the metadata last.
+        """Render and write all files, the metadata last; each file is complete or absent.
 
         Args:
-            folder: Made if it is missing; files of the same names are replaced.
-            source: Where the generator came from, for the metadata.
+            folder: Created if it is missing; files with the same names are replaced.
+            source: Path or hub id of the generator, for the metadata.
             on_view: Called after each view, for progress.
 
         Returns:
             The files written.
 
         Raises:
-            UserError: If a file cannot be written or a head has no surface to write.
+            UserError: If a file cannot be written, or a head has no surface for a mesh.
         """
         files = FileList(Path(folder))
         _remove_old_metadata(files.folder)
@@ -262,14 +263,15 @@ class GenerationRun:
                 on_view()
 
     def _write_meshes(self, head: Head, files: FileList) -> None:
-        paths = write_meshes(
-            files.folder,
-            head.name,
-            head.field,
-            self.options.mesh,
-            box_size=self.generator.config.box_size,
-            label_set=self.generator.label_set,
-        )
+        with stage(f"Meshes of {head.name}"):
+            paths = write_meshes(
+                files.folder,
+                head.name,
+                head.field,
+                self.options.mesh,
+                box_size=self.generator.config.box_size,
+                label_set=self.generator.label_set,
+            )
         for path in paths:
             files.add(path.name, kind="mesh", head=head.name)
 
@@ -299,13 +301,13 @@ def _suffix(kind: str) -> str:
 
 
 def _spread(num_frames: int) -> set[int]:
-    """Return evenly spaced frames of a video for its row of the sheet."""
+    """Return the evenly spaced frames of a video that its row of the sheet shows."""
     count = min(_SHEET_COLUMNS, num_frames)
     return {index * num_frames // count for index in range(count)}
 
 
 def _remove_old_metadata(folder: Path) -> None:
-    # It would describe files of which some are replaced already.
+    # It would describe files that this run replaces.
     try:
         (folder / METADATA_FILE).unlink(missing_ok=True)
     except OSError as error:

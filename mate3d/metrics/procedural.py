@@ -10,6 +10,7 @@ from mate3d.procedural.portrait_field import PortraitField
 from mate3d.procedural.portraits import CAT, sample_cameras
 from mate3d.procedural.tracer import render_analytic
 from mate3d.rendering.triplane import TriPlaneField
+from torch_utils.stages import stage
 
 _BATCH = 4
 # The SDF is measured at points this close to the true surface.
@@ -41,18 +42,21 @@ def measure_against_truth(
     z = torch.randn(num_heads, generator.config.z_dim, generator=random).to(device)
     camera = sample_cameras(num_heads, random).to(device)
     squared, label_maps, silhouettes, distances = [], [], [], []
-    for zs, cameras in zip(z.split(_BATCH), camera.split(_BATCH), strict=True):
-        cats = CAT.field(CAT.parameters_from_direction(zs))
-        truth = render_analytic(cats, cameras, generator.config.resolution)
-        ws = generator.map(zs, cameras)
-        field = generator.make_field(ws, exact=False)
-        view = generator.render(field, ws, cameras, exact=False)
-        error = (view.image.clamp(-1, 1) - truth.image) / 2
-        squared.append(error.square().mean(dim=(1, 2, 3)))
-        label_maps.append((segmentation_to_label_map(view.segmentation), truth.label_map))
-        raw_truth = torch.nn.functional.adaptive_avg_pool2d(truth.opacity, view.opacity.shape[-1])
-        silhouettes.append((view.opacity > 0.5, raw_truth > 0.5))
-        distances.append(_distance_errors(field, cats, len(zs), generator, random))
+    with stage(f"Measuring {num_heads} heads", num_heads) as bar:
+        for zs, cameras in zip(z.split(_BATCH), camera.split(_BATCH), strict=True):
+            cats = CAT.field(CAT.parameters_from_direction(zs))
+            truth = render_analytic(cats, cameras, generator.config.resolution)
+            ws = generator.map(zs, cameras)
+            field = generator.make_field(ws, exact=False)
+            view = generator.render(field, ws, cameras, exact=False)
+            error = (view.image.clamp(-1, 1) - truth.image) / 2
+            squared.append(error.square().mean(dim=(1, 2, 3)))
+            label_maps.append((segmentation_to_label_map(view.segmentation), truth.label_map))
+            side = view.opacity.shape[-1]
+            raw_truth = torch.nn.functional.adaptive_avg_pool2d(truth.opacity, side)
+            silhouettes.append((view.opacity > 0.5, raw_truth > 0.5))
+            distances.append(_distance_errors(field, cats, len(zs), generator, random))
+            bar.update(len(zs))
     return {
         "psnr_db": (-10 * torch.cat(squared).mean().log10()).item(),
         **_label_scores(label_maps, generator),

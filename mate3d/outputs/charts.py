@@ -1,4 +1,4 @@
-"""Charts of pages: what stands in them as elements of SVG, which `parts.html.j2` writes down."""
+"""Charts for HTML pages, as lists of SVG elements that `parts.html.j2` writes."""
 
 import itertools
 import math
@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-# A tag, its attributes, and the text of a "text", of others what shows under the mouse.
+# A tag, its attributes, and a text: the content of a "text" element, the tooltip of any other.
 Shape = tuple[str, dict[str, Any], str]
 
 WIDTH, HEIGHT = 420, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 400, 12, 182
 _COLORS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#4b5563")
 _GRID, _AXIS = "#e5e7eb", "#9ca3af"
-# More points than this are shown as means over equal stretches, over a band of all values.
+# Longer curves are drawn as means over equal intervals, with a band that covers all values.
 _MAX_POINTS = 200
 _MIN_SMOOTHED = 30
-# A value this many times another needs a logarithmic axis.
+# From this ratio of the largest to the smallest value on, the axis is logarithmic.
 _LOG_RATIO = 50.0
 _NUM_TICKS = 4
 _SPARK_WIDTH, _SPARK_HEIGHT = 600, 120
@@ -34,15 +34,15 @@ def make_chart(
     with_log: bool = False,
     with_smoothing: bool = False,
 ) -> dict[str, Any]:
-    """Return curves over images with axes.
+    """Return a chart with axes: curves over the number of images seen.
 
     Args:
-        title: Stands above.
-        curves: By the names of the key; none is empty.
-        marks: Images seen where something happened; dashed lines.
-        with_dots: Show each point: for values that are few and apart.
-        with_log: Take a logarithmic axis if the values are positive and far apart.
-        with_smoothing: Draw the mean over a tenth of a long curve, and the curve faintly.
+        title: Title above the chart.
+        curves: Curves by name; none is empty.
+        marks: Positions of dashed vertical lines, in images seen.
+        with_dots: Draw each point, for few values.
+        with_log: Use a logarithmic axis if values are positive and span a large range.
+        with_smoothing: Draw long curves smoothed over a tenth of their length, and faintly as is.
     """
     values = np.concatenate([y for _, y in curves.values()])
     right = max(*(x[-1] for x, _ in curves.values()), 1)
@@ -78,20 +78,21 @@ def make_chart(
 
 
 def make_spark_lines(title: str, curves: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return curves without axes, each scaled to its own range."""
+    """Return a chart without axes: curves, each scaled to its own range."""
     shapes, key = [], []
     for (name, values), color in zip(curves.items(), itertools.cycle(_COLORS), strict=False):
         y = np.asarray(values)
         y = (y - y.min()) / (np.ptp(y) or 1.0)
         path = _path(np.linspace(0, _SPARK_WIDTH, len(y)), _SPARK_HEIGHT * (0.95 - 0.9 * y))
         shapes.append(_shape("path", d=path, fill="none", stroke=color, stroke_width=1.5))
-        key.append({"name": name, "color": color, "first": values[0], "last": values[-1]})
+        ends = {"first": format_value(values[0]), "last": format_value(values[-1])}
+        key.append({"name": name, "color": color, **ends})
     size = {"width": _SPARK_WIDTH, "height": _SPARK_HEIGHT}
     return {"title": title, **size, "shapes": shapes, "key": key}
 
 
 def make_histogram(degrees: Sequence[float], limit: float, title: str) -> dict[str, Any]:
-    """Return bars of how many angles lie in each of 36 equal bins of [-limit, limit]."""
+    """Return a histogram of angles in 36 equal bins of [-limit, limit]."""
     clipped = np.clip(degrees, -limit, limit - 1e-6)
     counts, edges = np.histogram(clipped, _ANGLE_BINS, (-limit, limit))
     highest = max(int(counts.max()), 1)
@@ -118,8 +119,8 @@ def make_histogram(degrees: Sequence[float], limit: float, title: str) -> dict[s
 def make_scatter(
     yaws: Sequence[float], pitches: Sequence[float], limit: float, title: str
 ) -> dict[str, Any]:
-    """Return one dot a camera: yaw to the right, pitch upwards, both in degrees of +-limit."""
-    # An even choice keeps the page small.
+    """Return one dot per camera: yaw to the right, pitch upwards, in degrees within +-limit."""
+    # An evenly spaced subset keeps the page small.
     chosen = np.linspace(0, len(yaws) - 1, min(len(yaws), _MAX_DOTS)).round().astype(int)
     left, right = _ANGLE_MARGIN, _ANGLE_WIDTH - _ANGLE_MARGIN
     center, middle, reach = _ANGLE_WIDTH / 2, 20 + (_ANGLE_BASE - 20) / 2, (right - left) / 4
@@ -133,7 +134,7 @@ def make_scatter(
 
 
 def format_value(value: float) -> str:
-    """Return a number with three or four digits that count."""
+    """Return a number with two to four significant digits."""
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.2g}"
     return f"{value:.4g}"
@@ -173,11 +174,11 @@ def _range(values: np.ndarray, is_log: bool) -> tuple[float, float]:
     if is_log:
         return low / 1.1, high * 1.1
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        # A constant lies in the middle, not on the edge.
+        # A constant curve lies in the middle of the chart, not on its edge.
         margin = 0.5 * abs(high) or 1.0
     else:
         margin = 0.05 * (high - low)
-    # Zero is where most of these values start or end; do not go just below it.
+    # Most values start or end at zero, so the axis does not go slightly below it.
     return (0.0 if low >= 0 > low - margin else low - margin), high + margin
 
 
@@ -197,7 +198,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return a band of all values, and points for a line."""
+    """Return a band that covers all values, and points for a line."""
     parts_x, parts_y = np.array_split(x, _MAX_POINTS), np.array_split(y, _MAX_POINTS)
     middle = np.array([part.mean() for part in parts_x])
     upper = np.array([part.min() for part in parts_y])
@@ -207,9 +208,9 @@ def _thin(x: np.ndarray, y: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """Return means over a tenth of the curve around each point, and over less near the ends."""
+    """Return means over a tenth of the curve around each point, over less near the ends."""
     places = np.arange(len(y))
-    # As far to both sides, so that a slope is not pulled towards the middle.
+    # The window is symmetric, so that the ends of a slope do not bend towards its middle.
     reach = np.minimum(np.minimum(places, places[::-1]), len(y) // 20)
     sums = np.concatenate([[0.0], np.cumsum(y)])
     return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)

@@ -1,4 +1,4 @@
-"""Any field to triangle meshes with normals and colours: marching cubes of its distances."""
+"""Triangle meshes of a field, with normals and colours, by marching cubes."""
 
 import logging
 from pathlib import Path
@@ -30,27 +30,26 @@ def extract_mesh(
     label_set: LabelSet | None = None,
     evaluation: Evaluation = "auto",
 ) -> trimesh.Trimesh:
-    """Return the surface where the global distance is zero, with normals and sRGB colours.
+    """Return the surface of the head with normals and sRGB colours.
 
     Args:
         field: One head (batch of 1) on any device.
-        box_size: Side of the cube searched, centred at the origin, world units.
-        resolution: Grid points a side.
-        coloring: "texture" is the field's RGB at the vertices. "label" is the palette's colour of
-            the class whose distance is least there, which is the class that renders highest.
+        box_size: Side of the searched cube, centred at the origin, in world units.
+        resolution: Grid points per side.
+        coloring: "texture" uses the field's RGB at the vertices. "label" uses the palette colour of
+            the class with the smallest distance, which is the class with the highest score.
         label_set: The classes, for coloring "label".
         evaluation: See `evaluate_volume`.
 
     Raises:
-        UserError: If the distance is nowhere negative in the box, or labels are asked of a field
-            without any.
+        UserError: If the head has no surface in the box, or no labels to colour by.
     """
     if coloring == "label":
         _check_labels(label_set, "coloring by label")
     grid = Grid(box_size, resolution, field.device)
     mesh = _extract_surface(field.sdf, grid, evaluation)
     if mesh is None:
-        raise UserError("the head has no surface: its distance is negative nowhere in the box")
+        raise UserError("the head has no surface in the box (its distance is never negative)")
     points = _points_on_surface(mesh, grid)
     if coloring == "label":
         labels = in_chunks(lambda p: field.sample(p).class_sdf.argmin(-1, keepdim=True), points)
@@ -68,10 +67,9 @@ def extract_label_meshes(
     label_set: LabelSet,
     resolution: int = 256,
 ) -> dict[str, trimesh.Trimesh]:
-    """Return the closed part of each class, where its own distance is zero, in palette colours.
+    """Return the closed surface of each class in its palette colour.
 
-    The background is no part, and classes without a surface are left out. Arguments are those of
-    `extract_mesh`.
+    The background and classes without a surface are left out. Arguments are as in `extract_mesh`.
 
     Raises:
         UserError: If there are no labels or no class has a surface.
@@ -84,7 +82,7 @@ def extract_label_meshes(
             continue
         mesh = _extract_surface(_class_distance(field, class_id), grid)
         if mesh is None:
-            logger.info("no mesh of class %s: it has no surface in the box", name)
+            logger.info("no mesh for class %s: it has no surface in the box", name)
             continue
         mesh.visual.vertex_colors = np.array([label_set.palette[class_id]] * len(mesh.vertices))
         meshes[name] = mesh
@@ -102,22 +100,22 @@ def write_meshes(
     box_size: float,
     label_set: LabelSet,
 ) -> list[Path]:
-    """Write the head, and on request its parts, each file complete or not at all.
+    """Write the head and, if requested, its parts; each file is complete or absent.
 
     Args:
-        folder: Made if it is missing.
-        stem: The head becomes `<stem>.ply`, a part `<stem>_<class>.ply`; parts in GLB also become
-            the nodes of one scene, `<stem>_parts.glb`.
+        folder: Created if it is missing.
+        stem: The head is written to `<stem>.ply`, a part to `<stem>_<class>.ply`. For GLB, one
+            scene `<stem>_parts.glb` also holds all parts as nodes.
         field: One head (batch of 1) on any device.
         options: What to write; `enabled` is not read here.
-        box_size: Side of the cube searched, world units.
+        box_size: Side of the searched cube in world units.
         label_set: The field's classes.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: See `extract_mesh` and `extract_label_meshes`; or if a file cannot be written.
+        UserError: As in `extract_mesh` and `extract_label_meshes`, or if a file cannot be written.
     """
     resolution, parts = options.resolution, {}
     head = extract_mesh(field, box_size, resolution, coloring=options.coloring, label_set=label_set)
@@ -142,7 +140,7 @@ def _check_labels(label_set: LabelSet | None, purpose: str) -> None:
 
 def _class_distance(field: Field, class_id: int) -> Distance:
     if isinstance(field, TriPlaneField) and len(field.decoder.class_heads) > 1:
-        # All the other heads, and colours, would cost several times as much.
+        # Evaluating all heads and colours would cost several times as much.
         head = field.decoder.class_heads[class_id]
         return lambda points: head(field.shape_features(points))
     return lambda points: field.sample(points).class_sdf[..., class_id : class_id + 1]
@@ -151,18 +149,18 @@ def _class_distance(field: Field, class_id: int) -> Distance:
 def _extract_surface(
     distance: Distance, grid: Grid, evaluation: Evaluation = "auto"
 ) -> trimesh.Trimesh | None:
-    """Return the zero level of a distance with vertex normals; None if there is none."""
+    """Return the zero level of a distance with vertex normals; None if it has none."""
     volume = evaluate_volume(distance, grid, evaluation)
     if volume.min() >= 0:
         return None
     vertices, faces, _, _ = marching_cubes(volume, level=0.0)
-    # The volume has one layer around the grid.
+    # The volume has one extra layer around the grid.
     vertices = (vertices.astype(np.float64) - 1) * grid.spacing - grid.box_size / 2
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     gradient = spatial_gradient(distance, _points_on_surface(mesh, grid))
     normals = unit_normals(gradient)[0].cpu().numpy()
     normals = np.where(np.abs(normals).sum(axis=1, keepdims=True) > 0, normals, mesh.vertex_normals)
-    # Vertices outside are those of the lids over what the box cuts.
+    # Vertices outside the box belong to the lids that close cut surfaces.
     outside = np.abs(vertices) > grid.box_size / 2
     is_lid = outside.any(axis=1, keepdims=True)
     mesh.vertex_normals = np.where(is_lid, np.sign(vertices) * outside, normals)

@@ -8,14 +8,14 @@ import trimesh
 
 from mate3d.atomic import atomic_file
 
-# trimesh keeps application attributes only; this one becomes the mesh's colour in the file.
+# trimesh only keeps application attributes; this one becomes the mesh's colour in the file.
 _LINEAR_COLOR = "_LINEAR_COLOR"
 
 
 def save_mesh(path: Path, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh with vertex normals and colours; the suffix names the format.
+    """Write a mesh with vertex normals and colours in the format of the suffix.
 
-    PLY and OBJ hold sRGB colours. glTF defines vertex colours as linear, so those of GLB are.
+    PLY and OBJ hold sRGB colours. GLB holds linear colours, as glTF requires.
     """
     kind = path.suffix.removeprefix(".")
     if kind == "glb":
@@ -60,7 +60,7 @@ def _with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
 
 def _set_color_and_material(tree: dict[str, Any]) -> None:
     """Use the attribute as colour, in floats: eight linear bits are too few for dark colours."""
-    # Without a material glTF's default applies, a metal, which is black without surroundings.
+    # glTF's default material is a metal, which looks black without an environment.
     factors = {"baseColorFactor": [1.0] * 4, "metallicFactor": 0.0, "roughnessFactor": 1.0}
     tree["materials"] = [{"pbrMetallicRoughness": factors}]
     for mesh in tree["meshes"]:

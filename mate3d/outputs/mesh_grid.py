@@ -1,4 +1,4 @@
-"""Distances on a regular grid over the box, ready for marching cubes; evaluated where needed."""
+"""Distances on a regular grid for marching cubes, evaluated only near the surface."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from mate3d.errors import UserError
 Distance = Callable[[Tensor], Tensor]
 Evaluation = Literal["auto", "dense"]
 
-# No vertex comes closer to a grid point than this share of the spacing. Vertices that fall
-# together would make faces without area, and programs that merge them on loading open the mesh.
+# Minimum distance of a vertex from a grid point, as a share of the spacing. Coinciding vertices
+# would make faces without area, and programs that merge vertices on loading would open the mesh.
 VERTEX_MARGIN = 1e-3
 _CHUNK_POINTS = 65536
 _BLOCK_SIDE = 4
-_BLOCKS_A_CHUNK = _CHUNK_POINTS // _BLOCK_SIDE**3
+_BLOCKS_PER_CHUNK = _CHUNK_POINTS // _BLOCK_SIDE**3
 _TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Points on a regular grid; the outermost lie on the faces of the box.
+    """Points on a regular grid; the outermost ones lie on the faces of the box.
 
     Args:
-        box_size: Side of the box, centred at the origin, world units.
-        resolution: Points a side.
-        device: Where points are made.
+        box_size: Side of the box, centred at the origin, in world units.
+        resolution: Points per side.
+        device: Device of the points.
     """
 
     box_size: float
@@ -40,14 +40,14 @@ class Grid:
 
     @property
     def spacing(self) -> float:
-        """Distance between neighbouring points, world units."""
+        """Distance between neighbouring points in world units."""
         return self.box_size / (self.resolution - 1)
 
     def points(
         self,
         index: np.ndarray,  # [..., 3] integer
     ) -> Tensor:  # [1, N, 3], world
-        """Return grid points by their indices along x, y and z."""
+        """Return the grid points with the given indices along x, y and z."""
         half = self.box_size / 2
         axis = np.linspace(-half, half, self.resolution).astype(np.float32)
         return torch.from_numpy(axis[index.reshape(1, -1, 3)]).to(self.device)
@@ -57,7 +57,7 @@ def in_chunks(
     function: Callable[[Tensor], Tensor],  # [1, N, 3] -> [1, N, C]
     points: Tensor,  # [1, N, 3]
 ) -> np.ndarray:  # [N, C]
-    """Evaluate a function of points piece by piece and gather the results on the CPU."""
+    """Evaluate a function of points in chunks and gather the results on the CPU."""
     parts = [function(chunk)[0].detach().cpu() for chunk in points.split(_CHUNK_POINTS, dim=1)]
     return torch.cat(parts).numpy()
 
@@ -68,21 +68,21 @@ def evaluate_volume(
     grid: Grid,
     evaluation: Evaluation = "auto",
 ) -> np.ndarray:  # [resolution + 2] * 3 float32, axes x, y, z
-    """Return distances on the grid with one layer of outside around it.
+    """Return distances on the grid, surrounded by one layer of outside values.
 
-    The outer layer closes surfaces that leave the box just beyond its faces. Zeros count as
-    outside, and values next to a sign change are moved away from zero by `VERTEX_MARGIN` at most.
+    The outer layer closes surfaces that leave the box, just beyond its faces. Zeros count as
+    outside. Values next to a sign change are moved away from zero by at most `VERTEX_MARGIN`.
 
     Args:
-        distance: Negative inside.
-        grid: Where.
-        evaluation: "auto" evaluates near the zero level only, if `distance` grows like a distance;
-            what is left out has the right sign. "dense" evaluates everywhere.
+        distance: Function that is negative inside.
+        grid: Points to evaluate.
+        evaluation: "auto" evaluates only near the zero level if `distance` grows like a distance;
+            other points get the right sign. "dense" evaluates everywhere.
 
     Raises:
         UserError: If the distance is not finite.
     """
-    # The outer layer is tiny until the border is closed, so that nothing keeps away from it.
+    # The outer layer is tiny until the border is closed, so that no value is moved away from it.
     volume = np.full((grid.resolution + 2,) * 3, _TINY, dtype=np.float32)
     inside = volume[1:-1, 1:-1, 1:-1]
     coarse = _evaluate_corners(distance, grid)
@@ -91,7 +91,7 @@ def evaluate_volume(
     _fill(inside, coarse, wanted if is_near_enough else np.ones_like(wanted), distance, grid)
     lowest, highest = inside.min(), inside.max()
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise UserError(f"a distance of the head is not finite (it reaches {lowest}..{highest})")
+        raise UserError(f"a distance of the head is not finite (range {lowest}..{highest})")
     _keep_from_zero(volume, VERTEX_MARGIN * max(-lowest, highest))
     _close_border(volume)
     return volume
@@ -101,7 +101,7 @@ def _evaluate_corners(
     distance: Distance,
     grid: Grid,
 ) -> np.ndarray:  # [blocks + 1] * 3
-    """Evaluate the corners of blocks of `_BLOCK_SIDE` points a side."""
+    """Evaluate the corners of blocks with `_BLOCK_SIDE` points per side."""
     num_blocks = -(-grid.resolution // _BLOCK_SIDE)
     side = np.minimum(np.arange(num_blocks + 1) * _BLOCK_SIDE, grid.resolution - 1)
     index = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1)
@@ -109,8 +109,8 @@ def _evaluate_corners(
 
 
 def _grows_like_a_distance(coarse: np.ndarray, grid: Grid) -> bool:
-    """Tell true distances from pseudo distances, whose far values say little of what is near."""
-    # The last blocks may be narrower than the others.
+    """Tell true distances from pseudo distances, whose far values say little about the surface."""
+    # The last blocks may be narrower.
     core = coarse[:-1, :-1, :-1]
     if min(core.shape) < 3:
         return False
@@ -122,10 +122,10 @@ def _grows_like_a_distance(coarse: np.ndarray, grid: Grid) -> bool:
 def _may_hold_surface(
     coarse: np.ndarray,  # [blocks + 1] * 3
 ) -> np.ndarray:  # [blocks] * 3 bool
-    """Mark blocks whose corner values are small beside how fast values change around there.
+    """Mark blocks whose corner values are small relative to how fast values change nearby.
 
-    A point lies at most half a block from a corner along each axis. The bound takes whole blocks,
-    and for each axis the largest change in the neighbourhood: twice what a linear field needs.
+    Along each axis, a point is at most half a block from a corner. The bound uses whole blocks and
+    the largest change in the neighbourhood: twice the bound of a linear field.
     """
     blocks = tuple(slice(size - 1) for size in coarse.shape)
     change = np.zeros_like(coarse[blocks])
@@ -144,10 +144,10 @@ def _fill(
     distance: Distance,
     grid: Grid,
 ) -> None:
-    """Evaluate the wanted blocks; all points of others get the value of a corner.
+    """Evaluate the wanted blocks; all points of the others get the value of a corner.
 
-    Wherever signs differ, whole neighbourhoods are evaluated until no sign change is left that
-    touches a guessed value. So a surface that was found at all is found completely.
+    Where signs differ, whole neighbourhoods are evaluated until no sign change touches a guessed
+    value. A surface that is found at all is therefore found completely.
     """
     size = grid.resolution
     corner = coarse[:-1, :-1, :-1]
@@ -158,7 +158,7 @@ def _fill(
     is_known = np.zeros(corner.shape, dtype=bool)
     while (wanted & ~is_known).any():
         blocks = np.argwhere(wanted & ~is_known)
-        for chunk in np.array_split(blocks, -(-len(blocks) // _BLOCKS_A_CHUNK)):
+        for chunk in np.array_split(blocks, -(-len(blocks) // _BLOCKS_PER_CHUNK)):
             values = _fill_blocks(inside, chunk, distance, grid)
             has_inside[tuple(chunk.T)] = (values < 0).any(axis=1)
             has_outside[tuple(chunk.T)] = (values >= 0).any(axis=1)
@@ -172,7 +172,7 @@ def _fill_blocks(
     distance: Distance,
     grid: Grid,
 ) -> np.ndarray:  # [M, _BLOCK_SIDE**3]
-    """Evaluate all points of some blocks; points beyond the grid repeat its last ones."""
+    """Evaluate all points of some blocks; points beyond the grid repeat the last ones."""
     offsets = np.stack(np.meshgrid(*[np.arange(_BLOCK_SIDE)] * 3, indexing="ij"), axis=-1)
     index = blocks[:, None] * _BLOCK_SIDE + offsets.reshape(1, -1, 3)
     index = np.minimum(index, grid.resolution - 1)
@@ -185,7 +185,7 @@ def _keep_from_zero(
     volume: np.ndarray,
     largest_move: float,
 ) -> None:
-    """Move values away from zero until every sign change lies clearly between its grid points."""
+    """Move values away from zero until every sign change lies clearly between two grid points."""
     volume[volume == 0] = _TINY
     inside = volume[1:-1, 1:-1, 1:-1]
     small = np.argwhere((inside < largest_move) & (inside > -largest_move)) + 1
@@ -193,21 +193,21 @@ def _keep_from_zero(
         tuple((small + offset).T) for offset in (*np.eye(3, dtype=int), *-np.eye(3, dtype=int))
     ]
     small = tuple(small.T)
-    # Moving one value can leave its neighbour too small in turn, by a factor less each time.
+    # Moving one value can make its neighbour too small; the moves shrink by a factor each time.
     while True:
         values = volume[small]
-        least = np.zeros_like(values)
+        smallest = np.zeros_like(values)
         for neighbour in neighbours:
             others = volume[neighbour]
             is_across = (others < 0) != (values < 0)
-            least = np.maximum(least, np.where(is_across, VERTEX_MARGIN * np.abs(others), 0))
-        if (np.abs(values) >= least).all():
+            smallest = np.maximum(smallest, np.where(is_across, VERTEX_MARGIN * np.abs(others), 0))
+        if (np.abs(values) >= smallest).all():
             return
-        volume[small] = np.copysign(np.maximum(np.abs(values), least), values)
+        volume[small] = np.copysign(np.maximum(np.abs(values), smallest), values)
 
 
 def _close_border(volume: np.ndarray) -> None:
-    """Put outside around the grid, so far outside that the lids lie on the faces of the box."""
+    """Surround the grid with outside values large enough to put the lids on the box's faces."""
     for axis in range(3):
         layers = np.moveaxis(volume, axis, 0)
         for outer, border in ((0, 1), (-1, -2)):

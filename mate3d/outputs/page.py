@@ -1,4 +1,4 @@
-"""HTML pages that need nothing but a browser, from the templates of this folder."""
+"""Self-contained HTML pages from the templates of this folder."""
 
 import base64
 from pathlib import Path
@@ -15,12 +15,12 @@ _ENVIRONMENT = jinja2.Environment(
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill in `templates/<template>.html.j2`; values are escaped."""
+    """Fill in `templates/<template>.html.j2` with escaped values."""
     return _ENVIRONMENT.get_template(f"{template}.html.j2").render(values)
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Return a picture as part of a page; the kind is "png" or "jpeg"."""
+    """Return a picture as a data URI; `kind` is "png" or "jpeg"."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -16,9 +16,9 @@ from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
 from mate3d.outputs.options import VideoOptions
 
-# Players and browsers show small videos badly.
+# Players and browsers show smaller videos badly.
 MIN_VIDEO_SIDE = 256
-# Constant quality of H.264: 18 is hardly told from the source.
+# Constant rate factor of H.264; 18 is visually close to lossless.
 _CRF = 18
 
 AppendFrame = Callable[[np.ndarray], None]
@@ -32,8 +32,8 @@ def enlarge_for_video(
     """Enlarge images by the smallest whole factor that makes them wide enough for players.
 
     Args:
-        images: Left alone if at least `MIN_VIDEO_SIDE` wide.
-        is_smooth: Interpolate between pixels; False repeats them, as colours of labels need.
+        images: Unchanged if at least `MIN_VIDEO_SIDE` wide.
+        is_smooth: Interpolate between pixels; False repeats them, for label colours.
     """
     factor = -(-MIN_VIDEO_SIDE // images.shape[-1])
     if factor <= 1:
@@ -42,30 +42,19 @@ def enlarge_for_video(
     return torch.nn.functional.interpolate(images, scale_factor=factor, mode=mode)
 
 
-def write_video(
-    path: str | Path,
-    frames: Iterable[np.ndarray],  # each [H, W, 3] uint8
-    fps: float,
-) -> None:
-    """Write a video that loops; see `open_videos`."""
-    with open_videos([path], fps) as append:
-        for frame in frames:
-            append(frame)
-
-
 @contextmanager
 def open_videos(paths: Iterable[str | Path], fps: float) -> Iterator[AppendFrame]:
     """Yield a function that appends a frame, [H, W, 3] uint8, to each of several videos.
 
-    The files appear complete when the block ends, or not at all. H.264 needs even sides; an odd
-    one is extended by repeating the last pixels.
+    The files appear complete when the block ends, or not at all. H.264 needs even sides, so an odd
+    side is extended by repeating the last pixels.
 
     Args:
-        paths: The suffix, .mp4 or .gif, chooses the format.
-        fps: Frames per second; a GIF's are rounded to hundredths of a second.
+        paths: The suffix, .mp4 or .gif, selects the format.
+        fps: Frames per second; for a GIF, delays are rounded to hundredths of a second.
 
     Raises:
-        UserError: If a suffix or `fps` is not possible, or a file cannot be written.
+        UserError: If a suffix or `fps` is not supported, or a file cannot be written.
     """
     paths = [Path(path) for path in paths]
     # Refuses what cannot be written.
@@ -118,10 +107,10 @@ def _encode_mp4(path: Path, fps: float) -> Iterator[AppendFrame]:
 
 def _mp4_command(path: Path, shape: tuple[int, ...], fps: float) -> list[str]:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", str(fps)]
-    # One thread and no version strings: the bytes depend on the frames only.
+    # With one thread and no version strings, the bytes depend on the frames only.
     same_bytes = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
     quality = ["-c:v", "libx264", "-crf", str(_CRF), "-pix_fmt", "yuv420p"]
-    # The index stands before the frames, so that browsers start to play at once.
+    # The index comes before the frames, so that browsers start playing at once.
     target = ["-movflags", "+faststart", str(path)]
     start = [get_ffmpeg_exe(), "-y", "-loglevel", "error"]
     return [*start, *source, "-i", "-", "-an", *quality, *same_bytes, *target]
@@ -132,7 +121,8 @@ def _encode_gif(path: Path, fps: float) -> Iterator[AppendFrame]:
     frames: list[Image.Image] = []
 
     def append(frame: np.ndarray) -> None:
-        # A byte a pixel and its own 256 colours; undithered, since noise flickers and is large.
+        # One byte per pixel and 256 colours per frame. No dithering: its noise flickers and makes
+        # the file larger.
         image = Image.fromarray(frame)
         frames.append(image.quantize(256, dither=Image.Dither.NONE))
 

@@ -1,4 +1,4 @@
-"""Pictures of tensors and of rendered views: colours, grids, sheets, files."""
+"""Turn tensors and rendered views into pictures: colours, grids, contact sheets, files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mate3d.labels import LabelSet, colorize_label_map, save_label_map, segmenta
 from mate3d.outputs.video import enlarge_for_video
 from mate3d.rendering.renderer import RenderingConfig
 
-# Anchors of a perceptually ordered dark-blue to yellow map, near to far, in 0..1.
+# Anchor colours of a perceptually ordered map, yellow (near) to dark purple (far), in 0..1.
 _DEPTH_COLORS = (
     (0.99, 0.91, 0.15),
     (0.48, 0.82, 0.32),
@@ -24,13 +24,13 @@ _DEPTH_COLORS = (
     (0.27, 0.00, 0.33),
 )
 
-# Distances: inside, outside, at zero; the colours of the lines are shares of what they cover.
+# Colours of signed distances; the lines darken what they cover by a factor.
 _INSIDE_COLOR = (0.13, 0.36, 0.76)
 _OUTSIDE_COLOR = (0.93, 0.52, 0.16)
 _LEVELS = 4
 _LEVEL_SHADE = 0.85
 _OUTLINE_SHADE = 0.6
-# Sheets are for looking through; a tile is no larger than this.
+# Maximum side of a tile; sheets are for a quick overview.
 _TILE_SIDE = 256
 
 
@@ -53,13 +53,13 @@ def colorize_depth(
     far: float,
     opacity: Tensor | None = None,  # [B, 1, H, W], 0..1
 ) -> Tensor:  # [B, 3, H, W] in [-1, 1]
-    """Map depth to colours, `near` bright and `far` dark.
+    """Map depth to colours, from bright at `near` to dark at `far`.
 
     Args:
         depth: Distance along the ray.
-        near: Depth that gets the first colour; smaller depths too.
-        far: Depth that gets the last colour; larger depths too.
-        opacity: Where given, empty pixels fade to black.
+        near: Depth of the first colour; smaller depths get it too.
+        far: Depth of the last colour; larger depths get it too.
+        opacity: If given, empty pixels fade to black.
     """
     colors = torch.tensor(_DEPTH_COLORS, dtype=depth.dtype, device=depth.device)
     position = ((depth[:, 0] - near) / (far - near)).clamp(0, 1) * (len(colors) - 1)
@@ -82,7 +82,7 @@ def colorize_segmentation(
     segmentation: Tensor,  # [B, K, H, W]
     label_set: LabelSet,
 ) -> Tensor:  # [B, 3, H, W] in [-1, 1]
-    """Paint each pixel in the colour of its highest-scoring class."""
+    """Colour each pixel by its highest-scoring class."""
     return colorize_label_map(segmentation_to_label_map(segmentation), label_set)
 
 
@@ -91,7 +91,7 @@ def overlay_colors(
     colors: Tensor,  # [B, 3, H, W] in [-1, 1]
     share: float = 0.5,
 ) -> Tensor:  # [B, 3, H, W] in [-1, 1]
-    """Lay the colours of a segmentation over its image, opaque to the given share."""
+    """Overlay an image with the colours of its segmentation; `share` is their opacity."""
     return torch.lerp(image, colors, share)
 
 
@@ -104,14 +104,14 @@ def colorize_distance(
     """Show signed distances: inside blue, outside orange, the zero level as a black line.
 
     Args:
-        distance: Any unit; what is not finite is black.
-        scale: Distance of the full colours; fine lines mark each quarter of it.
-        outline: Its zero level is a grey line.
+        distance: Signed distance in any unit; non-finite values are black.
+        scale: Distance with full colour; fine lines mark each quarter of it.
+        outline: Another distance whose zero level is drawn as a grey line.
     """
     position = (distance / scale).clamp(-1, 1)
     sides = torch.tensor((_INSIDE_COLOR, _OUTSIDE_COLOR), dtype=distance.dtype)
     inside, outside = sides.to(distance.device).view(2, 1, 3, 1, 1)
-    # Some colour right at the surface, so that the sides differ however small the distances.
+    # A minimum of colour, so that the sides differ even right at the surface.
     strength = 0.3 + 0.7 * position.abs()
     colors = torch.lerp(
         torch.ones_like(inside), torch.where(position < 0, inside, outside), strength
@@ -127,7 +127,7 @@ def colorize_distance(
 def _changes(
     values: Tensor,  # [B, 1, H, W]
 ) -> Tensor:  # [B, 1, H, W] bool
-    """Tell which pixels differ from the next one below or to the right."""
+    """Return which pixels differ from the pixel below or to the right."""
     changed = torch.zeros_like(values, dtype=torch.bool)
     changed[..., :-1, :] |= values[..., :-1, :] != values[..., 1:, :]
     changed[..., :, :-1] |= values[..., :, :-1] != values[..., :, 1:]
@@ -138,14 +138,14 @@ def resize_nearest(
     images: Tensor,  # [B, C, H, W]
     resolution: int,
 ) -> Tensor:  # [B, C, resolution, resolution]
-    """Enlarge or shrink without inventing values, so that pictures of different size tile."""
+    """Resize by nearest neighbour, which introduces no new values."""
     return F.interpolate(images, size=(resolution, resolution), mode="nearest")
 
 
 def to_uint8(
     image: Tensor,  # [..., C, H, W] in [-1, 1]
 ) -> np.ndarray:  # [..., H, W, C] uint8
-    """Convert to 8 bits as the lineage does: x * 127.5 + 128, clamped (spec 10.1)."""
+    """Convert to 8 bits as EG3D does: x * 127.5 + 128, clamped."""
     levels = (image.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return levels.movedim(-3, -1).cpu().numpy()
 
@@ -154,7 +154,7 @@ def save_image(
     path: str | Path,
     image: Tensor,  # [C, H, W] in [-1, 1], C = 1 or 3
 ) -> None:
-    """Write one image as PNG (or by the suffix of `path`)."""
+    """Write one image in the format of the suffix of `path`."""
     pixels = to_uint8(image)
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
 
@@ -164,9 +164,9 @@ class PictureMaker:
     """Turns views into pictures.
 
     Args:
-        label_set: Colours of the segmentation.
+        label_set: Gives the colours of the segmentation.
         rendering: Its near and far are the ends of the depth colours, so that a colour means the
-            same depth in each picture of a run.
+            same depth in all pictures of a run.
         resolution: Side of the generator's images; smaller pictures are enlarged to it.
     """
 
@@ -175,13 +175,13 @@ class PictureMaker:
     resolution: int
 
     def save(self, path: Path, kind: str, output: RenderOutput) -> None:
-        """Write one view as PNG: a segmentation as palette PNG of label ids, others as seen."""
+        """Write one view as PNG; a segmentation becomes a palette PNG of label ids."""
         if kind == "segmentation":
             label_map = segmentation_to_label_map(output.segmentation)
             save_label_map(path, label_map[0].cpu().numpy(), self.label_set)
             return
         picture = self._draw(kind, output)
-        # Depth and normals keep the rendered values: pixels are repeated, not mixed.
+        # Depth and normals keep the rendered values: pixels are repeated, not interpolated.
         side = max(self.resolution, picture.shape[-1])
         picture = resize_nearest(picture, side)[0]
         save_image(path, picture[:1] if kind == "opacity" else picture)
@@ -214,7 +214,7 @@ class PictureMaker:
 
 
 def save_depth_values(path: Path, output: RenderOutput) -> None:
-    """Write the rendered depth, [h, w] float32 in world units, as a NumPy file."""
+    """Write the rendered depth as a NumPy file, [h, w] float32 in world units."""
     with path.open("wb") as file:
         np.save(file, output.depth[0, 0].cpu().numpy().astype(np.float32))
 
@@ -228,11 +228,11 @@ def _resize(picture: Tensor, side: int, is_smooth: bool) -> Tensor:
 
 
 class ContactSheet:
-    """Tiles in rows and columns, as many full rows as fit a number of tiles.
+    """Tiles in rows and columns; only full rows are filled.
 
     Args:
-        columns: Tiles a row.
-        max_tiles: Later ones are left out.
+        columns: Tiles per row.
+        max_tiles: Maximum number of tiles; later ones are left out.
     """
 
     def __init__(self, columns: int, max_tiles: int):
@@ -242,7 +242,7 @@ class ContactSheet:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no place for another tile."""
+        """Whether there is no room for another tile."""
         return len(self._tiles) >= self.capacity
 
     def add(

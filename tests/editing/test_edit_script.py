@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import maximum_filter
 
 from editing.loop import EditLoop
 from editing.recipe import load_edit
@@ -83,6 +84,41 @@ def test_receipt_holds_the_numbers(result):
     assert len(receipt["config_hash"]) == 16
     assert set(receipt["prompt_score"]) == {"before", "after"}
     assert receipt["region"]["dilation_pixels"] == 4
+
+
+def test_the_receipts_psnr_is_that_of_the_written_pictures(result):
+    receipt = json.loads((result / "receipt.json").read_text())
+    names = ("source_mask", "target_mask", "edited_mask")
+    label_maps = [load_label_map(result / f"{name}.png", CATMASK_HQ) for name in names]
+    is_ears = np.any([label_map == CATMASK_HQ.class_id("ears") for label_map in label_maps], axis=0)
+    outside = ~maximum_filter(is_ears, 2 * receipt["region"]["dilation_pixels"] + 1)
+    source, edited = (
+        np.asarray(Image.open(result / f"{name}.png"), float)[outside]
+        for name in ("source", "edited")
+    )
+    psnr = 10 * np.log10(255**2 / np.square(edited - source).mean())
+    assert receipt["psnr_outside_region_db"] == pytest.approx(psnr)
+
+
+def test_the_log_names_every_stage_in_order_and_is_short(result):
+    log = (result / "log.txt").read_text()
+    lines = [line.partition("INFO ")[2] for line in log.splitlines() if " INFO " in line]
+    stages = [re.fullmatch(r"torch_utils.stages: (.+): \d+\.\d s", line) for line in lines]
+    assert [found[1] for found in stages if found] == [
+        "Loading the generator",
+        "Rendering the source",
+        "Loading the prior",
+        "Optimising",
+        "Rendering views",
+        "Rendering the orbit video",
+        "Scoring the prompt",
+        "Writing the report",
+    ]
+    assert len(lines) < 25
+    steps = [line for line in log.splitlines() if "DEBUG editing.loop: step" in line]
+    assert len(steps) == 2
+    for number in ("loss=", "IoU=", "PSNR outside=", "mask_raw=", "distillation="):
+        assert number in steps[0] and number in steps[1]
 
 
 def test_report_refers_to_files_beside_it(result):
@@ -199,7 +235,9 @@ def test_wrong_input_gives_one_line_and_code_2(
     assert message in fail(edit.main, *kept, f"output={tmp_path / 'out'}", change)
 
 
-def test_an_interrupted_edit_writes_what_exists(words, tmp_path, monkeypatch):
+def test_an_interrupted_edit_writes_what_exists_and_tells_the_step(
+    words, tmp_path, monkeypatch, capsys
+):
     step = EditLoop.step
 
     def step_and_interrupt(self, progress):
@@ -210,4 +248,7 @@ def test_an_interrupted_edit_writes_what_exists(words, tmp_path, monkeypatch):
     edit.main([*words, f"output={tmp_path}", "edit.num_steps=100"])
     receipt = json.loads((tmp_path / "receipt.json").read_text())
     assert (receipt["num_steps"], receipt["num_steps_planned"]) == (1, 100)
+    assert f"stopped after step 1 of 100; writing the edit up to there to {tmp_path}" in (
+        capsys.readouterr().out
+    )
     assert "Stopped after" in (tmp_path / "report.html").read_text()

@@ -70,3 +70,24 @@ def test_a_geometry_term_is_the_same_alone_and_pulls(tiny_generator, tiny_ws, na
     )
     assert set(terms) == {"eikonal", "sdf_consistency"}
     assert alone == {name: terms[name]}
+
+
+def test_iou_counts_one_class():
+    first, second = torch.zeros(1, 4, 4).long(), torch.zeros(1, 4, 4).long()
+    first[0, :2] = 2
+    second[0, 1:3] = 2
+    assert losses.mask_iou(first, second, 2) == pytest.approx(4 / 12)
+    assert losses.mask_iou(first, first, 2) == 1
+    assert losses.mask_iou(first, second, 5) is None
+
+
+def test_psnr_ignores_the_region_and_sees_the_rest():
+    source = torch.zeros(1, 3, 4, 4)
+    region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    region[..., :2, :] = True
+    image = source.clone()
+    image[..., :2, :] = 1
+    assert losses.psnr_outside(image, source, region) == losses.MAX_PSNR_DB
+    # One level of 255 everywhere outside.
+    image[..., 2:, :] = 1 / 127.5
+    assert losses.psnr_outside(image, source, region) == pytest.approx(48.13, abs=0.01)

@@ -1,37 +1,15 @@
 """Numbers of the receipt."""
 
-import pytest
 import torch
 
 from editing import receipt
 from editing.report import write_report
 
 
-def test_iou_counts_one_class():
-    first, second = torch.zeros(1, 4, 4).long(), torch.zeros(1, 4, 4).long()
-    first[0, :2] = 2
-    second[0, 1:3] = 2
-    assert receipt.mask_iou(first, second, 2) == pytest.approx(4 / 12)
-    assert receipt.mask_iou(first, first, 2) == 1
-    assert receipt.mask_iou(first, second, 5) is None
-
-
-def test_psnr_ignores_the_region_and_sees_the_rest():
-    source = torch.zeros(1, 3, 4, 4)
-    region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    region[..., :2, :] = True
-    image = source.clone()
-    image[..., :2, :] = 1
-    assert receipt.psnr_outside(image, source, region) == receipt.MAX_PSNR_DB
-    # One level of 255 everywhere outside.
-    image[..., 2:, :] = 1 / 127.5
-    assert receipt.psnr_outside(image, source, region) == pytest.approx(48.13, abs=0.01)
-
-
 def test_color_change_is_a_mean_over_the_region():
-    source = torch.full((1, 3, 4, 4), -1.0)
+    source = torch.zeros(1, 3, 4, 4)
     image = source.clone()
-    image[:, 2] = 1
+    image[:, 2] = 255
     region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     assert receipt.color_change(image, source, region) == (0, 0, 0)
     region[..., 0, 0] = True

@@ -41,7 +41,7 @@ def test_a_loaded_edit_renders_the_same_picture(saved, tiny_generator, camera):
 def test_another_generator_and_unreadable_files_are_refused(saved, tiny_generator):
     path, _ = saved
     tiny_generator.decoder.beta.add_(0.01)
-    with pytest.raises(UserError, match="another generator"):
+    with pytest.raises(UserError, match="different generator"):
         load_edit(path, tiny_generator)
     with pytest.raises(UserError, match="edit not found"):
         load_edit(path.with_name("none.safetensors"), tiny_generator)

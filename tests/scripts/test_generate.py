@@ -71,7 +71,7 @@ def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
         (["precision=float16"], "precision=float16; use one of: fp32, bf16, fp16"),
         (["device=tpu"], "device=tpu; use one of: auto, cpu, cuda"),
         (["seed=3"], "unknown option 'seed'; did you mean seeds"),
-        (["views.radius=0.1"], "views.radius=0.1 is inside of the volume"),
+        (["views.radius=0.1"], "views.radius=0.1 is inside the volume"),
     ],
 )
 def test_mistakes_are_named_in_one_line(checkpoint, tmp_path, fail, words, message):

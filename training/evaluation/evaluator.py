@@ -12,7 +12,8 @@ from mate3d.metrics.geometry import eikonal_residual
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
 from mate3d.outputs.visualize import to_uint8
 from torch_utils.batch_random import BatchRandom
-from torch_utils.distributed import all_reduce_sum
+from torch_utils.distributed import all_reduce_sum, world
+from torch_utils.stages import stage
 from training.data.dataset import PortraitDataset
 from training.data.format.shards import ShardFiles
 from training.evaluation.judges import choose_features, choose_labels, mask_at
@@ -93,12 +94,13 @@ class TrainingEvaluator:
         num_heads = num_samples if judge or self._labels else num_eikonal
         cuda = [self._device] if self._device.type == "cuda" else []
         # Some published generators add noise from PyTorch's global random generator.
-        with torch.random.fork_rng(devices=cuda):
+        with torch.random.fork_rng(devices=cuda), stage("Measuring heads", num_heads) as bar:
             torch.manual_seed(seed)
             for places in own_batches(num_heads, self._settings.batch_size):
                 random = BatchRandom((_STREAM, seed), places, self._device)
                 num = sum(place < num_eikonal for place in places)
                 residuals += self._look_at(generator, cameras, random, places, num, fake, counts)
+                bar.update(len(places) * world().size)
         fake, counts, residuals = map(all_reduce_sum, (fake, counts, residuals))
         values = {}
         if judge is not None:

@@ -18,6 +18,7 @@ from torch_utils.distributed import (
     run_on_main,
     world,
 )
+from torch_utils.stages import stage
 from training.data.dataset import PortraitDataset
 from training.data.loader import MAX_UNREADABLE
 from training.evaluation.judges import FeatureJudge, dataset_digest
@@ -67,16 +68,17 @@ def real_features(
     kept = _read(path, shape) if is_main() else None
     if broadcast_object(kept is not None):
         return all_reduce_sum(torch.zeros(shape) if kept is None else kept)
-    _logger.info("computing features of %d real images (%s) for %s", count, judge.name, path)
     features = torch.zeros(shape)
-    for places in own_batches(count, batch_size):
-        items = [
-            dataset.read_or_replace(place * len(dataset) // count, MAX_UNREADABLE)[0]
-            for place in places
-        ]
-        images = torch.stack([item["image"] for item in items])
-        with torch.no_grad():
-            features[places] = judge.network(images.to(device)).float().cpu()
+    with stage(f"Features of the real images ({judge.name}), kept in {path}", count) as bar:
+        for places in own_batches(count, batch_size):
+            items = [
+                dataset.read_or_replace(place * len(dataset) // count, MAX_UNREADABLE)[0]
+                for place in places
+            ]
+            images = torch.stack([item["image"] for item in items])
+            with torch.no_grad():
+                features[places] = judge.network(images.to(device)).float().cpu()
+            bar.update(len(places) * world().size)
     features = all_reduce_sum(features)
     run_on_main(lambda: _write(path, features))
     return features

@@ -145,7 +145,7 @@ def test_cameras_further_away_see_the_same_depth_range_of_the_head(tiny_generato
         )
         centers.append((output.opacity.item(), output.depth.item() - rig.radius))
     assert centers[0] == pytest.approx(centers[1], abs=1e-4)
-    with pytest.raises(UserError, match="views.radius=0.4 is inside of the volume; use more"):
+    with pytest.raises(UserError, match="views.radius=0.4 is inside the volume; use more"):
         move_range(config, CameraRig(radius=0.4), near_rig)
 
 

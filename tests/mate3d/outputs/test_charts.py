@@ -47,7 +47,7 @@ def test_spark_lines_fill_their_frame_each_by_itself():
     chart = make_spark_lines("", {"a": [1.0, 3.0, 2.0], "b": [5e6, 5e6]})
     rising, level = paths(chart)
     assert rising.tolist() == [[0, 114], [300, 6], [600, 60]] and set(level[:, 1]) == {114}
-    assert [(one["first"], one["last"]) for one in chart["key"]] == [(1.0, 2.0), (5e6, 5e6)]
+    assert [(one["first"], one["last"]) for one in chart["key"]] == [("1", "2"), ("5e+06", "5e+06")]
 
 
 def test_angles_are_counted_and_clipped():

@@ -1,6 +1,8 @@
 """Videos as other programs read them; complete or absent; the same bytes for the same frames."""
 
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
@@ -22,9 +24,15 @@ def _frames(num_frames: int = 5, height: int = 64, width: int = 64) -> list[np.n
     return frames
 
 
+def _write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    with video.open_videos([path], fps) as append:
+        for frame in frames:
+            append(frame)
+
+
 def test_mp4_holds_all_frames_at_the_speed_asked_for(tmp_path):
     frames = _frames()
-    video.write_video(tmp_path / "a.mp4", frames, 25)
+    _write_video(tmp_path / "a.mp4", frames, 25)
     with imageio.get_reader(tmp_path / "a.mp4") as reader:
         assert reader.get_meta_data()["fps"] == 25
         decoded = [np.array(frame) for frame in reader]
@@ -34,14 +42,14 @@ def test_mp4_holds_all_frames_at_the_speed_asked_for(tmp_path):
 
 
 def test_odd_sides_are_extended_by_the_last_pixels(tmp_path):
-    video.write_video(tmp_path / "a.mp4", _frames(height=63, width=61), 10)
+    _write_video(tmp_path / "a.mp4", _frames(height=63, width=61), 10)
     with imageio.get_reader(tmp_path / "a.mp4") as reader:
         assert reader.get_data(0).shape == (64, 62, 3)
 
 
 def test_gif_holds_few_colors_exactly_and_loops_for_its_whole_length(tmp_path):
     frames = _frames(6)
-    video.write_video(tmp_path / "a.gif", frames, 24)
+    _write_video(tmp_path / "a.gif", frames, 24)
     durations = []
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames == 6 and gif.info["loop"] == 0
@@ -62,7 +70,7 @@ def test_failure_on_the_way_leaves_the_old_file_and_nothing_else(tmp_path, name)
         raise RuntimeError("renderer failed")
 
     with pytest.raises(RuntimeError, match="renderer failed"):
-        video.write_video(path, broken_frames(), 30)
+        _write_video(path, broken_frames(), 30)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
@@ -89,5 +97,5 @@ def test_impossible_videos_are_refused(tmp_path, monkeypatch, name, fps, named):
     (tmp_path / "taken").write_text("")
     monkeypatch.setattr(video, "get_ffmpeg_exe", lambda: shutil.which("false"))
     with pytest.raises(UserError, match=named):
-        video.write_video(tmp_path / name, _frames(), fps)
+        _write_video(tmp_path / name, _frames(), fps)
     assert not list(tmp_path.glob("**/a.*"))

@@ -235,7 +235,7 @@ def test_script_compares_a_checkpoint_with_a_data_set(
     people = write_shards(tmp_path / "people", side=16)
     for word, message in (
         ("metrics=none", "metrics.names=[]; name what to measure"),
-        (f"data={people}", "has labels celebamask_hq, but the generator catmask_hq"),
+        (f"data={people}", "has labels celebamask_hq, but the generator has catmask_hq"),
     ):
         with pytest.raises(SystemExit) as end:
             evaluate.main([*words, word])

@@ -9,8 +9,9 @@ import numpy as np
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, get_mask_label_set
+from torch_utils.stages import stage
 from training.data.doctor.cameras import Cameras, camera_angles, check_cameras
-from training.data.doctor.examination import ItemFacts, Progress, examine_item
+from training.data.doctor.examination import ItemFacts, examine_item
 from training.data.doctor.findings import ClassFrequency, Diagnosis, Finding, Notes, Statistics
 from training.data.doctor.geometry import check_geometry
 from training.data.doctor.index import read_index
@@ -33,7 +34,6 @@ def check_dataset(
     max_images: int | None = None,
     num_workers: int = 0,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> Diagnosis:
     """Examine a dataset, however broken.
 
@@ -44,7 +44,6 @@ def check_dataset(
         max_images: Examine only this many items, sampled at random; all names are compared.
         num_workers: Reader processes; 0 reads in this process.
         seed: Seed of the sampling.
-        progress: Called with the number of examined items and the total.
 
     Raises:
         UserError: If there is no dataset at the path, an archive cannot be opened, or an option is
@@ -66,10 +65,10 @@ def check_dataset(
         jobs = [jobs[i] for i in sorted(drawn.tolist())]
     palette = index.label_set.palette if index.label_set else ()
     items = []
-    for item in map_by_workers(partial(examine_item, files, palette), jobs, num_workers):
-        items.append(item)
-        if progress is not None:
-            progress(len(items), len(jobs))
+    with stage("Examining images", len(jobs)) as bar:
+        for item in map_by_workers(partial(examine_item, files, palette), jobs, num_workers):
+            items.append(item)
+            bar.update()
     masks = check_pixels(items, index.label_set, notes)
     alignments = {item.name: item.alignment for item in items if item.alignment}
     noses = check_geometry(masks, alignments, index.label_set, notes)

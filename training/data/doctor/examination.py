@@ -1,7 +1,7 @@
 """The single pass over the files, which extracts small facts about each image and mask."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,7 +21,6 @@ from training.data.doctor.reading import (
 )
 from training.data.format import DatasetFiles
 
-Progress = Callable[[int, int], None]
 Job = tuple[str, str | None, str | None]
 
 _EXIF_ORIENTATION = 274

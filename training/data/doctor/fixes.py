@@ -14,9 +14,9 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.photo.alignment import middle_box
 from mate3d.photo.open_photo import to_rgb
+from torch_utils.stages import stage
 from training.data.doctor.catalogue import CATALOGUE, LEAVES_OUT
 from training.data.doctor.check import check_dataset
-from training.data.doctor.examination import Progress
 from training.data.doctor.findings import Diagnosis, Finding
 from training.data.doctor.reading import fill_from_nearest, find_in_between, read_image, read_mask
 from training.data.format import (
@@ -58,7 +58,6 @@ def fix_dataset(
     overwrite: bool = False,
     shard_size: int | None = None,
     num_workers: int = 0,
-    progress: Progress | None = None,
 ) -> FixResult:
     """Examine a complete dataset and write a repaired copy; the original is unchanged.
 
@@ -70,7 +69,6 @@ def fix_dataset(
         overwrite: Replace an existing dataset at `output`.
         shard_size: Samples per tar shard; None writes single files.
         num_workers: Worker processes; 0 works in this process.
-        progress: Called with finished and total items, first of the examination, then of the copy.
 
     Raises:
         UserError: If a code is unknown or has no repair, a fault that is not repaired prevents
@@ -79,7 +77,7 @@ def fix_dataset(
     codes = _check_codes(fixes)
     if Path(output).resolve() == Path(path).resolve():
         raise UserError(f"output {output} is the dataset itself; use another path")
-    diagnosis = check_dataset(path, label_set=label_set, num_workers=num_workers, progress=progress)
+    diagnosis = check_dataset(path, label_set=label_set, num_workers=num_workers)
     chosen = {one.code: one for one in diagnosis.findings if one.code in codes}
     left_out = [one for one in chosen.values() if one.fix == LEAVES_OUT]
     dropped = {name: _reason(one, name) for one in reversed(left_out) for name in one.names}
@@ -88,15 +86,14 @@ def fix_dataset(
     plans = [(*diagnosis.files[name], _pixel_repairs(chosen, name)) for name in names]
     repair = partial(_repair_files, open_files(path), diagnosis.label_set)
     writer = DatasetWriter(output, diagnosis.label_set, overwrite=overwrite, shard_size=shard_size)
-    with writer:
+    with writer, stage("Writing the repaired copy", len(plans)) as bar:
         repaired = map_by_workers(repair, plans, num_workers)
-        for done, (name, (*files, refusal)) in enumerate(zip(names, repaired, strict=True), 1):
+        for name, (*files, refusal) in zip(names, repaired, strict=True):
             if refusal:
                 dropped[name] = refusal
             else:
                 _write(writer, diagnosis, chosen, name, files)
-            if progress is not None:
-                progress(done, len(plans))
+            bar.update()
         if dropped.keys() >= diagnosis.files.keys():
             reasons = sorted({reason.partition(":")[0] for reason in dropped.values()})
             raise UserError(f"no items of {path} would be left; dropped for {', '.join(reasons)}")

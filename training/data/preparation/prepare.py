@@ -3,12 +3,13 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 from mate3d.errors import UserError
+from torch_utils.stages import stage
 from training.data.format import DatasetWriter
 from training.data.preparation.rebalancing import balancing_repeats
 from training.data.preparation.samples import FailedSample, Job, Maker
@@ -30,7 +31,6 @@ def prepare_dataset(
     max_repeats: int = 1,
     num_workers: int = 0,
     unusable: Sequence[FailedSample] = (),
-    on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[FailedSample]:
     """Make all samples not yet made by an earlier, interrupted call, then write the dataset.
 
@@ -43,7 +43,6 @@ def prepare_dataset(
         max_repeats: Maximum repeats of rare yaw angles; 1 keeps the samples' own repeats.
         num_workers: Worker processes; 0 works in this process.
         unusable: Failures found earlier; stored with the others.
-        on_progress: Called with the number of samples completed or failed since the last call.
 
     Returns:
         All failed samples, `unusable` ones first.
@@ -55,18 +54,18 @@ def prepare_dataset(
     versions = {name: job.version for job in jobs for name in job.names}
     with open_staging(writer.path, settings, versions, restart=restart) as staging:
         missing = [job for job in jobs if not all(name in staging for name in job.names)]
-        num_ready = sum(len(job.names) for job in jobs) - sum(len(job.names) for job in missing)
-        if num_ready:
-            _logger.info("resuming: %d samples are already done", num_ready)
-            on_progress(num_ready)
+        num_missing = sum(len(job.names) for job in missing)
+        if num_missing < len(versions):
+            _logger.info("resuming: %d samples are already done", len(versions) - num_missing)
         try:
-            for made in chain.from_iterable(map_by_workers(maker, missing, num_workers)):
-                if isinstance(made, FailedSample):
-                    _logger.debug("%s: %s", made.name, made.reason)
-                    failed.append(made)
-                else:
-                    staging.add(made)
-                on_progress(1)
+            with stage("Preparing images", num_missing) as bar:
+                for made in chain.from_iterable(map_by_workers(maker, missing, num_workers)):
+                    if isinstance(made, FailedSample):
+                        _logger.debug("%s: %s", made.name, made.reason)
+                        failed.append(made)
+                    else:
+                        staging.add(made)
+                    bar.update()
         except BaseException:
             if staging.names:
                 _logger.info(

@@ -11,6 +11,7 @@ import numpy as np
 
 from mate3d.atomic import file_lock
 from mate3d.errors import UserError
+from torch_utils.stages import stage
 from training.data.format import DatasetWriter
 from training.data.format.layout import check_name
 from training.data.preparation.samples import PreparedSample
@@ -89,12 +90,14 @@ class Staging:
             writer: An entered writer of the output.
             repeats: One number per sample, in the order of `names`; None keeps the samples' own.
         """
-        for index, name in enumerate(self.names):
-            known = self._known[name]
-            if repeats is not None:
-                known = {**known, "repeats": int(repeats[index])}
-            image, mask = (path.read_bytes() for path in self._paths(name))
-            writer.add_encoded(name, image, mask, **known)
+        with stage("Writing the dataset", len(self.names)) as bar:
+            for index, name in enumerate(self.names):
+                known = self._known[name]
+                if repeats is not None:
+                    known = {**known, "repeats": int(repeats[index])}
+                image, mask = (path.read_bytes() for path in self._paths(name))
+                writer.add_encoded(name, image, mask, **known)
+                bar.update()
 
     def discard(self) -> None:
         """Remove the folder, after the dataset is written."""

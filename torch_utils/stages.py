@@ -1,0 +1,87 @@
+"""Show what a command is doing: a bar on a terminal, lines in a log."""
+
+import io
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from tqdm import tqdm
+
+from torch_utils.distributed import is_main
+
+_logger = logging.getLogger(__name__)
+# Without a terminal, a long stage logs how far it is this often.
+_LOG_SECONDS = 10.0
+_COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+# With and without a total.
+_ON_TERMINAL = f"{{l_bar}}{{bar}}| {_COUNTS}", "{desc} ... {elapsed}"
+_IN_LOG = f"{{desc}}: {_COUNTS}", "{desc} ..."
+
+
+class _LogLines(io.StringIO):
+    """A file that turns each line of a bar into a log record."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            _logger.info(text.strip())
+        return len(text)
+
+
+@contextmanager
+def _ticking(bar: tqdm) -> Iterator[None]:
+    """Draw a bar once a second, so that its clock runs during a long item as well."""
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.wait(1.0):
+            bar.refresh()
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
+    """Show a stage of a command while it runs, and log how long it took.
+
+    A terminal shows a bar, which is replaced by the line with the seconds. A log gets a line at
+    the start, and another every ten seconds with the progress so far.
+
+    Args:
+        name: What is being done, such as "Rendering views".
+        total: Number of items; None for a stage that cannot be counted.
+
+    Yields:
+        The bar, whose `update` counts finished items.
+    """
+    started, is_terminal = time.perf_counter(), sys.stderr.isatty()
+    counted, uncounted = _ON_TERMINAL if is_terminal else _IN_LOG
+    bar = tqdm(
+        desc=name,
+        total=total,
+        bar_format=uncounted if total is None else counted,
+        file=sys.stderr if is_terminal else _LogLines(),
+        mininterval=0.1 if is_terminal else _LOG_SECONDS,
+        miniters=1,
+        # A nested bar would move the cursor to its own row.
+        position=None if is_terminal else 0,
+        dynamic_ncols=is_terminal,
+        leave=False,
+        disable=not is_main(),
+    )
+    try:
+        with bar, _ticking(bar) if is_terminal else nullcontext():
+            yield bar
+    except KeyboardInterrupt:
+        where = "" if total is None else f" after {bar.n} of {total}"
+        _logger.info("%s: interrupted%s", name, where)
+        raise
+    _logger.info("%s: %.1f s", name, time.perf_counter() - started)
