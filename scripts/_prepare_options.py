@@ -44,7 +44,7 @@ class DetectionOptions(Options):
     """The network that finds landmarks.
 
     Args:
-        model: YuNet's ONNX file for OpenCV's face detector (pip install mate3d[photos]).
+        model: YuNet's ONNX file for OpenCV's face detector (pip install -e '.[photos]').
     """
 
     model: FilePath | None = None
@@ -54,10 +54,10 @@ class DetectionOptions(Options):
 class PrepareOptions(Options):
     r"""Write a data set in the format that training reads, or check one.
 
-    python -m scripts.prepare_data num_images=5000 output=datasets/cats.zip
+    python -m scripts.prepare_data num_images=5000 output=data/cats.zip
     python -m scripts.prepare_data dataset=folder images=photos masks=masks \
-        dataset.label_set=celebamask_hq output=datasets/mine.zip
-    python -m scripts.prepare_data check=true data=datasets/mine.zip
+        dataset.label_set=celebamask_hq output=data/mine.zip
+    python -m scripts.prepare_data check=true data=data/mine.zip
 
     docs/data.md explains label sets, cameras, formats and what the check finds.
 

@@ -29,10 +29,10 @@ _logger = logging.getLogger(__name__)
 class EditScriptOptions(Options):
     r"""Edit a portrait with a repainted mask and a prompt.
 
-    python -m scripts.edit generator=demo_cat output=outputs/my_edit
+    python -m scripts.edit generator=demo_cat output=outputs/edit_mine
         writes source.png and source_mask.png; repaint the mask with any tool that keeps palettes
-    python -m scripts.edit generator=demo_cat output=outputs/my_edit \
-        mask=outputs/my_edit/source_mask.png prompt="a cat with pointed black ears"
+    python -m scripts.edit generator=demo_cat output=outputs/edit_mine \
+        mask=outputs/edit_mine/source_mask.png prompt="a cat with pointed black ears"
 
     Args:
         output: Folder for the results and this run's log.

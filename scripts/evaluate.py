@@ -27,8 +27,8 @@ _logger = logging.getLogger(__name__)
 class EvaluateOptions(Options):
     """Measure a generator against a data set, or against the exact cats of its latents.
 
-    python -m scripts.evaluate generator=checkpoints/mine data=cats.zip output=outputs/metrics
-    python -m scripts.evaluate generator=demo_cat output=outputs/metrics
+    python -m scripts.evaluate generator=demo_cat data=data/cats128.zip output=outputs/evaluate_cats
+    python -m scripts.evaluate generator=demo_cat output=outputs/evaluate_truth
 
     Args:
         generator: Generator to measure: a checkpoint folder, owner/name on the Hugging Face hub, or

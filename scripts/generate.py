@@ -36,9 +36,9 @@ class _PlaceOptions(Options):
 class GenerateOptions(GenerationOptions, _PlaceOptions):
     """Make pictures, videos and meshes of heads from seeds.
 
-    python -m scripts.generate seeds=0-7 output=outputs/cats
-    python -m scripts.generate seeds=3 views.path=grid pictures=all output=outputs/cat3
-    python -m scripts.generate seeds=0-3 interpolate=true views.path=orbit output=outputs/morph
+    python -m scripts.generate seeds=0-7 output=outputs/generate_cats
+    python -m scripts.generate seeds=3 views.path=grid pictures=all output=outputs/generate_grid
+    python -m scripts.generate seeds=0-3 interpolate=true output=outputs/generate_morph
     """
 
 

@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 class TrainFeaturesOptions(Options):
     """Train the network whose features compare procedural portraits (FID, KID, labels).
 
-      python -m scripts.train_features data=[cats.zip,people.zip] output=outputs/features
+      python -m scripts.train_features data=[data/cats.zip,data/rich.zip] output=outputs/features
 
     Args:
         data: Data sets with attributes, as prepare_data writes them for procedural portraits; a

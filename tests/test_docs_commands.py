@@ -74,7 +74,7 @@ _IMPOSSIBLE = {
     r"hydra/launcher=slurm|\bsrun\b": "needs Slurm",
     r"--nnodes": "needs several nodes",
     r"\bdevice=cuda\b|gpu_checks\.sh|doctor build=true": "needs a GPU",
-    r"^(\w+=\S+ )*(pip|make|git|cd)\b": "gets or installs the project",
+    r"^(\w+=\S+ )*(pip|make|git|cd|python -m venv)\b": "gets or installs the project",
     r"^(python -m )?pytest\b": "runs the tests",
     r"python benchmarks/": "is run by tests/scripts/test_benchmarks.py",
     r"^(hf|tensorboard)\b": "is a program of others",

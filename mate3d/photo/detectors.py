@@ -31,7 +31,7 @@ class YuNetDetector:
         try:
             import cv2
         except ImportError:
-            raise UserError("face detection requires OpenCV: pip install mate3d[photos]") from None
+            raise UserError("face detection requires OpenCV: pip install -e '.[photos]'") from None
         if not Path(model).is_file():
             raise UserError(
                 f"face detector not found: {model}; use YuNet's ONNX file from {YUNET_SOURCE}"

@@ -72,7 +72,7 @@ CATS = {
     "schedule.blur_fade_kimg": 0.0,
     "schedule.ema_rampup": None,
     "augment.mode": "adaptive",
-    "init_from": "outputs/ffhq",
+    "init_from": "outputs/train_ffhq",
 }
 FACES = "experiment=ffhq_mask_512"
 RELEASED = ["loss=released", "rendering=released", "model.generator.plane_layout=eg3d_legacy"]

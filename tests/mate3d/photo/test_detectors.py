@@ -92,5 +92,5 @@ def test_what_is_missing_is_said_in_one_line(model, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="yunet.onnx"):
         YuNetDetector(model)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"pip install mate3d\[photos\]"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[photos\]'"):
         YuNetDetector(model)
