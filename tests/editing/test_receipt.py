@@ -1,5 +1,6 @@
 """Numbers of the receipt."""
 
+import pytest
 import torch
 
 from editing import receipt
@@ -21,7 +22,7 @@ def test_config_hash_ignores_order_and_sees_values():
     assert first == same != receipt.config_hash({"a": 1, "b": 3})
 
 
-@pytest.mark.parametrize(("peak", "shown"), [(None, "peak memory unknown,"), (10, "10 MiB,")])
+@pytest.mark.parametrize(("peak", "shown"), [(None, "unknown."), (10, "10 MiB.")])
 def test_page_shows_peak_memory_or_that_it_is_unknown(monkeypatch, tmp_path, peak, shown):
     total = None if peak is None else peak * 2**20
     monkeypatch.setattr(receipt, "peak_memory_bytes", lambda: total)
@@ -41,4 +42,4 @@ def test_page_shows_peak_memory_or_that_it_is_unknown(monkeypatch, tmp_path, pea
         config_hash="0",
     )
     write_report(tmp_path / "report.html", filled, [])
-    assert shown in " ".join((tmp_path / "report.html").read_text().split())
+    assert f"Peak memory: {shown}" in " ".join((tmp_path / "report.html").read_text().split())
