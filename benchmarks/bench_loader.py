@@ -1,11 +1,11 @@
 """Time the loader against plain PIL decoding: `python benchmarks/bench_loader.py num_images=48`.
 
-Writes one generated data set as folder, zip and shards, then reads it in one process, rounds of
+Writes one generated dataset as folder, zip and shards, then reads it in one process, rounds of
 all cases interleaved, and reports medians of processor time. "PIL" opens the same PNG files of the
 folder, image and mask, and does nothing else; with flips it also mirrors, with another size it also
 resizes both. Prints a table and, as the last line, JSON. Words it takes:
 
-    num_images=48          samples of the data set
+    num_images=48          samples of the dataset
     file_resolution=512    their side, pixels
     resolution=256         side of the cases that resize
     rounds=5               runs of each case

@@ -52,7 +52,7 @@ class DetectionOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions(Options):
-    r"""Write a data set in the format that training reads, or check one.
+    r"""Write a dataset in the format that training reads, or check one.
 
     python -m scripts.prepare_data num_images=5000 output=data/cats.zip
     python -m scripts.prepare_data dataset=folder images=photos masks=masks \
@@ -62,21 +62,21 @@ class PrepareOptions(Options):
     docs/data.md explains label sets, cameras, formats and what the check finds.
 
     Args:
-        output: Data set to write: a folder, or an uncompressed archive if it ends in .zip. Needed
+        output: Dataset to write: a folder, or an uncompressed archive if it ends in .zip. Needed
             unless check=true.
-        overwrite: Replace an existing data set.
+        overwrite: Replace an existing dataset.
         restart: Discard the work of an interrupted run. By default, the same command resumes it.
         shard_size: Samples per tar shard, for training on many nodes; null writes a plain folder or
             archive.
         resolution: Side of images and masks in pixels; null is dataset.resolution.
         num_workers: Number of worker processes; 0 works in the main process.
-        data: Existing data set: to check, or to rewrite with dataset=packed in another format,
+        data: Existing dataset: to check, or to rewrite with dataset=packed in another format,
             resolution or label set.
         check: Look for errors in `data` and write only a report, index.html in the run folder. Exit
             code 0: at most notes; 1: errors or warnings; 2: it could not be checked.
         fix: With check=true: write a repaired copy to `output`, and check that. all, or codes of
             findings, such as mask_colors,camera_convention.
-        label_set: With check=true: label set of a data set that does not name one.
+        label_set: With check=true: label set of a dataset that does not name one.
         check_images: With check=true: maximum number of images to check, drawn at random; null
             checks all.
         images: Folder of the photos.
@@ -112,7 +112,7 @@ class PrepareOptions(Options):
             {ear_size:1.2}; see datasets/procedural_*.
         scale_attributes: Factors on the portraits' own attributes; with {ear_size:1.5}, ears are
             1.5 times as big.
-        dataset: The data set.
+        dataset: The dataset.
         paths: Where files are.
     """
 
@@ -154,7 +154,7 @@ class PrepareOptions(Options):
 
     @property
     def side(self) -> int | None:
-        """Side of images and masks; None keeps that of a packed data set."""
+        """Side of images and masks; None keeps that of a packed dataset."""
         return self.resolution or self.dataset.resolution
 
     @property
@@ -169,7 +169,7 @@ class PrepareOptions(Options):
 
 # Files that only photos have.
 FILE_OPTIONS = ("images", "masks", "cameras", "landmarks", "captions", "attributes")
-# What samples depend on, beside the data set's own options and the resolution.
+# What samples depend on, beside the dataset's own options and the resolution.
 PHOTO_OPTIONS = (
     *FILE_OPTIONS,
     "mask_label_set",

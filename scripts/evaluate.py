@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """Measure a generator against a data set, or against the exact cats of its latents.
+    """Measure a generator against a dataset, or against the exact cats of its latents.
 
     python -m scripts.evaluate generator=demo_cat data=data/cats128.zip output=outputs/evaluate_cats
     python -m scripts.evaluate generator=demo_cat output=outputs/evaluate_truth
@@ -34,7 +34,7 @@ class EvaluateOptions(Options):
         generator: Generator to measure: a checkpoint folder, owner/name on the Hugging Face hub, or
             demo_cat, which comes with the project. Without data, it must have been trained with
             train.warm_start=procedural.
-        data: Data set to compare with, as `metrics` says; null compares with the exact cats.
+        data: Dataset to compare with, as `metrics` says; null compares with the exact cats.
         with_flips: Also compare with mirrored copies of all images, as in training with this
             option.
         cache: Folder that caches the features of real images.
@@ -42,7 +42,7 @@ class EvaluateOptions(Options):
         num_heads: Without data: number of random heads, each seen from one random view.
         seed: Seed of latents, cameras and points.
         device: Where networks run; auto uses a GPU if there is one.
-        metrics: What is measured against a data set.
+        metrics: What is measured against a dataset.
         paths: Where files are.
     """
 

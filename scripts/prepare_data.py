@@ -1,4 +1,4 @@
-"""Write a data set in the project's on-disk format, which training reads, or check one."""
+"""Write a dataset in the project's on-disk format, which training reads, or check one."""
 
 import logging
 import sys
@@ -37,7 +37,7 @@ class _Plan:
     jobs: "Sequence[Job]"
     maker: "Maker"
     label_set: LabelSet
-    # What the samples depend on, beside data set and resolution.
+    # What the samples depend on, beside dataset and resolution.
     settings: dict[str, Any]
     unusable: "Sequence[FailedSample]" = field(default_factory=list)
 

@@ -50,7 +50,7 @@ class TrainOptions(Options):
       python -m scripts.train experiment=demo_cat data=data/cats128.zip output=outputs/train_cats
 
     Args:
-        data: Data set written by prepare_data: a folder or .zip. With train.streaming also the URL
+        data: Dataset written by prepare_data: a folder or .zip. With train.streaming also the URL
             of a folder of shards, or a command: 'pipe:aws s3 cp s3://bucket/cats/{} -'.
         output: Folder for logs, sample grids, checkpoint and training state.
         resume: true resumes the run in `output` exactly where it stopped; auto does so if there is
@@ -61,7 +61,7 @@ class TrainOptions(Options):
         device: Where to train; auto uses a GPU if there is one.
         with_flips: Also train on mirrored copies, with left and right labels exchanged.
         train: Length, rhythm and output of the run.
-        dataset: The data set; only its name and label set matter here.
+        dataset: The dataset; only its name and label set matter here.
         model: Sizes of the networks.
         rendering: Ranges and conventions of rendering, stored with the generator.
         loss: Weights and switches of the losses.

@@ -22,7 +22,7 @@ class TrainFeaturesOptions(Options):
       python -m scripts.train_features data=[data/cats.zip,data/rich.zip] output=outputs/features
 
     Args:
-        data: Data sets with attributes, as prepare_data writes them for procedural portraits; a
+        data: Datasets with attributes, as prepare_data writes them for procedural portraits; a
             list in brackets.
         output: Run folder; the network appears in its sub-folder `model`.
         resume: true resumes from the state in `output`; auto does so if there is one, and starts a

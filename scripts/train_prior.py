@@ -15,13 +15,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPriorOptions(PriorRunOptions):
-    """Train the 2D prior of editing on a data set with captions.
+    """Train the 2D prior of editing on a dataset with captions.
 
       python -m scripts.train_prior data=data/cats64.zip output=outputs/train_prior
       python -m scripts.train_prior prior=controlnet prior.base=FOLDER data=DATA output=RUN
 
     Args:
-        data: Data set with captions: a folder or a .zip archive (see prepare_data).
+        data: Dataset with captions: a folder or a .zip archive (see prepare_data).
         output: Run folder; the prior appears in its sub-folder `model`.
         resume: true resumes from the state in `output`; auto does so if there is one, and starts a
             new run otherwise.

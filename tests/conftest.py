@@ -81,7 +81,7 @@ def dataset_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dataset_zip(tmp_path: Path) -> Path:
-    """The same data set as an archive."""
+    """The same dataset as an archive."""
     return _write_noise_dataset(tmp_path / "data.zip")
 
 

@@ -62,7 +62,7 @@ _SMALLER = {
     "prior.base": str(ASSETS / "demo_prior"),
 }
 
-# Side of images in pixels that data sets are made with at most; the demo generator needs this one.
+# Side of images in pixels that datasets are made with at most; the demo generator needs this one.
 _LARGEST = 128
 
 _IMPOSSIBLE = {

@@ -55,7 +55,7 @@ class Trainer:
         settings: All settings.
         run_folder: Receives logs, sample grids, checkpoints and the training state.
         command: Starts this run; appears on the checkpoint's card and in the resume line.
-        data_description: Describes the data set on the card.
+        data_description: Describes the dataset on the card.
         options: All options by dotted names, for TensorBoard's table of hyper-parameters.
 
     Raises:

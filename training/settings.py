@@ -34,7 +34,7 @@ class LoopSettings(Options):
         tick_kimg: How often to log, in thousands of images.
         snapshot_ticks: Ticks between snapshots (sample grids, checkpoint, training state).
         seed: Seed of weights, latents, noise and data order.
-        num_workers: Processes that read the data set; 0 reads in the main process.
+        num_workers: Processes that read the dataset; 0 reads in the main process.
         streaming: Read tar shards (prepare_data shard_size=...) from start to end instead of single
             samples in any order: for many nodes, network storage, or `data` as a URL or pipe.
             Resume with the same batch_size and num_workers.

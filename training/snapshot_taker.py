@@ -29,7 +29,7 @@ class SnapshotTaker:
         settings: All settings.
         run_folder: Where to write.
         command: See `Trainer`.
-        data: Describes the data set on the card.
+        data: Describes the dataset on the card.
     """
 
     def __init__(

@@ -205,5 +205,5 @@ def test_help_shows_every_option_with_its_value_and_description(capsys):
     ):
         assert line in text
     # The description of a group stands alone.
-    assert lines[lines.index("dataset: The data set.") - 1] == ""
+    assert lines[lines.index("dataset: The dataset.") - 1] == ""
     assert max(map(len, lines)) <= 100

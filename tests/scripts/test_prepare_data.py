@@ -1,4 +1,4 @@
-"""prepare_data draws portraits, makes data sets of photos, packs, checks and repairs them."""
+"""prepare_data draws portraits, makes datasets of photos, packs, checks and repairs them."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ def test_data_set_is_packed_as_shards_of_another_size(cats, tmp_path):
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory) -> Path:
-    """A data set of procedural cats: photos, masks, and the cameras that they really have."""
+    """A dataset of procedural cats: photos, masks, and the cameras that they really have."""
     folder = tmp_path_factory.mktemp("truth")
     return _draw(folder / "cats", f"num_images={NUM_CATS}", f"resolution={SIDE}")
 

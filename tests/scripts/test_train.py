@@ -1,4 +1,4 @@
-"""The training script on a data set of its own format: output, init_from, errors."""
+"""The training script on a dataset of its own format: output, init_from, errors."""
 
 from pathlib import Path
 

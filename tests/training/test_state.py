@@ -60,7 +60,7 @@ def rename_model(path, state):
         (lambda path, state: None, "nothing to resume: .*training_state.pt not found"),
         (lambda path, state: path.write_bytes(b"not a training state"), "cannot be read"),
         (lambda path, state: path.write_bytes(b"PK\x03\x04broken"), "cannot be read"),
-        (rename_model, "another model or data set"),
+        (rename_model, "another model or dataset"),
         (lambda path, state: save_document(path, {"model": ""}), "written by another version"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Options of a data set, which `dataset=NAME` sets together."""
+"""Options of a dataset, which `dataset=NAME` sets together."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
@@ -26,12 +26,12 @@ _SOURCES_WITH = {
 
 @dataclass(frozen=True)
 class DatasetOptions(Options):
-    """A data set: its labels, and how prepare_data makes it.
+    """A dataset: its labels, and how prepare_data makes it.
 
     Args:
-        name: Name of the data set.
+        name: Name of the dataset.
         source: Where its images come from: rendered (procedural_cat, procedural_person), photos in
-            any folder (folder) or as published (catmask_hq, celebamask_hq), or the data set in
+            any folder (folder) or as published (catmask_hq, celebamask_hq), or the dataset in
             `data` (packed).
         label_set: Label set of its masks, a name in mate3d/label_sets; with source=packed, null
             keeps that of `data`.

@@ -25,7 +25,7 @@ class MetricSettings(Options):
         batch_size: Images at a time on each process.
         eikonal_heads: Number of heads whose distances are examined.
         inception_weights: File with Inception's weights; null looks in the torch hub's cache.
-        parsing_model: A transformers segmentation network with the data set's classes (folder or
+        parsing_model: A transformers segmentation network with the dataset's classes (folder or
             hub id) that judges masks; null uses the procedural network if it knows data and labels.
     """
 

@@ -18,7 +18,7 @@ _MIN_SPREAD = 1e-4
 
 @dataclass
 class Portraits:
-    """Images of several data sets with their targets.
+    """Images of several datasets with their targets.
 
     Args:
         images: [N, 3, R, R] uint8.
@@ -45,17 +45,17 @@ class Portraits:
 
 
 def load_portraits(paths: Sequence[str], resolution: int) -> Portraits:
-    """Read whole data sets.
+    """Read whole datasets.
 
     Args:
-        paths: Data sets whose images have attributes.
+        paths: Datasets whose images have attributes.
         resolution: Side of images and label maps.
 
     Raises:
-        UserError: If there are no data sets, one has no attributes, or one cannot be read.
+        UserError: If there are no datasets, one has no attributes, or one cannot be read.
     """
     if not paths:
-        raise UserError("data=[]; give at least one data set")
+        raise UserError("data=[]; give at least one dataset")
     sets = [PortraitDataset(path, resolution=resolution) for path in paths]
     label_sets = tuple(dict.fromkeys(dataset.label_set.name for dataset in sets))
     items = [dataset[index] for dataset in sets for index in range(len(dataset))]
@@ -79,7 +79,7 @@ def split_portraits(portraits: Portraits, held_out: float) -> tuple[Portraits, P
     """Split into portraits for training, and every n-th one for evaluation.
 
     Args:
-        portraits: Portraits in the order of the data sets.
+        portraits: Portraits in the order of the datasets.
         held_out: Share for evaluation, in 0..0.5.
     """
     is_held_out = torch.arange(len(portraits)) % round(1 / held_out) == 0
@@ -89,7 +89,7 @@ def split_portraits(portraits: Portraits, held_out: float) -> tuple[Portraits, P
 def _number_rows(dataset: PortraitDataset) -> Iterator[dict[str, float]]:
     index: DatasetIndex = dataset.index
     if not all(index.attributes):
-        raise UserError(f"data set {dataset.path} has images without attributes (see datasets/)")
+        raise UserError(f"dataset {dataset.path} has images without attributes (see datasets/)")
     cam2world, _ = unpack_camera(torch.from_numpy(index.cameras))
     views = cam2world[:, :3, 2].tolist()
     for attributes, view in zip(index.attributes, views, strict=True):

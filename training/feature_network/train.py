@@ -55,7 +55,7 @@ def train_feature_network(
     """Train a network and measure it on held-out portraits.
 
     Args:
-        paths: Data sets with attributes.
+        paths: Datasets with attributes.
         output: Run folder; receives `model/`, quality.json, logs and the state to resume from.
         settings: Training options.
         sizes: Sizes of the network.

@@ -56,7 +56,7 @@ class LossSettings(Options):
             planes' box. The release uses 1, so that seven eighths of its points lie outside.
         sphere_radius: Radius of the sphere of train.sphere_init_steps, world units.
         camera_noise: Noise on the cameras that condition the discriminators, as a share of the
-            standard deviation over the data set (disc_c_noise of the release).
+            standard deviation over the dataset (disc_c_noise of the release).
         with_detached_whole: Let consistency terms and the marched segmentation train the parts
             only, not the head (semantic_density_detach of the release).
         with_detached_semantic_features: Keep the segmentation's super-resolution from training the

@@ -37,23 +37,23 @@ def make_control_image(
 
 
 def require_captions(path: str | Path) -> None:
-    """Check that all images of a data set have captions.
+    """Check that all images of a dataset have captions.
 
     Raises:
-        UserError: If the data set is missing or malformed, or a caption is missing.
+        UserError: If the dataset is missing or malformed, or a caption is missing.
     """
     captions = open_dataset(path)[1].captions
     num_empty = sum(not caption.strip() for caption in captions)
     if num_empty:
         raise UserError(
-            f"data set {path} has no caption for {num_empty} of {len(captions)} images; "
+            f"dataset {path} has no caption for {num_empty} of {len(captions)} images; "
             "training a prior needs `captions` in its dataset.json"
         )
 
 
 @dataclass
 class CaptionedImages:
-    """A data set held in memory."""
+    """A dataset held in memory."""
 
     images: Tensor  # [N, 3, H, W] uint8
     label_maps: Tensor  # [N, H, W] uint8
@@ -62,7 +62,7 @@ class CaptionedImages:
 
 
 def load_images(dataset: PortraitDataset, *, max_images: int | None = None) -> CaptionedImages:
-    """Read a whole data set, or its first `max_images`."""
+    """Read a whole dataset, or its first `max_images`."""
     count = len(dataset) if max_images is None else min(max_images, len(dataset))
     batch = dataset.read_batch(range(count))
     return CaptionedImages(batch["image"], batch["label_map"], batch["caption"], dataset.label_set)
@@ -128,10 +128,10 @@ def cached_batches(
     seed: int,
     position: int = 0,
 ) -> Iterator[PriorBatch]:
-    """Yield batches of a data set in memory whose images are already encoded.
+    """Yield batches of a dataset in memory whose images are already encoded.
 
     Args:
-        data: The data set.
+        data: The dataset.
         means: Means of its latents.
         stds: Standard deviations of its latents.
         batch_size: Items per batch.
@@ -153,7 +153,7 @@ def stream_batches(
     position: int = 0,
     num_workers: int = 0,
 ) -> Iterator[PriorBatch]:
-    """Yield batches that are read and encoded on demand, for large data sets."""
+    """Yield batches that are read and encoded on demand, for large datasets."""
     state = {"seed": seed, "position": position, "num_items": len(dataset)}
     # Making a loader draws one of PyTorch's random numbers; a resumed run must not.
     with torch.random.fork_rng(devices=[]):

@@ -174,7 +174,7 @@ class PriorOptions(PriorRecipe, PriorRunOptions):
     """What to train, on what, and how long.
 
     Args:
-        dataset_path: Data set with captions, a folder or zip.
+        dataset_path: Dataset with captions, a folder or zip.
         output: Receives the model folder, sample grids, stats and the state to resume from.
         resume: Resume from the state in `output`.
         device: Where to train.

@@ -67,7 +67,7 @@ def train_prior(
         The model folder, or None if a signal stopped the run.
 
     Raises:
-        UserError: If the data set, base or state does not fit, or training diverges.
+        UserError: If the dataset, base or state does not fit, or training diverges.
     """
     output = Path(options.output)
     require_captions(options.dataset_path)
@@ -150,7 +150,7 @@ class PriorTrainer:
     def _make_batches(
         self, networks: PriorNetworks, data: CaptionedImages | None
     ) -> Iterator[PriorBatch]:
-        """Encode the data set at once or, with a base, batch by batch."""
+        """Encode the dataset at once or, with a base, batch by batch."""
         options = self._options
         order = {
             "batch_size": options.diffusion.batch_size,

@@ -130,7 +130,7 @@ def make_card(
 
     Args:
         command: Starts this training.
-        data: Describes the data set.
+        data: Describes the dataset.
         images_seen: Images used so far.
         seconds: Training time so far.
         device: Describes the hardware.

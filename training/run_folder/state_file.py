@@ -68,7 +68,7 @@ def read_state(path: Path, model: str) -> dict[str, Any]:
     if document.get("format_version") != _FORMAT_VERSION:
         raise UserError(f"cannot resume: {path} was written by another version of this program")
     if document["model"] != model:
-        raise UserError(f"cannot resume: {path} belongs to a run with another model or data set")
+        raise UserError(f"cannot resume: {path} belongs to a run with another model or dataset")
     return document
 
 

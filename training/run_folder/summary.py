@@ -131,7 +131,7 @@ def _make_tiles(
             text = f"best {_title(name)}, at {images[index] / 1000:g} kimg"
             tiles.append((format_value(values[index]), text))
     if "data" in config:
-        tiles.append((Path(str(config["data"])).name, "data set"))
+        tiles.append((Path(str(config["data"])).name, "dataset"))
     return tiles
 
 

@@ -1,4 +1,4 @@
-"""Small data sets in shards, whose captions tell the samples apart."""
+"""Small datasets in shards, whose captions tell the samples apart."""
 
 import io
 import json

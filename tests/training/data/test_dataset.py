@@ -1,4 +1,4 @@
-"""The data set reads all containers alike, mirrors correctly, repeats, and names mistakes."""
+"""The dataset reads all containers alike, mirrors correctly, repeats, and names mistakes."""
 
 import struct
 import zipfile
@@ -76,7 +76,7 @@ def test_repacking_writes_capital_suffixes_small(dataset_folder):
     assert maker.jobs()[0].names == (FIRST,) and sample.name == FIRST
 
 
-# What a user can get wrong in a data set, and the message for it.
+# What a user can get wrong in a dataset, and the message for it.
 
 
 def _replace_picture(kind: str, mode: str, size: tuple[int, int]) -> Callable[[Path], None]:

@@ -45,7 +45,7 @@ def network_folder(tmp_path):
 
 @pytest.fixture
 def procedural_folder(dataset_folder):
-    """The noise data set, which says of itself that it was computed."""
+    """The noise dataset, which says of itself that it was computed."""
     preparation = {"dataset": {"name": "procedural_cat"}}
     edit_json(dataset_folder / "dataset.json", lambda index: index.update(preparation=preparation))
     return dataset_folder
@@ -114,7 +114,7 @@ def test_real_features_are_computed_once_for_the_same_data(
     assert measure(settings) == values and cached.stat().st_mtime_ns == written
     cached.write_bytes(cached.read_bytes()[:40])
     assert measure(settings) == values and "is damaged" in caplog.text
-    # Another image is another data set.
+    # Another image is another dataset.
     first, second = sorted((procedural_folder / "images").rglob("*.png"))[:2]
     shutil.copy(second, first)
     assert measure(settings) != values

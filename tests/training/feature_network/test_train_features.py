@@ -109,7 +109,7 @@ def test_script_trains_a_network_that_loads_and_repeats(data, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=[]"], "give at least one data set"),
+        (["data=[]"], "give at least one dataset"),
         (["data=[nowhere]"], "nowhere"),
         (["data=[{plain}]"], "has images without attributes"),
         (["training.steps=0"], "training.steps=0; use a whole number of at least 1"),

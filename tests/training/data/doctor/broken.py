@@ -1,4 +1,4 @@
-"""A data set in a folder that tests break in a controlled way, and what the doctor must say."""
+"""A dataset in a folder that tests break in a controlled way, and what the doctor must say."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from training.data.format import DatasetWriter, open_dataset
 
 
 class OpenDataset:
-    """Direct access to the files of a data set in a folder."""
+    """Direct access to the files of a dataset in a folder."""
 
     def __init__(self, path: Path, label_set: LabelSet):
         self.path = path
@@ -90,7 +90,7 @@ class Fault:
     # Breaks the items of some names; may return the names that the finding must list instead.
     break_data: Callable[[OpenDataset, list[str]], Iterable[str] | None]
     number: int | None = None  # of the first items that are broken; None breaks all
-    kind: str = "cats"  # which clean data set is broken
+    kind: str = "cats"  # which clean dataset is broken
     follows: tuple[str, ...] = ()  # findings that the fault causes besides, and rightly so
     # Errors and warnings that are left after all repairs; None if nothing can be written at all.
     remains: tuple[str, ...] | None = ()
@@ -106,7 +106,7 @@ def swap_values(values: np.ndarray, *pairs: tuple[int, int]) -> np.ndarray:
 
 
 def copy_dataset(source: Path, target: Path, **options: Any) -> Path:
-    """Write the items of a data set, with the options of `DatasetWriter`."""
+    """Write the items of a dataset, with the options of `DatasetWriter`."""
     files, index = open_dataset(source)
     with DatasetWriter(target, index.label_set, **options) as writer:
         for name, camera in zip(index.names, index.cameras, strict=True):

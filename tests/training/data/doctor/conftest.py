@@ -1,4 +1,4 @@
-"""Clean data sets of the doctor's tests, made once."""
+"""Clean datasets of the doctor's tests, made once."""
 
 import shutil
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _write_portraits(path: Path, kind: PortraitKind, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def clean_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return the folder of a clean data set of "cats" or "faces"; nobody may change it."""
+    """Return the folder of a clean dataset of "cats" or "faces"; nobody may change it."""
     folder = tmp_path_factory.mktemp("clean")
 
     def make(kind: str, seed: int = 0) -> Path:
@@ -41,7 +41,7 @@ def clean_dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 
 @pytest.fixture
 def open_copy(clean_dataset: Callable[..., Path], tmp_path: Path) -> Callable[[str], OpenDataset]:
-    """Copy a clean data set, to be broken."""
+    """Copy a clean dataset, to be broken."""
 
     def copy(kind: str) -> OpenDataset:
         path = tmp_path / kind

@@ -55,7 +55,7 @@ def test_fault_is_found_with_its_names_and_repaired(
 
 
 def _assert_equal(repaired: OpenDataset, clean: Path, fault: Fault) -> None:
-    """Compare with the data set as it was before it was broken."""
+    """Compare with the dataset as it was before it was broken."""
     sound = OpenDataset(clean, repaired.label_set)
     cameras = dict(zip(sound.names, sound.cameras(), strict=True))
     for name, camera in zip(repaired.names, repaired.cameras(), strict=True):
@@ -104,7 +104,7 @@ def test_sampling_reads_fewer_files_and_still_compares_all_names(open_copy) -> N
 
 
 def _pack(data: OpenDataset, path: Path, evil: str) -> Path:
-    """Pack the data set into a zip in which item 3 is called `evil`."""
+    """Pack the dataset into a zip in which item 3 is called `evil`."""
     text = (data.path / "dataset.json").read_text()
     old, new = json.dumps(data.names[3]), json.dumps(evil)
     with zipfile.ZipFile(path, "w") as archive:

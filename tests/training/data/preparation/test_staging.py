@@ -1,4 +1,4 @@
-"""Preparing a data set: what is done is kept, what fails is told, nothing is half-written."""
+"""Preparing a dataset: what is done is kept, what fails is told, nothing is half-written."""
 
 import dataclasses
 import errno
@@ -198,6 +198,6 @@ def test_killed_preparation_goes_on(tmp_path):
         prepare(second)
         assert path.read_bytes() == (tmp_path / "whole.zip").read_bytes()
         counts.append(len(second.made))
-    # The later, the less is left to do; at last only the data set is written again.
+    # The later, the less is left to do; at last only the dataset is written again.
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[2] > counts[-1] == 0
     assert not list(tmp_path.glob(".*"))
