@@ -45,7 +45,7 @@ class EditOptions(Options):
     Args:
         exact: Render whole views instead of only what the edit can reach; equal up to rounding, and
             several times slower.
-        num_steps: Optimiser steps; each renders the painted view and one random view.
+        num_steps: Optimizer steps; each renders the painted view and one random view.
         learnable: What is optimised, separated by commas: ws (the style vectors), planes (an offset
             on the planes), and names of backbone modules or weights.
         ws_lr: Adam learning rate of the style vectors.

@@ -169,8 +169,8 @@ class RegionOptions(Options):
             or for hair a ramp on the grid of ray samples.
         reach: Maximum distance from the source's own edited classes, in world units, which keeps
             artifacts out of empty space. null sets no limit, as in the published code.
-        with_painted_frustum: Also edit points that project into repainted pixels; the published
-            code does not.
+        with_painted_frustum: Also edit points that project to repainted pixels; the published code
+            does not.
         painted_reach: Maximum distance of those points from the source's head, in world units;
             null sets no limit.
     """

@@ -173,12 +173,12 @@ class ViewOptions(Options):
     Args:
         path: front, list and grid are stills; orbit and figure_eight are videos that loop.
         angles_degrees: For path=list, [yaw,pitch] of each view, such as [[-20,0],[0,10]]. Positive
-            yaw moves the camera to the right of the picture, positive pitch moves it up.
+            yaw moves the camera to the right of the image, positive pitch moves it up.
         yaws_degrees: For path=grid, the yaw of each column.
         pitches_degrees: For path=grid, the pitch of each row.
         num_frames: Frames per turn of an orbit or figure_eight.
-        yaw_amplitude_degrees: Largest yaw of an orbit or figure_eight.
-        pitch_amplitude_degrees: Largest pitch of an orbit or figure_eight.
+        yaw_amplitude_degrees: Maximum yaw of an orbit or figure_eight.
+        pitch_amplitude_degrees: Maximum pitch of an orbit or figure_eight.
         radius: Distance of the cameras from the world origin, in world units; null uses the
             checkpoint's.
         target: Point [x,y,z] that the cameras look at, in world units; null uses the checkpoint's.

@@ -19,21 +19,21 @@ class GeneratorSizes(Options):
     """Sizes and conventions of a generator, all but its rendering; the defaults are published.
 
     Args:
-        label_set: Name of the masks' label set; fixes the number of classes.
+        label_set: Label set of the masks; sets the number of classes.
         z_dim: Width of latents.
         w_dim: Width of style vectors.
         mapping_layers: Layers of the mapping network after the camera embedding.
-        mapping_lr_multiplier: Factor on the learning rate of the mapping network.
+        mapping_lr_multiplier: Learning rate multiplier of the mapping network.
         camera_scale: Factor on the conditioning camera; 0 disables pose conditioning.
-        plane_resolution: Side of the planes.
+        plane_resolution: Resolution of the planes.
         plane_channels: Channels of each plane.
         plane_layout: Axes of the planes. eg3d_legacy, whose third plane repeats the axes of the
             second, is for weights of the MaTe3D and EG3D releases; xy_xz_zy for weights that EG3D
             trained after correcting that.
         channel_base: Backbone channels at resolution r are min(channel_base / r, channel_max).
-        channel_max: Largest number of backbone channels.
-        backbone_clamp: Limit of the backbone's activations; null sets none.
-        hidden_width: Hidden width of every MLP of the decoder.
+        channel_max: Maximum number of backbone channels.
+        backbone_clamp: Clamp on the backbone's activations; null disables it.
+        hidden_width: Hidden width of every decoder MLP.
         num_features: Number of rendered colour features.
         geometry: sdf decodes signed distances. density decodes a raw density as EG3D does, and
             needs loss=density rendering=released.
@@ -42,19 +42,20 @@ class GeneratorSizes(Options):
         with_local_sdfs: Decode one signed distance per class (local SDFs). With false, one MLP
             decodes the logits of all classes, a semantic field without shapes, which needs
             rendering.semantic_sharpness=1 and no consistency terms (see ablation=no_local_sdfs).
-        density_level: Raw density of the surface; only used with geometry=density.
-        box_size: Side of the cube that the planes span, world units.
-        beta: Softness of surfaces when distances become densities, world units.
-        learn_beta: Train beta instead of keeping it.
-        background: What lies behind the head: transparent, or learned from the style vector, for
-            plain backgrounds.
-        neural_rendering_resolution: Default side of raw renders.
-        sr_input_resolution: Side that raw renders are resized to before super-resolution.
-        resolution: Side of final images.
+        density_level: Raw density at the surface; only used with geometry=density.
+        box_size: Side of the cube that the planes span, in world units.
+        beta: Surface softness when distances become densities, in world units.
+        learn_beta: Train beta instead of keeping it fixed.
+        background: Background: transparent, or learned from the style vector, for plain
+            backgrounds.
+        neural_rendering_resolution: Default resolution of raw renders, in pixels.
+        sr_input_resolution: Resolution that raw renders are resized to before super-resolution, in
+            pixels.
+        resolution: Resolution of final images, in pixels.
         sr_channels: Channels of the super-resolution blocks.
-        sr_noise_mode: Noise of the super-resolution blocks.
-        sr_clamp: Limit of the super-resolution's activations; null sets none.
-        camera_rig: The cameras that portraits are framed by, and views default to.
+        sr_noise_mode: Noise in the super-resolution blocks.
+        sr_clamp: Clamp on the super-resolution's activations; null disables it.
+        camera_rig: Cameras that frame the portraits; the defaults of all views.
     """
 
     label_set: str = "celebamask_hq"

@@ -18,16 +18,16 @@ def help_text(script: str, words: Sequence[str] = ()) -> str:
     lines = [
         *(read_summary(kind), ""),
         *(f"Usage: python -m scripts.{script} [option=value ...]", ""),
-        *_entry("--help", "print this text and stop"),
-        *_entry("--cfg", "print the composed options as YAML and stop"),
-        *_entry("--multirun", "one job for each of seed=0,1 and the like; see docs/scaling.md"),
-        *("", "Groups of options:"),
+        *_entry("--help", "print this text and exit"),
+        *_entry("--cfg", "print the composed options as YAML and exit"),
+        *_entry("--multirun", "run one job per value in seed=0,1; see docs/scaling.md"),
+        *("", "Option groups:"),
     ]
     chosen = chosen_files(script, words)
     for group, choices in script_groups(script).items():
         allowed = ", ".join(choices) or "none yet"
         lines += _entry(f"{group}={as_text(chosen.get(group))}", f"choices: {allowed}")
-    lines += ["", "Options and their values (??? must be given):"]
+    lines += ["", "Options and their values (??? means required):"]
     sections: dict[str, list[str]] = {"": []}
     options = find_options(kind)
     for path, value in flatten(compose_config(script, words)):

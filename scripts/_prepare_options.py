@@ -68,7 +68,7 @@ class PrepareOptions(Options):
         restart: Discard the work of an interrupted run. By default, the same command resumes it.
         shard_size: Samples per tar shard, for training on many nodes; null writes a plain folder or
             archive.
-        resolution: Side of images and masks in pixels; null is dataset.resolution.
+        resolution: Resolution of images and masks, in pixels; null is dataset.resolution.
         num_workers: Number of worker processes; 0 works in the main process.
         data: Existing dataset: to check, or to rewrite with dataset=packed in another format,
             resolution or label set.
@@ -107,7 +107,7 @@ class PrepareOptions(Options):
         num_images: Number of procedural portraits.
         seed: Seed of the procedural portraits. Image i of a seed is always the same, whatever the
             number of images, the batch size and the workers.
-        batch_size: Procedural portraits rendered at once.
+        batch_size: Procedural portraits rendered per batch.
         set_attributes: Attributes that all procedural portraits get instead of their own, such as
             {ear_size:1.2}; see datasets/procedural_*.
         scale_attributes: Factors on the portraits' own attributes; with {ear_size:1.5}, ears are

@@ -37,8 +37,8 @@ class ConvertOptions(Options):
         source: The published .pkl file.
         output: Checkpoint folder to write; it appears complete or not at all.
         overwrite: Replace an existing checkpoint folder.
-        network: Which generator to convert: G_ema, the moving average that pictures are made with,
-            or G, the one that was trained last.
+        network: Which generator to convert: G_ema, the moving average that images are made with, or
+            G, the weights of the last step.
         verify: File of recorded values to compare with: names, shapes, types and sums of the
             weights, and what the network renders. If any differs by more than 1e-4 of its largest
             value, nothing is written and the exit code is 1. The last line printed is "verified:

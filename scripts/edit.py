@@ -39,14 +39,14 @@ class EditScriptOptions(Options):
         generator: Generator to edit: a checkpoint folder, owner/name on the Hugging Face hub, or
             demo_cat, which comes with the project.
         mask: Repainted mask: a palette or grey PNG of label ids, with the size of the generator's
-            pictures. null writes source.png and source_mask.png to repaint, and stops.
+            images. null writes source.png and source_mask.png to repaint, and stops.
         prompt: What the edited parts should look like.
         negative_prompt: Negative prompt.
         edit_classes: Classes that may change, such as ears,eyes; auto takes the repainted ones.
         seed: Seed of the portrait and of all random draws of the edit.
         truncation_psi: Truncation psi; 1 disables truncation, 0 gives the average head.
         yaw_degrees: Yaw of the painted view in degrees; 0 is frontal, positive values move the
-            camera to the right of the picture.
+            camera to the right of the image.
         pitch_degrees: Pitch of the painted view in degrees; positive values move the camera up.
         device: Where networks run; auto uses a GPU if there is one.
         report: What is measured and written.

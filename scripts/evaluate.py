@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    """Measure a generator against a dataset, or against the exact cats of its latents.
+    """Measure a generator against a dataset, or against exact procedural cats of the same latents.
 
     python -m scripts.evaluate generator=demo_cat data=data/cats128.zip output=outputs/evaluate_cats
     python -m scripts.evaluate generator=demo_cat output=outputs/evaluate_truth
@@ -34,7 +34,8 @@ class EvaluateOptions(Options):
         generator: Generator to measure: a checkpoint folder, owner/name on the Hugging Face hub, or
             demo_cat, which comes with the project. Without data, it must have been trained with
             train.warm_start=procedural.
-        data: Dataset to compare with, as `metrics` says; null compares with the exact cats.
+        data: Dataset to compare with, as set by `metrics`; null compares with exact procedural
+            cats.
         with_flips: Also compare with mirrored copies of all images, as in training with this
             option.
         cache: Folder that caches the features of real images.

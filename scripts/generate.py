@@ -1,4 +1,4 @@
-"""Make pictures, videos and meshes of heads from seeds."""
+"""Generate images, videos and meshes of heads from seeds."""
 
 import logging
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class _PlaceOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(GenerationOptions, _PlaceOptions):
-    """Make pictures, videos and meshes of heads from seeds.
+    """Generate images, videos and meshes of heads from seeds.
 
     python -m scripts.generate seeds=0-7 output=outputs/generate_cats
     python -m scripts.generate seeds=3 views.path=grid pictures=all output=outputs/generate_grid

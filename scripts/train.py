@@ -59,17 +59,18 @@ class TrainOptions(Options):
             published snapshot (.pkl) of MaTe3D or EG3D. Weights that fit are copied, all others
             are listed; see docs/training.md.
         device: Where to train; auto uses a GPU if there is one.
-        with_flips: Also train on mirrored copies, with left and right labels exchanged.
-        train: Length, rhythm and output of the run.
+        with_flips: Also train on mirrored copies, with left and right labels swapped.
+        train: Length, batch size, logging and precision of the run.
         dataset: The dataset; only its name and label set matter here.
         model: Sizes of the networks.
         rendering: Ranges and conventions of rendering, stored with the generator.
-        loss: Weights and switches of the losses.
+        loss: Weights and settings of the losses.
         optimizer: Adam for all networks.
         schedule: What changes during training; counts start with the adversarial training.
-        augment: Augmentation of what discriminators see (ADA); see docs/augmentation.md.
+        augment: Augmentation of the discriminators' inputs (ADA); see docs/augmentation.md.
         metrics: What is measured, and how often.
-        safety: What a run keeps, and when it returns to a saved state; see docs/reliability.md.
+        safety: Which checkpoints a run keeps, and when it rolls back to a saved state; see
+            docs/reliability.md.
         warm_start: Only used with train.warm_start=procedural.
         paths: Where files are.
     """

@@ -17,20 +17,20 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFeaturesOptions(Options):
-    """Train the network whose features compare procedural portraits (FID, KID, labels).
+    """Train the feature network that compares procedural portraits (FID, KID, mIoU).
 
       python -m scripts.train_features data=[data/cats.zip,data/rich.zip] output=outputs/features
 
     Args:
         data: Datasets with attributes, as prepare_data writes them for procedural portraits; a
             list in brackets.
-        output: Run folder; the network appears in its sub-folder `model`.
+        output: Run folder; the network is written to its subfolder `model`.
         resume: true resumes from the state in `output`; auto does so if there is one, and starts a
             new run otherwise.
-        seed: Seed of initial weights, order and degradations.
+        seed: Seed of initial weights, data order and degradations.
         device: Where to train; auto uses a GPU if there is one.
         network: Sizes of the network.
-        training: How the network learns.
+        training: Training of the network.
         paths: Where files are.
     """
 

@@ -22,7 +22,7 @@ class TrainPriorOptions(PriorRunOptions):
 
     Args:
         data: Dataset with captions: a folder or a .zip archive (see prepare_data).
-        output: Run folder; the prior appears in its sub-folder `model`.
+        output: Run folder; the prior is written to its subfolder `model`.
         resume: true resumes from the state in `output`; auto does so if there is one, and starts a
             new run otherwise.
         device: Where to train; auto uses a GPU if there is one.

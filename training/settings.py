@@ -28,8 +28,8 @@ class LoopSettings(Options):
 
     Args:
         batch_size: Images per iteration, over all processes.
-        accumulation: Parts into which each process splits its share of a batch. More parts need
-            less memory and give the same gradients.
+        accumulation: Number of parts into which each process splits its share of a batch (gradient
+            accumulation). More parts need less memory; the gradients are the same.
         total_kimg: Length of the adversarial training, in thousands of images.
         tick_kimg: How often to log, in thousands of images.
         snapshot_ticks: Ticks between snapshots (sample grids, checkpoint, training state).
@@ -38,16 +38,18 @@ class LoopSettings(Options):
         streaming: Read tar shards (prepare_data shard_size=...) from start to end instead of single
             samples in any order: for many nodes, network storage, or `data` as a URL or pipe.
             Resume with the same batch_size and num_workers.
-        max_unreadable: Damaged samples to skip, each with a warning; one more stops the run.
+        max_unreadable: Maximum number of damaged samples to skip, each with a warning; one more
+            stops the run.
         grid_rows: Rows of the sample grids.
         grid_columns: Columns of the sample grids.
         with_progress_bar: Show a progress bar on stderr.
         precision: Precision of backbone, super-resolutions and discriminators. Everything else is
             fp32; see docs/training.md.
-        compile: Run the networks through torch.compile: slow first iterations, faster ones after.
+        compile: Compile the networks with torch.compile: the first iterations are slow, later ones
+            faster.
         warm_start: Before the adversarial training, learn the fields of procedural portraits; none
             is for real data.
-        sphere_init_steps: Steps at the start that turn all distances into those of a sphere.
+        sphere_init_steps: Initial steps that fit all signed distances to a sphere.
     """
 
     batch_size: PositiveInt = 32
@@ -74,20 +76,20 @@ class WarmStartSettings(Options):
 
     Args:
         num_field_steps: Steps on points and rays, for mapping, backbone and decoder.
-        num_image_steps: Steps on whole pictures, for both super-resolutions.
+        num_image_steps: Steps on whole images, for both super-resolutions.
         batch_size: Heads per field step.
         num_points: Points per head.
         num_rays: Rays per head; 0 learns from points alone.
-        ray_interval: Field steps between tracings of rays, the most expensive part.
-        image_batch_size: Pictures per image step.
-        pool_size: Traced pictures to keep for image steps.
+        ray_interval: Field steps between ray tracings, the most expensive part.
+        image_batch_size: Images per image step.
+        pool_size: Traced images to keep for image steps.
         lr: Peak learning rate of Adam; falls to a tenth along a cosine.
         color_weight: Weight of surface colours at points.
         label_weight: Weight of telling the classes apart at the surface.
         ray_weight: Weight of composited colours and opacity.
         attribute_weight: Weight of predicting a portrait's attributes from its style vector.
         attribute_batch_size: Additional latents per step that only the mapping sees. They cost
-            almost nothing, so that the mapping learns from many more heads.
+            almost nothing and let the mapping learn from many more heads.
     """
 
     num_field_steps: NonNegativeInt = 4000

@@ -63,7 +63,7 @@ class GenerationOptions(Options):
             above 1 exaggerate.
         truncation_cutoff: Number of style rows to truncate, from the coarsest; null truncates all.
         views: Where the heads are seen from.
-        pictures: Pictures to write: any of image, segmentation (a palette PNG of label ids),
+        pictures: Images to write: any of image, segmentation (a palette PNG of label ids),
             depth, normals and opacity, separated by commas; or all.
         with_depth_values: Also write the depth of stills in world units, as .npy files.
         sheet_tiles: Maximum number of tiles per contact sheet; 0 writes none. Rows are seeds,
@@ -78,7 +78,7 @@ class GenerationOptions(Options):
         precision: Precision of the backbone and super-resolution; the rest is always fp32. fp16 is
             slow on a CPU.
         exact: Evaluate every sample of every ray. The default leaves out those that hardly matter:
-            several times faster, at a PSNR of 50 dB or more against the exact pictures (68 dB or
+            several times faster, at a PSNR of 50 dB or more against the exact images (68 dB or
             more in our measurements).
     """
 

@@ -34,7 +34,7 @@ class FeatureNetworkSizes(Options):
     """Sizes of a feature network.
 
     Args:
-        resolution: Side that images are resized to, pixels; a multiple of 16.
+        resolution: Resolution that images are resized to, in pixels; a multiple of 16.
         channels: Channels at 1/2, 1/4, 1/8 and 1/16 of the resolution.
         num_features: Features per image.
         head_channels: Channels of the segmentation's upsampling path.

@@ -26,7 +26,7 @@ class DensityDecoder(nn.Module):
         hidden_width: Hidden width of every MLP.
         num_features: Colour features; the first three are RGB.
         num_classes: Label classes K; the segmentation reads their signed distances.
-        density_level: Raw density of the surface; EG3D extracts shapes at 10.
+        density_level: Raw density at the surface; EG3D extracts shapes at 10.
         with_joint_head: Decode density and colours with one MLP, as in EG3D. Otherwise a separate
             MLP decodes colours from the texture features.
         with_local_sdfs: See `make_class_mlps`.

@@ -18,10 +18,10 @@ class DiscriminatorSizes(Options):
 
     Args:
         channel_base: Channels at resolution r are min(channel_base / r, channel_max).
-        channel_max: Largest number of channels.
+        channel_max: Maximum number of channels.
         mapping_layers: Layers that embed the camera.
-        clamp: Limit of the activations' magnitude; null sets none.
-        stddev_group_size: Samples over which minibatch statistics are computed.
+        clamp: Clamp on the magnitude of activations; null disables it.
+        stddev_group_size: Samples per group of the minibatch standard deviation.
     """
 
     channel_base: PositiveInt = 32768

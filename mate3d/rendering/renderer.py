@@ -29,16 +29,17 @@ class RenderingConfig(Options):
     """How fields are rendered; stored with every checkpoint.
 
     Args:
-        near: Distance of the first sample along a ray, world units.
-        far: Distance of the last sample along a ray, world units.
+        near: Distance of the first sample along a ray, in world units.
+        far: Distance of the last sample along a ray, in world units.
         num_coarse_samples: Stratified samples per ray.
         num_fine_samples: Importance samples per ray.
-        density_activation: What turns the field's values into densities: identity is physical,
-            published weights need softplus_shifted.
-        importance_bins: Where importance samples are placed: intervals is correct, published
-            weights need legacy_midpoints.
-        semantic_sharpness: Score of class k at a point is sigmoid(-semantic_sharpness * d_k).
-        white_background: Show empty space in white.
+        density_activation: Activation that turns field values into densities: identity is
+            physically correct; published weights need softplus_shifted.
+        importance_bins: Placement of importance samples: intervals is correct; published weights
+            need legacy_midpoints.
+        semantic_sharpness: Sharpness of class scores: sigmoid(-semantic_sharpness * d_k) for class
+            k at a point.
+        white_background: Render empty space as white.
         background_class: Class of empty space; null for published weights, which have none.
     """
 

@@ -14,30 +14,30 @@ _Deviation = Annotated[float, Range(0, 2)]
 
 @dataclass(frozen=True)
 class AugmentSettings(Options):
-    """Augmentation of what discriminators see (ADA); see docs/augmentation.md.
+    """Augmentation of the discriminators' inputs (ADA); see docs/augmentation.md.
 
     Args:
         mode: fixed keeps the probability, adaptive adjusts it to the discriminator's overfitting.
         probability: Probability of each transform; the initial one if adaptive.
         max_probability: Upper bound of an adaptive probability. The paper has none; above 0.8,
-            generators may begin to show augmentations.
-        target: Adaptive: mean sign of the discriminator's logits of real images to aim for.
+            augmentations may leak into generated images.
+        target: Adaptive: target for the mean sign of the discriminator's logits on real images.
         interval: Adaptive: iterations between adjustments.
-        ramp_kimg: Adaptive: thousands of images in which the probability can go from 0 to 1.
+        ramp_kimg: Adaptive: fastest rise of the probability from 0 to 1, in thousands of images.
         with_blit: Shift by whole pixels.
-        with_flip: Mirror left and right. Off by default: a mirrored head has a different camera,
-            and its left and right labels are exchanged.
-        with_quarter_turns: Turn by multiples of 90 degrees. Off by default: no camera is turned
+        with_flip: Mirror left and right. Off by default: mirroring changes a head's camera and
+            swaps its left and right labels.
+        with_quarter_turns: Rotate by multiples of 90 degrees. Off by default: no camera is rotated
             that way.
         with_geometry: Scale, rotate, stretch and shift by any amount.
         with_color: Change brightness, contrast, lightness, hue and saturation.
-        shift: Largest shift by whole pixels, as a share of the image's side.
+        shift: Maximum shift by whole pixels, as a share of the image's side.
         scale_octaves: Standard deviation of log2 of scales and stretches.
-        rotation_degrees: Largest angle of rotations.
+        rotation_degrees: Maximum rotation angle.
         translation: Standard deviation of shifts by any amount, as a share of the image's side.
         brightness: Standard deviation of the change of colours, which are in [-1, 1].
         contrast_octaves: Standard deviation of log2 of the contrast.
-        hue_degrees: Largest angle of hue rotations.
+        hue_degrees: Maximum angle of hue rotations.
         saturation_octaves: Standard deviation of log2 of the saturation.
     """
 

@@ -35,18 +35,18 @@ class DatasetOptions(Options):
             `data` (packed).
         label_set: Label set of its masks, a name in mate3d/label_sets; with source=packed, null
             keeps that of `data`.
-        resolution: Side of its images and masks in pixels, unless `resolution` is set; with
+        resolution: Resolution of its images and masks, in pixels, unless `resolution` is set; with
             source=packed, null keeps that of `data`.
         crop: How photos are cropped, unless `crop` is set.
-        framing: Size and position of the heads in photos that are not aligned here: those of ffhq,
-            of eg3d, or of our rig.
-        supersampling: Rays per pixel along each axis of procedural portraits.
-        variety: Procedural cats: basic, which the demo generator knows, or rich, with more shapes,
-            coats and expressions.
-        copies_from: Leave out photos numbered from here on (in FFHQ, EG3D's copies for
+        framing: Size and position of heads in photos that prepare_data does not align: as in FFHQ,
+            as in EG3D's crops, or as our rig frames them.
+        supersampling: Procedural portraits: rays per pixel along each axis.
+        variety: Procedural cats: basic, which the demo generator was trained on, or rich, with more
+            shapes, coats and expressions.
+        copies_from: Leave out photos from this number on (in FFHQ, EG3D's copies for
             rebalancing); null keeps all.
         swap_mouth_and_nose: Swap the classes mouth and nose of CatMask-HQ, whose ids are inferred;
-            the check tells if they are swapped.
+            check=true reports whether they are swapped.
     """
 
     name: str = "folder"

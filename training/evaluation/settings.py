@@ -14,16 +14,17 @@ class MetricSettings(Options):
     """What is measured of a generator, and how often during training.
 
     Args:
-        procedural_network: Name of an included network, or folder of one that train_features made.
+        procedural_network: Name of an included network, or the folder of one trained with
+            train_features.
         names: What to measure: FID, KID, miou (masks against a network's labels), eikonal (how far
-            distances are from true distances); [] measures nothing.
+            predicted distances are from true ones); [] measures nothing.
         features: Network for FID and KID. auto uses procedural for procedural data; for other data
-            inception if its weights are there, otherwise procedural with a warning.
+            inception if its weights are available, otherwise procedural with a warning.
         num_samples: Number of generated images.
         num_real: Number of real images, evenly spaced; null uses all.
         interval: Measure at every n-th snapshot and at the last; 0 never measures.
-        batch_size: Images at a time on each process.
-        eikonal_heads: Number of heads whose distances are examined.
+        batch_size: Batch size of each process.
+        eikonal_heads: Number of heads whose distances are measured.
         inception_weights: File with Inception's weights; null looks in the torch hub's cache.
         parsing_model: A transformers segmentation network with the dataset's classes (folder or
             hub id) that judges masks; null uses the procedural network if it knows data and labels.

@@ -8,7 +8,7 @@ from mate3d.options import Above, NonNegativeFloat, Options, PositiveFloat, Posi
 
 @dataclass(frozen=True)
 class FeatureTrainingSettings(Options):
-    """How the network learns.
+    """Training of the network.
 
     Args:
         steps: Number of optimizer steps.
@@ -19,10 +19,10 @@ class FeatureTrainingSettings(Options):
             depends on the machine's speed. null sets no limit.
         weight_decay: Weight decay of AdamW.
         label_weight: Weight of the labels' cross entropy; attributes have weight 1.
-        degraded_share: Share of images that receive each degradation (blur, noise, bend).
-        max_blur: Largest blur, pixels.
-        max_noise: Largest noise, for images in [-1, 1].
-        max_warp: Largest bend, as a fraction of the side.
+        degraded_share: Share of images that receive each degradation (blur, noise, warp).
+        max_blur: Maximum blur, in pixels.
+        max_noise: Maximum noise, for images in [-1, 1].
+        max_warp: Maximum warp, as a fraction of the side.
         held_out: Share of the portraits held out to measure the network.
         precision: Precision of the forward pass. bf16 is faster on GPUs and on CPUs with AVX-512
             BF16.

@@ -31,18 +31,20 @@ class LossSettings(Options):
         adversarial: Weight of the image discriminator in the generator's loss.
         semantic_adversarial: Weight of the image-and-mask discriminator; 0 switches it off.
         eikonal: Weight of (|grad d| - 1)^2: the gradient of the head's distance d has length 1.
-        minimal_surface: Weight of exp(-sharpness |d|): no surface where none is seen.
-        sdf_consistency: Weight of max(d, 0) against min_k max(d_k, 0): outside, the union of the
-            parts' distances is the head's.
-        density_consistency: Weight of the head's density against the sum of the parts'.
-        class_color_consistency: Weight of each part rendered alone against its cut-out of the
-            image.
-        color_consistency: Weight of the image against the sum of its parts rendered alone.
+        minimal_surface: Weight of exp(-sharpness |d|): removes surfaces that no view shows.
+        sdf_consistency: Weight of max(d, 0) against min_k max(d_k, 0): outside the head, the union
+            of the parts must match it.
+        density_consistency: Weight of the difference between the head's density and the sum of the
+            parts' densities.
+        class_color_consistency: Weight of the difference between each part rendered alone and its
+            cut-out of the image.
+        color_consistency: Weight of the difference between the image and the sum of its parts
+            rendered alone.
         density_smoothness: Weight of density differences between neighbouring points, computed
             every optimizer.generator_reg_interval iterations.
-        r1_gamma: Weight of R1 on the image discriminator, times 2, computed every
+        r1_gamma: R1 gamma (twice the weight) of the image discriminator, computed every
             optimizer.discriminator_reg_interval iterations.
-        semantic_r1_gamma: Weight of R1 on the image-and-mask discriminator, times 2. The release
+        semantic_r1_gamma: R1 gamma of the image-and-mask discriminator. The release
             uses ten times r1_gamma.
         minimal_surface_sharpness: Inverse width of the shell that minimal_surface penalises, per
             world unit.
@@ -50,11 +52,11 @@ class LossSettings(Options):
         consistency_points: Random samples per image for sdf_consistency and density_consistency;
             null uses all. Saves time only with semantic_adversarial=0.
         density_points: Points per image for density_smoothness.
-        density_distance: Standard deviation of the distance between neighbouring points, world
+        density_distance: Standard deviation of the distance between neighbouring points, in world
             units.
-        density_extent: Half side of the cube that the points come from, world units; null is the
+        density_extent: Half side of the cube that the points come from, in world units; null is the
             planes' box. The release uses 1, so that seven eighths of its points lie outside.
-        sphere_radius: Radius of the sphere of train.sphere_init_steps, world units.
+        sphere_radius: Radius of the sphere of train.sphere_init_steps, in world units.
         camera_noise: Noise on the cameras that condition the discriminators, as a share of the
             standard deviation over the dataset (disc_c_noise of the release).
         with_detached_whole: Let consistency terms and the marched segmentation train the parts

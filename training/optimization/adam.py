@@ -21,13 +21,13 @@ class OptimizerSettings(Options):
     Args:
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of both discriminators.
-        beta1: Decay of the mean of gradients.
-        beta2: Decay of the mean of squared gradients.
-        eps: Added to the root of the mean of squared gradients.
+        beta1: Adam's beta1: decay rate of the gradient mean.
+        beta2: Adam's beta2: decay rate of the mean squared gradient.
+        eps: Adam's epsilon, added to the root of the mean squared gradient.
         generator_reg_interval: Iterations between density smoothness steps.
         discriminator_reg_interval: Iterations between R1 steps.
-        max_gradient_norm: Largest norm of a network's gradient; longer ones are scaled down. null
-            sets no limit.
+        max_gradient_norm: Maximum gradient norm per network; larger gradients are scaled down. null
+            disables clipping.
     """
 
     generator_lr: NonNegativeFloat = 0.0025

@@ -13,18 +13,19 @@ class ScheduleSettings(Options):
     """Settings of all schedules; counts start with the adversarial training.
 
     Args:
-        resolution_initial: Side of raw renders at the start, pixels.
-        resolution_final: Side of raw renders after the fade, pixels.
+        resolution_initial: Resolution of raw renders at the start, in pixels.
+        resolution_final: Resolution of raw renders after the fade, in pixels.
         resolution_fade_kimg: Length of the fade, in thousands of images; 0 renders at the final
-            side throughout.
-        blur_initial_sigma: Blur of all images shown to the discriminators at the start, pixels.
+            resolution throughout.
+        blur_initial_sigma: Blur of all images shown to the discriminators at the start, in pixels.
         blur_fade_kimg: Length of the fade to no blur, in thousands of images; 0 disables the blur.
-        pose_swap_probability: Final probability of conditioning a head on another camera than its
+        pose_swap_probability: Final probability of conditioning a head on a camera other than its
             own; null conditions on zeros.
         pose_swap_fade_kimg: Length of the fade from probability 1, in thousands of images.
         style_mixing_probability: Share of heads whose later style rows come from a second latent
             (StyleGAN's style mixing). The release uses 0, StyleGAN2 0.9.
-        ema_kimg: Half-life of the average of the generator's weights, in thousands of images.
+        ema_kimg: Half-life of the moving average of the generator's weights, in thousands of
+            images.
         ema_rampup: Upper bound of the half-life as a fraction of all images seen so far; null sets
             no bound.
     """

@@ -29,12 +29,12 @@ class PriorArchitecture(Options):
             the resolution.
         latent_channels: Channels of the latents.
         vocabulary_size: Upper bound of the tokenizer's vocabulary, single characters included.
-        max_tokens: Length that captions are padded or cut to.
+        max_tokens: Length that captions are padded or truncated to, in tokens.
         text_width: Width of the text encoder and of cross-attention.
         text_layers: Layers of the text encoder.
         unet_channels: Channels of the denoiser, finest level first.
         attention_levels: For each level of the denoiser, whether it attends to the text.
-        attention_heads: Heads of every attention.
+        attention_heads: Attention heads per layer.
         norm_groups: Groups of the group normalisations; divides all channel counts.
         control_channels: Channels of the network that reduces the coloured label map to the
             resolution of the latents, one entry per level of the autoencoder.
@@ -82,7 +82,7 @@ class AutoencoderOptions(StageOptions):
     """Options of the autoencoder's stage.
 
     Args:
-        kl_weight: Weight of the divergence from the standard normal, mean per latent.
+        kl_weight: Weight of the KL divergence from the standard normal, averaged over latents.
         edge_weight: Weight of the error of image gradients, which keeps edges crisp.
         part_balance: Pixels are weighted by their class's frequency to the power of minus this, so
             that small parts such as eyes are not neglected; 0 weights all pixels equally.
@@ -104,8 +104,8 @@ class DiffusionOptions(StageOptions):
 
     Args:
         caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance
-            and so that the label map is used.
-        control_dropout: Share of samples without label map; use 0 if the denoiser is frozen.
+            and to make the network use the label map.
+        control_dropout: Share of samples without a label map; use 0 if the denoiser is frozen.
         snr_gamma: Cap of the signal-to-noise ratio in the loss weight (Hang et al. 2023).
     """
 
@@ -123,10 +123,11 @@ class PriorRecipe(Options):
 
     Args:
         base: Stable Diffusion folder to train a ControlNet for; null trains all networks.
-        resolution: Side of the training images, pixels.
+        resolution: Resolution of the training images, in pixels.
         architecture: Sizes of the networks; not used with a base.
-        autoencoder: Stage of the autoencoder; not used with a base.
-        diffusion: Stage of denoiser, text encoder and ControlNet; with a base, of the ControlNet.
+        autoencoder: Autoencoder stage; not used with a base.
+        diffusion: Diffusion stage: denoiser, text encoder and ControlNet; with a base, only the
+            ControlNet.
     """
 
     base: FilePath | None
@@ -146,13 +147,13 @@ class PriorRunOptions(Options):
     """Rhythm and output of a run.
 
     Args:
-        seed: Seed of initial weights, order and noise.
+        seed: Seed of initial weights, data order and noise.
         precision: Precision of forward passes where that is safe. bf16 is faster on GPUs and on
             CPUs with AVX-512 BF16.
         num_workers: Processes that read images; only used with a base.
         tick_steps: Steps between status lines.
         snapshot_steps: Steps between snapshots of model, state and sample grid.
-        num_samples: Number of captions, and of label maps, in the sample grid, which shows every
+        num_samples: Number of captions and of label maps in the sample grid, which shows every
             combination.
         guidance_scale: Classifier-free guidance scale of the sample grid and of quality_samples.
         quality_samples: Samples at the end whose agreement with masks and prompts is measured

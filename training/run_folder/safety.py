@@ -20,7 +20,7 @@ BestMetric = Literal[
 
 @dataclass(frozen=True)
 class SafetySettings(Options):
-    """What a run keeps, and when it returns to a saved state; see docs/reliability.md.
+    """Which checkpoints a run keeps, and when it rolls back; see docs/reliability.md.
 
     Args:
         keep_last: Number of newest checkpoints in checkpoints/; null keeps all. The newest is also
@@ -28,12 +28,11 @@ class SafetySettings(Options):
         keep_best: Number of best checkpoints to keep as well; needs metrics.names.
         best_metric: What "best" means. "fid" and "kid" are those of the feature network in use.
             Smaller is better, except for miou.
-        max_rollbacks: Returns to a saved state without a snapshot in between; one more stops the
-            run.
+        max_rollbacks: Maximum number of rollbacks between two snapshots; one more stops the run.
         spike_factor: A loss this many times its running median (or 1, if larger) counts as
-            diverged; null only looks for NaN and infinity.
-        spike_window: Iterations of the running median.
-        rollback_lr_factor: Factor on all learning rates after each return.
+            diverged; null checks only for NaN and infinity.
+        spike_window: Iterations over which the running median is taken.
+        rollback_lr_factor: Factor on all learning rates after each rollback.
     """
 
     keep_last: NonNegativeInt | None = 3

@@ -42,7 +42,7 @@ class PhotoSettings:
     """How photos become samples; the options of scripts.prepare_data explain each.
 
     Args:
-        resolution: Side of the samples, pixels.
+        resolution: Side of the samples, in pixels.
         crop: How a square is cut out.
         framing: How large and where people's heads are in photos that `crop` does not align.
         landmark_source: Where landmarks come from; "auto" takes the first that there is.
