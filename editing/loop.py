@@ -76,7 +76,9 @@ class EditLoop:
             for step in range(1, num_steps + 1):
                 terms = self.step((step - 1) / num_steps)
                 if not all(math.isfinite(value) for value in terms.values()):
-                    _logger.warning("step %d: the loss is not finite; stopped before it", step)
+                    _logger.warning(
+                        "step %d: the loss is not finite; stopping before this step", step
+                    )
                     break
                 history.append(terms)
                 values = self.numbers | {name: f"{value:.3g}" for name, value in terms.items()}

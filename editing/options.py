@@ -96,7 +96,7 @@ class EditOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         if not self.learnable:
-            raise OptionError("learnable", (), "name what to optimise, such as [ws]")
+            raise OptionError("learnable", (), "use at least one item, such as [ws]")
         for name in ("yaw_range_degrees", "pitch_range_degrees"):
             low, high = getattr(self, name)
             if low > high:

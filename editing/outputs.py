@@ -46,7 +46,7 @@ class ViewPair:
         return segmentation_to_label_map(self.edited.segmentation)
 
     @property
-    def levels(self) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], whole numbers 0..255
+    def levels(self) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], integers in 0..255
         """Edited and source picture as in the 8-bit files."""
         pixels = to_uint8(self.edited.image), to_uint8(self.source.image)
         return tuple(torch.from_numpy(values).movedim(-1, 1).float() for values in pixels)

@@ -92,7 +92,7 @@ class OptionError(UserError):
 class Options:
     """Base of all options: checks every field against its annotation.
 
-    Lists become tuples, whole numbers become floats where the annotation says so. A class that
+    Lists become tuples, integers become floats where the annotation says so. A class that
     compares fields with each other does that in its own `__post_init__`, after this one's.
 
     Raises:
@@ -157,7 +157,7 @@ def group_type(hint: Any) -> type | None:
 
 
 def describe(hint: Any) -> str:
-    """Say which values an annotation allows, such as "a whole number of at least 1 or null"."""
+    """Say which values an annotation allows, such as "an integer of at least 1 or null"."""
     parts = [part for part in alternatives_of(hint) if part is not type(None)]
     or_null = " or null" if len(parts) < len(alternatives_of(hint)) else ""
     return " or ".join(map(_describe_one, parts)) + or_null
@@ -208,7 +208,7 @@ def _describe_one(hint: Any) -> str:
         items = get_args(base)
         length = "" if items[-1] is Ellipsis else f" of {len(items)}"
         return f"a list{length}, each item {describe(items[0])}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
     names[dict] = "values by name such as {a:1}"
     return f"{names.get(get_origin(base) or base, 'a group of options')} {bounds}".strip()
 

@@ -31,7 +31,7 @@ def check_data(options: PrepareOptions) -> None:
     with stage("Writing the report"):
         page = write_report(diagnosis, options.paths.run_folder)
     code = exit_code(diagnosis)
-    _logger.info("%s; report: %s", "faults found" if code else "no faults found", page)
+    _logger.info("%s; report: %s", "problems found" if code else "no problems found", page)
     if code:
         sys.exit(code)
 

@@ -51,7 +51,7 @@ def build_options(script: str, config: DictConfig) -> Options:
     """
     if missing := [key for key, value in flatten(config) if value == "???"]:
         wanted = ", ".join(f"{key}=..." for key in missing)
-        raise UserError(f"missing value, please give: {wanted} (see --help)")
+        raise UserError(f"missing required option: {wanted} (see --help)")
     with composing(script):
         values = OmegaConf.to_container(config, resolve=True)
     return config_from_dict(options_type(script), values)

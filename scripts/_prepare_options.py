@@ -230,7 +230,7 @@ def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
             )
     for option in _NEEDED[task]:
         if not getattr(options, option):
-            raise UserError(f"missing value, please give: {option}=... (see --help)")
+            raise UserError(f"missing required option: {option}=... (see --help)")
     if task == "photos":
         _check_photos(options)
 
@@ -238,11 +238,11 @@ def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
 def _check_photos(options: PrepareOptions) -> None:
     """Check what options of photos need of each other."""
     if options.images is None:
-        raise UserError("missing value, please give: images=FOLDER (see --help)")
+        raise UserError("missing required option: images=FOLDER (see --help)")
     if (options.masks is None) == (options.parsing.model is None):
         raise UserError("photos need either masks=FOLDER or parsing.model=... (see --help)")
     if options.cameras is not None and options.crop in ("ffhq", "eg3d"):
-        advice = "does not fit cameras=..., which are those of whole photos"
+        advice = "cannot be used with cameras=..., which describe uncropped photos"
         raise OptionError("crop", options.crop, advice)
     for option, is_asked, needed, value in (
         ("parsing.model", options.masks is None, "parsing.label_set", options.parsing.label_set),

@@ -103,14 +103,14 @@ def _edit(config: EditScriptOptions) -> None:
         session.run(should_stop)
     taken = len(session.history)
     if taken < options.num_steps:
-        text = "stopped after step %d of %d; writing the edit up to there to %s"
+        text = "stopped after step %d of %d; writing the edit so far to %s"
         _logger.info(text, taken, options.num_steps, config.output)
     receipt = session.write(config.output, started=started, **config_to_dict(config.report))
     for name, iou in receipt.mask_iou.items():
         rounded = ["-" if value is None else f"{value:.3f}" for value in iou.values()]
         _logger.info("IoU of %s with the painted mask: %s", name, " -> ".join(rounded))
     _logger.info("PSNR outside the region: %.1f dB", receipt.psnr_outside_region_db)
-    _logger.info("results in %s, page report.html", config.output)
+    _logger.info("results in %s; open report.html", config.output)
 
 
 def _make_request(

@@ -61,7 +61,7 @@ class EvaluateOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         if self.data is not None and not self.metrics.names:
-            raise OptionError("metrics.names", (), "name what to measure")
+            raise OptionError("metrics.names", (), "use at least one metric, such as [fid]")
 
 
 OPTIONS = EvaluateOptions

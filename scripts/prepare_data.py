@@ -87,7 +87,7 @@ def _prepare(options: PrepareOptions, plan: _Plan) -> None:
     _logger.info("wrote %d images to %s%s", num_made, options.output, left_out)
     preview = Path(options.paths.run_folder) / "preview.png"
     save_image(preview, make_preview(writer.path))
-    _logger.info("look at %s", preview)
+    _logger.info("preview: %s", preview)
 
 
 def _selected(options: PrepareOptions, names: Sequence[str]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _make_source(options: PrepareOptions) -> "PhotoFiles":
     files = {name: Path(path) for name, path in given.items() if path is not None}
     for name in ("images", "masks"):
         if name in files and files[name].resolve() in Path(options.output).resolve().parents:
-            raise UserError(f"output={options.output} lies in {name}={files[name]}, which is read")
+            raise UserError(f"output={options.output} is inside the input {name}={files[name]}")
     makers = {
         "folder": partial(FolderSource, copies_from=dataset.copies_from),
         "catmask_hq": partial(CatMaskHqSource, swap_mouth_and_nose=dataset.swap_mouth_and_nose),

@@ -285,7 +285,7 @@ class Trainer:
         run_on_main(lambda: save_state(path, state, with_previous=False))
         self._monitor.rewind(state.images_seen)
         _logger.warning(
-            "%s at %d images; back to %d images with learning rates times %g",
+            "%s at %d images; rolled back to %d images, learning rates multiplied by %g",
             reason,
             failed_at,
             state.images_seen,

@@ -137,10 +137,14 @@ class GenerationOptions(Options):
         """
         self.picture_kinds(config)
         if self.mix.shapes and config.plane_branches == "single":
-            raise UserError("mix: this generator has the same planes for shape and for texture")
+            raise UserError(
+                "mix needs separate planes for shape and texture; this generator has one set"
+            )
         asks_for_labels = self.mesh.coloring == "label" or self.mesh.per_label
         if asks_for_labels and get_label_set(config.label_set).num_classes == 0:
-            raise UserError("mesh: labels are asked for, but this generator has none")
+            raise UserError(
+                "mesh: this generator has no labels; use mesh.coloring=texture mesh.per_label=false"
+            )
 
     def _check_combination(self) -> None:
         """Refuse options that exclude each other, or that others leave without effect."""
@@ -172,7 +176,7 @@ def parse_seeds(name: str, text: str) -> tuple[int, ...]:
     Raises:
         OptionError: If it cannot be read or a seed is not in 0..2**32 - 1.
     """
-    advice = f"use whole numbers from 0 to {_MAX_SEED} and ranges, such as 0,3,5-9"
+    advice = f"use integers from 0 to {_MAX_SEED} and ranges, such as 0,3,5-9"
     seeds: dict[int, None] = {}
     for part in text.strip("[ ]").split(","):
         match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)

@@ -135,7 +135,7 @@ def write_meshes(
 
 def _check_labels(label_set: LabelSet | None, purpose: str) -> None:
     if label_set is None or label_set.num_classes == 0:
-        raise UserError(f"{purpose} needs labels, and this head has none")
+        raise UserError(f"{purpose} needs labels, but this head has none")
 
 
 def _class_distance(field: Field, class_id: int) -> Distance:

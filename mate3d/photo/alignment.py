@@ -107,7 +107,7 @@ class Crop:
         low, high = self._corners().min(axis=0), self._corners().max(axis=0)
         inside = np.clip(np.minimum(high, (width, height)) - np.maximum(low, 0), 0, None)
         if inside.prod() < _MIN_INSIDE * (high - low).prod():
-            raise UserError("the crop around the landmarks lies mostly outside the photo")
+            raise UserError("the crop around the landmarks is mostly outside the photo")
         # Two extra pixels for interpolation at the border.
         reach = [-low[0], -low[1], high[0] - width, high[1] - height]
         return tuple(max(0, math.ceil(value) + 2) for value in reach)

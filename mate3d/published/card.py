@@ -50,7 +50,7 @@ A camera is 25 numbers: the 4x4 camera-to-world matrix row by row, then 3x3 intr
 divided by the image size. Camera axes are OpenCV's (x right, y down, z forward); the
 world has y up, and a frontal portrait looks along +z.
 
-Default cameras stand {rig.radius:g} from the origin and look at ({target}). Their focal
+Default cameras are {rig.radius:g} from the origin and look at ({target}). Their focal
 length {rig.focal:g} is that of the training cameras; the snapshot stores none.
 
 ## Compatibility

@@ -123,7 +123,7 @@ def _broken_values(state: dict[str, Tensor]) -> list[str]:
     """List the tensors that hold anything but finite floating-point numbers."""
     integer = [name for name, tensor in state.items() if not tensor.is_floating_point()]
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    kinds = {"whole numbers": integer, "values that are not finite": broken}
+    kinds = {"integers": integer, "values that are not finite": broken}
     return [f"{kind} in {_some(names)}" for kind, names in kinds.items() if names]
 
 

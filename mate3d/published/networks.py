@@ -136,8 +136,8 @@ def read_published(path: str | Path) -> PublishedSnapshot:
     keys = [ascii(key)[1:-1][:40] for key in top if isinstance(key, str)]
     if not found:
         raise UserError(
-            f"snapshot {path} holds none of the networks {', '.join(NETWORK_NAMES)};"
-            f" it holds {', '.join(keys[:6]) or 'nothing'}"
+            f"snapshot {path} contains none of the networks {', '.join(NETWORK_NAMES)};"
+            f" it contains {', '.join(keys[:6]) or 'nothing'}"
         )
     networks = {}
     for name, module in found.items():

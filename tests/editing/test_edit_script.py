@@ -248,7 +248,7 @@ def test_an_interrupted_edit_writes_what_exists_and_tells_the_step(
     edit.main([*words, f"output={tmp_path}", "edit.num_steps=100"])
     receipt = json.loads((tmp_path / "receipt.json").read_text())
     assert (receipt["num_steps"], receipt["num_steps_planned"]) == (1, 100)
-    assert f"stopped after step 1 of 100; writing the edit up to there to {tmp_path}" in (
+    assert f"stopped after step 1 of 100; writing the edit so far to {tmp_path}" in (
         capsys.readouterr().out
     )
     assert "Stopped after" in (tmp_path / "report.html").read_text()

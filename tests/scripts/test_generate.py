@@ -60,7 +60,7 @@ def test_orbit_interpolation_and_mix_write_their_files(checkpoint, tmp_path):
         (["seeds=[]"], "seeds=[]; cannot read ''"),
         (["views.path=list"], "path=list needs [yaw,pitch] pairs"),
         (["views.path=grid", "views.yaws_degrees=[]"], "views.yaws_degrees=[]; use a list"),
-        (["views.path=orbit", "views.num_frames=1"], "views.num_frames=1; use a whole number"),
+        (["views.path=orbit", "views.num_frames=1"], "views.num_frames=1; use an integer"),
         (["views=null"], "views=null"),
         (["pictures=photo"], "pictures=[photo]"),
         (["truncation_psi=3"], "truncation_psi=3.0; use a number from 0 to 2"),

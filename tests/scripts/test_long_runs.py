@@ -168,6 +168,6 @@ def test_one_run_and_one_writer_per_folder(cats, whole_runs, monkeypatch, fail, 
     assert "resume=maybe; use" in fail(MAINS[script], *words, "resume=maybe")
     with only_writer(folder):
         line = fail(MAINS[script], *words, "resume=auto")
-    assert f"another process trains in {folder}" in line
+    assert f"another process is training in {folder}" in line
     del files[folder / ".training.lock"]
     assert all(path.stat().st_mtime_ns == when for path, when in files.items())

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
     ("words", "message"),
     [
         (["seeed=1,2"], "unknown option 'seeed'"),
-        (["seed=1,many"], "seed=many; use a whole number"),
+        (["seed=1,many"], "seed=many; use an integer"),
         (["debug=tiny,small"], "unknown choice debug=small; use one of: tiny"),
         (["hydra/launcher=pbs"], "unknown choice hydra/launcher=pbs; use one of: basic, local"),
         (["hydra/launcher=local", "hydra.launcher.nodez=2"], "Key 'nodez' not in"),

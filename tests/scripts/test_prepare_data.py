@@ -132,7 +132,7 @@ def test_bare_folders_become_a_data_set_with_the_cameras_that_the_heads_have(tru
 def test_prepared_photos_pass_the_check_and_train(photos, tmp_path, capsys):
     path = _prepare(photos, f"masks={photos / 'masks'}")
     _run(tmp_path / "check", "check=true", f"data={path}")
-    assert "no faults found" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
     assert "few images" in (tmp_path / "check" / "run" / "index.html").read_text()
     words = ["debug=tiny", "train.total_kimg=0.008", "train.tick_kimg=0.004"]
     train.main([*words, f"data={path}", f"output={tmp_path / 'trained'}"])
@@ -237,7 +237,7 @@ def test_missing_masks_and_captions_come_from_networks(photos):
 def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
     fixed = ["dataset=ffhq_mask", f"images={photos / 'photos'}", f"paths.outputs={photos}"]
     words = [f"masks={photos / 'masks'}", f"output={photos}/masks/x"]
-    assert "lies in masks=" in fail(prepare_data.main, *fixed, *words)
+    assert "is inside the input masks=" in fail(prepare_data.main, *fixed, *words)
     words = [f"parsing.model={photos / 'nothing'}", "parsing.label_set=face_parsing_bisenet"]
     assert "nothing" in fail(prepare_data.main, *fixed, *words, f"output={photos / 'out'}")
     assert not (photos / "out").exists() and not list(photos.glob(".out*preparing"))
@@ -246,7 +246,10 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["dataset=folder", "dataset.label_set=catmask_hq"], "please give: images=FOLDER"),
+        (
+            ["dataset=folder", "dataset.label_set=catmask_hq"],
+            "missing required option: images=FOLDER",
+        ),
         (["dataset=ffhq_mask", "images=x"], "photos need either masks=FOLDER or parsing.model="),
         (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "needs parsing.label_set="),
         (["dataset=ffhq_mask", "images=x", "masks=x", "parsing.model=y"], "either masks=FOLDER or"),
@@ -264,7 +267,7 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
             "crop=ffhq; does not fit cameras=",
         ),
         (["images=x"], "option images=x has no effect with procedural portraits (only with photos"),
-        (["dataset=packed"], "please give: data=... (see --help)"),
+        (["dataset=packed"], "missing required option: data=... (see --help)"),
         (["dataset=packed", "data=x", "crop=none"], "option crop=none has no effect with dataset="),
         (["check=true", "data=x"], "no effect with check=true (only with check=true fix=...)"),
         (["dataset=packed", "data=/nowhere"], "not found: /nowhere"),
@@ -274,8 +277,8 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
             "unknown label set 'dogs'",
         ),
         (["set_attributes={ears:2}"], "unknown attribute 'ears'"),
-        (["max_repeats=0"], "max_repeats=0; use a whole number of at least 1"),
-        (["output="], "missing value, please give: output=... (see --help)"),
+        (["max_repeats=0"], "max_repeats=0; use an integer of at least 1"),
+        (["output="], "missing required option: output=... (see --help)"),
     ],
 )
 def test_options_that_do_not_fit_are_named(tmp_path, fail, words, message):
@@ -296,7 +299,7 @@ def test_check_exits_with_1_on_faults_and_repairs_a_copy(truth, tmp_path, capsys
     fixed = tmp_path / "fixed.zip"
     words = [f"data={broken}", "fix=camera_convention,image_format", f"output={fixed}"]
     _run(tmp_path, "check=true", *words)
-    assert "no faults found" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
     np.testing.assert_allclose(open_dataset(fixed)[1].cameras, open_dataset(truth)[1].cameras)
     with pytest.raises(SystemExit) as info:
         _run(tmp_path, "check=true", f"data={tmp_path / 'run'}")

@@ -129,7 +129,7 @@ def test_compiler_errors_are_kept_and_quoted_and_repeated_only_after_a_while(too
 def test_compiler_that_hangs_is_ended_with_all_it_started(tools, toolkit, monkeypatch):
     toolkit.write_nvcc(compiling="sleep 60")
     monkeypatch.setattr(library, "_BUILD_SECONDS", 1.0)
-    with pytest.raises(BuildError, match="did not end within"):
+    with pytest.raises(BuildError, match="did not finish within"):
         cache.find_or_build(tools, GPU)
     assert toolkit.calls
     _wait_for(lambda: not any(map(_is_running, toolkit.calls)), "end of the compiler")

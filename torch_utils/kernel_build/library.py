@@ -131,7 +131,7 @@ def _run_compilers(work: Path, toolchain: Toolchain, codes: Iterable[str], failu
         for commands in steps:
             _run_at_once(commands, log, deadline)
     except subprocess.SubprocessError as error:
-        reason = f"the compiler did not end within {_BUILD_SECONDS / 60:.0f} minutes"
+        reason = f"the compiler did not finish within {_BUILD_SECONDS / 60:.0f} minutes"
         if isinstance(error, subprocess.CalledProcessError):
             reason = f"the compiler failed: {first_error(log.read_text(errors='replace'))}"
         failure.write_bytes(f"{reason}\n\n".encode() + log.read_bytes())

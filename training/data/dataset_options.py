@@ -70,4 +70,4 @@ class DatasetOptions(Options):
                 raise OptionError(name, value, advice)
         for name in ("label_set", "resolution"):
             if getattr(self, name) is None and self.source != "packed":
-                raise OptionError(name, None, f"is needed with source={self.source}")
+                raise OptionError(name, None, f"is required with source={self.source}")

@@ -36,7 +36,7 @@ def only_writer(
     """
     if resume == "true" and not has_state(run_folder):
         raise UserError(f"nothing to resume: {run_folder / STATE_FILE} not found")
-    refusal = f"another process trains in {run_folder}; wait for it or choose another output"
+    refusal = f"another process is training in {run_folder}; wait for it or choose another output"
     with file_lock(run_folder / _LOCK_FILE, refusal, patience_s=patience_s):
         if resume == "false" and has_state(run_folder):
             raise UserError(

@@ -225,7 +225,7 @@ class Monitor:
             if not self._failing:
                 reason = getattr(error, "strerror", None) or error
                 _logger.warning(
-                    "cannot write logs to %s (%s: %s); training continues, records wait in memory",
+                    "cannot write logs to %s (%s: %s); training continues, writing them later",
                     self._run_folder,
                     what,
                     reason,

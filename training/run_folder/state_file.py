@@ -48,7 +48,7 @@ def write_state(
     """
     name = find_non_finite(document)
     if name is not None:
-        raise UserError(f"{path} not written: {name} is not finite; the last state is kept")
+        raise UserError(f"{path} not written: {name} is not finite; the previous state is kept")
     header = {"format_version": _FORMAT_VERSION, "model": model, "random": _random_state()}
     with atomic_files(path.parent) as temporary:
         save_document(temporary / path.name, header | dict(document))

@@ -234,7 +234,7 @@ def test_script_compares_a_checkpoint_with_a_data_set(
         assert f"Metrics/{name}" in text
     people = write_shards(tmp_path / "people", side=16)
     for word, message in (
-        ("metrics=none", "metrics.names=[]; name what to measure"),
+        ("metrics=none", "metrics.names=[]; use at least one metric, such as [fid]"),
         (f"data={people}", "has labels celebamask_hq, but the generator has catmask_hq"),
     ):
         with pytest.raises(SystemExit) as end:

@@ -112,7 +112,7 @@ def test_script_trains_a_network_that_loads_and_repeats(data, tmp_path):
         (["data=[]"], "give at least one dataset"),
         (["data=[nowhere]"], "nowhere"),
         (["data=[{plain}]"], "has images without attributes"),
-        (["training.steps=0"], "training.steps=0; use a whole number of at least 1"),
+        (["training.steps=0"], "training.steps=0; use an integer of at least 1"),
         (["training.degraded_share=2"], "training.degraded_share=2"),
         (["training.batch_size=100"], "training.batch_size=100 is more than"),
         (["network.channels=[3,4]"], "network.channels=[3,4]; use a list of 4"),

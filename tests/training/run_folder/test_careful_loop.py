@@ -10,7 +10,7 @@ from training.run_folder.careful_loop import only_writer
 
 def test_a_run_folder_has_one_writer(tmp_path):
     with only_writer(tmp_path / "run"):
-        with pytest.raises(UserError, match="another process trains in .*run; wait"):
+        with pytest.raises(UserError, match="another process is training in .*run; wait"):
             with only_writer(tmp_path / "run", patience_s=0):
                 raise AssertionError("the block must not run")
     with only_writer(tmp_path / "run", patience_s=0):

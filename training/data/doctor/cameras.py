@@ -52,7 +52,7 @@ def check_cameras(
     chain.read_columns()
     chain.divide_pixels(sizes)
     chain.drop("intrinsics {}", ~has_plausible_intrinsics(chain.intrinsics), chain.intrinsics)
-    chain.drop("no rotation: {}", ~is_rigid(chain.poses), chain.poses[:, :3, :3])
+    chain.drop("not a rotation: {}", ~is_rigid(chain.poses), chain.poses[:, :3, :3])
     if chain.names.size == 0:
         return {}
     is_inverted = np.full(len(chain.names), are_inverted(chain.poses))

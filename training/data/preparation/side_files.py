@@ -265,7 +265,7 @@ def _parse_celeba(text: str, path: Path) -> dict[str, dict[str, float]]:
             attributes[image] = {n: float(v == "1") for n, v in zip(names, values, strict=True)}
     if len(attributes) != int(lines[0]):
         raise UserError(
-            f"attributes {path} have {len(attributes)} images (expected {lines[0].strip()})"
+            f"attributes {path} list {len(attributes)} images (expected {lines[0].strip()})"
         )
     return attributes
 
