@@ -95,7 +95,7 @@ class EditLoop:
         return soft_beta if soft_beta is not None and soft_beta > own_beta else None
 
     def step(self, progress: float) -> dict[str, float]:
-        """Render, guide, and take one optimiser step unless the loss is not finite.
+        """Render, guide, and take one optimizer step unless the loss is not finite.
 
         Args:
             progress: Completed fraction of the edit, 0..1.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
 from mate3d.rendering.triplane import TriPlaneField
 
-# Identical pictures have an infinite PSNR, which JSON cannot store.
+# Identical images have an infinite PSNR, which JSON cannot store.
 MAX_PSNR_DB = 100.0
 # Turns scores into logits: a score of 1 against -1 is almost certain.
 _SHARPNESS = 5.0
@@ -150,8 +150,8 @@ def psnr_outside(
     """Return the PSNR in dB over the pixels outside a region, at most `MAX_PSNR_DB`.
 
     Args:
-        image: Edited picture.
-        source_image: Source picture.
+        image: Edited image.
+        source_image: Source image.
         region: Pixels to leave out.
         value_range: Difference between white and black.
     """

@@ -1,4 +1,4 @@
-"""Render and write the pictures and the video of an edit."""
+"""Render and write the images and the video of an edit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class ViewPair:
 
     @property
     def levels(self) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], integers in 0..255
-        """Edited and source picture as in the 8-bit files."""
+        """Edited and source image as in the 8-bit files."""
         pixels = to_uint8(self.edited.image), to_uint8(self.source.image)
         return tuple(torch.from_numpy(values).movedim(-1, 1).float() for values in pixels)
 
@@ -96,7 +96,7 @@ def write_pictures(
     painted_label_map: Tensor,  # [1, H, W]
     label_set: LabelSet,
 ) -> None:
-    """Write the still pictures of an edit.
+    """Write the still images of an edit.
 
     Args:
         folder: Existing folder.

@@ -24,14 +24,14 @@ REGION_DEFINITION = (
 
 @dataclass(frozen=True)
 class PromptScore:
-    """How much better the prior explains a picture with the prompt than without it.
+    """How much better the prior explains an image with the prompt than without it.
 
-    The same prior guided the edit, so this is not an independent measure of how well picture and
+    The same prior guided the edit, so this is not an independent measure of how well image and
     text agree.
 
     Args:
-        before: Denoising error without the prompt minus the error with it, for the source picture.
-        after: The same for the edited picture; higher is closer to the prompt.
+        before: Denoising error without the prompt minus the error with it, for the source image.
+        after: The same for the edited image; higher is closer to the prompt.
     """
 
     before: float
@@ -40,22 +40,22 @@ class PromptScore:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Measurements of a finished edit, taken from the written 8-bit pictures and masks.
+    """Measurements of a finished edit, taken from the written 8-bit images and masks.
 
     Args:
         prompt: The text prompt.
         edit_classes: Classes that were allowed to change.
         mask_iou: For each edited class, intersection over union of rendered and painted mask at
             the painted view, before and after; null where neither mask has the class.
-        psnr_outside_region_db: PSNR of the edited against the source picture outside the region,
+        psnr_outside_region_db: PSNR of the edited against the source image outside the region,
             at the painted view.
         psnr_outside_region_other_views_db: The same at the views of views.png.
         region: Definition, dilation and area of that region.
         color_change_in_region: Mean RGB change inside the region, edited minus source, in levels
             of 0..255.
         prompt_score: See `PromptScore`; null without a prior.
-        num_steps: Optimiser steps taken.
-        num_steps_planned: Optimiser steps requested; more than taken if the edit was stopped.
+        num_steps: Optimizer steps taken.
+        num_steps_planned: Optimizer steps requested; more than taken if the edit was stopped.
         seconds: Duration of the optimisation and of the whole command.
         peak_memory_mib: Peak memory of the process, or of the GPU if one was used; null if the
             system does not report it.
@@ -111,11 +111,11 @@ def prompt_gain(
     Args:
         guidance: Frozen prior.
         prompt_embeds: Encoded prompt and negative prompt.
-        image: Picture to score.
+        image: Image to score.
         control_image: Its colour-coded mask, if the prior takes one.
     """
     latents = guidance.encode_image(image)
-    # The same draws for every picture.
+    # The same draws for every image.
     shape = (_NUM_DRAWS, *latents.shape[1:])
     noises = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(latents)
     largest = len(guidance.alphas_cumprod) - 1

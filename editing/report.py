@@ -1,4 +1,4 @@
-"""The HTML report of an edit, written beside the pictures that it shows."""
+"""The HTML report of an edit, written beside the images that it shows."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mate3d.outputs.page import render_page
 
 
 def write_report(path: str | Path, receipt: Receipt, history: list[dict[str, float]]) -> None:
-    """Write the report; it links to the pictures and the video in the same folder.
+    """Write the report; it links to the images and the video in the same folder.
 
     Args:
         path: HTML file to write.

@@ -34,7 +34,7 @@ class Portrait:
         generator: Frozen source generator.
         ws: Style vectors, [1, L, w_dim].
         camera: Painted view, [1, 25].
-        image: Source picture, [1, 3, H, W].
+        image: Source image, [1, 3, H, W].
         label_map: Rendered source mask, [1, H, W].
     """
 

@@ -3,8 +3,8 @@
 The source bounds the region of an edit (`reachable_points`). A ray without reachable samples keeps
 the source's features. On other rays the copy is evaluated at reachable samples only. Colours,
 classes and normals are decoded only where they have weight. The super-resolutions are convolutions
-without statistics over the picture, so a window with enough context around it gives the same values
-as the whole picture. Results differ by rounding only.
+without statistics over the image, so a window with enough context around it gives the same values
+as the whole image. Results differ by rounding only.
 """
 
 import dataclasses
@@ -211,7 +211,7 @@ class FastSourceView(SourceView):
 
     @cached_property
     def _whole(self) -> RenderOutput:
-        """The source's pictures, computed without gradients."""
+        """The source's images, computed without gradients."""
         with torch.no_grad():
             view, generator = self._as_images(self.values), self.edited.generator
             return generator.superresolve(view, self.edited.source_ws, exact=False)
@@ -219,7 +219,7 @@ class FastSourceView(SourceView):
 
 @dataclass(frozen=True)
 class Window:
-    """The rectangle of a picture that an edit can change; each field has slices of rows, columns.
+    """The rectangle of an image that an edit can change; each field has slices of rows, columns.
 
     Args:
         context: Part of the input that the rectangle depends on.
@@ -245,7 +245,7 @@ def find_window(
         side: Side of the raw render.
 
     Returns:
-        The window; None if the network adds noise, which depends on the position in the picture.
+        The window; None if the network adds noise, which depends on the position in the image.
     """
     if network.noise_mode != "none":
         return None

@@ -22,7 +22,7 @@ DEFAULT_FOCAL = 4.2647
 DEFAULT_RADIUS = 2.7
 PathName = Literal["front", "list", "grid", "orbit", "figure_eight"]
 VIDEO_PATHS = ("orbit", "figure_eight")
-# Seen straight from above or below, no direction of the picture is up.
+# Seen straight from above or below, no direction of the image is up.
 PitchDegrees = Annotated[float, Range(-89, 89)]
 
 

@@ -1,4 +1,4 @@
-"""Build a training state from settings: networks, optimisers, stages."""
+"""Build a training state from settings: networks, optimizers, stages."""
 
 from dataclasses import asdict
 
@@ -152,7 +152,7 @@ def _build_discriminator(
 def _build_optimizers(
     networks: Networks, settings: TrainingSettings
 ) -> dict[str, torch.optim.Optimizer]:
-    """Build the optimisers, with a correction for lazy steps of non-zero weight."""
+    """Build the optimizers, with a correction for lazy steps of non-zero weight."""
     optimizer, loss = settings.optimizer, settings.loss
 
     def make(network: torch.nn.Module, lr: float, interval: int, weight: float) -> torch.optim.Adam:

@@ -121,7 +121,7 @@ def adversarial_iteration(
     """Run all steps that are due.
 
     Args:
-        state: Networks, optimisers and iteration number.
+        state: Networks, optimizers and iteration number.
         inputs: Real portraits, schedules, division of the batch.
         settings: Weights and intervals.
 

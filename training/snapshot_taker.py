@@ -1,4 +1,4 @@
-"""Snapshots of a run: pictures, histograms, metrics, checkpoint, state, summary."""
+"""Snapshots of a run: images, histograms, metrics, checkpoint, state, summary."""
 
 from collections.abc import Mapping
 from pathlib import Path

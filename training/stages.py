@@ -101,7 +101,7 @@ class SphereInitialization:
         return {"initloss": metrics["Loss/G_init/initloss"], "beta": metrics["Loss/beta"]}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return optimiser and counter."""
+        """Return optimizer and counter."""
         return {"steps_done": self.steps_done, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

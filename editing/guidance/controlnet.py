@@ -45,7 +45,7 @@ class ControlNetGuidance(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the pictures that the model was trained on."""
+        """Side in pixels of the images that the model was trained on."""
         downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.unet.config.sample_size * downscale
 

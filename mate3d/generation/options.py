@@ -117,7 +117,7 @@ class GenerationOptions(Options):
         return self.views.is_video or self.interpolate
 
     def picture_kinds(self, config: GeneratorConfig) -> tuple[str, ...]:
-        """Return the kinds of picture to make with a generator.
+        """Return the kinds of image to make with a generator.
 
         Raises:
             UserError: If the segmentation of an unlabelled generator is asked for.

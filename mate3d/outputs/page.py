@@ -20,7 +20,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Return a picture as a data URI; `kind` is "png" or "jpeg"."""
+    """Return an image as a data URI; `kind` is "png" or "jpeg"."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""Turn tensors and rendered views into pictures: colours, grids, contact sheets, files."""
+"""Turn tensors and rendered views into images: colours, grids, contact sheets, files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,13 +161,13 @@ def save_image(
 
 @dataclass(frozen=True)
 class PictureMaker:
-    """Turns views into pictures.
+    """Turns views into images.
 
     Args:
         label_set: Gives the colours of the segmentation.
         rendering: Its near and far are the ends of the depth colours, so that a colour means the
-            same depth in all pictures of a run.
-        resolution: Side of the generator's images; smaller pictures are enlarged to it.
+            same depth in all images of a run.
+        resolution: Side of the generator's images; smaller images are enlarged to it.
     """
 
     label_set: LabelSet

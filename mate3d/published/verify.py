@@ -62,7 +62,7 @@ class Verification:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether any picture was compared."""
+        """Whether any image was compared."""
         return any(name in self.outputs for name in _PICTURES)
 
     @property
@@ -179,7 +179,7 @@ def _compare_state(
 
 
 def _misfits(recorded: Mapping[str, Tensor], generator: Generator) -> list[str]:
-    """List the inputs and pictures that do not have this generator's sizes."""
+    """List the inputs and images that do not have this generator's sizes."""
     config, rows = generator.config, max(recorded["in.z"].shape[:1].numel(), 1)
     shapes = {
         "in.z": (rows, config.z_dim),
@@ -249,9 +249,9 @@ def _compare_output(result: Verification, name: str, ours: Tensor, recorded: Ten
 def comparison_picture(
     expected: Expected, verification: Verification, label_set: LabelSet
 ) -> Tensor:  # [3, H, W] in -1..1
-    """Return a row of (expected, ours, 100 times their difference) for each compared picture.
+    """Return a row of (expected, ours, 100 times their difference) for each compared image.
 
-    At least one picture must have been compared. Values that are not finite are shown as 0.
+    At least one image must have been compared. Values that are not finite are shown as 0.
     """
     rows = []
     names = [name for name in _PICTURES if name in verification.outputs]

@@ -1,4 +1,4 @@
-"""Optimisers, and the code that turns gradients into weight updates."""
+"""Optimizers, and the code that turns gradients into weight updates."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,7 +47,7 @@ def make_adam(
     *,
     reg_interval: int | None = None,
 ) -> torch.optim.Adam:
-    """Return an Adam optimiser, corrected for lazy regularisation steps.
+    """Return an Adam optimizer, corrected for lazy regularisation steps.
 
     Args:
         parameters: Parameters to train.
@@ -79,7 +79,7 @@ def optimizing(
 
     Args:
         network: The network trained in the block.
-        optimizer: Optimiser of its weights.
+        optimizer: Optimizer of its weights.
         scaler: Loss scaler of the block. If gradients overflow float16, the update is skipped and
             the scale is lowered.
         max_gradient_norm: Maximum norm of the whole gradient; None does not clip.

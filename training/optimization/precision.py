@@ -13,7 +13,7 @@ class TrainingPrecision:
     """Precision of backbone, super-resolutions and discriminators.
 
     Mapping, rays, depths, distances and their gradients, densities, compositing, losses, R1 and the
-    optimiser always use float32.
+    optimizer always use float32.
 
     Args:
         name: "fp32", "bf16" or "fp16".

@@ -52,7 +52,7 @@ class PriorQuality:
 
 
 class NamedColor(NamedTuple):
-    """The colour of a part of a picture, and the word for it in the caption."""
+    """The colour of a part of an image, and the word for it in the caption."""
 
     part: str
     word: str

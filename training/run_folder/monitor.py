@@ -1,4 +1,4 @@
-"""Progress of a run: status lines, stats.jsonl, TensorBoard, pictures, summary.html."""
+"""Progress of a run: status lines, stats.jsonl, TensorBoard, images, summary.html."""
 
 import logging
 import time

@@ -32,7 +32,7 @@ def find_grids(folder: Path) -> dict[int, dict[str, Path]]:
 
 
 def embed_grids(paths: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Return name, data URI and width of each readable picture."""
+    """Return name, data URI and width of each readable image."""
     pictures = []
     for name, path in paths.items():
         try:
@@ -45,7 +45,7 @@ def embed_grids(paths: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 
 def _embed(image: Image.Image, path: Path) -> tuple[str, int]:
-    """Keep small pictures unchanged; shrink large ones."""
+    """Keep small images unchanged; shrink large ones."""
     if image.width <= _MAX_WIDTH and path.stat().st_size <= _MAX_PNG_BYTES:
         data, kind = path.read_bytes(), "png"
     else:

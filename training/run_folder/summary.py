@@ -1,4 +1,4 @@
-"""summary.html: progress, pictures, events and settings of a run in one self-contained file."""
+"""summary.html: progress, images, events and settings of a run in one self-contained file."""
 
 import math
 import re
@@ -190,7 +190,7 @@ def _title(name: str) -> str:
 
 
 def _embed_snapshots(folder: Path) -> list[dict[str, Any]]:
-    """Return the latest and first samples, and real pictures for comparison."""
+    """Return the latest and first samples, and real images for comparison."""
     grids, snapshots = find_grids(folder), {}
     rendered = [images for images, one in grids.items() if "image" in one]
     if rendered:

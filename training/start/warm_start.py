@@ -233,7 +233,7 @@ class WarmStart:
         optimizer.step()
 
     def state_dict(self) -> dict[str, object]:
-        """Return optimisers and counter; the image pool is refilled after resuming."""
+        """Return optimizers and counter; the image pool is refilled after resuming."""
         return {
             "steps_done": self.steps_done,
             "attribute_head": self._attribute_head.state_dict(),
