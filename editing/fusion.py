@@ -152,7 +152,7 @@ class FusedField:
             with torch.no_grad():
                 return self.source.sample(points)
         # The source does not learn, so only the SDF's gradient at the points is needed. A linear
-        # function with the same value and gradient stands in for the graph.
+        # function with the same value and gradient replaces the graph.
         at = points.detach().requires_grad_(True)
         samples = self.source.sample(at)
         (gradient,) = torch.autograd.grad(samples.sdf, at, torch.ones_like(samples.sdf))

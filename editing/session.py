@@ -125,7 +125,7 @@ class EditSession:
         self.optimization_seconds = 0.0
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Optimise to the last step, or stop earlier if `should_stop` says so."""
+        """Optimise to the last step, or stop earlier if `should_stop` returns true."""
         started = time.perf_counter()
         target = EditTarget(
             camera=self.portrait.camera,

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """A user's mistake; the message says what is wrong, the value, and what is allowed."""
+    """A user's mistake; the message gives the problem, the value, and the allowed values."""

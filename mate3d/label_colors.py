@@ -1,4 +1,4 @@
-"""Look up the classes that a mask's colours stand for."""
+"""Look up the classes of a mask's colours."""
 
 from collections.abc import Sequence
 

@@ -18,7 +18,7 @@ from mate3d.errors import UserError
 
 OptionsT = TypeVar("OptionsT")
 
-# A bound this large need not be told.
+# Bounds this large are not worth showing.
 _MANY = 10**6
 
 
@@ -52,12 +52,12 @@ class Range:
 
 
 def AtLeast(low: float) -> Range:  # noqa: N802, as an annotation it reads like a type
-    """Return the numbers from `low` on."""
+    """Return the range of numbers from `low` upwards."""
     return Range(low)
 
 
 def Above(low: float, up_to: float = math.inf) -> Range:  # noqa: N802
-    """Return the numbers larger than `low`, and at most `up_to`."""
+    """Return the range of numbers above `low`, up to `up_to`."""
     return Range(low, up_to, with_low=False)
 
 
@@ -92,11 +92,11 @@ class OptionError(UserError):
 class Options:
     """Base of all options: checks every field against its annotation.
 
-    Lists become tuples, integers become floats where the annotation says so. A class that
-    compares fields with each other does that in its own `__post_init__`, after this one's.
+    Lists become tuples, integers become floats where the annotation says so. Checks that involve
+    several fields belong in the subclass's `__post_init__`, after this one.
 
     Raises:
-        OptionError: Naming the field and what is allowed.
+        OptionError: Names the field and the allowed values.
     """
 
     def __post_init__(self):
@@ -128,7 +128,7 @@ def config_from_dict(
 
     Args:
         config_type: The class of the options.
-        values: By name; what is missing keeps its default.
+        values: By name; missing ones keep their defaults.
         path: Where these options belong in those of a script, such as "edit.", for messages.
 
     Raises:
@@ -157,14 +157,14 @@ def group_type(hint: Any) -> type | None:
 
 
 def describe(hint: Any) -> str:
-    """Say which values an annotation allows, such as "an integer of at least 1 or null"."""
+    """Describe the values that an annotation allows, such as "an integer of at least 1 or null"."""
     parts = [part for part in alternatives_of(hint) if part is not type(None)]
     or_null = " or null" if len(parts) < len(alternatives_of(hint)) else ""
     return " or ".join(map(_describe_one, parts)) + or_null
 
 
 def limits(hint: Any) -> str:
-    """Say briefly what an annotation allows, "fp32, bf16, fp16" or "from 0 to 1", if not much."""
+    """Describe the limits of an annotation briefly, such as "fp32, bf16, fp16" or "from 0 to 1"."""
     found = []
     for part in alternatives_of(hint):
         base = base_of(part)
@@ -177,7 +177,7 @@ def limits(hint: Any) -> str:
 
 
 def bounds_of(hint: Any) -> list[Any]:
-    """Return what an `Annotated` type says besides the type."""
+    """Return the metadata of an `Annotated` type."""
     return list(get_args(hint)[1:]) if get_origin(hint) is Annotated else []
 
 
@@ -187,7 +187,7 @@ def base_of(hint: Any) -> Any:
 
 
 def as_text(value: object) -> str:
-    """Write a value as it is given on the command line."""
+    """Format a value as on the command line."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(map(as_text, value)) + "]"
     if isinstance(value, bool):
@@ -218,7 +218,7 @@ def _ranges(hint: Any) -> list[Range]:
 
 
 def _checked(hint: Any, value: Any) -> Any:
-    """Return a value as its annotation has it.
+    """Return a value converted to its annotated type.
 
     Raises:
         ValueError: If it does not fit.

@@ -1,4 +1,4 @@
-"""`prepare_data check=true`: tell what is wrong with a dataset, and write a repaired copy."""
+"""`prepare_data check=true`: report the problems of a dataset, and write a repaired copy."""
 
 import logging
 import sys

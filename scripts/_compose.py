@@ -107,7 +107,7 @@ def composing(script: str, words: Sequence[str] = (), *, with_types: bool = True
 
 
 def _explain(script: str, words: Sequence[str], error: Exception) -> str:
-    """Return one line that says what is wrong: which value, and what is allowed."""
+    """Return a one-line message: the option, its value, and the allowed values."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     key = re.sub(r"\[\d+\]$", "", getattr(cause, "full_key", None) or "")
     option = find_options(options_type(script)).get(key)

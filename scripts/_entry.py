@@ -74,7 +74,7 @@ def run(
 
 
 def _report(error: BaseException) -> int:
-    """Say what ended the run, on one line where a user can help it; return the exit code."""
+    """Report why the run ended, in one line for a user's mistake; return the exit code."""
     if isinstance(error, SystemExit):
         return int(error.code or 0)
     if isinstance(error, KeyboardInterrupt):
@@ -103,7 +103,7 @@ def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) ->
     if "--cfg" in flags:
         print(OmegaConf.to_yaml(config, resolve="--resolve" in flags), end="")
         return
-    # The clock gives each process another default of `output`.
+    # Processes would get different defaults of `output` from the clock.
     options = broadcast_object(build_options(config_name, config))
     folder = Path(options.paths.run_folder)
     with ExitStack() as stack:

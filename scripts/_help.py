@@ -13,7 +13,7 @@ _WIDTH = 100
 
 
 def help_text(script: str, words: Sequence[str] = ()) -> str:
-    """Describe a script's options as they stand after the user's words."""
+    """Describe a script's options, with their values after the user's overrides."""
     kind = options_type(script)
     lines = [
         *(read_summary(kind), ""),

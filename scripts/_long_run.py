@@ -1,4 +1,4 @@
-"""Start a script that trains, so that it can be stopped and resumed."""
+"""Start a training script that can be stopped and resumed."""
 
 import shlex
 import sys

@@ -1,7 +1,7 @@
 """Start one job for each combination of values, by default here and one after the other.
 
 `--multirun hydra/launcher=slurm train.seed=0,1` submits two jobs through Hydra's launcher plugin
-for submitit. A job is an ordinary run of the script with one value each, in a folder of its own.
+for submitit. A job is an ordinary run of the script with one value each, in its own folder.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
     Args:
         config_name: Name of the script.
         words: `name=value`; values separated by commas make one job each. Words that begin with
-            `hydra/launcher` or `hydra.launcher.` say where and how jobs run.
+            `hydra/launcher` or `hydra.launcher.` set where and how jobs run.
 
     Raises:
         UserError: If an option is unknown, the launcher is not there, or a job failed.
@@ -78,7 +78,7 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
 def run_job(_: DictConfig) -> None:
     """Run the script as a job; Hydra calls this with the configuration, which it makes again."""
     job = HydraConfig.get()
-    # Hydra composes once at a time, and the script composes by itself.
+    # Hydra allows one composition at a time, and the script does its own.
     GlobalHydra.instance().clear()
     name = job.job.config_name
     words = [*job.overrides.task, *_job_words(name, Path(job.runtime.output_dir))]
@@ -89,7 +89,7 @@ def run_job(_: DictConfig) -> None:
 def queue_again() -> None:
     """After work that stopped for submitit's signal, let submitit answer it: queue the job again.
 
-    submitit by itself would do so at once, before the work is saved.
+    submitit alone would do so immediately, before the work is saved.
     """
     if was_preempted():
         os.kill(os.getpid(), signal.SIGUSR2)

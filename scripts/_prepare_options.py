@@ -211,11 +211,11 @@ _NAMES: dict[Task, str] = {
 
 
 def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
-    """Check that the options fit what is asked for.
+    """Check that the options fit the task.
 
     Args:
         options: All options.
-        words: The command line, which tells the options that the user gave.
+        words: The command line, which shows the options that the user set.
 
     Raises:
         UserError: If a needed option is missing, or one is given that would have no effect.

@@ -1,6 +1,6 @@
-"""What a script's options dataclass says about each option: its type, and its description.
+"""The type and description of each option, read from a script's options dataclass.
 
-OmegaConf knows neither `Literal` nor `Annotated` and takes frozen dataclasses as read-only, so
+OmegaConf supports neither `Literal` nor `Annotated` and takes frozen dataclasses as read-only, so
 Hydra composes a plain twin of the dataclass, which has the same names, defaults and basic types.
 """
 
@@ -20,7 +20,7 @@ class Option:
     """One option of a script, or a group of them.
 
     Args:
-        path: Its name, with those of the groups that it belongs to: "train.batch_size".
+        path: Its name, prefixed with its groups: "train.batch_size".
         hint: Its annotation.
         description: Its line under `Args:`.
     """

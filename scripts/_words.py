@@ -1,4 +1,4 @@
-"""Read the words of a command line as Hydra's overrides; text is taken as it is written."""
+"""Read the words of a command line as Hydra's overrides; text is taken literally."""
 
 import difflib
 import re
@@ -70,7 +70,7 @@ def _hydra_word(script: str, word: str, with_sweeps: bool) -> str:
         raise UserError(f"cannot read '{word}'; options of Hydra have no effect without --multirun")
     option = find_option(script, key)
     if with_sweeps and (override := _parse(f"{key}={text}")) and override.is_sweep_override():
-        # A function, such as range(1,4), stands for its values.
+        # A function, such as range(1,4), expands to its values.
         is_function = re.fullmatch(r"\w+\(.*\)", text)
         items = [text] if is_function else [_read_value(option, each) for each in _split(text)]
     else:

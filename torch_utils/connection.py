@@ -68,7 +68,7 @@ class Connection:
         """End all processes; if another failed first, exit silently with its code."""
         self._stop_watching()
         store, code = self._own_store, None
-        # If the process that holds the store is gone, there is nobody left to notify.
+        # If the process that holds the store is gone, no process is left to notify.
         with suppress(RuntimeError):
             if store.add("run/failures", 1) > 1:
                 self._follow(store)

@@ -43,7 +43,7 @@ def distributed(device_type: str) -> Iterator[World]:
         device_type: "cpu" or "cuda".
 
     Raises:
-        DistributedError: If the processes cannot connect, or one has no GPU of its own.
+        DistributedError: If the processes cannot connect, or one has no GPU.
     """
     with connected() as place:
         connection = current()

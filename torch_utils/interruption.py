@@ -17,7 +17,7 @@ _received: list[int] = []
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether to stop; a second SIGTERM or SIGINT acts as usual.
+    """Yield a function that returns whether to stop; a second SIGTERM or SIGINT acts as usual.
 
     Only the main thread can catch signals; in other threads this has no effect.
     """
@@ -50,5 +50,5 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 
 def was_preempted() -> bool:
-    """Tell whether the last `stop_on_signal` of this process received SIGUSR2."""
+    """Return whether the last `stop_on_signal` of this process received SIGUSR2."""
     return _PREEMPTION in _received

@@ -1,4 +1,4 @@
-"""How much memory this process has held, on systems that tell."""
+"""Peak memory of this process, on systems that report it."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the peak resident memory of this process, or None where the system does not tell."""
+    """Return the peak resident memory of this process, or None if the system does not report it."""
     # Linux counts the parent's memory into `ru_maxrss` of a new process, but not into this.
     if _STATUS.is_file():
         for line in _STATUS.read_text().splitlines():

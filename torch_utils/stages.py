@@ -32,7 +32,7 @@ class _LogLines(io.StringIO):
 
 @contextmanager
 def _ticking(bar: tqdm) -> Iterator[None]:
-    """Draw a bar once a second, so that its clock runs during a long item as well."""
+    """Redraw a bar every second, so that its clock runs during long items too."""
     done = threading.Event()
 
     def draw() -> None:

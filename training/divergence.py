@@ -90,7 +90,7 @@ def roll_back(
     """Return to the last saved state with other random numbers and, if asked for, lower rates.
 
     If that did not help, the next call returns to the state before it. Save the state afterwards
-    (`with_previous=False`), so that a resumed run knows about the rollback.
+    (`with_previous=False`), so that a resumed run is aware of the rollback.
 
     Args:
         path: File of the newest state.

@@ -94,10 +94,10 @@ class Trainer:
             module.requires_grad_(False)
 
     def run(self) -> bool:
-        """Train to the end, or until a signal asks any process to stop.
+        """Train to the end, or until any process receives a signal to stop.
 
         Returns:
-            Whether the run is complete; if not, its state is saved and the user knows how to
+            Whether the run is complete; if not, its state is saved and the user is told how to
             resume.
 
         Raises:
@@ -316,7 +316,7 @@ def _agree(
         for name, value in metrics.items()
         if isinstance(value, Tensor)
     }
-    # Read all at once, because each read waits for the GPU.
+    # Read together, because each read waits for the GPU.
     numbers = torch.stack(list(means.values())).tolist() if means else []
     read = dict(zip(means, numbers, strict=True))
     own = [float(read.get(name, value)) for name, value in metrics.items()]

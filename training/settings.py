@@ -24,7 +24,7 @@ from training.run_folder.safety import SafetySettings
 
 @dataclass(frozen=True)
 class LoopSettings(Options):
-    """Length, rhythm and output of a run.
+    """Length, batch size, logging and precision of a run.
 
     Args:
         batch_size: Images per iteration, over all processes.

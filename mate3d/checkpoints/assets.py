@@ -19,7 +19,7 @@ def folder_or_asset(text: str | Path) -> Path:
 
 
 def where_to_find(folder: str | Path, *patterns: str) -> str:
-    """Say what to use in place of a folder that lacks some file, as the end of an error message.
+    """Return the end of an error message: what to use instead of a folder that lacks some file.
 
     Args:
         folder: What was given; if a folder inside it holds the file, such as the checkpoint of a

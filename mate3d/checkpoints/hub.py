@@ -83,7 +83,7 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
 
 
 def read_repository(repo_id: str, revision: str) -> ModelInfo:
-    """Return what the hub knows about a model repository, with files sorted by name.
+    """Return the hub's metadata of a model repository, with files sorted by name.
 
     Raises:
         UserError: If it does not exist, is not public, or the hub cannot be reached.
@@ -189,7 +189,7 @@ def _fetch(info: ModelInfo, file: RepoSibling, partial: Path) -> None:
                 f" {(file.size - present) / 1e6:.0f} MB more"
             )
         if present >= file.size:
-            # Complete or damaged; the checksum will tell.
+            # Complete or damaged; the checksum decides.
             return
         location = get_hf_file_metadata(url).location
         # Large files come from another host through a signed URL; it must not see the token.

@@ -55,7 +55,7 @@ class MixOptions(Options):
 
 @dataclass(frozen=True)
 class GenerationOptions(Options):
-    """Everything that decides about the files of a run, apart from generator and device.
+    """Everything that determines the files of a run, apart from generator and device.
 
     Args:
         seeds: Which heads: numbers and ranges such as 0,3,5-9.

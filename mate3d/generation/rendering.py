@@ -152,7 +152,7 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadMaker:
-    """Makes heads one at a time, so that a head does not depend on the others in a run.
+    """Makes heads one at a time, so a head does not depend on the others in a run.
 
     Latents are conditioned on the checkpoint's frontal camera, independent of the views.
 
@@ -247,7 +247,7 @@ def interpolate_styles(
 
 @dataclass(frozen=True)
 class ViewRenderer:
-    """Renders views one at a time, so that a view does not depend on the others in a run.
+    """Renders views one at a time, so a view does not depend on the others in a run.
 
     Args:
         generator: Frozen generator.

@@ -71,7 +71,7 @@ def write_metadata(
     views: Sequence[View],
     source: str,
 ) -> Path:
-    """Write metadata.json; it contains no times, so that a repeated run gives the same bytes.
+    """Write metadata.json; it contains no times, so repeated runs give the same bytes.
 
     Args:
         files: Files of the run.

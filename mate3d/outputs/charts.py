@@ -174,7 +174,7 @@ def _range(values: np.ndarray, is_log: bool) -> tuple[float, float]:
     if is_log:
         return low / 1.1, high * 1.1
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        # A constant curve lies in the middle of the chart, not on its edge.
+        # A constant curve is drawn in the middle of the chart, not at its edge.
         margin = 0.5 * abs(high) or 1.0
     else:
         margin = 0.05 * (high - low)

@@ -26,7 +26,7 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Grid:
-    """Points on a regular grid; the outermost ones lie on the faces of the box.
+    """Points on a regular grid; the outermost ones are on the faces of the box.
 
     Args:
         box_size: Side of the box, centred at the origin, in world units.
@@ -109,7 +109,7 @@ def _evaluate_corners(
 
 
 def _grows_like_a_distance(coarse: np.ndarray, grid: Grid) -> bool:
-    """Tell true distances from pseudo distances, whose far values say little about the surface."""
+    """Distinguish true distances from pseudo-distances, unreliable far from the surface."""
     # The last blocks may be narrower.
     core = coarse[:-1, :-1, :-1]
     if min(core.shape) < 3:
@@ -185,7 +185,7 @@ def _keep_from_zero(
     volume: np.ndarray,
     largest_move: float,
 ) -> None:
-    """Move values away from zero until every sign change lies clearly between two grid points."""
+    """Move values away from zero until every sign change is clearly between two grid points."""
     volume[volume == 0] = _TINY
     inside = volume[1:-1, 1:-1, 1:-1]
     small = np.argwhere((inside < largest_move) & (inside > -largest_move)) + 1

@@ -182,7 +182,7 @@ def smooth_intersection(
     second: Tensor,  # [B, N]
     width: float,
 ) -> Tensor:  # [B, N]
-    """Keep what lies inside both, with a rounded edge; negate `second` to carve it out."""
+    """Intersect two shapes with a rounded edge; negate `second` to carve it out."""
     lack = (first - second).abs_().clamp_(max=width).sub_(width)
     return torch.maximum(first, second).addcmul_(lack, lack, value=0.25 / width)
 

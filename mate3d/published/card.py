@@ -77,7 +77,7 @@ No table of the cat ids is published. We inferred from the colours of the author
 
 
 def report_lines(conversion: Conversion, snapshot: PublishedSnapshot, network: str) -> list[str]:
-    """List the tensors that a conversion mapped, and those that it did not with the reasons."""
+    """List the tensors that a conversion mapped, and the others with the reasons."""
     mapped = sum(conversion.mapped.values())
     lines = [f"mapped from {network}: {mapped} tensors"]
     lines += [_row(part, count) for part, count in conversion.mapped.items()]

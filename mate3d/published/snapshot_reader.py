@@ -89,7 +89,7 @@ _FUNCTIONS = PLAIN_FUNCTIONS | {
 
 
 class _SnapshotUnpickler(InertUnpickler):
-    """Replaces the globals of spec 9.2 by inert stand-ins."""
+    """Replaces the globals of spec 9.2 with inert stand-ins."""
 
     def find_class(self, module: str, name: str) -> Global:
         is_class = module in _CLASS_MODULES and _CLASS_NAME.fullmatch(name)

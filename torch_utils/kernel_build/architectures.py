@@ -38,7 +38,7 @@ def _number(architecture: str) -> int:
 def gpu_codes(toolchain: Toolchain, architectures: Iterable[str]) -> tuple[str, ...]:
     """Return nvcc's names of the codes to generate, e.g. ("sm_80", "sm_90", "compute_90").
 
-    GPUs newer than the compiler get PTX of the newest generation it knows, which the driver
+    GPUs newer than the compiler get PTX of the newest generation it supports, which the driver
     translates.
 
     Raises:

@@ -26,8 +26,8 @@ from torch_utils.kernel_build.toolchain import BuildError, Toolchain
 
 _logger = logging.getLogger(__name__)
 
-# Longer than a build on a slow machine. A lock never outlives its process on file systems we know,
-# but a suspended process keeps it; compiling twice is better than waiting forever.
+# Longer than a build on a slow machine. A lock never outlives its process on the file systems that
+# we know, but a suspended process keeps it; compiling twice is better than waiting forever.
 _LOCK_SECONDS = 600.0
 # A failed build is not repeated for this long: each attempt may cost minutes in every process.
 _FAILURE_SECONDS = 3600.0

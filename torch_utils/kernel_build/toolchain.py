@@ -65,7 +65,7 @@ def find_toolchain() -> Toolchain:
     """Find everything needed to compile the kernels.
 
     Raises:
-        BuildError: If something is missing; says how to get it.
+        BuildError: If something is missing; the message explains how to get it.
     """
     if sys.platform != "linux":
         raise BuildError(

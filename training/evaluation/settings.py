@@ -42,7 +42,7 @@ class MetricSettings(Options):
     parsing_model: FilePath | None = None
 
     def is_due(self, snapshot: int, *, is_last: bool = False) -> bool:
-        """Tell whether to measure at snapshot number 1, 2, ..., of which the last always is."""
+        """Return whether to measure at snapshot 1, 2, ...; always true for the last."""
         if not self.names or self.interval == 0:
             return False
         return is_last or snapshot % self.interval == 0

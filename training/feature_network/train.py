@@ -62,7 +62,7 @@ def train_feature_network(
         seed: Seed of weights, order and degradations.
         device: Where to train.
         resume: Continue from the state in `output`.
-        command: Starts this run; appears on the card and in the line that says how to resume it.
+        command: Starts this run; appears on the card and in the log line about resuming it.
         with_progress_bar: Show a bar on stderr.
 
     Returns:

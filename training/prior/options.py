@@ -144,7 +144,7 @@ class PriorRecipe(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRunOptions(Options):
-    """Rhythm and output of a run.
+    """Logging, snapshots and output of a run.
 
     Args:
         seed: Seed of initial weights, data order and noise.

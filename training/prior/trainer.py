@@ -60,7 +60,7 @@ def train_prior(
 
     Args:
         options: See `PriorOptions`.
-        command: Starts this run; appears in the line that says how to resume it.
+        command: Starts this run; appears in the log line about resuming it.
         with_progress_bar: Show a bar on stderr.
 
     Returns:
@@ -150,7 +150,7 @@ class PriorTrainer:
     def _make_batches(
         self, networks: PriorNetworks, data: CaptionedImages | None
     ) -> Iterator[PriorBatch]:
-        """Encode the dataset at once or, with a base, batch by batch."""
+        """Encode the whole dataset up front or, with a base, batch by batch."""
         options = self._options
         order = {
             "batch_size": options.diffusion.batch_size,

@@ -57,9 +57,9 @@ def run_carefully(
 
     Args:
         take_step: Takes one step, saves if a snapshot is due, and returns whether it saved.
-        save: Saves the run as it is.
-        is_finished: Tells whether all steps are done.
-        should_stop: Tells whether to stop before the next step; the same on all processes.
+        save: Saves the current state of the run.
+        is_finished: Returns whether all steps are done.
+        should_stop: Returns whether to stop before the next step; the same on all processes.
 
     Returns:
         Whether the run is finished.
@@ -73,7 +73,7 @@ def run_carefully(
 
 
 def report_stop(position: str, command: str) -> None:
-    """Tell the user where a run stopped and how to resume it.
+    """Log where a run stopped and how to resume it.
 
     Args:
         position: For example "12 images".

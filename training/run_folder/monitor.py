@@ -42,7 +42,7 @@ _BAR_FORMAT = "{percentage:3.0f} % |{bar}| {rate_fmt}, {remaining} left"
 class Monitor:
     """Collects values between ticks and writes their means.
 
-    A full disk does not stop the run: one warning says so, and records of values wait in memory
+    A full disk does not stop the run: one warning says so, and records of values are kept in memory
     until they can be written.
 
     With several processes, all of them record and tick, and means are taken over all of them. Only

@@ -27,7 +27,7 @@ def previous_path(path: Path) -> Path:
 
 
 def has_state(run_folder: Path) -> bool:
-    """Tell whether a folder holds a state to resume from, which `read_state` may still refuse."""
+    """Return whether a folder has a state file to resume from; `read_state` may still reject it."""
     path = run_folder / STATE_FILE
     return path.is_file() or previous_path(path).is_file()
 

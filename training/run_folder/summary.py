@@ -175,7 +175,7 @@ def _make_sections(
 
 
 def _is_loss(name: str) -> bool:
-    """Tell raw losses and beta apart from weighted copies, logits and signs."""
+    """Distinguish raw losses and beta from weighted copies, logits and signs."""
     others = ("Loss/scores/", "Loss/signs/", "Loss/D/reg")
     return (
         name.startswith("Loss/") and not name.endswith("/weighted") and not name.startswith(others)

@@ -1,4 +1,4 @@
-"""Markings of varied procedural cats: where each colour lies on the fur."""
+"""Markings of varied procedural cats: where each colour appears on the fur."""
 
 import math
 

@@ -184,7 +184,7 @@ def _is_attributes(value: Any) -> bool:
     )
 
 
-# Check of the values of each optional key, and what is allowed.
+# Check of the values of each optional key, and a description of the allowed ones.
 VALUE_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "camera_residuals": (lambda v: is_number(v) and v >= 0, "numbers of at least 0"),
     "repeats": (lambda v: is_whole(v, 1, MAX_REPEATS), f"integers in 1..{MAX_REPEATS}"),
