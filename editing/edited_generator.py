@@ -1,4 +1,4 @@
-"""A frozen generator and its learnable copy, seen as one head."""
+"""A frozen generator and its learnable copy, combined into one head."""
 
 import copy
 from collections.abc import Sequence

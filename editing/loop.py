@@ -66,7 +66,7 @@ class EditLoop:
         self.beta = self._soft_beta()
         self.source_view = self._view_source(target.camera)
         self.pixel_weights = self._make_pixel_weights()
-        # What a user follows: total loss, and how well the painted view fits.
+        # Shown to the user: total loss, and how well the painted view fits.
         self.numbers = {"loss": ""}
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:

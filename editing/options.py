@@ -121,7 +121,7 @@ class GuidanceOptions(Options):
 
 @dataclass(frozen=True)
 class ReportOptions(Options):
-    """What is written about a finished edit.
+    """The report on a finished edit.
 
     Args:
         dilation_pixels: Width of the rim around the edited classes that receipt.json counts as part

@@ -1,4 +1,4 @@
-"""Measurements of a finished edit: what changed inside the region, and what did outside."""
+"""Measurements of a finished edit: changes inside and outside the region."""
 
 import dataclasses
 import hashlib

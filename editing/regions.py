@@ -1,4 +1,4 @@
-"""Where an edit may act: painted masks and edited pixels in 2D, regions of points in 3D."""
+"""Regions of an edit: painted masks and edited pixels in 2D, regions of points in 3D."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mate3d.errors import UserError
 from mate3d.labels import LabelSet, load_label_map
 from mate3d.options import NonNegativeFloat, Options
 
-# What a folder given as a mask holds.
+# The mask file of a folder given as a mask.
 MASK_FILE = "mask.png"
 # Classes behind other parts: painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
@@ -143,7 +143,7 @@ class EditRegion(Protocol):
 
 @runtime_checkable
 class BoundedRegion(EditRegion, Protocol):
-    """A region that the source bounds: some points stay outside, whatever the copy learns.
+    """A region bounded by the source: some points stay outside, whatever the copy learns.
 
     The share at a point must not depend on other points.
     """
@@ -290,7 +290,7 @@ class ClassRegion:
 
 @dataclass(frozen=True)
 class PaintedRegion:
-    """Points of another region, and all points that project into repainted pixels.
+    """Points of another region, and all points that project to repainted pixels.
 
     This makes room for a class that is new or that grows over another.
 

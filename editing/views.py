@@ -30,7 +30,7 @@ from mate3d.rendering.renderer import FieldRender
 # An output pixel of a block depends on this many input pixels to each side: one for the up-sampling
 # convolution, one for its filter, and one for the second convolution (half of one if up-sampled).
 _BLOCK_RADIUS = 3
-# Samples of lower weight change values of order one by less than float32 resolves.
+# Samples of lower weight change values of order one by less than float32 precision.
 _LEAST_WEIGHT = 1e-8
 _FIXED = DepthDraws()
 

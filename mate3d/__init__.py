@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # On demand, so that a module of this package can be imported without all the others.
+    # Imported on demand, so that one module of this package can be imported without the others.
     if name == "Generator":
         from mate3d.generator import Generator
 

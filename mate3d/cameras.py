@@ -263,7 +263,7 @@ def make_views(options: ViewOptions) -> list[View]:
 
 
 def make_rig(options: ViewOptions, rig: CameraRig) -> CameraRig:
-    """Return a checkpoint's cameras with what the user overrides."""
+    """Return a checkpoint's cameras with the user's overrides."""
     names = ("radius", "target", "focal")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return dataclasses.replace(rig, **given)

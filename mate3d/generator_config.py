@@ -16,7 +16,7 @@ Geometry = Literal["sdf", "density"]
 
 @dataclass(frozen=True)
 class GeneratorSizes(Options):
-    """Sizes and conventions of a generator, all but its rendering; the defaults are published.
+    """Sizes and conventions of a generator, except its rendering, as published by default.
 
     Args:
         label_set: Label set of the masks; sets the number of classes.

@@ -1,1 +1,1 @@
-"""Command-line entries, one file a script."""
+"""Command-line scripts, one per file."""

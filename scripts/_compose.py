@@ -21,7 +21,7 @@ def read_options(script: str, words: Sequence[str] = ()) -> Options:
     """Return the options of a script with the user's `option=value` words, checked.
 
     Raises:
-        UserError: If a word cannot be read, a value is missing or not allowed, or refers to
+        UserError: If a word cannot be read, or a value is missing, not allowed, or refers to
             nothing.
     """
     return build_options(script, compose_config(script, words))
@@ -47,7 +47,7 @@ def build_options(script: str, config: DictConfig) -> Options:
     """Return composed options as an instance of the script's dataclass.
 
     Raises:
-        UserError: If a value is missing or not allowed, or refers to nothing.
+        UserError: If a value is missing, not allowed, or refers to nothing.
     """
     if missing := [key for key, value in flatten(config) if value == "???"]:
         wanted = ", ".join(f"{key}=..." for key in missing)
@@ -67,7 +67,7 @@ def chosen_files(script: str, words: Sequence[str] = ()) -> dict[str, str | None
 
 
 def flatten(config: DictConfig | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, raw value) of every leaf; interpolations and `???` stay as written."""
+    """Yield (dotted key, raw value) of every leaf; interpolations and `???` are unresolved."""
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
@@ -82,7 +82,7 @@ def flatten(config: DictConfig | Mapping[str, Any]) -> Iterator[tuple[str, Any]]
 
 @contextmanager
 def composing(script: str, words: Sequence[str] = (), *, with_types: bool = True) -> Iterator[None]:
-    """Let Hydra compose a script's options; its errors become those of the user, of one line.
+    """Run Hydra's composition; its errors become one-line user errors.
 
     Args:
         script: Its name.

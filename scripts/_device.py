@@ -6,10 +6,10 @@ from mate3d.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that a user means by auto, cpu or cuda.
+    """Return the device for auto, cpu or cuda.
 
     Raises:
-        UserError: If the name is unknown or no such device is there.
+        UserError: If the name is unknown, or there is no such device.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"device={name}; use auto, cpu or cuda")

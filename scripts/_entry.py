@@ -54,9 +54,9 @@ def run(
     other exception keeps its traceback. The run folder (`paths.run_folder`) gets the resolved
     configuration, the log and the git revision.
 
-    Processes that torchrun, Slurm or submitit launched together use the configuration of the
-    main one, which alone writes the run folder. Where one fails, all end with its exit code, and
-    only the first failure is shown.
+    Processes that torchrun, Slurm or submitit launched together use the configuration of the main
+    one, which alone writes the run folder. If one fails, all end with its exit code, and only the
+    first failure is shown.
 
     Args:
         config_name: The script's name and that of its primary configuration file.
@@ -131,7 +131,7 @@ def _make_run_folder(folder: Path, config_name: str, options: Options) -> None:
 
 
 def _check_own_run(path: Path, config_name: str) -> None:
-    """Refuse to write over the configuration of a checkpoint or of another script's run."""
+    """Refuse to overwrite the configuration of a checkpoint or of another script's run."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -143,7 +143,7 @@ def _check_own_run(path: Path, config_name: str) -> None:
 
 
 def _git_revision() -> str:
-    """Return the commit of the code, marked when files differ from it; 'unknown' outside git."""
+    """Return the commit of the code, marked if files differ from it; 'unknown' outside git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(
@@ -168,7 +168,7 @@ def _logging_to(path: Path | None) -> Iterator[None]:
 
     Without a file, only warnings reach the console.
     """
-    # Where the disk is full, the console has the records; they wait in the file's buffer.
+    # If the disk is full, records still reach the console, and wait in the file's buffer.
     logging.raiseExceptions = False
     console = _Console(sys.stdout)
     console.setLevel(logging.WARNING if path is None else logging.INFO)

@@ -1,4 +1,4 @@
-"""The flags of a command line; those of Hydra work the same or are refused with the reason."""
+"""The flags of a command line; Hydra's flags work as usual or are rejected with the reason."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The `--help` text of a script: what it does, its groups, and every option with its value."""
+"""The `--help` text of a script: summary, groups, and every option with its value."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Start one job for each combination of values, by default here and one after the other.
+"""Start one job for each combination of values, by default here, one after the other.
 
 `--multirun hydra/launcher=slurm train.seed=0,1` submits two jobs through Hydra's launcher plugin
 for submitit. A job is an ordinary run of the script with one value each, in its own folder.
@@ -76,7 +76,7 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
 
 
 def run_job(_: DictConfig) -> None:
-    """Run the script as a job; Hydra calls this with the configuration, which it makes again."""
+    """Run the script as a job; Hydra calls this with a configuration, which it composes again."""
     job = HydraConfig.get()
     # Hydra allows one composition at a time, and the script does its own.
     GlobalHydra.instance().clear()
@@ -87,7 +87,7 @@ def run_job(_: DictConfig) -> None:
 
 
 def queue_again() -> None:
-    """After work that stopped for submitit's signal, let submitit answer it: queue the job again.
+    """If work stopped at submitit's signal, let submitit handle it and requeue the job.
 
     submitit alone would do so immediately, before the work is saved.
     """
@@ -103,6 +103,6 @@ def _alternatives(override: Override) -> list[str]:
 
 
 def _job_words(config_name: str, folder: Path) -> list[str]:
-    """Return the options added to the user's words: the job's folder, and to resume there."""
+    """Return the options added to the user's words: the job's folder, and resuming there."""
     resume = ["resume=auto"] if "resume" in compose_config(config_name) else []
     return [f"output={folder}", *resume]

@@ -1,4 +1,4 @@
-"""Options that several scripts share."""
+"""Options shared by several scripts."""
 
 from dataclasses import dataclass
 from typing import Literal

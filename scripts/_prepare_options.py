@@ -1,4 +1,4 @@
-"""Options of prepare_data, and which of them belong to what it is asked to do."""
+"""Options of prepare_data, and which of them belong to each task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -159,7 +159,7 @@ class PrepareOptions(Options):
 
     @property
     def task(self) -> Task:
-        """What is asked for."""
+        """The requested task."""
         if self.check:
             return "check" if self.fix is None else "repair"
         if self.dataset.source in PROCEDURAL_SOURCES:
@@ -167,9 +167,9 @@ class PrepareOptions(Options):
         return "packed" if self.dataset.source == "packed" else "photos"
 
 
-# Files that only photos have.
+# Files that only photo datasets use.
 FILE_OPTIONS = ("images", "masks", "cameras", "landmarks", "captions", "attributes")
-# What samples depend on, beside the dataset's own options and the resolution.
+# Options that samples depend on, besides the dataset's own and the resolution.
 PHOTO_OPTIONS = (
     *FILE_OPTIONS,
     "mask_label_set",
@@ -236,7 +236,7 @@ def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
 
 
 def _check_photos(options: PrepareOptions) -> None:
-    """Check what options of photos need of each other."""
+    """Check the options of photos against each other."""
     if options.images is None:
         raise UserError("missing required option: images=FOLDER (see --help)")
     if (options.masks is None) == (options.parsing.model is None):

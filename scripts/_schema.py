@@ -84,7 +84,7 @@ def _plain_type(hint: Any) -> Any:
 
 
 def _plain_union(parts: list[Any]) -> Any:
-    """Return one type for several; OmegaConf has unions of simple types only."""
+    """Return one type for a union; OmegaConf supports only unions of simple types."""
     kinds = dict.fromkeys(_plain_base(base_of(part)) for part in parts)
     if len(kinds) > 1 and not all(kind in (bool, int, float, str) for kind in kinds):
         return Any
@@ -97,7 +97,7 @@ def _plain_base(base: Any) -> Any:
         return type(get_args(base)[0])
     if origin is tuple:
         kinds = {_plain_type(item) for item in get_args(base) if item is not Ellipsis}
-        # Whole numbers are taken for floats in lists, but not in lists of lists.
+        # OmegaConf accepts integers as floats in lists, but not in lists of lists.
         is_nested = any(get_origin(kind) is list for kind in kinds)
         return list[kinds.pop() if len(kinds) == 1 and not is_nested else Any]
     return schema_of(origin) if is_dataclass(origin) else base
@@ -105,7 +105,7 @@ def _plain_base(base: Any) -> Any:
 
 def _plain_field(each: Field, hint: Any) -> Any:
     if each.default is MISSING and each.default_factory is MISSING:
-        # Of a group, the files may set some options only.
+        # YAML files may set only some options of a group.
         return field(default_factory=schema_of(hint) if is_dataclass(hint) else lambda: "???")
     value = each.default if each.default_factory is MISSING else each.default_factory()
     return field(default_factory=lambda: _plain_value(value))

@@ -23,7 +23,7 @@ CONFIG_FOLDER = Path(configs.__file__).resolve().parent
 # configs/debug/train/tiny.yaml.
 _GROUPS_BY_SCRIPT = ("experiment", "debug")
 
-# An item of a list: quoted, in brackets, or all up to the next comma.
+# An item of a list: quoted, in brackets, or everything up to the next comma.
 _ITEM = re.compile(
     r"""\s*("(?:\\.|[^"\\])*"(?=\s*(?:,|$))|'(?:\\.|[^'\\])*'(?=\s*(?:,|$))"""
     r"""|\[[^\]]*\](?=\s*(?:,|$))|[^,]*)\s*(?:,|$)"""
@@ -75,17 +75,17 @@ def _hydra_word(script: str, word: str, with_sweeps: bool) -> str:
         items = [text] if is_function else [_read_value(option, each) for each in _split(text)]
     else:
         items = [_read_value(option, text)]
-    # A dictionary takes further keys, which Hydra calls to add.
+    # Dictionaries accept new keys, which Hydra's grammar marks as added.
     is_dict = get_origin(base_of(option.hint)) is dict
     is_new = is_dict or key not in find_options(options_type(script))
     return f"{'++' if is_new else ''}{key}={','.join(items)}"
 
 
 def find_option(script: str, key: str) -> Option:
-    """Return the option of a name.
+    """Return the option with a name.
 
     Raises:
-        UserError: Naming similar ones, if there is none.
+        UserError: If there is none; the message suggests similar ones.
     """
     options = find_options(options_type(script))
     if key in options:
@@ -141,7 +141,7 @@ def _is_list_of_text(kind: Any) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas, except in quotes and brackets; nothing makes no item."""
+    """Split at commas, except in quotes and brackets; empty text has no items."""
     return [item.strip() for item in _ITEM.findall(text)][:-1]
 
 
@@ -157,7 +157,7 @@ def _quote(text: str) -> str:
 
 
 def _parse(word: str) -> Override | None:
-    """Read a word by Hydra's grammar; None where it does not fit."""
+    """Parse a word with Hydra's grammar; None if it does not match."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:

@@ -111,7 +111,7 @@ def _convert(options: ConvertOptions) -> None:
 
 
 def _check_output(options: ConvertOptions) -> None:
-    """Refuse to replace anything but a checkpoint that the user names, before work is done."""
+    """Refuse early to replace anything but a checkpoint, and that only with overwrite=true."""
     from mate3d.checkpoints.pretrained import check_replaceable
 
     output = Path(options.output)
@@ -131,7 +131,7 @@ def _verify(
     from mate3d.published.verify import comparison_picture, verify
     from torch_utils.ops.execution import DTYPES
 
-    # What is stored counts, so its rounding does too.
+    # The stored values are verified, including their rounding.
     generator.to(DTYPES[options.precision]).float()
     with stage("Verifying"):
         verification = verify(snapshot.networks, generator, expected)

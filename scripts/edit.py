@@ -1,4 +1,4 @@
-"""Edit a portrait by a repainted mask and a prompt."""
+"""Edit a portrait with a repainted mask and a prompt."""
 
 import logging
 import math

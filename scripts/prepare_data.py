@@ -37,7 +37,7 @@ class _Plan:
     jobs: "Sequence[Job]"
     maker: "Maker"
     label_set: LabelSet
-    # What the samples depend on, beside dataset and resolution.
+    # Options that the samples depend on, besides dataset and resolution.
     settings: dict[str, Any]
     unusable: "Sequence[FailedSample]" = field(default_factory=list)
 
@@ -91,7 +91,7 @@ def _prepare(options: PrepareOptions, plan: _Plan) -> None:
 
 
 def _selected(options: PrepareOptions, names: Sequence[str]) -> dict[str, Any]:
-    """Return those of the options that are set."""
+    """Return the options that are set."""
     chosen = asdict(options)
     return {name: chosen[name] for name in names if chosen[name] not in (None, {})}
 

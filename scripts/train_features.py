@@ -1,4 +1,4 @@
-"""Train the network whose features compare procedural portraits."""
+"""Train the feature network that compares procedural portraits."""
 
 import logging
 from dataclasses import dataclass

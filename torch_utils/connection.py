@@ -109,7 +109,7 @@ class Connection:
         self._exit(code)
 
     def _exit(self, code: int) -> NoReturn:
-        """Exit the process from any thread, whatever the others do."""
+        """Exit the process from any thread."""
         if self.place.rank == 0:
             # Exit last: processes still waiting for this one would report it as gone.
             time.sleep(_WATCH_SECONDS)

@@ -66,7 +66,7 @@ def distributed(device_type: str) -> Iterator[World]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, in a single collective operation.
+    """Replace each gradient with its mean over the processes, in a single collective operation.
 
     A missing gradient counts as zero; one missing on all processes stays missing. Parameters that
     do not require gradients are ignored.

@@ -1,4 +1,4 @@
-"""Report which CUDA kernels run here, why, and how to improve that: python -m torch_utils.doctor.
+"""Report which CUDA kernels run here, why, and how to fix problems: python -m torch_utils.doctor.
 
 Options: build=true compiles the kernels now for the visible GPUs, even if that failed before;
 architectures=8.0,9.0+PTX compiles for these GPUs instead. The exit code is 0 if the operations

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-# As a shell reports programs that SIGPIPE ended.
+# The exit code that a shell reports for SIGPIPE.
 EXIT_CLOSED_PIPE = 128 + 13
 
 
 @contextmanager
 def quiet_pipes() -> Iterator[None]:
-    """End with `EXIT_CLOSED_PIPE` if writing fails because nobody reads the output any more."""
+    """End with `EXIT_CLOSED_PIPE` if writing fails because the output has no reader any more."""
     try:
         yield
     except BrokenPipeError:
@@ -23,12 +23,12 @@ def quiet_pipes() -> Iterator[None]:
             raise
         sys.exit(EXIT_CLOSED_PIPE)
     finally:
-        # Python would complain at its end about what it could not write.
+        # Python would report the unwritten output when it exits.
         _drop_unread_output()
 
 
 def _drop_unread_output() -> bool:
-    """Let streams without a reader write to nowhere; return whether there are any."""
+    """Redirect streams without a reader to the null device; return whether there are any."""
     unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
     for stream in unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -38,7 +38,7 @@ def _drop_unread_output() -> bool:
 def _is_unread(stream: TextIO) -> bool:
     try:
         stream.flush()
-        # A failed write may have emptied the buffer, so the pipe itself is asked too.
+        # A failed write may have emptied the buffer, so the pipe itself is checked too.
         poll = select.poll()
         poll.register(stream, 0)
         return bool(poll.poll(0))

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from torch_utils.distributed import is_main
 
 _logger = logging.getLogger(__name__)
-# Without a terminal, a long stage logs how far it is this often.
+# Without a terminal, how often a long stage logs its progress.
 _LOG_SECONDS = 10.0
 _COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 # With and without a total.

@@ -1,4 +1,4 @@
-"""Notice that training has diverged, and return to a state from before."""
+"""Detect divergence, and roll back to an earlier state."""
 
 import math
 import statistics
@@ -36,7 +36,7 @@ class DivergenceGuard:
     def check(self, metrics: Mapping[str, float | Tensor]) -> str | None:
         """Return why training has diverged, or None.
 
-        Each process sees its own values, so all of them have to agree on the answer.
+        Processes have different values, so they agree on one answer.
 
         Args:
             metrics: Values of one iteration; for a tensor, the largest magnitude counts.
@@ -87,7 +87,7 @@ def roll_back(
     settings: SafetySettings,
     reason: str,
 ) -> None:
-    """Return to the last saved state with other random numbers and, if asked for, lower rates.
+    """Return to the last saved state with other random numbers and, if requested, lower rates.
 
     If that did not help, the next call returns to the state before it. Save the state afterwards
     (`with_previous=False`), so that a resumed run is aware of the rollback.
@@ -111,7 +111,7 @@ def roll_back(
     is_repeated = guard.num_rollbacks > 0 and previous_path(path).is_file()
     total, lr_factor = state.num_rollbacks + 1, state.lr_factor * settings.rollback_lr_factor
     load_state(previous_path(path) if is_repeated else path, state)
-    # These keep counting, whatever the file says.
+    # These counters are not reset to the file's values.
     guard.num_rollbacks, state.num_rollbacks = num_rollbacks, total
     set_lr_factor(state, lr_factor)
     # Stages draw from PyTorch's default generator; everything else counts the rollbacks itself.

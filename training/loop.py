@@ -272,7 +272,7 @@ class Trainer:
         )
 
     def _roll_back(self, reason: str) -> None:
-        """Return to a saved state and draw other random numbers from there."""
+        """Return to a saved state and use other random numbers from there."""
         state, failed_at = self._state, self._state.images_seen
         path = self._run_folder / STATE_FILE
         roll_back(path, state, self._guard, self._settings.safety, reason)

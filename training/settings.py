@@ -1,4 +1,4 @@
-"""Settings of a run: its length, rhythm and division into parts."""
+"""Settings of a run: its length, logging and division into parts."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class HasStateDict(Protocol):
-    """Anything small that a run changes, such as an adaptive probability."""
+    """Small state that changes during a run, such as an adaptive probability."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""
@@ -107,8 +107,9 @@ def save_state(path: Path, state: TrainingState, *, with_previous: bool = True) 
 def load_state(path: Path, state: TrainingState) -> None:
     """Load a file of `save_state` into a state built from the same configuration.
 
-    Global random numbers are restored too, so this comes after everything that draws. Learning
-    rates and decays come from the configuration; rates keep the factor of earlier rollbacks.
+    Global random numbers are restored too, so call this after everything that draws random numbers.
+    Learning rates and decays come from the configuration; rates keep the factor of earlier
+    rollbacks.
 
     Raises:
         UserError: See `read_state`; also if the stages are different.

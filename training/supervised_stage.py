@@ -26,7 +26,7 @@ class StageOptions(Protocol):
 
 
 class Stage:
-    """Networks that learn together, their averages, and how far they are.
+    """Networks that learn together, their averages, and their progress.
 
     Args:
         name: Appears in logs and in the state.
@@ -61,7 +61,7 @@ class Stage:
 
     @property
     def progress(self) -> float:
-        """Share of the stage that is over, by steps or by time, whichever is larger."""
+        """Completed fraction of the stage, by steps or by time, whichever is larger."""
         by_steps = self.step / max(self.options.steps, 1)
         limit = self.options.max_minutes
         by_time = 0.0 if limit is None else self.seconds / (60 * limit)
@@ -69,7 +69,7 @@ class Stage:
 
     @property
     def position(self) -> str:
-        """Where the stage is, for a user to read."""
+        """The progress of the stage, for messages."""
         return f"{self.name} step {self.step} of {self.options.steps}"
 
     @property

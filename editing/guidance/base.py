@@ -1,4 +1,4 @@
-"""Protocol of a guidance: from noisy latents, timestep and conditions to guided noise."""
+"""Guidance protocol: from noisy latents, timestep and conditions to guided noise."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -157,7 +157,7 @@ def load_controlnet_guidance(
     precision: Precision = "fp32",
     device: str | torch.device = "cpu",
 ) -> ControlNetGuidance:
-    """Load a guidance from folders in diffusers' format or from hub ids.
+    """Load the guidance from folders in diffusers' format or from hub ids.
 
     Args:
         prior: Stable Diffusion, with or without its ControlNet in the same folder; also the name
@@ -212,7 +212,7 @@ def _check_location(location: str, option: str, required_file: str, *patterns: s
                 f"{option}={location} is not a model in diffusers' format (no {required_file})"
                 f"{advice}"
             )
-    # A hub id looks like a relative path; where its first part is a folder here, a path was meant.
+    # A hub id looks like a relative path; if its first part is a folder here, it is a path.
     elif not _HUB_ID.fullmatch(location) or path.parent.is_dir():
         raise UserError(
             f"{option} not found: {location}; use a folder in diffusers' format or a hub id"

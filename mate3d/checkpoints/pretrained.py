@@ -252,7 +252,7 @@ def _build(path: Path, model_type: type[ModelT]) -> ModelT:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise if replacing a folder by a checkpoint would lose other files.
+    """Raise if replacing a folder with a checkpoint would lose other files.
 
     Raises:
         UserError: If it is a file, or holds files that are not a checkpoint's.

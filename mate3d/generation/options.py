@@ -43,12 +43,12 @@ class MixOptions(Options):
 
     @cached_property
     def shapes(self) -> tuple[int, ...]:
-        """Seeds of the shapes; empty where nothing is mixed."""
+        """Seeds of the shapes; empty if nothing is mixed."""
         return () if self.shape_seeds is None else parse_seeds("shape_seeds", self.shape_seeds)
 
     @cached_property
     def textures(self) -> tuple[int, ...]:
-        """Seeds of the textures; empty where nothing is mixed."""
+        """Seeds of the textures; empty if nothing is mixed."""
         text = self.texture_seeds
         return () if text is None else parse_seeds("texture_seeds", text)
 
@@ -120,7 +120,7 @@ class GenerationOptions(Options):
         """Return the kinds of image to make with a generator.
 
         Raises:
-            UserError: If the segmentation of an unlabelled generator is asked for.
+            UserError: If the segmentation of an unlabelled generator is requested.
         """
         has_labels = get_label_set(config.label_set).num_classes > 0
         if ALL_PICTURES in self.pictures:
@@ -130,10 +130,10 @@ class GenerationOptions(Options):
         return self.pictures
 
     def check_generator(self, config: GeneratorConfig) -> None:
-        """Refuse what a generator cannot do.
+        """Reject options that a generator does not support.
 
         Raises:
-            UserError: Saying what and why.
+            UserError: If there are any.
         """
         self.picture_kinds(config)
         if self.mix.shapes and config.plane_branches == "single":
@@ -147,7 +147,7 @@ class GenerationOptions(Options):
             )
 
     def _check_combination(self) -> None:
-        """Refuse options that exclude each other, or that others leave without effect."""
+        """Reject options that exclude each other, or that have no effect with others."""
         if self.with_depth_values and self.has_videos:
             advice = "is for stills; use views.path=front, list or grid"
             raise OptionError("with_depth_values", True, advice)

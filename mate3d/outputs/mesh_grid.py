@@ -144,7 +144,7 @@ def _fill(
     distance: Distance,
     grid: Grid,
 ) -> None:
-    """Evaluate the wanted blocks; all points of the others get the value of a corner.
+    """Evaluate the requested blocks; all points of the others get the value of a corner.
 
     Where signs differ, whole neighbourhoods are evaluated until no sign change touches a guessed
     value. A surface that is found at all is therefore found completely.

@@ -28,7 +28,7 @@ FACE_DECIMETRES = np.array(
 )
 # In decimetres: EG3D scales photos to 300 pixels per decimetre and keeps the central 700.
 EG3D_SIDE = 700 / 300
-# Minimum fraction of a crop that must lie inside the photo.
+# Minimum fraction of a crop that must be inside the photo.
 _MIN_INSIDE = 0.25
 # Blur of the padding, and distance from the photo at which it is fully blurred; in crop sides.
 _BLUR = 0.02

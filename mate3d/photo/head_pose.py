@@ -14,7 +14,7 @@ from mate3d.photo.landmarks import Point
 
 MIN_LANDMARKS = 4
 _MAX_PITCH = 1.4
-# Landmarks may lie outside a crop, up to this many sides.
+# Landmarks may be outside a crop, by up to this many sides.
 _MAX_SIDES = 4
 # Fits closer than this are rejected; the solver's own bound is a little closer.
 _MIN_DISTANCE = 1.2
@@ -152,7 +152,7 @@ class _Problem:
         return points[:, :2] / points[:, 2:] * self.focal + 0.5
 
     def cam2world(self, unknowns: np.ndarray) -> np.ndarray:  # [4, 4]
-        """Return the pose; the target lies in the plane through the origin facing the camera."""
+        """Return the pose; the target is in the plane through the origin facing the camera."""
         (yaw, pitch, roll), offset, _, distance = self._split(unknowns)
         outward = np.array(
             [math.cos(pitch) * math.sin(yaw), math.sin(pitch), math.cos(pitch) * math.cos(yaw)]

@@ -93,7 +93,7 @@ class GeneratorFacts:
         """Return the widths of the latents and the number of mapping layers."""
         w_dim = self.network.size("backbone.mapping.embed.weight", 0)
         number = self.network.count(r"backbone\.mapping\.fc\d+\.weight")
-        # The first layer takes the latent beside the embedded camera.
+        # The first layer takes the latent and the embedded camera.
         z_dim = self.network.size("backbone.mapping.fc0.weight", 1) - w_dim
         if number > _MAX_MAPPING_LAYERS or z_dim <= 0:
             raise UserError(

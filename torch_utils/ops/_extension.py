@@ -130,7 +130,7 @@ def _find_compiled(gpus: Sequence[str], look_only: bool) -> Path | None:
             cache.check_buildable(toolchain, gpus)
         return entry
     except BuildError:
-        # Without the tools, any cached library for these GPUs will do.
+        # Without the tools, any cached library for these GPUs is used.
         if entry := cache.find_entry(gpus):
             return entry
         raise

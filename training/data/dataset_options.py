@@ -1,4 +1,4 @@
-"""Options of a dataset, which `dataset=NAME` sets together."""
+"""Options of a dataset, set together by `dataset=NAME`."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ Framing = Literal["rig", "ffhq", "eg3d"]
 
 PROCEDURAL_SOURCES = ("procedural_cat", "procedural_person")
 _PHOTO_SOURCES = ("folder", "catmask_hq", "celebamask_hq")
-# Options that not every source has.
+# Options that only some sources use.
 _SOURCES_WITH = {
     "crop": _PHOTO_SOURCES,
     "framing": _PHOTO_SOURCES,

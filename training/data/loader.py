@@ -217,7 +217,7 @@ def _collate(
 
 
 def _digest(dataset: PortraitDataset, streaming: bool) -> str:
-    """Return a hash of everything that gives a position in the order its meaning."""
+    """Return a hash of everything that determines the order of samples."""
     index = dataset.index
     label_set = [index.label_set.name, index.label_set.version]
     parts: list[Any] = [index.names, index.repeats.tolist(), label_set, dataset.with_flips]

@@ -1,4 +1,4 @@
-"""What is measured, on what, and how often."""
+"""Metrics: which, on which data, and how often."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
@@ -11,7 +11,7 @@ _SetSize = Annotated[int, AtLeast(2)]
 
 @dataclass(frozen=True)
 class MetricSettings(Options):
-    """What is measured of a generator, and how often during training.
+    """Metrics of a generator, and how often to measure them during training.
 
     Args:
         procedural_network: Name of an included network, or the folder of one trained with

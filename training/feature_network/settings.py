@@ -1,4 +1,4 @@
-"""Settings of training the feature network."""
+"""Training settings of the feature network."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

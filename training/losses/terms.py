@@ -1,4 +1,4 @@
-"""Named weights and switches of all losses, and their weighted sum."""
+"""Named weights and settings of all losses, and their weighted sum."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ DISTANCE_TERMS = ("eikonal", "minimal_surface", *CLASS_DISTANCE_TERMS)
 
 @dataclass(frozen=True)
 class LossSettings(Options):
-    """Weights and switches of the losses: the released values without the release's defects.
+    """Weights and settings of the losses: the released values without the release's defects.
 
     A term of weight 0 is never computed.
 

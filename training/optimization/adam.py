@@ -1,4 +1,4 @@
-"""Optimizers, and the code that turns gradients into weight updates."""
+"""Optimizers, and weight updates from gradients."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -105,7 +105,7 @@ def optimizing(
 
 @torch.no_grad()
 def sanitize_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace NaN by 0 and infinities by +-1e5, to limit the damage of a bad sample."""
+    """Replace NaN with 0 and infinities with +-1e5, to limit the damage of a bad sample."""
     for parameter in parameters:
         if parameter.grad is not None:
             torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)

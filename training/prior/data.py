@@ -173,6 +173,6 @@ def image_batches(
     position: int = 0,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # [B, 3, H, W] in [-1, 1], [B, H, W] int64
-    """Yield shuffled batches of images and label maps without end."""
+    """Yield shuffled batches of images and label maps endlessly."""
     for rows in infinite_batches(len(images), batch_size, seed=seed, position=position):
         yield to_float(images[rows].to(device)), label_maps[rows].long().to(device)

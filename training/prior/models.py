@@ -282,7 +282,7 @@ def draw_samples(
 
 
 def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) -> None:
-    """Replace a folder by these networks with weights in half precision, all or nothing.
+    """Atomically replace a folder with these networks, weights in half precision.
 
     Args:
         folder: `StableDiffusionControlNetPipeline.from_pretrained` loads it. Without the base it

@@ -1,4 +1,4 @@
-"""Options of training a 2D prior: sizes, stages, length and rhythm."""
+"""Training options of a 2D prior: sizes, stages, lengths and logging."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -55,7 +55,7 @@ class PriorArchitecture(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions(Options):
-    """How long and how one stage trains.
+    """Length and optimization of one stage.
 
     Args:
         steps: Number of optimizer steps.
@@ -172,7 +172,7 @@ class PriorRunOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorOptions(PriorRecipe, PriorRunOptions):
-    """What to train, on what, and how long.
+    """All options of training a prior.
 
     Args:
         dataset_path: Dataset with captions, a folder or zip.

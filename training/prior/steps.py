@@ -103,7 +103,7 @@ def _predict(
     embeds: Tensor,  # [B, T, E]
     control: Tensor,  # [C, 3, H, W], of the first C <= B samples
 ) -> Tensor:  # [B, 4, h, w]
-    """Denoise; samples without label map skip the ControlNet and get no residuals."""
+    """Denoise; samples without a label map skip the ControlNet and get no residuals."""
     num_controlled, num = len(control), len(noisy_latents)
     if num_controlled == 0:
         return networks.unet(noisy_latents, timesteps, embeds).sample

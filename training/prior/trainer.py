@@ -178,7 +178,7 @@ class PriorTrainer:
         return self._state["step"] * options.batch_size if name == at else _num_images(options)
 
     def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> Stage | None:
-        """Train `networks.vae`, then replace it by the average of its weights."""
+        """Train `networks.vae`, then replace it with the average of its weights."""
         options = self._options.autoencoder
         if self._state is not None and self._state["name"] != "autoencoder":
             networks.vae.load_state_dict(self._state["vae"])

@@ -1,4 +1,4 @@
-"""The loop of every long run: one writer per folder, a clean stop, and a way to resume."""
+"""The loop of every long run: one writer per folder, a clean stop, and resuming."""
 
 import logging
 import shlex
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 def only_writer(
     run_folder: Path, resume: str = "auto", *, patience_s: float = _PATIENCE_S
 ) -> Iterator[None]:
-    """Hold a run folder for the block, and first remove what killed runs left there.
+    """Lock a run folder during the block; first remove leftovers of killed runs.
 
     Args:
         run_folder: Created if missing.
@@ -53,7 +53,7 @@ def run_carefully(
     is_finished: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> bool:
-    """Take steps until the run is finished or asked to stop, and save the last one.
+    """Take steps until the run is finished or asked to stop, then save it.
 
     Args:
         take_step: Takes one step, saves if a snapshot is due, and returns whether it saved.

@@ -1,4 +1,4 @@
-"""TensorBoard's event file, written without a thread that dies silently on a full disk."""
+"""TensorBoard's event file, written without a thread, which would die silently on a full disk."""
 
 import io
 import os

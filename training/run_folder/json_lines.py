@@ -31,7 +31,7 @@ class JsonLines(AppendedFile):
 
         Raises:
             OSError: If the disk is full.
-            UserError: The same.
+            UserError: If the file cannot be replaced.
         """
         self.flush()
         kept = [line for line in read_lines(self.path) if line["images_seen"] <= images_seen]

@@ -90,7 +90,7 @@ class Monitor:
             self._events = EventFile(self._run_folder, purge_step=images_seen + 1)
 
     def rewind(self, images_seen: int) -> None:
-        """Discard what was recorded after the state that a rollback returns to."""
+        """Discard the records after the state that a rollback returns to."""
         self._start_from(images_seen)
         self._bar.n = images_seen
         self._bar.refresh()
@@ -190,7 +190,7 @@ class Monitor:
             self._write("summary.html", write_summary, self._run_folder, command)
 
     def close(self) -> None:
-        """Finish the bar, and write the records that wait for space."""
+        """Finish the bar, and write the records still waiting for disk space."""
         self._bar.close()
         if self._is_main:
             self._write(STATS_FILE, self._stats.flush)
@@ -239,7 +239,7 @@ class Monitor:
 
 
 def _resources() -> dict[str, float]:
-    """Return memory in GiB where it is known, the largest of all processes."""
+    """Return memory in GiB if known, the maximum over all processes."""
     peak = peak_memory_bytes()
     own = {} if peak is None else {"Resources/peak_memory_gib": peak / 2**30}
     if torch.cuda.is_available():

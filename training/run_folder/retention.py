@@ -22,7 +22,7 @@ MetricsByImages = dict[int, dict[str, float]]
 def keep_checkpoints(
     run_folder: Path, images_seen: int, metrics: Mapping[str, float], settings: SafetySettings
 ) -> None:
-    """Add the newest checkpoint to `checkpoints/`, and remove those that need not be kept.
+    """Add the newest checkpoint to `checkpoints/`, and remove those that are no longer needed.
 
     Weights are hard links where possible, so they take space only once. Metrics are stored in
     `checkpoints/metrics.json`. Call this after writing `checkpoint/` and before writing the
@@ -102,7 +102,7 @@ def _read_metrics(folder: Path) -> MetricsByImages:
         document = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         return {int(images): dict(values) for images, values in document.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        # Missing at first. Without it, only the search for the best ones starts over.
+        # Missing at first. Without it, the best ones are only chosen from new checkpoints.
         return {}
 
 

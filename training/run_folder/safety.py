@@ -1,4 +1,4 @@
-"""Options that keep a run from losing work."""
+"""Options that protect a run from losing work."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

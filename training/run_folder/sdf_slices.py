@@ -1,4 +1,4 @@
-"""Slices through the signed distances of one head, as a whole and for each part."""
+"""Slices through the signed distances of one head, of the whole head and of each part."""
 
 import numpy as np
 import torch

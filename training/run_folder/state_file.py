@@ -1,4 +1,4 @@
-"""The file that a run resumes from. A kill at any moment leaves a complete one."""
+"""The file that a run resumes from; complete even if the run is killed at any moment."""
 
 import logging
 import os
@@ -114,7 +114,7 @@ def _random_state() -> dict[str, Any]:
 
 
 def _keep(path: Path, temporary: Path) -> None:
-    """Make the newest state the previous one when the files of `temporary` are put in place."""
+    """Keep the newest state as the previous one when the files of `temporary` replace it."""
     previous = previous_path(path)
     try:
         os.link(path, temporary / previous.name)

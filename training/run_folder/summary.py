@@ -104,7 +104,7 @@ def _read_curves(
 def _describe_status(
     last: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str, str]:
-    """Return the kind of the status box, a headline, and how far the run is."""
+    """Return the kind of the status box, a headline, and the progress of the run."""
     if not last:
         return "note", "No tick yet.", ""
     left, images = last.get("Timing/eta_sec", math.nan), last["images_seen"]

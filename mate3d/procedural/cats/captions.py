@@ -54,7 +54,7 @@ def cat_words(
 
 
 def _patchwork(parameters: CatParameters, index: int) -> str:
-    """Return the kind of coat that hides all other patterns, or ""."""
+    """Return the coat pattern that hides all others, or ""."""
     if parameters.points[index] > _VISIBLE_STRENGTH:
         return "pointed"
     if parameters.calico[index] > _VISIBLE_STRENGTH:

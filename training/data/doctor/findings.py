@@ -35,7 +35,7 @@ class Finding:
 
     @property
     def fix(self) -> str | None:
-        """What `fix_dataset` does about it; None if there is no repair."""
+        """The repair that `fix_dataset` makes; None if there is none."""
         return self.kind.fix
 
     @property

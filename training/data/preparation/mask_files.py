@@ -86,7 +86,7 @@ def _ids_of_colors(
 
 
 def _check_palette(image: Image.Image, label_set: LabelSet, path: Path) -> None:
-    """Reject indices that only enumerate colours, as written when reducing RGB to a palette."""
+    """Reject indices that only number the colours, as when RGB is reduced to a palette."""
     places = look_up_indices(image, label_set.palette)
     if None in places.values():
         return
