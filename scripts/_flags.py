@@ -12,7 +12,7 @@ _SEE_CFG = "use --cfg to see the composed options"
 _REASONS = {
     **dict.fromkeys(("-i", "--info", "-p", "--package"), _SEE_CFG),
     "--hydra-help": "use --help to see all options",
-    **dict.fromkeys(("-r", "--run"), "leave it out: scripts run unless a flag says otherwise"),
+    **dict.fromkeys(("-r", "--run"), "leave it out: scripts run by default"),
     **dict.fromkeys(("-cn", "--config-name", "-cp", "--config-path"), _ONE_CONFIG),
     **dict.fromkeys(("-cd", "--config-dir"), _ONE_CONFIG),
 }

@@ -24,11 +24,11 @@ _CARD = """\
 | stored as | {precision} |
 | made by | `python -m scripts.convert_checkpoint`; nothing in the file was executed |
 
-## License
+## Licence
 
 These weights do not belong to this project. The terms of their authors still apply: MaTe3D's and
-EG3D's weights are for non-commercial use only. Read their licenses before you use or share this
-folder. This project's Apache-2.0 license covers its code, not these weights.
+EG3D's weights are for non-commercial use only. Read their licences before you use or share this
+folder. This project's Apache-2.0 licence covers its code, not these weights.
 
 ## What was converted
 

@@ -125,7 +125,7 @@ def test_card_tells_source_cameras_labels_and_license(tmp_path):
         card = make_card(
             path, "G_ema", conversion, snapshot, precision="fp32", verification=verification
         )
-        common = (file_sha256(path), path.name, "Apache-2.0 license covers its code, not these")
+        common = (file_sha256(path), path.name, "Apache-2.0 licence covers its code, not these")
         for text in (*texts, *common):
             assert text in card, text
     assert snapshot.other == {"training_set_kwargs": "dict"}
