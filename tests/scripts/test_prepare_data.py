@@ -264,7 +264,7 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
         (["dataset=ffhq_mask", "images=/nowhere", "masks=x"], "folder not found: /nowhere"),
         (
             ["dataset=ffhq_mask", "images=x", "masks=y", "cameras=z", "crop=ffhq"],
-            "crop=ffhq; does not fit cameras=",
+            "crop=ffhq; cannot be used with cameras=",
         ),
         (["images=x"], "option images=x has no effect with procedural portraits (only with photos"),
         (["dataset=packed"], "missing required option: data=... (see --help)"),
