@@ -58,7 +58,7 @@ class EditOptions(Options):
         region: Where the edit may act.
         condition: Mask that conditions the prior at random views. updated renders the edited head's
             mask at each step, fixed uses the source's, none uses the prompt alone.
-        mask_loss: What the painted mask is compared with: all labels (classes), or only head and
+        mask_loss: Labels to compare with the painted mask: all (classes), or only head and
             background (silhouette).
         zone_weight: Weight of pixels near the edited classes in the mask loss.
         outside_weight: Weight of all other pixels in the mask loss.

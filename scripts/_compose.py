@@ -86,7 +86,7 @@ def composing(script: str, words: Sequence[str] = (), *, with_types: bool = True
 
     Args:
         script: Its name.
-        words: What the user gave, for messages.
+        words: The user's overrides, for messages.
         with_types: Let Hydra check types. Launchers that pickle Hydra's state cannot pickle them.
 
     Raises:

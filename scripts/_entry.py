@@ -62,8 +62,8 @@ def run(
         config_name: The script's name and that of its primary configuration file.
         main: Receives the options, an instance of the script's dataclass `OPTIONS`.
         argv: Words of the command line; None takes those of the process.
-        guard: Opened by the main process around all that is written to the run folder; refuses,
-            by raising, what would spoil another run.
+        guard: Entered by the main process around all writes to the run folder; raises if
+            this run would damage another one.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -35,7 +35,7 @@ class ConvertOptions(Options):
 
     Args:
         source: The published .pkl file.
-        output: Checkpoint folder to write; it appears complete or not at all.
+        output: Checkpoint folder to write, completely or not at all.
         overwrite: Replace an existing checkpoint folder.
         network: Which generator to convert: G_ema, the moving average that images are made with, or
             G, the weights of the last step.
@@ -44,8 +44,8 @@ class ConvertOptions(Options):
             value, nothing is written and the exit code is 1. The last line printed is "verified:
             yes" or "verified: no". The run folder gets verification.png: expected, ours, and 100
             times their difference.
-        strict: Treat missing or unexpected tensors, and settings that our renderer does not follow,
-            as errors. With false they are listed, and missing tensors get random values.
+        strict: Treat missing or unexpected tensors, and settings that our renderer does not
+            support, as errors. With false they are listed, and missing tensors get random values.
         precision: Precision of the stored weights. Only fp32 passes `verify`.
         paths: Where files are.
     """

@@ -49,7 +49,7 @@ class EditScriptOptions(Options):
             camera to the right of the image.
         pitch_degrees: Pitch of the painted view in degrees; positive values move the camera up.
         device: Where networks run; auto uses a GPU if there is one.
-        report: What is measured and written.
+        report: Measurements and output files.
         guidance: The diffusion prior.
         edit: How the edit is optimised.
         paths: Where files are.

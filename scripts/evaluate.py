@@ -43,7 +43,7 @@ class EvaluateOptions(Options):
         num_heads: Without data: number of random heads, each seen from one random view.
         seed: Seed of latents, cameras and points.
         device: Where networks run; auto uses a GPU if there is one.
-        metrics: What is measured against a dataset.
+        metrics: Metrics against a dataset.
         paths: Where files are.
     """
 

@@ -66,11 +66,10 @@ class TrainOptions(Options):
         rendering: Ranges and conventions of rendering, stored with the generator.
         loss: Weights and settings of the losses.
         optimizer: Adam for all networks.
-        schedule: What changes during training; counts start with the adversarial training.
+        schedule: Schedules; counts start with the adversarial training.
         augment: Augmentation of the discriminators' inputs (ADA); see docs/augmentation.md.
-        metrics: What is measured, and how often.
-        safety: Which checkpoints a run keeps, and when it rolls back to a saved state; see
-            docs/reliability.md.
+        metrics: Metrics, and how often to measure them.
+        safety: Which checkpoints a run keeps, and when it rolls back; see docs/reliability.md.
         warm_start: Only used with train.warm_start=procedural.
         paths: Where files are.
     """

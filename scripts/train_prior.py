@@ -26,7 +26,7 @@ class TrainPriorOptions(PriorRunOptions):
         resume: true resumes from the state in `output`; auto does so if there is one, and starts a
             new run otherwise.
         device: Where to train; auto uses a GPU if there is one.
-        prior: What is trained.
+        prior: Networks and stages to train.
         paths: Where files are.
     """
 

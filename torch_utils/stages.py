@@ -56,7 +56,7 @@ def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
     the start, and another every ten seconds with the progress so far.
 
     Args:
-        name: What is being done, such as "Rendering views".
+        name: Name of the stage, such as "Rendering views".
         total: Number of items; None for a stage that cannot be counted.
 
     Yields:

@@ -24,7 +24,7 @@ class DivergenceGuard:
     """Checks the values of each iteration.
 
     Args:
-        settings: What counts as a spike.
+        settings: The definition of a spike.
     """
 
     def __init__(self, settings: SafetySettings):
@@ -94,7 +94,7 @@ def roll_back(
 
     Args:
         path: File of the newest state.
-        state: Changed in place. Callers that keep generators of their own must make them again.
+        state: Changed in place. Callers with their own generators must recreate them.
         guard: Counts the rollbacks; the caller resets the count at each snapshot.
         settings: The largest number of rollbacks and the factor of the rates.
         reason: Appears in the error.

@@ -85,7 +85,7 @@ class WarmStartSettings(Options):
         pool_size: Traced images to keep for image steps.
         lr: Peak learning rate of Adam; falls to a tenth along a cosine.
         color_weight: Weight of surface colours at points.
-        label_weight: Weight of telling the classes apart at the surface.
+        label_weight: Weight of the class labels at the surface.
         ray_weight: Weight of composited colours and opacity.
         attribute_weight: Weight of predicting a portrait's attributes from its style vector.
         attribute_batch_size: Additional latents per step that only the mapping sees. They cost

@@ -32,7 +32,7 @@ class Stage:
         name: Appears in logs and in the state.
         networks: The networks to train, by name.
         options: Length and optimization.
-        warmup: Returns the share of the warm-up that is over, from the steps done and `progress`.
+        warmup: Returns the completed fraction of the warm-up, from the steps done and `progress`.
         max_norm: Gradients are scaled down to this norm.
         ema_decay: Share of the averaged weights that a step keeps, less in the first steps.
         seed: Seed of the stage's random numbers.

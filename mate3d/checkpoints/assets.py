@@ -22,7 +22,7 @@ def where_to_find(folder: str | Path, *patterns: str) -> str:
     """Return the end of an error message: what to use instead of a folder that lacks some file.
 
     Args:
-        folder: What was given; if a folder inside it holds the file, such as the checkpoint of a
+        folder: The given folder; if a folder inside it holds the file, such as the checkpoint of a
             run, that one is named, or else the assets that hold it.
         patterns: Where the file may be, relative to the folder.
     """

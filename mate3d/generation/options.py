@@ -62,19 +62,19 @@ class GenerationOptions(Options):
         truncation_psi: Truncation psi; 1 disables truncation, 0 gives the average head, values
             above 1 exaggerate.
         truncation_cutoff: Number of style rows to truncate, from the coarsest; null truncates all.
-        views: Where the heads are seen from.
+        views: Viewpoints.
         pictures: Images to write: any of image, segmentation (a palette PNG of label ids),
             depth, normals and opacity, separated by commas; or all.
         with_depth_values: Also write the depth of stills in world units, as .npy files.
         sheet_tiles: Maximum number of tiles per contact sheet; 0 writes none. Rows are seeds,
             columns are views (for videos, eight moments). Rows that do not fit are left out.
-        video: How videos are written.
+        video: Video files.
         interpolate: Write one video that moves through all seeds and back to the first, with one
             turn of views.path (front, orbit or figure_eight) per seed.
-        mix: Mixed heads.
+        mix: Heads with the shape of one seed and the texture of another.
         mesh: Meshes.
-        neural_rendering_resolution: Side of the raw renders before super-resolution, in pixels;
-            null uses the checkpoint's.
+        neural_rendering_resolution: Resolution of the raw renders before super-resolution, in
+            pixels; null uses the checkpoint's.
         precision: Precision of the backbone and super-resolution; the rest is always fp32. fp16 is
             slow on a CPU.
         exact: Evaluate every sample of every ray. The default leaves out those that hardly matter:
@@ -171,7 +171,7 @@ def parse_seeds(name: str, text: str) -> tuple[int, ...]:
 
     Args:
         name: The option, for messages.
-        text: What the user gave, in brackets or not; seeds that occur twice are taken once.
+        text: The user's text, with or without brackets; repeated seeds are used once.
 
     Raises:
         OptionError: If it cannot be read or a seed is not in 0..2**32 - 1.

@@ -16,7 +16,7 @@ class MetricSettings(Options):
     Args:
         procedural_network: Name of an included network, or the folder of one trained with
             train_features.
-        names: What to measure: FID, KID, miou (masks against a network's labels), eikonal (how far
+        names: Metrics: FID, KID, miou (masks against a network's labels), eikonal (how far
             predicted distances are from true ones); [] measures nothing.
         features: Network for FID and KID. auto uses procedural for procedural data; for other data
             inception if its weights are available, otherwise procedural with a warning.
@@ -26,8 +26,9 @@ class MetricSettings(Options):
         batch_size: Batch size of each process.
         eikonal_heads: Number of heads whose distances are measured.
         inception_weights: File with Inception's weights; null looks in the torch hub's cache.
-        parsing_model: A transformers segmentation network with the dataset's classes (folder or
-            hub id) that judges masks; null uses the procedural network if it knows data and labels.
+        parsing_model: A transformers segmentation network with the dataset's classes (folder or hub
+            id) that judges masks; null uses the procedural network if it supports the data and
+            labels.
     """
 
     procedural_network: FilePath = "procedural_features"

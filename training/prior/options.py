@@ -119,7 +119,7 @@ class DiffusionOptions(StageOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRecipe(Options):
-    """What is trained.
+    """Networks and stages to train.
 
     Args:
         base: Stable Diffusion folder to train a ControlNet for; null trains all networks.

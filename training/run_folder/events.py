@@ -17,7 +17,7 @@ def log_event(run_folder: Path, kind: str, images_seen: int, reason: str, **more
     Args:
         run_folder: An existing folder.
         kind: One word, such as rollback.
-        images_seen: How far training was.
+        images_seen: The progress of the training.
         reason: Explains the event to a user.
         more: Further plain values; non-finite numbers become text.
 

@@ -233,7 +233,7 @@ def test_damaged_files_give_data_or_one_line(tmp_path):
         (b"plain text", "it is not a pickle"),
         (b"\x80\x09}.", "damaged"),
         (pickle.dumps([1, 2]), "list instead of a dict"),
-        (pickle.dumps({"D_x": 1, "b": None}), "it holds D_x, b"),
+        (pickle.dumps({"D_x": 1, "b": None}), "it contains D_x, b"),
         (pickle.dumps({"G_ema": None}), "none of the networks G, G_ema, D, D_semantic"),
     ],
 )

@@ -44,8 +44,8 @@ class PhotoSettings:
     Args:
         resolution: Side of the samples, in pixels.
         crop: How a square is cut out.
-        framing: How large and where people's heads are in photos that `crop` does not align.
-        landmark_source: Where landmarks come from; "auto" takes the first that there is.
+        framing: Size and position of people's heads in photos that `crop` does not align.
+        landmark_source: Where landmarks come from; "auto" takes the first available.
         max_residual: Limit of the camera's error as a fraction of the side.
         camera_distance: World units; None estimates it.
         caption_source: Where captions come from if the source has none.
