@@ -92,7 +92,7 @@ def test_attributes_become_numbers(tmp_path):
         (read_landmarks, "p.json", "[" * 200_000, "nested too deeply"),
         (read_attributes, "a.txt", "Smiling\n0.jpg 1\n", "must start with a count"),
         (read_attributes, "a.txt", "1\nSmiling Young\n0.jpg 1\n", "line 3 .*2 values 1"),
-        (read_attributes, "a.txt", "3\nSmiling\n0.jpg 1\n", "have 1 images .*3"),
+        (read_attributes, "a.txt", "3\nSmiling\n0.jpg 1\n", "list 1 images .*3"),
         (read_attributes, "a.json", '{"a": {"age": "old"}}', "of a must be {attribute: finite"),
         (read_attributes, "a.json", '{"a": {"size": NaN}}', "attributes of a must be"),
         (read_attributes, "a.json", '{"a": {"size": 1' + 400 * "0" + "}}", "of a must be"),
