@@ -136,7 +136,7 @@ def test_numbers_that_are_not_finite_are_not_saved(state, path, value):
     assert find_damage(state) == "optimizers.discriminator.state.0.exp_avg_sq"
     next(state.average.parameters()).data.view(-1)[-1] = value
     with pytest.raises(
-        UserError, match="not written: modules.average.* not finite; the last state"
+        UserError, match="not written: modules.average.* not finite; the previous state"
     ):
         save_state(path, state)
     load_state(path, state)
