@@ -2,15 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from mate3d.errors import UserError
-from mate3d.options import Above, AtLeast, Device, FilePath, OptionError, Options
+from mate3d.options import (
+    Device,
+    FilePath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OptionError,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+)
 from scripts._options import Paths
 from training.data.dataset_options import PROCEDURAL_SOURCES, CropName, DatasetOptions
 
 Task = Literal["check", "repair", "procedural", "photos", "packed"]
-_Count = Annotated[int, AtLeast(1)]
 
 
 @dataclass(frozen=True)
@@ -119,14 +127,14 @@ class PrepareOptions(Options):
     output: FilePath = ""
     overwrite: bool = False
     restart: bool = False
-    shard_size: _Count | None = None
-    resolution: _Count | None = None
-    num_workers: Annotated[int, AtLeast(0)] = 0
+    shard_size: PositiveInt | None = None
+    resolution: PositiveInt | None = None
+    num_workers: NonNegativeInt = 0
     data: FilePath | None = None
     check: bool = False
     fix: tuple[str, ...] | None = None
     label_set: str | None = None
-    check_images: _Count | None = None
+    check_images: PositiveInt | None = None
     images: FilePath | None = None
     masks: FilePath | None = None
     mask_label_set: str | None = None
@@ -136,17 +144,17 @@ class PrepareOptions(Options):
     attributes: FilePath | None = None
     crop: CropName | None = None
     landmark_source: Literal["auto", "file", "mask", "detector"] = "auto"
-    max_residual: Annotated[float, AtLeast(0)] = 0.05
-    camera_distance: Annotated[float, Above(0)] | None = 2.7
+    max_residual: NonNegativeFloat = 0.05
+    camera_distance: PositiveFloat | None = 2.7
     caption_source: Literal["none", "labels", "model"] = "labels"
-    max_repeats: _Count = 1
+    max_repeats: PositiveInt = 1
     parsing: ParsingOptions = ParsingOptions()
     captioning: CaptioningOptions = CaptioningOptions()
     detection: DetectionOptions = DetectionOptions()
     device: Device = "auto"
-    num_images: _Count = 5000
-    seed: Annotated[int, AtLeast(0)] = 0
-    batch_size: _Count = 8
+    num_images: PositiveInt = 5000
+    seed: NonNegativeInt = 0
+    batch_size: PositiveInt = 8
     set_attributes: dict[str, Any] = field(default_factory=dict)
     scale_attributes: dict[str, Any] = field(default_factory=dict)
     dataset: DatasetOptions

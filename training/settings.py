@@ -41,7 +41,7 @@ class LoopSettings(Options):
         max_unreadable: Damaged samples to skip, each with a warning; one more stops the run.
         grid_rows: Rows of the sample grids.
         grid_columns: Columns of the sample grids.
-        with_progress_bar: Show a progress bar on stderr.
+        with_progress_bar: Show a progress bar on stderr if that is a terminal.
         precision: Precision of backbone, super-resolutions and discriminators. Everything else is
             fp32; see docs/training.md.
         compile: Run the networks through torch.compile: slow first iterations, faster ones after.

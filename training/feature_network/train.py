@@ -50,7 +50,6 @@ def train_feature_network(
     device: torch.device | str = "cpu",
     resume: bool = False,
     command: str = "",
-    with_progress_bar: bool = False,
 ) -> Path | None:
     """Train a network and measure it on held-out portraits.
 
@@ -63,7 +62,6 @@ def train_feature_network(
         device: Where to train.
         resume: Continue from the state in `output`.
         command: Starts this run; appears on the card and in the line that says how to resume it.
-        with_progress_bar: Show a bar on stderr.
 
     Returns:
         The model folder, or None if a signal stopped the run.
@@ -107,7 +105,6 @@ def train_feature_network(
         output,
         images_seen=images_seen,
         total_images=settings.steps * settings.batch_size,
-        with_progress_bar=with_progress_bar,
     )
     with closing(monitor), stop_on_signal() as should_stop:
         stage.run(

@@ -53,15 +53,12 @@ _QUALITY_IMAGES = 4096
 _logger = logging.getLogger(__name__)
 
 
-def train_prior(
-    options: PriorOptions, *, command: str = "", with_progress_bar: bool = False
-) -> Path | None:
+def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     """Train a prior.
 
     Args:
         options: See `PriorOptions`.
         command: Starts this run; appears in the line that says how to resume it.
-        with_progress_bar: Show a bar on stderr.
 
     Returns:
         The model folder, or None if a signal stopped the run.
@@ -74,7 +71,7 @@ def train_prior(
     # Its bars for files of a few megabytes would break up the training's own bar.
     transformers.utils.logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    networks = PriorTrainer(options, command).train(with_progress_bar=with_progress_bar)
+    networks = PriorTrainer(options, command).train()
     if networks is None:
         return None
     if options.quality_samples > 0:
@@ -122,7 +119,7 @@ class PriorTrainer:
         self._state = read_state(self._state_path, self._model) if options.resume else None
         torch.manual_seed(options.seed)
 
-    def train(self, *, with_progress_bar: bool) -> PriorNetworks | None:
+    def train(self) -> PriorNetworks | None:
         """Train the remaining stages and save; return the networks, or None after a signal."""
         options, data = self._options, None
         if options.base is not None:
@@ -136,7 +133,6 @@ class PriorTrainer:
             self._output,
             images_seen=sum(map(self._images_done, self._stages)),
             total_images=sum(map(_num_images, self._stages.values())),
-            with_progress_bar=with_progress_bar,
         )
         with contextlib.closing(monitor) as self._monitor, stop_on_signal() as self._should_stop:
             stage = None if data is None else self._train_autoencoder(networks, data)
