@@ -151,8 +151,6 @@ def distill(
     """Compute the SDS loss of one denoiser call on image and normals.
 
     Args:
-        guidance: Frozen diffusion model.
-        prompt_embeds: Encoded prompt.
         image: Rendered image; None to distil the normals only.
         normal_image: Rendered normals; None to distil the image only.
         control_image: Colour-coded label map of the same view; None for plain SDS.

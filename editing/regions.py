@@ -68,8 +68,6 @@ def resolve_edit_classes(
         edit_classes: Class names, or only "auto" for the classes painted into changed pixels;
             where skin or background was painted, the class that was there before.
         source_label_map: Rendered mask that the user repainted.
-        painted_label_map: The user's mask.
-        label_set: Names of the ids.
 
     Raises:
         UserError: If a name is unknown, the list is empty, or "auto" finds no change.
@@ -112,7 +110,6 @@ def edit_mask(
 
     Args:
         label_maps: Usually the source, the edited and the painted mask of one view.
-        class_ids: Edited classes.
         dilation_pixels: Radius of the square by which the pixels grow.
     """
     members = torch.stack([is_member(label_map, class_ids) for label_map in label_maps])
@@ -200,7 +197,6 @@ def make_region(
 
     Args:
         options: Kind and edge of the region.
-        class_ids: Edited classes.
         camera: Camera of the painted view.
         repainted: Pixels of that view whose label was changed from or to an edited class.
     """

@@ -154,7 +154,6 @@ def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
     """Check that the options fit what is asked for.
 
     Args:
-        options: All options.
         words: The command line, which tells the options that the user gave.
 
     Raises:

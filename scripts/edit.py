@@ -110,7 +110,7 @@ def _edit(config: EditScriptOptions) -> None:
     if taken < options.num_steps:
         text = "stopped after step %d of %d; writing the edit up to there to %s"
         _logger.info(text, taken, options.num_steps, config.output)
-    receipt = session.write(config.output, started=started, **config_to_dict(config.report))
+    receipt = session.write(config.output, config.report, started=started)
     for name, iou in receipt.mask_iou.items():
         rounded = ["-" if value is None else f"{value:.3f}" for value in iou.values()]
         _logger.info("IoU of %s with the painted mask: %s", name, " -> ".join(rounded))

@@ -249,7 +249,10 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
         (["dataset=folder", "dataset.label_set=catmask_hq"], "please give: images=FOLDER"),
         (["dataset=ffhq_mask", "images=x"], "photos need either masks=FOLDER or parsing.model="),
         (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "parsing.label_set=null; is needed"),
-        (["dataset=ffhq_mask", "images=x", "masks=x", "parsing.model=y"], "either masks=FOLDER or"),
+        (
+            ["dataset=ffhq_mask", "images=x", "masks=x", "parsing={model:y,label_set:catmask_hq}"],
+            "either masks=FOLDER or",
+        ),
         (
             ["dataset=ffhq_mask", "images=x", "masks=x", "landmark_source=detector"],
             "landmark_source=detector needs detection.model=",

@@ -56,10 +56,7 @@ def train_feature_network(
     Args:
         paths: Datasets with attributes.
         output: Run folder; receives `model/`, quality.json, logs and the state to resume from.
-        settings: Training options.
-        sizes: Sizes of the network.
         seed: Seed of weights, order and degradations.
-        device: Where to train.
         resume: Continue from the state in `output`.
         command: Starts this run; appears on the card and in the line that says how to resume it.
 

@@ -57,7 +57,6 @@ def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     """Train a prior.
 
     Args:
-        options: See `PriorOptions`.
         command: Starts this run; appears in the line that says how to resume it.
 
     Returns:
@@ -96,10 +95,6 @@ def _save_quality(networks: PriorNetworks, options: PriorOptions) -> None:
 
 class PriorTrainer:
     """Runs the stages of a prior's training one after the other.
-
-    Args:
-        options: See `PriorOptions`.
-        command: See `train_prior`.
 
     Raises:
         UserError: If there is nothing to resume, or the state does not fit.

@@ -57,8 +57,6 @@ def run_carefully(
 
     Args:
         take_step: Takes one step, saves if a snapshot is due, and returns whether it saved.
-        save: Saves the run as it is.
-        is_finished: Tells whether all steps are done.
         should_stop: Tells whether to stop before the next step; the same on all processes.
 
     Returns:
