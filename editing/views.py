@@ -67,6 +67,7 @@ class SourceView:
 
     Args:
         edited: Source and learnable copy.
+        camera: View, [1, 25].
         beta: Sharpness length to render with, in world units; None uses the generator's own.
         with_normals: Also render the edited head's normals.
     """
