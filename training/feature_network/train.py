@@ -90,7 +90,7 @@ def train_feature_network(
         seed=seed,
     )
     state_path = output / STATE_FILE
-    model = json.dumps([asdict(config), len(training)])
+    model = [asdict(config), len(training)]
     if resume:
         state = read_state(state_path, model)
         stage.load_state_dict(state)

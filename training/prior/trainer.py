@@ -109,8 +109,7 @@ class PriorTrainer:
         self._stages: dict[str, StageOptions] = {**first, "diffusion": options.diffusion}
         self._state_path = self._output / STATE_FILE
         sizes = options.architecture and dataclasses.asdict(options.architecture)
-        model = [options.resolution, sizes, len(self._dataset)]
-        self._model = json.dumps(model, sort_keys=True, default=list)
+        self._model = [options.resolution, sizes, len(self._dataset)]
         self._state = read_state(self._state_path, self._model) if options.resume else None
         torch.manual_seed(options.seed)
 
