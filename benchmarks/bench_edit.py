@@ -44,6 +44,7 @@ from editing.regions import (
     ClassRegion,
     EditRegion,
     PaintedRegion,
+    find_mask,
     load_painted_mask,
     make_region,
     repainted_pixels,
@@ -119,7 +120,8 @@ def make_case(words: dict[str, str]) -> Case:
             generator, seed=SEED, truncation_psi=config.truncation_psi, yaw=0.0, pitch=0.0
         )
         options = config.edit
-        painted = load_painted_mask(config.mask, generator.label_set, generator.config.resolution)
+        mask = find_mask(config.mask)
+        painted = load_painted_mask(mask, generator.label_set, generator.config.resolution)
         class_ids = tuple(generator.label_set.class_id(name) for name in config.edit_classes)
         painted = painted.to(device)
         repainted = repainted_pixels(portrait.label_map, painted, class_ids)

@@ -1,6 +1,6 @@
 """Time the operations of torch_utils at the sizes of the full model, each against PyTorch's.
 
-    python benchmarks/bench_ops.py device=cuda dtypes=float32,float16 runs=15
+    python benchmarks/bench_ops.py device=cuda precisions=fp32,fp16 runs=15
     python benchmarks/bench_ops.py device=cpu size=reduced runs=5
 
 Words it takes:
@@ -9,7 +9,7 @@ Words it takes:
                              operations, on a CPU these and the plain formula of each operation
     size=full                full: 512 px images, 256 px planes, 128 x 128 rays of 96 samples;
                              reduced: a quarter of every side
-    dtypes=float32           types to measure, separated by commas
+    precisions=fp32          to measure, separated by commas: fp32, bf16, fp16
     cases=                   only cases whose names contain this
     runs=5                   fast and slow alternate so often after a warm-up; medians
     output=                  also write the JSON here
@@ -37,13 +37,14 @@ from mate3d.cameras import make_camera
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.triplane import project_points
 from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.execution import DTYPES
 from torch_utils.ops.resample import read_padding, setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
 
 DEFAULTS = {
     "device": "cpu",
     "size": "full",
-    "dtypes": "float32",
+    "precisions": "fp32",
     "cases": "",
     "runs": "5",
     "output": "",
@@ -325,21 +326,24 @@ def main() -> None:
     options = read_words(DEFAULTS)
     if options["size"] not in ("full", "reduced"):
         sys.exit(f"error: size is '{options['size']}'; allowed are full and reduced")
+    precisions = options["precisions"].split(",")
+    if unknown := set(precisions) - set(DTYPES):
+        sys.exit(f"error: unknown precisions {sorted(unknown)}; use {', '.join(DTYPES)}")
     device, runs = torch.device(options["device"]), int(options["runs"])
     torch.manual_seed(0)
     timer = Timer(device)
     limits = measure_limits(timer, runs)
     results = {}
-    for dtype_name in options["dtypes"].split(","):
+    for precision in precisions:
         shrink = 4 if options["size"] == "reduced" else 1
-        setting = Setting(device, getattr(torch, dtype_name), shrink)
+        setting = Setting(device, DTYPES[precision], shrink)
         for make_cases in (bias_act_cases, upfirdn2d_cases, triplane_cases):
             for case in make_cases(setting):
                 if options["cases"] in case.name:
                     entry = measure(case, timer, limits, runs)
-                    results[f"{case.name}, {dtype_name}"] = entry
+                    results[f"{case.name}, {precision}"] = entry
                     print(
-                        f"{case.name + ', ' + dtype_name:<78} {1000 * entry['seconds_fast']:9.3f}"
+                        f"{case.name + ', ' + precision:<78} {1000 * entry['seconds_fast']:9.3f}"
                         f" {1000 * entry['seconds_slow']:9.3f} ms {entry['share_of_limit']:6.2f}",
                         flush=True,
                     )

@@ -5,17 +5,16 @@ conditional SDS are MaTe3D's (docs/method.md).
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from editing.guidance.base import Guidance, PromptEmbeds
-from mate3d.options import AtLeast, OptionError, Options, Range
+from mate3d.options import NonNegativeFloat, OptionError, Options, Range, Share
 
 Blend = Literal["blended", "image", "normals"]
 Weighting = Literal["variance", "uniform"]
-_Share = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class DistillationOptions(Options):
             at each step; image and normals use one of them.
     """
 
-    guidance_scale: Annotated[float, AtLeast(0)] = 7.5
-    controlnet_conditioning_scale: Annotated[float, AtLeast(0)] = 1.0
-    timestep_range: tuple[_Share, _Share] = (0.02, 0.98)
-    final_max_timestep: _Share = 0.5
+    guidance_scale: NonNegativeFloat = 7.5
+    controlnet_conditioning_scale: NonNegativeFloat = 1.0
+    timestep_range: tuple[Share, Share] = (0.02, 0.98)
+    final_max_timestep: Share = 0.5
     weighting: Weighting = "variance"
     blend: Blend = "blended"
 
@@ -152,8 +151,6 @@ def distill(
     """Compute the SDS loss of one denoiser call on image and normals.
 
     Args:
-        guidance: Frozen diffusion model.
-        prompt_embeds: Encoded prompt.
         image: Rendered image; None to distil the normals only.
         normal_image: Rendered normals; None to distil the image only.
         control_image: Colour-coded label map of the same view; None for plain SDS.

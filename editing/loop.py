@@ -47,9 +47,6 @@ class EditLoop:
     """Optimises an `EditedGenerator` towards a target.
 
     Args:
-        edited: Source and learnable copy.
-        target: Painted mask and prompt.
-        options: Views, weights and rates.
         seed: Seed of the random views, noise and timesteps.
     """
 

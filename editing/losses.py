@@ -27,10 +27,7 @@ def pixel_weights(
     """Return the weight of each pixel in the mask loss.
 
     Args:
-        painted_label_map: The user's mask.
         zone: Pixels near the edited classes.
-        zone_weight: Weight inside the zone.
-        outside_weight: Weight outside the zone.
         class_weights: Factor for each painted class.
     """
     weights = torch.where(zone[:, 0], zone_weight, outside_weight)
@@ -58,8 +55,6 @@ def mask_cross_entropy(
     Args:
         segmentation: Rendered scores of all classes. If it is smaller than the mask, the mask is
             resized to it by nearest neighbour.
-        painted_label_map: Class ids.
-        weights: Weight of each pixel.
     """
     size = segmentation.shape[-2:]
     if painted_label_map.shape[-2:] != size:
@@ -150,8 +145,6 @@ def psnr_outside(
     """Return the PSNR in dB over the pixels outside a region, at most `MAX_PSNR_DB`.
 
     Args:
-        image: Edited image.
-        source_image: Source image.
         region: Pixels to leave out.
         value_range: Difference between white and black.
     """

@@ -6,12 +6,20 @@ from typing import Annotated, Literal
 from editing.distillation import DistillationOptions
 from editing.regions import RegionOptions
 from mate3d.cameras import PitchDegrees
-from mate3d.options import Above, AtLeast, FilePath, OptionError, Options, Precision, Range
+from mate3d.options import (
+    FilePath,
+    NonNegativeFloat,
+    OptionError,
+    Options,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    Range,
+    Share,
+)
 
 Condition = Literal["updated", "fixed", "none"]
 MaskLoss = Literal["classes", "silhouette"]
-_Rate = Annotated[float, AtLeast(0)]
-_Weight = Annotated[float, AtLeast(0)]
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,13 @@ class LossWeights(Options):
         sdf_consistency: Weight of the difference between the global SDF and the union of the parts.
     """
 
-    mask: _Weight = 1.0
-    mask_raw: _Weight = 1.0
-    distillation: _Weight = 0.01
-    preservation: _Weight = 1.0
-    feature_preservation: _Weight = 1.0
-    eikonal: _Weight = 0.1
-    sdf_consistency: _Weight = 1.0
+    mask: NonNegativeFloat = 1.0
+    mask_raw: NonNegativeFloat = 1.0
+    distillation: NonNegativeFloat = 0.01
+    preservation: NonNegativeFloat = 1.0
+    feature_preservation: NonNegativeFloat = 1.0
+    eikonal: NonNegativeFloat = 0.1
+    sdf_consistency: NonNegativeFloat = 1.0
 
 
 @dataclass(frozen=True)
@@ -73,23 +81,23 @@ class EditOptions(Options):
     """
 
     exact: bool = False
-    num_steps: Annotated[int, AtLeast(1)] = 100
+    num_steps: PositiveInt = 100
     learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "planes")
-    ws_lr: _Rate = 0.002
-    weight_lr: _Rate = 0.002
-    plane_lr: _Rate = 0.02
-    final_lr_factor: Annotated[float, Range(0, 1)] = 0.1
-    soft_beta: Annotated[float, Above(0)] | None = 0.004
-    soft_share: Annotated[float, Range(0, 1)] = 0.6
+    ws_lr: NonNegativeFloat = 0.002
+    weight_lr: NonNegativeFloat = 0.002
+    plane_lr: NonNegativeFloat = 0.02
+    final_lr_factor: Share = 0.1
+    soft_beta: PositiveFloat | None = 0.004
+    soft_share: Share = 0.6
     region: RegionOptions = RegionOptions()
     condition: Condition = "updated"
     mask_loss: MaskLoss = "classes"
-    zone_weight: _Weight = 1.0
-    outside_weight: _Weight = 0.2
+    zone_weight: NonNegativeFloat = 1.0
+    outside_weight: NonNegativeFloat = 0.2
     zone_dilation_pixels: Annotated[int, Range(0, 4096)] = 6
     yaw_range_degrees: tuple[float, float] = (-35.0, 35.0)
     pitch_range_degrees: tuple[PitchDegrees, PitchDegrees] = (-15.0, 15.0)
-    num_geometry_points: Annotated[int, AtLeast(1)] = 4096
+    num_geometry_points: PositiveInt = 4096
     weights: LossWeights = LossWeights()
     distillation: DistillationOptions = DistillationOptions()
 
@@ -131,5 +139,5 @@ class ReportOptions(Options):
     """
 
     dilation_pixels: Annotated[int, Range(0, 4096)] = 4
-    num_orbit_frames: Annotated[int, AtLeast(1)] = 48
+    num_orbit_frames: PositiveInt = 48
     orbit_fps: Annotated[int, Range(1, 240)] = 24

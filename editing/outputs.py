@@ -102,8 +102,6 @@ def write_pictures(
         folder: Existing folder.
         painted_view: View in which the mask was painted, with normals.
         other_views: Columns of views.png.
-        painted_label_map: The user's mask.
-        label_set: Gives the colours of the masks.
     """
     save_image(folder / "source.png", painted_view.source.image[0])
     save_image(folder / "edited.png", painted_view.edited.image[0])

@@ -109,9 +109,6 @@ def prompt_gain(
     """Return the mean denoising error without the prompt minus the error with it.
 
     Args:
-        guidance: Frozen prior.
-        prompt_embeds: Encoded prompt and negative prompt.
-        image: Image to score.
         control_image: Its colour-coded mask, if the prior takes one.
     """
     latents = guidance.encode_image(image)

@@ -48,9 +48,7 @@ def save_edit(
     """Write `ws`, the changed weights, and the inputs of the region.
 
     Args:
-        path: File to write.
         edited: Source and finished copy.
-        recipe: The request.
         camera: Camera of the painted view.
         repainted: Pixels of that view whose label was changed.
     """

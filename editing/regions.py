@@ -23,21 +23,30 @@ _LEAST_SHARE = 1e-3
 RegionKind = Literal["classes", "everywhere"]
 
 
-def load_painted_mask(
-    path: str | Path,
-    label_set: LabelSet,
-    resolution: int,
-) -> Tensor:  # [1, H, W] int64
-    """Read a repainted mask: a file, or mask.png of a folder or an included edit.
+def find_mask(path: str | Path) -> Path:
+    """Return a mask's file: that file, or mask.png of a folder or an included edit.
 
     Raises:
-        UserError: If the file is missing, is not a palette or grey PNG of known label ids, or does
-            not have the generator's output size.
+        UserError: If there is no such file.
     """
     path = folder_or_asset(path)
     path = path / MASK_FILE if path.is_dir() else path
     if not path.exists():
         raise UserError(f"mask not found: {path}{where_to_find(path, f'*/{MASK_FILE}')}")
+    return path
+
+
+def load_painted_mask(
+    path: Path,
+    label_set: LabelSet,
+    resolution: int,
+) -> Tensor:  # [1, H, W] int64
+    """Read a repainted mask.
+
+    Raises:
+        UserError: If the file is not a palette or grey PNG of known label ids, or does not have the
+            generator's output size.
+    """
     label_map = load_label_map(path, label_set)
     if label_map.shape != (resolution, resolution):
         height, width = label_map.shape
@@ -48,7 +57,7 @@ def load_painted_mask(
 
 
 def resolve_edit_classes(
-    edit_classes: str | Sequence[str],
+    edit_classes: Sequence[str],
     source_label_map: Tensor,  # [1, H, W]
     painted_label_map: Tensor,  # [1, H, W]
     label_set: LabelSet,
@@ -56,18 +65,14 @@ def resolve_edit_classes(
     """Return the ids of the classes that an edit may change.
 
     Args:
-        edit_classes: Class names, or "auto" for the classes painted into changed pixels; where
-            skin or background was painted, the class that was there before.
+        edit_classes: Class names, or only "auto" for the classes painted into changed pixels;
+            where skin or background was painted, the class that was there before.
         source_label_map: Rendered mask that the user repainted.
-        painted_label_map: The user's mask.
-        label_set: Names of the ids.
 
     Raises:
         UserError: If a name is unknown, the list is empty, or "auto" finds no change.
     """
-    if isinstance(edit_classes, str) and edit_classes != "auto":
-        raise UserError(f"edit_classes={edit_classes}; use auto or a list such as [ears,eyes]")
-    if isinstance(edit_classes, str):
+    if tuple(edit_classes) == ("auto",):
         class_ids = _repainted_classes(source_label_map, painted_label_map, label_set)
         if not class_ids:
             raise UserError("the mask equals the source mask; repaint it or list edit_classes")
@@ -105,7 +110,6 @@ def edit_mask(
 
     Args:
         label_maps: Usually the source, the edited and the painted mask of one view.
-        class_ids: Edited classes.
         dilation_pixels: Radius of the square by which the pixels grow.
     """
     members = torch.stack([is_member(label_map, class_ids) for label_map in label_maps])
@@ -193,7 +197,6 @@ def make_region(
 
     Args:
         options: Kind and edge of the region.
-        class_ids: Edited classes.
         camera: Camera of the painted view.
         repainted: Pixels of that view whose label was changed from or to an edited class.
     """

@@ -8,13 +8,7 @@ from mate3d.outputs.page import render_page
 
 
 def write_report(path: str | Path, receipt: Receipt, history: list[dict[str, float]]) -> None:
-    """Write the report; it links to the images and the video in the same folder.
-
-    Args:
-        path: HTML file to write.
-        receipt: Measurements to show.
-        history: Loss terms of each step.
-    """
+    """Write the report; it links to the images and the video in the same folder."""
     curves = {
         name: [terms[name] for terms in history if name in terms]
         for name in (history[-1] if len(history) > 1 else ())

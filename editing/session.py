@@ -13,7 +13,7 @@ from editing.edited_generator import EditedGenerator, check_editable
 from editing.guidance.base import Guidance
 from editing.loop import EditLoop, EditTarget
 from editing.losses import mask_iou, psnr_outside
-from editing.options import EditOptions
+from editing.options import EditOptions, ReportOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
@@ -96,9 +96,6 @@ class EditSession:
     """A portrait being edited.
 
     Args:
-        portrait: Source.
-        request: Mask, classes and prompt.
-        options: Settings of the optimisation.
         guidance: Frozen prior; None for an edit by mask alone.
     """
 
@@ -141,21 +138,15 @@ class EditSession:
     def write(
         self,
         folder: str | Path,
+        options: ReportOptions,
         *,
         started: float,
-        dilation_pixels: int,
-        num_orbit_frames: int,
-        orbit_fps: int,
     ) -> Receipt:
         """Render, measure and write all results.
 
         Args:
             folder: Receives the files; none is replaced before all are complete.
             started: `time.perf_counter()` at the start of the command.
-            dilation_pixels: Width of the rim around the edited classes that the receipt counts as
-                part of the region.
-            num_orbit_frames: Number of frames of orbit.mp4.
-            orbit_fps: Frames per second of orbit.mp4.
         """
         label_set = self.portrait.generator.label_set
         exact = self.options.exact
@@ -170,8 +161,8 @@ class EditSession:
             write_orbit(
                 temporary / "orbit.mp4",
                 self.edited,
-                num_frames=num_orbit_frames,
-                fps=orbit_fps,
+                num_frames=options.num_orbit_frames,
+                fps=options.orbit_fps,
                 exact=exact,
             )
             prompt_score = self._prompt_score(painted_view)
@@ -187,7 +178,7 @@ class EditSession:
                     repainted=self.repainted,
                 )
                 receipt = self._make_receipt(
-                    painted_view, other_views, prompt_score, started, dilation_pixels
+                    painted_view, other_views, prompt_score, started, options.dilation_pixels
                 )
                 receipts.write_receipt(temporary / "receipt.json", receipt)
                 write_report(temporary / "report.html", receipt, self.history)

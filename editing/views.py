@@ -93,7 +93,6 @@ class SourceView:
         """Render the edited head with the same sharpness as the source.
 
         Args:
-            field: Fusion of source and learnable copy.
             with_segmentation_gradient: Whether a loss depends on `segmentation`. This class records
                 its gradients in either case.
         """
@@ -116,7 +115,6 @@ def view_source(
 
     Args:
         edited: Source and learnable copy.
-        camera: View.
         beta: Sharpness length to render with, in world units; None uses the generator's own.
         exact: Render every view as a whole.
         with_normals: Also render the edited head's normals.
@@ -240,7 +238,6 @@ def find_window(
     """Return the window that some rays of a raw render can change.
 
     Args:
-        network: Super-resolution network.
         index: Indices of these rays among the `side` x `side` rays, row by row.
         side: Side of the raw render.
 

@@ -47,11 +47,6 @@ def make_intrinsics(focal: float = DEFAULT_FOCAL) -> Tensor:  # [3, 3]
     return torch.tensor([[focal, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]])
 
 
-def focal_from_fov(fov_degrees: float) -> float:
-    """Return the normalised focal length, with EG3D's rounded constants (spec 2)."""
-    return 1 / (math.tan(fov_degrees * 3.14159 / 360) * 1.414)
-
-
 def look_at_pose(
     position: Tensor,  # [B, 3]
     target: Tensor,  # [B, 3] or [3]
@@ -117,25 +112,6 @@ class CameraRig(Options):
     ) -> Tensor:  # [B, 25]
         """Return cameras of this rig; see `make_camera` for the angles."""
         return make_camera(yaw, pitch, radius=self.radius, target=self.target, focal=self.focal)
-
-
-def lineage_pose(
-    horizontal: Tensor,  # [B], radians, frontal = pi/2
-    vertical: Tensor,  # [B], radians, level = pi/2
-    *,
-    radius: float = DEFAULT_RADIUS,
-    target: Sequence[float] = (0.0, 0.0, 0.0),
-) -> Tensor:  # [B, 4, 4]
-    """Return EG3D's look-at pose, whose polar angle is uniform in area (spec 2)."""
-    vertical = vertical.clamp(1e-5, math.pi - 1e-5)
-    phi = torch.arccos(1 - 2 * vertical / math.pi)
-    azimuth = math.pi - horizontal
-    direction = torch.stack(
-        [phi.sin() * azimuth.cos(), phi.cos(), phi.sin() * azimuth.sin()], dim=-1
-    )
-    return look_at_pose(
-        radius * direction, torch.tensor(target, dtype=direction.dtype, device=direction.device)
-    )
 
 
 def mirror_camera(

@@ -143,7 +143,6 @@ class Generator(nn.Module, PretrainedModel):
         With a single plane branch both are the same tensor.
 
         Args:
-            ws: Style vectors.
             noise_mode: Backbone noise: a mode, or one tensor per convolution (`noise_sides`).
             exact: See `render`.
         """
@@ -163,7 +162,6 @@ class Generator(nn.Module, PretrainedModel):
         """Return the head as a field.
 
         Args:
-            ws: Style vectors.
             planes: Texture and shape planes, if already computed from `ws`.
             noise_mode: Backbone noise if `planes` is None.
             exact: See `render`.
@@ -199,21 +197,15 @@ class Generator(nn.Module, PretrainedModel):
         detach_semantic_features: bool = True,
         exact: bool = True,
     ) -> RenderOutput:
-        """Render a field and super-resolve it.
+        """Render a field and super-resolve it; see `render_field`.
 
         Args:
             field: This generator's field, a fusion of fields, or any other with the same number
                 of features.
             ws: Style vectors for the super-resolution.
-            camera: Viewpoints.
             neural_rendering_resolution: Side of the raw render; None uses the configured one.
-            draws: See `render_field`.
-            depths: See `render_field`.
-            with_normals: See `render_field`.
-            with_samples: See `render_field`.
             with_segmentation: False skips the segmentation's super-resolution and, unless
                 `exact`, class distances.
-            detach_semantic_density: See `render_field`.
             detach_semantic_features: Stop gradients from the segmentation's super-resolution to
                 the feature image, as in the released code.
             exact: False uses a path that is several times faster and records no gradients: it
@@ -262,7 +254,6 @@ class Generator(nn.Module, PretrainedModel):
 
         Args:
             view: Rendered with h * w rays.
-            ws: Style vectors.
             detach_semantic_features: See `render`.
             exact: See `render`.
             enlarge: Called instead of a super-resolution network, with the network and its inputs.

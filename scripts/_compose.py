@@ -31,7 +31,6 @@ def compose_config(script: str, words: Sequence[str] = ()) -> DictConfig:
     """Compose the defaults of a script, `configs/<script>.yaml` and the user's words.
 
     Args:
-        script: Its name.
         words: Overrides of values (`num_images=20`, `dataset.name=x`) and group choices
             (`experiment=demo_cat`).
 
@@ -85,7 +84,6 @@ def composing(script: str, words: Sequence[str] = (), *, with_types: bool = True
     """Run Hydra's composition; its errors become one-line user errors.
 
     Args:
-        script: Its name.
         words: The user's overrides, for messages.
         with_types: Let Hydra check types. Launchers that pickle Hydra's state cannot pickle them.
 

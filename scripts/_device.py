@@ -3,16 +3,15 @@
 import torch
 
 from mate3d.errors import UserError
+from mate3d.options import Device
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: Device) -> torch.device:
     """Return the device for auto, cpu or cuda.
 
     Raises:
-        UserError: If the name is unknown, or there is no such device.
+        UserError: If there is no such device.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={name}; use auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but PyTorch finds no CUDA device; use device=cpu")
     has_cuda = torch.cuda.is_available() and name != "cpu"

@@ -28,7 +28,6 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
     """Start all jobs and wait until they have ended.
 
     Args:
-        config_name: Name of the script.
         words: `name=value`; values separated by commas make one job each. Words that begin with
             `hydra/launcher` or `hydra.launcher.` set where and how jobs run.
 

@@ -2,56 +2,71 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 from mate3d.errors import UserError
-from mate3d.options import Above, AtLeast, Device, FilePath, OptionError, Options
+from mate3d.options import (
+    Device,
+    FilePath,
+    NonNegativeInt,
+    OptionError,
+    Options,
+    PositiveInt,
+    option_hints,
+)
 from scripts._options import Paths
-from training.data.dataset_options import PROCEDURAL_SOURCES, CropName, DatasetOptions
+from training.data.dataset_options import PROCEDURAL_SOURCES, DatasetOptions
+from training.data.preparation.photo_options import PhotoOptions
 
 Task = Literal["check", "repair", "procedural", "photos", "packed"]
-_Count = Annotated[int, AtLeast(1)]
-
-
-@dataclass(frozen=True)
-class ParsingOptions(Options):
-    """The network that makes masks.
-
-    Args:
-        model: A transformers model for semantic segmentation: a folder or hub id, such as
-            jonathandinu/face-parsing.
-        label_set: Label set of its classes (celebamask_hq for jonathandinu/face-parsing); required
-            with a model.
-    """
-
-    model: FilePath | None = None
-    label_set: str | None = None
-
-
-@dataclass(frozen=True)
-class CaptioningOptions(Options):
-    """The network that writes captions.
-
-    Args:
-        model: A transformers model that describes images: a folder or hub id.
-    """
-
-    model: FilePath | None = None
-
-
-@dataclass(frozen=True)
-class DetectionOptions(Options):
-    """The network that finds landmarks.
-
-    Args:
-        model: YuNet's ONNX file for OpenCV's face detector (pip install -e '.[photos]').
-    """
-
-    model: FilePath | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareOptions(Options):
+class _RunOptions(Options):
+    """What to read and write, and where to run.
+
+    Args:
+        output: Dataset to write: a folder, or an uncompressed archive if it ends in .zip. Needed
+            unless check=true.
+        overwrite: Replace an existing dataset.
+        restart: Discard the work of an interrupted run. By default, the same command resumes it.
+        shard_size: Samples per tar shard, for training on many nodes; null writes a plain folder or
+            archive.
+        resolution: Resolution of images and masks, in pixels; null is dataset.resolution.
+        max_repeats: Repeat images of rare yaw angles up to this many times per epoch; 1 repeats
+            none.
+        num_workers: Number of worker processes; 0 works in the main process.
+        device: Where the parsing, captioning and detection networks run; auto uses a GPU if there
+            is one.
+        data: Existing dataset: to check, or to rewrite with dataset=packed in another format,
+            resolution or label set.
+        check: Look for errors in `data` and write only a report, index.html in the run folder. Exit
+            code 0: at most notes; 1: errors or warnings; 2: it could not be checked.
+        fix: With check=true: write a repaired copy to `output`, and check that. all, or codes of
+            findings, such as mask_colors,camera_convention.
+        label_set: With check=true: label set of a dataset that does not name one.
+        check_images: With check=true: maximum number of images to check, drawn at random; null
+            checks all.
+    """
+
+    output: FilePath = ""
+    overwrite: bool = False
+    restart: bool = False
+    shard_size: PositiveInt | None = None
+    resolution: PositiveInt | None = None
+    max_repeats: PositiveInt = 1
+    num_workers: NonNegativeInt = 0
+    device: Device = "auto"
+    data: FilePath | None = None
+    check: bool = False
+    fix: tuple[str, ...] | None = None
+    label_set: str | None = None
+    check_images: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(PhotoOptions, _RunOptions):
     r"""Write a dataset in the format that training reads, or check one.
 
     python -m scripts.prepare_data num_images=5000 output=data/cats.zip
@@ -62,93 +77,23 @@ class PrepareOptions(Options):
     docs/data.md explains label sets, cameras, formats and what the check finds.
 
     Args:
-        output: Dataset to write: a folder, or an uncompressed archive if it ends in .zip. Needed
-            unless check=true.
-        overwrite: Replace an existing dataset.
-        restart: Discard the work of an interrupted run. By default, the same command resumes it.
-        shard_size: Samples per tar shard, for training on many nodes; null writes a plain folder or
-            archive.
-        resolution: Resolution of images and masks, in pixels; null is dataset.resolution.
-        num_workers: Number of worker processes; 0 works in the main process.
-        data: Existing dataset: to check, or to rewrite with dataset=packed in another format,
-            resolution or label set.
-        check: Look for errors in `data` and write only a report, index.html in the run folder. Exit
-            code 0: at most notes; 1: errors or warnings; 2: it could not be checked.
-        fix: With check=true: write a repaired copy to `output`, and check that. all, or codes of
-            findings, such as mask_colors,camera_convention.
-        label_set: With check=true: label set of a dataset that does not name one.
-        check_images: With check=true: maximum number of images to check, drawn at random; null
-            checks all.
-        images: Folder of the photos.
-        masks: Folder of their masks, with the same names; null makes masks with parsing.model.
-        mask_label_set: Label set of these masks; null is dataset.label_set. Masks are converted if
-            the two differ.
-        cameras: Known cameras: a JSON file like EG3D's dataset.json; null estimates them.
-        landmarks: Known landmarks, five per photo: a JSON file or a folder of NAME.txt.
-        captions: Known captions: .json, .jsonl, .csv, or a folder of NAME.txt.
-        attributes: Known attributes: CelebAMask-HQ's attribute file.
-        crop: How photos are cropped. none uses square photos unchanged, center takes the largest
-            square, ffhq and eg3d align the head by its landmarks; null is dataset.crop.
-        landmark_source: Where landmarks come from; auto takes the first of file, mask and detector
-            that is available.
-        max_residual: Leave out photos whose estimated camera misses the landmarks by more than
-            this, as a fraction of the side.
-        camera_distance: Distance of estimated cameras from the head, in world units; null estimates
-            the distance too.
-        caption_source: Where captions come from if there is no file. labels uses the attributes, or
-            else what the mask shows; model uses captioning.model.
-        max_repeats: Repeat images of rare yaw angles up to this many times per epoch; 1 repeats
-            none.
-        parsing: The network that makes masks.
-        captioning: The network that writes captions.
-        detection: The network that finds landmarks.
-        device: Where the parsing, captioning and detection networks run; auto uses a GPU if there
-            is one.
         num_images: Number of procedural portraits.
         seed: Seed of the procedural portraits. Image i of a seed is always the same, whatever the
             number of images, the batch size and the workers.
-        batch_size: Procedural portraits rendered per batch.
         set_attributes: Attributes that all procedural portraits get instead of their own, such as
             {ear_size:1.2}; see datasets/procedural_*.
         scale_attributes: Factors on the portraits' own attributes; with {ear_size:1.5}, ears are
             1.5 times as big.
+        batch_size: Procedural portraits rendered at once.
         dataset: The dataset.
         paths: Where files are.
     """
 
-    output: FilePath = ""
-    overwrite: bool = False
-    restart: bool = False
-    shard_size: _Count | None = None
-    resolution: _Count | None = None
-    num_workers: Annotated[int, AtLeast(0)] = 0
-    data: FilePath | None = None
-    check: bool = False
-    fix: tuple[str, ...] | None = None
-    label_set: str | None = None
-    check_images: _Count | None = None
-    images: FilePath | None = None
-    masks: FilePath | None = None
-    mask_label_set: str | None = None
-    cameras: FilePath | None = None
-    landmarks: FilePath | None = None
-    captions: FilePath | None = None
-    attributes: FilePath | None = None
-    crop: CropName | None = None
-    landmark_source: Literal["auto", "file", "mask", "detector"] = "auto"
-    max_residual: Annotated[float, AtLeast(0)] = 0.05
-    camera_distance: Annotated[float, Above(0)] | None = 2.7
-    caption_source: Literal["none", "labels", "model"] = "labels"
-    max_repeats: _Count = 1
-    parsing: ParsingOptions = ParsingOptions()
-    captioning: CaptioningOptions = CaptioningOptions()
-    detection: DetectionOptions = DetectionOptions()
-    device: Device = "auto"
-    num_images: _Count = 5000
-    seed: Annotated[int, AtLeast(0)] = 0
-    batch_size: _Count = 8
+    num_images: PositiveInt = 5000
+    seed: NonNegativeInt = 0
     set_attributes: dict[str, Any] = field(default_factory=dict)
     scale_attributes: dict[str, Any] = field(default_factory=dict)
+    batch_size: PositiveInt = 8
     dataset: DatasetOptions
     paths: Paths
 
@@ -170,19 +115,14 @@ class PrepareOptions(Options):
 # Files that only photo datasets use.
 FILE_OPTIONS = ("images", "masks", "cameras", "landmarks", "captions", "attributes")
 # Options that samples depend on, besides the dataset's own and the resolution.
-PHOTO_OPTIONS = (
-    *FILE_OPTIONS,
-    "mask_label_set",
-    "crop",
-    "landmark_source",
-    "max_residual",
-    "camera_distance",
-    "caption_source",
-    "parsing",
-    "captioning",
-    "detection",
-)
+PHOTO_OPTIONS = tuple(option_hints(PhotoOptions))
 PROCEDURAL_OPTIONS = ("num_images", "seed", "set_attributes", "scale_attributes")
+# Options that need another one: name, value, what it needs.
+_NEEDS = (
+    ("caption_source", "model", "captioning.model"),
+    ("landmark_source", "file", "landmarks"),
+    ("landmark_source", "detector", "detection.model"),
+)
 
 _EVERYWHERE = ("check", "paths", "debug", "num_workers")
 _WRITING = ("output", "overwrite", "shard_size")
@@ -214,7 +154,6 @@ def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
     """Check that the options fit the task.
 
     Args:
-        options: All options.
         words: The command line, which shows the options that the user set.
 
     Raises:
@@ -244,26 +183,6 @@ def _check_photos(options: PrepareOptions) -> None:
     if options.cameras is not None and options.crop in ("ffhq", "eg3d"):
         advice = "cannot be used with cameras=..., which describe uncropped photos"
         raise OptionError("crop", options.crop, advice)
-    for option, is_asked, needed, value in (
-        ("parsing.model", options.masks is None, "parsing.label_set", options.parsing.label_set),
-        (
-            "caption_source=model",
-            options.caption_source == "model",
-            "captioning.model",
-            options.captioning.model,
-        ),
-        (
-            "landmark_source=file",
-            options.landmark_source == "file",
-            "landmarks",
-            options.landmarks,
-        ),
-        (
-            "landmark_source=detector",
-            options.landmark_source == "detector",
-            "detection.model",
-            options.detection.model,
-        ),
-    ):
-        if is_asked and value is None:
-            raise UserError(f"{option} needs {needed}=... (see --help)")
+    for option, value, needed in _NEEDS:
+        if getattr(options, option) == value and attrgetter(needed)(options) is None:
+            raise UserError(f"{option}={value} needs {needed}=... (see --help)")

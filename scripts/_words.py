@@ -47,7 +47,6 @@ def hydra_words(script: str, words: Sequence[str], *, with_sweeps: bool = False)
     """Return the words as Hydra reads them.
 
     Args:
-        script: Name of the script.
         words: `option=value` and `group=choice`. Text needs no quotes; one pair around it is
             removed. `+option=value` and `++option=value` mean the same, `~group` is `group=null`.
         with_sweeps: Values separated by commas are one for each job, as in `seed=0,1`.

@@ -5,9 +5,11 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
+from editing.regions import find_mask, load_painted_mask, resolve_edit_classes
 from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
 from mate3d.generation.options import TruncationPsi
@@ -78,6 +80,9 @@ OPTIONS = EditScriptOptions
 def _edit(config: EditScriptOptions) -> None:
     started = time.perf_counter()
     options = config.edit
+    mask = None if config.mask is None else find_mask(config.mask)
+    if mask and options.weights.distillation and not config.prompt.strip():
+        raise UserError("prompt is empty; describe how the edited parts should look")
     with stage("Loading the generator"):
         from editing.outputs import write_source
         from editing.receipt import config_hash
@@ -93,11 +98,11 @@ def _edit(config: EditScriptOptions) -> None:
             yaw=math.radians(config.yaw_degrees),
             pitch=math.radians(config.pitch_degrees),
         )
-    if config.mask is None:
+    if mask is None:
         write_source(config.output, portrait.image, portrait.label_map, generator.label_set)
         _logger.info("wrote %s/source_mask.png; repaint it and pass it as mask=...", config.output)
         return
-    request = _make_request(config, portrait, config_hash(_hashed(config)))
+    request = _make_request(config, portrait, mask, config_hash(_hashed(config)))
     session = EditSession(portrait, request, options, _load_guidance(config))
     with stop_on_signal() as should_stop:
         session.run(should_stop)
@@ -105,7 +110,7 @@ def _edit(config: EditScriptOptions) -> None:
     if taken < options.num_steps:
         text = "stopped after step %d of %d; writing the edit so far to %s"
         _logger.info(text, taken, options.num_steps, config.output)
-    receipt = session.write(config.output, started=started, **config_to_dict(config.report))
+    receipt = session.write(config.output, config.report, started=started)
     for name, iou in receipt.mask_iou.items():
         rounded = ["-" if value is None else f"{value:.3f}" for value in iou.values()]
         _logger.info("IoU of %s with the painted mask: %s", name, " -> ".join(rounded))
@@ -114,22 +119,17 @@ def _edit(config: EditScriptOptions) -> None:
 
 
 def _make_request(
-    config: EditScriptOptions, portrait: "Portrait", hash_of_config: str
+    config: EditScriptOptions, portrait: "Portrait", mask: Path, hash_of_config: str
 ) -> "EditRequest":
-    from editing.regions import load_painted_mask, resolve_edit_classes
     from editing.session import EditRequest
 
-    prompt = config.prompt.strip()
-    if config.edit.weights.distillation and not prompt:
-        raise UserError("prompt is empty; describe how the edited parts should look")
-    generator = portrait.generator
-    painted = load_painted_mask(config.mask, generator.label_set, generator.config.resolution)
-    painted = painted.to(portrait.label_map.device)
-    classes = "auto" if config.edit_classes == ("auto",) else config.edit_classes
+    before, label_set = portrait.label_map, portrait.generator.label_set
+    painted = load_painted_mask(mask, label_set, portrait.generator.config.resolution)
+    painted = painted.to(before.device)
     return EditRequest(
         painted_label_map=painted,
-        class_ids=resolve_edit_classes(classes, portrait.label_map, painted, generator.label_set),
-        prompt=prompt,
+        class_ids=resolve_edit_classes(config.edit_classes, before, painted, label_set),
+        prompt=config.prompt.strip(),
         negative_prompt=config.negative_prompt,
         seed=config.seed,
         config_hash=hash_of_config,

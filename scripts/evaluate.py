@@ -5,10 +5,10 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from mate3d.errors import UserError
-from mate3d.options import AtLeast, Device, FilePath, OptionError, Options, Seed
+from mate3d.options import Device, FilePath, OptionError, Options, PositiveInt, Seed
 from scripts._device import choose_device
 from scripts._entry import run
 from scripts._options import Paths
@@ -52,7 +52,7 @@ class EvaluateOptions(Options):
     with_flips: bool = False
     cache: FilePath
     output: FilePath
-    num_heads: Annotated[int, AtLeast(1)] = 64
+    num_heads: PositiveInt = 64
     seed: Seed = 0
     device: Device = "auto"
     metrics: MetricSettings = MetricSettings()

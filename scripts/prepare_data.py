@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,28 +138,21 @@ def _make_source(options: PrepareOptions) -> "PhotoFiles":
 
 
 def _plan_photos(options: PrepareOptions) -> _Plan:
-    from training.data.preparation.photos import PhotoMaker, PhotoSettings, photo_jobs
+    from training.data.preparation.photos import PhotoMaker, photo_jobs
 
     label_set = get_mask_label_set(options.dataset.label_set)
     crop = options.crop or options.dataset.crop
     source = _make_source(options)
-    settings = PhotoSettings(
-        resolution=options.side,
-        crop=crop,
-        framing=options.dataset.framing,
-        landmark_source=options.landmark_source,
-        max_residual=options.max_residual,
-        camera_distance=options.camera_distance,
-        caption_source=options.caption_source,
-        parsing_model=options.parsing.model,
-        parsing_label_set=options.parsing.label_set,
-        captioning_model=options.captioning.model,
-        detection_model=options.detection.model,
-        device=str(choose_device(options.device)),
-    )
     with stage("Listing the photos"):
         listing = source.list_items()
-    maker = PhotoMaker(settings, source, label_set)
+    maker = PhotoMaker(
+        replace(options, crop=crop),
+        source,
+        label_set,
+        resolution=options.side,
+        framing=options.dataset.framing,
+        device=choose_device(options.device),
+    )
     for loss in maker.losses:
         _logger.info("masks: %s", loss)
     for note in listing.notes:

@@ -59,7 +59,6 @@ def _train(options: TrainFeaturesOptions, command: str, resume: bool) -> None:
         device=choose_device(options.device),
         resume=resume,
         command=command,
-        with_progress_bar=True,
     )
     if folder is not None:
         _logger.info("features: %s", folder)

@@ -53,7 +53,7 @@ def _train(options: TrainPriorOptions, command: str, resume: bool) -> None:
         resume=resume,
         device=choose_device(options.device),
     )
-    model = train_prior(settings, command=command, with_progress_bar=True)
+    model = train_prior(settings, command=command)
     if model is not None:
         _logger.info("prior: %s", model)
 

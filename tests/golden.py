@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
-from mate3d.published.names import convert_discriminator_state, convert_generator_state
+from mate3d.published.names import convert_discriminator_state, generator_name
 from mate3d.rendering.renderer import RenderingConfig
 
 DATA = Path(__file__).parent / "data"
@@ -48,6 +48,11 @@ def sub_state(prefix: str) -> dict[str, Tensor]:
     """Return the tensors below a prefix, without it."""
     face = golden_face()
     return {name[len(prefix) :]: value for name, value in face.items() if name.startswith(prefix)}
+
+
+def convert_generator_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a published generator's tensors."""
+    return {name: tensor for key, tensor in state.items() if (name := generator_name(key))}
 
 
 def make_golden_generator() -> Generator:

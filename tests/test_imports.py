@@ -175,6 +175,7 @@ def _outside_imports() -> list[str]:
     return sorted(statements)
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_slow_and_the_library_nothing_heavy():
     library = [name for name in _all_modules() if name.split(".")[0] in LIBRARY]
     code = f"""
@@ -191,6 +192,7 @@ print("LOADED", *sys.modules)
     assert not {"diffusers", "transformers", "setuptools", "triton"} & by_library
 
 
+@pytest.mark.slow
 def test_everything_imports_without_cuda_and_posix():
     code = f"""
 for statement in {_outside_imports()}:

@@ -17,7 +17,6 @@ class BatchRandom:
     Args:
         key: Non-negative integers that identify the use, such as seed, iteration and step.
         places: Index of each sample in the whole batch.
-        device: Device of the numbers.
     """
 
     def __init__(

@@ -16,9 +16,9 @@ _logger = logging.getLogger(__name__)
 # Without a terminal, how often a long stage logs its progress.
 _LOG_SECONDS = 10.0
 _COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-# With and without a total.
-_ON_TERMINAL = f"{{l_bar}}{{bar}}| {_COUNTS}", "{desc} ... {elapsed}"
-_IN_LOG = f"{{desc}}: {_COUNTS}", "{desc} ..."
+_ON_TERMINAL = f"{{l_bar}}{{bar}}| {_COUNTS}"
+_IN_LOG = f"{{desc}}: {_COUNTS}"
+_UNCOUNTED = "{desc} ... {elapsed}"
 
 
 class _LogLines(io.StringIO):
@@ -63,13 +63,16 @@ def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
         The bar, whose `update` counts finished items.
     """
     started, is_terminal = time.perf_counter(), sys.stderr.isatty()
-    counted, uncounted = _ON_TERMINAL if is_terminal else _IN_LOG
+    if not is_terminal:
+        _logger.info("%s ...", name)
+    counted = _ON_TERMINAL if is_terminal else _IN_LOG
     bar = tqdm(
         desc=name,
         total=total,
-        bar_format=uncounted if total is None else counted,
+        bar_format=_UNCOUNTED if total is None else counted,
         file=sys.stderr if is_terminal else _LogLines(),
         mininterval=0.1 if is_terminal else _LOG_SECONDS,
+        delay=0 if is_terminal else _LOG_SECONDS,
         miniters=1,
         # A nested bar would move the cursor to its own row.
         position=None if is_terminal else 0,

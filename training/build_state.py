@@ -49,9 +49,6 @@ def build_state(
     Args:
         generator_config: Sizes and conventions of the generator.
         discriminator_sizes: Sizes of both discriminators.
-        settings: Settings of the run.
-        cameras: Camera labels of the dataset.
-        device: Training device.
         source: Weights to initialise networks and EMA from, as far as they fit.
 
     Raises:

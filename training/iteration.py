@@ -123,7 +123,6 @@ def adversarial_iteration(
     Args:
         state: Networks, optimizers and iteration number.
         inputs: Real portraits, schedules, division of the batch.
-        settings: Weights and intervals.
 
     Returns:
         Metrics of this process's samples, by name.

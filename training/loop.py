@@ -52,7 +52,6 @@ class Trainer:
     Args:
         state: A new state, or one that `load_state` filled.
         dataset: Real portraits at the generator's resolution.
-        settings: All settings.
         run_folder: Receives logs, sample grids, checkpoints and the training state.
         command: Starts this run; appears on the checkpoint's card and in the resume line.
         data_description: Describes the dataset on the card.

@@ -42,7 +42,7 @@ class LoopSettings(Options):
             stops the run.
         grid_rows: Rows of the sample grids.
         grid_columns: Columns of the sample grids.
-        with_progress_bar: Show a progress bar on stderr.
+        with_progress_bar: Show a progress bar on stderr if that is a terminal.
         precision: Precision of backbone, super-resolutions and discriminators. Everything else is
             fp32; see docs/training.md.
         compile: Compile the networks with torch.compile: the first iterations are slow, later ones

@@ -24,10 +24,6 @@ class SnapshotTaker:
     """Takes the snapshots of a run; the main process writes them.
 
     Args:
-        state: State of the run.
-        dataset: Real portraits.
-        settings: All settings.
-        run_folder: Where to write.
         command: See `Trainer`.
         data: Describes the dataset on the card.
     """
@@ -70,7 +66,6 @@ class SnapshotTaker:
 
         Args:
             monitor: Writes the summary.
-            metrics: Metrics measured at this snapshot.
         """
         run_on_main(lambda: self._save(monitor, metrics))
 

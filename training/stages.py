@@ -58,7 +58,6 @@ class SphereInitialization:
 
     Args:
         networks: Only the generator is trained.
-        num_steps: Number of steps.
         cameras: Camera labels of the dataset, [N, 25], on the training device.
         settings: Radius, resolution, learning rate, seed.
         parts: Division of a step's batch.

@@ -1,6 +1,5 @@
 """Everything that a training run needs to resume exactly where it stopped."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -185,11 +184,11 @@ def _load_extra(
         _logger.warning("%s of %s is no longer used", name, path)
 
 
-def _model_description(state: TrainingState) -> str:
+def _model_description(state: TrainingState) -> list[dict[str, Any]]:
     networks = state.networks
     configs = (
         networks.generator.config,
         networks.discriminator.config,
         networks.semantic_discriminator.config,
     )
-    return json.dumps([config_to_dict(config) for config in configs], sort_keys=True)
+    return [config_to_dict(config) for config in configs]

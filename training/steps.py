@@ -70,7 +70,6 @@ def density_step(
 
     Args:
         networks: Only the generator is trained.
-        latents: Latents of the heads.
         loss: Weights.
         context: Pose swaps are decided once for the whole batch.
         points: N points, then N neighbours; None samples them with `sample_density_points`.

@@ -30,7 +30,6 @@ class Stage:
 
     Args:
         name: Appears in logs and in the state.
-        networks: The networks to train, by name.
         options: Length and optimization.
         warmup: Returns the completed fraction of the warm-up, from the steps done and `progress`.
         max_norm: Gradients are scaled down to this norm.
@@ -110,10 +109,7 @@ class Stage:
         """Take steps until the stage is finished or asked to stop; see `advance`, `run_carefully`.
 
         Args:
-            compute_losses: Called in every step.
             save: Called at each snapshot and at the end.
-            monitor: Receives the losses.
-            should_stop: Asked before every step.
             tick_steps: Steps per status line.
             snapshot_steps: Steps per snapshot.
             images_before: Images used by earlier stages.

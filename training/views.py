@@ -64,7 +64,6 @@ def discriminate(
     Args:
         discriminator: For images, or for images and masks.
         views: Images at both sizes, with masks if the discriminator uses them.
-        camera: Camera labels of the images.
         context: Blur, augmentation and precision.
         differentiable_twice: Run in float32 and not compiled, for gradient penalties.
     """

@@ -118,8 +118,6 @@ def download_file(
     resumes it. The file gets its name only after its content has been verified.
 
     Args:
-        info: The repository.
-        file: One of its files.
         folder: The file gets its path in the repository below this folder.
         sha256: Expected checksum, in hexadecimal.
 
@@ -163,8 +161,6 @@ def find_damage(path: Path, file: RepoSibling, sha256: str | None = None) -> str
     """Compare a local file with the hub's size and checksum; return the difference or None.
 
     Args:
-        path: The local file.
-        file: The hub's description.
         sha256: Used where the hub has no SHA-256: small files only have a git blob id.
     """
     size, expected = path.stat().st_size, file.lfs.sha256 if file.lfs else sha256

@@ -138,9 +138,6 @@ class PretrainedModel(
 
         Args:
             repo_id: owner/name on the hub; created if missing.
-            card: See `save_pretrained`.
-            license: See `save_pretrained`.
-            dtype: See `save_pretrained`.
             commit_message: First line of the commit.
             private: Whether a new repository is private; None is the owner's default.
             token: Token with write access; None uses HF_TOKEN or the one from `hf auth login`.

@@ -23,8 +23,6 @@ def save_weights(
     """Write tensors as safetensors.
 
     Args:
-        path: File to write.
-        state: Tensors by name.
         dtype: Precision of floating-point tensors; None keeps theirs.
         metadata: Texts to store with them.
 

@@ -74,8 +74,6 @@ def write_metadata(
     """Write metadata.json; it contains no times, so repeated runs give the same bytes.
 
     Args:
-        files: Files of the run.
-        generator: Generator that made them.
         options: Options as given by the user.
         rig: Camera rig of the views.
         views: All views; their 25 camera numbers are written.
@@ -128,7 +126,6 @@ class GenerationRun:
 
     Args:
         generator: Frozen generator, on the device to use.
-        options: What to make.
 
     Raises:
         UserError: If an option is out of range or not supported by this generator.

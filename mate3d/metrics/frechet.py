@@ -39,8 +39,6 @@ def kernel_distance(
     slightly negative values occur.
 
     Args:
-        real: Features of real images.
-        fake: Features of generated images.
         subset_size: Samples per subset, at most those available.
         seed: Seed of the subsets.
     """

@@ -23,7 +23,6 @@ class DensityDecoder(nn.Module):
 
     Args:
         plane_channels: Features per point.
-        hidden_width: Hidden width of every MLP.
         num_features: Colour features; the first three are RGB.
         num_classes: Label classes K; the segmentation reads their signed distances.
         density_level: Raw density at the surface; EG3D extracts shapes at 10.

@@ -29,8 +29,6 @@ class FullyConnected(nn.Module):
     """Linear layer with equalized learning rate: weights are scaled on use (Karras 2018).
 
     Args:
-        num_inputs: Input features.
-        num_outputs: Output features.
         activation: Name of the activation after the bias.
         lr_multiplier: Learning-rate multiplier; stored weights and bias are divided by it.
         bias_init: Initial effective bias.
@@ -75,11 +73,7 @@ class Conv2d(nn.Module):
     """Equalized convolution with optional down-sampling, bias, activation and clamp (spec 3).
 
     Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
         kernel_size: Odd kernel side.
-        with_bias: Add a bias.
-        activation: Name of the activation.
         down: Down-sampling factor, 1 or 2.
         clamp: Maximum output magnitude at gain 1, or None.
     """
@@ -208,9 +202,6 @@ class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU (spec 3).
 
     Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        w_dim: Width of style vectors.
         resolution: Output side, in pixels.
         up: Up-sampling factor, 1 or 2.
         clamp: Maximum output magnitude, or None.
@@ -292,8 +283,6 @@ class SynthesisBlock(nn.Module):
 
     Args:
         in_channels: Input channels; 0 for the first block, which starts from a learned constant.
-        out_channels: Output channels.
-        w_dim: Width of style vectors.
         resolution: Output side, in pixels.
         image_channels: Channels of each named image that is accumulated over the blocks.
         up: Up-sampling factor of features and images, 1 or 2.

@@ -32,7 +32,6 @@ class MappingNetwork(nn.Module):
     Args:
         z_dim: Latent width; 0 maps only the camera (discriminators).
         camera_dim: Length of a camera label.
-        w_dim: Width of style vectors.
         num_layers: Layers after the embedding.
         num_ws: Style rows that w is repeated to; None returns w itself and keeps no average.
         lr_multiplier: Learning-rate multiplier of the layers after the embedding.

@@ -93,7 +93,6 @@ class SDFDecoder(nn.Module):
 
     Args:
         plane_channels: Features per point.
-        hidden_width: Hidden width of every MLP.
         num_features: Colour features; the first three are RGB.
         num_classes: Label classes K.
         beta: Initial beta (surface softness) of SDF -> density, in world units.
@@ -205,9 +204,7 @@ def grouped_mlps(
     Args:
         features: One row per point.
         first_weight: First layers of all MLPs, stacked.
-        first_bias: Biases of the first layers.
         second_weight: Second layers, each with O outputs.
-        second_bias: Biases of the second layers.
     """
     with own_precision(features):
         tensors = (features, first_weight, first_bias, second_weight, second_bias)

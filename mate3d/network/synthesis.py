@@ -45,9 +45,7 @@ class PlaneBackbone(nn.Module):
     """StyleGAN2 trunk; every block feeds a texture and a shape skip image, or one for both.
 
     Args:
-        w_dim: Width of style vectors.
         plane_resolution: Side of the planes, a power of two.
-        plane_channels: Channels of each of the three planes.
         channel_base: Channels at resolution r are min(channel_base / r, channel_max).
         channel_max: See `channel_base`.
         branches: "dual" makes separate texture and shape planes; "single" makes one tri-plane for
@@ -129,9 +127,7 @@ class SuperResolution(nn.Module):
     """Two synthesis blocks over the rendered features, driven by the last style row.
 
     Args:
-        feature_channels: Channels of the feature image.
         image_channels: Channels of the raw and final images: 3, or K for segmentation.
-        w_dim: Width of style vectors.
         input_resolution: Side that raw images are first resized to.
         output_resolution: Final side: the input side times 2**n with 0 <= n <= len(channels).
         channels: Output channels of each block; the last n blocks up-sample.

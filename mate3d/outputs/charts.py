@@ -37,7 +37,6 @@ def make_chart(
     """Return a chart with axes: curves over the number of images seen.
 
     Args:
-        title: Title above the chart.
         curves: Curves by name; none is empty.
         marks: Positions of dashed vertical lines, in images seen.
         with_dots: Draw each point, for few values.

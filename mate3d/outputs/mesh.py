@@ -109,7 +109,6 @@ def write_meshes(
         field: One head (batch of 1) on any device.
         options: What to write; `enabled` is not read here.
         box_size: Side of the searched cube in world units.
-        label_set: The field's classes.
 
     Returns:
         The files written.

@@ -15,7 +15,7 @@ from mate3d.labels import LabelSet, colorize_label_map, save_label_map, segmenta
 from mate3d.outputs.video import enlarge_for_video
 from mate3d.rendering.renderer import RenderingConfig
 
-# Anchor colours of a perceptually ordered map, yellow (near) to dark purple (far), in 0..1.
+# Anchor colours of a perceptually ordered map, yellow (near) to violet (far), in 0..1.
 _DEPTH_COLORS = (
     (0.99, 0.91, 0.15),
     (0.48, 0.82, 0.32),

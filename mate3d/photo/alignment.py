@@ -130,9 +130,6 @@ def middle_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the largest central square of a photo: left, top, right, bottom.
 
     It is aligned to pixels, so that it can be cut without resampling.
-
-    Args:
-        size: Width and height of the photo.
     """
     side = min(size)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
@@ -147,7 +144,6 @@ def ffhq_crop(
 
     Args:
         five: Points of a face, ordered as FIVE_POINTS.
-        size: Side of the crop in pixels.
 
     Raises:
         UserError: If the points coincide or belong to a mirrored face.
@@ -175,7 +171,6 @@ def eg3d_crop(
 
     Args:
         five: Points of a face, ordered as FIVE_POINTS.
-        size: Side of the crop in pixels.
 
     Raises:
         UserError: If the points coincide or belong to a mirrored face.

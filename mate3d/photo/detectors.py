@@ -74,7 +74,6 @@ def main_face(
 
     Args:
         boxes: Boxes of the faces in pixels, at least one.
-        size: Width and height of the photo.
     """
     middles = boxes[:, :2] + boxes[:, 2:] / 2
     away = np.linalg.norm((middles - np.array(size) / 2) / max(size), axis=1)

@@ -28,7 +28,6 @@ class SegmentationModel:
     Args:
         location: Folder or hub id of a semantic segmentation model of `transformers`.
         label_set: Label set whose ids the network predicts.
-        device: Device of the model.
 
     Raises:
         UserError: If the model cannot be loaded, or its classes differ from the label set's.

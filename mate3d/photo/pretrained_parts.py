@@ -24,7 +24,6 @@ def load_network(
             local cache is used.
         network_class: Name of a `transformers` class, e.g. "AutoModelForSemanticSegmentation".
         processor_class: Name of a `transformers` class, e.g. "AutoImageProcessor".
-        device: Device of the network.
 
     Raises:
         UserError: If the folder or hub repository does not exist, or has another kind of model.

@@ -103,7 +103,6 @@ def set_attributes(
     """Return the same portraits with some attributes set, then some multiplied.
 
     Args:
-        parameters: The portraits.
         values: One number, or three for a colour, set on every portrait of the batch.
         factors: Multipliers of numbers. Results may leave the range allowed for `values`, so that
             an edit such as "ears 1.5x" works on every head; only fractions (range up to 1) are

@@ -138,8 +138,6 @@ def render_portrait(
     ears by half; `set_attributes` also checks values.
 
     Args:
-        parameters: The heads.
-        camera: Camera of each head.
         resolution: H = W in pixels.
         supersampling: Rays per pixel along each image axis.
     """
@@ -150,13 +148,7 @@ def render_portrait(
 def make_procedural_cat(
     seeds: Sequence[int], resolution: int, **options: Any
 ) -> ProceduralPortraits:
-    """Make cats, of variety "basic" (22 latent attributes) or "rich" (all 52).
-
-    Args:
-        seeds: See `make_portraits`.
-        resolution: See `make_portraits`.
-        options: See `make_portraits`.
-    """
+    """Make cats, "basic" (22 latent attributes) or "rich" (all 52); see `make_portraits`."""
     return make_portraits(CAT, seeds, resolution, **options)
 
 
@@ -182,7 +174,6 @@ def make_portraits(
 
     Args:
         kind: Cats or people.
-        seeds: One integer per portrait.
         resolution: H = W in pixels.
         latent_dim: Length of z; at least the number of attributes that vary.
         supersampling: Rays per pixel along each image axis.

@@ -72,7 +72,6 @@ def render_analytic(
 
     Args:
         field: The heads, one per camera.
-        camera: Camera of each head.
         resolution: H = W in pixels.
         supersampling: Rays per pixel along each axis for image and opacity; 1 uses the centres.
     """

@@ -119,9 +119,6 @@ def make_card(
 
     Args:
         source: The snapshot's file.
-        network: The network converted.
-        conversion: The converted network.
-        snapshot: Everything in the file.
         precision: Precision of the stored weights.
         verification: Lines of the comparison with recorded values; empty without one.
     """

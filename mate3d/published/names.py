@@ -51,11 +51,6 @@ def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str | None:
     return name or None
 
 
-def convert_generator_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a published generator's tensors; our module loads the result strictly."""
-    return {name: tensor for key, tensor in state.items() if (name := generator_name(key))}
-
-
 def convert_discriminator_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published discriminator's tensors; our module loads the result strictly."""
     return {name: tensor for key, tensor in state.items() if (name := discriminator_name(key))}

@@ -122,9 +122,7 @@ def verify(
     """Compare weights with recorded names, shapes and sums, and outputs with recorded ones.
 
     Args:
-        networks: Networks of the snapshot.
         generator: The converted G_ema, float32 on the CPU.
-        expected: Recorded values.
     """
     result = Verification()
     if "G_ema" not in expected.state:

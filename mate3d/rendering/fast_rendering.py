@@ -263,18 +263,9 @@ def render_field_fast(
     with_segmentation: bool = True,
     negligible_weight: float = NEGLIGIBLE_WEIGHT,
 ) -> FieldRender:
-    """Render any field in tiles of rays, without recording gradients; see `render_field`.
+    """Render any field in tiles of rays, without recording gradients.
 
-    Args:
-        field: The field to render.
-        ray_origins: World positions; rays of a square image in row-major order.
-        ray_directions: Unit vectors.
-        config: Ranges, sample counts and conventions.
-        draws: Uniform numbers for depth sampling; None uses fixed ones.
-        depths: Sample depths, instead of coarse and importance sampling.
-        with_normals: Also composite SDF normals.
-        with_segmentation: Also composite class scores, if there are classes.
-        negligible_weight: See `RayMarcher`.
+    See `render_field`, and `RayMarcher` for `negligible_weight`.
     """
     probe, marcher = open_probe(field), RayMarcher(config, field.density, negligible_weight)
     rays, draws = Rays(ray_origins, ray_directions), draws or DepthDraws()

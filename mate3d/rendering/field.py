@@ -236,8 +236,6 @@ def sdf_consistency_loss(
     Outside the surface, the union of the parts must equal the whole.
 
     Args:
-        sdf: Global distance.
-        class_sdf: Class distances.
         with_detached_whole: Train only the parts, as released (`semantic_density_detach`).
     """
     whole = sdf.clamp(min=0)

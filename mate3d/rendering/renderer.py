@@ -200,7 +200,6 @@ def render_field(
     """Render any field.
 
     Args:
-        field: The field to render.
         ray_origins: World positions; rays of a square image in row-major order.
         ray_directions: Unit vectors.
         config: Ranges, sample counts and conventions.

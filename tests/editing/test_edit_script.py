@@ -235,6 +235,12 @@ def test_wrong_input_gives_one_line_and_code_2(
     assert message in fail(edit.main, *kept, f"output={tmp_path / 'out'}", change)
 
 
+def test_missing_mask_is_told_before_a_missing_prompt(words, tmp_path, fail):
+    kept = [word for word in words if not word.startswith(("mask=", "prompt="))]
+    message = fail(edit.main, *kept, f"output={tmp_path}", "mask=no_such.png")
+    assert "mask not found: no_such.png" in message
+
+
 def test_an_interrupted_edit_writes_what_exists_and_tells_the_step(
     words, tmp_path, monkeypatch, capsys
 ):

@@ -5,8 +5,13 @@ import torch
 
 from editing.edited_generator import EditedGenerator
 from editing.regions import ClassRegion
-from mate3d.published.names import convert_generator_state
-from tests.golden import assert_golden, golden_face, make_golden_generator, sub_state
+from tests.golden import (
+    assert_golden,
+    convert_generator_state,
+    golden_face,
+    make_golden_generator,
+    sub_state,
+)
 from tests.reference.regions import GridRegion
 
 GRID = (16, 16, 48)

@@ -25,15 +25,15 @@ def label_map(rows):
     ],
 )
 def test_auto_takes_the_part_that_was_painted_or_erased(before, after, expected):
-    classes = resolve_edit_classes("auto", label_map([before]), label_map([after]), CATMASK_HQ)
+    classes = resolve_edit_classes(["auto"], label_map([before]), label_map([after]), CATMASK_HQ)
     assert classes == expected
 
 
-def test_listed_classes_become_sorted_ids_and_a_word_is_refused():
+def test_listed_classes_become_sorted_ids_and_unknown_ones_are_refused():
     same = label_map([[SKIN, EARS]])
     assert resolve_edit_classes(["eyes", "ears"], same, same, CATMASK_HQ) == (EARS, EYES)
-    with pytest.raises(UserError, match="use auto"):
-        resolve_edit_classes("ears", same, same, CATMASK_HQ)
+    with pytest.raises(UserError, match="'wings'.*ears"):
+        resolve_edit_classes(["wings"], same, same, CATMASK_HQ)
 
 
 def test_edit_mask_joins_maps_and_grows_by_a_square():

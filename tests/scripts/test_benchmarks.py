@@ -69,7 +69,7 @@ def test_operations_have_rates_and_limits(tmp_path):
     document = read_figures("bench_ops", *words)
     assert document == json.loads((tmp_path / "ops.json").read_text())
     assert document["copy_gb_per_second"] > 0
-    entry = document["cases"]["triplane_sample gradient of planes, float32"]
+    entry = document["cases"]["triplane_sample gradient of planes, fp32"]
     assert {"seconds_fast", "seconds_slow", "speedup", "bytes", "share_of_limit"} <= entry.keys()
     assert entry["share_of_cache_limit"] > 0
     assert len(document["cases"]) == 4

@@ -128,6 +128,8 @@ def test_signal_saves_and_the_printed_command_resumes_exactly(
     with signal_in(step, number):
         result = call(script, make_words(script, cats, output))
     assert result.returncode == 0, result.stderr
+    # Progress bars are for terminals.
+    assert "\r" not in result.stderr
     *_, stopped, line = result.stdout.splitlines()
     where = {"train": "iteration 3, 6 images", "train_features": "features step 3 of 6"}
     where["train_prior"] = "autoencoder step 1 of 2" if step == 1 else "diffusion step 3 of 4"

@@ -251,8 +251,11 @@ def test_output_inside_what_is_read_and_wrong_models_are_one_line(photos, fail):
             "missing required option: images=FOLDER",
         ),
         (["dataset=ffhq_mask", "images=x"], "photos need either masks=FOLDER or parsing.model="),
-        (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "needs parsing.label_set="),
-        (["dataset=ffhq_mask", "images=x", "masks=x", "parsing.model=y"], "either masks=FOLDER or"),
+        (["dataset=ffhq_mask", "images=x", "parsing.model=y"], "parsing.label_set=null; is needed"),
+        (
+            ["dataset=ffhq_mask", "images=x", "masks=x", "parsing={model:y,label_set:catmask_hq}"],
+            "either masks=FOLDER or",
+        ),
         (
             ["dataset=ffhq_mask", "images=x", "masks=x", "landmark_source=detector"],
             "landmark_source=detector needs detection.model=",

@@ -14,7 +14,7 @@ import torch
 from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 from tests.processes import error_with_file_limit
-from training.run_folder.state_file import STATE_FILE, previous_path
+from training.run_folder.state_file import STATE_FILE, previous_path, read_state, write_state
 from training.state import find_damage, load_state, save_state, set_lr_factor
 
 
@@ -180,3 +180,8 @@ def test_rates_are_those_of_the_configuration_times_the_factor(make_trainer, sta
     assert group["lr"] == 2.0 and group["betas"] == (0.5, 0.5)
     load_state(path, other)
     assert other.optimizers["generator"].param_groups[0]["lr"] == 2.0 and other.lr_factor == 0.25
+
+
+def test_equal_numbers_of_other_types_describe_the_same_model(path):
+    write_state(path, {"step": 3}, {"beta": 1, "channels": (8,)})
+    assert read_state(path, {"channels": [8], "beta": 1.0})["step"] == 3

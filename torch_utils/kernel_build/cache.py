@@ -74,7 +74,6 @@ def find_or_build(
     """Return a folder with the library of these tools, compiling it if necessary.
 
     Args:
-        toolchain: The tools to compile with.
         architectures: Architectures it must run on, e.g. ("8.0", "9.0+PTX").
         retry: Compile even if that failed recently.
 

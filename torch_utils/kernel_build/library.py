@@ -70,7 +70,6 @@ def compile_library(folder: Path, toolchain: Toolchain, codes: Sequence[str]) ->
     Args:
         folder: Created if missing. Receives the library and its description, or the log of a
             failure.
-        toolchain: The tools to compile with.
         codes: nvcc's names of the GPU code to generate, see `gpu_codes`.
 
     Raises:

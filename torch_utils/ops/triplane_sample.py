@@ -73,7 +73,6 @@ def triplane_sample_points_gradient(
 
     Args:
         grad_features: Gradient of a scalar with respect to the features.
-        planes: Feature planes.
         plane_points: Positions as in `triplane_sample`.
         impl: "pytorch" forces PyTorch operations.
     """

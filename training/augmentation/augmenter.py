@@ -17,9 +17,6 @@ class Augmenter:
     """Augments images together with their masks (ADA paper, appendix B).
 
     It has no state and no weights.
-
-    Args:
-        settings: Transforms and their strengths.
     """
 
     def __init__(self, settings: AugmentSettings):

@@ -14,7 +14,6 @@ class Dice:
     """Random numbers per sample, all generated up front because many small requests are slow.
 
     Args:
-        random: Random generators of the samples.
         probability: Probability of each transform, in 0..1.
     """
 

@@ -22,7 +22,6 @@ def draw_movement(
 
     Args:
         settings: Transforms and their strengths; at least one must be geometric.
-        dice: Random numbers.
         side: Side of the image whose pixel grid is used for integer shifts.
     """
     return reduce(compose, _draw_steps(settings, dice, side))

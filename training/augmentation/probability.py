@@ -11,9 +11,6 @@ class AdaptiveProbability:
     A discriminator that has memorised its training images classifies nearly all of them as real,
     so the mean sign of its logits approaches 1. Above the target the probability increases, below
     it decreases, at a rate of 1 per `ramp_kimg`. In modes "none" and "fixed" it is constant.
-
-    Args:
-        settings: Mode, initial value, target and speed.
     """
 
     def __init__(self, settings: AugmentSettings):

@@ -1,9 +1,9 @@
 """Options of a dataset, set together by `dataset=NAME`."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Literal
 
-from mate3d.options import AtLeast, OptionError, Options
+from mate3d.options import NonNegativeInt, OptionError, Options, PositiveInt
 
 Source = Literal[
     "procedural_cat", "procedural_person", "folder", "catmask_hq", "celebamask_hq", "packed"
@@ -52,12 +52,12 @@ class DatasetOptions(Options):
     name: str = "folder"
     source: Source = "folder"
     label_set: str | None = None
-    resolution: Annotated[int, AtLeast(1)] | None = 512
+    resolution: PositiveInt | None = 512
     crop: CropName = "none"
     framing: Framing = "rig"
-    supersampling: Annotated[int, AtLeast(1)] = 2
+    supersampling: PositiveInt = 2
     variety: Literal["basic", "rich"] = "basic"
-    copies_from: Annotated[int, AtLeast(0)] | None = None
+    copies_from: NonNegativeInt | None = None
     swap_mouth_and_nose: bool = False
 
     def __post_init__(self):

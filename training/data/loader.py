@@ -37,8 +37,6 @@ def infinite_order(
     """Yield indices endlessly; each epoch is a permutation determined by seed and epoch.
 
     Args:
-        num_items: Size of the dataset.
-        seed: Seed of the permutations.
         position: Number of indices already used, over all replicas.
         rank: Index of this process among the replicas.
         num_replicas: Processes that share the sequence; each uses every `num_replicas`-th index.
@@ -137,7 +135,6 @@ def make_loader(
     """Return an endless stream of shuffled batches.
 
     Args:
-        dataset: The dataset.
         batch_size: Batch size of this process.
         seed: Seed of the order, unless `state` is set.
         state: `BatchStream.state_dict()` of an earlier stream, to resume from.

@@ -35,9 +35,7 @@ class ShardStream(IterableDataset):
 
     Args:
         dataset: A dataset in shards.
-        seed: Seed of the order.
         position: Items already used by all replicas; a multiple of their total batch size.
-        batch_size: Items per batch.
         rank: Index of this process among the replicas.
         num_replicas: Processes that share the shards.
         num_lanes: Readers per process.

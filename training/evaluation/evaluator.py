@@ -32,7 +32,6 @@ class TrainingEvaluator:
     on the number of processes.
 
     Args:
-        settings: What to measure.
         dataset: Real portraits at the generator's resolution.
         device: Device of generators and networks.
         cache_folder: Cache for features of real images; can be shared by all runs.

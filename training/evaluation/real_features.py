@@ -51,11 +51,8 @@ def real_features(
 
     Args:
         dataset: Real images, including mirrored copies.
-        judge: Feature network.
         cache_folder: Contains one file per dataset and network; can be shared by runs.
         num_real: Number of images; None uses all.
-        batch_size: Images per batch.
-        device: Device of the network.
 
     Raises:
         UserError: If images cannot be read.

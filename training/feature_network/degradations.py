@@ -21,7 +21,6 @@ def degrade(
 
     Args:
         images: Left unchanged.
-        random: Source of random numbers.
         share: Share of images that get each degradation.
         max_blur: Largest standard deviation of the blur, in pixels at 64 px.
         max_noise: Largest standard deviation of noise, which has grains of 1, 2 or 4 pixels.

@@ -49,7 +49,6 @@ def load_portraits(paths: Sequence[str], resolution: int) -> Portraits:
 
     Args:
         paths: Datasets whose images have attributes.
-        resolution: Side of images and label maps.
 
     Raises:
         UserError: If there are no datasets, one has no attributes, or one cannot be read.

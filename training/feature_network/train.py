@@ -50,20 +50,15 @@ def train_feature_network(
     device: torch.device | str = "cpu",
     resume: bool = False,
     command: str = "",
-    with_progress_bar: bool = False,
 ) -> Path | None:
     """Train a network and measure it on held-out portraits.
 
     Args:
         paths: Datasets with attributes.
         output: Run folder; receives `model/`, quality.json, logs and the state to resume from.
-        settings: Training options.
-        sizes: Sizes of the network.
         seed: Seed of weights, order and degradations.
-        device: Where to train.
         resume: Continue from the state in `output`.
         command: Starts this run; appears on the card and in the log line about resuming it.
-        with_progress_bar: Show a bar on stderr.
 
     Returns:
         The model folder, or None if a signal stopped the run.
@@ -95,7 +90,7 @@ def train_feature_network(
         seed=seed,
     )
     state_path = output / STATE_FILE
-    model = json.dumps([asdict(config), len(training)])
+    model = [asdict(config), len(training)]
     if resume:
         state = read_state(state_path, model)
         stage.load_state_dict(state)
@@ -107,7 +102,6 @@ def train_feature_network(
         output,
         images_seen=images_seen,
         total_images=settings.steps * settings.batch_size,
-        with_progress_bar=with_progress_bar,
     )
     with closing(monitor), stop_on_signal() as should_stop:
         stage.run(

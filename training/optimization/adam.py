@@ -50,7 +50,6 @@ def make_adam(
     """Return an Adam optimizer, corrected for lazy regularisation steps.
 
     Args:
-        parameters: Parameters to train.
         lr: Learning rate before the correction.
         settings: Decay rates.
         reg_interval: Main steps k per lazy step; learning rate and decay rates are corrected by
@@ -79,7 +78,6 @@ def optimizing(
 
     Args:
         network: The network trained in the block.
-        optimizer: Optimizer of its weights.
         scaler: Loss scaler of the block. If gradients overflow float16, the update is skipped and
             the scale is lowered.
         max_gradient_norm: Maximum norm of the whole gradient; None does not clip.

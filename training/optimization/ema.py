@@ -17,7 +17,6 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
     Args:
         average: Modified in place.
-        network: The trained network.
         decay: Weight of the old average; 0 copies the network.
     """
     for old, new in zip(average.parameters(), network.parameters(), strict=True):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mate3d.errors import UserError
+from mate3d.options import Precision
 from torch_utils.ops.execution import DTYPES
 
 
@@ -16,19 +16,12 @@ class TrainingPrecision:
     optimizer always use float32.
 
     Args:
-        name: "fp32", "bf16" or "fp16".
+        name: Of the networks.
         device: Where training runs.
-
-    Raises:
-        UserError: If the name is another one.
     """
 
-    name: str = "fp32"
+    name: Precision = "fp32"
     device: torch.device = torch.device("cpu")
-
-    def __post_init__(self):
-        if self.name not in DTYPES:
-            raise UserError(f"train.precision={self.name}; use {', '.join(DTYPES)}")
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the networks."""

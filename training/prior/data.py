@@ -131,11 +131,6 @@ def cached_batches(
     """Yield batches of a dataset in memory whose images are already encoded.
 
     Args:
-        data: The dataset.
-        means: Means of its latents.
-        stds: Standard deviations of its latents.
-        batch_size: Items per batch.
-        seed: Seed of the order.
         position: Number of items already used.
     """
     for rows in infinite_batches(len(means), batch_size, seed=seed, position=position):

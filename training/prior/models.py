@@ -110,9 +110,7 @@ def make_tiny_networks(
     """Return untrained networks.
 
     Args:
-        architecture: Sizes of the networks.
         captions: The tokenizer learns its vocabulary from these.
-        resolution: Side of the images in pixels.
 
     Raises:
         UserError: If the networks cannot halve the resolution often enough.
@@ -263,11 +261,8 @@ def draw_samples(
     """Draw one image per prompt, with its coloured label map as condition.
 
     Args:
-        networks: The prior.
         prompts: B texts.
         control: Coloured label maps.
-        guidance_scale: Scale of classifier-free guidance.
-        num_inference_steps: Denoising steps.
         seed: Seed of the initial noise.
     """
     images = make_pipeline(networks)(

@@ -72,11 +72,7 @@ def measure_quality(
     """Draw samples under label maps and captions of different images, and compare.
 
     Args:
-        networks: The prior.
         data: Real images; the last `num_samples` provide the conditions, the others are references.
-        num_samples: Number of samples.
-        guidance_scale: Scale of classifier-free guidance.
-        num_inference_steps: Denoising steps.
         segmenter_steps: Training steps of the segmenter.
         seed: Seed of samples and segmenter.
 

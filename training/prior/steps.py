@@ -20,11 +20,9 @@ def autoencoder_losses(
     """Compare images with their reconstruction: absolute error of values and of gradients, KL.
 
     Args:
-        vae: The network to train.
         images: Its input and target.
         weights: Pixel weights, 1 on average.
         noise: Standard normal; samples the latents from the posterior.
-        options: Loss weights.
 
     Returns:
         The total under `loss`, and its parts.
@@ -62,9 +60,7 @@ def denoising_losses(
     """Predict the noise of noised latents from caption and, for most samples, label map.
 
     Args:
-        networks: Trained and frozen networks.
         scheduler: Adds the noise.
-        batch: Encoded images with their conditions.
         options: Dropout rates and loss weight.
         generator: Draws noise, timesteps and dropout, on the CPU.
     """

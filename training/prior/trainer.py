@@ -53,15 +53,11 @@ _QUALITY_IMAGES = 4096
 _logger = logging.getLogger(__name__)
 
 
-def train_prior(
-    options: PriorOptions, *, command: str = "", with_progress_bar: bool = False
-) -> Path | None:
+def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     """Train a prior.
 
     Args:
-        options: See `PriorOptions`.
         command: Starts this run; appears in the log line about resuming it.
-        with_progress_bar: Show a bar on stderr.
 
     Returns:
         The model folder, or None if a signal stopped the run.
@@ -74,7 +70,7 @@ def train_prior(
     # Its bars for files of a few megabytes would break up the training's own bar.
     transformers.utils.logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    networks = PriorTrainer(options, command).train(with_progress_bar=with_progress_bar)
+    networks = PriorTrainer(options, command).train()
     if networks is None:
         return None
     if options.quality_samples > 0:
@@ -100,10 +96,6 @@ def _save_quality(networks: PriorNetworks, options: PriorOptions) -> None:
 class PriorTrainer:
     """Runs the stages of a prior's training one after the other.
 
-    Args:
-        options: See `PriorOptions`.
-        command: See `train_prior`.
-
     Raises:
         UserError: If there is nothing to resume, or the state does not fit.
     """
@@ -117,12 +109,11 @@ class PriorTrainer:
         self._stages: dict[str, StageOptions] = {**first, "diffusion": options.diffusion}
         self._state_path = self._output / STATE_FILE
         sizes = options.architecture and dataclasses.asdict(options.architecture)
-        model = [options.resolution, sizes, len(self._dataset)]
-        self._model = json.dumps(model, sort_keys=True, default=list)
+        self._model = [options.resolution, sizes, len(self._dataset)]
         self._state = read_state(self._state_path, self._model) if options.resume else None
         torch.manual_seed(options.seed)
 
-    def train(self, *, with_progress_bar: bool) -> PriorNetworks | None:
+    def train(self) -> PriorNetworks | None:
         """Train the remaining stages and save; return the networks, or None after a signal."""
         options, data = self._options, None
         if options.base is not None:
@@ -136,7 +127,6 @@ class PriorTrainer:
             self._output,
             images_seen=sum(map(self._images_done, self._stages)),
             total_images=sum(map(_num_images, self._stages.values())),
-            with_progress_bar=with_progress_bar,
         )
         with contextlib.closing(monitor) as self._monitor, stop_on_signal() as self._should_stop:
             stage = None if data is None else self._train_autoencoder(networks, data)

@@ -57,8 +57,6 @@ def run_carefully(
 
     Args:
         take_step: Takes one step, saves if a snapshot is due, and returns whether it saved.
-        save: Saves the current state of the run.
-        is_finished: Returns whether all steps are done.
         should_stop: Returns whether to stop before the next step; the same on all processes.
 
     Returns:

@@ -18,7 +18,6 @@ class EventFile(AppendedFile):
     """A new file in a run folder for summaries of `torch.utils.tensorboard.summary`.
 
     Args:
-        folder: The run folder.
         purge_step: TensorBoard hides entries of earlier files from this step on.
     """
 

@@ -53,7 +53,7 @@ class Monitor:
         images_seen: Where the run starts or resumes; later records of an interrupted run are
             removed.
         total_images: Where the run ends.
-        with_progress_bar: Show a bar on stderr.
+        with_progress_bar: Show a bar on stderr if that is a terminal.
         is_main: Whether this process writes.
     """
 
@@ -76,7 +76,8 @@ class Monitor:
             unit="img",
             dynamic_ncols=True,
             bar_format=_BAR_FORMAT,
-            disable=not (with_progress_bar and is_main),
+            # None: no bar in a log.
+            disable=None if with_progress_bar and is_main else True,
         )
         self._start_time = time.monotonic()
         self._start_from(images_seen)

@@ -1,5 +1,6 @@
 """The file that a run resumes from; complete even if the run is killed at any moment."""
 
+import json
 import logging
 import os
 import random as python_random
@@ -33,14 +34,15 @@ def has_state(run_folder: Path) -> bool:
 
 
 def write_state(
-    path: Path, document: Mapping[str, Any], model: str, *, with_previous: bool = True
+    path: Path, document: Mapping[str, Any], model: object, *, with_previous: bool = True
 ) -> None:
     """Write a state and all global random numbers; an interrupted write changes no file.
 
     Args:
         path: The file there becomes `previous_path(path)`.
         document: Plain values and tensors by name.
-        model: Describes the model and the data; a state resumes only runs with the same one.
+        model: Plain values that describe the model and the data; a state resumes only runs with
+            equal ones.
         with_previous: False replaces the newest state and keeps the previous one.
 
     Raises:
@@ -49,14 +51,18 @@ def write_state(
     name = find_non_finite(document)
     if name is not None:
         raise UserError(f"{path} not written: {name} is not finite; the previous state is kept")
-    header = {"format_version": _FORMAT_VERSION, "model": model, "random": _random_state()}
+    header = {
+        "format_version": _FORMAT_VERSION,
+        "model": json.dumps(model),
+        "random": _random_state(),
+    }
     with atomic_files(path.parent) as temporary:
         save_document(temporary / path.name, header | dict(document))
         if with_previous and path.is_file():
             _keep(path, temporary)
 
 
-def read_state(path: Path, model: str) -> dict[str, Any]:
+def read_state(path: Path, model: object) -> dict[str, Any]:
     """Return the document of `write_state`, or the previous one if the newest is unreadable.
 
     Call `restore_random` with the result after everything that draws random numbers.
@@ -67,7 +73,7 @@ def read_state(path: Path, model: str) -> dict[str, Any]:
     path, document = _read_newest(path)
     if document.get("format_version") != _FORMAT_VERSION:
         raise UserError(f"cannot resume: {path} was written by another version of this program")
-    if document["model"] != model:
+    if json.loads(document["model"]) != json.loads(json.dumps(model)):
         raise UserError(f"cannot resume: {path} belongs to a run with another model or dataset")
     return document
 

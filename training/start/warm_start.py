@@ -164,7 +164,6 @@ class WarmStart:
 
     Args:
         generator: Trained in place.
-        config: Lengths and sizes.
 
     Raises:
         UserError: If there are no procedural portraits with the generator's label set, or its

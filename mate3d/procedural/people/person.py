@@ -143,11 +143,6 @@ class PersonParameters(PortraitParameters):
     background_color: Tensor = color(neutral=(0.93, 0.93, 0.93))  # [B, 3]
 
 
-def average_person(num: int = 1) -> PersonParameters:
-    """Return the average person, whose landmarks are the canonical ones."""
-    return PersonParameters(skin_color=torch.tensor([SKIN_PALETTE["light"]]).expand(num, 3).clone())
-
-
 def person_parameters_from_uniforms(
     uniforms: Tensor,  # [B, NUM_PERSON_ATTRIBUTES] in 0..1
 ) -> PersonParameters:

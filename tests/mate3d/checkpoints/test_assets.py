@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from editing.regions import load_painted_mask
+from editing.regions import find_mask, load_painted_mask
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.checkpoints.assets import ASSETS, named_asset
 from mate3d.errors import UserError
@@ -21,7 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load_mask(path):
-    return load_painted_mask(path, CATMASK_HQ, 128)
+    return load_painted_mask(find_mask(path), CATMASK_HQ, 128)
 
 
 def test_included_files_load_by_name():

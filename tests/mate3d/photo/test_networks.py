@@ -66,11 +66,9 @@ def test_classes_of_another_label_set_are_refused(tmp_path):
         SegmentationModel(folder, CELEBAMASK_HQ)
 
 
-def test_captions_are_words_without_special_tokens_as_many_as_wanted(tmp_path):
+def test_captions_are_words_without_special_tokens(tmp_path):
     # A network that says "cat" whatever it sees.
     save_captioner(tmp_path)
-    for num in (2, 4):
-        model = CaptionModel(tmp_path, max_new_tokens=num)
-        assert model.caption(PHOTO) == model.caption(PHOTO.convert("L")) == " ".join(["cat"] * num)
-    with pytest.raises(UserError, match="max_new_tokens=0"):
-        CaptionModel(tmp_path, max_new_tokens=0)
+    caption = CaptionModel(tmp_path).caption(PHOTO)
+    assert caption == CaptionModel(tmp_path).caption(PHOTO.convert("L"))
+    assert set(caption.split(" ")) == {"cat"}

@@ -1,6 +1,7 @@
 """Every recorded case of golden_ops.safetensors, each a test of its own (tests/data/README.md)."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mate3d.cameras import focal_from_fov, lineage_pose, pack_camera
+from mate3d.cameras import look_at_pose, make_intrinsics, pack_camera
 from mate3d.network.layers import Conv2d, FullyConnected, minibatch_stddev, modulated_conv2d
 from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.rendering.rays import (
@@ -142,14 +143,19 @@ def check_filtered_resizing(case: GoldenCase) -> None:
 
 
 def check_lookat(case: GoldenCase) -> None:
-    angles = [torch.tensor([case[name]]) for name in ("horizontal", "vertical")]
-    pose = lineage_pose(*angles, radius=case["radius"], target=case["pivot"])
-    case.check(cam2world=pose[0])
+    # The release's polar angle is uniform in area; pi / 2 is frontal and level.
+    horizontal, vertical = (torch.tensor([case[name]]) for name in ("horizontal", "vertical"))
+    phi = torch.arccos(1 - 2 * vertical.clamp(1e-5, math.pi - 1e-5) / math.pi)
+    azimuth = math.pi - horizontal
+    direction = [phi.sin() * azimuth.cos(), phi.cos(), phi.sin() * azimuth.sin()]
+    position = case["radius"] * torch.stack(direction, dim=-1)
+    case.check(cam2world=look_at_pose(position, torch.tensor(case["pivot"]))[0])
 
 
 def check_fov(case: GoldenCase) -> None:
-    focal = focal_from_fov(case["degrees"])
-    case.check(K=torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]]))
+    # With the rounded constants of the release.
+    focal = 1 / (math.tan(case["degrees"] * 3.14159 / 360) * 1.414)
+    case.check(K=make_intrinsics(focal))
 
 
 def check_rays(case: GoldenCase) -> None:

@@ -41,7 +41,6 @@ def check_cameras(
     Args:
         cameras: Cameras as stored, possibly malformed.
         sizes: Width and height of the images.
-        notes: Receives the findings.
 
     Returns:
         The usable cameras with all repairs applied.

@@ -46,11 +46,8 @@ def check_dataset(
         seed: Seed of the sampling.
 
     Raises:
-        UserError: If there is no dataset at the path, an archive cannot be opened, or an option is
-            out of range.
+        UserError: If there is no dataset at the path, or an archive cannot be opened.
     """
-    if max_images is not None and max_images < 1:
-        raise UserError(f"max_images={max_images}; use an integer of at least 1")
     given = get_mask_label_set(label_set) if isinstance(label_set, str) else label_set
     files = open_files(path)
     file_names = files.names()

@@ -61,7 +61,6 @@ def examine_item(files: DatasetFiles, palette: Sequence[Color], job: Job) -> Ite
     """Read an image and its mask, recording any faults.
 
     Args:
-        files: Files of the dataset.
         palette: Colours of the label set; empty if unknown.
         job: Name, image file, mask file.
     """

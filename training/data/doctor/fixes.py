@@ -62,11 +62,9 @@ def fix_dataset(
     """Examine a complete dataset and write a repaired copy; the original is unchanged.
 
     Args:
-        path: The dataset.
         fixes: Codes of the findings to repair, or "all".
         output: Path of the copy: a folder or a .zip.
         label_set: Meaning of the ids if `dataset.json` does not specify it.
-        overwrite: Replace an existing dataset at `output`.
         shard_size: Samples per tar shard; None writes single files.
         num_workers: Worker processes; 0 works in this process.
 

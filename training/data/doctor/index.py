@@ -36,10 +36,8 @@ def read_index(
     """Read `dataset.json`, keeping all usable parts.
 
     Args:
-        files: Files of the dataset.
         file_names: Names of all its files.
         given: Label set specified by the user, used if the file has none.
-        notes: Receives the findings.
     """
     try:
         if INDEX_NAME not in file_names:

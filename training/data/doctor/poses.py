@@ -30,7 +30,6 @@ def check_poses(cameras: Cameras, noses: Mapping[str, tuple[float, float]], note
     Args:
         cameras: Usable cameras; repaired in place.
         noses: How far noses are to the right of and below the midpoint of the eyes.
-        notes: Receives the findings.
     """
     names = [name for name in cameras if name in noses]
     if len(names) < _MIN_SAMPLES:

@@ -50,7 +50,6 @@ def read_mask(
     """Decode a mask of any kind to ids, or to the single-channel values that represent them.
 
     Args:
-        content: Content of the file.
         palette: Colours of the label set; empty if unknown.
 
     Returns:

@@ -26,7 +26,6 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
     """Write `index.html`, and `findings.json` with all names, to a folder.
 
     Args:
-        diagnosis: Result of the examination.
         folder: Created if missing.
 
     Returns:

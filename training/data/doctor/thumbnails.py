@@ -29,7 +29,6 @@ def make_thumbnail(
     unreadable files are shown as a crossed square.
 
     Args:
-        files: Files of the dataset.
         image: Image file, or None.
         mask: Mask file, or None.
         label_set: Colours of the classes.

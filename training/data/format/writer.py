@@ -67,9 +67,7 @@ class DatasetWriter:
     Use as a context manager; an exception inside leaves the output unchanged.
 
     Args:
-        path: Output path.
         label_set: Meaning of the mask ids.
-        overwrite: Replace an existing dataset.
         shard_size: Samples per tar shard; None writes single files.
 
     Raises:
@@ -90,8 +88,6 @@ class DatasetWriter:
         self._is_zip = self.path.suffix.lower() == ".zip"
         self._overwrite = overwrite
         self._check_target()
-        if shard_size is not None and shard_size < 1:
-            raise UserError(f"shard_size={shard_size}; use an integer of at least 1")
         if shard_size is not None and self._is_zip:
             raise UserError(f"cannot write shards to {path}; use a folder, without '.zip'")
         self._labels: dict[str, list[float]] = {}
@@ -133,11 +129,8 @@ class DatasetWriter:
             name: Relative path that ends in `.png`, such as from `image_name`.
             image_png: 8-bit RGB, square.
             mask_png: 8-bit palette or grey, of the same size; pixel values are label ids.
-            camera: Camera label.
-            caption: Description of the image.
             residual: RMS reprojection error of the camera's landmarks, fraction of the image side.
             repeats: How often the sample occurs in an epoch, 1..`MAX_REPEATS`.
-            attributes: Numeric attributes of the sample.
 
         Raises:
             UserError: If the name is unsafe, does not end in `.png` or is already used, or a value

@@ -34,7 +34,6 @@ def find_files(
     Hidden files and those added by macOS archives are left out.
 
     Args:
-        folder: Folder to search.
         suffixes: Accepted suffixes, in lower case with dot.
         without: Subfolder to leave out.
 

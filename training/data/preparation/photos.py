@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mate3d.errors import UserError
@@ -20,9 +21,10 @@ from mate3d.photo.landmarks import Point, five_landmarks, named_landmarks
 from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.photo.open_photo import open_photo
 from mate3d.photo.parsing import SegmentationModel
-from training.data.dataset_options import CropName, Framing
+from training.data.dataset_options import Framing
 from training.data.preparation.captions import caption_from_attributes, caption_from_labels
 from training.data.preparation.listing import PhotoFiles
+from training.data.preparation.photo_options import PhotoOptions
 from training.data.preparation.samples import (
     FailedSample,
     Job,
@@ -35,39 +37,6 @@ from training.data.preparation.samples import (
 _ALIGNED = ("ffhq", "eg3d")
 # Smaller heads would give blurred crops.
 _MAX_ENLARGEMENT = 2.0
-
-
-@dataclass(frozen=True)
-class PhotoSettings:
-    """How photos become samples; the options of scripts.prepare_data explain each.
-
-    Args:
-        resolution: Side of the samples, in pixels.
-        crop: How a square is cut out.
-        framing: Size and position of people's heads in photos that `crop` does not align.
-        landmark_source: Where landmarks come from; "auto" takes the first available.
-        max_residual: Limit of the camera's error as a fraction of the side.
-        camera_distance: World units; None estimates it.
-        caption_source: Where captions come from if the source has none.
-        parsing_model: Folder or hub id of a segmentation model, for photos without mask.
-        parsing_label_set: Meaning of its classes; None without such a model.
-        captioning_model: Folder or hub id.
-        detection_model: YuNet's file.
-        device: Where models run.
-    """
-
-    resolution: int
-    crop: CropName
-    framing: Framing
-    landmark_source: Literal["auto", "file", "mask", "detector"]
-    max_residual: float
-    camera_distance: float | None
-    caption_source: Literal["none", "labels", "model"]
-    parsing_model: str | None
-    parsing_label_set: str | None
-    captioning_model: str | None
-    detection_model: str | None
-    device: str
 
 
 class Models(NamedTuple):
@@ -104,21 +73,32 @@ class PhotoMaker:
     Models are loaded on first use in each process.
 
     Args:
-        settings: How to make samples.
+        options: How to make samples; `crop` is not None.
         source: Source of photos and masks.
         label_set: Label set of the dataset, which masks are converted to.
+        resolution: Side of the samples, in pixels.
+        framing: Size and position of people's heads in photos that `crop` does not align.
+        device: Where models run.
 
     Raises:
-        UserError: If the settings are inconsistent.
+        UserError: If masks cannot be converted.
     """
 
-    def __init__(self, settings: PhotoSettings, source: PhotoFiles, label_set: LabelSet):
-        self._settings = settings
-        self._source = source
-        self._label_set = label_set
+    def __init__(
+        self,
+        options: PhotoOptions,
+        source: PhotoFiles,
+        label_set: LabelSet,
+        *,
+        resolution: int,
+        framing: Framing = "rig",
+        device: str | torch.device = "cpu",
+    ):
+        self._options, self._source, self._label_set = options, source, label_set
+        self._resolution, self._framing, self._device = resolution, framing, device
         sets = [source.label_set]
-        if settings.parsing_model is not None:
-            sets.append(get_mask_label_set(settings.parsing_label_set))
+        if options.parsing.model is not None:
+            sets.append(get_mask_label_set(options.parsing.label_set))
         self._conversions = {one.name: find_conversion(one, label_set) for one in sets}
 
     @property
@@ -139,20 +119,20 @@ class PhotoMaker:
 
     @cached_property
     def models(self) -> Models:
-        """Networks of the settings; access this early to find wrong paths before any work.
+        """Networks of the options; access this early to find wrong paths before any work.
 
         Raises:
             UserError: If one cannot be loaded.
         """
-        settings, device = self._settings, self._settings.device
+        options, device = self._options, self._device
         parser = captioner = detector = None
-        if settings.parsing_model is not None:
-            label_set = get_mask_label_set(settings.parsing_label_set)
-            parser = SegmentationModel(settings.parsing_model, label_set, device=device)
-        if settings.captioning_model is not None:
-            captioner = CaptionModel(settings.captioning_model, device=device)
-        if settings.detection_model is not None:
-            detector = YuNetDetector(settings.detection_model)
+        if options.parsing.model is not None:
+            label_set = get_mask_label_set(options.parsing.label_set)
+            parser = SegmentationModel(options.parsing.model, label_set, device=device)
+        if options.captioning.model is not None:
+            captioner = CaptionModel(options.captioning.model, device=device)
+        if options.detection.model is not None:
+            detector = YuNetDetector(options.detection.model)
         return Models(parser, captioner, detector)
 
     def _make(self, item: RawItem) -> PreparedSample:
@@ -180,7 +160,7 @@ class PhotoMaker:
             raise UserError("no mask; set masks= or parsing.model=")
         label_map = _fit_mask(label_map, photo.size)
         landmarks = None
-        if item.camera is None or self._settings.crop in _ALIGNED:
+        if item.camera is None or self._options.crop in _ALIGNED:
             landmarks = self._find_landmarks(item, photo, label_map, label_set)
         return _Shot(photo, label_map, label_set, landmarks)
 
@@ -188,7 +168,7 @@ class PhotoMaker:
         self, item: RawItem, photo: Image.Image, label_map: np.ndarray, label_set: LabelSet
     ) -> Mapping[str, Point] | None:
         """Return landmarks from the requested source; "auto" uses the first that has some."""
-        wanted = self._settings.landmark_source
+        wanted = self._options.landmark_source
         if wanted in ("auto", "file") and item.landmarks is not None:
             return named_landmarks(np.array(item.landmarks))
         if wanted in ("auto", "detector") and self.models.detector is not None:
@@ -201,7 +181,7 @@ class PhotoMaker:
 
     def _cut(self, shot: _Shot, item: RawItem) -> _Shot:
         """Return a square crop of the samples' size."""
-        crop, size = self._settings.crop, self._settings.resolution
+        crop, size = self._options.crop, self._resolution
         if crop in _ALIGNED:
             five = five_landmarks(shot.landmarks or {})
             if five is None:
@@ -223,39 +203,38 @@ class PhotoMaker:
 
     def _check_shape(self, size: tuple[int, int], item: RawItem) -> None:
         shape = f"{size[0]} x {size[1]} px"
-        if size[0] != size[1] and self._settings.crop == "none":
+        if size[0] != size[1] and self._options.crop == "none":
             raise UserError(f"{shape}, not square; use crop=center, ffhq or eg3d")
         if size[0] != size[1] and item.camera is not None:
             raise UserError(f"{shape}, not square, so its camera would not fit a crop")
-        if min(size) < self._settings.resolution:
+        if min(size) < self._resolution:
             raise UserError(
-                f"{shape}, smaller than resolution={self._settings.resolution}; "
-                "use a smaller resolution"
+                f"{shape}, smaller than resolution={self._resolution}; use a smaller resolution"
             )
 
     def _choose_camera(self, shot: _Shot, item: RawItem) -> tuple[Sequence[float], float | None]:
         """Return the known camera, or one estimated from the landmarks with its residual."""
         if item.camera is not None:
             return item.camera, None
-        settings = self._settings
-        framing = settings.crop if settings.crop in _ALIGNED else settings.framing
+        options = self._options
+        framing = options.crop if options.crop in _ALIGNED else self._framing
         estimate = estimate_camera(
             shot.landmarks or {},
-            settings.resolution,
+            self._resolution,
             canonical_head(shot.label_set, framing),
-            distance=settings.camera_distance,
+            distance=options.camera_distance,
         )
-        if estimate.residual > settings.max_residual:
+        if estimate.residual > options.max_residual:
             raise UserError(
                 f"camera residual {estimate.residual:.3f} of the side exceeds "
-                f"max_residual={settings.max_residual}"
+                f"max_residual={options.max_residual}"
             )
         return estimate.camera, estimate.residual
 
     def _write_caption(self, item: RawItem, shot: _Shot) -> str:
-        if item.caption or self._settings.caption_source == "none":
+        if item.caption or self._options.caption_source == "none":
             return item.caption
-        if self._settings.caption_source == "model":
+        if self._options.caption_source == "model":
             return self.models.captioner.caption(shot.photo)
         # Use the original mask: sets with merged classes contain less.
         from_attributes = caption_from_attributes(item.attributes)

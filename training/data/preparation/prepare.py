@@ -36,7 +36,6 @@ def prepare_dataset(
 
     Args:
         jobs: All samples of the dataset.
-        maker: Makes the samples.
         writer: Writer of the dataset, not yet entered.
         settings: Everything the samples depend on, as JSON values; stored with the dataset.
         restart: Discard the samples of an interrupted preparation.

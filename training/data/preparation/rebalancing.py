@@ -35,7 +35,6 @@ def balancing_repeats(
     1 / f times, rounded and at most `max_repeats`. Both sides share a bin because of flips.
 
     Args:
-        cameras: Camera labels.
         max_repeats: Maximum repeats; 1 disables rebalancing.
         num_bins: Bins over the range of |yaw| in the data.
     """

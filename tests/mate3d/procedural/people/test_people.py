@@ -16,7 +16,6 @@ from mate3d.procedural.people.person import (
     HAIR_PALETTE,
     SKIN_PALETTE,
     PersonParameters,
-    average_person,
     person_parameters_from_latent,
 )
 from mate3d.procedural.tracer import AnalyticRender, render_analytic
@@ -25,6 +24,11 @@ from tests.mate3d.fields import gradient_norms, latents
 
 NUM_PEOPLE = 6
 UNUSED = ("ear_r", "neck_l")
+
+
+def average_person(num: int = 1) -> PersonParameters:
+    """Return the average person, whose landmarks are the canonical ones."""
+    return PersonParameters(skin_color=torch.tensor([SKIN_PALETTE["light"]]).expand(num, 3).clone())
 
 
 def class_id(name: str) -> int:

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from mate3d.labels import CELEBAMASK_HQ, save_label_map
-from training.data.preparation.photos import PhotoMaker, PhotoSettings
+from training.data.preparation.photo_options import PhotoOptions
+from training.data.preparation.photos import PhotoMaker
 from training.data.preparation.samples import FailedSample, Job, PreparedSample, RawItem
 from training.data.preparation.sources import FolderSource
 
@@ -13,24 +14,13 @@ LANDMARKS = ((40.0, 40.0), (60.0, 40.0), (50.0, 52.0), (43.0, 62.0), (57.0, 62.0
 
 
 def _make(tmp_path, resolution: int) -> PreparedSample | FailedSample:
-    settings = PhotoSettings(
-        resolution=resolution,
-        crop="ffhq",
-        framing="rig",
-        landmark_source="file",
-        max_residual=0.1,
-        camera_distance=2.7,
-        caption_source="none",
-        parsing_model=None,
-        parsing_label_set=None,
-        captioning_model=None,
-        detection_model=None,
-        device="cpu",
+    options = PhotoOptions(
+        crop="ffhq", landmark_source="file", max_residual=0.1, caption_source="none"
     )
     Image.new("RGB", (100, 100), (90, 90, 90)).save(tmp_path / "photo.png")
     save_label_map(tmp_path / "mask.png", np.ones((100, 100), np.uint8), CELEBAMASK_HQ)
     source = FolderSource(tmp_path, tmp_path, CELEBAMASK_HQ)
-    maker = PhotoMaker(settings, source, CELEBAMASK_HQ)
+    maker = PhotoMaker(options, source, CELEBAMASK_HQ, resolution=resolution)
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
     item = RawItem("photo.png", photo, (mask,), landmarks=LANDMARKS)
     (sample,) = maker(Job((item.name,), item))
