@@ -114,8 +114,8 @@ def assert_same_end(folder: Path, expected: Path) -> None:
     ("script", "step", "number"),
     [
         # Processes agree to stop before a step is logged; this one is the next to ask.
-        ("train", 2, signal.SIGTERM),
-        ("train_prior", 1, signal.SIGINT),
+        pytest.param("train", 2, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("train_prior", 1, signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("train_prior", 5, signal.SIGTERM, marks=pytest.mark.slow),
         ("train_features", 3, signal.SIGINT),
     ],
