@@ -78,7 +78,8 @@ def schema_of(kind: type) -> type:
 
 def _plain_type(hint: Any) -> Any:
     parts = [part for part in alternatives_of(hint) if part is not type(None)]
-    if len(parts) < len(alternatives_of(hint)):
+    if len(parts) < len(alternatives_of(hint)) or parts[0] is str:
+        # A name may refer to an option that is null; our own check names that one first.
         return Optional[_plain_union(parts)]  # noqa: UP007, UP045
     return _plain_union(parts)
 

@@ -45,6 +45,7 @@ DENSITY = ["rendering=released", "model.generator.geometry=density"]
     [
         (["data={tmp}/none"], "{tmp}/none"),
         (["dataset.label_set=celebamask_hq"], "catmask_hq, the model"),
+        (["dataset=folder"], "dataset.label_set=null; is required with source=folder"),
         (["model.generator.resolution=64"], "resolution=64"),
         (["model.generator.sr_input_resolution=12"], "12 to 32"),
         (["train.tick_kimg=0.0"], "train.tick_kimg=0.0; use a number of at least 0.001"),

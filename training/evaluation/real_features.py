@@ -66,7 +66,8 @@ def real_features(
     if broadcast_object(kept is not None):
         return all_reduce_sum(torch.zeros(shape) if kept is None else kept)
     features = torch.zeros(shape)
-    with stage(f"Features of the real images ({judge.name}), kept in {path}", count) as bar:
+    _logger.info("no features of the real images yet; they will be in %s", path)
+    with stage(f"Computing {judge.name} features of the real images", count) as bar:
         for places in own_batches(count, batch_size):
             items = [
                 dataset.read_or_replace(place * len(dataset) // count, MAX_UNREADABLE)[0]
