@@ -81,10 +81,7 @@ def sample_timestep(
     return torch.randint(smallest, min(largest, num_timesteps), (batch_size,), generator=generator)
 
 
-def annealed_timestep_range(
-    options: DistillationOptions,
-    progress: float,
-) -> tuple[float, float]:
+def annealed_timestep_range(options: DistillationOptions, progress: float) -> tuple[float, float]:
     """Return the range at `progress` (0..1): the maximum falls linearly to its final value."""
     smallest, largest = options.timestep_range
     return smallest, largest + (options.final_max_timestep - largest) * progress
@@ -158,7 +155,9 @@ def distill(
         progress: Completed fraction of the edit, 0..1.
         generator: CPU random generator for noise, timestep and share.
     """
-    image_share = _draw_image_share(options.blend, generator)
+    image_share = 1.0 if options.blend == "image" else 0.0
+    if options.blend == "blended":
+        image_share = torch.rand((), generator=generator).item()
     latents = blend_latents(
         guidance.encode_image(image) if image is not None else None,
         guidance.encode_image(normal_image) if normal_image is not None else None,
@@ -180,9 +179,3 @@ def distill(
     weight = timestep_weight(alphas, timestep, options.weighting)
     residual = (weight * (noise_pred - noise)).nan_to_num(0.0)
     return SDSResult(sds_loss(latents, residual), residual, timestep, image_share)
-
-
-def _draw_image_share(blend: Blend, generator: torch.Generator) -> float:
-    if blend == "blended":
-        return torch.rand((), generator=generator).item()
-    return 1.0 if blend == "image" else 0.0

@@ -44,7 +44,7 @@ class FusedField:
     ) -> FieldSamples:
         """Return features and all distances at world points."""
         samples = self._source_samples(points)
-        share = self._share(points, samples.class_sdf, self._edited_class_sdf(points))
+        share = self._share(points, samples.class_sdf)
         index = share[0, :, 0].nonzero().squeeze(1)
         if len(index) == 0:
             return samples
@@ -67,24 +67,21 @@ class FusedField:
         features = self.source.shape_features(points)
         # Computed exactly as in the source's own field, so that not even rounding differs.
         sdf = self.source.decoder.sdf(features)
-        source_class_sdf = self.source.decoder.class_distances(features)
-        share = self._share(points, source_class_sdf, self._edited_class_sdf(points))
+        share = self._share(points, self.source.decoder.class_distances(features))
         index = share[0, :, 0].nonzero().squeeze(1)
         if len(index) == 0:
             return sdf
         features = self.shape_features(points[:, index], share[:, index])
         return sdf.index_copy(1, index, self.source.decoder.sdf(features))
 
+    @torch.no_grad()
     def share(
         self,
         points: Tensor,  # [1, N, 3]
     ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
         """Return the region's share of the edited copy at world points."""
-        with torch.no_grad():
-            source_class_sdf = self.source.decoder.class_distances(
-                self.source.shape_features(points)
-            )
-        return self.share_of(points, source_class_sdf)
+        features = self.source.shape_features(points)
+        return self.share_of(points, self.source.decoder.class_distances(features))
 
     @torch.no_grad()
     def share_of(
@@ -98,8 +95,7 @@ class FusedField:
         if len(index) == 0:
             return share
         part = points[:, index]
-        found = self._share(part, source_class_sdf[:, index], self._edited_class_sdf(part))
-        return share.index_copy(1, index, found)
+        return share.index_copy(1, index, self._share(part, source_class_sdf[:, index]))
 
     def shape_features(
         self,
@@ -164,20 +160,13 @@ class FusedField:
         )
 
     @torch.no_grad()
-    def _edited_class_sdf(
-        self,
-        points: Tensor,  # [1, N, 3]
-    ) -> Tensor:  # [1, N, K]
-        return self.edited.decoder.class_distances(self.edited.shape_features(points))
-
-    @torch.no_grad()
     def _share(
         self,
         points: Tensor,  # [1, N, 3]
         source_class_sdf: Tensor,  # [1, N, K]
-        edited_class_sdf: Tensor,  # [1, N, K]
     ) -> Tensor:  # [1, N, 1]
         assert len(points) == 1, points.shape
+        edited_class_sdf = self.edited.decoder.class_distances(self.edited.shape_features(points))
         return self.region(points, source_class_sdf, edited_class_sdf)
 
     def _fused(

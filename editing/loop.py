@@ -60,9 +60,20 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
-        self.beta = self._soft_beta()
+        # None if the surfaces are soft enough already.
+        soft_beta, own_beta = options.soft_beta, edited.generator.decoder.beta.item()
+        self.beta = soft_beta if soft_beta is not None and soft_beta > own_beta else None
         self.source_view = self._view_source(target.camera)
-        self.pixel_weights = self._make_pixel_weights()
+        painted = target.painted_label_map
+        self.pixel_weights = losses.pixel_weights(
+            painted,
+            self._edit_mask(self.source_view.label_map, painted),
+            zone_weight=options.zone_weight,
+            outside_weight=options.outside_weight,
+            class_weights=losses.balanced_class_weights(
+                painted, edited.generator.label_set.num_classes
+            ),
+        )
         # Shown to the user: total loss, and how well the painted view fits.
         self.numbers = {"loss": ""}
 
@@ -85,11 +96,6 @@ class EditLoop:
                 if should_stop():
                     break
         return history
-
-    def _soft_beta(self) -> float | None:
-        """Return the beta to start with; None if the surfaces are soft enough already."""
-        soft_beta, own_beta = self.options.soft_beta, self.edited.generator.decoder.beta.item()
-        return soft_beta if soft_beta is not None and soft_beta > own_beta else None
 
     def step(self, progress: float) -> dict[str, float]:
         """Render, guide, and take one optimizer step unless the loss is not finite.
@@ -212,17 +218,6 @@ class EditLoop:
             )
         return terms
 
-    def _make_pixel_weights(self) -> Tensor:  # [1, H, W]
-        painted = self.target.painted_label_map
-        num_classes = self.edited.generator.label_set.num_classes
-        return losses.pixel_weights(
-            painted,
-            self._edit_mask(self.source_view.label_map, painted),
-            zone_weight=self.options.zone_weight,
-            outside_weight=self.options.outside_weight,
-            class_weights=losses.balanced_class_weights(painted, num_classes),
-        )
-
     def _edit_mask(self, *label_maps: Tensor) -> Tensor:  # [1, 1, H, W] bool
         return edit_mask(label_maps, self.target.class_ids, self.options.zone_dilation_pixels)
 
@@ -231,11 +226,8 @@ class EditLoop:
     ) -> Tensor | None:  # [1, 3, H, W] in 0..1
         if self.options.condition == "none":
             return None
-        label_map = (
-            source.label_map
-            if self.options.condition == "fixed"
-            else segmentation_to_label_map(view.segmentation)
-        )
+        is_fixed = self.options.condition == "fixed"
+        label_map = source.label_map if is_fixed else segmentation_to_label_map(view.segmentation)
         return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
 
     def _draw_camera(self) -> Tensor:  # [1, 25]

@@ -57,11 +57,8 @@ def mask_cross_entropy(
             resized to it by nearest neighbour.
     """
     size = segmentation.shape[-2:]
-    if painted_label_map.shape[-2:] != size:
-        target = F.interpolate(painted_label_map.unsqueeze(1).float(), size=size)[:, 0].long()
-        weights = F.interpolate(weights.unsqueeze(1), size=size)[:, 0]
-    else:
-        target = painted_label_map
+    target = F.interpolate(painted_label_map.unsqueeze(1).float(), size=size)[:, 0].long()
+    weights = F.interpolate(weights.unsqueeze(1), size=size)[:, 0]
     errors = F.cross_entropy(segmentation * _SHARPNESS, target, reduction="none")
     return (errors * weights).mean()
 

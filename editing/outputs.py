@@ -36,14 +36,10 @@ class ViewPair:
     edited: RenderOutput
 
     @property
-    def source_label_map(self) -> Tensor:  # [1, H, W]
-        """Label map rendered from the source."""
-        return segmentation_to_label_map(self.source.segmentation)
-
-    @property
-    def edited_label_map(self) -> Tensor:  # [1, H, W]
-        """Label map rendered from the edited head."""
-        return segmentation_to_label_map(self.edited.segmentation)
+    def label_maps(self) -> tuple[Tensor, Tensor]:  # [1, H, W]
+        """Label maps rendered from the source and from the edited head."""
+        views = self.source, self.edited
+        return tuple(segmentation_to_label_map(view.segmentation) for view in views)
 
     @property
     def levels(self) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], integers in 0..255
@@ -60,19 +56,15 @@ def render_views(
     exact: bool,
 ) -> tuple[ViewPair, list[ViewPair]]:
     """Render source and edited head at the painted view, with normals, and at `VIEW_YAWS`."""
-    field = edited.fused_field()
-
-    def render_pair(camera: Tensor, with_normals: bool) -> ViewPair:
-        source = view_source(edited, camera, exact=exact, with_normals=with_normals)
-        return ViewPair(source=source.output, edited=source.fused(field))
-
-    rig = edited.generator.config.camera_rig
+    field, rig = edited.fused_field(), edited.generator.config.camera_rig
     cameras = [painted_camera, *(rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS)]
     pairs = []
     with stage("Rendering views", len(cameras)) as bar:
         for camera in cameras:
             # Only the painted view's normals are shown.
-            pairs.append(render_pair(camera, with_normals=camera is painted_camera))
+            is_painted = camera is painted_camera
+            source = view_source(edited, camera, exact=exact, with_normals=is_painted)
+            pairs.append(ViewPair(source=source.output, edited=source.fused(field)))
             bar.update()
     return pairs[0], pairs[1:]
 
@@ -105,11 +97,9 @@ def write_pictures(
     """
     save_image(folder / "source.png", painted_view.source.image[0])
     save_image(folder / "edited.png", painted_view.edited.image[0])
-    for name, label_map in (
-        ("source_mask", painted_view.source_label_map),
-        ("target_mask", painted_label_map),
-        ("edited_mask", painted_view.edited_label_map),
-    ):
+    before, after = painted_view.label_maps
+    masks = {"source_mask": before, "target_mask": painted_label_map, "edited_mask": after}
+    for name, label_map in masks.items():
         save_label_map(folder / f"{name}.png", label_map[0].cpu().numpy(), label_set)
     resolution = painted_view.edited.image.shape[-1]
     normals = resize_nearest(colorize_normals(painted_view.edited.normals), resolution)

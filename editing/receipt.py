@@ -1,10 +1,8 @@
 """Measurements of a finished edit: changes inside and outside the region."""
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,11 +75,6 @@ class Receipt:
     config_hash: str
 
 
-def write_receipt(path: str | Path, receipt: Receipt) -> None:
-    """Write a receipt as JSON."""
-    Path(path).write_text(json.dumps(dataclasses.asdict(receipt), indent=2) + "\n")
-
-
 def config_hash(config: dict[str, Any]) -> str:
     """Return a short hash of plain configuration values that does not depend on their order."""
     text = json.dumps(config, sort_keys=True, default=str)
@@ -95,8 +88,7 @@ def color_change(
 ) -> tuple[float, float, float]:
     """Return the mean change of red, green and blue inside a region."""
     difference = (levels - source_levels).movedim(1, -1)[region[:, 0]]
-    red, green, blue = difference.mean(dim=0).tolist() if len(difference) else (0.0, 0.0, 0.0)
-    return red, green, blue
+    return tuple(difference.mean(dim=0).tolist()) if len(difference) else (0.0, 0.0, 0.0)
 
 
 @torch.no_grad()
@@ -140,8 +132,6 @@ def prompt_gain(
 
 def peak_memory_mib(device: torch.device) -> int | None:
     """Return the peak of GPU memory, or on the CPU of resident memory; None if unknown."""
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = peak_memory_bytes()
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory_bytes()
     return None if peak is None else round(peak / 2**20)

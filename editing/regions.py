@@ -19,7 +19,6 @@ from mate3d.options import NonNegativeFloat, Options
 MASK_FILE = "mask.png"
 # Classes behind other parts: painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
-_LEAST_SHARE = 1e-3
 RegionKind = Literal["classes", "everywhere"]
 
 
@@ -196,7 +195,6 @@ def make_region(
     """Return the region of an edit of some classes.
 
     Args:
-        options: Kind and edge of the region.
         camera: Camera of the painted view.
         repainted: Pixels of that view whose label was changed from or to an edited class.
     """
@@ -263,7 +261,7 @@ class ClassRegion:
             share = (depth / self.softness + 0.5).clamp(0, 1)
         else:
             share = (depth > 0).to(points.dtype)
-        return share * self._is_near(source_class_sdf)
+        return share * self.reachable(points, source_class_sdf).unsqueeze(-1)
 
     def reachable(
         self,
@@ -273,21 +271,14 @@ class ClassRegion:
         """Return where the source's edited classes are within reach."""
         if not self.class_ids:
             return torch.zeros_like(points[..., 0], dtype=torch.bool)
-        return self._is_near(source_class_sdf).squeeze(-1)
-
-    def _is_near(
-        self,
-        source_class_sdf: Tensor,  # [1, N, K]
-    ) -> Tensor:  # [1, N, 1] bool
-        return _is_within(source_class_sdf[..., list(self.class_ids)], self.reach)
+        return _is_within(source_class_sdf[..., list(self.class_ids)], self.reach).squeeze(-1)
 
     def _depth(
         self,
         class_sdf: Tensor,  # [1, N, K]
     ) -> Tensor:  # [1, N, 1], positive inside, world units
-        chosen = list(self.class_ids)
         others = [k for k in range(class_sdf.shape[-1]) if k not in self.class_ids]
-        inside = class_sdf[..., chosen].amin(dim=-1, keepdim=True)
+        inside = class_sdf[..., list(self.class_ids)].amin(dim=-1, keepdim=True)
         return (class_sdf[..., others].amin(dim=-1, keepdim=True) - inside) / 2
 
 
@@ -339,7 +330,7 @@ class PaintedRegion:
             self.repainted.to(points.dtype), pixels, mode="bilinear", align_corners=False
         )
         # Rounding leaves traces of neighbouring pixels, which must not change the source.
-        return (painted * (painted > _LEAST_SHARE)).view(1, -1, 1)
+        return (painted * (painted > 1e-3)).view(1, -1, 1)
 
 
 def everywhere(

@@ -1,8 +1,9 @@
 """One edit from start to finish: run the loop, measure, write the files."""
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -115,9 +116,8 @@ class EditSession:
         self.edited = EditedGenerator(
             portrait.generator, portrait.ws, region, learnable=options.learnable
         )
-        self.prompt_embeds = (
-            guidance.encode_prompt(request.prompt, request.negative_prompt) if guidance else None
-        )
+        prompts = request.prompt, request.negative_prompt
+        self.prompt_embeds = guidance.encode_prompt(*prompts) if guidance else None
         self.history: list[dict[str, float]] = []
         self.optimization_seconds = 0.0
 
@@ -135,13 +135,7 @@ class EditSession:
         self.history = loop.run(should_stop)
         self.optimization_seconds = time.perf_counter() - started
 
-    def write(
-        self,
-        folder: str | Path,
-        options: ReportOptions,
-        *,
-        started: float,
-    ) -> Receipt:
+    def write(self, folder: str | Path, options: ReportOptions, *, started: float) -> Receipt:
         """Render, measure and write all results.
 
         Args:
@@ -180,7 +174,8 @@ class EditSession:
                 receipt = self._make_receipt(
                     painted_view, other_views, prompt_score, started, options.dilation_pixels
                 )
-                receipts.write_receipt(temporary / "receipt.json", receipt)
+                text = json.dumps(asdict(receipt), indent=2) + "\n"
+                (temporary / "receipt.json").write_text(text)
                 write_report(temporary / "report.html", receipt, self.history)
         return receipt
 
@@ -193,7 +188,7 @@ class EditSession:
         dilation_pixels: int,
     ) -> Receipt:
         painted, class_ids = self.request.painted_label_map, self.request.class_ids
-        before, after = painted_view.source_label_map, painted_view.edited_label_map
+        before, after = painted_view.label_maps
         region = edit_mask([before, after, painted], class_ids, dilation_pixels)
         return Receipt(
             prompt=self.request.prompt,
@@ -209,9 +204,7 @@ class EditSession:
             psnr_outside_region_other_views_db=tuple(
                 psnr_outside(
                     *view.levels,
-                    edit_mask(
-                        [view.source_label_map, view.edited_label_map], class_ids, dilation_pixels
-                    ),
+                    edit_mask(view.label_maps, class_ids, dilation_pixels),
                     value_range=255,
                 )
                 for view in other_views
@@ -238,10 +231,8 @@ class EditSession:
             return None
         has_condition, gains = self.options.condition != "none", []
         with stage("Scoring the prompt", 2) as bar:
-            for image, label_map in (
-                (view.source.image, view.source_label_map),
-                (view.edited.image, view.edited_label_map),
-            ):
+            images = view.source.image, view.edited.image
+            for image, label_map in zip(images, view.label_maps, strict=True):
                 control = (colorize_label_map(label_map, self.portrait.generator.label_set) + 1) / 2
                 gains.append(
                     receipts.prompt_gain(

@@ -114,10 +114,7 @@ def view_source(
     """Return the source head at a view; the edited head is rendered from it.
 
     Args:
-        edited: Source and learnable copy.
-        beta: Sharpness length to render with, in world units; None uses the generator's own.
         exact: Render every view as a whole.
-        with_normals: Also render the edited head's normals.
     """
     view = SourceView if exact else FastSourceView
     return view(edited, camera, beta, with_normals=with_normals)
@@ -186,7 +183,7 @@ class FastSourceView(SourceView):
         window = find_window(network, self.index, features.shape[-1])
         if window is None:
             return network(image_raw, features, ws)
-        return paste(whole, window, enlarge_window(network, window, image_raw, features, ws))
+        return enlarge_window(network, window, whole, image_raw, features, ws)
 
     def _march(self, field: FusedField) -> RayValues:
         """Return the edited head's values on the rays that the edit can reach."""
@@ -254,27 +251,19 @@ def find_window(
 def enlarge_window(
     network: SuperResolution,
     window: Window,
+    whole: Tensor,  # [1, image_channels, H, W]
     image_raw: Tensor,  # [1, image_channels, h, w]
     feature_image: Tensor,  # [1, feature_channels, h, w]
     ws: Tensor,  # [1, L, w_dim]
-) -> Tensor:  # [1, image_channels, height, width] of the window's changed part
-    """Compute the changed part of the full-size image."""
+) -> Tensor:  # [1, image_channels, H, W]
+    """Return the full-size image `whole` with the window's changed part computed again."""
     image, x, style_rows = network.prepare(image_raw, feature_image, ws)
     context = (..., *window.context)
     x, images = x[context], {"image": image[context]}
     for block in network.blocks:
         x, images = block(x, images, style_rows, network.noise_mode)
-    return images["image"][(..., *window.within)]
-
-
-def paste(
-    image: Tensor,  # [1, C, H, W]
-    window: Window,
-    part: Tensor,  # [1, C, height, width]
-) -> Tensor:  # [1, C, H, W]
-    """Return the full-size image with the part that `enlarge_window` computed inserted."""
-    pasted = image.clone()
-    pasted[(..., *window.changed)] = part
+    pasted = whole.clone()
+    pasted[(..., *window.changed)] = images["image"][(..., *window.within)]
     return pasted
 
 

@@ -65,18 +65,14 @@ def chosen_files(script: str, words: Sequence[str] = ()) -> dict[str, str | None
     return {group: choices[group] for group in choices if not group.startswith("hydra/")}
 
 
-def flatten(config: DictConfig | Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def flatten(config: DictConfig | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, raw value) of every leaf; interpolations and `???` are unresolved."""
-
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, Mapping) and value:
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    is_composed = isinstance(config, DictConfig)
-    yield from walk(OmegaConf.to_container(config) if is_composed else config, "")
+    values = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 @contextmanager

@@ -40,11 +40,8 @@ def multirun(config_name: str, words: Sequence[str]) -> None:
         raise UserError(f"hydra/launcher={launcher} needs pip install -e .[slurm]")
     output = [word for word in words if word.startswith("output=")]
     folder = Path(compose_config(config_name, output).output)
-    own = [
-        word
-        for word in words
-        if word not in (*launching, *output) and not word.startswith("resume=")
-    ]
+    others = ("hydra.", "hydra/", "output=", "resume=")
+    own = [word for word in words if not word.startswith(others)]
     own = hydra_words(config_name, own, with_sweeps=True)
     overrides = OverridesParser.create().parse_overrides(own)
     jobs = list(itertools.product(*map(_alternatives, overrides)))

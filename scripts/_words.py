@@ -35,12 +35,11 @@ def script_groups(script: str) -> dict[str, list[str]]:
     """Return the groups of YAML files that a script composes, and the choices of each."""
     text = (CONFIG_FOLDER / f"{script}.yaml").read_text(encoding="utf-8")
     groups = [each for each in yaml.safe_load(text)["defaults"] if isinstance(each, dict)]
-    return {name: _find_choices(script, name) for group in groups for name in group}
-
-
-def _find_choices(script: str, group: str) -> list[str]:
-    folder = CONFIG_FOLDER / group / (script if group in _GROUPS_BY_SCRIPT else "")
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    found = {}
+    for name in (name for group in groups for name in group):
+        folder = CONFIG_FOLDER / name / (script if name in _GROUPS_BY_SCRIPT else "")
+        found[name] = sorted(path.stem for path in folder.glob("*.yaml"))
+    return found
 
 
 def hydra_words(script: str, words: Sequence[str], *, with_sweeps: bool = False) -> list[str]:
@@ -147,8 +146,7 @@ def _split(text: str) -> list[str]:
 def _quote(text: str) -> str:
     """Quote text for Hydra's grammar, unless it is quoted already."""
     if re.fullmatch(r"(['\"]).*\1", text, re.S):
-        override = _parse(f"text={text}")
-        if override is not None and not override.is_sweep_override():
+        if (override := _parse(f"text={text}")) and not override.is_sweep_override():
             return text
     # Hydra reads backslashes literally except before a quote and at the end.
     text = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), text)

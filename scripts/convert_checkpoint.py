@@ -70,13 +70,18 @@ OPTIONS = ConvertOptions
 
 def _convert(options: ConvertOptions) -> None:
     from mate3d.checkpoint import save_generator
+    from mate3d.checkpoints.pretrained import check_replaceable
     from mate3d.published.card import make_card, report_lines
     from mate3d.published.conversion import convert_generator
     from mate3d.published.networks import read_published
     from mate3d.published.verify import load_expected
     from torch_utils.ops.execution import DTYPES
 
-    _check_output(options)
+    # Refuse early to replace anything but a checkpoint, and that only with overwrite=true.
+    output = Path(options.output)
+    check_replaceable(output)
+    if output.is_dir() and any(output.iterdir()) and not options.overwrite:
+        raise UserError(f"output={output} holds a checkpoint; set overwrite=true to replace it")
     expected = load_expected(options.verify) if options.verify else None
     with stage("Reading the snapshot"):
         snapshot = read_published(options.source)
@@ -108,16 +113,6 @@ def _convert(options: ConvertOptions) -> None:
     _logger.info("wrote %s", options.output)
     if verification is not None:
         _logger.info("verified: yes")
-
-
-def _check_output(options: ConvertOptions) -> None:
-    """Refuse early to replace anything but a checkpoint, and that only with overwrite=true."""
-    from mate3d.checkpoints.pretrained import check_replaceable
-
-    output = Path(options.output)
-    check_replaceable(output)
-    if output.is_dir() and any(output.iterdir()) and not options.overwrite:
-        raise UserError(f"output={output} holds a checkpoint; set overwrite=true to replace it")
 
 
 def _verify(

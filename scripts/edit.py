@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
 from editing.regions import find_mask, load_painted_mask, resolve_edit_classes
@@ -85,7 +85,6 @@ def _edit(config: EditScriptOptions) -> None:
         raise UserError("prompt is empty; describe how the edited parts should look")
     with stage("Loading the generator"):
         from editing.outputs import write_source
-        from editing.receipt import config_hash
         from editing.session import EditSession, sample_portrait
         from mate3d.checkpoint import load_generator
 
@@ -102,7 +101,7 @@ def _edit(config: EditScriptOptions) -> None:
         write_source(config.output, portrait.image, portrait.label_map, generator.label_set)
         _logger.info("wrote %s/source_mask.png; repaint it and pass it as mask=...", config.output)
         return
-    request = _make_request(config, portrait, mask, config_hash(_hashed(config)))
+    request = _make_request(config, portrait, mask)
     session = EditSession(portrait, request, options, _load_guidance(config))
     with stop_on_signal() as should_stop:
         session.run(should_stop)
@@ -118,21 +117,21 @@ def _edit(config: EditScriptOptions) -> None:
     _logger.info("results in %s; open report.html", config.output)
 
 
-def _make_request(
-    config: EditScriptOptions, portrait: "Portrait", mask: Path, hash_of_config: str
-) -> "EditRequest":
+def _make_request(config: EditScriptOptions, portrait: "Portrait", mask: Path) -> "EditRequest":
+    from editing.receipt import config_hash
     from editing.session import EditRequest
 
     before, label_set = portrait.label_map, portrait.generator.label_set
     painted = load_painted_mask(mask, label_set, portrait.generator.config.resolution)
-    painted = painted.to(before.device)
+    painted, values = painted.to(before.device), config_to_dict(config)
+    hashed = {name: value for name, value in values.items() if name not in ("paths", "output")}
     return EditRequest(
         painted_label_map=painted,
         class_ids=resolve_edit_classes(config.edit_classes, before, painted, label_set),
         prompt=config.prompt.strip(),
         negative_prompt=config.negative_prompt,
         seed=config.seed,
-        config_hash=hash_of_config,
+        config_hash=config_hash(hashed),
     )
 
 
@@ -144,11 +143,6 @@ def _load_guidance(config: EditScriptOptions) -> "ControlNetGuidance | None":
 
         guidance = config_to_dict(config.guidance)
         return load_controlnet_guidance(**guidance, device=choose_device(config.device))
-
-
-def _hashed(config: EditScriptOptions) -> dict[str, Any]:
-    values = config_to_dict(config)
-    return {name: value for name, value in values.items() if name not in ("paths", "output")}
 
 
 main = partial(run, "edit", _edit)

@@ -74,7 +74,14 @@ def _evaluate(options: EvaluateOptions) -> None:
         device = choose_device(options.device)
         generator = load_generator(options.generator, device)
     if options.data is None:
-        values = _measure_against_truth(generator, options)
+        from mate3d.metrics.procedural import measure_against_truth
+
+        if generator.label_set.name != "catmask_hq":
+            raise UserError(
+                f"the generator has labels {generator.label_set.name}; without data=, only"
+                " catmask_hq can be measured"
+            )
+        values = measure_against_truth(generator, options.num_heads, options.seed)
     else:
         values = _measure_against_data(generator, options, device)
     path = Path(options.output) / "metrics.json"
@@ -82,17 +89,6 @@ def _evaluate(options: EvaluateOptions) -> None:
     for name, value in values.items():
         _logger.info("%-26s %.4f", name, value)
     _logger.info("wrote %s", path)
-
-
-def _measure_against_truth(generator: "Generator", options: EvaluateOptions) -> dict[str, float]:
-    from mate3d.metrics.procedural import measure_against_truth
-
-    if generator.label_set.name != "catmask_hq":
-        raise UserError(
-            f"the generator has labels {generator.label_set.name}; without data=, only catmask_hq"
-            " can be measured"
-        )
-    return measure_against_truth(generator, options.num_heads, options.seed)
 
 
 def _measure_against_data(

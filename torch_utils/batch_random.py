@@ -1,6 +1,6 @@
 """Random numbers for a batch that do not depend on how the batch is split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,10 +20,7 @@ class BatchRandom:
     """
 
     def __init__(
-        self,
-        key: Sequence[int],
-        places: Sequence[int],
-        device: torch.device | str = "cpu",
+        self, key: Sequence[int], places: Sequence[int], device: torch.device | str = "cpu"
     ):
         self.device = torch.device(device)
         # Indices start at 1 and the shared key is one longer, so that all streams are distinct.
@@ -39,10 +36,7 @@ class BatchRandom:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # [B, ...] in [0, 1)
         """Sample uniform numbers, each row from its sample's stream."""
-        numbers = self._empty(shape, dtype)
-        for row, stream in zip(numbers, self._streams, strict=True):
-            row.uniform_(generator=stream)
-        return numbers
+        return self._draw(Tensor.uniform_, shape, dtype)
 
     def randn(
         self,
@@ -50,14 +44,14 @@ class BatchRandom:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:  # [B, ...]
         """Sample standard normal numbers, each row from its sample's stream."""
-        numbers = self._empty(shape, dtype)
-        for row, stream in zip(numbers, self._streams, strict=True):
-            row.normal_(generator=stream)
-        return numbers
+        return self._draw(Tensor.normal_, shape, dtype)
 
-    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def _draw(self, fill: Callable, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         assert shape[0] == len(self._streams), (tuple(shape), len(self._streams))
-        return torch.empty(tuple(shape), dtype=dtype, device=self.device)
+        numbers = torch.empty(tuple(shape), dtype=dtype, device=self.device)
+        for row, stream in zip(numbers, self._streams, strict=True):
+            fill(row, generator=stream)
+        return numbers
 
 
 def _generator(key: Sequence[int], device: torch.device) -> torch.Generator:

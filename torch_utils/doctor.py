@@ -119,9 +119,8 @@ def _print_compiled(gpus: Sequence[str]) -> None:
     except BuildError as error:
         _print("compilers", error.reason)
     try:
-        prebuilt = _extension.PREBUILT_FOLDER
-        there = prebuilt.is_dir()
-        _print("prebuilt", _describe(prebuilt, gpus) if there else "the package has none")
+        folder = _extension.PREBUILT_FOLDER
+        _print("prebuilt", _describe(folder, gpus) if folder.is_dir() else "the package has none")
     except BuildError as error:
         _print("prebuilt", f"not used: {error.reason}")
     try:
@@ -163,11 +162,8 @@ def _judge(gpus: Sequence[str]) -> tuple[str, str, str]:
     if _extension.choice() == "pytorch":
         return "PyTorch's operations are used because MATE3D_OPS=pytorch is set.", "", "cpu"
     if not gpus:
-        summary = (
-            "PyTorch's operations are used because there is no CUDA GPU. On a CPU they are the "
-            "right choice: nothing is missing."
-        )
-        return summary, "", "cpu"
+        reason = "there is no CUDA GPU. On a CPU they are the right choice: nothing is missing."
+        return f"PyTorch's operations are used because {reason}", "", "cpu"
     try:
         folder = _extension.find_kernels(gpus, look_only=True)
     except BuildError as error:

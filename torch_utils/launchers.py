@@ -41,18 +41,16 @@ def launched_world() -> World:
     Raises:
         DistributedError: If variables of a launcher are missing or not integers.
     """
-    environment = os.environ
-    names = next((names for names in (_TORCHRUN, *_OTHERS) if names[1] in environment), None)
+    names = next((names for names in (_TORCHRUN, *_OTHERS) if names[1] in os.environ), None)
     if names is None:
         return World()
     try:
-        place = World(*(int(environment[name]) for name in names))
+        place = World(*(int(os.environ[name]) for name in names))
     except (KeyError, ValueError):
         raise DistributedError(f"{', '.join(names)} must all be set to integers") from None
     if names != _TORCHRUN:
-        environment.update(
-            (ours, environment[name]) for ours, name in zip(_TORCHRUN, names, strict=True)
-        )
+        for ours, name in zip(_TORCHRUN, names, strict=True):
+            os.environ[ours] = os.environ[name]
         _name_meeting_place(is_slurm=names == _OTHERS[1])
     return place
 
@@ -66,12 +64,11 @@ def first_host(nodes: str) -> str:
 
 
 def _name_meeting_place(*, is_slurm: bool) -> None:
-    environment = os.environ
-    host, job = "127.0.0.1", environment.get("SUBMITIT_LOCAL_JOB_ID", "")
+    host, job = "127.0.0.1", os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")
     if is_slurm:
-        host = first_host(environment.get("SLURM_STEP_NODELIST", ""))
-        job = environment.get("SLURM_JOB_ID", "") + environment.get("SLURM_STEP_ID", "")
-    environment.setdefault("MASTER_ADDR", host)
+        host = first_host(os.environ.get("SLURM_STEP_NODELIST", ""))
+        job = os.environ.get("SLURM_JOB_ID", "") + os.environ.get("SLURM_STEP_ID", "")
+    os.environ.setdefault("MASTER_ADDR", host)
     # Below the range that systems use for outgoing connections (from 32768).
     number = int("".join(re.findall(r"\d", job)) or 0)
-    environment.setdefault("MASTER_PORT", str(12000 + number % 20000))
+    os.environ.setdefault("MASTER_PORT", str(12000 + number % 20000))

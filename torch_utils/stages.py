@@ -16,9 +16,6 @@ _logger = logging.getLogger(__name__)
 # Without a terminal, how often a long stage logs its progress.
 _LOG_SECONDS = 10.0
 _COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-_ON_TERMINAL = f"{{l_bar}}{{bar}}| {_COUNTS}"
-_IN_LOG = f"{{desc}}: {_COUNTS}"
-_UNCOUNTED = "{desc} ... {elapsed}"
 
 
 class _LogLines(io.StringIO):
@@ -65,11 +62,11 @@ def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
     started, is_terminal = time.perf_counter(), sys.stderr.isatty()
     if not is_terminal:
         _logger.info("%s ...", name)
-    counted = _ON_TERMINAL if is_terminal else _IN_LOG
+    counted = f"{{l_bar}}{{bar}}| {_COUNTS}" if is_terminal else f"{{desc}}: {_COUNTS}"
     bar = tqdm(
         desc=name,
         total=total,
-        bar_format=_UNCOUNTED if total is None else counted,
+        bar_format="{desc} ... {elapsed}" if total is None else counted,
         file=sys.stderr if is_terminal else _LogLines(),
         mininterval=0.1 if is_terminal else _LOG_SECONDS,
         delay=0 if is_terminal else _LOG_SECONDS,

@@ -40,7 +40,7 @@ class ControlNetGuidance(nn.Module):
                 f"guidance predicts '{self.prediction_type}'; use epsilon or v_prediction models"
             )
         alphas_cumprod = pipeline.scheduler.alphas_cumprod.float().to(pipeline.device)
-        self.register_buffer("_alphas_cumprod", alphas_cumprod)
+        self.register_buffer("alphas_cumprod", alphas_cumprod)
         self.eval().requires_grad_(False)
 
     @property
@@ -48,11 +48,6 @@ class ControlNetGuidance(nn.Module):
         """Side in pixels of the images that the model was trained on."""
         downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.unet.config.sample_size * downscale
-
-    @property
-    def alphas_cumprod(self) -> Tensor:  # [T]
-        """Cumulative signal power of each training timestep."""
-        return self._alphas_cumprod
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
@@ -96,13 +91,10 @@ class ControlNetGuidance(nn.Module):
                 ]
             ),
         }
-        residuals = {}
+        residuals, scale = {}, controlnet_conditioning_scale
         if control_image is not None:
-            residuals = self._control_residuals(
-                inputs, control_image, controlnet_conditioning_scale
-            )
-        output = self.unet(**inputs, **residuals).sample.float()
-        unconditional, conditional = output.chunk(2)
+            residuals = self._control_residuals(inputs, control_image, scale)
+        unconditional, conditional = self.unet(**inputs, **residuals).sample.float().chunk(2)
         guided = unconditional + guidance_scale * (conditional - unconditional)
         return self._to_epsilon(guided, noisy_latents, timestep)
 
@@ -114,7 +106,7 @@ class ControlNetGuidance(nn.Module):
             truncation=True,
             return_tensors="pt",
         )
-        device = self._alphas_cumprod.device
+        device = self.alphas_cumprod.device
         with_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         attention_mask = tokens.attention_mask.to(device) if with_mask else None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=attention_mask)[0]
@@ -146,7 +138,7 @@ class ControlNetGuidance(nn.Module):
         if self.prediction_type == "epsilon":
             return prediction
         # v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and Ho 2022), solved for eps.
-        alpha = self._alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         return alpha.sqrt() * prediction + (1 - alpha).sqrt() * noisy_latents
 
 
@@ -171,37 +163,27 @@ def load_controlnet_guidance(
     """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    options = {"local_files_only": _is_offline()}
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    options = {"local_files_only": is_offline}
     prior = str(named_asset(prior) or prior)
     _check_location(prior, "guidance.prior", "model_index.json", "*/model_index.json")
     if controlnet is not None:
         inside = ("controlnet/config.json", "*/controlnet/config.json")
         _check_location(controlnet, "guidance.controlnet", "config.json", *inside)
-    has_own = controlnet is None and _has_controlnet(prior)
-    pipeline_class = (
-        StableDiffusionControlNetPipeline if controlnet or has_own else StableDiffusionPipeline
-    )
+    parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
+    has_own = (Path(prior) / "controlnet" / "config.json").is_file()
+    has_controlnet = controlnet is not None or has_own
+    kind = StableDiffusionControlNetPipeline if has_controlnet else StableDiffusionPipeline
     try:
-        parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
         if controlnet is not None:
             parts["controlnet"] = ControlNetModel.from_pretrained(controlnet, **options)
-        pipeline = pipeline_class.from_pretrained(
-            prior, **parts, **options, requires_safety_checker=False
-        )
+        pipeline = kind.from_pretrained(prior, **parts, **options, requires_safety_checker=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load guidance from '{prior}': {reason}") from None
     if precision != "fp32":
         pipeline = pipeline.to(dtype=DTYPES[precision])
     return ControlNetGuidance(pipeline.to(device))
-
-
-def _is_offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-
-
-def _has_controlnet(prior: str) -> bool:
-    return (Path(prior) / "controlnet" / "config.json").is_file()
 
 
 def _check_location(location: str, option: str, required_file: str, *patterns: str) -> None:

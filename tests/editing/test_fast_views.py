@@ -99,13 +99,13 @@ def test_pictures_are_those_of_whole_views(tiny_generator, tiny_ws, region, num_
 def test_rays_out_of_reach_show_the_sources_pixels_bit_for_bit(
     tiny_generator, tiny_ws, monkeypatch
 ):
-    asked, ask = [], FusedField._edited_class_sdf
+    asked, ask = [], FusedField._share
 
-    def spy(field, points):
+    def spy(field, points, source_class_sdf):
         asked.append(points.shape[1])
-        return ask(field, points)
+        return ask(field, points, source_class_sdf)
 
-    monkeypatch.setattr(FusedField, "_edited_class_sdf", spy)
+    monkeypatch.setattr(FusedField, "_share", spy)
     edited = make_edited(tiny_generator, tiny_ws, painted_region())
     source = view_source(edited, PAINTED_VIEW, exact=False)
     view = source.fused(edited.fused_field())

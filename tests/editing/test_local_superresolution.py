@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.views import enlarge_window, find_window, paste
+from editing.views import enlarge_window, find_window
 from mate3d.network.synthesis import SuperResolution
 
 
@@ -40,7 +40,7 @@ def test_a_window_holds_all_that_changed_pixels_can_change(output_resolution, si
     changed.requires_grad_()
     expected = network(changed[:, :3], changed, ws)
     window = find_window(network, where.flatten().nonzero().squeeze(1), side)
-    found = paste(source, window, enlarge_window(network, window, changed[:, :3], changed, ws))
+    found = enlarge_window(network, window, source, changed[:, :3], changed, ws)
     torch.testing.assert_close(found, expected)
     assert not torch.equal(source, expected)
     gradients = [

@@ -171,14 +171,8 @@ def upsample2d(
     """Upsample an image by `up`, plus the extra `padding`; constants keep their value."""
     up_x, up_y = _pair(up)
     pads = read_padding(padding).plus(upsample_padding(filter, up))
-    return upfirdn2d(
-        x,
-        filter,
-        up=up,
-        padding=pads,
-        flip_filter=flip_filter,
-        gain=gain * up_x * up_y,
-    )
+    gain *= up_x * up_y
+    return upfirdn2d(x, filter, up=up, padding=pads, flip_filter=flip_filter, gain=gain)
 
 
 def upsample_padding(filter: Tensor | None, up: int | Sequence[int]) -> Padding:
@@ -252,7 +246,6 @@ def conv2d_resample(
         pads = pads.plus(upsample_padding(filter, up))
     if down > 1:
         pads = pads.plus(downsample_padding(filter, down))
-
     if up > 1:
         if kernel == 1 and down == 1:
             x = _convolve(x, weight, groups=groups, flip_weight=flip_weight)
@@ -338,18 +331,14 @@ class _StridedConvolution(Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = None
+        gradients = torch.ops.aten.convolution_backward
         if ctx.needs_input_grad[0]:
-            grad_x = _convolution_gradient(ctx, grad, x, weight, [True, False, False])[0]
+            wanted = [True, False, False]
+            grad_x = gradients(grad, x, weight, None, *ctx.options, wanted)[0]
         if ctx.needs_input_grad[1]:
-            x = x.contiguous()
-            grad_weight = _convolution_gradient(ctx, grad, x, weight, [False, True, False])[1]
+            wanted = [False, True, False]
+            grad_weight = gradients(grad, x.contiguous(), weight, None, *ctx.options, wanted)[1]
         return grad_x, grad_weight, None, None, None, None
-
-
-def _convolution_gradient(
-    ctx, grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
-) -> tuple[Tensor | None, ...]:
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, *ctx.options, wanted)
 
 
 def resize_antialias(

@@ -44,9 +44,7 @@ def triplane_sample(
             the outer edges of the border pixels.
         impl: "pytorch" forces PyTorch operations.
     """
-    _check_inputs(planes, plane_points)
-    ops = torch.ops.mate3d if wants_library(planes, impl) else PYTORCH
-    return look_up(_as_table(planes), _as_positions(plane_points, planes), ops)
+    return look_up(*_prepare(planes, plane_points, impl))
 
 
 def look_up(
@@ -76,30 +74,25 @@ def triplane_sample_points_gradient(
         plane_points: Positions as in `triplane_sample`.
         impl: "pytorch" forces PyTorch operations.
     """
-    _check_inputs(planes, plane_points)
+    table_points_ops = _prepare(planes, plane_points, impl)
     expected = (len(planes), plane_points.shape[2], planes.shape[2])
     assert grad_features.shape == expected, (grad_features.shape, expected)
-    ops = torch.ops.mate3d if wants_library(planes, impl) else PYTORCH
-    table, points = _as_table(planes), _as_positions(plane_points, planes)
-    return _PointGradient.apply(grad_features.to(planes.dtype), table, points, ops)
+    return _PointGradient.apply(grad_features.to(planes.dtype), *table_points_ops)
 
 
-def _check_inputs(planes: Tensor, plane_points: Tensor) -> None:
+def _prepare(
+    planes: Tensor, plane_points: Tensor, impl: Implementation
+) -> tuple[Tensor, Tensor, Any]:  # [B, 3, H, W, C], [B, 3, N, 2], operations
+    """Return the arguments of `look_up`; channels are copied unless they are contiguous."""
     assert planes.ndim == 5 and planes.shape[1] == 3, planes.shape
     expected = (len(planes), 3, *plane_points.shape[2:3], 2)
     assert plane_points.shape == expected, (plane_points.shape, planes.shape)
-
-
-def _as_table(planes: Tensor) -> Tensor:  # [B, 3, C, H, W] -> [B, 3, H, W, C]
-    """Return the planes with channels last, copied unless channels are contiguous."""
+    ops = torch.ops.mate3d if wants_library(planes, impl) else PYTORCH
     table = planes.permute(0, 1, 3, 4, 2)
     # The kernels support strided rows, as in a channels-last image.
     is_fine = table.stride(-1) == 1 if table.is_cuda else table.is_contiguous()
-    return table if is_fine else table.contiguous()
-
-
-def _as_positions(plane_points: Tensor, planes: Tensor) -> Tensor:
-    return plane_points.to(sum_dtype(planes.dtype))
+    table = table if is_fine else table.contiguous()
+    return table, plane_points.to(sum_dtype(planes.dtype)), ops
 
 
 class _TableLink(Function):
