@@ -6,7 +6,7 @@ portrait looks along +z. Intrinsics are divided by the image size.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -194,24 +194,20 @@ def orbit_angles(
     num_frames: int, yaw_amplitude: float, pitch_amplitude: float
 ) -> list[tuple[float, float]]:
     """Return (yaw, pitch) on EG3D's closed ellipse around the front (spec 10.2)."""
-    return _closed_path(
-        num_frames, lambda t: (yaw_amplitude * math.sin(t), pitch_amplitude * math.cos(t))
-    )
+    turn = _one_turn(num_frames)
+    return [(yaw_amplitude * math.sin(t), pitch_amplitude * math.cos(t)) for t in turn]
 
 
 def figure_eight_angles(
     num_frames: int, yaw_amplitude: float, pitch_amplitude: float
 ) -> list[tuple[float, float]]:
     """Return (yaw, pitch) on a horizontal figure eight, which passes the front twice per turn."""
-    return _closed_path(
-        num_frames, lambda t: (yaw_amplitude * math.sin(t), pitch_amplitude * math.sin(2 * t))
-    )
+    turn = _one_turn(num_frames)
+    return [(yaw_amplitude * math.sin(t), pitch_amplitude * math.sin(2 * t)) for t in turn]
 
 
-def _closed_path(
-    num_frames: int, curve: Callable[[float], tuple[float, float]]
-) -> list[tuple[float, float]]:
-    return [curve(2 * math.pi * frame / num_frames) for frame in range(num_frames)]
+def _one_turn(num_frames: int) -> list[float]:
+    return [2 * math.pi * frame / num_frames for frame in range(num_frames)]
 
 
 def make_views(options: ViewOptions) -> list[View]:
@@ -221,7 +217,10 @@ def make_views(options: ViewOptions) -> list[View]:
         UserError: If a view is listed twice.
     """
     if options.is_video:
-        return _video_views(options)
+        curve = orbit_angles if options.path == "orbit" else figure_eight_angles
+        amplitudes = options.yaw_amplitude_degrees, options.pitch_amplitude_degrees
+        angles = curve(options.num_frames, *amplitudes)
+        return [View(f"frame{index:04d}", *pair) for index, pair in enumerate(angles)]
     if options.path == "front":
         angles = ((0.0, 0.0),)
     elif options.path == "list":
@@ -243,10 +242,3 @@ def make_rig(options: ViewOptions, rig: CameraRig) -> CameraRig:
     names = ("radius", "target", "focal")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return dataclasses.replace(rig, **given)
-
-
-def _video_views(options: ViewOptions) -> list[View]:
-    curve = orbit_angles if options.path == "orbit" else figure_eight_angles
-    amplitudes = options.yaw_amplitude_degrees, options.pitch_amplitude_degrees
-    angles = curve(options.num_frames, *amplitudes)
-    return [View(f"frame{index:04d}", *pair) for index, pair in enumerate(angles)]

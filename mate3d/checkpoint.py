@@ -31,9 +31,6 @@ def save_generator(
         write_model_files(temporary, generator, card=card, dtype=dtype)
 
 
-def load_generator(
-    path_or_hub_id: str | Path,
-    device: str | torch.device = "cpu",
-) -> Generator:
+def load_generator(path_or_hub_id: str | Path, device: str | torch.device = "cpu") -> Generator:
     """Load a generator from a folder or the hub; see `Generator.from_pretrained`."""
     return Generator.from_pretrained(path_or_hub_id, device=device)

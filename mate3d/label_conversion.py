@@ -17,8 +17,6 @@ class LabelConversion:
     """A conversion from one label set to another.
 
     Args:
-        source: Label set of the input maps.
-        target: Label set of the output maps.
         via: Names of the intermediate sets.
         table: Target id of each source id, [K] uint8.
         losses: One sentence for each class that is merged, dropped, or in the target but never

@@ -172,7 +172,6 @@ _LABEL_SETS = _load_label_sets(LABEL_SET_FOLDER)
 
 CATMASK_HQ = _LABEL_SETS["catmask_hq"]
 CELEBAMASK_HQ = _LABEL_SETS["celebamask_hq"]
-# For generators without segmentation, such as EG3D's; datasets cannot use it.
 
 
 def label_set_names() -> tuple[str, ...]:

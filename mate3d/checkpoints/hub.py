@@ -55,10 +55,6 @@ def is_hub_id(text: str) -> bool:
 def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
     """Turn errors of the hub, the network and the disk into a UserError.
 
-    Args:
-        repo_id: Hub id of the repository that the block reads or writes.
-        revision: Requested branch, tag or commit.
-
     Raises:
         UserError: If the hub refuses the request or cannot be reached, or the disk is full.
     """

@@ -67,7 +67,6 @@ class PretrainedModel(
             path_or_hub_id: Name of an included checkpoint (`demo_cat`), checkpoint folder, or
                 owner/name on the Hugging Face hub; the first of these that exists.
             revision: Branch, tag or commit on the hub; None is its main branch.
-            device: Device of the weights.
             token: Hub token; None uses HF_TOKEN or the one from `hf auth login`.
             cache_dir: Folder for downloads; None is the hub client's cache.
             force_download: Download even files that are in the cache.
@@ -138,7 +137,6 @@ class PretrainedModel(
 
         Args:
             repo_id: owner/name on the hub; created if missing.
-            commit_message: First line of the commit.
             private: Whether a new repository is private; None is the owner's default.
             token: Token with write access; None uses HF_TOKEN or the one from `hf auth login`.
             branch: Branch to commit to; None is main.

@@ -33,7 +33,6 @@ class Precision:
     precision moves pixels and causes bands in the depth.
 
     Args:
-        device: Device of generator, cameras and results.
         dtype: Precision of backbone and super-resolution: torch.float32, torch.bfloat16 or
             torch.float16.
         exact: Use the slower path that evaluates everything; see `Generator.render`.
@@ -51,12 +50,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class LowPrecisionField(WrappedField):
-    """A field whose networks run in low precision, with results in float32.
-
-    Args:
-        field: Any field.
-        precision: Precision of its networks.
-    """
+    """A field whose networks run in low precision, with results in float32."""
 
     precision: Precision
 
@@ -141,7 +135,6 @@ class Head:
 
     Args:
         name: Used in file names.
-        field: Field of the head.
         ws: Style vectors for the super-resolution, [1, L, w_dim].
     """
 
@@ -155,12 +148,6 @@ class HeadMaker:
     """Makes heads one at a time, so a head does not depend on the others in a run.
 
     Latents are conditioned on the checkpoint's frontal camera, independent of the views.
-
-    Args:
-        generator: Frozen generator.
-        precision: Precision of the backbone.
-        truncation_psi: See `Generator.map`.
-        truncation_cutoff: See `Generator.map`.
     """
 
     generator: Generator
@@ -171,12 +158,10 @@ class HeadMaker:
     @torch.no_grad()
     def style(self, seed: int) -> Tensor:  # [1, L, w_dim]
         """Return the truncated style vectors of a seed."""
-        config = self.generator.config
-        camera = config.camera_rig.make_camera()
-        z = latents_from_seeds([seed], config.z_dim)
+        config, device = self.generator.config, self.precision.device
         return self.generator.map(
-            z.to(self.precision.device),
-            camera.to(self.precision.device),
+            latents_from_seeds([seed], config.z_dim).to(device),
+            config.camera_rig.make_camera().to(device),
             truncation_psi=self.truncation_psi,
             truncation_cutoff=self.truncation_cutoff,
         )
@@ -215,14 +200,10 @@ class HeadMaker:
 
     def _make_planes(self, ws: Tensor) -> tuple[Tensor, Tensor]:
         with self.precision.autocast():
-            texture_planes, shape_planes = self.generator.make_planes(
-                ws, exact=self.precision.exact
-            )
-        if shape_planes is texture_planes:
-            # The field recognises a generator with a single tri-plane by this identity.
-            planes = texture_planes.float()
-            return planes, planes
-        return texture_planes.float(), shape_planes.float()
+            texture, shape = self.generator.make_planes(ws, exact=self.precision.exact)
+        planes = texture.float()
+        # The field recognises a generator with a single tri-plane by this identity.
+        return planes, planes if shape is texture else shape.float()
 
 
 def interpolate_styles(
@@ -250,8 +231,6 @@ class ViewRenderer:
     """Renders views one at a time, so a view does not depend on the others in a run.
 
     Args:
-        generator: Frozen generator.
-        precision: Precision of its networks.
         rendering: Depth range and sample counts.
         resolution: Side of the raw render.
         with_normals: Also render normals, which need the gradient of the field.
@@ -334,12 +313,7 @@ class ViewRenderer:
 
 
 def move_range(rendering: RenderingConfig, rig: CameraRig, own_rig: CameraRig) -> RenderingConfig:
-    """Return the rendering for other cameras: near and far move with the radius.
-
-    Args:
-        rendering: Rendering for the checkpoint's cameras.
-        rig: Cameras to render from.
-        own_rig: The checkpoint's cameras.
+    """Move near and far of a rendering for `own_rig`, a checkpoint's, to the radius of `rig`.
 
     Raises:
         UserError: If the cameras would be inside the volume.

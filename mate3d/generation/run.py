@@ -43,7 +43,6 @@ class FileList:
     """The files of a run with their descriptions.
 
     Args:
-        folder: Folder of the files.
         entries: One description per file, in the order of writing.
     """
 
@@ -74,8 +73,6 @@ def write_metadata(
     """Write metadata.json; it contains no times, so repeated runs give the same bytes.
 
     Args:
-        options: Options as given by the user.
-        rig: Camera rig of the views.
         views: All views; their 25 camera numbers are written.
         source: Path or hub id of the generator.
     """
@@ -176,14 +173,15 @@ class GenerationRun:
             source: Path or hub id of the generator, for the metadata.
             on_view: Called after each view, for progress.
 
-        Returns:
-            The files written.
-
         Raises:
             UserError: If a file cannot be written, or a head has no surface for a mesh.
         """
         files = FileList(Path(folder))
-        _remove_old_metadata(files.folder)
+        try:
+            # It would describe files that this run replaces.
+            (files.folder / METADATA_FILE).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write in {files.folder}: {error.strerror}") from error
         self._sheets = self._make_sheets()
         write_strip = self._write_video if self.options.has_videos else self._write_stills
         with repeatable(self._renderer.precision.device):
@@ -205,22 +203,18 @@ class GenerationRun:
         return len(mix.shapes) * len(mix.textures) or len(self.options.heads)
 
     def _strips(self) -> Iterator[Strip]:
-        options = self.options
+        options, mix = self.options, self.options.mix
         if options.interpolate:
             heads = self._maker.interpolated(options.heads, options.views.num_frames)
             shots = zip(heads, itertools.cycle(self.views), strict=False)
             yield Strip("interpolation", shots, None)
             return
-        for head in self._heads():
+        heads = map(self._maker.from_seed, options.heads)
+        if mix.shapes:
+            pairs = itertools.product(mix.shapes, mix.textures)
+            heads = itertools.starmap(self._maker.mixed, pairs)
+        for head in heads:
             yield Strip(head.name, zip(itertools.repeat(head), self.views, strict=False), head)
-
-    def _heads(self) -> Iterator[Head]:
-        mix = self.options.mix
-        if not mix.shapes:
-            yield from map(self._maker.from_seed, self.options.heads)
-            return
-        for shape_seed, texture_seed in itertools.product(mix.shapes, mix.textures):
-            yield self._maker.mixed(shape_seed, texture_seed)
 
     def _write_stills(self, strip: Strip, files: FileList, on_view: Callable[[], object]) -> None:
         for head, view in strip.shots:
@@ -301,11 +295,3 @@ def _spread(num_frames: int) -> set[int]:
     """Return the evenly spaced frames of a video that its row of the sheet shows."""
     count = min(_SHEET_COLUMNS, num_frames)
     return {index * num_frames // count for index in range(count)}
-
-
-def _remove_old_metadata(folder: Path) -> None:
-    # It would describe files that this run replaces.
-    try:
-        (folder / METADATA_FILE).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}") from error

@@ -40,7 +40,6 @@ def kernel_distance(
 
     Args:
         subset_size: Samples per subset, at most those available.
-        seed: Seed of the subsets.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 

@@ -38,7 +38,12 @@ def load_inception(weights: Path, device: str | torch.device = "cpu") -> nn.Modu
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    _check_is_plain(weights)
+    try:
+        # Refuses anything but tensors, which the library's loader would execute.
+        torch.load(weights, map_location="meta", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise UserError(f"cannot read Inception weights {weights}: {first}") from None
     try:
         network = NoTrainInceptionV3(
             "inception-v3-compat", [str(_NUM_FEATURES)], feature_extractor_weights_path=str(weights)
@@ -59,12 +64,3 @@ def load_inception(weights: Path, device: str | torch.device = "cpu") -> nn.Modu
 def file_digest(path: Path) -> str:
     """Return a short hash of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _check_is_plain(weights: Path) -> None:
-    """Reject files with anything but tensors: the library's loader would execute it."""
-    try:
-        torch.load(weights, map_location="meta", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise UserError(f"cannot read Inception weights {weights}: {first}") from None

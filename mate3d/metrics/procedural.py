@@ -18,11 +18,7 @@ _SHELL = 0.03
 
 
 @torch.no_grad()
-def measure_against_truth(
-    generator: Generator,
-    num_heads: int,
-    seed: int = 0,
-) -> dict[str, float]:
+def measure_against_truth(generator: Generator, num_heads: int, seed: int = 0) -> dict[str, float]:
     """Compare random heads, from random cameras, with their analytic counterparts.
 
     Args:
@@ -57,10 +53,11 @@ def measure_against_truth(
             silhouettes.append((view.opacity > 0.5, raw_truth > 0.5))
             distances.append(_distance_errors(field, cats, len(zs), generator, random))
             bar.update(len(zs))
+    opaque, solid = map(torch.cat, zip(*silhouettes, strict=True))
     return {
         "psnr_db": (-10 * torch.cat(squared).mean().log10()).item(),
         **_label_scores(label_maps, generator),
-        "opacity_iou": _binary_iou(*map(torch.cat, zip(*silhouettes, strict=True))),
+        "opacity_iou": ((opaque & solid).sum() / (opaque | solid).sum()).item(),
         "sdf_error": torch.cat(distances).mean().item(),
     }
 
@@ -77,10 +74,6 @@ def _label_scores(
     return scores | {"mean_iou": sum(ious) / len(ious)}
 
 
-def _binary_iou(rendered: Tensor, true: Tensor) -> float:
-    return ((rendered & true).sum() / (rendered | true).sum()).item()
-
-
 def _distance_errors(
     field: TriPlaneField,
     cats: PortraitField,
@@ -91,5 +84,4 @@ def _distance_errors(
     points = torch.rand(num_heads, 16384, 3, generator=random) - 0.5
     points = (points * generator.config.box_size).to(generator.mapping.w_avg.device)
     true = cats.sdf(points)
-    is_near = true.abs() < _SHELL
-    return (field.sdf(points) - true).abs()[is_near]
+    return (field.sdf(points) - true).abs()[true.abs() < _SHELL]

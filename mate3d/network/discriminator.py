@@ -120,7 +120,6 @@ class Discriminator(nn.Module):
         Args:
             image: Full-size images, or images and segmentations concatenated along channels.
             image_raw: The same at the rendering resolution.
-            camera: Camera labels of the images.
         """
         x = torch.cat([image, resize_antialias(image_raw, self.config.resolution)], dim=1)
         if x.device.type == "cpu":  # Channels-last convolutions are up to 1.6 times as fast there.

@@ -29,7 +29,6 @@ class FullyConnected(nn.Module):
     """Linear layer with equalized learning rate: weights are scaled on use (Karras 2018).
 
     Args:
-        activation: Name of the activation after the bias.
         lr_multiplier: Learning-rate multiplier; stored weights and bias are divided by it.
         bias_init: Initial effective bias.
     """
@@ -141,12 +140,7 @@ def modulated_conv2d(
                 weight, styles = _of_unit_size(weight, styles)
             energy = styles.square() @ weight.square().sum(dim=(2, 3)).t()
             demodulation = (energy + 1e-8).rsqrt()
-    options = {
-        "filter": resample_filter,
-        "up": up,
-        "padding": padding,
-        "flip_weight": up == 1,
-    }
+    options = {"filter": resample_filter, "up": up, "padding": padding, "flip_weight": up == 1}
     scale = _scale_weights if x.device.type == "cpu" else _scale_activations
     y = scale(x, weight, styles, demodulation, options)
     return y if noise is None else y + noise

@@ -10,10 +10,7 @@ from mate3d.errors import UserError
 from mate3d.network.layers import FullyConnected, normalize_second_moment
 
 
-def latents_from_seeds(
-    seeds: Sequence[int],
-    z_dim: int,
-) -> Tensor:  # [B, z_dim]
+def latents_from_seeds(seeds: Sequence[int], z_dim: int) -> Tensor:  # [B, z_dim]
     """Return each seed's normal sample from NumPy's legacy generator, as in EG3D (spec 10.1).
 
     Raises:

@@ -200,11 +200,6 @@ def grouped_mlps(
     Hidden layers are not stored. First and second gradients are exact; second gradients fall back
     to PyTorch's functions and their memory use. Half precision is promoted to single, even under
     autocast, because distances are compared with a small beta.
-
-    Args:
-        features: One row per point.
-        first_weight: First layers of all MLPs, stacked.
-        second_weight: Second layers, each with O outputs.
     """
     with own_precision(features):
         tensors = (features, first_weight, first_bias, second_weight, second_bias)

@@ -157,20 +157,14 @@ class SuperResolution(nn.Module):
                 f"{2 ** len(channels)}"
             )
         blocks, in_channels, resolution = [], feature_channels, input_resolution
+        images = {"image": image_channels}
         for index, out_channels in enumerate(channels):
             up = 2 if index >= len(channels) - num_up else 1
             resolution *= up
-            blocks.append(
-                SynthesisBlock(
-                    in_channels,
-                    out_channels,
-                    w_dim,
-                    resolution,
-                    {"image": image_channels},
-                    up=up,
-                    clamp=clamp,
-                )
+            block = SynthesisBlock(
+                in_channels, out_channels, w_dim, resolution, images, up=up, clamp=clamp
             )
+            blocks.append(block)
             in_channels = out_channels
         self.blocks = nn.ModuleList(blocks)
 

@@ -110,9 +110,6 @@ def write_meshes(
         options: What to write; `enabled` is not read here.
         box_size: Side of the searched cube in world units.
 
-    Returns:
-        The files written.
-
     Raises:
         UserError: As in `extract_mesh` and `extract_label_meshes`, or if a file cannot be written.
     """

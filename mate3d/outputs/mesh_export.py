@@ -30,7 +30,14 @@ def save_scene(path: Path, meshes: dict[str, trimesh.Trimesh]) -> None:
     """Write named meshes as the nodes of one GLB scene."""
     scene = trimesh.Scene()
     for name, mesh in meshes.items():
-        scene.add_geometry(_with_linear_colors(mesh), node_name=name, geom_name=name)
+        colored = trimesh.Trimesh(
+            mesh.vertices,
+            mesh.faces,
+            vertex_normals=mesh.vertex_normals,
+            vertex_attributes={_LINEAR_COLOR: srgb_to_linear(mesh.visual.vertex_colors[:, :3])},
+            process=False,
+        )
+        scene.add_geometry(colored, node_name=name, geom_name=name)
     content = scene.export(
         file_type="glb", include_normals=True, tree_postprocessor=_set_color_and_material
     )
@@ -44,17 +51,6 @@ def srgb_to_linear(
     values = np.asarray(colors, dtype=np.float32) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(
         np.float32
-    )
-
-
-def _with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    linear = srgb_to_linear(mesh.visual.vertex_colors[:, :3])
-    return trimesh.Trimesh(
-        mesh.vertices,
-        mesh.faces,
-        vertex_normals=mesh.vertex_normals,
-        vertex_attributes={_LINEAR_COLOR: linear},
-        process=False,
     )
 
 

@@ -31,7 +31,6 @@ class Grid:
     Args:
         box_size: Side of the box, centred at the origin, in world units.
         resolution: Points per side.
-        device: Device of the points.
     """
 
     box_size: float
@@ -75,7 +74,6 @@ def evaluate_volume(
 
     Args:
         distance: Function that is negative inside.
-        grid: Points to evaluate.
         evaluation: "auto" evaluates only near the zero level if `distance` grows like a distance;
             other points get the right sign. "dense" evaluates everywhere.
 
@@ -93,14 +91,15 @@ def evaluate_volume(
     if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise UserError(f"a distance of the head is not finite (range {lowest}..{highest})")
     _keep_from_zero(volume, VERTEX_MARGIN * max(-lowest, highest))
-    _close_border(volume)
+    # Outside values around the grid, large enough to put the lids on the box's faces.
+    for axis in range(3):
+        layers = np.moveaxis(volume, axis, 0)
+        for outer, border in ((0, 1), (-1, -2)):
+            layers[outer, 1:-1, 1:-1] = np.abs(layers[border, 1:-1, 1:-1]) / VERTEX_MARGIN
     return volume
 
 
-def _evaluate_corners(
-    distance: Distance,
-    grid: Grid,
-) -> np.ndarray:  # [blocks + 1] * 3
+def _evaluate_corners(distance: Distance, grid: Grid) -> np.ndarray:  # [blocks + 1] * 3
     """Evaluate the corners of blocks with `_BLOCK_SIDE` points per side."""
     num_blocks = -(-grid.resolution // _BLOCK_SIDE)
     side = np.minimum(np.arange(num_blocks + 1) * _BLOCK_SIDE, grid.resolution - 1)
@@ -181,10 +180,7 @@ def _fill_blocks(
     return values
 
 
-def _keep_from_zero(
-    volume: np.ndarray,
-    largest_move: float,
-) -> None:
+def _keep_from_zero(volume: np.ndarray, largest_move: float) -> None:
     """Move values away from zero until every sign change is clearly between two grid points."""
     volume[volume == 0] = _TINY
     inside = volume[1:-1, 1:-1, 1:-1]
@@ -204,11 +200,3 @@ def _keep_from_zero(
         if (np.abs(values) >= smallest).all():
             return
         volume[small] = np.copysign(np.maximum(np.abs(values), smallest), values)
-
-
-def _close_border(volume: np.ndarray) -> None:
-    """Surround the grid with outside values large enough to put the lids on the box's faces."""
-    for axis in range(3):
-        layers = np.moveaxis(volume, axis, 0)
-        for outer, border in ((0, 1), (-1, -2)):
-            layers[outer, 1:-1, 1:-1] = np.abs(layers[border, 1:-1, 1:-1]) / VERTEX_MARGIN

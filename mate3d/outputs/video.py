@@ -123,8 +123,7 @@ def _encode_gif(path: Path, fps: float) -> Iterator[AppendFrame]:
     def append(frame: np.ndarray) -> None:
         # One byte per pixel and 256 colours per frame. No dithering: its noise flickers and makes
         # the file larger.
-        image = Image.fromarray(frame)
-        frames.append(image.quantize(256, dither=Image.Dither.NONE))
+        frames.append(Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE))
 
     yield append
     assert frames, "a video needs at least one frame"

@@ -231,7 +231,6 @@ class ContactSheet:
     """Tiles in rows and columns; only full rows are filled.
 
     Args:
-        columns: Tiles per row.
         max_tiles: Maximum number of tiles; later ones are left out.
     """
 

@@ -21,13 +21,7 @@ class YuNetDetector:
         UserError: If OpenCV is not installed, or the file is missing or not YuNet's.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        min_score: float = 0.6,
-        max_side: int = 1024,
-    ) -> None:
+    def __init__(self, model: str | Path, *, min_score: float = 0.6, max_side: int = 1024) -> None:
         try:
             import cv2
         except ImportError:

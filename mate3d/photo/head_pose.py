@@ -61,7 +61,6 @@ def estimate_camera(
     Args:
         landmarks: Pixels of a square image, by name; names not in `canonical` are ignored.
         image_size: Side of the image, in pixels.
-        canonical: The average head.
         distance: Distance of the camera from the world origin; None estimates it too.
         focal: Focal length divided by the image size.
         target_spread: Standard deviation of crop centres around the projected world origin, in

@@ -58,19 +58,17 @@ def landmarks_from_mask(
 
 def _cat_landmarks(label_map: np.ndarray, label_set: LabelSet) -> dict[str, Point]:
     landmarks = {}
-    nose = _largest(_where(label_map, label_set, ("nose",)))
-    mouth = _largest(_where(label_map, label_set, _LIPS))
-    if nose is not None:
-        landmarks["nose"] = _center(nose)
-    if mouth is not None:
-        landmarks["mouth"] = _center(mouth)
+    for name, classes in (("nose", ("nose",)), ("mouth", _LIPS)):
+        part = _largest(_where(label_map, label_set, classes))
+        if part is not None:
+            landmarks[name] = _center(part)
     snout = landmarks.get("nose", landmarks.get("mouth"))
     eyes = _by_side(_components(_where(label_map, label_set, _EYES))[:2], snout)
     landmarks |= {f"{side}_eye": _center(eye) for side, eye in eyes.items()}
     ears = _components(_where(label_map, label_set, _EARS))[:2]
-    ears = _by_side(ears, snout, hidden_share=0.25)
     face = _mean_point([*landmarks.values()])
     if face is not None:
+        ears = _by_side(ears, snout, hidden_share=0.25)
         landmarks |= {f"{side}_ear": _far_end(ear, face) for side, ear in ears.items()}
     return landmarks
 

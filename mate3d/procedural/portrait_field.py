@@ -93,9 +93,8 @@ class PortraitField(ABC):
         points: Tensor,  # [B, N, 3]
     ) -> Tensor:  # [B, N, 1]
         """Return only the head's distance."""
-        return _in_chunks(lambda chunk: (self.distance(self._place(chunk))[..., None],), points)[
-            0
-        ].clamp(max=BACKGROUND_SDF)
+        (distance,) = _in_chunks(lambda chunk: (self.distance(self._place(chunk)),), points)
+        return distance[..., None].clamp(max=BACKGROUND_SDF)
 
     def normals(
         self,

@@ -41,7 +41,6 @@ class PortraitKind:
         parameters_from_latent: Functions from [B, Z] latents to parameters, one per variety.
         field: Makes the field of a batch of parameters.
         caption: Describes portrait `index` of a batch, in random words.
-        label_set: Label set of the label maps.
     """
 
     parameters_from_latent: Mapping[str, Callable[[Tensor], PortraitParameters]]
@@ -101,9 +100,7 @@ class ProceduralPortraits:
 
     Args:
         z: [B, Z] latents that determine the portraits, apart from overridden attributes.
-        parameters: Attributes as tensors.
         camera: [B, 25].
-        render: Image, label map, depth, normals and opacity.
         captions: One per portrait.
         attributes: One dictionary per portrait; colours are lists of three.
     """
@@ -116,10 +113,7 @@ class ProceduralPortraits:
     attributes: list[dict[str, Number]]
 
 
-def sample_cameras(
-    num: int,
-    generator: torch.Generator | None = None,
-) -> Tensor:  # [num, 25]
+def sample_cameras(num: int, generator: torch.Generator | None = None) -> Tensor:  # [num, 25]
     """Sample cameras with yaw uniform in +-0.7 and pitch uniform in +-0.4 radians."""
     yaw, pitch = torch.rand(2, num, generator=generator) * 2 - 1
     return make_camera(MAX_YAW * yaw, MAX_PITCH * pitch)
@@ -173,7 +167,6 @@ def make_portraits(
     """Make one portrait per seed; a seed gives the same portrait in any batch.
 
     Args:
-        kind: Cats or people.
         resolution: H = W in pixels.
         latent_dim: Length of z; at least the number of attributes that vary.
         supersampling: Rays per pixel along each image axis.

@@ -111,9 +111,6 @@ class RoundCones:
     """Named unions of round cones, evaluated together.
 
     A few operations on all cones cost far less than the same operations on each of them.
-
-    Args:
-        solids: The round cones of each named union.
     """
 
     def __init__(self, solids: Mapping[str, Sequence[RoundCone]]) -> None:

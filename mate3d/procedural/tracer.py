@@ -71,7 +71,6 @@ def render_analytic(
     """Trace one ray through each pixel centre, and a grid of rays per pixel for the image.
 
     Args:
-        field: The heads, one per camera.
         resolution: H = W in pixels.
         supersampling: Rays per pixel along each axis for image and opacity; 1 uses the centres.
     """

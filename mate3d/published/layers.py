@@ -59,7 +59,6 @@ def stored_gains(
     else, so any other ratio must be multiplied into the tensor.
 
     Args:
-        network: A generator.
         mapping_multiplier: Multiplier of our mapping layers.
         decoder_multiplier: Multiplier of decoder layers that store none.
     """

@@ -27,8 +27,6 @@ class PublishedNetwork:
     """One network of a snapshot.
 
     Args:
-        class_name: Name of its class.
-        init_kwargs: Named constructor arguments.
         attributes: Everything else: plain values such as `rendering_kwargs`, and tensors; those of
             submodules under dotted names, e.g. `superresolution.sr_antialias`.
         state: Parameters and persistent buffers by name, in the order of torch's state dicts.

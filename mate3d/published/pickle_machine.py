@@ -37,7 +37,6 @@ class Budget:
     """Limits on the work for one file; shared by all pickles in it.
 
     Args:
-        operations: Operations left.
         num_bytes: Bytes left for values that are not slices of the file.
     """
 

@@ -42,12 +42,7 @@ _CLASS_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 
 @dataclass(eq=False)
 class InertObject:
-    """An object of a snapshot as plain data.
-
-    Args:
-        name: Name of its class.
-        attributes: Its attributes in the file.
-    """
+    """An object of a snapshot as plain data; `name` is that of its class."""
 
     name: str
     attributes: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -146,7 +146,6 @@ class RayMarcher:
     """Renders rays: SDF at all samples, weights, colours where they contribute, compositing.
 
     Args:
-        config: Ranges, sample counts and conventions.
         density: Converts distances to density; sets how sharp the surface is.
         negligible_weight: Colours and class distances are evaluated at both ends of intervals
             with more compositing weight than this; 0 evaluates wherever there is any.
@@ -156,21 +155,13 @@ class RayMarcher:
     density: Callable[[Tensor], Tensor]
     negligible_weight: float = NEGLIGIBLE_WEIGHT
 
-    def coarse_depths(
-        self,
-        rays: Rays,
-        draws: DepthDraws,
-    ) -> Tensor:  # [B, R, S, 1]
+    def coarse_depths(self, rays: Rays, draws: DepthDraws) -> Tensor:  # [B, R, S, 1]
         """Return the stratified depths of the coarse pass."""
         config, shape = self.config, (*rays.origins.shape[:2], self.config.num_coarse_samples, 1)
         uniforms = draws.stratified_uniforms(shape, rays.origins)
         return stratified_depths(uniforms, config.near, config.far)
 
-    def fine_uniforms(
-        self,
-        rays: Rays,
-        draws: DepthDraws,
-    ) -> Tensor:  # [B, R, F]
+    def fine_uniforms(self, rays: Rays, draws: DepthDraws) -> Tensor:  # [B, R, F]
         """Sample the uniform numbers for `refine`."""
         (num_batch, num_rays, _), num_fine = rays.origins.shape, self.config.num_fine_samples
         if num_fine == 0:

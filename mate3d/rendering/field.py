@@ -83,9 +83,6 @@ class WrappedField:
     """A field that delegates to another; subclasses override parts of it.
 
     Subclasses that override `sample` or `sdf` must also override the methods with gradient.
-
-    Args:
-        field: Any field.
     """
 
     field: Field

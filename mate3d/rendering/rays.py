@@ -131,7 +131,6 @@ def importance_depths(
     """Sample depths in proportion to the coarse pass's weights.
 
     Args:
-        depths: Coarse depths.
         weights: Compositing weight of each coarse interval.
         uniforms: Quantiles to sample.
         bins: "intervals" assigns each interval its own weight. "legacy_midpoints" reproduces an

@@ -202,7 +202,6 @@ def render_field(
     Args:
         ray_origins: World positions; rays of a square image in row-major order.
         ray_directions: Unit vectors.
-        config: Ranges, sample counts and conventions.
         draws: Uniform numbers for depth sampling; None uses fixed ones.
         depths: Sample depths, instead of coarse and importance sampling.
         with_normals: Also composite SDF normals.
@@ -214,12 +213,7 @@ def render_field(
     if depths is None:
         depths = sample_depths(field, ray_origins, ray_directions, config, draws or DepthDraws())
     samples = evaluate_rays(
-        field,
-        ray_origins,
-        ray_directions,
-        depths,
-        config,
-        with_sdf_gradient=with_normals,
+        field, ray_origins, ray_directions, depths, config, with_sdf_gradient=with_normals
     )
     features = composite_features(samples.features, samples.weights, config, field.background)
     segmentation = None

@@ -93,7 +93,6 @@ class TriPlaneField:
         texture_planes: [B, 3, C, P, P].
         shape_planes: [B, 3, C, P, P].
         box_size: Side of the cube that the planes span, in world units.
-        plane_layout: Axes of each plane.
         background: Features of the background, [B, C] in 0..1, or None.
     """
 
@@ -359,10 +358,7 @@ class TriPlaneProbe(FieldProbe):
             return colors, colors.new_empty(len(colors), 0)
         return colors, self.field.decoder.class_distances(shape_features)
 
-    def class_distances(
-        self,
-        state: tuple[Corners | None, Tensor],
-    ) -> Tensor:  # [B * N, K]
+    def class_distances(self, state: tuple[Corners | None, Tensor]) -> Tensor:  # [B * N, K]
         """Return the class distances at all points passed to `begin`."""
         return self.field.decoder.class_distances(state[1])
 

@@ -17,10 +17,7 @@ _VISIBLE_CONTRAST = 0.12
 _OPENINGS = ("a {}", "a {}", "a photo of a {}", "portrait of a {}", "the face of a {}")
 
 
-def cat_words(
-    parameters: CatParameters,
-    index: int,
-) -> dict[str, str]:
+def cat_words(parameters: CatParameters, index: int) -> dict[str, str]:
     """Describe a cat's attributes; average or invisible ones are empty strings.
 
     Returns:
@@ -133,11 +130,7 @@ def _extra_phrases(words: dict[str, str]) -> list[str]:
     return [phrase for phrase in phrases if phrase]
 
 
-def caption_cat(
-    parameters: CatParameters,
-    index: int,
-    rng: random.Random,
-) -> str:
+def caption_cat(parameters: CatParameters, index: int, rng: random.Random) -> str:
     """Describe one cat: always its coat, and a random subset of ears, eyes, nose, background.
 
     Features of varied cats, such as a bib or a flat face, are always mentioned.

@@ -57,17 +57,12 @@ class CatParameters(PortraitParameters):
         spots: Strength of spots.
         pattern_scale: Coarseness of stripes, spots and patches; extent of the second colour.
         ear_width: Width of the ears, in addition to `ear_size`.
-        ear_spacing: Distance between the ears.
         ear_turn: Turns the openings of the ears outwards.
         ear_fold: Bends the upper part of the ears forward and down; 1 is a Scottish Fold.
         ear_tufts: Length of the tufts at the tips.
         eyelids: 0 is a round stare, 1 sleepy; almond-shaped in between.
         eye_slant: Raises the outer corners of the eyes; shows with `eyelids`.
-        head_height: Height of the skull.
         muzzle_length: How far the muzzle sticks out; 0 is the flat face of a Persian.
-        pad_size: Size of the whisker pads.
-        bridge_width: Width of the bridge of the nose.
-        nose_size: Size of the nose.
         nose_height: Raises the nose; 1 is close to the eyes.
         smile: Raises the corners of the mouth.
         tongue: Length of the visible tongue, labelled as mouth.

@@ -92,11 +92,8 @@ class Coat:
         bumps = ((x + 0.25 * y) * frequency).sin_() + ((y - 0.2 * z) * frequency + 0.7).sin_()
         bumps = bumps + ((z + 0.3 * x) * frequency).sin_()
         face = ramp((x.square() + (y + 0.06).square()).sqrt_(), 0.06, 0.09)
-        return (
-            ramp(bumps, 0.75, 1.15)
-            * torch.maximum(face, ramp(z, 0.08, 0.05))
-            * (self._numbers["spots"])
-        )
+        outside = torch.maximum(face, ramp(z, 0.08, 0.05))
+        return ramp(bumps, 0.75, 1.15) * outside * self._numbers["spots"]
 
     def _blaze(self, folded: Coordinates) -> Tensor:
         """An inverted V from the forehead over muzzle, chin and chest."""
@@ -121,9 +118,8 @@ class Coat:
         mouth = self._constant(_MOUTH_COLOR)
         if "tongue" not in self._varied:
             return mouth
-        tongue = ramp(self._shape.tongue_distance(folded), 0.003, 0.0) * (
-            self._numbers["tongue"] > 0
-        )
+        is_shown = self._numbers["tongue"] > 0
+        tongue = ramp(self._shape.tongue_distance(folded), 0.003, 0.0) * is_shown
         return mix(mouth[None], self._constant(_TONGUE_COLOR), tongue)
 
     def _eyes(self, side: Tensor, folded: Coordinates) -> Tensor:

@@ -106,7 +106,6 @@ class Ears:
 
     def _axes(self, folded: Coordinates) -> Coordinates:
         offset = offset_from(folded, self._base)
-
         return tuple(along_axis(offset, axis) for axis in (self._lateral, self._up, self._front))
 
     def _plate(self, lateral: Tensor, up: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:

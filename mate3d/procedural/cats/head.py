@@ -150,13 +150,10 @@ class HeadShape:
         skin = self._fur.apply(self._bare_distance(folded), folded)
         if self._lids is None:
             return skin
-        shell = sphere_distance(
-            offset_from(folded, self.eye_center), self.eye_radius + _LID_THICKNESS
-        )
-        lids = smooth_union(
-            skin, smooth_intersection(shell, self.lid_opening(folded), 0.006), 0.012
-        )
-        return torch.where(self._lids > 0, lids, skin)
+        radius = self.eye_radius + _LID_THICKNESS
+        shell = sphere_distance(offset_from(folded, self.eye_center), radius)
+        lids = smooth_intersection(shell, self.lid_opening(folded), 0.006)
+        return torch.where(self._lids > 0, smooth_union(skin, lids, 0.012), skin)
 
     def lid_opening(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance into the opening between the lids, negative on the lids."""
@@ -164,17 +161,13 @@ class HeadShape:
         above, below = (along_axis(offset, lid) for lid in (self._upper_lid, self._lower_lid))
         return -torch.maximum(above, below)
 
-    def _eye_distance(self, folded: Coordinates) -> Tensor:
-        return sphere_distance(offset_from(folded, self.eye_center), self.eye_radius)
-
     def _mouth_distance(self, folded: Coordinates) -> Tensor:
         parts = chain(self._lip, [_MOUTH_RADIUS * self._one] * len(self._lip))
         lips = reduce(torch.minimum, (part.distance(folded) for part in parts))
         if self._tongue is None:
             return lips
-        return torch.where(
-            self._tongue > 0, torch.minimum(lips, self.tongue_distance(folded)), lips
-        )
+        both = torch.minimum(lips, self.tongue_distance(folded))
+        return torch.where(self._tongue > 0, both, lips)
 
     def tongue_distance(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the distance to the tongue, for cats that show it."""
@@ -188,7 +181,7 @@ class HeadShape:
         return [
             self._skin_distance(folded),
             self.ears.distance(folded),
-            self._eye_distance(folded),
+            sphere_distance(offset_from(folded, self.eye_center), self.eye_radius),
             self._mouth_distance(folded),
             self._nose.distance(folded),
         ]

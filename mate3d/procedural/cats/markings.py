@@ -37,20 +37,14 @@ class Markings:
             weights.append(self.patches(side, folded, shift=0.0))
         return torch.stack(weights).amax(dim=0) if weights else None
 
-    def point_weight(
-        self,
-        folded: Coordinates,
-    ) -> Tensor:  # [B, N]
+    def point_weight(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the weight of a colour-point cat's dark face mask."""
         x, y, z = folded
         # Lower and narrower than the face, from between the eyes down to the chin.
         radius = ((x / 0.112).square_() + ((y + 0.055) / 0.115).square_()).sqrt_()
         return ramp(radius, 1.30, 0.60) * ramp(z, 0.01, 0.07) * self._column["points"]
 
-    def lock_shade(
-        self,
-        folded: Coordinates,
-    ) -> Tensor:  # [B, N]
+    def lock_shade(self, folded: Coordinates) -> Tensor:  # [B, N]
         """Return the factor on the fur colour that makes the locks of long fur visible."""
         x, y, z = folded
         height = y + 0.03

@@ -21,10 +21,7 @@ _OPENINGS = ("a person", "a person", "a photo of a person", "portrait of a perso
 _VISIBLE_STRENGTH = 0.5
 
 
-def person_words(
-    parameters: PersonParameters,
-    index: int,
-) -> dict[str, str]:
+def person_words(parameters: PersonParameters, index: int) -> dict[str, str]:
     """Describe a person's attributes; average, hidden or absent ones are empty strings.
 
     Returns:
@@ -86,11 +83,7 @@ def _hair_phrase(words: dict[str, str], rng: random.Random) -> str:
     return f"{phrase} and a fringe" if words["fringe"] and rng.random() < 0.7 else phrase
 
 
-def caption_person(
-    parameters: PersonParameters,
-    index: int,
-    rng: random.Random,
-) -> str:
+def caption_person(parameters: PersonParameters, index: int, rng: random.Random) -> str:
     """Describe one person: always hair, glasses, hat and beard, and a random subset of the rest."""
     words = person_words(parameters, index)
 

@@ -39,20 +39,11 @@ class PersonColors:
         distances = dict(zip(CELEBAMASK_HQ.class_names[1:], part_distances, strict=True))
         folded = (place[0].abs(), place[1], place[2])
         skin = self._skin(folded, distances)
-        eye, brow = self._eye(place), self._colors["brow_color"]
-        lip = self._lip(folded)
         colors = {
-            "skin": skin,
-            "nose": skin,
-            "neck": skin,
-            "l_ear": skin,
-            "r_ear": skin,
-            "l_eye": eye,
-            "r_eye": eye,
-            "l_brow": brow,
-            "r_brow": brow,
-            "u_lip": lip,
-            "l_lip": lip,
+            **dict.fromkeys(("skin", "nose", "neck", "l_ear", "r_ear"), skin),
+            **dict.fromkeys(("l_eye", "r_eye"), self._eye(place)),
+            **dict.fromkeys(("l_brow", "r_brow"), self._colors["brow_color"]),
+            **dict.fromkeys(("u_lip", "l_lip"), self._lip(folded)),
             "mouth": self._mouth(folded),
             "hair": self._strands(place),
             "hat": self._hat(place),
@@ -133,8 +124,7 @@ class PersonColors:
 
     def _lip(self, folded: Coordinates) -> Tensor:
         lip = self._colors["lip_color"]
-        gap = self._head.slit_distance(folded)
-        return mix(lip, lip * 0.30, ramp(gap, 0.0028, 0.0006))
+        return mix(lip, lip * 0.30, ramp(self._head.slit_distance(folded), 0.0028, 0.0006))
 
     def _mouth(self, folded: Coordinates) -> Tensor:
         head = self._head

@@ -25,6 +25,7 @@ _GROOVE_RADIUS = 0.12
 _CURL_DEPTH = 0.0085
 _CURL_FREQUENCY = 72.0
 _RECEDING = 0.085
+_OPENING_BOTTOM = -0.16
 
 
 class PersonHair:
@@ -55,8 +56,7 @@ class PersonHair:
         self._least = 0.18 + 0.40 * (column["hair_length"] / 0.3).clamp(max=1)
         hairline = 0.172 * column["forehead"] - 0.035 * fringe
         radius = 0.110 * width
-        self._opening_start = (0.0, -0.16)
-        self._opening_length = hairline - radius + 0.16
+        self._opening_length = hairline - radius - _OPENING_BOTTOM
         self._opening_radii = ((0.158 - 0.03 * column["hair_length"]) * width, radius)
         ear_center = stack_points(0.160 * width, -0.030, 0.014, like=one)
         ear_radius = 0.075 * (1 - column["hair_length"] / 0.35).clamp(min=0)
@@ -150,9 +150,8 @@ class PersonHair:
     def _face_opening(self, folded: Coordinates) -> Tensor:
         """Return the distance to the face's opening in the hair: an upright oval column."""
         x, y, z = folded
-        profile = round_cone_profile(
-            x, y - self._opening_start[1], self._opening_length, *self._opening_radii
-        )
+        along = y - _OPENING_BOTTOM
+        profile = round_cone_profile(x, along, self._opening_length, *self._opening_radii)
         return smooth_intersection(profile, _FACE_CUT_DEPTH - z, 0.03)
 
     def _lock_distance(self, place: Coordinates) -> Tensor:
