@@ -47,7 +47,6 @@ def build_state(
     """Return the initial state of a run; weights depend on PyTorch's global random generator.
 
     Args:
-        generator_config: Sizes and conventions of the generator.
         discriminator_sizes: Sizes of both discriminators.
         source: Weights to initialise networks and EMA from, as far as they fit.
 
@@ -69,9 +68,7 @@ def build_state(
     if source is not None:
         initialize_networks(networks, source)
     if settings.loop.compile:
-        compile_networks(
-            networks.generator, networks.discriminator, networks.semantic_discriminator
-        )
+        compile_networks(*vars(networks).values())
     return TrainingState(
         networks=networks,
         average=make_average(networks.generator),
@@ -156,20 +153,14 @@ def _build_optimizers(
         reg_interval = interval if weight > 0 else None
         return make_adam(network.parameters(), lr, optimizer, reg_interval=reg_interval)
 
-    generator_interval = optimizer.generator_reg_interval
-    interval, lr = optimizer.discriminator_reg_interval, optimizer.discriminator_lr
-    return {
-        "generator": make(
-            networks.generator,
-            optimizer.generator_lr,
-            generator_interval,
-            loss.density_smoothness,
-        ),
-        "discriminator": make(networks.discriminator, lr, interval, loss.r1_gamma),
-        "semantic_discriminator": make(
-            networks.semantic_discriminator, lr, interval, loss.semantic_r1_gamma
-        ),
+    generator = optimizer.generator_lr, optimizer.generator_reg_interval
+    discriminator = optimizer.discriminator_lr, optimizer.discriminator_reg_interval
+    settings_of = {
+        "generator": (*generator, loss.density_smoothness),
+        "discriminator": (*discriminator, loss.r1_gamma),
+        "semantic_discriminator": (*discriminator, loss.semantic_r1_gamma),
     }
+    return {name: make(getattr(networks, name), *values) for name, values in settings_of.items()}
 
 
 def _build_stages(

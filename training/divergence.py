@@ -21,11 +21,7 @@ _MIN_MEDIAN = 1.0
 
 
 class DivergenceGuard:
-    """Checks the values of each iteration.
-
-    Args:
-        settings: The definition of a spike.
-    """
+    """Checks the values of each iteration; the settings define a spike."""
 
     def __init__(self, settings: SafetySettings):
         self.num_rollbacks = 0
@@ -96,7 +92,6 @@ def roll_back(
         path: File of the newest state.
         state: Changed in place. Callers with their own generators must recreate them.
         guard: Counts the rollbacks; the caller resets the count at each snapshot.
-        settings: The largest number of rollbacks and the factor of the rates.
         reason: Appears in the error.
 
     Raises:

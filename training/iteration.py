@@ -118,15 +118,7 @@ class IterationInputs:
 def adversarial_iteration(
     state: TrainingState, inputs: IterationInputs, settings: TrainingSettings
 ) -> dict[str, Tensor]:
-    """Run all steps that are due.
-
-    Args:
-        state: Networks, optimizers and iteration number.
-        inputs: Real portraits, schedules, division of the batch.
-
-    Returns:
-        Metrics of this process's samples, by name.
-    """
+    """Run all steps that are due; return the metrics of this process's samples, by name."""
     metrics: dict[str, Tensor] = {}
     for step in STEPS:
         if step.is_due(state.iteration, settings):

@@ -174,7 +174,9 @@ class Trainer:
         if reason is not None:
             self._roll_back(reason)
             return True
-        self._adapt(means)
+        # Adapt the augmentation to the image discriminator's scores of real images.
+        if "Loss/signs/real" in means:
+            self._probability.update(means["Loss/signs/real"], loop.batch_size)
         state.seconds += time.monotonic() - start_time
         self._monitor.record(metrics)
         self._monitor.advance(state.images_seen)
@@ -234,12 +236,6 @@ class Trainer:
                 "Progress/lr_factor": state.lr_factor,
             }
         )
-
-    def _adapt(self, means: Mapping[str, float]) -> None:
-        """Adapt the augmentation to the image discriminator's scores of real images."""
-        sign = means.get("Loss/signs/real")
-        if sign is not None:
-            self._probability.update(sign, self._settings.loop.batch_size)
 
     def _next_real(self) -> RealBatch:
         if self._batches is None:

@@ -62,11 +62,7 @@ class SnapshotTaker:
         self.save(monitor, metrics)
 
     def save(self, monitor: Monitor, metrics: Mapping[str, float]) -> None:
-        """Save checkpoint and state; all processes call this together.
-
-        Args:
-            monitor: Writes the summary.
-        """
+        """Save checkpoint, state and summary; all processes call this together."""
         run_on_main(lambda: self._save(monitor, metrics))
 
     def _show(self, monitor: Monitor) -> None:

@@ -59,7 +59,6 @@ class SphereInitialization:
     Args:
         networks: Only the generator is trained.
         cameras: Camera labels of the dataset, [N, 25], on the training device.
-        settings: Radius, resolution, learning rate, seed.
         parts: Division of a step's batch.
     """
 

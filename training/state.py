@@ -89,12 +89,7 @@ class TrainingState:
 
     def modules(self) -> dict[str, nn.Module]:
         """Return all networks by name."""
-        return {
-            "generator": self.networks.generator,
-            "discriminator": self.networks.discriminator,
-            "semantic_discriminator": self.networks.semantic_discriminator,
-            "average": self.average,
-        }
+        return {**vars(self.networks), "average": self.average}
 
 
 def save_state(path: Path, state: TrainingState, *, with_previous: bool = True) -> None:
@@ -185,10 +180,4 @@ def _load_extra(
 
 
 def _model_description(state: TrainingState) -> list[dict[str, Any]]:
-    networks = state.networks
-    configs = (
-        networks.generator.config,
-        networks.discriminator.config,
-        networks.semantic_discriminator.config,
-    )
-    return [config_to_dict(config) for config in configs]
+    return [config_to_dict(network.config) for network in vars(state.networks).values()]

@@ -1,6 +1,6 @@
 """Inputs of the training steps: networks, latents, real portraits, and the parts of a batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -47,17 +47,11 @@ class Latents:
 
 @dataclass(frozen=True)
 class RealBatch:
-    """Real portraits.
+    """Real portraits."""
 
-    Args:
-        image: [B, 3, H, W] in [-1, 1].
-        one_hot_mask: [B, K, H, W].
-        camera: [B, 25].
-    """
-
-    image: Tensor
-    one_hot_mask: Tensor
-    camera: Tensor
+    image: Tensor  # [B, 3, H, W] in [-1, 1]
+    one_hot_mask: Tensor  # [B, K, H, W]
+    camera: Tensor  # [B, 25]
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,6 @@ def draw_latents(
     """Sample normal latents and, for each, a camera of the dataset.
 
     Args:
-        z_dim: Width of latents.
         cameras: Camera labels of the dataset, on the device of `random`.
         random: Unused random generators of the samples.
         others: Unused random generators of each sample's neighbour; None sets no `other_camera`.
@@ -210,8 +203,5 @@ class BatchParts:
 
 def join_metrics(parts: Sequence[Metrics]) -> dict[str, Tensor]:
     """Concatenate the values that the parts logged under each name, [N]."""
-    values: Mapping[str, list[Tensor]] = {name: [] for part in parts for name in part}
-    for part in parts:
-        for name, value in part.items():
-            values[name].append(value.flatten())
-    return {name: torch.cat(pieces) for name, pieces in values.items()}
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {n: torch.cat([part[n].flatten() for part in parts if n in part]) for n in names}

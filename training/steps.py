@@ -15,11 +15,6 @@ from mate3d.rendering.triplane import TriPlaneField, without_classes
 from torch_utils.batch_random import BatchRandom
 from torch_utils.ops.resample import blur_image
 from training.losses import formulas
-from training.losses.formulas import (
-    discriminator_logistic_loss,
-    generator_logistic_loss,
-    r1_penalty,
-)
 from training.losses.terms import LossSettings, LossSum, Metrics, score_metrics
 from training.optimization.compilation import not_compiled
 from training.step_inputs import Latents, Networks, RealBatch, StepContext
@@ -69,8 +64,6 @@ def density_step(
     """Train the generator towards smooth density (spec 8.4).
 
     Args:
-        networks: Only the generator is trained.
-        loss: Weights.
         context: Pose swaps are decided once for the whole batch.
         points: N points, then N neighbours; None samples them with `sample_density_points`.
     """
@@ -151,7 +144,7 @@ def _tell_apart(
 ) -> Metrics:
     fake_logits = discriminate(discriminator, fakes, cameras[0], context)
     real_logits = discriminate(discriminator, reals, cameras[1], context)
-    value = discriminator_logistic_loss(fake_logits, real_logits)
+    value = formulas.discriminator_logistic_loss(fake_logits, real_logits)
     context.backward(value.mean())
     return {
         f"Loss/D/loss{suffix}": value.detach(),
@@ -174,7 +167,7 @@ def _r1(
 ) -> tuple[Tensor, Tensor]:  # [B], [B], plain and weighted
     views = views.differentiable()
     logits = discriminate(discriminator, views, real.camera, context, differentiable_twice=True)
-    penalty = r1_penalty(logits, views.tensors())
+    penalty = formulas.r1_penalty(logits, views.tensors())
     weighted = gamma / 2 * penalty
     context.backward(weighted.mean())
     return penalty.detach(), weighted.detach()
@@ -205,11 +198,12 @@ def _add_adversarial_terms(
     if loss.adversarial > 0:
         views = Views(output.image, output.image_raw)
         logits = discriminate(networks.discriminator, views, camera, context)
-        per_sample = loss.adversarial * generator_logistic_loss(logits)
+        per_sample = loss.adversarial * formulas.generator_logistic_loss(logits)
         terms.metrics.update(score_metrics("fake", logits))
     if loss.has_semantic_discriminator:
         logits = _semantic_logits(networks, output, camera, loss, context)
-        per_sample = per_sample + loss.semantic_adversarial * generator_logistic_loss(logits)
+        value = formulas.generator_logistic_loss(logits)
+        per_sample = per_sample + loss.semantic_adversarial * value
         terms.metrics.update(score_metrics("fake_semantic", logits))
     if isinstance(per_sample, Tensor):
         terms.total = terms.total + per_sample.mean()

@@ -29,7 +29,6 @@ def condition_cameras(
     """Return conditioning cameras, each replaced by its neighbour's with some probability.
 
     Args:
-        latents: Latents with the cameras that images are rendered from.
         probability: Probability of a swap; None conditions on zeros.
         random: Random generators; not used if the probability is 0 or 1.
         swap_together: Decide once for the whole batch.
@@ -115,13 +114,8 @@ def render_heads(
     Rays, samples and compositing are float32; super-resolution runs in the context's precision.
 
     Args:
-        generator: Used for super-resolution.
         field: The field to render; without classes there is no segmentation. The segmentation is
             super-resolved only for the image-and-mask discriminator.
-        ws: Style vectors for the super-resolution.
-        latents: Viewpoints.
-        loss: Which gradients to detach.
-        context: Resolution, depths, precision.
         with_samples: Also return per-sample values.
         with_sdf_gradient: Also return the SDF gradient at samples.
     """

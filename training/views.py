@@ -13,19 +13,12 @@ from training.step_inputs import RealBatch, StepContext
 
 @dataclass(frozen=True)
 class Views:
-    """Inputs of a discriminator, all in [-1, 1].
+    """Inputs of a discriminator, all in [-1, 1]: full size, and at the rendering resolution."""
 
-    Args:
-        image: Full-size images, [B, 3, H, W].
-        image_raw: The same at the rendering resolution, [B, 3, h, w].
-        mask: Full-size masks or segmentations, [B, K, H, W].
-        mask_raw: The same at the rendering resolution, [B, K, h, w].
-    """
-
-    image: Tensor
-    image_raw: Tensor
-    mask: Tensor | None = None
-    mask_raw: Tensor | None = None
+    image: Tensor  # [B, 3, H, W]
+    image_raw: Tensor  # [B, 3, h, w]
+    mask: Tensor | None = None  # [B, K, H, W], masks or segmentations
+    mask_raw: Tensor | None = None  # [B, K, h, w]
 
     def blurred(self, sigma: float) -> "Views":
         """Blur full-size images and masks (spec 8.2)."""
@@ -62,9 +55,7 @@ def discriminate(
     """Return logits of images, augmented, and blurred at full size as scheduled.
 
     Args:
-        discriminator: For images, or for images and masks.
         views: Images at both sizes, with masks if the discriminator uses them.
-        context: Blur, augmentation and precision.
         differentiable_twice: Run in float32 and not compiled, for gradient penalties.
     """
     views = views.blurred(context.schedule.blur_sigma)
@@ -76,10 +67,7 @@ def discriminate(
     if context.camera_noise is not None:
         camera = camera + context.random.randn(camera.shape) * context.camera_noise
     image, image_raw = views.joined()
-    if differentiable_twice:
-        with not_compiled():
-            return discriminator(image, image_raw, camera)
-    with context.precision.autocast():
+    with not_compiled() if differentiable_twice else context.precision.autocast():
         return discriminator(image, image_raw, camera)
 
 

@@ -43,7 +43,6 @@ class Augmenter:
             mask: Class scores in [-1, 1].
             mask_raw: The same at the rendering resolution; None if and only if `mask` is.
             probability: In 0..1; see `AdaptiveProbability`.
-            random: Random generators of the samples.
         """
         assert (mask is None) == (mask_raw is None)
         if self.settings.mode == "none" or probability <= 0:

@@ -11,17 +11,12 @@ _NUM_NORMAL = 8
 
 
 class Dice:
-    """Random numbers per sample, all generated up front because many small requests are slow.
-
-    Args:
-        probability: Probability of each transform, in 0..1.
-    """
+    """Random numbers per sample, all generated up front because many small requests are slow."""
 
     def __init__(self, random: BatchRandom, probability: float):
-        num_batch = len(random)
         self.probability = probability
-        self._uniform = iter(random.rand((num_batch, _NUM_UNIFORM)).unbind(1))
-        self._normal = iter(random.randn((num_batch, _NUM_NORMAL)).unbind(1))
+        self._uniform = iter(random.rand((len(random), _NUM_UNIFORM)).unbind(1))
+        self._normal = iter(random.randn((len(random), _NUM_NORMAL)).unbind(1))
 
     def uniform(self, low: float, high: float) -> Tensor:  # [B]
         """Return uniform numbers in [low, high)."""
@@ -40,9 +35,5 @@ class Dice:
         return self.uniform(0, count).floor()
 
     def hits(self, probability: float | None = None) -> Tensor:  # [B], bool
-        """Decide for each sample whether a transform is applied.
-
-        Args:
-            probability: Overrides the common probability.
-        """
+        """Decide per sample whether to apply a transform; None uses the common probability."""
         return next(self._uniform) < (self.probability if probability is None else probability)

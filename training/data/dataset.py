@@ -26,15 +26,10 @@ _NUM_LISTED = 3
 
 
 class Unreadable(NamedTuple):
-    """A skipped sample.
-
-    Args:
-        name: Name of the sample.
-        reason: One line that includes the file.
-    """
+    """A skipped sample."""
 
     name: str
-    reason: str
+    reason: str  # one line that includes the file
 
 
 class PortraitDataset(Dataset):
@@ -49,11 +44,6 @@ class PortraitDataset(Dataset):
             antialiased bicubic filter, label maps with nearest neighbour.
         with_flips: Append a mirrored copy of every item, with labels and camera mirrored too;
             captions are unchanged.
-
-    Attributes:
-        files: Files that the samples are read from.
-        index: Contents of `dataset.json`.
-        label_set: Meaning of the label ids.
 
     Raises:
         UserError: If the dataset is incomplete or malformed. Damaged files are detected only when

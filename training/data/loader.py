@@ -143,7 +143,6 @@ def make_loader(
         num_replicas: Processes that share the sequence.
         streaming: Read tar shards sequentially (`ShardStream`) instead of by random access. The
             order then also depends on batch size, workers and replicas.
-        max_unreadable: Maximum number of unreadable samples.
         unreadable: Samples that were skipped and logged earlier; they count towards the maximum.
 
     Raises:

@@ -33,7 +33,6 @@ class TrainingEvaluator:
 
     Args:
         dataset: Real portraits at the generator's resolution.
-        device: Device of generators and networks.
         cache_folder: Cache for features of real images; can be shared by all runs.
 
     Raises:
@@ -74,7 +73,6 @@ class TrainingEvaluator:
         Args:
             generator: In eval mode; usually the EMA.
             cameras: Cameras to sample from; each also conditions its head.
-            seed: Determines latents and cameras.
 
         Returns:
             Metrics/fid_<features>, Metrics/kid_<features>, Metrics/miou and

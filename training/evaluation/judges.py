@@ -34,17 +34,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FeatureJudge:
-    """A feature network.
+    """A feature network."""
 
-    Args:
-        name: "procedural" or "inception".
-        network: From uint8 images [B, 3, H, W] to [B, num_features].
-        digest: Hash of its weights.
-    """
-
-    name: str
-    network: nn.Module
-    digest: str
+    name: str  # "procedural" or "inception"
+    network: nn.Module  # from uint8 images [B, 3, H, W] to [B, num_features]
+    digest: str  # hash of its weights
 
 
 # From images [B, 3, H, W] in [-1, 1] to classes [B, R, R] int64, at the judge's own resolution.

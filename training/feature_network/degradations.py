@@ -20,7 +20,6 @@ def degrade(
     """Blur, add noise to, and warp some of the images.
 
     Args:
-        images: Left unchanged.
         share: Share of images that get each degradation.
         max_blur: Largest standard deviation of the blur, in pixels at 64 px.
         max_noise: Largest standard deviation of noise, which has grains of 1, 2 or 4 pixels.

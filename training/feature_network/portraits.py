@@ -45,10 +45,7 @@ class Portraits:
 
 
 def load_portraits(paths: Sequence[str], resolution: int) -> Portraits:
-    """Read whole datasets.
-
-    Args:
-        paths: Datasets whose images have attributes.
+    """Read whole datasets whose images have attributes.
 
     Raises:
         UserError: If there are no datasets, one has no attributes, or one cannot be read.
@@ -78,7 +75,6 @@ def split_portraits(portraits: Portraits, held_out: float) -> tuple[Portraits, P
     """Split into portraits for training, and every n-th one for evaluation.
 
     Args:
-        portraits: Portraits in the order of the datasets.
         held_out: Share for evaluation, in 0..0.5.
     """
     is_held_out = torch.arange(len(portraits)) % round(1 / held_out) == 0

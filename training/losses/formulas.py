@@ -39,7 +39,6 @@ def minimal_surface_loss(
     """Return the mean of exp(-sharpness |d|), which penalises every zero crossing.
 
     Args:
-        sdf: Signed distances at samples of the volume.
         sharpness: Inverse width of the penalised shell, per world unit.
     """
     return torch.exp(-sharpness * sdf.abs()).mean()
@@ -82,13 +81,7 @@ def class_color_consistency_loss(
     image_raw: Tensor,  # [B, 3, h, w] in [-1, 1]
     segmentation_raw: Tensor,  # [B, K, h, w]
 ) -> Tensor:  # scalar
-    """Return the MSE between each part rendered alone and the image masked by its class.
-
-    Args:
-        class_images: One image per class, composited with that class's density.
-        image_raw: The raw render.
-        segmentation_raw: Its class scores.
-    """
+    """Return the MSE between each part rendered alone and the image masked by its class."""
     num_classes = segmentation_raw.shape[1]
     one_hot = F.one_hot(segmentation_raw.argmax(dim=1), num_classes).permute(0, 3, 1, 2)
     target = (image_raw + 1).unsqueeze(1) * one_hot.unsqueeze(2) - 1

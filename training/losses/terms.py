@@ -132,7 +132,6 @@ class LossSum:
 
         Args:
             name: Logged as `Loss/<name>/loss` (raw) and `Loss/<name>/weighted`.
-            weight: Factor in the sum.
             compute: Returns the term, a scalar or one value per sample.
         """
         if weight == 0:

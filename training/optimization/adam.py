@@ -51,7 +51,6 @@ def make_adam(
 
     Args:
         lr: Learning rate before the correction.
-        settings: Decay rates.
         reg_interval: Main steps k per lazy step; learning rate and decay rates are corrected by
             k / (k + 1) (StyleGAN2, appendix B). None if there is no lazy step.
     """
@@ -77,7 +76,6 @@ def optimizing(
     Gradients are averaged over all processes, cleaned of NaN and infinities, then clipped.
 
     Args:
-        network: The network trained in the block.
         scaler: Loss scaler of the block. If gradients overflow float16, the update is skipped and
             the scale is lowered.
         max_gradient_norm: Maximum norm of the whole gradient; None does not clip.

@@ -13,10 +13,9 @@ def make_average(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average's parameters towards the network's, and copy the buffers.
+    """Move the average's parameters towards the network's, in place, and copy the buffers.
 
     Args:
-        average: Modified in place.
         decay: Weight of the old average; 0 copies the network.
     """
     for old, new in zip(average.parameters(), network.parameters(), strict=True):

@@ -14,10 +14,6 @@ class TrainingPrecision:
 
     Mapping, rays, depths, distances and their gradients, densities, compositing, losses, R1 and the
     optimizer always use float32.
-
-    Args:
-        name: Of the networks.
-        device: Where training runs.
     """
 
     name: Precision = "fp32"

@@ -78,11 +78,7 @@ def make_normal_maps(
     resolution: int,
     seed: int,
 ) -> tuple[Tensor, Tensor]:  # [num, 3, H, W] uint8, [num, H, W] uint8
-    """Render normal maps of procedural heads, coloured like those that distillation encodes.
-
-    Returns:
-        The normal maps and their label maps.
-    """
+    """Render normal maps of procedural heads, coloured as distillation encodes them, and labels."""
     normals = [torch.empty(0, 3, resolution, resolution)]
     label_maps = [torch.empty(0, resolution, resolution, dtype=torch.uint8)]
     for start in range(0, num, _ENCODE_BATCH):
@@ -128,11 +124,7 @@ def cached_batches(
     seed: int,
     position: int = 0,
 ) -> Iterator[PriorBatch]:
-    """Yield batches of a dataset in memory whose images are already encoded.
-
-    Args:
-        position: Number of items already used.
-    """
+    """Yield batches of encoded images in memory; `position` counts the items already used."""
     for rows in infinite_batches(len(means), batch_size, seed=seed, position=position):
         control = make_control_image(data.label_maps[rows], data.label_set)
         captions = [data.captions[row] for row in rows]

@@ -251,7 +251,7 @@ def make_pipeline(networks: PriorNetworks) -> StableDiffusionControlNetPipeline:
 @torch.no_grad()
 def draw_samples(
     networks: PriorNetworks,
-    prompts: Sequence[str],
+    prompts: Sequence[str],  # B
     control: Tensor,  # [B, 3, H, W] in 0..1
     *,
     guidance_scale: float,
@@ -261,8 +261,6 @@ def draw_samples(
     """Draw one image per prompt, with its coloured label map as condition.
 
     Args:
-        prompts: B texts.
-        control: Coloured label maps.
         seed: Seed of the initial noise.
     """
     images = make_pipeline(networks)(
@@ -282,7 +280,6 @@ def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) 
     Args:
         folder: `StableDiffusionControlNetPipeline.from_pretrained` loads it. Without the base it
             only has `controlnet/`, which `ControlNetModel.from_pretrained` loads.
-        networks: Left unchanged.
         with_base: Write the whole pipeline instead of the ControlNet alone.
     """
     names = _NETWORK_NAMES if with_base else ("controlnet",)

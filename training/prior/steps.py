@@ -20,7 +20,6 @@ def autoencoder_losses(
     """Compare images with their reconstruction: absolute error of values and of gradients, KL.
 
     Args:
-        images: Its input and target.
         weights: Pixel weights, 1 on average.
         noise: Standard normal; samples the latents from the posterior.
 
@@ -46,8 +45,9 @@ def snr_weights(
     """Return min(SNR, gamma) divided by the target's own weight; no noise level dominates."""
     alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alphas / (1 - alphas)
-    capped = snr.clamp(max=gamma)
-    return capped / (snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr)
+    return snr.clamp(max=gamma) / (
+        snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr
+    )
 
 
 def denoising_losses(
@@ -60,8 +60,6 @@ def denoising_losses(
     """Predict the noise of noised latents from caption and, for most samples, label map.
 
     Args:
-        scheduler: Adds the noise.
-        options: Dropout rates and loss weight.
         generator: Draws noise, timesteps and dropout, on the CPU.
     """
     mean = batch.latent_mean

@@ -71,12 +71,7 @@ def run_carefully(
 
 
 def report_stop(position: str, command: str) -> None:
-    """Log where a run stopped and how to resume it.
-
-    Args:
-        position: For example "12 images".
-        command: Starts this run; "" if it is unknown.
-    """
+    """Log where a run stopped, such as "12 images", and how to resume it; see `resume_command`."""
     launched = ", launched as before" if world().size > 1 else ""
     _logger.info("stopped at %s; to resume%s:", position, launched)
     _logger.info("  %s", resume_command(command) or "resume=true")

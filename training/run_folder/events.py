@@ -15,9 +15,7 @@ def log_event(run_folder: Path, kind: str, images_seen: int, reason: str, **more
     """Append to `events.jsonl`.
 
     Args:
-        run_folder: An existing folder.
         kind: One word, such as rollback.
-        images_seen: The progress of the training.
         reason: Explains the event to a user.
         more: Further plain values; non-finite numbers become text.
 

@@ -18,11 +18,7 @@ def geometry_histograms(
     generator: Generator,
     latents: Latents,
 ) -> dict[str, Tensor]:  # name -> [M]
-    """Return distances of the first heads at points that are the same in every snapshot.
-
-    Args:
-        generator: Usually the moving average.
-        latents: The first four are used.
+    """Return distances of the first four heads at points that are the same in every snapshot.
 
     Returns:
         `SDF/box`, the distance of the whole head at uniform points. At the sixteenth of them

@@ -32,12 +32,7 @@ def render_grids(
     *,
     columns: int,
 ) -> dict[str, Tensor]:  # name -> [3, rows * H, columns * W] in [-1, 1]
-    """Render the same heads from the same cameras at every snapshot.
-
-    Args:
-        generator: Usually the moving average.
-        latents: One per tile.
-        columns: Tiles per row.
+    """Render one tile per latent: the same heads from the same cameras at every snapshot.
 
     Returns:
         Grids named image, depth and normals; with labels also segmentation and overlay; and
@@ -129,10 +124,7 @@ def make_card(
     """Return the card of a checkpoint in Markdown: its origin and the state of training.
 
     Args:
-        command: Starts this training.
         data: Describes the dataset.
-        images_seen: Images used so far.
-        seconds: Training time so far.
         device: Describes the hardware.
         stats: Means over the last tick.
     """

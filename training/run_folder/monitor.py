@@ -171,12 +171,7 @@ class Monitor:
             self._write("events", self._events.add, summaries, images_seen)
 
     def add_hparams(self, values: Mapping[str, object]) -> None:
-        """Describe the run to TensorBoard's page of hyper-parameters.
-
-        Args:
-            values: Options by their dotted names; anything but numbers, text and booleans is
-                written as text.
-        """
+        """Write options by dotted names, other values as text, for TensorBoard's HParams page."""
         if self._is_main:
             plain = {
                 name: value if isinstance(value, str | bool | int | float) else str(value)

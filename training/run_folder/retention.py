@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mate3d.atomic import atomic_file, atomic_folder, remove_folder
@@ -30,9 +31,7 @@ def keep_checkpoints(
 
     Args:
         run_folder: Holds `checkpoint/`.
-        images_seen: Names the folder.
         metrics: Logged values, including the metrics of the snapshot; may be empty.
-        settings: How many to keep.
 
     Raises:
         UserError: If a file cannot be written or removed.
@@ -109,9 +108,7 @@ def _read_metrics(folder: Path) -> MetricsByImages:
 def _link_or_copy(source: Path, target: Path) -> None:
     """Link weights, which are never edited in place; copy text files."""
     if source.suffix == ".safetensors":
-        try:
+        with suppress(OSError):
             os.link(source, target)
             return
-        except OSError:
-            pass
     shutil.copyfile(source, target)

@@ -39,7 +39,6 @@ def draw_sdf_slices(
 
     Args:
         field: One head.
-        label_set: Names and colours of its parts.
         box_size: Side of the cube, centred at the origin, in world units.
         resolution: Side of a slice in pixels.
         scale: Distance at which colours are full.

@@ -85,11 +85,10 @@ def measure_surface(generator: Generator) -> Surface:
     camera = generator.config.camera_rig.make_camera().to(device)
     slopes, outside = [], []
     for latent in z.split(1):
-        with torch.no_grad():
-            field = generator.make_field(generator.map(latent, camera))
         points = torch.rand(1, _NUM_POINTS, 3, generator=random) - 0.5
         points = points.to(device) * generator.config.box_size
         with torch.no_grad():
+            field = generator.make_field(generator.map(latent, camera))
             sdf = field.sdf(points)
         outside.append(sdf[sdf > 0])
         slopes.append(_slopes_at_surface(field, points, sdf))

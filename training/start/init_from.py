@@ -136,7 +136,6 @@ def initialize_networks(networks: Networks, source: InitSource) -> None:
 
     Args:
         networks: Modified in place. Create the EMA afterwards.
-        source: Weights to start from.
 
     Raises:
         UserError: If sizes of mapping, trunk or images differ.
@@ -225,10 +224,10 @@ def _scale_sdf_head(generator: Generator, level: float) -> None:
 
 
 def _fill_class_heads(filler: WeightFiller, generator: Generator) -> None:
-    sdf_head = filler.module("decoder.sdf_head")
+    sdf_head = tensors_below(filler.targets, "decoder.sdf_head")
+    origin = f"of class heads from the SDF head, perturbed by {_CLASS_HEAD_NOISE:.0%}"
     for index in range(len(generator.decoder.class_heads)):
         head = density_to_sdf.perturbed(sdf_head, _CLASS_HEAD_NOISE)
-        origin = f"of class heads from the SDF head, perturbed by {_CLASS_HEAD_NOISE:.0%}"
         filler.fill_module(origin, f"decoder.class_heads.{index}", head)
 
 

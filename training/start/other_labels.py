@@ -27,7 +27,6 @@ def picture_layer(
 
     Args:
         initial: Values for classes missing in the source, or for all if sizes differ.
-        tensor: Values of the source.
         pairs: See `common_classes`.
     """
     result = initial.clone()
@@ -50,7 +49,6 @@ def reading_layer(
 
     Args:
         weight: Weight of a layer for J classes; J = 0 for an image discriminator.
-        num_classes: Classes K of the new layer.
         pairs: See `common_classes`.
     """
     num_theirs, num_ours = weight.shape[1] // 2, _IMAGE_CHANNELS + num_classes

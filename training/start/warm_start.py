@@ -58,12 +58,7 @@ def make_pictures(generator: Generator, count: int) -> Pictures:
 
 
 class PicturePool:
-    """A ring buffer of images, valid while planes and decoder do not change.
-
-    Args:
-        generator: Renders its part of the images.
-        capacity: Maximum number of images.
-    """
+    """A ring buffer of up to `capacity` images, valid while planes and decoder do not change."""
 
     def __init__(self, generator: Generator, capacity: int):
         self._generator, self._capacity = generator, capacity
@@ -160,10 +155,7 @@ def attribute_vectors(
 
 
 class WarmStart:
-    """Runs the warm start step by step; the caller handles the loop, logging and saving.
-
-    Args:
-        generator: Trained in place.
+    """Trains a generator in place, step by step; the caller handles loop, logging and saving.
 
     Raises:
         UserError: If there are no procedural portraits with the generator's label set, or its

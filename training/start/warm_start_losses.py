@@ -100,8 +100,6 @@ def label_loss(
     Distance errors alone are too small to preserve thin parts such as the mouth.
 
     Args:
-        predicted: Predicted distances at points.
-        truth: True distances at the same points.
         scale: Softmax temperature on predicted distances, in world units.
     """
     num_classes = truth.class_sdf.shape[-1]

@@ -12,11 +12,7 @@ _SHOWN_NAMES = 4
 
 
 class WeightFiller:
-    """Sets a network's tensors and records the origin of each.
-
-    Args:
-        network: Modified in place.
-    """
+    """Sets a network's tensors in place and records the origin of each."""
 
     def __init__(self, network: nn.Module):
         # These share memory with the network.
@@ -39,10 +35,6 @@ class WeightFiller:
         targets = self.targets
         if all(n in targets and targets[n].shape == t.shape for n, t in named.items()):
             self.fill(origin, named)
-
-    def module(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors below a module's name."""
-        return tensors_below(self.targets, prefix)
 
     def keep(self, origin: str, name: str) -> None:
         """Record that a tensor is deliberately unchanged, if it is not set yet."""

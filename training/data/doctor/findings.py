@@ -68,9 +68,6 @@ class Notes:
         """Record a fault of an item; it may have several of the same kind.
 
         Args:
-            code: Kind of fault.
-            name: Name of the item.
-            remark: Remark on this item.
             detail: Data for the repair; replaces earlier data.
         """
         finding = self.all[code]

@@ -27,11 +27,6 @@ def make_thumbnail(
 
     Ids outside the label set are magenta, masks without a label set are grey, and missing or
     unreadable files are shown as a crossed square.
-
-    Args:
-        image: Image file, or None.
-        mask: Mask file, or None.
-        label_set: Colours of the classes.
     """
     picture, _ = try_reading(files, image, _make_picture)
     overlay, _ = try_reading(files, mask, partial(_make_colors, label_set=label_set))

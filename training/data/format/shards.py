@@ -23,16 +23,11 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class ShardTable:
-    """Positions of the files in a shard.
+    """Positions of the files in a shard."""
 
-    Args:
-        file: Path of the shard relative to the dataset.
-        num_bytes: Size of the shard.
-        members: Offset and size in bytes of `images/NAME` and `masks/NAME`, in the shard's order.
-    """
-
-    file: str
+    file: str  # path of the shard relative to the dataset
     num_bytes: int
+    # Offset and size in bytes of `images/NAME` and `masks/NAME`, in the shard's order.
     members: Mapping[str, tuple[int, int]]
 
     @cached_property

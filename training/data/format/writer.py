@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -187,7 +186,8 @@ class DatasetWriter:
         is_dataset = path.is_file() if self._is_zip else (path / layout.INDEX_NAME).is_file()
         if not is_dataset:
             raise UserError(f"output {path} is not a dataset and will not be overwritten")
-        strangers = [] if self._is_zip else [p.name for p in path.iterdir() if not _is_ours(p.name)]
+        ours = {layout.INDEX_NAME, layout.SHARD_FOLDER, "images", "masks"}
+        strangers = set() if self._is_zip else {entry.name for entry in path.iterdir()} - ours
         if strangers:
             raise UserError(
                 f"output {path} contains other files than a dataset, first {min(strangers)}, and "
@@ -201,12 +201,7 @@ class DatasetWriter:
             return ShardContainer(path, self._shard_size)
         return FolderContainer(path)
 
-    def _finish(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._container.finish(json.dumps(self._make_index()).encode())
@@ -226,12 +221,3 @@ class DatasetWriter:
             "captions": optional.pop("captions"),
             **{key: value for key, value in optional.items() if value},
         }
-
-
-def _is_ours(name: str) -> bool:
-    return name in (
-        layout.INDEX_NAME,
-        layout.IMAGE_FOLDER[:-1],
-        layout.MASK_FOLDER[:-1],
-        layout.SHARD_FOLDER,
-    )

@@ -175,11 +175,7 @@ class PhotoFiles(ABC):
     def _read_known(
         self, key: Callable[[str], str], keys: set[str]
     ) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
-        """Read the files beside the photos.
-
-        Args:
-            key: Converts names in the files to keys.
-            keys: Keys of the photos.
+        """Read the files beside the photos, which have these keys.
 
         Returns:
             Fields of `RawItem`, each with values by key; problems of photos by key; and notes

@@ -70,13 +70,11 @@ def _ids_of_colors(
     label_set: LabelSet,
     path: Path,
 ) -> np.ndarray:  # [H, W] uint8
-    is_grey = (pixels == pixels[..., :1]).all()
-    if is_grey:
+    if (pixels == pixels[..., :1]).all():
         return pixels[..., 0].copy()
     ids, is_known = look_up_colors(pixels, label_set.palette)
-    is_unknown = ~is_known
-    if is_unknown.any():
-        unknown, counts = np.unique(pixels[is_unknown], axis=0, return_counts=True)
+    if not is_known.all():
+        unknown, counts = np.unique(pixels[~is_known], axis=0, return_counts=True)
         color = tuple(unknown[counts.argmax()].tolist())
         raise UserError(
             f"mask {path} contains {len(unknown)} colour(s) not in {label_set.name}, most often "

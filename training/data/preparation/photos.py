@@ -185,9 +185,8 @@ class PhotoMaker:
         if crop in _ALIGNED:
             five = five_landmarks(shot.landmarks or {})
             if five is None:
-                raise UserError(
-                    f"crop={crop} requires five landmarks; found {_listed(shot.landmarks)}"
-                )
+                found = ", ".join(shot.landmarks or {}) or "none"
+                raise UserError(f"crop={crop} requires five landmarks; found {found}")
             square = ffhq_crop(five, size) if crop == "ffhq" else eg3d_crop(five, size)
             if square.enlargement > _MAX_ENLARGEMENT:
                 raise UserError(
@@ -255,10 +254,6 @@ def _fit_mask(
             f"{size[0]} x {size[1]} px"
         )
     return np.array(Image.fromarray(label_map).resize(size, Image.Resampling.NEAREST))
-
-
-def _listed(landmarks: Mapping[str, Point] | None) -> str:
-    return ", ".join(landmarks or {}) or "none"
 
 
 def _middle_square(size: tuple[int, int], resolution: int) -> Crop:

@@ -26,8 +26,9 @@ def make_preview(path: Path) -> Tensor:  # [3, H, W] in [-1, 1]
     images = torch.nn.functional.interpolate(images, (tile, tile), mode="area")
     masks = resize_nearest(masks, tile)
     columns = min(_COLUMNS, count)
-    rows = []
-    for first in range(0, count, columns):
-        for pictures in (images, masks):
-            rows.append(make_image_grid(pictures[first : first + columns], columns))
+    rows = [
+        make_image_grid(pictures[first : first + columns], columns)
+        for first in range(0, count, columns)
+        for pictures in (images, masks)
+    ]
     return torch.cat(rows, dim=1)

@@ -7,7 +7,8 @@ import torch
 
 from mate3d.cameras import unpack_camera
 
-NUM_BINS = 24
+# Bins over the range of |yaw| in the data.
+_NUM_BINS = 24
 
 
 def yaw_of_cameras(
@@ -26,8 +27,6 @@ def yaw_of_cameras(
 def balancing_repeats(
     cameras: np.ndarray,  # [N, 25]
     max_repeats: int,
-    *,
-    num_bins: int = NUM_BINS,
 ) -> np.ndarray:  # [N] int64 >= 1
     """Return repeats that flatten the histogram of |yaw| as far as `max_repeats` allows.
 
@@ -36,11 +35,10 @@ def balancing_repeats(
 
     Args:
         max_repeats: Maximum repeats; 1 disables rebalancing.
-        num_bins: Bins over the range of |yaw| in the data.
     """
     yaw = np.abs(yaw_of_cameras(cameras))
     widest = max(float(yaw.max(initial=0.0)), math.radians(1))
-    bins = np.minimum((yaw / widest * num_bins).astype(np.int64), num_bins - 1)
-    counts = np.bincount(bins, minlength=num_bins)
+    bins = np.minimum((yaw / widest * _NUM_BINS).astype(np.int64), _NUM_BINS - 1)
+    counts = np.bincount(bins, minlength=_NUM_BINS)
     wanted = np.rint(counts.max() / np.maximum(counts[bins], 1)).astype(np.int64)
     return np.clip(wanted, 1, max_repeats)

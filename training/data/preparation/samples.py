@@ -41,19 +41,12 @@ class RawItem:
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """A sample ready to be written.
+    """A sample ready to be written."""
 
-    Args:
-        name: Name relative to `images/` and `masks/`.
-        image: PNG file, 8-bit RGB.
-        mask: PNG file, 8-bit palette.
-        known: Camera, caption and other arguments of `DatasetWriter.add_encoded`.
-    """
-
-    name: str
-    image: bytes
-    mask: bytes
-    known: Mapping[str, Any]
+    name: str  # relative to `images/` and `masks/`
+    image: bytes  # PNG file, 8-bit RGB
+    mask: bytes  # PNG file, 8-bit palette
+    known: Mapping[str, Any]  # camera, caption, ...: see `DatasetWriter.add_encoded`
 
 
 class FailedSample(NamedTuple):
@@ -65,17 +58,11 @@ class FailedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Photos found by a source.
-
-    Args:
-        items: Usable photos, sorted by name.
-        unusable: Unusable files and photos, sorted by name.
-        notes: Sentences about the files, for the user.
-    """
+    """Photos and unusable files found by a source, sorted by name."""
 
     items: tuple[RawItem, ...]
     unusable: tuple[FailedSample, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences about the files, for the user
 
 
 @dataclass(frozen=True)

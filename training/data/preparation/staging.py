@@ -75,9 +75,9 @@ class Staging:
         """
         check_name(sample.name)
         version = self._versions[sample.name]
-        contents = (sample.image, sample.mask)
         with self._naming_errors():
-            for path, content in zip(self._paths(sample.name), contents, strict=True):
+            files = zip(self._paths(sample.name), (sample.image, sample.mask), strict=True)
+            for path, content in files:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self._write_line({"name": sample.name, "version": version, **sample.known})
@@ -135,12 +135,9 @@ class Staging:
 def open_staging(
     output: Path, settings: Mapping[str, Any], versions: Mapping[str, str], *, restart: bool
 ) -> Iterator[Staging]:
-    """Yield the staged samples of `output`, locked against other processes.
+    """Yield the staged samples of `output`, locked against other processes; see `Staging`.
 
     Args:
-        output: Path of the dataset.
-        settings: See `Staging`.
-        versions: See `Staging`.
         restart: Discard the samples of an interrupted preparation.
 
     Raises:
