@@ -16,7 +16,7 @@ from torch_utils.memory import peak_memory_bytes
 _NUM_DRAWS, _DRAWS_PER_CALL = 16, 4
 REGION_DEFINITION = (
     "pixels of an edited class in the source mask, the edited mask or (painted view only) the "
-    "painted mask, dilated by dilation_pixels in each direction"
+    "painted mask, widened by dilation_pixels in each direction"
 )
 
 

@@ -31,10 +31,10 @@ _logger = logging.getLogger(__name__)
 class EditScriptOptions(Options):
     r"""Edit a portrait with a repainted mask and a prompt.
 
-    python -m scripts.edit generator=demo_cat output=outputs/edit_mine
+    python -m scripts.edit generator=demo_cat output=outputs/source
         writes source.png and source_mask.png; repaint the mask with any tool that keeps palettes
     python -m scripts.edit generator=demo_cat output=outputs/edit_mine \
-        mask=outputs/edit_mine/source_mask.png prompt="a cat with pointed black ears"
+        mask=outputs/source/source_mask.png prompt="a cat with pointed black ears"
 
     Args:
         output: Folder for the results and this run's log.
@@ -102,6 +102,9 @@ def _edit(config: EditScriptOptions) -> None:
         _logger.info("wrote %s/source_mask.png; repaint it and pass it as mask=...", config.output)
         return
     request = _make_request(config, portrait, mask)
+    class_names = portrait.generator.label_set.class_names
+    names = ", ".join(class_names[each] for each in request.class_ids)
+    _logger.info("classes that may change: %s", names)
     session = EditSession(portrait, request, options, _load_guidance(config))
     with stop_on_signal() as should_stop:
         session.run(should_stop)

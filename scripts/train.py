@@ -47,7 +47,7 @@ class ModelOptions(Options):
 class TrainOptions(Options):
     """Train a generator and its discriminators on portraits with masks.
 
-      python -m scripts.train experiment=demo_cat data=data/cats128.zip output=outputs/train_cats
+    python -m scripts.train experiment=demo_cat data=data/cats128.zip output=outputs/train_cats
 
     Args:
         data: Dataset written by prepare_data: a folder or .zip. With train.streaming also the URL

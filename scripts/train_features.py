@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 class TrainFeaturesOptions(Options):
     """Train the feature network that compares procedural portraits (FID, KID, mIoU).
 
-      python -m scripts.train_features data=[data/cats.zip,data/rich.zip] output=outputs/features
+    python -m scripts.train_features data=[data/cats.zip,data/rich.zip] output=outputs/features
 
     Args:
         data: Datasets with attributes, as prepare_data writes them for procedural portraits; a

@@ -17,8 +17,8 @@ _logger = logging.getLogger(__name__)
 class TrainPriorOptions(PriorRunOptions):
     """Train the 2D prior of editing on a dataset with captions.
 
-      python -m scripts.train_prior data=data/cats64.zip output=outputs/train_prior
-      python -m scripts.train_prior prior=controlnet prior.base=FOLDER data=DATA output=RUN
+    python -m scripts.train_prior data=data/cats64.zip output=outputs/train_prior
+    python -m scripts.train_prior prior=controlnet prior.base=FOLDER data=DATA output=RUN
 
     Args:
         data: Dataset with captions: a folder or a .zip archive (see prepare_data).

@@ -133,8 +133,15 @@ class Trainer:
         finally:
             self._monitor.close()
         if not is_complete:
-            report_stop(f"iteration {state.iteration}, {state.images_seen} images", self._command)
+            report_stop(f"{self._position()}, {state.images_seen} images", self._command)
         return is_complete
+
+    def _position(self) -> str:
+        """Return the step of the current stage, or the iteration of the adversarial training."""
+        for stage in self._state.stages:
+            if stage.images_left > 0:
+                return f"{stage.name} step {stage.runner.steps_done} of {stage.runner.num_steps}"
+        return f"iteration {self._state.iteration}"
 
     def _images_left(self) -> int:
         adversarial = round(self._settings.loop.total_kimg * 1000) - self._state.adversarial_images
