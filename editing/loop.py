@@ -152,7 +152,7 @@ class EditLoop:
         if weights.preservation:
             terms["preservation"] = losses.preservation_loss(*images, inside)
         ious = [losses.mask_iou(label_map, target.painted_label_map, k) for k in target.class_ids]
-        self.numbers["IoU"] = f"{fmean(1.0 if iou is None else iou for iou in ious):.3f}"
+        self.numbers["mean IoU"] = f"{fmean(1.0 if iou is None else iou for iou in ious):.3f}"
         self.numbers["PSNR outside"] = f"{losses.psnr_outside(*images, inside):.1f} dB"
         return terms
 
