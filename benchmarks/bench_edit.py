@@ -39,13 +39,12 @@ from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
 from editing.guidance.controlnet import load_controlnet_guidance
 from editing.loop import EditLoop, EditTarget
+from editing.masks import find_mask, load_painted_mask
 from editing.options import EditOptions
 from editing.regions import (
     ClassRegion,
     EditRegion,
     PaintedRegion,
-    find_mask,
-    load_painted_mask,
     make_region,
     repainted_pixels,
 )

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from editing.masks import find_mask, load_painted_mask, resolve_edit_classes
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
-from editing.regions import find_mask, load_painted_mask, resolve_edit_classes
 from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
 from mate3d.generation.options import TruncationPsi

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from editing.regions import edit_mask, resolve_edit_classes
+from editing.masks import resolve_edit_classes
+from editing.regions import edit_mask
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ
 

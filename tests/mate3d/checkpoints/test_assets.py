@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from editing.regions import find_mask, load_painted_mask
+from editing.masks import find_mask, load_painted_mask
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.checkpoints.assets import ASSETS, named_asset
 from mate3d.errors import UserError
