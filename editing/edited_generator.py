@@ -13,14 +13,20 @@ from editing.regions import EditRegion
 from mate3d.errors import UserError
 from mate3d.generator import Generator, RenderOutput
 from mate3d.rendering.field import Field
+from mate3d.rendering.rays import sample_rays
+from mate3d.rendering.renderer import render_field
 from mate3d.rendering.triplane import TriPlaneField, TriPlaneProbe
+
+# The two planes in their order, as learnable names.
+PLANE_KINDS = ("texture", "shape")
+_OWN_NAMES = ("ws", *PLANE_KINDS)
 
 
 class EditedGenerator(nn.Module):
     """Source and edited head of one portrait.
 
     An edit changes the planes only. They follow from the style vectors, from the weights of a copy
-    of the backbone, and from an offset that is added to them, which is the most local of the three.
+    of the backbone, and from offsets that are added to them, which are the most local of the three.
     Decoder, super-resolution and background are shared with the source. The source's planes are
     computed once.
 
@@ -28,8 +34,10 @@ class EditedGenerator(nn.Module):
         generator: Source generator; it is frozen.
         source_ws: Style vectors of the portrait, [1, L, w_dim].
         region: Where the edited copy is visible.
-        learnable: What is optimised: "ws", "planes", and patterns of module or parameter names of
-            the generator such as "backbone.blocks.*.to_image".
+        look: Further points where only the copy's texture is visible; depends on the source's
+            distances alone. None for no such points.
+        learnable: What is optimised: "ws", "texture" and "shape" (offsets on the planes), and
+            patterns of module or parameter names such as "backbone.blocks.*.to_image".
 
     Raises:
         UserError: If a pattern matches no weights of the backbone, or if the generator cannot be
@@ -41,26 +49,29 @@ class EditedGenerator(nn.Module):
         generator: Generator,
         source_ws: Tensor,  # [1, L, w_dim]
         region: EditRegion,
+        look: EditRegion | None = None,
         *,
         learnable: Sequence[str] = (),
     ):
         super().__init__()
         check_editable(generator)
         self.generator = generator.eval().requires_grad_(False)
-        self.region = region
+        self.region, self.look = region, look
         self.register_buffer("source_ws", source_ws.detach().clone())
         self.ws = nn.Parameter(self.source_ws.clone(), requires_grad="ws" in learnable)
         self.backbone = copy.deepcopy(generator.backbone)
         self.learnable_names = _select_parameters(
-            self.backbone, [name for name in learnable if name not in ("ws", "planes")]
+            self.backbone, [name for name in learnable if name not in _OWN_NAMES]
         )
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(name in self.learnable_names)
         with torch.no_grad():
             self._source_planes = generator.make_planes(self.source_ws)
-        self.plane_offset: nn.Parameter | None = None
-        if "planes" in learnable:
-            self.plane_offset = nn.Parameter(torch.zeros_like(torch.stack(self._source_planes)))
+        # Offsets of texture and shape planes, by name.
+        self.offsets = nn.ParameterDict()
+        for name in PLANE_KINDS:
+            if name in learnable:
+                self._add_offset(name)
 
     def source_field(self) -> TriPlaneField:
         """Return the source head."""
@@ -74,19 +85,22 @@ class EditedGenerator(nn.Module):
     def edited_field(self) -> TriPlaneField:
         """Return the head of the learnable copy, without fusion."""
         texture, shape = self.backbone(self.ws, "const")
-        if self.plane_offset is not None:
-            texture, shape = texture + self.plane_offset[0], shape + self.plane_offset[1]
+        if "texture" in self.offsets:
+            texture = texture + self.offsets["texture"]
+        if "shape" in self.offsets:
+            shape = shape + self.offsets["shape"]
         return self.generator.make_field(self.source_ws, (texture, shape))
 
     def fused_field(self) -> FusedField:
         """Return the source outside the region and the learnable copy inside it."""
-        return FusedField(self.source_field(), self.edited_field(), self.region)
+        return FusedField(self.source_field(), self.edited_field(), self.region, self.look)
 
     def render(
         self,
         field: Field,
         camera: Tensor,  # [1, 25]
         *,
+        semantic_features: Tensor | None = None,  # [1, F, h, w]
         with_normals: bool = False,
         with_samples: bool = False,
     ) -> RenderOutput:
@@ -94,15 +108,26 @@ class EditedGenerator(nn.Module):
 
         Unlike in training, the gradient of the segmentation reaches the density, so a painted
         outline moves the surface and not only the labels.
+
+        Args:
+            semantic_features: Feature image for the segmentation instead of the render's own.
         """
-        return self.generator.render(
+        config = self.generator.config
+        view = render_field(
             field,
-            self.source_ws,
-            camera,
+            *sample_rays(camera, config.neural_rendering_resolution),
+            config.rendering,
             with_normals=with_normals,
             with_samples=with_samples,
             detach_semantic_density=False,
         )
+        return self.generator.superresolve(
+            view, self.source_ws, semantic_features=semantic_features
+        )
+
+    def plane_std(self, kind: str) -> float:
+        """Return the standard deviation of the source's texture or shape planes."""
+        return self._source_planes[PLANE_KINDS.index(kind)].std().item()
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Return the learnable weights of the backbone, without `ws`."""
@@ -113,8 +138,7 @@ class EditedGenerator(nn.Module):
         state = self.backbone.state_dict()
         changed = {"ws": self.ws}
         changed |= {f"backbone.{name}": state[name] for name in sorted(self.learnable_names)}
-        if self.plane_offset is not None:
-            changed["plane_offset"] = self.plane_offset
+        changed |= {f"offsets.{name}": offset for name, offset in self.offsets.items()}
         return {name: tensor.detach().clone() for name, tensor in changed.items()}
 
     @torch.no_grad()
@@ -124,15 +148,22 @@ class EditedGenerator(nn.Module):
         Raises:
             UserError: If a tensor is unknown or its shape does not fit this generator.
         """
-        if "plane_offset" in state and self.plane_offset is None:
-            self.plane_offset = nn.Parameter(torch.zeros_like(torch.stack(self._source_planes)))
-        targets = {"ws": self.ws, "plane_offset": self.plane_offset} | {
-            f"backbone.{name}": parameter for name, parameter in self.backbone.named_parameters()
+        for name in PLANE_KINDS:
+            if f"offsets.{name}" in state and name not in self.offsets:
+                self._add_offset(name)
+        targets = {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not name.startswith("generator.")
         }
         for name, tensor in state.items():
             if name not in targets or targets[name].shape != tensor.shape:
                 raise UserError(f"edit has {name} {list(tensor.shape)}, not in this generator")
             targets[name].copy_(tensor)
+
+    def _add_offset(self, kind: str) -> None:
+        planes = self._source_planes[PLANE_KINDS.index(kind)]
+        self.offsets[kind] = nn.Parameter(torch.zeros_like(planes))
 
 
 def check_editable(generator: Generator) -> None:
@@ -160,7 +191,7 @@ def _select_parameters(backbone: nn.Module, patterns: Sequence[str]) -> set[str]
         }
         if not found:
             raise UserError(
-                f"learnable '{pattern}' names no weights; use ws, planes or names below "
+                f"learnable '{pattern}' names no weights; use ws, texture, shape or names below "
                 "backbone, such as backbone.blocks.*.to_image"
             )
         selected |= found

@@ -22,11 +22,14 @@ class FusedField:
         source: Field of the frozen generator; batch 1.
         edited: Field of the learnable copy; its decoder is used for 3D labels only.
         region: Share of the edited copy at points; no gradient flows through it.
+        look: Share of the edited copy's texture alone at further points, from the source's class
+            distances; None for no such points.
     """
 
     source: TriPlaneField
     edited: TriPlaneField
     region: EditRegion
+    look: EditRegion | None = None
 
     @property
     def background(self) -> Tensor | None:
@@ -45,19 +48,19 @@ class FusedField:
         """Return features and all distances at world points."""
         samples = self._source_samples(points)
         share = self._share(points, samples.class_sdf)
+        features, sdf, class_sdf = samples.features, samples.sdf, samples.class_sdf
         index = share[0, :, 0].nonzero().squeeze(1)
-        if len(index) == 0:
-            return samples
-        part = points[:, index], share[:, index]
-        fused = self.source.decode(
-            self._fused(TriPlaneField.texture_features, *part),
-            self._fused(TriPlaneField.shape_features, *part),
-        )
-        return FieldSamples(
-            features=samples.features.index_copy(1, index, fused.features),
-            sdf=samples.sdf.index_copy(1, index, fused.sdf),
-            class_sdf=samples.class_sdf.index_copy(1, index, fused.class_sdf),
-        )
+        if len(index) > 0:
+            shape = self.shape_features(points[:, index], share[:, index])
+            whole, classes = self.source.decoder.distances(shape)
+            sdf = sdf.index_copy(1, index, whole)
+            class_sdf = class_sdf.index_copy(1, index, classes)
+        share = self.texture_share(points, samples.class_sdf, share)
+        index = share[0, :, 0].nonzero().squeeze(1)
+        if len(index) > 0:
+            colors = self.colors(points[:, index], share[:, index])
+            features = features.index_copy(1, index, colors)
+        return FieldSamples(features=features, sdf=sdf, class_sdf=class_sdf)
 
     def sdf(
         self,
@@ -75,13 +78,14 @@ class FusedField:
         return sdf.index_copy(1, index, self.source.decoder.sdf(features))
 
     @torch.no_grad()
-    def share(
+    def shares(
         self,
         points: Tensor,  # [1, N, 3]
-    ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
-        """Return the region's share of the edited copy at world points."""
-        features = self.source.shape_features(points)
-        return self.share_of(points, self.source.decoder.class_distances(features))
+    ) -> tuple[Tensor, Tensor]:  # texture, shape [1, N, 1], 0 = source, 1 = edited
+        """Return the shares of the copy's texture and of its shape at world points."""
+        class_sdf = self.source.decoder.class_distances(self.source.shape_features(points))
+        share = self.share_of(points, class_sdf)
+        return self.texture_share(points, class_sdf, share), share
 
     @torch.no_grad()
     def share_of(
@@ -96,6 +100,17 @@ class FusedField:
             return share
         part = points[:, index]
         return share.index_copy(1, index, self._share(part, source_class_sdf[:, index]))
+
+    def texture_share(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+        share: Tensor,  # [1, N, 1]
+    ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
+        """Return the share of the copy's texture from the share of its shape."""
+        if self.look is None:
+            return share
+        return torch.maximum(share, self.look(points, source_class_sdf, source_class_sdf))
 
     def shape_features(
         self,
@@ -188,7 +203,7 @@ class KnownPoints:
     Args:
         source_distances: Source distances, first the whole head's, then those of the classes,
             [1, N, 1 + K].
-        share: Share of the edited copy, [1, N, 1].
+        share: Share of the edited copy's shape, [1, N, 1].
         features: Fused shape features of the points whose share is above 0, [1, M, C].
     """
 
@@ -240,9 +255,12 @@ class FusedProbe(FieldProbe):
         points, share, changed = self._chosen(state, points, chosen)
         colors = source.decoder.colors(source.texture_features(points))
         class_sdf = state.source_distances[:, chosen, 1:]
+        texture_share = self.field.texture_share(points, class_sdf, share)
+        recolored = texture_share[0, :, 0].nonzero().squeeze(1)
+        if len(recolored) > 0:
+            inside = self.field.colors(points[:, recolored], texture_share[:, recolored])
+            colors = colors.index_copy(1, recolored, inside)
         if len(changed) > 0:
-            inside = self.field.colors(points[:, changed], share[:, changed])
-            colors = colors.index_copy(1, changed, inside)
             rows = (state.share[0, :, 0] > 0).cumsum(0) - 1
             features = state.features[:, rows[chosen[changed]]]
             inside = source.decoder.class_distances(features)

@@ -4,19 +4,22 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 import torch
 from torch import Tensor
 
 from editing import losses
-from editing.distillation import distill
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
+from editing.head_scale import HeadScale
+from editing.masks import PaintedView
+from editing.objectives import ObjectiveView, make_objective
 from editing.options import EditOptions
 from editing.regions import edit_mask
-from editing.views import SourceView, view_source
+from editing.views import SourceView, find_softness, view_source
+from mate3d.errors import UserError
 from mate3d.generator import RenderOutput
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 from torch_utils.stages import stage
@@ -24,21 +27,29 @@ from torch_utils.stages import stage
 _logger = logging.getLogger(__name__)
 
 
+# Steps in a row without finite gradients that end an edit.
+_MAX_SKIPPED = 5
+# A gradient is clipped to this many times the median norm of the steps before.
+_CLIP_FACTOR = 10.0
+# Steps of Roberts' R2 sequence, whose points cover the unit square evenly for any number of them.
+_SPREAD = 0.7548776662466927, 0.5698402909980532
+
+
 @dataclass(frozen=True)
 class EditTarget:
     """The user's request, ready for the loop.
 
     Args:
-        camera: View in which the mask was painted, [1, 25].
-        painted_label_map: The repainted mask, [1, H, W] int64.
+        views: Views in which masks were painted, at least one.
         class_ids: Classes that may change.
+        scale: Lengths of the source head.
         guidance: Frozen prior; None for an edit by mask alone.
         prompt_embeds: Encoded prompt; None without guidance.
     """
 
-    camera: Tensor
-    painted_label_map: Tensor
+    views: tuple[PaintedView, ...]
     class_ids: tuple[int, ...]
+    scale: HeadScale
     guidance: Guidance | None
     prompt_embeds: PromptEmbeds | None
 
@@ -48,6 +59,9 @@ class EditLoop:
 
     Args:
         seed: Seed of the random views, noise and timesteps.
+
+    Attributes:
+        num_skipped: Steps that changed nothing because a loss or gradient was not finite.
     """
 
     def __init__(
@@ -55,187 +69,273 @@ class EditLoop:
     ):
         self.edited, self.target, self.options = edited, target, options
         self.generator = torch.Generator().manual_seed(seed)
-        self.parameters = [p for p in edited.parameters() if p.requires_grad]
         self.optimizer = self._make_optimizer()
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
+        beta = edited.generator.decoder.beta.item()
         # None if the surfaces are soft enough already.
-        soft_beta, own_beta = options.soft_beta, edited.generator.decoder.beta.item()
-        self.beta = soft_beta if soft_beta is not None and soft_beta > own_beta else None
-        self.source_view = self._view_source(target.camera)
-        painted = target.painted_label_map
-        self.pixel_weights = losses.pixel_weights(
-            painted,
-            self._edit_mask(self.source_view.label_map, painted),
-            zone_weight=options.zone_weight,
-            outside_weight=options.outside_weight,
-            class_weights=losses.balanced_class_weights(
-                painted, edited.generator.label_set.num_classes
-            ),
-        )
+        self.softness = find_softness(options.soft_thickness, target.scale, beta)
+        self.num_steps = self.num_skipped = 0
+        self._start_painted_views()
+        self._norms: list[float] = []
+        self._good = self._copy_parameters()
         # Shown to the user: total loss, and how well the painted view fits.
         self.numbers = {"loss": ""}
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
-        """Take all steps, or stop after the current one; return the loss terms of each step."""
-        history, num_steps = [], self.options.num_steps
+        """Take all steps, or stop after the current one; return the loss terms of each step.
+
+        A step whose loss or gradient is not finite changes nothing. Several in a row end the edit
+        with the last state that had a finite loss.
+
+        Raises:
+            UserError: If no step had a finite loss and gradient.
+        """
+        history, num_steps, skipped = [], self.options.num_steps, 0
         with stage("Optimising", num_steps) as bar:
             for step in range(1, num_steps + 1):
                 terms = self.step((step - 1) / num_steps)
-                if not all(math.isfinite(value) for value in terms.values()):
-                    _logger.warning(
-                        "step %d: the loss is not finite; stopping before this step", step
-                    )
-                    break
-                history.append(terms)
-                values = self.numbers | {name: f"{value:.3g}" for name, value in terms.items()}
-                _logger.debug("step %d: %s", step, ", ".join(map("=".join, values.items())))
+                skipped = 0 if terms else skipped + 1
+                if terms:
+                    history.append(terms)
+                    values = self.numbers | {name: f"{value:.3g}" for name, value in terms.items()}
+                    _logger.debug("step %d: %s", step, ", ".join(map("=".join, values.items())))
                 bar.set_postfix(self.numbers, refresh=False)
                 bar.update()
+                if skipped == _MAX_SKIPPED:
+                    self._end_early(step, has_result=bool(history))
+                    break
                 if should_stop():
                     break
         return history
 
     def step(self, progress: float) -> dict[str, float]:
-        """Render, guide, and take one optimizer step unless the loss is not finite.
+        """Render, guide, and take one optimizer step.
 
         Args:
             progress: Completed fraction of the edit, 0..1.
 
         Returns:
-            The unweighted loss terms.
+            The unweighted loss terms; empty if the step was skipped because the loss or a gradient
+            was not finite.
         """
-        if self.beta is not None and progress >= self.options.soft_share:
-            self.beta = None
-            self.source_view = self._view_source(self.target.camera)
+        if self.softness is not None and progress >= self.options.soft_share:
+            self.softness = None
+            self._start_painted_views()
         field = self.edited.fused_field()
         terms = self._painted_view_terms(field)
-        for name, value in self._random_view_terms(field, progress).items():
+        for name, value in self._other_view_terms(field, progress).items():
             terms[name] = terms[name] + value if name in terms else value
         terms |= self._volume_terms(field)
+        self.num_steps += 1
         weights = self.options.weights
-        total = sum(getattr(weights, name) * value for name, value in terms.items())
-        # An edit with an empty region has no gradient.
-        if isinstance(total, Tensor) and total.requires_grad and torch.isfinite(total):
-            self.optimizer.zero_grad(set_to_none=True)
-            total.backward(inputs=self.parameters)
-            self.optimizer.step()
-            self.schedule.step()
-        self.numbers["loss"] = f"{torch.as_tensor(total).item():.3g}"
+        total = torch.as_tensor(sum(getattr(weights, name) * terms[name] for name in terms))
+        self.numbers["loss"] = f"{total.item():.3g}"
+        if not self._descend(total):
+            self.num_skipped += 1
+            return {}
         return {name: value.item() for name, value in terms.items()}
 
-    def _view_source(self, camera: Tensor, *, with_normals: bool = False) -> SourceView:
-        exact = self.options.exact
-        return view_source(self.edited, camera, self.beta, exact=exact, with_normals=with_normals)
+    def _descend(self, total: Tensor) -> bool:
+        """Take an optimizer step if loss and gradients are finite; return whether they are."""
+        if not torch.isfinite(total):
+            return False
+        # An edit with an empty region has no gradient.
+        if not total.requires_grad:
+            return True
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward(inputs=self.parameters)
+        limit = _CLIP_FACTOR * median(self._norms) if self._norms else math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
+        if not math.isfinite(norm):
+            return False
+        self._norms.append(norm)
+        self._good = self._copy_parameters()
+        self.optimizer.step()
+        self.schedule.step()
+        return True
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        edited, options = self.edited, self.options
-        groups = [{"params": edited.weight_parameters(), "lr": options.weight_lr}]
-        if edited.ws.requires_grad:
-            groups.append({"params": [edited.ws], "lr": options.ws_lr})
-        if edited.plane_offset is not None:
-            groups.append({"params": [edited.plane_offset], "lr": options.plane_lr})
+    def _end_early(self, step: int, *, has_result: bool) -> None:
+        if not has_result:
+            raise UserError(
+                f"no step of the first {step} had a finite loss and gradient; check the prior and "
+                "its precision (guidance.precision=fp32)"
+            )
+        with torch.no_grad():
+            for parameter, good in zip(self.parameters, self._good, strict=True):
+                parameter.copy_(good)
+        _logger.warning(
+            "step %d: %d steps in a row had no finite gradient; ending with the last good state",
+            step,
+            _MAX_SKIPPED,
+        )
+
+    def _copy_parameters(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    def _start_painted_views(self) -> None:
+        """View the source at the painted cameras, and weigh the pixels of their masks."""
+        self._fixed_views: dict[int, SourceView] = {}
+        self.source_views = [self._view_source(view.camera) for view in self.target.views]
+        options, num_classes = self.options, self.edited.generator.label_set.num_classes
+        self.pixel_weights = [
+            losses.pixel_weights(
+                view.label_map,
+                self._edit_mask(view.source_label_map, view.label_map),
+                zone_weight=options.zone_weight,
+                outside_weight=options.outside_weight,
+                class_weights=losses.balanced_class_weights(view.label_map, num_classes),
+            )
+            for view in self.target.views
+        ]
+
+    def _view_source(self, camera: Tensor, *, with_normals: bool = False) -> SourceView:
+        return view_source(
+            self.edited,
+            camera,
+            self.softness,
+            exact=self.options.exact,
+            with_normals=with_normals,
+        )
+
+    def _make_optimizer(self) -> torch.optim.Adam:
+        options, edited = self.options, self.edited
+        groups = [
+            {"params": [edited.ws] if edited.ws.requires_grad else [], "lr": options.ws_lr},
+            {"params": edited.weight_parameters(), "lr": options.weight_lr},
+        ]
+        rates = {"texture": options.texture_lr, "shape": options.shape_lr}
+        for name, offset in edited.offsets.items():
+            groups.append({"params": [offset], "lr": rates[name] * edited.plane_std(name)})
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     def _painted_view_terms(self, field: FusedField) -> dict[str, Tensor]:
-        weights, target = self.options.weights, self.target
+        weights = self.options.weights
         if not (weights.mask or weights.mask_raw or weights.preservation):
             return {}
-        source = self.source_view
+        index = self.num_steps % len(self.source_views)
+        source, painted = self.source_views[index], self.target.views[index].label_map
         is_compared = bool(weights.mask) and self.options.mask_loss == "classes"
         view = source.fused(field, with_segmentation_gradient=is_compared)
-        terms = self._mask_terms(view)
+        terms = self._mask_terms(view, painted, self.pixel_weights[index])
         label_map = segmentation_to_label_map(view.segmentation)
-        inside = self._edit_mask(source.label_map, label_map, target.painted_label_map)
+        inside = self._edit_mask(source.label_map, label_map, painted)
         images = view.image, source.output.image
         if weights.preservation:
             terms["preservation"] = losses.preservation_loss(*images, inside)
-        ious = [losses.mask_iou(label_map, target.painted_label_map, k) for k in target.class_ids]
+        ious = [losses.mask_iou(label_map, painted, k) for k in self.target.class_ids]
         self.numbers["mean IoU"] = f"{fmean(1.0 if iou is None else iou for iou in ious):.3f}"
         self.numbers["PSNR outside"] = f"{losses.psnr_outside(*images, inside):.1f} dB"
         return terms
 
-    def _mask_terms(self, view: RenderOutput) -> dict[str, Tensor]:
-        weights, painted = self.options.weights, self.target.painted_label_map
+    def _mask_terms(
+        self, view: RenderOutput, painted: Tensor, pixel_weights: Tensor
+    ) -> dict[str, Tensor]:
+        weights = self.options.weights
         if self.options.mask_loss == "silhouette":
             if not weights.mask:
                 return {}
-            term = losses.silhouette_cross_entropy(view.opacity, painted, self.pixel_weights)
+            term = losses.silhouette_cross_entropy(view.opacity, painted, pixel_weights)
             return {"mask": term}
         segmentations = {"mask": view.segmentation, "mask_raw": view.segmentation_raw}
         return {
-            name: losses.mask_cross_entropy(segmentation, painted, self.pixel_weights)
+            name: losses.mask_cross_entropy(segmentation, painted, pixel_weights)
             for name, segmentation in segmentations.items()
             if getattr(weights, name)
         }
 
-    def _random_view_terms(self, field: FusedField, progress: float) -> dict[str, Tensor]:
+    def _other_view_terms(self, field: FusedField, progress: float) -> dict[str, Tensor]:
         options = self.options
         if not options.weights.distillation:
             return {}
-        blend = options.distillation.blend
-        source = self._view_source(self._draw_camera(), with_normals=blend != "image")
+        index, source = self._next_view()
         view = source.fused(field, with_segmentation_gradient=False)
+        label_map = segmentation_to_label_map(view.segmentation)
         terms = {}
         if options.weights.preservation:
-            label_map = segmentation_to_label_map(view.segmentation)
             inside = self._edit_mask(source.label_map, label_map)
             terms["preservation"] = losses.preservation_loss(
                 view.image, source.output.image, inside
             )
-        terms["distillation"] = distill(
-            self.target.guidance,
-            self.target.prompt_embeds,
-            image=view.image if blend != "normals" else None,
-            normal_image=view.normals,
-            control_image=self._control_image(view, source),
-            options=options.distillation,
-            progress=progress,
-            generator=self.generator,
-        ).loss
+        is_painted = index is not None and index < len(self.target.views)
+        condition = self.target.views[index].label_map if is_painted else label_map
+        terms["distillation"] = self.objective.loss(
+            ObjectiveView(
+                image=view.image,
+                normals=view.normals,
+                control_image=self._control_image(condition, source),
+                source_image=source.output.image,
+                source_control_image=self._control_image(source.label_map, source),
+                inside=edit_mask([source.label_map, condition], self.target.class_ids, 0),
+                index=index,
+                progress=progress,
+            )
+        )
         return terms
 
     def _volume_terms(self, field: FusedField) -> dict[str, Tensor]:
-        weights = self.options.weights
+        weights, target = self.options.weights, self.target
         if not (weights.feature_preservation or weights.eikonal or weights.sdf_consistency):
             return {}
-        points = torch.rand((self.options.num_geometry_points, 3), generator=self.generator) - 0.5
-        points = (points * self.edited.generator.config.box_size).to(self.edited.source_ws)
-        is_inside = field.share(points[None])[0, :, 0] > 0
-        inside, outside = points[None, is_inside], points[None, ~is_inside]
+        points = torch.rand((1, self.options.num_geometry_points, 3), generator=self.generator)
+        points = (points - 0.5) * self.edited.generator.config.box_size
+        points = points.to(self.edited.source_ws)
+        shares = field.shares(points)
         terms = {}
-        if weights.feature_preservation and outside.numel():
+        if weights.feature_preservation:
             terms["feature_preservation"] = losses.feature_preservation_loss(
-                field.source, field.edited, outside
+                field, points, shares
             )
+        inside = points[:, shares[1][0, :, 0] > 0]
         if (weights.eikonal or weights.sdf_consistency) and inside.numel():
             terms |= losses.geometry_losses(
                 field.edited,
                 inside,
+                target.scale,
                 with_eikonal=bool(weights.eikonal),
                 with_consistency=bool(weights.sdf_consistency),
             )
         return terms
 
     def _edit_mask(self, *label_maps: Tensor) -> Tensor:  # [1, 1, H, W] bool
-        return edit_mask(label_maps, self.target.class_ids, self.options.zone_dilation_pixels)
+        pixels = round(self.options.zone_dilation * label_maps[0].shape[-1])
+        return edit_mask(label_maps, self.target.class_ids, pixels)
 
     def _control_image(
-        self, view: RenderOutput, source: SourceView
+        self, label_map: Tensor, source: SourceView
     ) -> Tensor | None:  # [1, 3, H, W] in 0..1
         if self.options.condition == "none":
             return None
-        is_fixed = self.options.condition == "fixed"
-        label_map = source.label_map if is_fixed else segmentation_to_label_map(view.segmentation)
+        if self.options.condition == "fixed":
+            label_map = source.label_map
         return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
 
-    def _draw_camera(self) -> Tensor:  # [1, 25]
-        low_yaw, high_yaw = map(math.radians, self.options.yaw_range_degrees)
-        low_pitch, high_pitch = map(math.radians, self.options.pitch_range_degrees)
-        draws = torch.rand(2, generator=self.generator)
-        camera = self.edited.generator.config.camera_rig.make_camera(
-            low_yaw + (high_yaw - low_yaw) * draws[0],
-            low_pitch + (high_pitch - low_pitch) * draws[1],
-        )
+    def _next_view(self) -> tuple[int | None, SourceView]:
+        """Return the next fixed camera's index and view, or no index and a new random view."""
+        with_normals = self.options.distillation.blend != "image"
+        num_cameras = self.options.num_cameras
+        if num_cameras is None:
+            place = torch.rand(2, generator=self.generator).tolist()
+            return None, self._view_source(self._camera_at(*place), with_normals=with_normals)
+        num_painted = len(self.target.views)
+        index = self.num_steps % max(num_cameras, num_painted)
+        if index not in self._fixed_views:
+            if index < num_painted:
+                camera = self.target.views[index].camera
+            else:
+                camera = self._camera_at(*((index * step) % 1 for step in _SPREAD))
+            self._fixed_views[index] = self._view_source(camera, with_normals=with_normals)
+        return index, self._fixed_views[index]
+
+    def _camera_at(self, yaw_share: float, pitch_share: float) -> Tensor:  # [1, 25]
+        """Return a camera at these shares of the ranges of yaw and pitch."""
+        ranges = self.options.yaw_range_degrees, self.options.pitch_range_degrees
+        shares = yaw_share, pitch_share
+        angles = [
+            math.radians(low + (high - low) * share)
+            for (low, high), share in zip(ranges, shares, strict=True)
+        ]
+        camera = self.edited.generator.config.camera_rig.make_camera(*angles)
         return camera.to(self.edited.source_ws)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from editing.fusion import FusedField
+from editing.head_scale import HeadScale
 from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
 from mate3d.rendering.triplane import TriPlaneField
 
@@ -87,37 +89,50 @@ def preservation_loss(
 
 
 def feature_preservation_loss(
-    source: TriPlaneField,
-    edited: TriPlaneField,
-    points: Tensor,  # [1, N, 3], outside the region
+    field: FusedField,
+    points: Tensor,  # [1, N, 3]
+    shares: tuple[Tensor, Tensor],  # of texture and shape, [1, N, 1]
 ) -> Tensor:  # scalar
-    """Return the mean squared difference of plane features.
+    """Return the mean squared difference of plane features where the copy is not visible.
 
-    Fusion hides differences outside the region in the render, but they would change the copy's 3D
-    labels and therefore the region.
+    Both planes count in units of their source's variance. Fusion hides these differences in the
+    render, but they would change the copy's 3D labels and therefore the region.
     """
-    pairs = zip(source.plane_features(points), edited.plane_features(points), strict=True)
-    return torch.stack([(kept - changed).square().mean() for kept, changed in pairs]).sum()
+    terms = []
+    for share, look_up in zip(
+        shares, (TriPlaneField.texture_features, TriPlaneField.shape_features), strict=True
+    ):
+        outside = points[:, share[0, :, 0] == 0]
+        if outside.numel():
+            kept = look_up(field.source, outside)
+            error = (kept - look_up(field.edited, outside)).square().mean()
+            terms.append(error / kept.var().clamp(min=1e-12))
+    return torch.stack(terms).sum() if terms else points.new_zeros(())
 
 
 def geometry_losses(
     edited: TriPlaneField,
     points: Tensor,  # [1, N, 3], inside the region
+    scale: HeadScale,
     *,
     with_eikonal: bool = True,
     with_consistency: bool = True,
 ) -> dict[str, Tensor]:  # eikonal, sdf_consistency: scalars
     """Return the eikonal term of the global SDF, and its difference from the union of the parts.
 
-    The consistency term is MSE(max(d, 0), min_k max(d_k, 0)). Gradients flow to both sides, so the
-    head's surface follows the parts that the mask moves. Only requested terms are computed.
+    Distances count in units of the source's slope, and in the consistency term of the head's size.
+    That term is MSE(max(d, 0), min_k max(d_k, 0)). Gradients flow to both sides, so the head's
+    surface follows the parts that the mask moves. Only requested terms are computed.
     """
     terms = {}
     if with_eikonal:
-        terms["eikonal"] = eikonal_loss(edited.sdf_and_gradient(points)[1])
+        gradients = edited.sdf_and_gradient(points)[1]
+        terms["eikonal"] = eikonal_loss(gradients / scale.slope)
     if with_consistency:
         distances = edited.decoder.distances(edited.shape_features(points))
-        terms["sdf_consistency"] = sdf_consistency_loss(*distances, with_detached_whole=False)
+        unit = scale.size * scale.slope
+        whole, parts = (values / unit for values in distances)
+        terms["sdf_consistency"] = sdf_consistency_loss(whole, parts, with_detached_whole=False)
     return terms
 
 

@@ -20,6 +20,7 @@ from mate3d.options import (
 
 Condition = Literal["updated", "fixed", "none"]
 MaskLoss = Literal["classes", "silhouette"]
+ShapeScope = Literal["repainted", "classes"]
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,34 @@ class EditOptions(Options):
     Args:
         exact: Render whole views instead of only what the edit can reach; equal up to rounding, and
             several times slower.
-        num_steps: Optimizer steps; each renders the painted view and one random view.
-        learnable: What is optimised, separated by commas: ws (the style vectors), planes (an offset
-            on the planes), and names of backbone modules or weights.
+        num_steps: Optimizer steps; each renders one painted view and one other view.
+        learnable: What is optimised, separated by commas: ws (the style vectors), texture and shape
+            (offsets on the two planes), and names of backbone modules or weights.
         ws_lr: Adam learning rate of the style vectors.
         weight_lr: Adam learning rate of the backbone weights.
-        plane_lr: Adam learning rate of the offset on the planes.
+        texture_lr: Adam learning rate of the offset on the texture planes, in standard deviations
+            of the head's planes.
+        shape_lr: The same for the shape planes.
         final_lr_factor: Factor to which all learning rates fall linearly by the last step.
-        soft_beta: Minimum beta (surface softness) during the first steps, in world units, because
-            sharp surfaces hardly move. null keeps the generator's own beta.
-        soft_share: Share of the steps that use soft_beta.
+        soft_thickness: Minimum thickness of surfaces during the first steps, as a share of the
+            head's size, because sharp surfaces hardly move. null keeps them as they are.
+        soft_share: Share of the steps that use soft_thickness.
         region: Where the edit may act.
-        condition: Mask that conditions the prior at random views. updated renders the edited head's
+        shape_scope: Where shape may change. repainted are the classes and pixels that were
+            repainted, so other edited parts keep their outline; classes are all edited classes, as
+            in the paper.
+        condition: Mask that conditions the prior at other views. updated renders the edited head's
             mask at each step, fixed uses the source's, none uses the prompt alone.
         mask_loss: Labels to compare with the painted mask: all (classes), or only head and
             background (silhouette).
         zone_weight: Weight of pixels near the edited classes in the mask loss.
         outside_weight: Weight of all other pixels in the mask loss.
-        zone_dilation_pixels: Width of the rim around the edited classes that counts as near, in
-            pixels.
-        yaw_range_degrees: Minimum and maximum yaw of random views.
-        pitch_range_degrees: Minimum and maximum pitch of random views.
+        zone_dilation: Width of the rim around the edited classes that counts as near, as a share of
+            the image's side.
+        num_cameras: Number of fixed cameras that the other views are taken from in turn, the
+            painted ones included; null draws a new camera at each step.
+        yaw_range_degrees: Minimum and maximum yaw of the other views.
+        pitch_range_degrees: Minimum and maximum pitch of the other views.
         num_geometry_points: Random points per step at which the terms on distances and features
             are evaluated.
         weights: Weights of the loss terms.
@@ -82,19 +90,22 @@ class EditOptions(Options):
 
     exact: bool = False
     num_steps: PositiveInt = 100
-    learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "planes")
+    learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "texture", "shape")
     ws_lr: NonNegativeFloat = 0.002
     weight_lr: NonNegativeFloat = 0.002
-    plane_lr: NonNegativeFloat = 0.02
+    texture_lr: NonNegativeFloat = 0.035
+    shape_lr: NonNegativeFloat = 0.012
     final_lr_factor: Share = 0.1
-    soft_beta: PositiveFloat | None = 0.004
+    soft_thickness: PositiveFloat | None = 0.045
     soft_share: Share = 0.6
     region: RegionOptions = RegionOptions()
+    shape_scope: ShapeScope = "repainted"
     condition: Condition = "updated"
     mask_loss: MaskLoss = "classes"
     zone_weight: NonNegativeFloat = 1.0
     outside_weight: NonNegativeFloat = 0.2
-    zone_dilation_pixels: Annotated[int, Range(0, 4096)] = 6
+    zone_dilation: Share = 0.05
+    num_cameras: PositiveInt | None = None
     yaw_range_degrees: tuple[float, float] = (-35.0, 35.0)
     pitch_range_degrees: tuple[PitchDegrees, PitchDegrees] = (-15.0, 15.0)
     num_geometry_points: PositiveInt = 4096

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from editing.head_scale import HeadScale
 from mate3d.cameras import unpack_camera
 from mate3d.options import NonNegativeFloat, Options
 
@@ -80,47 +81,58 @@ class BoundedRegion(EditRegion, Protocol):
 class RegionOptions(Options):
     """Region of an edit: the points that take the edited copy's features.
 
+    All lengths are shares of the head's size.
+
     Args:
         kind: classes fuses source and edited copy by the 3D labels of both; everywhere disables
             fusion.
-        dilation: Width by which the edited classes grow, in world units; negative values shrink
-            them. The published code uses 0.
-        softness: Width of the ramp at the region's edge, in world units. The published code uses 0,
-            or for hair a ramp on the grid of ray samples.
-        reach: Maximum distance from the source's own edited classes, in world units, which keeps
-            artifacts out of empty space. null sets no limit, as in the published code.
+        dilation: Width by which the edited classes grow; negative values shrink them. The published
+            code uses 0.
+        softness: Width of the ramp at the region's edge. The published code uses 0, or for hair a
+            ramp on the grid of ray samples.
+        reach: Maximum distance from the source's own edited classes, which keeps artifacts out of
+            empty space. null sets no limit, as in the published code.
         with_painted_frustum: Also edit points that project to repainted pixels; the published code
             does not.
-        painted_reach: Maximum distance of those points from the source's head, in world units;
-            null sets no limit.
+        painted_reach: Maximum distance of those points from the source's head; null sets no limit.
+        max_bounded_thickness: Thickness of surfaces, as a share of the head's size, above which the
+            limits and the ramp are not used: a fog has no place to end at.
     """
 
     kind: RegionKind = "classes"
     dilation: float = 0.0
-    softness: NonNegativeFloat = 0.0
-    reach: NonNegativeFloat | None = 0.03
+    softness: NonNegativeFloat = 0.02
+    reach: NonNegativeFloat | None = 0.08
     with_painted_frustum: bool = True
-    painted_reach: NonNegativeFloat | None = 0.15
+    painted_reach: NonNegativeFloat | None = 0.4
+    max_bounded_thickness: NonNegativeFloat = 0.15
 
 
 def make_region(
     options: RegionOptions,
     class_ids: Sequence[int],
-    camera: Tensor,  # [1, 25]
-    repainted: Tensor,  # [1, 1, H, W] bool
+    painted: Sequence[tuple[Tensor, Tensor]],
+    scale: HeadScale,
 ) -> EditRegion:
     """Return the region of an edit of some classes.
 
     Args:
-        camera: Camera of the painted view.
-        repainted: Pixels of that view whose label was changed from or to an edited class.
+        painted: Each painted view's camera, [1, 25], and the pixels whose label was changed from or
+            to an edited class, [1, 1, H, W] bool.
+        scale: Lengths of the source head.
     """
     if options.kind == "everywhere":
         return everywhere
-    region = ClassRegion(tuple(class_ids), options.dilation, options.softness, options.reach)
-    if not options.with_painted_frustum:
-        return region
-    return PaintedRegion(region, camera, repainted, options.painted_reach)
+    dilation, softness, reach, painted_reach = map(
+        scale.distance, (options.dilation, options.softness, options.reach, options.painted_reach)
+    )
+    if scale.thickness > options.max_bounded_thickness * scale.size:
+        softness, reach, painted_reach = 0.0, None, None
+    region = ClassRegion(tuple(class_ids), dilation, softness, reach)
+    if options.with_painted_frustum:
+        for camera, repainted in painted:
+            region = PaintedRegion(region, camera, repainted, painted_reach)
+    return region
 
 
 def reachable_points(

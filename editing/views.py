@@ -17,15 +17,15 @@ from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField, FusedProbe
+from editing.head_scale import HeadScale
 from editing.regions import reachable_points
 from mate3d.generator import RenderOutput
 from mate3d.labels import segmentation_to_label_map
-from mate3d.network.sdf_decoder import sdf_to_density
 from mate3d.network.synthesis import SuperResolution
 from mate3d.rendering.fast_rendering import ProbedSamples, RayMarcher, Rays, RayValues
 from mate3d.rendering.field import Field, WrappedField
 from mate3d.rendering.rays import DepthDraws, sample_rays
-from mate3d.rendering.renderer import FieldRender
+from mate3d.rendering.renderer import FieldRender, render_field
 
 # An output pixel of a block depends on this many input pixels to each side: one for the up-sampling
 # convolution, one for its filter, and one for the second convolution (half of one if up-sampled).
@@ -37,29 +37,67 @@ _FIXED = DepthDraws()
 
 @dataclass(frozen=True)
 class SoftField(WrappedField):
-    """A field whose distances become density with a different sharpness length.
+    """A field whose surfaces are wider and no denser than its own.
 
     Distances, colours and labels stay the same. A painted mask moves a surface only where the
-    density has a gradient, within a few sharpness lengths of the surface.
+    density has a gradient, within a few widths of the surface.
 
     Args:
         field: Any field.
-        beta: Sharpness length in world units.
+        width: Width w of density = peak * sigmoid(-d / w), in units of the distance.
+        peak: Density inside, per world unit.
     """
 
-    beta: float
+    width: float
+    peak: float
 
     def density(
         self,
         sdf: Tensor,  # [...]
     ) -> Tensor:  # [...], per world unit
-        """Turn distances into volume density with this sharpness length."""
-        return sdf_to_density(sdf, self.beta)
+        """Turn distances into volume density with this width and peak."""
+        return self.peak * torch.sigmoid(-sdf / self.width)
 
 
-def soften(field: Field, beta: float | None) -> Field:
-    """Return a field with sharpness length `beta`; None returns it unchanged."""
-    return field if beta is None else SoftField(field, beta)
+@dataclass(frozen=True)
+class Softness:
+    """How `SoftField` softens a field; see there."""
+
+    width: float
+    peak: float
+
+    def __call__(self, field: Field) -> SoftField:
+        """Return the softened field."""
+        return SoftField(field, self.width, self.peak)
+
+
+def find_softness(
+    thickness: float | None,
+    scale: HeadScale,
+    beta: float,
+) -> Softness | None:
+    """Return the softness that makes surfaces at least as thick as a share of the head's size.
+
+    With density sigmoid(-d / w) / w, transmittance through a plane surface is sigmoid(d / w), which
+    falls from 0.9 to 0.1 over 2 ln(9) w.
+
+    Args:
+        thickness: Share of the head's size; None for no softening.
+        scale: Lengths of the head.
+        beta: The generator's own beta, in units of the distance.
+
+    Returns:
+        None if the head's surfaces are that thick already.
+    """
+    if thickness is None or scale.thickness >= thickness * scale.size:
+        return None
+    width = thickness * scale.size / (2 * math.log(9))
+    return Softness(width * scale.slope, min(1 / width, (abs(beta) + 1e-4) ** -1))
+
+
+def soften(field: Field, softness: Softness | None) -> Field:
+    """Return the softened field; None returns it unchanged."""
+    return field if softness is None else softness(field)
 
 
 class SourceView:
@@ -68,14 +106,19 @@ class SourceView:
     Args:
         edited: Source and learnable copy.
         camera: View, [1, 25].
-        beta: Sharpness length to render with, in world units; None uses the generator's own.
+        softness: How surfaces are softened; None renders them as they are.
         with_normals: Also render the edited head's normals.
     """
 
     def __init__(
-        self, edited: EditedGenerator, camera: Tensor, beta: float | None, *, with_normals: bool
+        self,
+        edited: EditedGenerator,
+        camera: Tensor,
+        softness: Softness | None,
+        *,
+        with_normals: bool,
     ):
-        self.edited, self.camera, self.beta = edited, camera, beta
+        self.edited, self.camera, self.softness = edited, camera, softness
         self.with_normals = with_normals
 
     @cached_property
@@ -96,17 +139,37 @@ class SourceView:
             with_segmentation_gradient: Whether a loss depends on `segmentation`. This class records
                 its gradients in either case.
         """
-        seen = soften(field, self.beta)
-        return self.edited.render(seen, self.camera, with_normals=self.with_normals)
+        seen = soften(field, self.softness)
+        return self.edited.render(
+            seen,
+            self.camera,
+            semantic_features=self._features,
+            with_normals=self.with_normals,
+        )
+
+    @cached_property
+    def _features(self) -> Tensor:  # [1, F, h, w]
+        """Feature image of the source, which the segmentation of both heads is enlarged with.
+
+        With the edited head's own features, a change of colour alone would change its mask.
+        """
+        with torch.no_grad():
+            return self._render_raw().feature_image
 
     def _render(self) -> RenderOutput:
-        return self.edited.render(soften(self.edited.source_field(), self.beta), self.camera)
+        return self.edited.render(soften(self.edited.source_field(), self.softness), self.camera)
+
+    def _render_raw(self) -> FieldRender:
+        config = self.edited.generator.config
+        field = soften(self.edited.source_field(), self.softness)
+        rays = sample_rays(self.camera, config.neural_rendering_resolution)
+        return render_field(field, *rays, config.rendering, with_segmentation=False)
 
 
 def view_source(
     edited: EditedGenerator,
     camera: Tensor,  # [1, 25]
-    beta: float | None = None,
+    softness: Softness | None = None,
     *,
     exact: bool,
     with_normals: bool = False,
@@ -117,7 +180,7 @@ def view_source(
         exact: Render every view as a whole.
     """
     view = SourceView if exact else FastSourceView
-    return view(edited, camera, beta, with_normals=with_normals)
+    return view(edited, camera, softness, with_normals=with_normals)
 
 
 class FastSourceView(SourceView):
@@ -134,12 +197,17 @@ class FastSourceView(SourceView):
 
     @torch.no_grad()
     def __init__(
-        self, edited: EditedGenerator, camera: Tensor, beta: float | None, *, with_normals: bool
+        self,
+        edited: EditedGenerator,
+        camera: Tensor,
+        softness: Softness | None,
+        *,
+        with_normals: bool,
     ):
-        super().__init__(edited, camera, beta, with_normals=with_normals)
+        super().__init__(edited, camera, softness, with_normals=with_normals)
         config, probe = edited.generator.config, edited.source_probe
         self.marcher = RayMarcher(
-            config.rendering, soften(probe.field, beta).density, _LEAST_WEIGHT
+            config.rendering, soften(probe.field, softness).density, _LEAST_WEIGHT
         )
         rays = Rays(*sample_rays(camera, config.neural_rendering_resolution))
         depths = self.marcher.coarse_depths(rays, _FIXED)
@@ -147,7 +215,7 @@ class FastSourceView(SourceView):
         parts = self.marcher.refine(probe, rays, coarse, self.marcher.fine_uniforms(rays, _FIXED))
         class_sdf = [probe.class_distances(part.state).unsqueeze(0) for part in parts]
         is_reachable = [
-            reachable_points(edited.region, part.points, values).view(part.depths.shape[1:3])
+            self._reachable(part.points, values).view(part.depths.shape[1:3])
             for part, values in zip(parts, class_sdf, strict=True)
         ]
         self.index = torch.cat(is_reachable, dim=1).any(dim=1).nonzero().squeeze(1)
@@ -165,7 +233,9 @@ class FastSourceView(SourceView):
         if not with_segmentation_gradient:
             seen = dataclasses.replace(view, segmentation_raw=view.segmentation_raw.detach())
         generator, ws = self.edited.generator, self.edited.source_ws
-        output = generator.superresolve(seen, ws, enlarge=self.enlarge)
+        output = generator.superresolve(
+            seen, ws, semantic_features=self._features, enlarge=self.enlarge
+        )
         return dataclasses.replace(output, segmentation_raw=view.segmentation_raw)
 
     def enlarge(
@@ -185,6 +255,16 @@ class FastSourceView(SourceView):
             return network(image_raw, features, ws)
         return enlarge_window(network, window, whole, image_raw, features, ws)
 
+    def _reachable(
+        self,
+        points: Tensor,  # [1, N, 3]
+        source_class_sdf: Tensor,  # [1, N, K]
+    ) -> Tensor:  # [1, N] bool
+        reachable = reachable_points(self.edited.region, points, source_class_sdf)
+        if self.edited.look is not None:
+            reachable |= reachable_points(self.edited.look, points, source_class_sdf)
+        return reachable
+
     def _march(self, field: FusedField) -> RayValues:
         """Return the edited head's values on the rays that the edit can reach."""
         probe, marcher, points = FusedProbe(field), self.marcher, self.rays.points(self.depths)
@@ -197,8 +277,11 @@ class FastSourceView(SourceView):
     def _as_images(self, values: RayValues) -> FieldRender:
         return values.as_images(self.marcher.config, self.edited.source_probe.field.background)
 
+    def _render_raw(self) -> FieldRender:
+        return self._as_images(self.values)
+
     def _render(self) -> RenderOutput:
-        features = self._as_images(self.values).feature_image
+        features = self._features
         network, ws = self.edited.generator.superresolution, self.edited.source_ws
         # Computed like the edited head's image, so that unchanged pixels are exactly equal.
         image = self.enlarge(network, features[:, :3], features, ws)

@@ -247,6 +247,7 @@ class Generator(nn.Module, PretrainedModel):
         ws: Tensor,  # [B, L, w_dim]
         *,
         detach_semantic_features: bool = True,
+        semantic_features: Tensor | None = None,  # [B, F, h, w]
         exact: bool = True,
         enlarge: Callable[..., Tensor] | None = None,
     ) -> RenderOutput:
@@ -255,6 +256,7 @@ class Generator(nn.Module, PretrainedModel):
         Args:
             view: Rendered with h * w rays.
             detach_semantic_features: See `render`.
+            semantic_features: Feature image for the segmentation instead of the view's own.
             exact: See `render`.
             enlarge: Called instead of a super-resolution network, with the network and its inputs.
         """
@@ -268,7 +270,8 @@ class Generator(nn.Module, PretrainedModel):
         image = enlarge(self.superresolution, image_raw, features, ws)
         segmentation = None
         if view.segmentation_raw is not None and self.segmentation_superresolution is not None:
-            semantic_features = features.detach() if detach_semantic_features else features
+            if semantic_features is None:
+                semantic_features = features.detach() if detach_semantic_features else features
             segmentation = enlarge(
                 self.segmentation_superresolution, view.segmentation_raw, semantic_features, ws
             )
