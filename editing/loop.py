@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from editing import losses
-from editing.distillation import distill
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
+from editing.objectives import ObjectiveView, make_objective
 from editing.options import EditOptions
 from editing.regions import edit_mask
 from editing.views import SourceView, view_source
@@ -74,6 +74,17 @@ class EditLoop:
                 painted, edited.generator.label_set.num_classes
             ),
         )
+        self.num_visits = 0
+        if options.weights.distillation:
+            self.objective = make_objective(
+                options.objective,
+                options.distillation,
+                target.guidance,
+                target.prompt_embeds,
+                self.generator,
+            )
+            self.cameras = [target.camera]
+            self.cameras += [self._draw_camera() for _ in range(self.objective.num_views - 1)]
         # Shown to the user: total loss, and how well the painted view fits.
         self.numbers = {"loss": ""}
 
@@ -174,26 +185,35 @@ class EditLoop:
         options = self.options
         if not options.weights.distillation:
             return {}
-        blend = options.distillation.blend
-        source = self._view_source(self._draw_camera(), with_normals=blend != "image")
+        objective, index = self.objective, None
+        if objective.num_views:
+            index = self.num_visits % objective.num_views
+            self.num_visits += 1
+        camera = self._draw_camera() if index is None else self.cameras[index]
+        source = self._view_source(camera, with_normals=objective.with_normals)
         view = source.fused(field, with_segmentation_gradient=False)
-        terms = {}
+        label_map, terms = segmentation_to_label_map(view.segmentation), {}
+        inside = self._edit_mask(source.label_map, label_map)
         if options.weights.preservation:
-            label_map = segmentation_to_label_map(view.segmentation)
-            inside = self._edit_mask(source.label_map, label_map)
             terms["preservation"] = losses.preservation_loss(
                 view.image, source.output.image, inside
             )
-        terms["distillation"] = distill(
-            self.target.guidance,
-            self.target.prompt_embeds,
-            image=view.image if blend != "normals" else None,
-            normal_image=view.normals,
-            control_image=self._control_image(view, source),
-            options=options.distillation,
-            progress=progress,
-            generator=self.generator,
-        ).loss
+        is_fixed = options.condition == "fixed"
+        wanted = source.label_map if is_fixed else label_map
+        if index == 0:
+            wanted = self.target.painted_label_map
+        terms["distillation"] = objective.loss(
+            ObjectiveView(
+                image=view.image,
+                normals=view.normals,
+                control_image=self._control_image(wanted),
+                source_image=source.output.image,
+                source_control_image=self._control_image(source.label_map),
+                inside=edit_mask((label_map, wanted), self.target.class_ids, 0),
+                index=index,
+                progress=progress,
+            )
+        )
         return terms
 
     def _volume_terms(self, field: FusedField) -> dict[str, Tensor]:
@@ -222,12 +242,11 @@ class EditLoop:
         return edit_mask(label_maps, self.target.class_ids, self.options.zone_dilation_pixels)
 
     def _control_image(
-        self, view: RenderOutput, source: SourceView
+        self,
+        label_map: Tensor,  # [1, H, W]
     ) -> Tensor | None:  # [1, 3, H, W] in 0..1
         if self.options.condition == "none":
             return None
-        is_fixed = self.options.condition == "fixed"
-        label_map = source.label_map if is_fixed else segmentation_to_label_map(view.segmentation)
         return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
 
     def _draw_camera(self) -> Tensor:  # [1, 25]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from editing.distillation import DistillationOptions
+from editing.objectives import ObjectiveName, ObjectiveOptions
 from editing.regions import RegionOptions
 from mate3d.cameras import PitchDegrees
 from mate3d.options import (
@@ -29,7 +29,7 @@ class LossWeights(Options):
     Args:
         mask: Weight of the cross entropy between the final segmentation and the painted mask.
         mask_raw: Weight of the same cross entropy before super-resolution.
-        distillation: Weight of score distillation at random views.
+        distillation: Weight of the objective, by which the diffusion prior guides the edit.
         preservation: Weight of the image difference outside the region, at the painted and at
             random views.
         feature_preservation: Weight of the difference of plane features outside the region.
@@ -39,7 +39,7 @@ class LossWeights(Options):
 
     mask: NonNegativeFloat = 1.0
     mask_raw: NonNegativeFloat = 1.0
-    distillation: NonNegativeFloat = 0.01
+    distillation: NonNegativeFloat = 10.24
     preservation: NonNegativeFloat = 1.0
     feature_preservation: NonNegativeFloat = 1.0
     eikonal: NonNegativeFloat = 0.1
@@ -77,7 +77,10 @@ class EditOptions(Options):
         num_geometry_points: Random points per step at which the terms on distances and features
             are evaluated.
         weights: Weights of the loss terms.
-        distillation: Score distillation.
+        objective: How the diffusion prior guides the edit: sds (score distillation, the paper's),
+            csd (classifier score distillation), dds (delta denoising score) or denoised (denoised
+            pictures as targets).
+        distillation: Options of the objective.
     """
 
     exact: bool = False
@@ -99,7 +102,8 @@ class EditOptions(Options):
     pitch_range_degrees: tuple[PitchDegrees, PitchDegrees] = (-15.0, 15.0)
     num_geometry_points: PositiveInt = 4096
     weights: LossWeights = LossWeights()
-    distillation: DistillationOptions = DistillationOptions()
+    objective: ObjectiveName = "sds"
+    distillation: ObjectiveOptions = ObjectiveOptions()
 
     def __post_init__(self):
         super().__post_init__()
