@@ -35,11 +35,11 @@ from typing import Any
 import torch
 from common import cpu_name, peak_memory_gib, read_words, report
 
-from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
 from editing.guidance.controlnet import load_controlnet_guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import find_mask, load_painted_mask
+from editing.objectives import ObjectiveOptions
 from editing.options import EditOptions
 from editing.regions import (
     ClassRegion,
@@ -127,7 +127,7 @@ def make_case(words: dict[str, str]) -> Case:
         region = make_region(options.region, class_ids, portrait.camera, repainted)
     else:
         portrait = _blank_portrait(generator)
-        options = EditOptions(distillation=DistillationOptions(guidance_scale=10.0))
+        options = EditOptions(distillation=ObjectiveOptions(guidance_scale=10.0))
         painted, class_ids = portrait.label_map.clone(), (1,)
         part = slice(round(0.2 * painted.shape[1]), round(0.52 * painted.shape[1]))
         painted[:, part, part] = 1

@@ -74,6 +74,14 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
+        if options.weights.distillation:
+            self.objective = make_objective(
+                options.objective,
+                options.distillation,
+                target.guidance,
+                target.prompt_embeds,
+                self.generator,
+            )
         beta = edited.generator.decoder.beta.item()
         # None if the surfaces are soft enough already.
         self.softness = find_softness(options.soft_thickness, target.scale, beta)
@@ -314,13 +322,12 @@ class EditLoop:
 
     def _next_view(self) -> tuple[int | None, SourceView]:
         """Return the next fixed camera's index and view, or no index and a new random view."""
-        with_normals = self.options.distillation.blend != "image"
-        num_cameras = self.options.num_cameras
-        if num_cameras is None:
+        with_normals, num_views = self.objective.with_normals, self.objective.num_views
+        if num_views == 0:
             place = torch.rand(2, generator=self.generator).tolist()
             return None, self._view_source(self._camera_at(*place), with_normals=with_normals)
         num_painted = len(self.target.views)
-        index = self.num_steps % max(num_cameras, num_painted)
+        index = self.num_steps % max(num_views, num_painted)
         if index not in self._fixed_views:
             if index < num_painted:
                 camera = self.target.views[index].camera

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from editing.distillation import DistillationOptions
+from editing.objectives import ObjectiveName, ObjectiveOptions
 from editing.regions import RegionOptions
 from mate3d.cameras import PitchDegrees
 from mate3d.options import (
@@ -20,7 +20,6 @@ from mate3d.options import (
 
 Condition = Literal["updated", "fixed", "none"]
 MaskLoss = Literal["classes", "silhouette"]
-ShapeScope = Literal["repainted", "classes"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class LossWeights(Options):
     Args:
         mask: Weight of the cross entropy between the final segmentation and the painted mask.
         mask_raw: Weight of the same cross entropy before super-resolution.
-        distillation: Weight of score distillation at random views.
+        distillation: Weight of the objective, by which the diffusion prior guides the edit.
         preservation: Weight of the image difference outside the region, at the painted and at
             random views.
         feature_preservation: Weight of the difference of plane features outside the region.
@@ -40,7 +39,7 @@ class LossWeights(Options):
 
     mask: NonNegativeFloat = 1.0
     mask_raw: NonNegativeFloat = 1.0
-    distillation: NonNegativeFloat = 0.01
+    distillation: NonNegativeFloat = 10.24
     preservation: NonNegativeFloat = 1.0
     feature_preservation: NonNegativeFloat = 1.0
     eikonal: NonNegativeFloat = 0.1
@@ -67,9 +66,6 @@ class EditOptions(Options):
             head's size, because sharp surfaces hardly move. null keeps them as they are.
         soft_share: Share of the steps that use soft_thickness.
         region: Where the edit may act.
-        shape_scope: Where shape may change. repainted are the classes and pixels that were
-            repainted, so other edited parts keep their outline; classes are all edited classes, as
-            in the paper.
         condition: Mask that conditions the prior at other views. updated renders the edited head's
             mask at each step, fixed uses the source's, none uses the prompt alone.
         mask_loss: Labels to compare with the painted mask: all (classes), or only head and
@@ -78,14 +74,15 @@ class EditOptions(Options):
         outside_weight: Weight of all other pixels in the mask loss.
         zone_dilation: Width of the rim around the edited classes that counts as near, as a share of
             the image's side.
-        num_cameras: Number of fixed cameras that the other views are taken from in turn, the
-            painted ones included; null draws a new camera at each step.
         yaw_range_degrees: Minimum and maximum yaw of the other views.
         pitch_range_degrees: Minimum and maximum pitch of the other views.
         num_geometry_points: Random points per step at which the terms on distances and features
             are evaluated.
         weights: Weights of the loss terms.
-        distillation: Score distillation.
+        objective: How the diffusion prior guides the edit: sds (score distillation, the paper's),
+            csd (classifier score distillation), dds (delta denoising score) or denoised (denoised
+            pictures as targets).
+        distillation: Options of the objective.
     """
 
     exact: bool = False
@@ -99,18 +96,17 @@ class EditOptions(Options):
     soft_thickness: PositiveFloat | None = 0.045
     soft_share: Share = 0.6
     region: RegionOptions = RegionOptions()
-    shape_scope: ShapeScope = "repainted"
     condition: Condition = "updated"
     mask_loss: MaskLoss = "classes"
     zone_weight: NonNegativeFloat = 1.0
     outside_weight: NonNegativeFloat = 0.2
     zone_dilation: Share = 0.05
-    num_cameras: PositiveInt | None = None
     yaw_range_degrees: tuple[float, float] = (-35.0, 35.0)
     pitch_range_degrees: tuple[PitchDegrees, PitchDegrees] = (-15.0, 15.0)
     num_geometry_points: PositiveInt = 4096
     weights: LossWeights = LossWeights()
-    distillation: DistillationOptions = DistillationOptions()
+    objective: ObjectiveName = "sds"
+    distillation: ObjectiveOptions = ObjectiveOptions()
 
     def __post_init__(self):
         super().__post_init__()

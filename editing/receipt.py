@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing.distillation import add_noise
 from editing.guidance.base import Guidance, PromptEmbeds
+from editing.objectives import add_noise
 from torch_utils.memory import peak_memory_bytes
 
 # Noises and timesteps of the prompt score, and how many of them a denoiser call takes.

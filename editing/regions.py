@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from editing.head_scale import HeadScale
 from mate3d.cameras import unpack_camera
 from mate3d.options import NonNegativeFloat, Options
 
+if TYPE_CHECKING:
+    from editing.masks import PaintedView
+
 RegionKind = Literal["classes", "everywhere"]
+ShapeScope = Literal["repainted", "classes"]
 
 
 def is_member(
@@ -95,6 +99,9 @@ class RegionOptions(Options):
         with_painted_frustum: Also edit points that project to repainted pixels; the published code
             does not.
         painted_reach: Maximum distance of those points from the source's head; null sets no limit.
+        shape_scope: Where shape may change. repainted are the classes and pixels that were
+            repainted, so other edited parts keep their outline; classes are all edited classes, as
+            in the paper.
         max_bounded_thickness: Thickness of surfaces, as a share of the head's size, above which the
             limits and the ramp are not used: a fog has no place to end at.
     """
@@ -105,34 +112,53 @@ class RegionOptions(Options):
     reach: NonNegativeFloat | None = 0.08
     with_painted_frustum: bool = True
     painted_reach: NonNegativeFloat | None = 0.4
+    shape_scope: ShapeScope = "repainted"
     max_bounded_thickness: NonNegativeFloat = 0.15
 
 
-def make_region(
+def make_regions(
     options: RegionOptions,
     class_ids: Sequence[int],
-    painted: Sequence[tuple[Tensor, Tensor]],
+    views: "Sequence[PaintedView]",
     scale: HeadScale,
-) -> EditRegion:
-    """Return the region of an edit of some classes.
+) -> tuple[EditRegion, EditRegion | None]:
+    """Return the region of an edit of some classes, and where only texture may change.
 
     Args:
-        painted: Each painted view's camera, [1, 25], and the pixels whose label was changed from or
-            to an edited class, [1, 1, H, W] bool.
+        class_ids: Edited classes.
         scale: Lengths of the source head.
     """
     if options.kind == "everywhere":
-        return everywhere
+        return everywhere, None
     dilation, softness, reach, painted_reach = map(
         scale.distance, (options.dilation, options.softness, options.reach, options.painted_reach)
     )
     if scale.thickness > options.max_bounded_thickness * scale.size:
         softness, reach, painted_reach = 0.0, None, None
-    region = ClassRegion(tuple(class_ids), dilation, softness, reach)
+    look = ClassRegion(tuple(class_ids), dilation, softness, reach)
+    region = look
+    if options.shape_scope == "repainted":
+        repainted = repainted_classes(views, class_ids)
+        region = ClassRegion(repainted, dilation, softness, reach)
     if options.with_painted_frustum:
-        for camera, repainted in painted:
-            region = PaintedRegion(region, camera, repainted, painted_reach)
-    return region
+        for view in views:
+            repainted = view.repainted(class_ids)
+            if repainted.any():
+                region = PaintedRegion(region, view.camera, repainted, painted_reach)
+    return region, look if options.shape_scope == "repainted" else None
+
+
+def repainted_classes(
+    views: "Sequence[PaintedView]", class_ids: Sequence[int]
+) -> tuple[int, ...]:
+    """Return those of some classes that any view was repainted from or to."""
+    found = {
+        class_id
+        for view in views
+        for label_map in (view.source_label_map, view.label_map)
+        for class_id in label_map[view.repainted(class_ids)[:, 0]].unique().tolist()
+    }
+    return tuple(sorted(found & set(class_ids)))
 
 
 def reachable_points(

@@ -39,6 +39,12 @@ class Guidance(Protocol):
     ) -> Tensor:  # [B, C, h, w]
         """Resize to `image_size` and return scaled latents, differentiably."""
 
+    def decode_latents(
+        self,
+        latents: Tensor,  # [B, C, h, w]
+    ) -> Tensor:  # [B, 3, image_size, image_size] in [-1, 1]
+        """Return the images of scaled latents; no gradient flows through it."""
+
     def predict_noise(
         self,
         noisy_latents: Tensor,  # [B, C, h, w]

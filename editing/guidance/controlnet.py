@@ -69,6 +69,15 @@ class ControlNetGuidance(nn.Module):
         return posterior.mode().float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
+    def decode_latents(
+        self,
+        latents: Tensor,  # [B, C, h, w]
+    ) -> Tensor:  # [B, 3, image_size, image_size] in [-1, 1], float32
+        """Decode scaled latents by the VAE."""
+        latents = latents / self.vae.config.scaling_factor
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    @torch.no_grad()
     def predict_noise(
         self,
         noisy_latents: Tensor,  # [B, C, h, w]

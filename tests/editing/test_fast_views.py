@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from editing.distillation import DistillationOptions
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
+from editing.objectives import ObjectiveOptions
 from editing.options import EditOptions, LossWeights
 from editing.regions import ClassRegion, PaintedRegion, everywhere
 from editing.views import view_source
@@ -43,7 +43,7 @@ CASES = {
     "source's mask": (dataclasses.replace(OPTIONS, condition="fixed"), BOUNDED),
     "image alone": (
         dataclasses.replace(
-            OPTIONS, condition="none", distillation=DistillationOptions(blend="image")
+            OPTIONS, condition="none", distillation=ObjectiveOptions(blend="image")
         ),
         BOUNDED,
     ),

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from editing.distillation import DistillationOptions
 from editing.edited_generator import EditedGenerator
 from editing.loop import EditLoop, EditTarget
+from editing.objectives import ObjectiveOptions
 from editing.options import EditOptions, GuidanceOptions, LossWeights, ReportOptions
 from editing.regions import ClassRegion, RegionOptions, everywhere
 from mate3d.errors import UserError
@@ -111,7 +111,7 @@ def test_condition_is_the_edited_mask_the_sources_or_nothing(
 @pytest.mark.parametrize("blend", ["image", "normals", "blended"])
 def test_blend_decides_what_the_prior_moves(tiny_generator, tiny_ws, camera, fake_guidance, blend):
     weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0)
-    options = with_options(weights=weights, distillation=DistillationOptions(blend=blend))
+    options = with_options(weights=weights, distillation=ObjectiveOptions(blend=blend))
     loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
     texture_weights = {
         name: value.clone()
@@ -174,8 +174,8 @@ def test_a_loss_that_is_not_finite_keeps_the_step_before(
         (EditOptions, {"yaw_range_degrees": (5.0, -5.0)}),
         (EditOptions, {"pitch_range_degrees": (-95.0, 0.0)}),
         (LossWeights, {"mask": -1.0}),
-        (DistillationOptions, {"timestep_range": (0.5, 0.2)}),
-        (DistillationOptions, {"final_max_timestep": 0.01}),
+        (ObjectiveOptions, {"timestep_range": (0.5, 0.2)}),
+        (ObjectiveOptions, {"final_max_timestep": 0.01}),
         (RegionOptions, {"kind": "ball"}),
         (RegionOptions, {"softness": -1.0}),
         (RegionOptions, {"reach": float("inf")}),
