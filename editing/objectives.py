@@ -242,10 +242,11 @@ class SDS(_PriorObjective):
 
 
 class CSD(SDS):
-    """Classifier score distillation (Yu et al. 2023, eq. 7) of image and normals.
+    """Classifier score distillation (Yu et al. 2023) of image and normals.
 
-    Of the SDS gradient, noise + guidance_scale (eps(z_t; prompt) - eps(z_t; negative prompt)), only
-    the second term is kept: what the prompt adds, without the pull to the prior's average picture.
+    The SDS gradient is (eps_neg - noise) + guidance_scale (eps_prompt - eps_neg), where eps_neg is
+    the prediction for the negative prompt. Only the second term is kept: what the prompt adds,
+    without the pull to the prior's average picture.
     """
 
     def _direction(
@@ -259,7 +260,7 @@ class CSD(SDS):
 
 
 class DDS(SDS):
-    """Delta denoising score (Hertz et al. 2023, eq. 3) of the image.
+    """Delta denoising score (Hertz et al. 2023) of the image.
 
     From the guided prediction for the edited image it subtracts the one for the source image with
     the source's prompt and mask, under the same noise and timestep. What SDS gets wrong for any
@@ -293,9 +294,10 @@ class Denoised(_PriorObjective):
 
     As in SDEdit (Meng et al. 2022), the render is noised to some level and denoised under prompt
     and mask. As in the dataset updates of Instruct-NeRF2NeRF (Haque et al. 2023), the head is
-    fitted to such pictures of fixed views, each made again after some visits. The loss is the mean
-    over pixels that may change of |e| + edge_weight |grad e|, e = image - target, where grad takes
-    the differences of neighbours (Mathieu et al. 2016), and optionally LPIPS (Zhang et al. 2018).
+    fitted to such pictures of fixed views, each made again after some visits. With e = image -
+    target at pixels that may change, else 0, the loss is the mean over these pixels of |e| +
+    edge_weight |grad e|, where grad takes the differences of neighbours (Mathieu et al. 2016);
+    perceptual_weight adds LPIPS (Zhang et al. 2018). No gradient flows through the prior.
     """
 
     unused = (
@@ -335,10 +337,14 @@ class Denoised(_PriorObjective):
     def _target(self, view: ObjectiveView) -> Tensor:  # [1, 3, S, S]
         if view.index is None:
             return self._paint(view)
-        if self.visits[view.index] % self.options.denoised.refresh_interval == 0:
-            self.targets[view.index] = self._paint(view)
+        target, visit = self.targets.get(view.index), self.visits[view.index]
         self.visits[view.index] += 1
-        return self.targets[view.index]
+        if target is None or visit % self.options.denoised.refresh_interval == 0:
+            target = self._paint(view)
+            # A broken target spoils this step only.
+            if torch.isfinite(target).all():
+                self.targets[view.index] = target
+        return target
 
     @torch.no_grad()
     def _paint(self, view: ObjectiveView) -> Tensor:  # [1, 3, S, S]
@@ -417,7 +423,7 @@ def denoising_timesteps(
 ) -> Tensor:  # [num_steps] int64
     """Return falling timesteps from `level` (fraction of the training timesteps) to almost 0.
 
-    They end as far from "no noise" as from each other ("trailing" in Lin et al. 2023, table 2).
+    They end as far from "no noise" as from each other ("trailing" in diffusers; Lin et al. 2023).
     """
     edges = torch.linspace(level * num_timesteps, 0, num_steps + 1, dtype=torch.float64)
     return (edges[:-1].round().long() - 1).clamp(min=0)

@@ -133,7 +133,7 @@ class FakeGuidance:
         return torch.cat([small, small.mean(dim=1, keepdim=True)], dim=1)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        return torch.nn.functional.interpolate(latents[:, :3], size=(16, 16)).clamp(-1, 1)
+        return torch.nn.functional.interpolate(latents[:, :3], size=self.image_size).clamp(-1, 1)
 
     def predict_noise(self, noisy_latents, timestep, prompt_embeds, control_image, **scales):
         self.controls.append(control_image)

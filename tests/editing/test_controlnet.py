@@ -74,6 +74,14 @@ def test_latents_have_the_priors_scale_and_pass_gradients(guidance):
     assert image.grad.abs().sum() > 0
 
 
+def test_decoding_undoes_the_scale_of_latents_without_gradients(guidance):
+    latents = make_inputs()[0].requires_grad_(True)
+    image = guidance.decode_latents(latents)
+    expected = guidance.vae.decode(latents / guidance.vae.config.scaling_factor).sample
+    torch.testing.assert_close(image, expected.clamp(-1, 1))
+    assert image.shape == (1, 3, 32, 32) and not image.requires_grad
+
+
 def test_velocity_predictions_are_turned_into_noise(prior_folder):
     guidance = load_controlnet_guidance(str(prior_folder))
     guidance.prediction_type = "v_prediction"
