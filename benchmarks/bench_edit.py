@@ -39,8 +39,7 @@ from editing.edited_generator import EditedGenerator
 from editing.guidance.controlnet import load_controlnet_guidance
 from editing.loop import EditLoop, EditTarget
 from editing.masks import find_mask, load_painted_mask
-from editing.objectives import ObjectiveOptions
-from editing.options import EditOptions
+from editing.options import EditOptions, ObjectiveOptions
 from editing.regions import (
     ClassRegion,
     EditRegion,

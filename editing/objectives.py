@@ -6,95 +6,23 @@ same for priors of any size.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from editing.guidance.base import Guidance, PromptEmbeds
+from editing.options import ObjectiveName, ObjectiveOptions
 from mate3d.errors import UserError
-from mate3d.options import Above, NonNegativeFloat, OptionError, Options, PositiveInt, Range, Share
 
 _logger = logging.getLogger(__name__)
-
-ObjectiveName = Literal["sds", "csd", "dds", "denoised"]
-Blend = Literal["blended", "image", "normals"]
-Weighting = Literal["variance", "uniform"]
-NoiseLevel = Annotated[float, Above(0, up_to=1)]
-
-
-@dataclass(frozen=True)
-class DenoisedOptions(Options):
-    """Targets of the objective denoised.
-
-    The defaults were chosen on the demo.
-
-    Args:
-        guidance_scale: Classifier-free guidance scale.
-        noise_levels: Noise of the first and of the last targets, as fractions of the training
-            timesteps; between them it changes linearly with the steps of the edit.
-        num_denoising_steps: Denoiser calls per target.
-        num_views: Fixed views that get targets, the painted one among them.
-        refresh_interval: Visits of a view after which its target is made again.
-        edge_weight: Weight of the difference between neighbouring pixels, beside the difference of
-            the pixels themselves.
-        perceptual_weight: Weight of the perceptual difference (LPIPS), which needs the weights of
-            torchvision's AlexNet.
-    """
-
-    guidance_scale: NonNegativeFloat = 5.0
-    noise_levels: tuple[NoiseLevel, NoiseLevel] = (0.9, 0.4)
-    num_denoising_steps: PositiveInt = 8
-    num_views: PositiveInt = 12
-    refresh_interval: PositiveInt = 2
-    edge_weight: NonNegativeFloat = 0.5
-    perceptual_weight: NonNegativeFloat = 0.0
-
-
-@dataclass(frozen=True)
-class ObjectiveOptions(Options):
-    """What the diffusion prior wants of a view; the objective is chosen by edit.objective.
-
-    Args:
-        controlnet_conditioning_scale: ControlNet conditioning scale, the weight of the mask
-            condition.
-        guidance_scale: Classifier-free guidance scale (sds, csd, dds).
-        timestep_range: Minimum and maximum timestep, as fractions of the training steps (sds, csd,
-            dds).
-        final_max_timestep: Fraction to which the maximum timestep falls linearly by the last step;
-            set it to the maximum of timestep_range for no annealing (sds, csd, dds).
-        weighting: Weight w(t) of a timestep; variance is 1 - alphas_cumprod, uniform is 1 (sds,
-            csd, dds).
-        blend: Encodings to distil. blended mixes image and normals with a share drawn from U(0, 1)
-            at each step; image and normals use one of them (sds, csd).
-        source_prompt: Prompt that describes the source head (dds).
-        denoised: Targets (denoised).
-    """
-
-    controlnet_conditioning_scale: NonNegativeFloat = 1.0
-    guidance_scale: NonNegativeFloat = 7.5
-    timestep_range: tuple[Share, Share] = (0.02, 0.98)
-    final_max_timestep: Share = 0.5
-    weighting: Weighting = "variance"
-    blend: Blend = "blended"
-    source_prompt: str = ""
-    denoised: DenoisedOptions = DenoisedOptions()
-
-    def __post_init__(self):
-        super().__post_init__()
-        smallest, largest = self.timestep_range
-        if smallest >= largest:
-            advice = "use [minimum,maximum] with the minimum below the maximum"
-            raise OptionError("timestep_range", self.timestep_range, advice)
-        if not smallest < self.final_max_timestep <= largest:
-            advice = f"use a number {Range(smallest, largest, with_low=False)}"
-            raise OptionError("final_max_timestep", self.final_max_timestep, advice)
 
 
 @dataclass(frozen=True)
@@ -124,48 +52,21 @@ class ObjectiveView:
     progress: float
 
 
-class Objective(Protocol):
-    """Turns views into losses."""
-
-    with_normals: bool
-    """Whether views must have normals."""
-
-    num_views: int
-    """How many fixed views to visit in turn; 0 for a random view at each step."""
-
-    def loss(self, view: ObjectiveView) -> Tensor:  # scalar
-        """Return the loss of a view; its gradient reaches the image, the normals or both."""
-
-
-def make_objective(
-    name: ObjectiveName,
-    options: ObjectiveOptions,
-    guidance: Guidance,
-    prompt_embeds: PromptEmbeds,
-    generator: torch.Generator,
-) -> Objective:
-    """Return the objective of that name, and warn of options that it does not use.
+class Objective(ABC):
+    """Turns views into losses.
 
     Args:
         generator: CPU random generator for noise, timesteps and shares.
+
+    Attributes:
+        with_normals: Whether views must have normals.
+        num_views: How many fixed views to visit in turn; 0 for a random view at each step.
+        unused: Options that this objective does not use.
     """
-    kind = {"sds": SDS, "csd": CSD, "dds": DDS, "denoised": Denoised}[name]
-    unused = [
-        f"edit.distillation.{option}"
-        for option in kind.unused
-        if getattr(options, option) != getattr(ObjectiveOptions, option)
-    ]
-    if unused:
-        _logger.warning("no effect with edit.objective=%s: %s", name, ", ".join(unused))
-    return kind(options, guidance, prompt_embeds, generator)
 
-
-class _PriorObjective:
-    """What all objectives share: the prior, its prompt and mask conditions, and random numbers."""
-
-    unused: ClassVar[tuple[str, ...]]
-    num_views = 0
     with_normals = False
+    num_views = 0
+    unused: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -177,7 +78,11 @@ class _PriorObjective:
         self.options, self.guidance, self.generator = options, guidance, generator
         self.prompt_embeds = prompt_embeds
 
-    def _predict(
+    @abstractmethod
+    def loss(self, view: ObjectiveView) -> Tensor:  # scalar
+        """Return the loss of a view; its gradient reaches the image, the normals or both."""
+
+    def predict(
         self,
         noisy_latents: Tensor,  # [1, C, h, w]
         timestep: Tensor,  # [1]
@@ -185,6 +90,7 @@ class _PriorObjective:
         guidance_scale: float,
         prompt_embeds: PromptEmbeds | None = None,
     ) -> Tensor:  # [1, C, h, w]
+        """Return the prior's noise estimate; the prompt is the edit's unless another is given."""
         return self.guidance.predict_noise(
             noisy_latents,
             timestep,
@@ -194,11 +100,29 @@ class _PriorObjective:
             controlnet_conditioning_scale=self.options.controlnet_conditioning_scale,
         )
 
-    def _draw_noise(self, latents: Tensor) -> Tensor:
+    def draw_noise(self, latents: Tensor) -> Tensor:
+        """Draw standard normal noise like the latents."""
         return torch.randn(latents.shape, generator=self.generator).to(latents)
 
 
-class SDS(_PriorObjective):
+def make_objective(
+    name: ObjectiveName,
+    options: ObjectiveOptions,
+    guidance: Guidance,
+    prompt_embeds: PromptEmbeds,
+    generator: torch.Generator,
+) -> Objective:
+    """Return the objective of that name, and warn of options that it does not use."""
+    kind = {"sds": SDS, "csd": CSD, "dds": DDS, "denoised": Denoised}[name]
+    default = ObjectiveOptions()
+    changed = [name for name in kind.unused if getattr(options, name) != getattr(default, name)]
+    if changed:
+        listed = ", ".join(f"edit.distillation.{option}" for option in changed)
+        _logger.warning("no effect with edit.objective=%s: %s", name, listed)
+    return kind(options, guidance, prompt_embeds, generator)
+
+
+class SDS(Objective):
     """Score distillation (DreamFusion, Poole et al. 2022, eq. 3) of image and normals.
 
     The gradient of the latents z is w(t) (eps(z_t; prompt, mask) - noise) over their number, where
@@ -214,18 +138,16 @@ class SDS(_PriorObjective):
 
     def loss(self, view: ObjectiveView) -> Tensor:
         """See `Objective`."""
-        options, alphas = self.options, self.guidance.alphas_cumprod
-        latents = self._encode(view)
-        timestep_range = annealed_timestep_range(options, view.progress)
-        timestep = sample_timestep(1, len(alphas), timestep_range, generator=self.generator)
+        alphas, latents = self.guidance.alphas_cumprod, self.encode(view)
+        timestep = sample_timestep(self.options, view.progress, len(alphas), self.generator)
         timestep = timestep.to(latents.device)
-        noise = self._draw_noise(latents)
+        noise = self.draw_noise(latents)
         noisy = add_noise(latents.detach(), noise, alphas, timestep)
-        direction = self._direction(noisy, noise, timestep, view)
-        weight = timestep_weight(alphas, timestep, options.weighting)
-        return loss_of_gradient(latents, weight * direction)
+        weight = 1 - alphas[timestep] if self.options.weighting == "variance" else 1.0
+        return loss_of_gradient(latents, weight * self.direction(view, noisy, noise, timestep))
 
-    def _encode(self, view: ObjectiveView) -> Tensor:  # [1, C, h, w]
+    def encode(self, view: ObjectiveView) -> Tensor:  # [1, C, h, w]
+        """Return the latents to move."""
         share = {"image": 1.0, "normals": 0.0}.get(self.options.blend)
         if share is None:
             share = torch.rand((), generator=self.generator).item()
@@ -234,11 +156,12 @@ class SDS(_PriorObjective):
         parts = (share, view.image), (1 - share, view.normals)
         return sum(part * self.guidance.encode_image(image) for part, image in parts if part)
 
-    def _direction(
-        self, noisy: Tensor, noise: Tensor, timestep: Tensor, view: ObjectiveView
+    def direction(
+        self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
     ) -> Tensor:  # [1, C, h, w]
+        """Return the gradient of the latents without its weight."""
         scale = self.options.guidance_scale
-        return self._predict(noisy, timestep, view.control_image, scale) - noise
+        return self.predict(noisy, timestep, view.control_image, scale) - noise
 
 
 class CSD(SDS):
@@ -249,11 +172,12 @@ class CSD(SDS):
     without the pull to the prior's average picture.
     """
 
-    def _direction(
-        self, noisy: Tensor, noise: Tensor, timestep: Tensor, view: ObjectiveView
+    def direction(
+        self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
     ) -> Tensor:  # [1, C, h, w]
+        """See `SDS`."""
         with_prompt, without = (
-            self._predict(noisy, timestep, view.control_image, scale)
+            self.predict(noisy, timestep, view.control_image, scale)
             for scale in (self.options.guidance_scale, 0.0)
         )
         return with_prompt - without
@@ -274,22 +198,24 @@ class DDS(SDS):
         super().__init__(*args)
         self.source_embeds = self.guidance.encode_prompt(self.options.source_prompt)
 
-    def _encode(self, view: ObjectiveView) -> Tensor:  # [1, C, h, w]
+    def encode(self, view: ObjectiveView) -> Tensor:  # [1, C, h, w]
+        """See `SDS`."""
         return self.guidance.encode_image(view.image)
 
     @torch.no_grad()
-    def _direction(
-        self, noisy: Tensor, noise: Tensor, timestep: Tensor, view: ObjectiveView
+    def direction(
+        self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
     ) -> Tensor:  # [1, C, h, w]
+        """See `SDS`."""
         scale, alphas = self.options.guidance_scale, self.guidance.alphas_cumprod
         source = self.guidance.encode_image(view.source_image)
         noisy_source = add_noise(source, noise, alphas, timestep)
         control = view.source_control_image
-        reference = self._predict(noisy_source, timestep, control, scale, self.source_embeds)
-        return self._predict(noisy, timestep, view.control_image, scale) - reference
+        reference = self.predict(noisy_source, timestep, control, scale, self.source_embeds)
+        return self.predict(noisy, timestep, view.control_image, scale) - reference
 
 
-class Denoised(_PriorObjective):
+class Denoised(Objective):
     """Denoised pictures as targets.
 
     As in SDEdit (Meng et al. 2022), the render is noised to some level and denoised under prompt
@@ -348,52 +274,34 @@ class Denoised(_PriorObjective):
 
     @torch.no_grad()
     def _paint(self, view: ObjectiveView) -> Tensor:  # [1, 3, S, S]
-        options, alphas = self.options.denoised, self.guidance.alphas_cumprod
-        first, last = options.noise_levels
-        level = first + (last - first) * view.progress
-        timesteps = denoising_timesteps(level, options.num_denoising_steps, len(alphas))
-        latents = self.guidance.encode_image(view.image)
+        options, guidance = self.options.denoised, self.guidance
+        latents = guidance.encode_image(view.image)
         if self.noise is None:
             # The same for all targets, so that views and refreshed targets agree.
-            self.noise = self._draw_noise(latents)
+            self.noise = self.draw_noise(latents)
+        first, last = options.noise_levels
         clean = denoise(
-            lambda noisy, timestep: self._predict(
+            lambda noisy, timestep: self.predict(
                 noisy, timestep, view.control_image, options.guidance_scale
             ),
-            add_noise(latents, self.noise, alphas, timesteps[:1].to(latents.device)),
-            alphas,
-            timesteps,
+            latents,
+            self.noise,
+            guidance.alphas_cumprod,
+            level=first + (last - first) * view.progress,
+            num_steps=options.num_denoising_steps,
         )
-        return self.guidance.decode_latents(clean)
+        return guidance.decode_latents(clean)
 
 
 def sample_timestep(
-    batch_size: int,
-    num_timesteps: int,
-    timestep_range: tuple[float, float],
-    *,
-    generator: torch.Generator,
-) -> Tensor:  # [B] int64
-    """Draw timesteps uniformly from a range given as fractions of the training steps."""
-    smallest = round(timestep_range[0] * num_timesteps)
-    largest = max(round(timestep_range[1] * num_timesteps), smallest + 1)
-    return torch.randint(smallest, min(largest, num_timesteps), (batch_size,), generator=generator)
-
-
-def annealed_timestep_range(options: ObjectiveOptions, progress: float) -> tuple[float, float]:
-    """Return the range at `progress` (0..1): the maximum falls linearly to its final value."""
-    smallest, largest = options.timestep_range
-    return smallest, largest + (options.final_max_timestep - largest) * progress
-
-
-def timestep_weight(
-    alphas_cumprod: Tensor,  # [T]
-    timestep: Tensor,  # [B]
-    weighting: Weighting,
-) -> Tensor:  # [B, 1, 1, 1]
-    """Return w(t) of the gradient."""
-    alpha = alphas_cumprod[timestep].view(-1, 1, 1, 1)
-    return 1 - alpha if weighting == "variance" else torch.ones_like(alpha)
+    options: ObjectiveOptions, progress: float, num_timesteps: int, generator: torch.Generator
+) -> Tensor:  # [1] int64
+    """Draw uniformly from the range, whose maximum falls linearly with the progress (0..1)."""
+    low, high = options.timestep_range
+    high += (options.final_max_timestep - high) * progress
+    smallest = round(low * num_timesteps)
+    largest = max(round(high * num_timesteps), smallest + 1)
+    return torch.randint(smallest, min(largest, num_timesteps), (1,), generator=generator)
 
 
 def add_noise(
@@ -418,37 +326,32 @@ def loss_of_gradient(
     return 0.5 * F.mse_loss(latents, (latents - gradient).detach())
 
 
-def denoising_timesteps(
-    level: float, num_steps: int, num_timesteps: int
-) -> Tensor:  # [num_steps] int64
-    """Return falling timesteps from `level` (fraction of the training timesteps) to almost 0.
-
-    They end as far from "no noise" as from each other ("trailing" in diffusers; Lin et al. 2023).
-    """
-    edges = torch.linspace(level * num_timesteps, 0, num_steps + 1, dtype=torch.float64)
-    return (edges[:-1].round().long() - 1).clamp(min=0)
-
-
 def denoise(
     predict: Callable[[Tensor, Tensor], Tensor],
-    noisy_latents: Tensor,  # [B, C, h, w]
+    latents: Tensor,  # [B, C, h, w]
+    noise: Tensor,  # [B, C, h, w]
     alphas_cumprod: Tensor,  # [T]
-    timesteps: Tensor,  # [S] int64, falling
+    *,
+    level: float,
+    num_steps: int,
 ) -> Tensor:  # [B, C, h, w]
-    """Denoise deterministically (DDIM, Song et al. 2021, eq. 12 with sigma 0).
+    """Add noise and take it away again (SDEdit) in DDIM steps (Song et al. 2021, eq. 12, sigma 0).
+
+    The timesteps are as far from "no noise" as from each other ("trailing" in diffusers).
 
     Args:
         predict: From noisy latents and timestep [B] to the noise in them.
-        noisy_latents: Latents with the noise of the first timestep.
+        level: Noise to add, as a fraction of the training timesteps.
     """
-    timesteps = timesteps.to(noisy_latents.device)
+    edges = torch.linspace(level * len(alphas_cumprod), 0, num_steps + 1, dtype=torch.float64)
+    timesteps = (edges[:-1].round().long() - 1).clamp(min=0).to(latents.device)
     alphas = torch.cat([alphas_cumprod[timesteps], alphas_cumprod.new_ones(1)])
-    latents = noisy_latents
+    noisy = add_noise(latents, noise, alphas_cumprod, timesteps[:1])
     for timestep, (alpha, next_alpha) in zip(timesteps, pairwise(alphas), strict=True):
-        noise = predict(latents, timestep.expand(len(latents)))
-        clean = (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-        latents = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise
-    return latents
+        noise = predict(noisy, timestep.expand(len(noisy)))
+        clean = (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+        noisy = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise
+    return noisy
 
 
 def load_lpips(device: str | torch.device) -> nn.Module:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from editing.objectives import ObjectiveName, ObjectiveOptions
 from editing.regions import RegionOptions
 from mate3d.cameras import PitchDegrees
 from mate3d.options import (
+    Above,
     FilePath,
     NonNegativeFloat,
     OptionError,
@@ -20,6 +20,10 @@ from mate3d.options import (
 
 Condition = Literal["updated", "fixed", "none"]
 MaskLoss = Literal["classes", "silhouette"]
+ObjectiveName = Literal["sds", "csd", "dds", "denoised"]
+Blend = Literal["blended", "image", "normals"]
+Weighting = Literal["variance", "uniform"]
+NoiseLevel = Annotated[float, Above(0, up_to=1)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,74 @@ class LossWeights(Options):
     feature_preservation: NonNegativeFloat = 1.0
     eikonal: NonNegativeFloat = 0.1
     sdf_consistency: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True)
+class DenoisedOptions(Options):
+    """Targets of the objective denoised.
+
+    The defaults were chosen on the demo.
+
+    Args:
+        guidance_scale: Classifier-free guidance scale.
+        noise_levels: Noise of the first and of the last targets, as fractions of the training
+            timesteps; between them it changes linearly with the steps of the edit.
+        num_denoising_steps: Denoiser calls per target.
+        num_views: Fixed views that get targets, the painted one among them.
+        refresh_interval: Visits of a view after which its target is made again.
+        edge_weight: Weight of the difference between neighbouring pixels, beside the difference of
+            the pixels themselves.
+        perceptual_weight: Weight of the perceptual difference (LPIPS), which needs the weights of
+            torchvision's AlexNet.
+    """
+
+    guidance_scale: NonNegativeFloat = 5.0
+    noise_levels: tuple[NoiseLevel, NoiseLevel] = (0.9, 0.4)
+    num_denoising_steps: PositiveInt = 8
+    num_views: PositiveInt = 12
+    refresh_interval: PositiveInt = 2
+    edge_weight: NonNegativeFloat = 0.5
+    perceptual_weight: NonNegativeFloat = 0.0
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions(Options):
+    """What the diffusion prior wants of a view; the objective is chosen by edit.objective.
+
+    Args:
+        controlnet_conditioning_scale: ControlNet conditioning scale, the weight of the mask
+            condition.
+        guidance_scale: Classifier-free guidance scale (sds, csd, dds).
+        timestep_range: Minimum and maximum timestep, as fractions of the training steps (sds, csd,
+            dds).
+        final_max_timestep: Fraction to which the maximum timestep falls linearly by the last step;
+            set it to the maximum of timestep_range for no annealing (sds, csd, dds).
+        weighting: Weight w(t) of a timestep; variance is 1 - alphas_cumprod, uniform is 1 (sds,
+            csd, dds).
+        blend: Encodings to distil. blended mixes image and normals with a share drawn from U(0, 1)
+            at each step; image and normals use one of them (sds, csd).
+        source_prompt: Prompt that describes the source head (dds).
+        denoised: Targets (denoised).
+    """
+
+    controlnet_conditioning_scale: NonNegativeFloat = 1.0
+    guidance_scale: NonNegativeFloat = 7.5
+    timestep_range: tuple[Share, Share] = (0.02, 0.98)
+    final_max_timestep: Share = 0.5
+    weighting: Weighting = "variance"
+    blend: Blend = "blended"
+    source_prompt: str = ""
+    denoised: DenoisedOptions = DenoisedOptions()
+
+    def __post_init__(self):
+        super().__post_init__()
+        smallest, largest = self.timestep_range
+        if smallest >= largest:
+            advice = "use [minimum,maximum] with the minimum below the maximum"
+            raise OptionError("timestep_range", self.timestep_range, advice)
+        if not smallest < self.final_max_timestep <= largest:
+            advice = f"use a number {Range(smallest, largest, with_low=False)}"
+            raise OptionError("final_max_timestep", self.final_max_timestep, advice)
 
 
 @dataclass(frozen=True)

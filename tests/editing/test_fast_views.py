@@ -7,8 +7,7 @@ import torch
 
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
-from editing.objectives import ObjectiveOptions
-from editing.options import EditOptions, LossWeights
+from editing.options import EditOptions, LossWeights, ObjectiveOptions
 from editing.regions import ClassRegion, PaintedRegion, everywhere
 from editing.views import view_source
 from mate3d.cameras import make_camera

@@ -7,8 +7,13 @@ import torch
 
 from editing.edited_generator import EditedGenerator
 from editing.loop import EditLoop, EditTarget
-from editing.objectives import ObjectiveOptions
-from editing.options import EditOptions, GuidanceOptions, LossWeights, ReportOptions
+from editing.options import (
+    EditOptions,
+    GuidanceOptions,
+    LossWeights,
+    ObjectiveOptions,
+    ReportOptions,
+)
 from editing.regions import ClassRegion, RegionOptions, everywhere
 from mate3d.errors import UserError
 from mate3d.labels import segmentation_to_label_map

@@ -11,25 +11,20 @@ from diffusers import DDIMScheduler, StableDiffusionControlNetImg2ImgPipeline
 from editing.guidance.base import PromptEmbeds
 from editing.guidance.controlnet import ControlNetGuidance
 from editing.objectives import (
-    DenoisedOptions,
-    ObjectiveOptions,
     ObjectiveView,
     add_noise,
-    annealed_timestep_range,
     denoise,
-    denoising_timesteps,
     loss_of_gradient,
     make_objective,
     sample_timestep,
-    timestep_weight,
 )
+from editing.options import DenoisedOptions, ObjectiveOptions
 from mate3d.checkpoints.assets import named_asset
 from mate3d.errors import UserError
 from tests.editing.conftest import FakeGuidance
 
 OPTIONS = ObjectiveOptions(final_max_timestep=0.98)
 SCALES = {"guidance_scale": 7.5, "controlnet_conditioning_scale": 1.0}
-RANGE = OPTIONS.timestep_range
 
 
 class TellingGuidance(FakeGuidance):
@@ -97,7 +92,7 @@ def draw(guidance, latents, seed=0, with_share=False):
     """Return what an objective of the same seed draws: share, timestep, noise."""
     generator = torch.Generator().manual_seed(seed)
     share = torch.rand((), generator=generator) if with_share else None
-    timestep = sample_timestep(1, len(guidance.alphas_cumprod), RANGE, generator=generator)
+    timestep = sample_timestep(OPTIONS, 0.0, len(guidance.alphas_cumprod), generator)
     return share, timestep, torch.randn(latents.shape, generator=generator)
 
 
@@ -207,18 +202,11 @@ def test_share_is_drawn_from_zero_to_one_at_each_step(guidance):
 
 
 def test_timesteps_reach_the_ends_of_a_range_whose_largest_falls_linearly():
-    draws = sample_timestep(4000, 1000, (0.1, 0.3), generator=torch.Generator().manual_seed(0))
-    assert draws.min() == 100 and draws.max() == 299
     options = ObjectiveOptions(timestep_range=(0.02, 0.9), final_max_timestep=0.5)
-    assert annealed_timestep_range(options, 0.0) == (0.02, 0.9)
-    assert annealed_timestep_range(options, 0.5) == (0.02, pytest.approx(0.7))
-    assert annealed_timestep_range(options, 1.0) == (0.02, pytest.approx(0.5))
-
-
-def test_weight_is_the_noise_variance_or_one():
-    alphas, timestep = torch.tensor([0.9, 0.4]), torch.tensor([1])
-    assert timestep_weight(alphas, timestep, "variance").item() == pytest.approx(0.6)
-    assert timestep_weight(alphas, timestep, "uniform").item() == 1
+    for progress, largest in ((0.0, 899), (0.5, 699), (1.0, 499)):
+        generator = torch.Generator().manual_seed(0)
+        draws = [sample_timestep(options, progress, 1000, generator).item() for _ in range(8000)]
+        assert min(draws) == 20 and max(draws) == largest
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -245,14 +233,14 @@ def test_denoising_equals_image_to_image_of_diffusers(prediction_type):
         "a black cat", latents, control, height=64, width=64, generator=generator, **options
     ).images
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
-    timesteps, alphas = denoising_timesteps(0.8, 8, 1000), guidance.alphas_cumprod
-    assert timesteps.tolist() == list(range(799, 0, -100))
     embeds = guidance.encode_prompt("a black cat")
     clean = denoise(
         lambda noisy, timestep: guidance.predict_noise(noisy, timestep, embeds, control, **scales),
-        add_noise(latents, noise, alphas, timesteps[:1]),
-        alphas,
-        timesteps,
+        latents,
+        noise,
+        guidance.alphas_cumprod,
+        level=0.8,
+        num_steps=8,
     )
     ours = (guidance.decode_latents(clean) + 1) / 2
     assert theirs.std() > 0.05
@@ -260,16 +248,16 @@ def test_denoising_equals_image_to_image_of_diffusers(prediction_type):
 
 
 def test_denoising_finds_the_picture_that_a_perfect_prior_has_in_mind():
-    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64, generator=generator)
     alphas = torch.linspace(0.999, 0.01, 100, dtype=torch.float64)
 
     def predict(noisy, timestep):
         alpha = alphas[timestep].view(-1, 1, 1, 1)
         return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
 
-    timesteps = denoising_timesteps(1.0, 7, 100)
-    found = denoise(predict, add_noise(clean, noise, alphas, timesteps[:1]), alphas, timesteps)
-    torch.testing.assert_close(found, clean.double())
+    found = denoise(predict, torch.zeros_like(clean), noise, alphas, level=1.0, num_steps=7)
+    torch.testing.assert_close(found, clean)
 
 
 def with_denoised(**values):
