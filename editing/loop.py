@@ -293,9 +293,7 @@ class EditLoop:
         shares = field.shares(points)
         terms = {}
         if weights.feature_preservation:
-            terms["feature_preservation"] = losses.feature_preservation_loss(
-                field, points, shares
-            )
+            terms["feature_preservation"] = losses.feature_preservation_loss(field, points, shares)
         inside = points[:, shares[1][0, :, 0] > 0]
         if (weights.eikonal or weights.sdf_consistency) and inside.numel():
             terms |= losses.geometry_losses(

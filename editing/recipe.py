@@ -3,14 +3,18 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from editing.edited_generator import EditedGenerator
-from editing.regions import RegionOptions, make_region
+from editing.head_scale import HeadScale
+from editing.masks import PaintedView
+from editing.regions import RegionOptions, make_regions
 from mate3d.checkpoints.storage import save_weights
 from mate3d.errors import UserError
 from mate3d.generator import Generator
@@ -18,6 +22,8 @@ from mate3d.options import config_from_dict
 
 FORMAT_VERSION = 1
 _EDIT_PREFIX = "edit."
+# The fields of all painted views, one below the other.
+_VIEW_TENSORS = tuple(field.name for field in fields(PaintedView))
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class Recipe:
         prompt: Text prompt; empty for an edit by mask alone.
         class_names: Classes that may change.
         region: Where the edited copy is visible.
+        scale: Lengths of the source head, which the region is relative to.
         config_hash: Hash of the resolved configuration.
     """
 
     prompt: str
     class_names: tuple[str, ...]
     region: RegionOptions
+    scale: HeadScale
     config_hash: str
 
 
@@ -42,18 +50,18 @@ def save_edit(
     edited: EditedGenerator,
     recipe: Recipe,
     *,
-    camera: Tensor,  # [1, 25]
-    repainted: Tensor,  # [1, 1, H, W] bool
+    views: Sequence[PaintedView],
 ) -> None:
     """Write `ws`, the changed weights, and the inputs of the region.
 
     Args:
         edited: Source and finished copy.
-        camera: Camera of the painted view.
-        repainted: Pixels of that view whose label was changed.
+        views: Painted views.
     """
     tensors = {f"{_EDIT_PREFIX}{name}": value for name, value in edited.edit_state().items()}
-    tensors |= {"source_ws": edited.source_ws, "camera": camera, "repainted": repainted}
+    tensors["source_ws"] = edited.source_ws
+    columns = zip(*(vars(view).values() for view in views), strict=True)
+    tensors |= dict(zip(_VIEW_TENSORS, map(torch.cat, columns), strict=True))
     metadata = {
         "format_version": str(FORMAT_VERSION),
         "recipe": json.dumps(dataclasses.asdict(recipe)),
@@ -77,8 +85,10 @@ def load_edit(
     try:
         recipe = config_from_dict(Recipe, json.loads(metadata["recipe"]))
         class_ids = [generator.label_set.class_id(name) for name in recipe.class_names]
-        region = make_region(recipe.region, class_ids, tensors["camera"], tensors["repainted"])
-        edited = EditedGenerator(generator, tensors["source_ws"], region)
+        rows = zip(*(tensors[name].split(1) for name in _VIEW_TENSORS), strict=True)
+        views = [PaintedView(*row) for row in rows]
+        regions = make_regions(recipe.region, class_ids, views, recipe.scale)
+        edited = EditedGenerator(generator, tensors["source_ws"], *regions)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"edit {path} is incomplete: {error!r}") from None
     edited.load_edit_state(

@@ -148,9 +148,7 @@ def make_regions(
     return region, look if options.shape_scope == "repainted" else None
 
 
-def repainted_classes(
-    views: "Sequence[PaintedView]", class_ids: Sequence[int]
-) -> tuple[int, ...]:
+def repainted_classes(views: "Sequence[PaintedView]", class_ids: Sequence[int]) -> tuple[int, ...]:
     """Return those of some classes that any view was repainted from or to."""
     found = {
         class_id

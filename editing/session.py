@@ -12,13 +12,15 @@ from torch import Tensor
 from editing import receipt as receipts
 from editing.edited_generator import EditedGenerator, check_editable
 from editing.guidance.base import Guidance
+from editing.head_scale import measure_head
 from editing.loop import EditLoop, EditTarget
 from editing.losses import mask_iou, psnr_outside
+from editing.masks import PaintedView
 from editing.options import EditOptions, ReportOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
-from editing.regions import edit_mask, make_region, repainted_pixels
+from editing.regions import edit_mask, make_regions
 from editing.report import write_report
 from mate3d.atomic import atomic_files
 from mate3d.generation.rendering import HeadMaker, Precision
@@ -109,13 +111,12 @@ class EditSession:
     ):
         self.portrait, self.request, self.options = portrait, request, options
         self.guidance = guidance
-        self.repainted = repainted_pixels(
-            portrait.label_map, request.painted_label_map, request.class_ids
-        )
-        region = make_region(options.region, request.class_ids, portrait.camera, self.repainted)
-        self.edited = EditedGenerator(
-            portrait.generator, portrait.ws, region, learnable=options.learnable
-        )
+        generator = portrait.generator
+        self.views = (PaintedView(portrait.camera, portrait.label_map, request.painted_label_map),)
+        field = generator.make_field(portrait.ws)
+        self.scale = measure_head(field, portrait.camera, generator.config)
+        regions = make_regions(options.region, request.class_ids, self.views, self.scale)
+        self.edited = EditedGenerator(generator, portrait.ws, *regions, learnable=options.learnable)
         prompts = request.prompt, request.negative_prompt
         self.prompt_embeds = guidance.encode_prompt(*prompts) if guidance else None
         self.history: list[dict[str, float]] = []
@@ -125,9 +126,9 @@ class EditSession:
         """Optimise to the last step, or stop earlier if `should_stop` returns true."""
         started = time.perf_counter()
         target = EditTarget(
-            camera=self.portrait.camera,
-            painted_label_map=self.request.painted_label_map,
+            views=self.views,
             class_ids=self.request.class_ids,
+            scale=self.scale,
             guidance=self.guidance,
             prompt_embeds=self.prompt_embeds,
         )
@@ -149,6 +150,7 @@ class EditSession:
             prompt=self.request.prompt,
             class_names=self._class_names(),
             region=self.options.region,
+            scale=self.scale,
             config_hash=self.request.config_hash,
         )
         with atomic_files(folder) as temporary:
@@ -168,8 +170,7 @@ class EditSession:
                     temporary / "edit.safetensors",
                     self.edited,
                     recipe,
-                    camera=self.portrait.camera,
-                    repainted=self.repainted,
+                    views=self.views,
                 )
                 receipt = self._make_receipt(
                     painted_view, other_views, prompt_score, started, options.dilation_pixels
