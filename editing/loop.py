@@ -113,10 +113,17 @@ class EditLoop:
                 bar.set_postfix(self.numbers, refresh=False)
                 bar.update()
                 if skipped == _MAX_SKIPPED:
-                    self._end_early(step, has_result=bool(history))
+                    self._rewind(step)
                     break
                 if should_stop():
                     break
+        if not history:
+            raise UserError(
+                f"no loss or gradient was finite in {skipped} steps; check the prior, and its"
+                " precision (guidance.precision=fp32)"
+            )
+        if self.num_skipped:
+            _logger.warning("skipped %d steps without finite gradients", self.num_skipped)
         return history
 
     def step(self, progress: float) -> dict[str, float]:
@@ -141,22 +148,24 @@ class EditLoop:
         weights = self.options.weights
         total = torch.as_tensor(sum(getattr(weights, name) * terms[name] for name in terms))
         self.numbers["loss"] = f"{total.item():.3g}"
-        if not self._descend(total):
+        if not self._descend(total, progress):
             self.num_skipped += 1
             return {}
         return {name: value.item() for name, value in terms.items()}
 
-    def _descend(self, total: Tensor) -> bool:
+    def _descend(self, total: Tensor, progress: float) -> bool:
         """Take an optimizer step if loss and gradients are finite; return whether they are."""
         if not torch.isfinite(total):
             return False
         # An edit with an empty region has no gradient.
         if not total.requires_grad:
             return True
+        is_ws_stage = progress < self.options.ws_share and self.edited.ws.requires_grad
+        inputs = [self.edited.ws] if is_ws_stage else self.parameters
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward(inputs=self.parameters)
+        total.backward(inputs=inputs)
         limit = _CLIP_FACTOR * median(self._norms) if self._norms else math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
+        norm = torch.nn.utils.clip_grad_norm_(inputs, limit).item()
         if not math.isfinite(norm):
             return False
         self._norms.append(norm)
@@ -165,20 +174,12 @@ class EditLoop:
         self.schedule.step()
         return True
 
-    def _end_early(self, step: int, *, has_result: bool) -> None:
-        if not has_result:
-            raise UserError(
-                f"no step of the first {step} had a finite loss and gradient; check the prior and "
-                "its precision (guidance.precision=fp32)"
-            )
-        with torch.no_grad():
-            for parameter, good in zip(self.parameters, self._good, strict=True):
-                parameter.copy_(good)
-        _logger.warning(
-            "step %d: %d steps in a row had no finite gradient; ending with the last good state",
-            step,
-            _MAX_SKIPPED,
-        )
+    @torch.no_grad()
+    def _rewind(self, step: int) -> None:
+        for parameter, good in zip(self.parameters, self._good, strict=True):
+            parameter.copy_(good)
+        text = "step %d: %d steps in a row without finite gradients; ending with the state before"
+        _logger.warning(text, step, _MAX_SKIPPED)
 
     def _copy_parameters(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.parameters]

@@ -43,7 +43,7 @@ class LossWeights(Options):
 
     mask: NonNegativeFloat = 1.0
     mask_raw: NonNegativeFloat = 1.0
-    distillation: NonNegativeFloat = 10.24
+    distillation: NonNegativeFloat = 1.0
     preservation: NonNegativeFloat = 1.0
     feature_preservation: NonNegativeFloat = 1.0
     eikonal: NonNegativeFloat = 0.1
@@ -120,7 +120,7 @@ class ObjectiveOptions(Options):
 
 @dataclass(frozen=True)
 class EditOptions(Options):
-    """How an edit is optimised; the defaults are the method with all its parts.
+    """How an edit is optimised; the defaults are `edit=best`, `edit=cdgt` is the paper's method.
 
     Args:
         exact: Render whole views instead of only what the edit can reach; equal up to rounding, and
@@ -128,6 +128,7 @@ class EditOptions(Options):
         num_steps: Optimizer steps; each renders one painted view and one other view.
         learnable: What is optimised, separated by commas: ws (the style vectors), texture and shape
             (offsets on the two planes), and names of backbone modules or weights.
+        ws_share: Share of the steps, from the first, that move ws alone, if it is learnable.
         ws_lr: Adam learning rate of the style vectors.
         weight_lr: Adam learning rate of the backbone weights.
         texture_lr: Adam learning rate of the offset on the texture planes, in standard deviations
@@ -158,12 +159,13 @@ class EditOptions(Options):
     """
 
     exact: bool = False
-    num_steps: PositiveInt = 100
-    learnable: tuple[str, ...] = ("ws", "backbone.blocks.*.to_image", "texture", "shape")
+    num_steps: PositiveInt = 40
+    learnable: tuple[str, ...] = ("texture", "shape")
+    ws_share: Share = 0.0
     ws_lr: NonNegativeFloat = 0.002
     weight_lr: NonNegativeFloat = 0.002
     texture_lr: NonNegativeFloat = 0.035
-    shape_lr: NonNegativeFloat = 0.012
+    shape_lr: NonNegativeFloat = 0.02
     final_lr_factor: Share = 0.1
     soft_thickness: PositiveFloat | None = 0.045
     soft_share: Share = 0.6
@@ -177,7 +179,7 @@ class EditOptions(Options):
     pitch_range_degrees: tuple[PitchDegrees, PitchDegrees] = (-15.0, 15.0)
     num_geometry_points: PositiveInt = 4096
     weights: LossWeights = LossWeights()
-    objective: ObjectiveName = "sds"
+    objective: ObjectiveName = "denoised"
     distillation: ObjectiveOptions = ObjectiveOptions()
 
     def __post_init__(self):

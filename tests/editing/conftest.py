@@ -9,8 +9,9 @@ from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
 from editing.guidance.base import PromptEmbeds
+from editing.head_scale import HeadScale
 from editing.options import EditOptions
-from editing.regions import EditRegion
+from editing.regions import EditRegion, RegionOptions
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import save_generator
 from mate3d.generator import Generator, GeneratorConfig
@@ -38,6 +39,15 @@ TINY_CONFIG = GeneratorConfig(
     sr_channels=(8, 8),
     rendering=RenderingConfig(near=2.3, far=3.1, num_coarse_samples=8, num_fine_samples=8),
 )
+
+# The paper's method, as in configs/edit/cdgt.yaml.
+PAPER = EditOptions(
+    objective="sds",
+    learnable=("ws", "backbone.blocks.*.to_image", "texture", "shape"),
+    region=RegionOptions(shape_scope="classes"),
+)
+# Of the tiny generator's heads, as far as the tests care.
+SCALE = HeadScale(size=0.4, thickness=0.05, slope=1.0, pixel=0.02)
 
 
 @torch.no_grad()
@@ -69,7 +79,7 @@ def tiny_ws(tiny_generator: Generator) -> Tensor:  # [1, L, w_dim]
 
 def make_edited(generator: Generator, ws: Tensor, region: EditRegion) -> EditedGenerator:
     """Return a copy whose styles are no longer those of its source."""
-    edited = EditedGenerator(generator, ws, region, learnable=EditOptions().learnable)
+    edited = EditedGenerator(generator, ws, region, learnable=PAPER.learnable)
     with torch.no_grad():
         noise = torch.randn(edited.ws.shape, generator=torch.Generator().manual_seed(2))
         edited.ws.add_(0.3 * noise)

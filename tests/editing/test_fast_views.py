@@ -7,16 +7,17 @@ import torch
 
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
-from editing.options import EditOptions, LossWeights, ObjectiveOptions
+from editing.masks import PaintedView
+from editing.options import LossWeights, ObjectiveOptions
 from editing.regions import ClassRegion, PaintedRegion, everywhere
 from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.rendering.field import field_gradient
-from tests.editing.conftest import make_edited
+from tests.editing.conftest import PAPER, SCALE, make_edited
 
 # The tiny generator's distances are spread widely, so that these reach some of its rays.
 BOUNDED = ClassRegion((2,), softness=0.05, reach=-0.01)
-OPTIONS = EditOptions(num_geometry_points=64)
+OPTIONS = dataclasses.replace(PAPER, num_geometry_points=64)
 PAINTED_VIEW = make_camera(0.3, 0.1)
 
 
@@ -30,7 +31,8 @@ def make_loop(generator, ws, guidance, options, region):
     edited = make_edited(generator, ws, region)
     painted = torch.zeros(1, 32, 32, dtype=torch.int64)
     painted[0, 8:24, 8:24] = 2
-    target = EditTarget(PAINTED_VIEW, painted, (2,), guidance, guidance.encode_prompt("x"))
+    view = PaintedView(PAINTED_VIEW, torch.zeros_like(painted), painted)
+    target = EditTarget((view,), (2,), SCALE, guidance, guidance.encode_prompt("x"))
     return EditLoop(edited, target, options, seed=0)
 
 
@@ -38,7 +40,7 @@ CASES = {
     "bounded region": (OPTIONS, BOUNDED),
     "painted frustum": (OPTIONS, painted_region()),
     "everywhere": (OPTIONS, everywhere),
-    "soft surfaces": (dataclasses.replace(OPTIONS, soft_beta=0.1), BOUNDED),
+    "soft surfaces": (dataclasses.replace(OPTIONS, soft_thickness=0.5), BOUNDED),
     "source's mask": (dataclasses.replace(OPTIONS, condition="fixed"), BOUNDED),
     "image alone": (
         dataclasses.replace(

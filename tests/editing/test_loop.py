@@ -1,12 +1,14 @@
 """The loop renders, guides and steps; variants are options."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
 from editing.edited_generator import EditedGenerator
 from editing.loop import EditLoop, EditTarget
+from editing.masks import PaintedView
 from editing.options import (
     EditOptions,
     GuidanceOptions,
@@ -15,19 +17,24 @@ from editing.options import (
     ReportOptions,
 )
 from editing.regions import ClassRegion, RegionOptions, everywhere
+from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import segmentation_to_label_map
+from tests.editing.conftest import PAPER, SCALE
 
-OPTIONS = EditOptions(num_steps=3, num_geometry_points=64)
+OPTIONS = dataclasses.replace(PAPER, num_steps=3, num_geometry_points=64)
 
 
 def make_loop(generator, ws, camera, guidance, options=OPTIONS, region=everywhere, seed=0):
     edited = EditedGenerator(generator, ws, region, learnable=options.learnable)
     with torch.no_grad():
         view = edited.render(edited.source_field(), camera)
-    painted = segmentation_to_label_map(view.segmentation).clone()
+    source = segmentation_to_label_map(view.segmentation)
+    painted = source.clone()
     painted[0, 8:24, 8:24] = 2
-    target = EditTarget(camera, painted, (2,), guidance, guidance and guidance.encode_prompt("x"))
+    views = (PaintedView(camera, source, painted),)
+    embeds = guidance and guidance.encode_prompt("x")
+    target = EditTarget(views, (2,), SCALE, guidance, embeds)
     return EditLoop(edited, target, options, seed=seed)
 
 
@@ -46,23 +53,24 @@ def test_mask_loss_falls(tiny_generator, tiny_ws, camera):
 
 def test_surfaces_are_soft_for_the_first_share_of_the_steps(tiny_generator, tiny_ws, camera):
     weights = LossWeights(distillation=0)
-    options = with_options(num_steps=4, soft_beta=0.5, soft_share=0.5, weights=weights)
+    options = with_options(num_steps=4, soft_thickness=0.5, soft_share=0.5, weights=weights)
     loop = make_loop(tiny_generator, tiny_ws, camera, None, options)
-    soft_source = loop.source_view.output.image
+    soft_source = loop.source_views[0].output.image
     loop.step(0.25)
-    assert torch.equal(loop.source_view.output.image, soft_source)
+    assert torch.equal(loop.source_views[0].output.image, soft_source)
     loop.step(0.5)
     with torch.no_grad():
         sharp_source = loop.edited.render(loop.edited.source_field(), camera).image
-    torch.testing.assert_close(loop.source_view.output.image, sharp_source)
+    torch.testing.assert_close(loop.source_views[0].output.image, sharp_source)
     assert (soft_source - sharp_source).abs().max() > 1e-3
 
 
 def test_surfaces_that_are_soft_already_stay_as_they_are(tiny_generator, tiny_ws, camera):
-    own = tiny_generator.decoder.beta.item()
-    for soft_beta, expected in ((own / 2, None), (None, None), (2 * own, 2 * own)):
-        loop = make_loop(tiny_generator, tiny_ws, camera, None, with_options(soft_beta=soft_beta))
-        assert loop.beta == expected
+    own = SCALE.thickness / SCALE.size
+    for thickness, is_softened in ((own / 2, False), (None, False), (2 * own, True)):
+        options = with_options(soft_thickness=thickness, weights=LossWeights(distillation=0))
+        loop = make_loop(tiny_generator, tiny_ws, camera, None, options)
+        assert (loop.softness is not None) == is_softened
 
 
 def test_same_seed_gives_the_same_edit(tiny_generator, tiny_ws, camera, fake_guidance):
@@ -154,23 +162,86 @@ def test_an_empty_region_leaves_everything(tiny_generator, tiny_ws, camera, fake
     assert torch.equal(loop.edited.ws, tiny_ws)
 
 
-def test_a_loss_that_is_not_finite_keeps_the_step_before(
-    tiny_generator, tiny_ws, camera, fake_guidance, caplog
+def test_an_edit_without_a_finite_step_ends_with_one_line(
+    tiny_generator, tiny_ws, camera, fake_guidance
 ):
     loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
     assert len(loop.run(lambda: True)) == 1  # A stop finishes the step.
     loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance)
-    loop.pixel_weights = loop.pixel_weights * float("nan")
-    assert loop.run() == []
+    fake_guidance.noise_pred.fill_(float("nan"))
+    with pytest.raises(UserError, match="finite"):
+        loop.run()
     assert torch.equal(loop.edited.ws, tiny_ws)
-    assert "not finite" in caplog.text
+
+
+def test_steps_without_finite_gradients_are_skipped_and_five_in_a_row_rewind(
+    tiny_generator, tiny_ws, camera, fake_guidance, caplog
+):
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, with_options(num_steps=20))
+    good, bad_steps, states = fake_guidance.noise_pred.clone(), {2, *range(6, 20)}, []
+
+    def spoil() -> bool:  # Between steps.
+        states.append(loop.edited.ws.detach().clone())
+        is_bad = len(states) + 1 in bad_steps
+        fake_guidance.noise_pred.copy_(good * (float("inf") if is_bad else 1))
+        return False
+
+    history = loop.run(spoil)
+    assert len(history) == 4 and loop.num_skipped == 6 and loop.num_steps == 10
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
+    # The last step that was taken led to what follows, so it is undone as well.
+    assert torch.equal(loop.edited.ws, states[3])
+    assert all(math.isfinite(value) for terms in history for value in terms.values())
+    assert "ending with the state before" in caplog.text
+
+
+def test_a_gradient_far_above_the_median_is_clipped(tiny_generator, tiny_ws, camera):
+    weights = LossWeights(distillation=0)
+    loop = make_loop(tiny_generator, tiny_ws, camera, None, with_options(weights=weights))
+    loop.step(0.0)
+    loop.pixel_weights = [1e6 * weight for weight in loop.pixel_weights]
+    norm = torch.cat([p.grad.flatten() for p in loop.parameters]).norm()
+    loop.step(0.0)
+    clipped = torch.cat([p.grad.flatten() for p in loop.parameters]).norm()
+    torch.testing.assert_close(clipped, 10 * norm)
+
+
+def test_style_vectors_move_alone_first(tiny_generator, tiny_ws, camera, fake_guidance):
+    options = with_options(num_steps=4, ws_share=0.5)
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
+    loop.step(0.0)
+    loop.step(0.25)
+    assert not torch.equal(loop.edited.ws, tiny_ws)
+    assert not any(offset.any() for offset in loop.edited.offsets.values())
+    loop.step(0.5)
+    assert all(offset.any() for offset in loop.edited.offsets.values())
+
+
+def test_painted_views_take_turns(tiny_generator, tiny_ws, camera):
+    weights = LossWeights(distillation=0)
+    loop = make_loop(tiny_generator, tiny_ws, camera, None, with_options(weights=weights))
+    seen, painted = [], loop.target.views[0]
+    side = make_camera(-0.4)
+    target = dataclasses.replace(
+        loop.target, views=(painted, dataclasses.replace(painted, camera=side))
+    )
+    loop = EditLoop(loop.edited, target, loop.options, seed=0)
+    for view in loop.source_views:
+        fused = view.fused
+        view.fused = lambda *args, at=view, of=fused, **kwargs: (
+            seen.append(at.camera),
+            of(*args, **kwargs),
+        )[1]
+    for _ in range(3):
+        loop.step(0.0)
+    assert [torch.equal(one, side) for one in seen] == [False, True, False]
 
 
 @pytest.mark.parametrize(
     ("options", "values"),
     [
         (EditOptions, {"num_steps": 0}),
-        (EditOptions, {"soft_beta": 0.0}),
+        (EditOptions, {"soft_thickness": 0.0}),
         (EditOptions, {"mask_loss": "l2"}),
         (EditOptions, {"ws_lr": -1.0}),
         (EditOptions, {"outside_weight": float("nan")}),

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from editing import losses
+from editing.fusion import FusedField
+from editing.regions import everywhere
 from mate3d.labels import one_hot_mask
+from tests.editing.conftest import SCALE
 
 EARS = 2
 
@@ -51,22 +54,34 @@ def test_preservation_counts_outside_pixels_only():
     assert losses.preservation_loss(image, source, ~inside) > 0
 
 
-def test_feature_preservation_is_zero_for_equal_planes(tiny_generator, tiny_ws):
+def test_feature_preservation_counts_each_plane_where_the_copy_is_hidden(tiny_generator, tiny_ws):
     points = torch.rand(1, 100, 3) * 0.5 - 0.25
     field, other = tiny_generator.make_field(tiny_ws), tiny_generator.make_field(tiny_ws + 0.5)
-    assert losses.feature_preservation_loss(field, field, points) == 0
-    assert losses.feature_preservation_loss(field, other, points) > 0
+    hidden, visible = torch.zeros(1, 100, 1), torch.ones(1, 100, 1)
+
+    def loss(edited, texture_share, shape_share):
+        fused = FusedField(field, edited, everywhere)
+        return losses.feature_preservation_loss(fused, points, (texture_share, shape_share))
+
+    assert loss(field, hidden, hidden) == 0
+    assert loss(other, visible, visible) == 0
+    both, shape = loss(other, hidden, hidden), loss(other, visible, hidden)
+    assert 0 < shape < both
 
 
 @pytest.mark.parametrize("name", ["eikonal", "sdf_consistency"])
 def test_a_geometry_term_is_the_same_alone_and_pulls(tiny_generator, tiny_ws, name):
     field = tiny_generator.make_field(tiny_ws.requires_grad_(True))
     points = torch.rand(1, 50, 3) * 0.5 - 0.25
-    terms = losses.geometry_losses(field, points)
+    terms = losses.geometry_losses(field, points, SCALE)
     (gradient,) = torch.autograd.grad(terms[name], tiny_ws, retain_graph=True)
     assert gradient.any()
     alone = losses.geometry_losses(
-        field, points, with_eikonal=name == "eikonal", with_consistency=name == "sdf_consistency"
+        field,
+        points,
+        SCALE,
+        with_eikonal=name == "eikonal",
+        with_consistency=name == "sdf_consistency",
     )
     assert set(terms) == {"eikonal", "sdf_consistency"}
     assert alone == {name: terms[name]}

@@ -4,26 +4,29 @@ import pytest
 import torch
 
 from editing.edited_generator import EditedGenerator
+from editing.masks import PaintedView
 from editing.recipe import Recipe, load_edit, save_edit
-from editing.regions import RegionOptions, make_region
+from editing.regions import RegionOptions, make_regions
+from mate3d.cameras import make_camera
 from mate3d.errors import UserError
+from tests.editing.conftest import PAPER, SCALE
 
-RECIPE = Recipe("a cat", ("ears", "eyes"), RegionOptions(dilation=0.01), "abc")
+RECIPE = Recipe("a cat", ("ears", "eyes"), RegionOptions(dilation=0.01), SCALE, "abc")
 
 
 @pytest.fixture
 def saved(tiny_generator, tiny_ws, camera, tmp_path):
-    repainted = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    repainted[..., 5:20, 5:20] = True
-    region = make_region(RECIPE.region, (2, 3), camera, repainted)
-    edited = EditedGenerator(
-        tiny_generator, tiny_ws, region, learnable=("ws", "backbone.blocks.*.to_image", "planes")
-    )
+    before = torch.zeros(1, 32, 32, dtype=torch.int64)
+    after = before.clone()
+    after[..., 5:20, 5:20] = 2
+    views = [PaintedView(camera, before, after), PaintedView(make_camera(0.5), before, before)]
+    regions = make_regions(RECIPE.region, (2, 3), views, SCALE)
+    edited = EditedGenerator(tiny_generator, tiny_ws, *regions, learnable=PAPER.learnable)
     with torch.no_grad():
-        for parameter in (edited.ws, edited.plane_offset, *edited.weight_parameters()):
+        for parameter in (p for p in edited.parameters() if p.requires_grad):
             parameter.add_(0.1 * torch.randn_like(parameter))
     path = tmp_path / "edit.safetensors"
-    save_edit(path, edited, RECIPE, camera=camera, repainted=repainted)
+    save_edit(path, edited, RECIPE, views=views)
     return path, edited
 
 

@@ -13,7 +13,7 @@ def test_a_ray_beside_a_soft_surface_pulls_it_and_one_beside_a_sharp_surface_doe
 
     def pull(beta: float) -> float:
         sphere = SphereField(radius=torch.tensor(0.2, requires_grad=True))
-        view = render_field(SoftField(sphere, beta), origin, direction, RenderingConfig())
+        view = render_field(SoftField(sphere, beta, 1 / beta), origin, direction, RenderingConfig())
         (gradient,) = torch.autograd.grad(view.opacity.sum(), sphere.radius)
         return gradient.item()
 
