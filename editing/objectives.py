@@ -219,11 +219,12 @@ class Denoised(Objective):
     """Denoised pictures as targets.
 
     As in SDEdit (Meng et al. 2022), the render is noised to some level and denoised under prompt
-    and mask. As in the dataset updates of Instruct-NeRF2NeRF (Haque et al. 2023), the head is
-    fitted to such pictures of fixed views, each made again after some visits. With e = image -
-    target at pixels that may change, else 0, the loss is the mean over these pixels of |e| +
-    edge_weight |grad e|, where grad takes the differences of neighbours (Mathieu et al. 2016);
-    perceptual_weight adds LPIPS (Zhang et al. 2018). No gradient flows through the prior.
+    and mask, by default with the latents outside the region kept (blended latent diffusion,
+    Avrahami et al. 2023). As in the dataset updates of Instruct-NeRF2NeRF (Haque et al. 2023), the
+    head is fitted to such pictures of fixed views, each made again after some visits. With e =
+    image - target at pixels that may change, else 0, the loss is the mean over these pixels of
+    |e| + edge_weight |grad e|, where grad takes the differences of neighbours (Mathieu et al.
+    2016); perceptual_weight adds LPIPS (Zhang et al. 2018). No gradient flows through the prior.
     """
 
     unused = (
@@ -279,6 +280,7 @@ class Denoised(Objective):
         if self.noise is None:
             # The same for all targets, so that views and refreshed targets agree.
             self.noise = self.draw_noise(latents)
+        is_free = F.adaptive_max_pool2d(view.inside.to(latents), latents.shape[-2:]) > 0
         first, last = options.noise_levels
         clean = denoise(
             lambda noisy, timestep: self.predict(
@@ -289,6 +291,7 @@ class Denoised(Objective):
             guidance.alphas_cumprod,
             level=first + (last - first) * view.progress,
             num_steps=options.num_denoising_steps,
+            kept=~is_free if options.keep_outside else None,
         )
         return guidance.decode_latents(clean)
 
@@ -334,6 +337,7 @@ def denoise(
     *,
     level: float,
     num_steps: int,
+    kept: Tensor | None = None,  # [B, 1, h, w] bool
 ) -> Tensor:  # [B, C, h, w]
     """Add noise and take it away again (SDEdit) in DDIM steps (Song et al. 2021, eq. 12, sigma 0).
 
@@ -342,15 +346,19 @@ def denoise(
     Args:
         predict: From noisy latents and timestep [B] to the noise in them.
         level: Noise to add, as a fraction of the training timesteps.
+        kept: Latents that stay as they are; the others fit to them.
     """
     edges = torch.linspace(level * len(alphas_cumprod), 0, num_steps + 1, dtype=torch.float64)
     timesteps = (edges[:-1].round().long() - 1).clamp(min=0).to(latents.device)
     alphas = torch.cat([alphas_cumprod[timesteps], alphas_cumprod.new_ones(1)])
-    noisy = add_noise(latents, noise, alphas_cumprod, timesteps[:1])
+    noisy = alphas[0].sqrt() * latents + (1 - alphas[0]).sqrt() * noise
     for timestep, (alpha, next_alpha) in zip(timesteps, pairwise(alphas), strict=True):
-        noise = predict(noisy, timestep.expand(len(noisy)))
-        clean = (noisy - (1 - alpha).sqrt() * noise) / alpha.sqrt()
-        noisy = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise
+        noise_pred = predict(noisy, timestep.expand(len(noisy)))
+        clean = (noisy - (1 - alpha).sqrt() * noise_pred) / alpha.sqrt()
+        noisy = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise_pred
+        if kept is not None:
+            given = next_alpha.sqrt() * latents + (1 - next_alpha).sqrt() * noise
+            noisy = torch.where(kept, given, noisy)
     return noisy
 
 

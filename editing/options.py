@@ -61,6 +61,8 @@ class DenoisedOptions(Options):
         noise_levels: Noise of the first and of the last targets, as fractions of the training
             timesteps; between them it changes linearly with the steps of the edit.
         num_denoising_steps: Denoiser calls per target.
+        keep_outside: Whether the prior sees the rest of the picture as it is while it paints the
+            region, so that black ears fit a white head.
         num_views: Fixed views that get targets, the painted one among them.
         refresh_interval: Visits of a view after which its target is made again.
         edge_weight: Weight of the difference between neighbouring pixels, beside the difference of
@@ -72,6 +74,7 @@ class DenoisedOptions(Options):
     guidance_scale: NonNegativeFloat = 5.0
     noise_levels: tuple[NoiseLevel, NoiseLevel] = (0.9, 0.4)
     num_denoising_steps: PositiveInt = 8
+    keep_outside: bool = True
     num_views: PositiveInt = 12
     refresh_interval: PositiveInt = 2
     edge_weight: NonNegativeFloat = 0.5

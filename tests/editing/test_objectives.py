@@ -260,6 +260,23 @@ def test_denoising_finds_the_picture_that_a_perfect_prior_has_in_mind():
     torch.testing.assert_close(found, clean)
 
 
+def test_kept_latents_stay_and_the_others_see_them_at_the_noise_of_each_step(guidance):
+    latents, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    alphas, kept, seen = guidance.alphas_cumprod, torch.zeros(1, 1, 8, 8, dtype=torch.bool), []
+    kept[..., :4] = True
+
+    def predict(noisy, timestep):
+        expected = add_noise(latents, noise, alphas, timestep)
+        torch.testing.assert_close(noisy[..., :4], expected[..., :4])
+        seen.append(timestep.item())
+        return guidance.noise_pred
+
+    found = denoise(predict, latents, noise, alphas, level=0.9, num_steps=4, kept=kept)
+    assert len(seen) == 4
+    assert torch.equal(found[..., :4], latents[..., :4])
+    assert (found - latents)[..., 4:].abs().min() > 1e-4
+
+
 def with_denoised(**values):
     return dataclasses.replace(OPTIONS, denoised=DenoisedOptions(**values))
 
@@ -309,6 +326,19 @@ def test_targets_have_a_view_each_the_same_noise_and_are_made_again_after_some_v
     guidance.controls.clear()
     objective.loss(make_view(index=None))
     assert len(guidance.controls) == 4 and len(objective.targets) == 2
+
+
+def test_targets_show_the_rest_of_the_head_unless_they_need_not(guidance):
+    inside = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    inside[..., 8:] = True
+    view = make_view(inside=inside, index=0)
+    plain = guidance.decode_latents(guidance.encode_image(view.image))
+    for keep_outside in (True, False):
+        objective = make("denoised", guidance, with_denoised(keep_outside=keep_outside))
+        objective.loss(view)
+        is_kept = torch.allclose(objective.targets[0][..., :8], plain[..., :8], atol=1e-5)
+        assert is_kept == keep_outside
+        assert not torch.allclose(objective.targets[0][..., 8:], plain[..., 8:], atol=0.1)
 
 
 def test_noise_of_targets_falls_during_the_edit(guidance):
