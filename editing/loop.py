@@ -14,10 +14,9 @@ from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.head_scale import HeadScale
-from editing.masks import PaintedView
 from editing.objectives import ObjectiveView, make_objective
 from editing.options import EditOptions
-from editing.regions import edit_mask
+from editing.regions import PaintedView, edit_mask
 from editing.views import SourceView, find_softness, view_source
 from mate3d.errors import UserError
 from mate3d.generator import RenderOutput

@@ -1,13 +1,12 @@
 """Painted masks: read them, and say which classes an edit may change."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from editing.regions import is_member, repainted_pixels
+from editing.regions import is_member
 from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, load_label_map
@@ -16,25 +15,6 @@ from mate3d.labels import LabelSet, load_label_map
 MASK_FILE = "mask.png"
 # Classes behind other parts: painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
-
-
-@dataclass(frozen=True)
-class PaintedView:
-    """A view of the source in which the user painted a mask.
-
-    Args:
-        camera: Painted view, [1, 25].
-        source_label_map: Rendered source mask, [1, H, W] int64.
-        label_map: Painted mask, [1, H, W] int64; the source's if nothing was painted.
-    """
-
-    camera: Tensor
-    source_label_map: Tensor
-    label_map: Tensor
-
-    def repainted(self, class_ids: Sequence[int]) -> Tensor:  # [1, 1, H, W] bool
-        """Return the pixels whose label was changed from or to one of these classes."""
-        return repainted_pixels(self.source_label_map, self.label_map, class_ids)
 
 
 def find_mask(path: str | Path) -> Path:

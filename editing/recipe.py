@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from editing.edited_generator import EditedGenerator
 from editing.head_scale import HeadScale
-from editing.masks import PaintedView
-from editing.regions import RegionOptions, make_regions
+from editing.regions import PaintedView, RegionOptions, make_regions
 from mate3d.checkpoints.storage import save_weights
 from mate3d.errors import UserError
 from mate3d.generator import Generator

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch.nn import functional as F
 from editing.head_scale import HeadScale
 from mate3d.cameras import unpack_camera
 from mate3d.options import NonNegativeFloat, Options
-
-if TYPE_CHECKING:
-    from editing.masks import PaintedView
 
 RegionKind = Literal["classes", "everywhere"]
 ShapeScope = Literal["repainted", "classes"]
@@ -36,6 +33,25 @@ def repainted_pixels(
     is_changed = source_label_map != painted_label_map
     concerns_edit = is_member(source_label_map, class_ids) | is_member(painted_label_map, class_ids)
     return (is_changed & concerns_edit).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class PaintedView:
+    """A view of the source in which the user painted a mask.
+
+    Args:
+        camera: Painted view, [1, 25].
+        source_label_map: Rendered source mask, [1, H, W] int64.
+        label_map: Painted mask, [1, H, W] int64; the source's if nothing was painted.
+    """
+
+    camera: Tensor
+    source_label_map: Tensor
+    label_map: Tensor
+
+    def repainted(self, class_ids: Sequence[int]) -> Tensor:  # [1, 1, H, W] bool
+        """Return the pixels whose label was changed from or to one of these classes."""
+        return repainted_pixels(self.source_label_map, self.label_map, class_ids)
 
 
 def edit_mask(
@@ -119,7 +135,7 @@ class RegionOptions(Options):
 def make_regions(
     options: RegionOptions,
     class_ids: Sequence[int],
-    views: "Sequence[PaintedView]",
+    views: Sequence[PaintedView],
     scale: HeadScale,
 ) -> tuple[EditRegion, EditRegion | None]:
     """Return the region of an edit of some classes, and where only texture may change.
@@ -148,7 +164,7 @@ def make_regions(
     return region, look if options.shape_scope == "repainted" else None
 
 
-def repainted_classes(views: "Sequence[PaintedView]", class_ids: Sequence[int]) -> tuple[int, ...]:
+def repainted_classes(views: Sequence[PaintedView], class_ids: Sequence[int]) -> tuple[int, ...]:
     """Return those of some classes that any view was repainted from or to."""
     found = {
         class_id

@@ -15,12 +15,11 @@ from editing.guidance.base import Guidance
 from editing.head_scale import measure_head
 from editing.loop import EditLoop, EditTarget
 from editing.losses import mask_iou, psnr_outside
-from editing.masks import PaintedView
 from editing.options import EditOptions, ReportOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
-from editing.regions import edit_mask, make_regions
+from editing.regions import PaintedView, edit_mask, make_regions
 from editing.report import write_report
 from mate3d.atomic import atomic_files
 from mate3d.generation.rendering import HeadMaker, Precision

@@ -7,9 +7,8 @@ import torch
 
 from editing.fusion import FusedField
 from editing.loop import EditLoop, EditTarget
-from editing.masks import PaintedView
 from editing.options import LossWeights, ObjectiveOptions
-from editing.regions import ClassRegion, PaintedRegion, everywhere
+from editing.regions import ClassRegion, PaintedRegion, PaintedView, everywhere
 from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.rendering.field import field_gradient

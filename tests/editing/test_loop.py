@@ -8,7 +8,6 @@ import torch
 
 from editing.edited_generator import EditedGenerator
 from editing.loop import EditLoop, EditTarget
-from editing.masks import PaintedView
 from editing.options import (
     EditOptions,
     GuidanceOptions,
@@ -16,7 +15,7 @@ from editing.options import (
     ObjectiveOptions,
     ReportOptions,
 )
-from editing.regions import ClassRegion, RegionOptions, everywhere
+from editing.regions import ClassRegion, PaintedView, RegionOptions, everywhere
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from mate3d.labels import segmentation_to_label_map

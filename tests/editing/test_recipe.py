@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from editing.edited_generator import EditedGenerator
-from editing.masks import PaintedView
 from editing.recipe import Recipe, load_edit, save_edit
-from editing.regions import RegionOptions, make_regions
+from editing.regions import PaintedView, RegionOptions, make_regions
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
 from tests.editing.conftest import PAPER, SCALE

@@ -3,8 +3,7 @@
 import torch
 
 from editing.edited_generator import EditedGenerator
-from editing.masks import PaintedView
-from editing.regions import ClassRegion, RegionOptions, everywhere, make_regions
+from editing.regions import ClassRegion, PaintedView, RegionOptions, everywhere, make_regions
 from editing.views import view_source
 from mate3d.labels import segmentation_to_label_map
 from tests.editing.conftest import SCALE
