@@ -1,0 +1,114 @@
+"""Prompts: whom they concern, and which of their words have no effect."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_logger = logging.getLogger(__name__)
+
+# Other words for classes; plural and singular of every word are found.
+_OTHER_WORDS = {
+    "skin": ("fur",),
+    "brow": ("eyebrow",),
+    "brows": ("eyebrow",),
+    "eye_g": ("glasses", "eyeglasses"),
+    "ear_r": ("earring",),
+    "neck_l": ("necklace",),
+    "cloth": ("clothes", "clothing"),
+}
+# Adjectives of the classes l_eye, r_eye, u_lip, l_lip.
+_ADJECTIVES = {"l": ("left", "lower"), "r": ("right",), "u": ("upper",)}
+
+
+def resolve_label_prompts(prompts: Mapping[str, str], label_set: LabelSet) -> dict[int, str]:
+    """Return prompts of labels by class id.
+
+    Args:
+        prompts: By class name.
+
+    Raises:
+        UserError: If a class is unknown or its prompt is empty.
+    """
+    for name, text in prompts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"prompts.{name}={text}; describe how this part should look")
+    return {label_set.class_id(name): text.strip() for name, text in prompts.items()}
+
+
+def log_prompts_without_effect(
+    prompt: str,
+    label_prompts: Mapping[int, str],
+    class_ids: Sequence[int],
+    label_set: LabelSet,
+) -> None:
+    """Log which parts a prompt concerns though they may not change.
+
+    Args:
+        class_ids: Classes that may change.
+    """
+
+    def log(text: str, concerned: Sequence[int]) -> None:
+        fixed = [class_id for class_id in concerned if class_id not in class_ids]
+        if fixed:
+            names, every = (
+                [label_set.class_names[class_id] for class_id in sorted(ids)]
+                for ids in (fixed, {*class_ids, *fixed})
+            )
+            _logger.warning(
+                f"{text} %s, which may not change; edit_classes=[%s] lets it",
+                ", ".join(names),
+                ",".join(every),
+            )
+
+    log("the prompt names", named_classes(prompt, label_set))
+    log("prompts has a text for", list(label_prompts))
+
+
+def named_classes(text: str, label_set: LabelSet) -> list[int]:
+    """Return the ids of the classes that a text names, such as those of "left eye" and "ears"."""
+    return [
+        class_id
+        for class_id, name in enumerate(label_set.class_names)
+        if _is_named(name, text.lower())
+    ]
+
+
+def _is_named(class_name: str, text: str) -> bool:
+    side, name = re.fullmatch(r"(?:([lru])_)?(.+)", class_name).groups()
+    allowed = {"", *_ADJECTIVES.get(side, ())}
+    for word in (name, *_OTHER_WORDS.get(name, ())):
+        stem = re.escape(word.removesuffix("s"))
+        found = re.findall(rf"(?:\b(left|right|upper|lower)\s+)?\b{stem}s?\b", text)
+        if found and (side is None or allowed.intersection(found)):
+            return True
+    return False
+
+
+def unknown_words(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Return the words that were in no caption that a tokenizer was made from.
+
+    Priors trained here keep the words of their captions (`training.prior.models.make_tokenizer`).
+    Nothing is unknown to others, such as CLIP's.
+    """
+    known = tokenizer.init_kwargs.get("caption_words")
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
+    return [word for word in words if known is not None and word not in known]
+
+
+def ignored_words(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Return the words at the end of a text, of which a tokenizer cuts off at least a part."""
+    words = text.split()
+    starts = [" ".join(words[: count + 1]) for count in range(len(words))]
+    # The tokenizer's own warning would say that the text must be cut, as it is.
+    fits = [
+        len(tokenizer(start, verbose=False).input_ids) <= tokenizer.model_max_length
+        for start in starts
+    ]
+    return words[sum(fits) :]
