@@ -1,11 +1,14 @@
 """Prompts name what they concern; words and parts without effect are said."""
 
 import logging
+from dataclasses import replace
 
 import pytest
+import torch
 from transformers import CLIPTokenizer
 
 from editing.guidance.controlnet import load_controlnet_guidance
+from editing.objectives import ObjectiveOptions, ObjectiveView, make_objective
 from editing.prompts import (
     ignored_words,
     log_prompts_without_effect,
@@ -101,6 +104,24 @@ def test_encoding_says_which_words_do_nothing(prior_folder, caplog):
     guidance.encode_prompt("a cat dog", label_prompts={2: "a red"})
     cut, unknown = caplog.messages
     assert cut.endswith(": dog") and unknown.endswith(": dog, red")
+
+
+@pytest.mark.parametrize("name", ["sds", "csd", "dds", "denoised"])
+def test_objectives_apply_prompts_of_labels_by_the_views_labels(prior_folder, name):
+    guidance = load_controlnet_guidance(str(prior_folder))
+    image = torch.rand(1, 3, 32, 32, requires_grad=True)
+    control, inside = torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    label_map = torch.zeros(1, 32, 32, dtype=torch.int64)
+    label_map[..., :16] = 2
+    options = ObjectiveOptions(blend="image", weighting="uniform")
+    losses = {}
+    for labels in ({}, {2: "ears"}, {3: "ears"}):
+        embeds = guidance.encode_prompt("a cat", label_prompts=labels)
+        generator = torch.Generator().manual_seed(0)
+        view = ObjectiveView(image, None, control, image.detach(), control, inside, 0, 0.0)
+        objective = make_objective(name, options, guidance, embeds, generator)
+        losses[tuple(labels)] = objective.loss(replace(view, label_map=label_map)).item()
+    assert losses[2,] != losses[()] == losses[3,]
 
 
 @pytest.fixture(scope="module")
