@@ -48,27 +48,22 @@ def log_prompts_without_effect(
     class_ids: Sequence[int],
     label_set: LabelSet,
 ) -> None:
-    """Log which parts a prompt concerns though they may not change.
+    """Log which parts the prompts concern though they may not change.
 
     Args:
         class_ids: Classes that may change.
     """
-
-    def log(text: str, concerned: Sequence[int]) -> None:
-        fixed = [class_id for class_id in concerned if class_id not in class_ids]
-        if fixed:
-            names, every = (
-                [label_set.class_names[class_id] for class_id in sorted(ids)]
-                for ids in (fixed, {*class_ids, *fixed})
-            )
-            _logger.warning(
-                f"{text} %s, which may not change; edit_classes=[%s] lets it",
-                ", ".join(names),
-                ",".join(every),
-            )
-
-    log("the prompt names", named_classes(prompt, label_set))
-    log("prompts has a text for", list(label_prompts))
+    fixed = {*named_classes(prompt, label_set), *label_prompts} - set(class_ids)
+    if fixed:
+        names, every = (
+            [label_set.class_names[class_id] for class_id in sorted(ids)]
+            for ids in (fixed, fixed.union(class_ids))
+        )
+        _logger.warning(
+            "the prompts name %s, which may not change; use edit_classes=[%s] to change them",
+            ", ".join(names),
+            ",".join(every),
+        )
 
 
 def named_classes(text: str, label_set: LabelSet) -> list[int]:
@@ -105,10 +100,7 @@ def unknown_words(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
 def ignored_words(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """Return the words at the end of a text, of which a tokenizer cuts off at least a part."""
     words = text.split()
-    starts = [" ".join(words[: count + 1]) for count in range(len(words))]
-    # The tokenizer's own warning would say that the text must be cut, as it is.
-    fits = [
-        len(tokenizer(start, verbose=False).input_ids) <= tokenizer.model_max_length
-        for start in starts
-    ]
-    return words[sum(fits) :]
+    starts = (" ".join(words[:count]) for count in range(1, len(words) + 1))
+    # Not verbose: the tokenizer would warn of an error that cutting prevents.
+    lengths = [len(tokenizer(start, verbose=False).input_ids) for start in starts]
+    return words[sum(length <= tokenizer.model_max_length for length in lengths) :]

@@ -1,23 +1,10 @@
 """Guidance protocol: from noisy latents, timestep and conditions to guided noise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class LabelPrompt:
-    """A prompt that replaces the global one within some labels.
-
-    Args:
-        class_ids: Labels where it holds; in no other label prompt.
-        prompt: Text encoder output, [1, T, D].
-    """
-
-    class_ids: tuple[int, ...]
-    prompt: Tensor
 
 
 @dataclass(frozen=True)
@@ -27,14 +14,15 @@ class PromptEmbeds:
     Args:
         prompt: Text encoder output of the global prompt, [1, T, D].
         negative_prompt: The same of the negative (often empty) prompt, [1, T, D].
-        label_prompts: Prompts of labels.
-        label_map: Rendered labels of the view whose noise is predicted, [1, H, W] or [B, H, W].
-            Label prompts need it; set it for each view with `dataclasses.replace`.
+        label_prompts: Prompts that replace the global one, [1, T, D], by the class ids where they
+            hold; no id is in two.
+        label_map: Labels of the view whose noise is predicted, [1, H, W] or [B, H, W]. Label
+            prompts need it; set it for each view with `dataclasses.replace`.
     """
 
     prompt: Tensor
     negative_prompt: Tensor
-    label_prompts: tuple[LabelPrompt, ...] = ()
+    label_prompts: Mapping[tuple[int, ...], Tensor] = field(default_factory=dict)
     label_map: Tensor | None = None
 
 

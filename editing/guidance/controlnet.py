@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
-from editing.guidance.base import LabelPrompt, PromptEmbeds
+from editing.guidance.base import PromptEmbeds
 from editing.prompts import ignored_words, unknown_words
 from editing.regions import is_member
 from mate3d.checkpoints.assets import named_asset, where_to_find
@@ -74,12 +74,8 @@ class ControlNetGuidance(nn.Module):
         texts = [prompt, negative_prompt, *labels]
         self._log_words_without_effect(texts)
         embeds = self._encode_texts(texts).split(1)
-        by_label = zip(labels.values(), embeds[2:], strict=True)
-        return PromptEmbeds(
-            prompt=embeds[0],
-            negative_prompt=embeds[1],
-            label_prompts=tuple(LabelPrompt(tuple(ids), embed) for ids, embed in by_label),
-        )
+        class_ids = map(tuple, labels.values())
+        return PromptEmbeds(*embeds[:2], dict(zip(class_ids, embeds[2:], strict=True)))
 
     def encode_image(
         self,
@@ -204,12 +200,12 @@ def _label_shares(
 ) -> tuple[list[Tensor], list[Tensor]]:  # P of [1, T, D], P of [1 or B, 1, h, w]
     """Return the prompts of the labels that the view shows, and their shares of each latent."""
     texts, shares = [], []
-    for each in prompt_embeds.label_prompts:
+    for class_ids, text in prompt_embeds.label_prompts.items():
         if prompt_embeds.label_map is None:
             raise ValueError("prompts of labels need the label map of the view")
-        is_inside = is_member(prompt_embeds.label_map, each.class_ids).unsqueeze(1)
+        is_inside = is_member(prompt_embeds.label_map, class_ids).unsqueeze(1)
         if is_inside.any():
-            texts.append(each.prompt)
+            texts.append(text)
             shares.append(F.interpolate(is_inside.float(), size=size, mode="area"))
     return texts, shares
 

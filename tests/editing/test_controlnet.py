@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from editing.guidance.base import LabelPrompt, PromptEmbeds
+from editing.guidance.base import PromptEmbeds
 from editing.guidance.controlnet import load_controlnet_guidance
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, colorize_label_map
@@ -106,7 +106,7 @@ def test_one_prompt_for_all_labels_is_the_global_prompt(guidance):
     same = guidance.encode_prompt("a cat", label_prompts=dict.fromkeys(range(4), "a cat"))
     ours = guidance.predict_noise(latents, timestep, same, control_image, **SCALES)
     assert torch.equal(ours, plain)
-    labels = tuple(LabelPrompt((class_id,), embeds.prompt) for class_id in range(4))
+    labels = {(class_id,): embeds.prompt for class_id in range(4)}
     same = replace(embeds, label_prompts=labels, label_map=label_map)
     ours = guidance.predict_noise(latents, timestep, same, control_image, **SCALES)
     torch.testing.assert_close(ours, plain)
@@ -127,7 +127,7 @@ def test_the_demo_priors_prompts_stay_in_their_label():
     embeds = guidance.encode_prompt("a white cat", label_prompts={2: "a cat with black ears"})
     inputs = latents, torch.tensor([600])
     white = guidance.predict_noise(
-        *inputs, replace(embeds, label_prompts=()), control_image, **SCALES
+        *inputs, replace(embeds, label_prompts={}), control_image, **SCALES
     )
     both = guidance.predict_noise(
         *inputs, replace(embeds, label_map=label_map), control_image, **SCALES
