@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from editing.guidance.base import PromptEmbeds
-from editing.prompts import ignored_words, unknown_words
+from editing.guidance.vocabulary import ignored_words, unknown_words
 from editing.regions import is_member
 from mate3d.checkpoints.assets import named_asset, where_to_find
 from mate3d.errors import UserError
