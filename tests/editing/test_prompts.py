@@ -9,7 +9,8 @@ from transformers import CLIPTokenizer
 
 from editing.guidance.controlnet import load_controlnet_guidance
 from editing.guidance.vocabulary import ignored_words, unknown_words
-from editing.objectives import ObjectiveOptions, ObjectiveView, make_objective
+from editing.objectives import ObjectiveView, make_objective
+from editing.options import ObjectiveOptions
 from editing.prompts import log_prompts_without_effect, named_classes
 from mate3d.checkpoints.assets import named_asset
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, load_label_map, save_label_map
