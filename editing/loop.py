@@ -279,6 +279,7 @@ class EditLoop:
                 inside=edit_mask([source.label_map, condition], self.target.class_ids, 0),
                 index=index,
                 progress=progress,
+                label_map=condition,
             )
         )
         return terms

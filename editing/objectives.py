@@ -9,7 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -40,6 +40,7 @@ class ObjectiveView:
         inside: Pixels that may change, [1, 1, H, W] bool.
         index: Which of the fixed views this is, 0 for the painted one; None for a random view.
         progress: Completed fraction of the edit, 0..1.
+        label_map: Labels of the view, [1, H, W] int64, which say where prompts of labels hold.
     """
 
     image: Tensor
@@ -50,6 +51,7 @@ class ObjectiveView:
     inside: Tensor
     index: int | None
     progress: float
+    label_map: Tensor | None = None
 
 
 class Objective(ABC):
@@ -86,7 +88,7 @@ class Objective(ABC):
         self,
         noisy_latents: Tensor,  # [1, C, h, w]
         timestep: Tensor,  # [1]
-        control_image: Tensor | None,  # [1, 3, H, W]
+        view: ObjectiveView,
         guidance_scale: float,
         prompt_embeds: PromptEmbeds | None = None,
     ) -> Tensor:  # [1, C, h, w]
@@ -94,8 +96,8 @@ class Objective(ABC):
         return self.guidance.predict_noise(
             noisy_latents,
             timestep,
-            prompt_embeds or self.prompt_embeds,
-            control_image,
+            replace(prompt_embeds or self.prompt_embeds, label_map=view.label_map),
+            view.control_image,
             guidance_scale=guidance_scale,
             controlnet_conditioning_scale=self.options.controlnet_conditioning_scale,
         )
@@ -161,7 +163,7 @@ class SDS(Objective):
     ) -> Tensor:  # [1, C, h, w]
         """Return the gradient of the latents without its weight."""
         scale = self.options.guidance_scale
-        return self.predict(noisy, timestep, view.control_image, scale) - noise
+        return self.predict(noisy, timestep, view, scale) - noise
 
 
 class CSD(SDS):
@@ -177,7 +179,7 @@ class CSD(SDS):
     ) -> Tensor:  # [1, C, h, w]
         """See `SDS`."""
         with_prompt, without = (
-            self.predict(noisy, timestep, view.control_image, scale)
+            self.predict(noisy, timestep, view, scale)
             for scale in (self.options.guidance_scale, 0.0)
         )
         return with_prompt - without
@@ -210,9 +212,9 @@ class DDS(SDS):
         scale, alphas = self.options.guidance_scale, self.guidance.alphas_cumprod
         source = self.guidance.encode_image(view.source_image)
         noisy_source = add_noise(source, noise, alphas, timestep)
-        control = view.source_control_image
-        reference = self.predict(noisy_source, timestep, control, scale, self.source_embeds)
-        return self.predict(noisy, timestep, view.control_image, scale) - reference
+        before = replace(view, control_image=view.source_control_image)
+        reference = self.predict(noisy_source, timestep, before, scale, self.source_embeds)
+        return self.predict(noisy, timestep, view, scale) - reference
 
 
 class Denoised(Objective):
@@ -283,9 +285,7 @@ class Denoised(Objective):
         is_free = F.adaptive_max_pool2d(view.inside.to(latents), latents.shape[-2:]) > 0
         first, last = options.noise_levels
         clean = denoise(
-            lambda noisy, timestep: self.predict(
-                noisy, timestep, view.control_image, options.guidance_scale
-            ),
+            lambda noisy, timestep: self.predict(noisy, timestep, view, options.guidance_scale),
             latents,
             self.noise,
             guidance.alphas_cumprod,

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from editing.loop import EditLoop, EditTarget
 from editing.losses import mask_iou, psnr_outside
 from editing.options import EditOptions, ReportOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
+from editing.prompts import log_prompts_without_effect
 from editing.receipt import Receipt
 from editing.recipe import Recipe, save_edit
 from editing.regions import PaintedView, edit_mask, make_regions
@@ -58,6 +59,7 @@ class EditRequest:
         negative_prompt: Negative prompt, often empty.
         seed: Seed of the random views, noise and timesteps.
         config_hash: Hash of the resolved configuration.
+        label_prompts: Prompts of single labels by class id.
     """
 
     painted_label_map: Tensor
@@ -66,6 +68,7 @@ class EditRequest:
     negative_prompt: str
     seed: int
     config_hash: str
+    label_prompts: Mapping[int, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -116,8 +119,12 @@ class EditSession:
         self.scale = measure_head(field, portrait.camera, generator.config)
         regions = make_regions(options.region, request.class_ids, self.views, self.scale)
         self.edited = EditedGenerator(generator, portrait.ws, *regions, learnable=options.learnable)
-        prompts = request.prompt, request.negative_prompt
-        self.prompt_embeds = guidance.encode_prompt(*prompts) if guidance else None
+        self.prompt_embeds = None
+        if guidance is not None:
+            label_set, by_label = generator.label_set, request.label_prompts
+            log_prompts_without_effect(request.prompt, by_label, request.class_ids, label_set)
+            texts = request.prompt, request.negative_prompt, by_label
+            self.prompt_embeds = guidance.encode_prompt(*texts)
         self.history: list[dict[str, float]] = []
         self.optimization_seconds = 0.0
 
@@ -234,9 +241,10 @@ class EditSession:
             images = view.source.image, view.edited.image
             for image, label_map in zip(images, view.label_maps, strict=True):
                 control = (colorize_label_map(label_map, self.portrait.generator.label_set) + 1) / 2
+                embeds = replace(self.prompt_embeds, label_map=label_map)
                 gains.append(
                     receipts.prompt_gain(
-                        self.guidance, self.prompt_embeds, image, control if has_condition else None
+                        self.guidance, embeds, image, control if has_condition else None
                     )
                 )
                 bar.update()

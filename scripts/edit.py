@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,8 @@ class EditScriptOptions(Options):
         mask: Repainted mask: a palette or grey PNG of label ids, with the size of the generator's
             images. null writes source.png and source_mask.png to repaint, and stops.
         prompt: What the edited parts should look like.
+        prompts: Prompts of single labels, which replace the global one there, such as {ears:a cat
+            with black ears}.
         negative_prompt: Negative prompt.
         edit_classes: Classes that may change, such as ears,eyes; auto takes the repainted ones.
         seed: Seed of the portrait and of all random draws of the edit.
@@ -61,6 +63,7 @@ class EditScriptOptions(Options):
     generator: FilePath = "demo_cat"
     mask: FilePath | None = None
     prompt: str = ""
+    prompts: dict[str, str] = field(default_factory=dict)
     negative_prompt: str = ""
     edit_classes: tuple[str, ...] = ("auto",)
     seed: Seed = 0
@@ -81,7 +84,8 @@ def _edit(config: EditScriptOptions) -> None:
     started = time.perf_counter()
     options = config.edit
     mask = None if config.mask is None else find_mask(config.mask)
-    if mask and options.weights.distillation and not config.prompt.strip():
+    has_prompt = config.prompt.strip() or config.prompts
+    if mask and options.weights.distillation and not has_prompt:
         raise UserError("prompt is empty; describe how the edited parts should look")
     with stage("Loading the generator"):
         from editing.outputs import write_source
@@ -121,6 +125,7 @@ def _edit(config: EditScriptOptions) -> None:
 
 
 def _make_request(config: EditScriptOptions, portrait: "Portrait", mask: Path) -> "EditRequest":
+    from editing.prompts import resolve_label_prompts
     from editing.receipt import config_hash
     from editing.session import EditRequest
 
@@ -135,6 +140,7 @@ def _make_request(config: EditScriptOptions, portrait: "Portrait", mask: Path) -
         negative_prompt=config.negative_prompt,
         seed=config.seed,
         config_hash=config_hash(hashed),
+        label_prompts=resolve_label_prompts(config.prompts, label_set),
     )
 
 

@@ -1,1 +1,1 @@
-"""Frozen diffusion models that guide an edit; one file per model."""
+"""Frozen diffusion models that guide an edit; one file per model, and the words that they know."""

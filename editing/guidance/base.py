@@ -1,6 +1,7 @@
 """Guidance protocol: from noisy latents, timestep and conditions to guided noise."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -8,15 +9,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """Encoded prompt and negative prompt.
+    """Encoded prompts of an edit, and where those of labels hold.
 
     Args:
-        prompt: Text encoder output of the prompt, [1, T, D].
+        prompt: Text encoder output of the global prompt, [1, T, D].
         negative_prompt: The same of the negative (often empty) prompt, [1, T, D].
+        label_prompts: Prompts that replace the global one, [1, T, D], by the class ids where they
+            hold; no id is in two.
+        label_map: Labels of the view whose noise is predicted, [1, H, W] or [B, H, W]. Label
+            prompts need it; set it for each view with `dataclasses.replace`.
     """
 
     prompt: Tensor
     negative_prompt: Tensor
+    label_prompts: Mapping[tuple[int, ...], Tensor] = field(default_factory=dict)
+    label_map: Tensor | None = None
 
 
 class Guidance(Protocol):
@@ -30,8 +37,17 @@ class Guidance(Protocol):
     def alphas_cumprod(self) -> Tensor:  # [T]
         """Cumulative signal power of each training timestep, decreasing from 1 to 0."""
 
-    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
-        """Encode texts once for the whole edit."""
+    def encode_prompt(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        label_prompts: Mapping[int, str] | None = None,
+    ) -> PromptEmbeds:
+        """Encode texts once for the whole edit.
+
+        Args:
+            label_prompts: Prompts of labels by class id.
+        """
 
     def encode_image(
         self,
@@ -55,4 +71,8 @@ class Guidance(Protocol):
         guidance_scale: float,
         controlnet_conditioning_scale: float,
     ) -> Tensor:  # [B, C, h, w]
-        """Return the guided noise estimate (epsilon); no gradient flows through it."""
+        """Return the guided noise estimate (epsilon); no gradient flows through it.
+
+        With label prompts, the estimate of prompt p has the share m_p of label p at each latent,
+        and the global prompt the rest: e = e_neg + s (sum_p m_p e_p - e_neg), where sum_p m_p = 1.
+        """

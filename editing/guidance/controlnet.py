@@ -1,7 +1,9 @@
 """Stable Diffusion with a mask ControlNet, loaded through diffusers and frozen."""
 
+import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,11 +14,14 @@ from torch.nn import functional as F
 from transformers.utils import logging as transformers_logging
 
 from editing.guidance.base import PromptEmbeds
+from editing.guidance.vocabulary import ignored_words, unknown_words
+from editing.regions import is_member
 from mate3d.checkpoints.assets import named_asset, where_to_find
 from mate3d.errors import UserError
 from mate3d.options import Precision
 from torch_utils.ops.execution import DTYPES
 
+_logger = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 
 
@@ -50,10 +55,27 @@ class ControlNetGuidance(nn.Module):
         return self.unet.config.sample_size * downscale
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
-        """Encode both texts, padded and cut to the text encoder's length."""
-        embeds = self._encode_texts([prompt, negative_prompt])
-        return PromptEmbeds(prompt=embeds[:1], negative_prompt=embeds[1:])
+    def encode_prompt(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        label_prompts: Mapping[int, str] | None = None,
+    ) -> PromptEmbeds:
+        """Encode all texts, padded and cut to the text encoder's length; log words without effect.
+
+        Args:
+            label_prompts: Prompts of labels by class id. Equal texts are encoded once, and cost
+                one prediction.
+        """
+        labels: dict[str, list[int]] = {}
+        for class_id, text in (label_prompts or {}).items():
+            if text != prompt:
+                labels.setdefault(text, []).append(class_id)
+        texts = [prompt, negative_prompt, *labels]
+        self._log_words_without_effect(texts)
+        embeds = self._encode_texts(texts).split(1)
+        class_ids = map(tuple, labels.values())
+        return PromptEmbeds(*embeds[:2], dict(zip(class_ids, embeds[2:], strict=True)))
 
     def encode_image(
         self,
@@ -88,24 +110,43 @@ class ControlNetGuidance(nn.Module):
         guidance_scale: float,
         controlnet_conditioning_scale: float,
     ) -> Tensor:  # [B, C, h, w] float32
-        """Return epsilon after classifier-free guidance; the mask conditions both branches."""
-        batch_size = len(noisy_latents)
+        """Return epsilon after classifier-free guidance; the mask conditions all branches.
+
+        All prompts are predicted in one batch. Shares of labels are the label map's, averaged over
+        each latent's area, so a prompt has no effect on latents that its label does not touch.
+        """
+        label_texts, shares = _label_shares(prompt_embeds, noisy_latents.shape[-2:])
+        texts = [prompt_embeds.negative_prompt, prompt_embeds.prompt, *label_texts]
         inputs = {
-            "sample": noisy_latents.repeat(2, 1, 1, 1).to(self.unet.dtype),
-            "timestep": timestep.repeat(2),
-            "encoder_hidden_states": torch.cat(
-                [
-                    prompt_embeds.negative_prompt.expand(batch_size, -1, -1),
-                    prompt_embeds.prompt.expand(batch_size, -1, -1),
-                ]
-            ),
+            "sample": noisy_latents.repeat(len(texts), 1, 1, 1).to(self.unet.dtype),
+            "timestep": timestep.repeat(len(texts)),
+            "encoder_hidden_states": torch.cat(texts).repeat_interleave(len(timestep), dim=0),
         }
         residuals, scale = {}, controlnet_conditioning_scale
         if control_image is not None:
             residuals = self._control_residuals(inputs, control_image, scale)
-        unconditional, conditional = self.unet(**inputs, **residuals).sample.float().chunk(2)
+        predictions = self.unet(**inputs, **residuals).sample.float().chunk(len(texts))
+        unconditional, everywhere, *by_label = predictions
+        conditional = everywhere
+        for share, prediction in zip(shares, by_label, strict=True):
+            # Adding differences keeps the global prediction bit for bit where the share is 0.
+            conditional = conditional + share * (prediction - everywhere)
         guided = unconditional + guidance_scale * (conditional - unconditional)
         return self._to_epsilon(guided, noisy_latents, timestep)
+
+    def _log_words_without_effect(self, texts: list[str]) -> None:
+        for text in texts:
+            if ignored := ignored_words(text, self.tokenizer):
+                _logger.warning(
+                    "the prior reads only %d tokens of a prompt and ignores: %s",
+                    self.tokenizer.model_max_length,
+                    " ".join(ignored),
+                )
+        if unknown := unknown_words(" ".join(texts), self.tokenizer):
+            _logger.warning(
+                "the prior has never seen these words, so they may do nothing: %s",
+                ", ".join(unknown),
+            )
 
     def _encode_texts(self, texts: list[str]) -> Tensor:  # [len(texts), T, D]
         tokens = self.tokenizer(
@@ -127,12 +168,15 @@ class ControlNetGuidance(nn.Module):
         conditioning_scale: float,
     ) -> dict[str, object]:
         if self.controlnet is None:
-            raise UserError("guidance has no ControlNet; set guidance.controlnet or condition=none")
+            raise UserError(
+                "guidance has no ControlNet; set guidance.controlnet or edit.condition=none"
+            )
         # Label colours must stay pure, so the condition is resized without interpolation.
         control = F.interpolate(control_image, size=(self.image_size, self.image_size))
+        num_copies = len(inputs["sample"]) // len(control)
         down, middle = self.controlnet(
             **inputs,
-            controlnet_cond=control.repeat(2, 1, 1, 1).to(self.controlnet.dtype),
+            controlnet_cond=control.repeat(num_copies, 1, 1, 1).to(self.controlnet.dtype),
             conditioning_scale=conditioning_scale,
             return_dict=False,
         )
@@ -149,6 +193,21 @@ class ControlNetGuidance(nn.Module):
         # v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and Ho 2022), solved for eps.
         alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         return alpha.sqrt() * prediction + (1 - alpha).sqrt() * noisy_latents
+
+
+def _label_shares(
+    prompt_embeds: PromptEmbeds, size: tuple[int, int]
+) -> tuple[list[Tensor], list[Tensor]]:  # P of [1, T, D], P of [1 or B, 1, h, w]
+    """Return the prompts of the labels that the view shows, and their shares of each latent."""
+    texts, shares = [], []
+    for class_ids, text in prompt_embeds.label_prompts.items():
+        if prompt_embeds.label_map is None:
+            raise ValueError("prompts of labels need the label map of the view")
+        is_inside = is_member(prompt_embeds.label_map, class_ids).unsqueeze(1)
+        if is_inside.any():
+            texts.append(text)
+            shares.append(F.interpolate(is_inside.float(), size=size, mode="area"))
+    return texts, shares
 
 
 def load_controlnet_guidance(

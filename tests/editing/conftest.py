@@ -135,7 +135,7 @@ class FakeGuidance:
         self.noise_pred = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
         self.controls: list[Tensor | None] = []
 
-    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
+    def encode_prompt(self, prompt, negative_prompt="", label_prompts=None) -> PromptEmbeds:
         return PromptEmbeds(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4))
 
     def encode_image(self, image: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The ControlNet guidance computes what diffusers' own pipeline computes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -7,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from editing.guidance.base import PromptEmbeds
 from editing.guidance.controlnet import load_controlnet_guidance
 from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ, colorize_label_map
 from tests.editing.conftest import make_tiny_pipeline
 
 
@@ -27,7 +30,11 @@ def make_inputs():
     return latents, control_image
 
 
-def test_guided_noise_equals_the_first_step_of_the_pipeline(guidance, pipeline):
+SCALES = {"guidance_scale": 5.0, "controlnet_conditioning_scale": 0.7}
+
+
+def predict_by_pipeline(pipeline, monkeypatch, prompt):
+    """Return noise and timestep of the first step of diffusers' own pipeline."""
     latents, control_image = make_inputs()
     seen, step = [], pipeline.scheduler.step
 
@@ -35,18 +42,109 @@ def test_guided_noise_equals_the_first_step_of_the_pipeline(guidance, pipeline):
         seen.append((noise_pred, timestep))
         return step(noise_pred, timestep, *args, **kwargs)
 
-    pipeline.scheduler.step = record
-    scales = {"guidance_scale": 5.0, "controlnet_conditioning_scale": 0.7}
-    options = {"num_inference_steps": 1, "output_type": "latent", **scales}
-    pipeline(prompt="a cat", image=control_image, latents=latents, **options)
+    options = {"num_inference_steps": 1, "output_type": "latent", **SCALES}
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.scheduler, "step", record)
+        pipeline(prompt=prompt, image=control_image, latents=latents, **options)
     [(noise_pred, timestep)] = seen
+    return noise_pred, timestep.view(1)
+
+
+def test_guided_noise_equals_the_first_step_of_the_pipeline(guidance, pipeline, monkeypatch):
+    latents, control_image = make_inputs()
+    noise_pred, timestep = predict_by_pipeline(pipeline, monkeypatch, "a cat")
     embeds = guidance.encode_prompt("a cat")
-    ours = guidance.predict_noise(latents, timestep.view(1), embeds, control_image, **scales)
+    ours = guidance.predict_noise(latents, timestep, embeds, control_image, **SCALES)
     torch.testing.assert_close(ours, noise_pred)
     ours = guidance.encode_prompt("a cat", "blue")
     theirs = pipeline.encode_prompt("a cat", "cpu", 1, True, negative_prompt="blue")
     torch.testing.assert_close(ours.prompt, theirs[0])
     torch.testing.assert_close(ours.negative_prompt, theirs[1])
+
+
+def test_each_label_gets_the_pipelines_noise_of_its_prompt(guidance, pipeline, monkeypatch):
+    # Label 2 covers the left half and label 3 an eighth of a latent; both lie on 4 px latents.
+    label_map = torch.ones(1, 32, 32, dtype=torch.int64)
+    label_map[:, :, :16] = 2
+    label_map[:, 4:8, 20:22] = 3
+    expected, timestep = predict_by_pipeline(pipeline, monkeypatch, "a cat")
+    ears, eyes = (predict_by_pipeline(pipeline, monkeypatch, text)[0] for text in ("ears", "eyes"))
+    share = torch.zeros(1, 1, 8, 8)
+    share[..., 1, 5] = 0.5
+    expected = expected + share * (eyes - expected)
+    expected[..., :4] = ears[..., :4]
+    latents, control_image = make_inputs()
+    embeds = guidance.encode_prompt("a cat", label_prompts={2: "ears", 3: "eyes", 5: "nose"})
+    embeds = replace(embeds, label_map=label_map)
+    batch_sizes = []
+    monkeypatch.setattr(guidance.unet, "forward", note_batch(guidance.unet.forward, batch_sizes))
+    ours = guidance.predict_noise(latents, timestep, embeds, control_image, **SCALES)
+    torch.testing.assert_close(ours, expected)
+    # One call: without a prompt, everywhere, ears and eyes; no nose is visible.
+    assert batch_sizes == [4]
+    # The same for several latents that share a label map, or have their own.
+    twice = torch.cat([latents, latents.flip(-1)]), timestep.repeat(2)
+    for maps in (label_map, label_map.repeat(2, 1, 1)):
+        embeds = replace(embeds, label_map=maps)
+        both = guidance.predict_noise(*twice, embeds, control_image, **SCALES)
+        torch.testing.assert_close(both[:1], expected)
+
+
+def note_batch(forward, batch_sizes):
+    def noting(sample, *args, **kwargs):
+        batch_sizes.append(len(sample))
+        return forward(sample, *args, **kwargs)
+
+    return noting
+
+
+def test_one_prompt_for_all_labels_is_the_global_prompt(guidance):
+    latents, control_image = make_inputs()
+    label_map = torch.randint(0, 4, (1, 32, 32), generator=torch.Generator().manual_seed(1))
+    timestep, embeds = torch.tensor([100]), guidance.encode_prompt("a cat")
+    plain = guidance.predict_noise(latents, timestep, embeds, control_image, **SCALES)
+    same = guidance.encode_prompt("a cat", label_prompts=dict.fromkeys(range(4), "a cat"))
+    ours = guidance.predict_noise(latents, timestep, same, control_image, **SCALES)
+    assert torch.equal(ours, plain)
+    labels = {(class_id,): embeds.prompt for class_id in range(4)}
+    same = replace(embeds, label_prompts=labels, label_map=label_map)
+    ours = guidance.predict_noise(latents, timestep, same, control_image, **SCALES)
+    torch.testing.assert_close(ours, plain)
+    # Labels with the same text cost one prediction.
+    assert len(guidance.encode_prompt("", label_prompts={1: "ears", 2: "ears"}).label_prompts) == 1
+    with pytest.raises(ValueError, match="label map"):
+        without = replace(same, label_map=None)
+        guidance.predict_noise(latents, timestep, without, control_image, **SCALES)
+
+
+def test_the_demo_priors_prompts_stay_in_their_label():
+    guidance = load_controlnet_guidance("demo_prior")
+    label_map = torch.ones(1, 128, 128, dtype=torch.int64)
+    label_map[:, 10:50, 10:50] = CATMASK_HQ.class_id("ears")
+    control_image = (colorize_label_map(label_map, CATMASK_HQ) + 1) / 2
+    size = guidance.unet.config.sample_size
+    latents = torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(0))
+    embeds = guidance.encode_prompt("a white cat", label_prompts={2: "a cat with black ears"})
+    inputs = latents, torch.tensor([600])
+    white = guidance.predict_noise(
+        *inputs, replace(embeds, label_prompts={}), control_image, **SCALES
+    )
+    both = guidance.predict_noise(
+        *inputs, replace(embeds, label_map=label_map), control_image, **SCALES
+    )
+    difference = (both - white).abs().amax(dim=1, keepdim=True)
+    touched = torch.nn.functional.adaptive_max_pool2d((label_map == 2).float(), size)[None] > 0
+    assert difference[touched].min() > 1e-3
+    assert difference[~touched].max() < 1e-5
+
+
+def test_noise_that_is_not_finite_is_not_hidden(prior_folder):
+    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance.unet.conv_out.bias.data[0] = torch.nan
+    latents, control_image = make_inputs()
+    embeds = guidance.encode_prompt("a cat")
+    noise = guidance.predict_noise(latents, torch.tensor([5]), embeds, control_image, **SCALES)
+    assert noise[:, 0].isnan().all() and noise[:, 1:].isfinite().all()
 
 
 def test_mask_condition_changes_the_noise_and_none_ignores_it(guidance):

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ def make_tokenizer(
 ) -> CLIPTokenizer:
     """Return a CLIP tokenizer with byte pairs learned from captions; it can encode any text.
 
+    Its `init_kwargs` keep `caption_words`, so that an edit can name words that were never seen.
     The `tokenizers` library could learn them too, but it numbers tokens differently in each run.
     """
     backend = CLIPTokenizer(vocab=dict(_SPECIAL_TOKENS), merges=[]).backend_tokenizer
@@ -75,7 +77,13 @@ def make_tokenizer(
     merges = _learn_merges(words, vocabulary_size - len(tokens))
     tokens += dict.fromkeys(first + second for first, second in merges)
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_tokens)
+    caption_words = sorted(set(re.findall(r"[^\W\d_]+", " ".join(captions).lower())))
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        model_max_length=max_tokens,
+        caption_words=caption_words,
+    )
 
 
 def _learn_merges(words: Counter[tuple[str, ...]], num_merges: int) -> list[tuple[str, str]]:
