@@ -216,12 +216,15 @@ class ReportOptions(Options):
     """The report on a finished edit.
 
     Args:
-        dilation_pixels: Width of the rim around the edited classes that receipt.json counts as part
-            of the region, in pixels.
+        rim: Pixels this close to repainted pixels or edited classes are part of the region in
+            receipt.json, as a share of the picture's side.
+        clip: CLIP that scores pictures against the prompt: a folder, or a hub id in the local
+            cache; null uses none.
         num_orbit_frames: Frames of orbit.mp4.
         orbit_fps: Frames per second of orbit.mp4.
     """
 
-    dilation_pixels: Annotated[int, Range(0, 4096)] = 4
+    rim: Share = 0.03
+    clip: FilePath | None = None
     num_orbit_frames: PositiveInt = 48
     orbit_fps: Annotated[int, Range(1, 240)] = 24

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from editing.edited_generator import EditedGenerator
+from editing.regions import PaintedView
 from editing.views import view_source
 from mate3d.atomic import atomic_files
 from mate3d.cameras import orbit_angles
@@ -51,22 +52,22 @@ class ViewPair:
 @torch.no_grad()
 def render_views(
     edited: EditedGenerator,
-    painted_camera: Tensor,  # [1, 25]
+    painted_cameras: Sequence[Tensor],  # each [1, 25]
     *,
     exact: bool,
-) -> tuple[ViewPair, list[ViewPair]]:
-    """Render source and edited head at the painted view, with normals, and at `VIEW_YAWS`."""
+) -> tuple[list[ViewPair], list[ViewPair]]:
+    """Render source and edited head at the painted views, with normals, and at `VIEW_YAWS`."""
     field, rig = edited.fused_field(), edited.generator.config.camera_rig
-    cameras = [painted_camera, *(rig.make_camera(yaw).to(painted_camera) for yaw in VIEW_YAWS)]
-    pairs = []
-    with stage("Rendering views", len(cameras)) as bar:
-        for camera in cameras:
-            # Only the painted view's normals are shown.
-            is_painted = camera is painted_camera
-            source = view_source(edited, camera, exact=exact, with_normals=is_painted)
+    others = [rig.make_camera(yaw).to(edited.source_ws) for yaw in VIEW_YAWS]
+    pairs, num_painted = [], len(painted_cameras)
+    with stage("Rendering views", num_painted + len(others)) as bar:
+        for camera in (*painted_cameras, *others):
+            # Only the painted views' normals are shown.
+            with_normals = len(pairs) < num_painted
+            source = view_source(edited, camera, exact=exact, with_normals=with_normals)
             pairs.append(ViewPair(source=source.output, edited=source.fused(field)))
             bar.update()
-    return pairs[0], pairs[1:]
+    return pairs[:num_painted], pairs[num_painted:]
 
 
 def write_source(
@@ -83,29 +84,40 @@ def write_source(
 
 def write_pictures(
     folder: Path,
-    painted_view: ViewPair,
+    painted_views: Sequence[tuple[PaintedView, ViewPair]],
     other_views: Sequence[ViewPair],
-    painted_label_map: Tensor,  # [1, H, W]
     label_set: LabelSet,
 ) -> None:
     """Write the still images of an edit.
 
     Args:
         folder: Existing folder.
-        painted_view: View in which the mask was painted, with normals.
+        painted_views: Views in which masks were painted, and their renders with normals. The files
+            of all but the first end in _2, _3 and so on.
         other_views: Columns of views.png.
     """
-    save_image(folder / "source.png", painted_view.source.image[0])
-    save_image(folder / "edited.png", painted_view.edited.image[0])
-    before, after = painted_view.label_maps
-    masks = {"source_mask": before, "target_mask": painted_label_map, "edited_mask": after}
-    for name, label_map in masks.items():
-        save_label_map(folder / f"{name}.png", label_map[0].cpu().numpy(), label_set)
-    resolution = painted_view.edited.image.shape[-1]
-    normals = resize_nearest(colorize_normals(painted_view.edited.normals), resolution)
-    save_image(folder / "normals.png", normals[0])
+    for number, (view, pair) in enumerate(painted_views, start=1):
+        suffix = picture_suffix(number)
+        before, after = pair.label_maps
+        masks = {"source_mask": before, "target_mask": view.label_map, "edited_mask": after}
+        for name, label_map in masks.items():
+            path = folder / f"{name}{suffix}"
+            save_label_map(path, label_map[0].cpu().numpy(), label_set)
+        resolution = pair.edited.image.shape[-1]
+        pictures = {
+            "source": pair.source.image,
+            "edited": pair.edited.image,
+            "normals": resize_nearest(colorize_normals(pair.edited.normals), resolution),
+        }
+        for name, picture in pictures.items():
+            save_image(folder / f"{name}{suffix}", picture[0])
     rows = [view.source.image for view in other_views] + [view.edited.image for view in other_views]
     save_image(folder / "views.png", make_image_grid(torch.cat(rows), len(other_views)))
+
+
+def picture_suffix(number: int) -> str:
+    """Return the end of the file names of a painted view's pictures; views count from 1."""
+    return ".png" if number == 1 else f"_{number}.png"
 
 
 @torch.no_grad()

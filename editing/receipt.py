@@ -1,57 +1,180 @@
-"""Measurements of a finished edit: changes inside and outside the region."""
+"""The receipt of an edit: what was asked and came, and what was not asked and stayed."""
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from editing.guidance.base import Guidance, PromptEmbeds
-from editing.objectives import add_noise
 from torch_utils.memory import peak_memory_bytes
 
-# Noises and timesteps of the prompt score, and how many of them a denoiser call takes.
-_NUM_DRAWS, _DRAWS_PER_CALL = 16, 4
-REGION_DEFINITION = (
-    "pixels of an edited class in the source mask, the edited mask or (painted view only) the "
-    "painted mask, widened by dilation_pixels in each direction"
-)
+Change = Literal["repainted", "edited", "untouched"]
 
 
 @dataclass(frozen=True)
-class PromptScore:
-    """How much better the prior explains an image with the prompt than without it.
+class BeforeAfter:
+    """A measure of the source and of the edited head; null where it is not defined."""
 
-    The same prior guided the edit, so this is not an independent measure of how well image and
-    text agree.
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelReceipt:
+    """How one label changed at the painted views.
 
     Args:
-        before: Denoising error without the prompt minus the error with it, for the source image.
-        after: The same for the edited image; higher is closer to the prompt.
+        change: repainted; edited if it could change but the mask keeps it; or untouched.
+        iou: IoU of the rendered mask with the painted one, which equals the source's where nothing
+            was painted; over all painted views. Null where neither mask has the label.
+        iou_by_view: The same for each painted view.
+        removed_pixels: Pixels of the source that the painted mask gives to other labels.
+        left_pixels: Those that still show the label; if it was painted away completely, all
+            pixels that show it.
+        added_pixels: Pixels of other labels that the painted mask gives to this one.
+        gained_pixels: Those that show it now.
+        network_iou: IoU of the labels that a network sees in the picture: on the source picture
+            with the source mask, on the edited picture with the painted mask. It was not part of
+            the edit, so it shows whether a part still looks like one.
     """
 
-    before: float
-    after: float
+    change: Change
+    iou: BeforeAfter
+    iou_by_view: tuple[BeforeAfter, ...]
+    removed_pixels: int
+    left_pixels: int
+    added_pixels: int
+    gained_pixels: int
+    network_iou: BeforeAfter
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the mask removes the label completely."""
+        return self.removed_pixels > 0 and self.added_pixels == 0 and self.iou.before == 0.0
+
+    @property
+    def success(self) -> float | None:
+        """The IoU after the edit; for a removed label the share of its pixels that went."""
+        if self.is_removed:
+            return max(0.0, 1 - self.left_pixels / self.removed_pixels)
+        return self.iou.after
+
+    @property
+    def network_ratio(self) -> float | None:
+        """The network's IoU on the edited picture over that on the source picture."""
+        before, after = self.network_iou.before, self.network_iou.after
+        return after / before if before and after is not None else None
+
+    def line(self) -> str:
+        """Return what the mask asked for and what came, in a few words."""
+        if self.is_removed:
+            return f"{self.removed_pixels} px -> {self.left_pixels} px left"
+        text = f"IoU {_number(self.iou.before)} -> {_number(self.iou.after)}"
+        if self.added_pixels:
+            text += f", {self.gained_pixels} of {self.added_pixels} px gained"
+        if self.removed_pixels:
+            text += f", {self.left_pixels} of {self.removed_pixels} px left"
+        return text
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """Measurements of a finished edit, taken from the written 8-bit images and masks.
+class ColorReceipt:
+    """Whether a part has the colour that the prompt names.
+
+    The colours that words mean were fitted to exact procedural portraits. They did not guide the
+    edit.
+
+    Args:
+        word: The colour in the prompt.
+        agreement: How probable that word is for the mean colour inside the rendered label, among
+            all colours of this part.
+        looks_before: The most probable word of the source; null without the part.
+        looks_after: The most probable word of the edited head.
+    """
+
+    word: str
+    agreement: BeforeAfter
+    looks_before: str | None
+    looks_after: str | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Measurements of the written 8-bit images and masks.
+
+    Args:
+        labels: Each label of the source, painted or edited mask.
+        colors: Each part whose colour the prompt names, if such parts are known from procedural
+            portraits.
+        clip_score: CLIP score of picture and prompt; null without `report.clip`.
+        psnr_outside_region_db: PSNR of the edited against the source image outside the region, at
+            the painted view; the lowest if there are several. Null if almost nothing is outside.
+        psnr_outside_region_other_views_db: The same at the views of views.png.
+        region: Definition, rim and area of that region, and a note where the PSNR is null.
+        color_change_in_region: Mean RGB change inside the region, edited minus source, in levels
+            of 0..255.
+    """
+
+    labels: dict[str, LabelReceipt]
+    colors: dict[str, ColorReceipt]
+    clip_score: BeforeAfter | None
+    psnr_outside_region_db: float | None
+    psnr_outside_region_other_views_db: tuple[float | None, ...]
+    region: dict[str, Any]
+    color_change_in_region: tuple[float, float, float]
+
+    def summary(self) -> dict[str, float | None]:
+        """Return the means that compare edits; null where nothing of the kind was asked or kept.
+
+        Returns:
+            repainted: Success of the repainted labels.
+            untouched: IoU of the labels that may not change.
+            untouched_by_network: What a network sees of these, over what it sees in the source.
+            agreement: Agreement of the colours that the prompt names.
+            score: Mean of the four, each at most 1.
+        """
+        kept = [one for one in self.labels.values() if one.change == "untouched"]
+        means = {
+            "repainted": _mean(
+                one.success for one in self.labels.values() if one.change == "repainted"
+            ),
+            "untouched": _mean(one.iou.after for one in kept),
+            "untouched_by_network": _mean(one.network_ratio for one in kept),
+            "agreement": _mean(one.agreement.after for one in self.colors.values()),
+        }
+        score = _mean(min(1.0, value) for value in means.values() if value is not None)
+        return means | {"score": score}
+
+    def lines(self) -> list[str]:
+        """Return the measurements that matter most, one line each."""
+        asked = {name: one for name, one in self.labels.items() if one.change != "untouched"}
+        lines = [f"{name}: {one.line()}" for name, one in asked.items()]
+        kept = {name: one.iou.after for name, one in self.labels.items() if name not in asked}
+        kept = {name: value for name, value in kept.items() if value is not None}
+        if kept:
+            worst = min(kept, key=kept.__getitem__)
+            lines.append(
+                f"untouched labels: IoU {_number(_mean(kept.values()))}, "
+                f"at least {_number(kept[worst])} ({worst})"
+            )
+        for part, one in self.colors.items():
+            change = f"{_number(one.agreement.before)} -> {_number(one.agreement.after)}"
+            lines.append(f"{part} that are {one.word}: {change}; they look {one.looks_after}")
+        psnr = self.psnr_outside_region_db
+        worth = self.region["note"] if psnr is None else f"{psnr:.1f} dB"
+        return [*lines, f"PSNR outside the region: {worth}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt(Measures):
+    """What an edit did, as in receipt.json.
 
     Args:
         prompt: The text prompt.
         edit_classes: Classes that were allowed to change.
-        mask_iou: For each edited class, intersection over union of rendered and painted mask at
-            the painted view, before and after; null where neither mask has the class.
-        psnr_outside_region_db: PSNR of the edited against the source image outside the region,
-            at the painted view.
-        psnr_outside_region_other_views_db: The same at the views of views.png.
-        region: Definition, dilation and area of that region.
-        color_change_in_region: Mean RGB change inside the region, edited minus source, in levels
-            of 0..255.
-        prompt_score: See `PromptScore`; null without a prior.
         num_steps: Optimizer steps taken.
         num_steps_planned: Optimizer steps requested; more than taken if the edit was stopped.
         seconds: Duration of the optimisation and of the whole command.
@@ -62,17 +185,16 @@ class Receipt:
 
     prompt: str
     edit_classes: tuple[str, ...]
-    mask_iou: dict[str, dict[str, float | None]]
-    psnr_outside_region_db: float
-    psnr_outside_region_other_views_db: tuple[float, ...]
-    region: dict[str, Any]
-    color_change_in_region: tuple[float, float, float]
-    prompt_score: PromptScore | None
     num_steps: int
     num_steps_planned: int
     seconds: dict[str, float]
     peak_memory_mib: int | None
     config_hash: str
+
+    def to_json(self) -> str:
+        """Return JSON, with the summary; numbers that are not finite become null."""
+        values = {"summary": self.summary(), **asdict(self)}
+        return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -81,57 +203,25 @@ def config_hash(config: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def color_change(
-    levels: Tensor,  # [1, 3, H, W] in 0..255
-    source_levels: Tensor,  # [1, 3, H, W]
-    region: Tensor,  # [1, 1, H, W] bool
-) -> tuple[float, float, float]:
-    """Return the mean change of red, green and blue inside a region."""
-    difference = (levels - source_levels).movedim(1, -1)[region[:, 0]]
-    return tuple(difference.mean(dim=0).tolist()) if len(difference) else (0.0, 0.0, 0.0)
-
-
-@torch.no_grad()
-def prompt_gain(
-    guidance: Guidance,
-    prompt_embeds: PromptEmbeds,
-    image: Tensor,  # [1, 3, H, W] in [-1, 1]
-    control_image: Tensor | None,  # [1, 3, H, W] in 0..1
-) -> float:
-    """Return the mean denoising error without the prompt minus the error with it.
-
-    Args:
-        control_image: Its colour-coded mask, if the prior takes one.
-    """
-    latents = guidance.encode_image(image)
-    # The same draws for every image.
-    shape = (_NUM_DRAWS, *latents.shape[1:])
-    noises = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(latents)
-    largest = len(guidance.alphas_cumprod) - 1
-    timesteps = torch.linspace(0.1 * largest, 0.9 * largest, _NUM_DRAWS).long().to(latents.device)
-    total = 0.0
-    draws = zip(noises.split(_DRAWS_PER_CALL), timesteps.split(_DRAWS_PER_CALL), strict=True)
-    for noise, timestep in draws:
-        noisy = add_noise(latents, noise, guidance.alphas_cumprod, timestep)
-        control = None if control_image is None else control_image.expand(len(noise), -1, -1, -1)
-        without, with_prompt = (
-            guidance.predict_noise(
-                noisy,
-                timestep,
-                prompt_embeds,
-                control,
-                guidance_scale=guidance_scale,
-                controlnet_conditioning_scale=1.0,
-            )
-            for guidance_scale in (0.0, 1.0)
-        )
-        errors = (without - noise).square() - (with_prompt - noise).square()
-        total += errors.flatten(1).mean(dim=1).sum().item()
-    return total / _NUM_DRAWS
-
-
 def peak_memory_mib(device: torch.device) -> int | None:
     """Return the peak of GPU memory, or on the CPU of resident memory; None if unknown."""
     on_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory_bytes()
     return None if peak is None else round(peak / 2**20)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

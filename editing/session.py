@@ -1,31 +1,29 @@
 """One edit from start to finish: run the loop, measure, write the files."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from editing import receipt as receipts
 from editing.edited_generator import EditedGenerator, check_editable
 from editing.guidance.base import Guidance
 from editing.head_scale import measure_head
 from editing.loop import EditLoop, EditTarget
-from editing.losses import mask_iou, psnr_outside
+from editing.measures import measure
 from editing.options import EditOptions, ReportOptions
 from editing.outputs import ViewPair, render_views, write_orbit, write_pictures
 from editing.prompts import log_prompts_without_effect
-from editing.receipt import Receipt
+from editing.receipt import Receipt, peak_memory_mib
 from editing.recipe import Recipe, save_edit
-from editing.regions import PaintedView, edit_mask, make_regions
+from editing.regions import PaintedView, make_regions
 from editing.report import write_report
 from mate3d.atomic import atomic_files
 from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generator import Generator
-from mate3d.labels import colorize_label_map, segmentation_to_label_map
+from mate3d.labels import segmentation_to_label_map
 from torch_utils.stages import stage
 
 
@@ -151,7 +149,8 @@ class EditSession:
         """
         label_set = self.portrait.generator.label_set
         exact = self.options.exact
-        painted_view, other_views = render_views(self.edited, self.portrait.camera, exact=exact)
+        cameras = [view.camera for view in self.views]
+        painted_pairs, other_views = render_views(self.edited, cameras, exact=exact)
         recipe = Recipe(
             prompt=self.request.prompt,
             class_names=self._class_names(),
@@ -167,88 +166,53 @@ class EditSession:
                 fps=options.orbit_fps,
                 exact=exact,
             )
-            prompt_score = self._prompt_score(painted_view)
             with stage("Writing the report"):
-                write_pictures(
-                    temporary, painted_view, other_views, self.request.painted_label_map, label_set
-                )
+                views = list(zip(self.views, painted_pairs, strict=True))
+                write_pictures(temporary, views, other_views, label_set)
                 save_edit(
                     temporary / "edit.safetensors",
                     self.edited,
                     recipe,
                     views=self.views,
                 )
-                receipt = self._make_receipt(
-                    painted_view, other_views, prompt_score, started, options.dilation_pixels
-                )
-                text = json.dumps(asdict(receipt), indent=2) + "\n"
-                (temporary / "receipt.json").write_text(text)
+                receipt = self._make_receipt(views, other_views, options, started)
+                (temporary / "receipt.json").write_text(receipt.to_json())
                 write_report(temporary / "report.html", receipt, self.history)
         return receipt
 
     def _make_receipt(
         self,
-        painted_view: ViewPair,
+        views: list[tuple[PaintedView, ViewPair]],
         other_views: list[ViewPair],
-        prompt_score: receipts.PromptScore | None,
+        options: ReportOptions,
         started: float,
-        dilation_pixels: int,
     ) -> Receipt:
-        painted, class_ids = self.request.painted_label_map, self.request.class_ids
-        before, after = painted_view.label_maps
-        region = edit_mask([before, after, painted], class_ids, dilation_pixels)
+        label_set = self.portrait.generator.label_set
+        by_label = [
+            f"{text} {label_set.class_names[class_id]}"
+            for class_id, text in self.request.label_prompts.items()
+        ]
+        measures = measure(
+            views,
+            other_views,
+            label_set=label_set,
+            class_ids=self.request.class_ids,
+            prompt=", ".join([*by_label, self.request.prompt]),
+            options=options,
+        )
         return Receipt(
+            **vars(measures),
             prompt=self.request.prompt,
             edit_classes=self._class_names(),
-            mask_iou={
-                name: {
-                    "before": mask_iou(before, painted, class_id),
-                    "after": mask_iou(after, painted, class_id),
-                }
-                for name, class_id in zip(self._class_names(), class_ids, strict=True)
-            },
-            psnr_outside_region_db=psnr_outside(*painted_view.levels, region, value_range=255),
-            psnr_outside_region_other_views_db=tuple(
-                psnr_outside(
-                    *view.levels,
-                    edit_mask(view.label_maps, class_ids, dilation_pixels),
-                    value_range=255,
-                )
-                for view in other_views
-            ),
-            region={
-                "definition": receipts.REGION_DEFINITION,
-                "dilation_pixels": dilation_pixels,
-                "share_of_picture": region.float().mean().item(),
-            },
-            color_change_in_region=receipts.color_change(*painted_view.levels, region),
-            prompt_score=prompt_score,
             num_steps=len(self.history),
             num_steps_planned=self.options.num_steps,
             seconds={
                 "optimization": round(self.optimization_seconds, 1),
                 "total": round(time.perf_counter() - started, 1),
             },
-            peak_memory_mib=receipts.peak_memory_mib(self.portrait.ws.device),
+            peak_memory_mib=peak_memory_mib(self.portrait.ws.device),
             config_hash=self.request.config_hash,
         )
-
-    def _prompt_score(self, view: ViewPair) -> receipts.PromptScore | None:
-        if self.guidance is None:
-            return None
-        has_condition, gains = self.options.condition != "none", []
-        with stage("Scoring the prompt", 2) as bar:
-            images = view.source.image, view.edited.image
-            for image, label_map in zip(images, view.label_maps, strict=True):
-                control = (colorize_label_map(label_map, self.portrait.generator.label_set) + 1) / 2
-                embeds = replace(self.prompt_embeds, label_map=label_map)
-                gains.append(
-                    receipts.prompt_gain(
-                        self.guidance, embeds, image, control if has_condition else None
-                    )
-                )
-                bar.update()
-        return receipts.PromptScore(before=gains[0], after=gains[1])
 
     def _class_names(self) -> tuple[str, ...]:
         label_set = self.portrait.generator.label_set

@@ -117,10 +117,8 @@ def _edit(config: EditScriptOptions) -> None:
         text = "stopped after step %d of %d; writing the edit so far to %s"
         _logger.info(text, taken, options.num_steps, config.output)
     receipt = session.write(config.output, config.report, started=started)
-    for name, iou in receipt.mask_iou.items():
-        rounded = ["-" if value is None else f"{value:.3f}" for value in iou.values()]
-        _logger.info("IoU of %s with the painted mask: %s", name, " -> ".join(rounded))
-    _logger.info("PSNR outside the region: %.1f dB", receipt.psnr_outside_region_db)
+    for line in receipt.lines():
+        _logger.info(line)
     _logger.info("results in %s; open report.html", config.output)
 
 

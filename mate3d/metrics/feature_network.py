@@ -140,6 +140,16 @@ class FeatureNetwork(nn.Module):
         scores = {name: F.pixel_shuffle(head(upward), 2) for name, head in self.label_heads.items()}
         return FeaturePrediction(features, self.attribute_head(features), scores)
 
+    def label_maps(
+        self,
+        images: Tensor,  # [B, 3, H, W] in [-1, 1]
+        label_set: str,
+    ) -> Tensor:  # [B, H, W] int64
+        """Return the most probable label of each pixel, at the images' own size."""
+        scores = self.predict(images).segmentation[label_set]
+        size = images.shape[-2:]
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False).argmax(dim=1)
+
     def _trunk(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         at2 = self.level2(resize_images(images, self.config.resolution))
         at4 = self.level4(at2)

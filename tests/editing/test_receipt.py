@@ -7,16 +7,6 @@ from editing import receipt
 from editing.report import write_report
 
 
-def test_color_change_is_a_mean_over_the_region():
-    source = torch.zeros(1, 3, 4, 4)
-    image = source.clone()
-    image[:, 2] = 255
-    region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    assert receipt.color_change(image, source, region) == (0, 0, 0)
-    region[..., 0, 0] = True
-    assert receipt.color_change(image, source, region) == (0, 0, 255)
-
-
 def test_config_hash_ignores_order_and_sees_values():
     first, same = receipt.config_hash({"a": 1, "b": 2}), receipt.config_hash({"b": 2, "a": 1})
     assert first == same != receipt.config_hash({"a": 1, "b": 3})
@@ -29,12 +19,13 @@ def test_page_shows_peak_memory_or_that_it_is_unknown(monkeypatch, tmp_path, pea
     filled = receipt.Receipt(
         prompt="a cat",
         edit_classes=("ears",),
-        mask_iou={},
+        labels={},
+        colors={},
+        clip_score=None,
         psnr_outside_region_db=50.0,
         psnr_outside_region_other_views_db=(),
-        region={"definition": "", "dilation_pixels": 1, "share_of_picture": 0.1},
+        region={"definition": "", "rim": 0.03, "share_of_picture": 0.1, "note": ""},
         color_change_in_region=(0.0, 0.0, 0.0),
-        prompt_score=None,
         num_steps=2,
         num_steps_planned=2,
         seconds={"optimization": 1.0, "total": 2.0},

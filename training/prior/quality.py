@@ -1,11 +1,7 @@
 """How well a prior follows its conditions: label maps, and colours named in captions."""
 
-import re
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,21 +10,10 @@ from torch.nn import functional as F
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
+from mate3d.metrics.named_colors import color_agreement, fit_colors, named_colors
 from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
-from mate3d.procedural.cats.cat import EYE_PALETTE, FUR_PALETTE, NOSE_PALETTE
 from training.prior.data import CaptionedImages, make_control_image, to_float
 from training.prior.models import PriorNetworks, draw_samples
-
-_MIN_PART_PIXELS = 6
-_MIN_EXAMPLES = 5
-_COLORS = "|".join(sorted({*FUR_PALETTE, *EYE_PALETTE, *NOSE_PALETTE}))
-# Find the word for a class's colour; for skin, only in captions with a single fur colour.
-_COLOR_PATTERNS = {
-    "skin": re.compile(rf"(?<!and )\b({_COLORS}) (?:tabby )?cat\b(?!.* spots)"),
-    "ears": re.compile(rf"\b({_COLORS}) ears\b"),
-    "eyes": re.compile(rf"\b({_COLORS}) eyes\b"),
-    "nose": re.compile(rf"\b({_COLORS}) nose\b"),
-}
 
 
 @dataclass(frozen=True)
@@ -49,14 +34,6 @@ class PriorQuality:
     color_agreement: dict[str, float]
     image_color_agreement: dict[str, float]
     reconstruction_psnr: float
-
-
-class NamedColor(NamedTuple):
-    """The colour of a part of an image, and the word for it in the caption."""
-
-    part: str
-    word: str
-    color: Tensor  # [3]
 
 
 def measure_quality(
@@ -119,12 +96,13 @@ def measure_quality(
             (images, label_maps, data.captions[held_out]),
         )
     )
+    known = fit_colors(real)
     return PriorQuality(
         mask_iou=fmean(iou.values()),
         image_mask_iou=fmean(image_iou.values()),
         class_iou=iou,
-        color_agreement=color_agreement(sampled, real),
-        image_color_agreement=color_agreement(held, real),
+        color_agreement=color_agreement(sampled, known),
+        image_color_agreement=color_agreement(held, known),
         reconstruction_psnr=_reconstruction_psnr(networks.vae, images),
     )
 
@@ -198,40 +176,3 @@ def class_iou(
     values = zip(label_set.class_names, iou_of_counts(counts).tolist(), strict=True)
     is_there = counts.sum(dim=1) > 0
     return {name: value for (name, value), flag in zip(values, is_there, strict=True) if flag}
-
-
-def named_colors(
-    images: Tensor,  # [B, 3, H, W]
-    label_maps: Tensor,  # [B, H, W] integer
-    captions: Sequence[str],  # B
-    label_set: LabelSet,
-) -> list[NamedColor]:
-    """Return the mean colour of every visible part with a colour named in its caption."""
-    found = []
-    for image, label_map, caption in zip(images, label_maps, captions, strict=True):
-        for part, pattern in _COLOR_PATTERNS.items():
-            match = pattern.search(caption)
-            if match is None or part not in label_set.class_names:
-                continue
-            region = label_map == label_set.class_id(part)
-            if int(region.sum()) >= _MIN_PART_PIXELS:
-                found.append(NamedColor(part, match[1], image[:, region].mean(dim=1)))
-    return found
-
-
-def color_agreement(named: Sequence[NamedColor], real: Sequence[NamedColor]) -> dict[str, float]:
-    """Return per part how often the nearest mean colour of real images has the same word."""
-    groups: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
-    for one in real:
-        groups[one.part, one.word].append(one.color)
-    means: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for (part, word), colors in groups.items():
-        if len(colors) >= _MIN_EXAMPLES:
-            means[part][word] = torch.stack(colors).mean(0)
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for part, word, color in named:
-        known = means[part]
-        if word in known:
-            nearest = min(known, key=lambda other: float((known[other] - color).norm()))
-            hits[part].append(nearest == word)
-    return {part: fmean(values) for part, values in hits.items()}

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from mate3d.labels import CATMASK_HQ
 from training.prior.data import class_weights, make_control_image, make_normal_maps
 from training.prior.models import make_scheduler, make_tokenizer
-from training.prior.quality import class_iou, color_agreement, named_colors, train_segmenter
+from training.prior.quality import class_iou, train_segmenter
 from training.prior.steps import snr_weights
 
 CAPTIONS = ["a black cat with blue eyes", "a grey cat with a pink nose", "a black cat"]
@@ -61,19 +61,6 @@ def test_snr_weights_cap_the_weight_of_clean_samples(prediction_type):
     unit = snr + 1 if prediction_type == "v_prediction" else snr
     expected = torch.stack([5 / unit[0], snr[1] / unit[1]])
     torch.testing.assert_close(snr_weights(scheduler, timesteps, 5.0), expected)
-
-
-def test_part_colours_tell_right_from_wrong():
-    # Ears are black and white in turn, all else is grey.
-    label_maps = torch.ones(12, 8, 8, dtype=torch.uint8)
-    label_maps[:, :4, :4] = 2
-    images = torch.zeros(12, 3, 8, 8)
-    images[::2, :, :4, :4], images[1::2, :, :4, :4] = -0.8, 0.9
-    captions = ["a cat with big black ears", "a cat with white ears"] * 6
-    real = named_colors(images, label_maps, captions, CATMASK_HQ)
-    swapped = named_colors(images, label_maps, captions[1:] + captions[:1], CATMASK_HQ)
-    assert color_agreement(real, real) == {"ears": 1.0}
-    assert color_agreement(swapped, real) == {"ears": 0.0}
 
 
 def test_class_iou_counts_classes_of_the_target_only():

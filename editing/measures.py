@@ -1,0 +1,202 @@
+"""Measure a finished edit: masks, pictures, and named colours."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from editing.losses import mask_iou, psnr_outside
+from editing.options import ReportOptions
+from editing.outputs import ViewPair
+from editing.receipt import BeforeAfter, ColorReceipt, LabelReceipt, Measures
+from editing.regions import PaintedView, is_member
+from mate3d.errors import UserError
+from mate3d.labels import LabelSet
+from mate3d.metrics.feature_network import load_feature_network
+from mate3d.metrics.named_colors import load_part_colors, named_colors
+
+_logger = logging.getLogger(__name__)
+
+_LABELS_NETWORK = "procedural_features"
+# With less of the picture outside the region, its PSNR says nothing about the edit.
+_MIN_OUTSIDE_SHARE = 0.05
+_ALMOST_ALL = f"less than {100 * _MIN_OUTSIDE_SHARE:.0f} % of the picture is outside"
+REGION_DEFINITION = (
+    "pixels that were repainted or show an edited class in the source or the edited mask, and "
+    "pixels closer to them than rim times the picture's side"
+)
+
+
+def measure(
+    painted_views: Sequence[tuple[PaintedView, ViewPair]],
+    other_views: Sequence[ViewPair],
+    *,
+    label_set: LabelSet,
+    class_ids: Sequence[int],
+    prompt: str,
+    options: ReportOptions,
+) -> Measures:
+    """Measure an edit.
+
+    Args:
+        painted_views: Every view in which a mask was painted, and its renders. The first shows
+            colours and CLIP score.
+        other_views: Renders of other views.
+        class_ids: Classes that were allowed to change.
+    """
+    pairs = [pair for _, pair in painted_views]
+    regions = [
+        edited_pixels(pair.label_maps, class_ids, options.rim, view.repainted(class_ids))
+        for view, pair in painted_views
+    ]
+    psnrs = [_psnr(pair, region) for pair, region in zip(pairs, regions, strict=True)]
+    lowest = min((value for value in psnrs if value is not None), default=None)
+    inside = torch.cat(regions)
+    return Measures(
+        labels=_measure_labels(painted_views, label_set, class_ids),
+        colors=_measure_colors(pairs[0], prompt, label_set),
+        clip_score=_measure_clip(pairs[0], prompt, options.clip),
+        psnr_outside_region_db=lowest,
+        psnr_outside_region_other_views_db=tuple(
+            _psnr(pair, edited_pixels(pair.label_maps, class_ids, options.rim))
+            for pair in other_views
+        ),
+        region={
+            "definition": REGION_DEFINITION,
+            "rim": options.rim,
+            "share_of_picture": inside.float().mean().item(),
+            "note": _ALMOST_ALL if lowest is None else "",
+        },
+        color_change_in_region=color_change(*_stacked(pairs, "levels"), inside),
+    )
+
+
+def edited_pixels(
+    label_maps: Sequence[Tensor],  # each [1, H, W]
+    class_ids: Sequence[int],
+    rim: float,
+    repainted: Tensor | None = None,  # [1, 1, H, W] bool
+) -> Tensor:  # [1, 1, H, W] bool
+    """Return the pixels near an edited class in any of the label maps, or near repainted ones.
+
+    Args:
+        rim: Distance that counts as near, as a share of the picture's side.
+    """
+    near = torch.stack([is_member(each, class_ids) for each in label_maps]).any(dim=0)
+    if repainted is not None:
+        near = near | repainted[0]
+    if not near.any():
+        return near.unsqueeze(1)
+    distance = torch.from_numpy(distance_transform_edt(~near[0].cpu().numpy()))
+    return (distance <= rim * near.shape[-1]).to(near.device).view(1, 1, *near.shape[1:])
+
+
+def color_change(
+    levels: Tensor,  # [V, 3, H, W] in 0..255
+    source_levels: Tensor,  # [V, 3, H, W]
+    region: Tensor,  # [V, 1, H, W] bool
+) -> tuple[float, float, float]:
+    """Return the mean change of red, green and blue inside a region."""
+    difference = (levels - source_levels).movedim(1, -1)[region[:, 0].to(levels.device)]
+    return tuple(difference.mean(dim=0).tolist()) if len(difference) else (0.0, 0.0, 0.0)
+
+
+def _psnr(pair: ViewPair, region: Tensor) -> float | None:
+    if (~region).float().mean() < _MIN_OUTSIDE_SHARE:
+        return None
+    return psnr_outside(*pair.levels, region.cpu(), value_range=255)
+
+
+def _stacked(pairs: Sequence[ViewPair], name: str) -> list[Tensor]:
+    return [torch.cat(each) for each in zip(*(getattr(p, name) for p in pairs), strict=True)]
+
+
+def _measure_labels(
+    painted_views: Sequence[tuple[PaintedView, ViewPair]],
+    label_set: LabelSet,
+    class_ids: Sequence[int],
+) -> dict[str, LabelReceipt]:
+    pairs = [pair for _, pair in painted_views]
+    before, after = _stacked(pairs, "label_maps")
+    painted = torch.cat([view.label_map for view, _ in painted_views]).to(before)
+    seen = _labels_in_pictures(pairs, label_set)
+    labels = {}
+    for class_id, name in enumerate(label_set.class_names):
+        had, has, wanted = (label_map == class_id for label_map in (before, after, painted))
+        if not (had | has | wanted).any():
+            continue
+        removed, added = had & ~wanted, wanted & ~had
+        may_change, is_repainted = class_id in class_ids, bool((removed | added).any())
+        is_gone = had.any() and not wanted.any()
+        labels[name] = LabelReceipt(
+            change=("repainted" if is_repainted else "edited") if may_change else "untouched",
+            iou=_iou(before, after, painted, painted, class_id),
+            iou_by_view=tuple(
+                _iou(before[[view]], after[[view]], painted[[view]], painted[[view]], class_id)
+                for view in range(len(pairs))
+            ),
+            removed_pixels=int(removed.sum()),
+            left_pixels=int((has if is_gone else has & removed).sum()),
+            added_pixels=int(added.sum()),
+            gained_pixels=int((has & added).sum()),
+            network_iou=_iou(*seen, before, painted, class_id) if seen else BeforeAfter(),
+        )
+    return labels
+
+
+def _iou(
+    before: Tensor,  # [V, H, W], like all
+    after: Tensor,
+    wanted_before: Tensor,
+    wanted_after: Tensor,
+    class_id: int,
+) -> BeforeAfter:
+    return BeforeAfter(
+        mask_iou(before, wanted_before, class_id), mask_iou(after, wanted_after, class_id)
+    )
+
+
+def _labels_in_pictures(pairs: Sequence[ViewPair], label_set: LabelSet) -> list[Tensor] | None:
+    """Return what a network sees in source and edited pictures; None if it knows other labels."""
+    device = pairs[0].label_maps[0].device
+    network = load_feature_network(_LABELS_NETWORK, device)
+    if label_set.name not in network.config.label_sets:
+        return None
+    edited, source = (levels.to(device) / 127.5 - 1 for levels in _stacked(pairs, "levels"))
+    return [network.label_maps(pictures, label_set.name) for pictures in (source, edited)]
+
+
+def _measure_colors(pair: ViewPair, prompt: str, label_set: LabelSet) -> dict[str, ColorReceipt]:
+    known = load_part_colors(label_set.name)
+    pictures = (levels / 127.5 - 1 for levels in reversed(pair.levels))
+    found = [
+        {one.part: one for one in named_colors(picture, label_map.cpu(), [prompt], label_set)}
+        for picture, label_map in zip(pictures, pair.label_maps, strict=True)
+    ]
+    receipts = {}
+    for part in {**found[0], **found[1]}:
+        word = next(each[part].word for each in found if part in each)
+        if part in known and word in known[part].means:
+            likely = [known[part].probabilities(f[part].color) if part in f else {} for f in found]
+            looks = [max(each, key=each.__getitem__) if each else None for each in likely]
+            # A part that is gone has no colour at all.
+            agreement = BeforeAfter(*(each.get(word, 0.0) for each in likely))
+            receipts[part] = ColorReceipt(word, agreement, *looks)
+    return receipts
+
+
+def _measure_clip(pair: ViewPair, prompt: str, model: str | None) -> BeforeAfter | None:
+    if model is None or not prompt:
+        return None
+    from mate3d.metrics.clip import ClipScore
+
+    try:
+        score = ClipScore(model, pair.label_maps[0].device)
+    except UserError as error:
+        # A finished edit is worth more than one of its measures.
+        _logger.warning("no CLIP score: %s", error)
+        return None
+    after, before = (score(levels, [prompt]) for levels in pair.levels)
+    return BeforeAfter(before, after)
