@@ -15,7 +15,7 @@ from editing.regions import PaintedView, is_member
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.metrics.feature_network import load_feature_network
-from mate3d.metrics.named_colors import load_part_colors, named_colors
+from mate3d.metrics.named_colors import load_part_colors, named_colors, part_ids
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def measure(
     inside = torch.cat(regions)
     return Measures(
         labels=_measure_labels(painted_views, label_set, class_ids),
-        colors=_measure_colors(pairs[0], prompt, label_set),
+        colors=_measure_colors(pairs[0], prompt, label_set, class_ids),
         clip_score=_measure_clip(pairs[0], prompt, options.clip),
         psnr_outside_region_db=lowest,
         psnr_outside_region_other_views_db=tuple(
@@ -168,7 +168,9 @@ def _labels_in_pictures(pairs: Sequence[ViewPair], label_set: LabelSet) -> list[
     return [network.label_maps(pictures, label_set.name) for pictures in (source, edited)]
 
 
-def _measure_colors(pair: ViewPair, prompt: str, label_set: LabelSet) -> dict[str, ColorReceipt]:
+def _measure_colors(
+    pair: ViewPair, prompt: str, label_set: LabelSet, class_ids: Sequence[int]
+) -> dict[str, ColorReceipt]:
     known = load_part_colors(label_set.name)
     pictures = (levels / 127.5 - 1 for levels in reversed(pair.levels))
     found = [
@@ -178,7 +180,8 @@ def _measure_colors(pair: ViewPair, prompt: str, label_set: LabelSet) -> dict[st
     receipts = {}
     for part in {**found[0], **found[1]}:
         word = next(each[part].word for each in found if part in each)
-        if part in known and word in known[part].means:
+        may_change = not set(class_ids).isdisjoint(part_ids(part, label_set))
+        if may_change and part in known and word in known[part].means:
             likely = [known[part].probabilities(f[part].color) if part in f else {} for f in found]
             looks = [max(each, key=each.__getitem__) if each else None for each in likely]
             # A part that is gone has no colour at all.

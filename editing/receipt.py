@@ -107,8 +107,8 @@ class Measures:
 
     Args:
         labels: Each label of the source, painted or edited mask.
-        colors: Each part whose colour the prompt names, if such parts are known from procedural
-            portraits.
+        colors: Each part that could change and whose colour the prompt names, if such parts are
+            known from procedural portraits.
         clip_score: CLIP score of picture and prompt; null without `report.clip`.
         psnr_outside_region_db: PSNR of the edited against the source image outside the region, at
             the painted view; the lowest if there are several. Null if almost nothing is outside.
@@ -162,7 +162,7 @@ class Measures:
             )
         for part, one in self.colors.items():
             change = f"{_number(one.agreement.before)} -> {_number(one.agreement.after)}"
-            lines.append(f"{part} that are {one.word}: {change}; they look {one.looks_after}")
+            lines.append(f"{one.word} {part}: agreement {change}, looks {one.looks_after}")
         psnr = self.psnr_outside_region_db
         worth = self.region["note"] if psnr is None else f"{psnr:.1f} dB"
         return [*lines, f"PSNR outside the region: {worth}"]

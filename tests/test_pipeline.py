@@ -41,7 +41,7 @@ def test_data_generator_prior_pictures_and_edit_follow_from_each_other(
     ]
     edit.main([*source, *request])
     receipt = json.loads((tmp_path / "edit" / "receipt.json").read_text())
-    assert set(receipt["mask_iou"]) == {CATMASK_HQ.class_names[painted]}
+    assert receipt["edit_classes"] == [CATMASK_HQ.class_names[painted]]
     assert load_generator("run/checkpoint").config.resolution == 32
     for name in ("edited.png", "views.png", "orbit.mp4", "report.html", "edit.safetensors"):
         assert (tmp_path / "edit" / name).stat().st_size > 0, name

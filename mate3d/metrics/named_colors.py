@@ -94,6 +94,12 @@ def colors_in(text: str) -> dict[str, str]:
     return {part: match[1] for part, match in found.items() if match}
 
 
+def part_ids(part: str, label_set: LabelSet) -> list[int]:
+    """Return the ids of the classes that make up a part of `colors_in`; empty if there are none."""
+    names = label_set.class_names
+    return [names.index(name) for name in _PARTS[part][1] if name in names]
+
+
 def named_colors(
     images: Tensor,  # [B, 3, H, W] in [-1, 1]
     label_maps: Tensor,  # [B, H, W] integer
@@ -104,8 +110,7 @@ def named_colors(
     found = []
     for image, label_map, caption in zip(images, label_maps, captions, strict=True):
         for part, word in colors_in(caption).items():
-            classes = [name for name in _PARTS[part][1] if name in label_set.class_names]
-            ids = torch.tensor([label_set.class_id(name) for name in classes])
+            ids = torch.tensor(part_ids(part, label_set))
             region = torch.isin(label_map, ids.to(label_map))
             if int(region.sum()) >= _MIN_PART_PIXELS:
                 found.append(NamedColor(part, word, image[:, region].mean(dim=1)))

@@ -191,12 +191,14 @@ def cats():
 def test_named_colours_are_judged_in_the_picture(cats):
     label_map = cats["white"].label_map
     pair = make_pair(label_map, label_map, cats["white"].image, cats["black"].image)
-    result = measured(label_map, label_map, pair, prompt="a grey cat with black ears")
+    prompt = "a grey cat with black ears"
+    result = measured(label_map, label_map, pair, (SKIN, EARS), prompt)
     ears, skin = result.colors["ears"], result.colors["skin"]
     assert (ears.word, ears.looks_before, ears.looks_after) == ("black", "white", "black")
     assert ears.agreement.before < 0.1 and ears.agreement.after > 0.7
     assert skin.agreement.before > 0.8 and skin.agreement.after > 0.8
-    assert not measured(label_map, label_map, pair, prompt="a cat with ears").colors
+    assert not measured(label_map, label_map, pair, (EARS,), "a cat with ears").colors
+    assert set(measured(label_map, label_map, pair, (EARS,), prompt).colors) == {"ears"}
     gone = make_pair(label_map, torch.where(label_map == EARS, 0, label_map), cats["white"].image)
     lost = measured(label_map, label_map, gone, prompt="black ears").colors["ears"]
     assert (lost.agreement.after, lost.looks_after) == (0.0, None)
