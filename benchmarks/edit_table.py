@@ -78,7 +78,7 @@ class Case:
     @property
     def name(self) -> str:
         """Name of the edit's folder."""
-        return f"{self.edit.replace(',', '').replace(' ', '_')}_{self.seed}"
+        return f"{self.edit.replace(' ', '_')}_{self.seed}"
 
 
 def list_cases(plan: dict[str, Any], options: dict[str, str]) -> list[Case]:
@@ -287,57 +287,57 @@ def _line(run: str, name: str, rows: list[dict[str, Any]], *, in_detail: bool = 
     return "| " + " | ".join(cells) + " |"
 
 
-def contact_sheet(rows: list[list[Image.Image]], names: list[str]) -> Image.Image:
-    """Return pictures in rows, with the name of each row on its left."""
-    side = rows[0][0].width
+def contact_sheet(
+    rows: list[list[Image.Image]], names: list[str], titles: list[str]
+) -> Image.Image:
+    """Return pictures in rows, with the name of each row on its left and titles above columns."""
+    side, top = rows[0][0].width, 20
     left = 12 + max(len(name) for name in names) * 7
     width = left + side * max(len(row) for row in rows)
-    sheet = Image.new("RGB", (width, side * len(rows)), "white")
+    sheet = Image.new("RGB", (width, top + side * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        draw.text((left + column * side + 4, 4), title, fill="black")
     for index, (row, name) in enumerate(zip(rows, names, strict=True)):
-        draw.text((6, index * side + side // 2), name, fill="black")
+        draw.text((6, top + index * side + side // 2), name, fill="black")
         for column, picture in enumerate(row):
-            sheet.paste(picture, (left + column * side, index * side))
+            sheet.paste(picture, (left + column * side, top + index * side))
     return sheet
 
 
-def pictures_of(folder: Path, *, with_source: bool, with_sides: bool) -> list[Image.Image]:
-    """Return an edit's pictures: source, painted mask, edited, and edited from both sides."""
-    names = ["source", "target_mask"] * with_source + ["edited"]
-    pictures = [Image.open(folder / f"{name}.png").convert("RGB") for name in names]
-    if with_sides:
-        side = pictures[0].width
-        views = Image.open(folder / "views.png").convert("RGB")
-        for left in (0, views.width - side):
-            pictures.append(views.crop((left, side, left + side, 2 * side)))
+def pictures_of(folder: Path) -> dict[str, Image.Image]:
+    """Return an edit's pictures by title; the sides are the outermost views."""
+    names = {"source": "source", "painted": "target_mask", "edited": "edited"}
+    pictures = {
+        title: Image.open(folder / f"{name}.png").convert("RGB") for title, name in names.items()
+    }
+    views, side = Image.open(folder / "views.png").convert("RGB"), pictures["source"].width
+    for title, left in (("left", 0), ("right", views.width - side)):
+        pictures[title] = views.crop((left, side, left + side, 2 * side))
     return pictures
 
 
 def write_sheets(folder: Path, cases: list[Case]) -> None:
     """Write one sheet per run with all heads, and one with all runs of the first head."""
+    pictures: dict[str, dict[str, list[dict[str, Image.Image]]]] = {}
+    for case in cases:
+        of_edit = pictures.setdefault(case.edit, {}).setdefault(case.run, [])
+        of_edit.append(pictures_of(folder / case.run / case.name))
     runs = list(dict.fromkeys(case.run for case in cases))
-    edits = list(dict.fromkeys(case.edit for case in cases))
-
-    def find(run: str, name: str) -> list[Path]:
-        same = (case for case in cases if (case.run, case.edit) == (run, name))
-        return [folder / run / case.name for case in same]
-
-    def row(name: str, run: str) -> list[Image.Image]:
-        parts = (pictures_of(f, with_source=True, with_sides=True) for f in find(run, name))
-        return [picture for part in parts for picture in part]
-
     for run in runs:
-        there = [name for name in edits if find(run, name)]
-        contact_sheet([row(name, run) for name in there], there).save(folder / f"sheet_{run}.png")
-    compared, names = [], []
-    for name in edits:
-        first = [found[0] for run in runs if (found := find(run, name))]
-        one_row = pictures_of(first[0], with_source=True, with_sides=False)[:2]
-        for each in first:
-            one_row += pictures_of(each, with_source=False, with_sides=False)
-        compared.append(one_row)
-        names.append(name)
-    contact_sheet(compared, names).save(folder / "compare.png")
+        heads = {name: of_runs[run] for name, of_runs in pictures.items() if run in of_runs}
+        rows = [[one for head in all_ for one in head.values()] for all_ in heads.values()]
+        titles = [title for head in next(iter(heads.values())) for title in head]
+        contact_sheet(rows, list(heads), titles).save(folder / f"sheet_{run}.png")
+    rows = []
+    for of_runs in pictures.values():
+        first = {run: heads[0] for run, heads in of_runs.items()}
+        any_head = next(iter(first.values()))
+        blank = Image.new("RGB", any_head["source"].size, "white")
+        edited = [first[run]["edited"] if run in first else blank for run in runs]
+        rows.append([any_head["source"], any_head["painted"], *edited])
+    sheet = contact_sheet(rows, list(pictures), ["source", "painted", *runs])
+    sheet.save(folder / "compare.png")
 
 
 def main() -> None:
@@ -345,8 +345,9 @@ def main() -> None:
     options = read_words(DEFAULTS)
     plan = yaml.safe_load(Path(options["list"]).read_text(encoding="utf-8"))
     folder = Path(options["output"])
+    cases = list_cases(plan, options)
     table, rows, failed = Table(plan, folder), [], []
-    for case in list_cases(plan, options):
+    for case in cases:
         try:
             rows.append((case, table.row(case)))
         except SystemExit as stop:
