@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +74,26 @@ def test_operations_have_rates_and_limits(tmp_path):
     assert {"seconds_fast", "seconds_slow", "speedup", "bytes", "share_of_limit"} <= entry.keys()
     assert entry["share_of_cache_limit"] > 0
     assert len(document["cases"]) == 4
+
+
+def test_a_table_of_edits_has_rows_sheets_and_the_priors_own_samples(tmp_path):
+    plan = yaml.safe_load((BENCHMARKS / "edits.yaml").read_text())
+    plan |= {"seeds": [2], "samples": {"count": 2, "steps": 2, "guidance_scale": 3.0}}
+    plan["runs"] = {"short": {"words": ["edit.num_steps=1"], "seeds": 1}}
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    words = [f"list={tmp_path / 'list.yaml'}", "edits=blue eyes,no ears", f"output={tmp_path}"]
+    result = run_benchmark("edit_table", *words)
+    assert result.returncode == 0, result.stderr
+    document = json.loads((tmp_path / "edits.json").read_text())
+    eyes, ears = document["edits"]
+    assert set(eyes["agreement"]) == set(eyes["prior"]) == {"eyes blue"}
+    assert eyes["repainted"] is None and 0 <= ears["repainted"] <= 1
+    for row in (eyes, ears):
+        assert row["kept"] > 0.9 and row["network"] > 0.5 and row["seconds_at_reference"] > 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"compare.png", "sheet_short.png"}
+    text = (tmp_path / "edits.md").read_text()
+    assert text.count("| short |") == 2 and "eyes blue" in text
+    # Edits that are there are not run again.
+    before = (tmp_path / "short/blue_eyes_2/receipt.json").stat().st_mtime_ns
+    assert run_benchmark("edit_table", *words).returncode == 0
+    assert (tmp_path / "short/blue_eyes_2/receipt.json").stat().st_mtime_ns == before

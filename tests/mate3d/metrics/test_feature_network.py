@@ -114,3 +114,12 @@ def test_distance_grows_with_blur_and_noise(shipped, cats):
             frechet_distance(real, shipped.predict(changed).features) for changed in (little, much)
         ]
         assert 0 < distances[0] < distances[1]
+
+
+@torch.no_grad()
+def test_label_maps_have_the_size_of_the_pictures(shipped, cats):
+    large = F.interpolate(cats.render.image[:4], (96, 96), mode="bilinear")
+    label_maps = shipped.label_maps(large, "catmask_hq")
+    assert label_maps.shape == (4, 96, 96)
+    truth = F.interpolate(cats.render.label_map[:4, None].float(), (96, 96))[:, 0].long()
+    assert mean_iou(confusion_matrix(label_maps, truth, 6)) > 0.7
