@@ -10,7 +10,7 @@ own source mask. Edits whose receipt is there are not run again, so the table re
     runs= edits=      names of that file, separated by commas; all by default
     seeds=            heads per run instead of the file's
     words=            further words of `scripts.edit`, separated by spaces
-    output=           folder: RUN/EDIT_SEED with all files of an edit, edits.md, edits.json,
+    output=           folder: RUN/EDIT_SEED with all files of an edit, edits.json, the table,
                       sheet_RUN.png and compare.png
 
 Columns of the table, means over the heads:
@@ -357,7 +357,7 @@ def main() -> None:
         document = {**describe_machine(torch.device("cpu")), "edits": numbers, "failed": failed}
         (folder / "edits.json").write_text(json.dumps(document, indent=2) + "\n")
         text = table_text(rows)
-        (folder / "edits.md").write_text(text)
+        (folder / "edits").with_suffix(".md").write_text(text)
         write_sheets(folder, [case for case, _ in rows])
         print(text)
     if failed:
