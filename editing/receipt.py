@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -150,16 +149,12 @@ class Measures:
 
     def lines(self) -> list[str]:
         """Return the measurements that matter most, one line each."""
-        asked = {name: one for name, one in self.labels.items() if one.change != "untouched"}
-        lines = [f"{name}: {one.line()}" for name, one in asked.items()]
-        kept = {name: one.iou.after for name, one in self.labels.items() if name not in asked}
-        kept = {name: value for name, value in kept.items() if value is not None}
+        is_kept = {name: one.change == "untouched" for name, one in self.labels.items()}
+        lines = [f"{name}: {one.line()}" for name, one in self.labels.items() if not is_kept[name]]
+        kept = {name: one.iou.after or 0.0 for name, one in self.labels.items() if is_kept[name]}
         if kept:
-            worst = min(kept, key=kept.__getitem__)
-            lines.append(
-                f"untouched labels: IoU {_number(_mean(kept.values()))}, "
-                f"at least {_number(kept[worst])} ({worst})"
-            )
+            worst, mean = min(kept, key=kept.__getitem__), _number(self.summary()["untouched"])
+            lines.append(f"untouched labels: IoU {mean}, at least {kept[worst]:.3f} ({worst})")
         for part, one in self.colors.items():
             change = f"{_number(one.agreement.before)} -> {_number(one.agreement.after)}"
             lines.append(f"{one.word} {part}: agreement {change}, looks {one.looks_after}")
@@ -193,8 +188,9 @@ class Receipt(Measures):
 
     def to_json(self) -> str:
         """Return JSON, with the summary; numbers that are not finite become null."""
-        values = {"summary": self.summary(), **asdict(self)}
-        return json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+        text = json.dumps({"summary": self.summary(), **asdict(self)})
+        values = json.loads(text, parse_constant=lambda name: None)
+        return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -208,14 +204,6 @@ def peak_memory_mib(device: torch.device) -> int | None:
     on_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory_bytes()
     return None if peak is None else round(peak / 2**20)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
