@@ -42,7 +42,12 @@ ROOMS = {
 # Path prefixes of the files that may import a library.
 ONLY_IN = {
     "diffusers": ("editing/guidance/", "training/prior/"),
-    "transformers": ("editing/guidance/", "training/prior/", "mate3d/photo/pretrained_parts"),
+    "transformers": (
+        "editing/guidance/",
+        "training/prior/",
+        "mate3d/photo/pretrained_parts",
+        "mate3d/metrics/clip",
+    ),
     "cv2": ("mate3d/photo/detectors",),
     "webdataset": ("training/data/format/", "training/data/shard_stream"),
     "hydra": ("scripts/",),
