@@ -14,7 +14,7 @@ from mate3d.errors import UserError
 from mate3d.generator import Generator, RenderOutput
 from mate3d.rendering.field import Field
 from mate3d.rendering.rays import sample_rays
-from mate3d.rendering.renderer import render_field
+from mate3d.rendering.renderer import FieldRender, render_field
 from mate3d.rendering.triplane import TriPlaneField, TriPlaneProbe
 
 # The two planes in their order, as learnable names.
@@ -100,29 +100,34 @@ class EditedGenerator(nn.Module):
         field: Field,
         camera: Tensor,  # [1, 25]
         *,
-        semantic_features: Tensor | None = None,  # [1, F, h, w]
         with_normals: bool = False,
         with_samples: bool = False,
     ) -> RenderOutput:
-        """Render one of the three fields, softened or not, with the source's networks.
+        """Render one of the three fields, softened or not, with the source's networks."""
+        view = self.render_raw(field, camera, with_normals=with_normals, with_samples=with_samples)
+        return self.generator.superresolve(view, self.source_ws)
+
+    def render_raw(
+        self,
+        field: Field,
+        camera: Tensor,  # [1, 25]
+        *,
+        with_normals: bool = False,
+        with_samples: bool = False,
+    ) -> FieldRender:
+        """Do the same without super-resolution.
 
         Unlike in training, the gradient of the segmentation reaches the density, so a painted
         outline moves the surface and not only the labels.
-
-        Args:
-            semantic_features: Feature image for the segmentation instead of the render's own.
         """
         config = self.generator.config
-        view = render_field(
+        return render_field(
             field,
             *sample_rays(camera, config.neural_rendering_resolution),
             config.rendering,
             with_normals=with_normals,
             with_samples=with_samples,
             detach_semantic_density=False,
-        )
-        return self.generator.superresolve(
-            view, self.source_ws, semantic_features=semantic_features
         )
 
     def plane_std(self, kind: str) -> float:

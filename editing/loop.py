@@ -199,6 +199,11 @@ class EditLoop:
             for view in self.target.views
         ]
 
+        self.raw_targets = [
+            losses.raw_mask_target(source.output.segmentation_raw, view)
+            for source, view in zip(self.source_views, self.target.views, strict=True)
+        ]
+
     def _view_source(self, camera: Tensor, *, with_normals: bool = False) -> SourceView:
         return view_source(
             self.edited,
@@ -227,7 +232,7 @@ class EditLoop:
         source, painted = self.source_views[index], self.target.views[index].label_map
         is_compared = bool(weights.mask) and self.options.mask_loss == "classes"
         view = source.fused(field, with_segmentation_gradient=is_compared)
-        terms = self._mask_terms(view, painted, self.pixel_weights[index])
+        terms = self._mask_terms(view, index)
         label_map = segmentation_to_label_map(view.segmentation)
         inside = self._edit_mask(source.label_map, label_map, painted)
         images = view.image, source.output.image
@@ -238,19 +243,21 @@ class EditLoop:
         self.numbers["PSNR outside"] = f"{losses.psnr_outside(*images, inside):.1f} dB"
         return terms
 
-    def _mask_terms(
-        self, view: RenderOutput, painted: Tensor, pixel_weights: Tensor
-    ) -> dict[str, Tensor]:
-        weights = self.options.weights
+    def _mask_terms(self, view: RenderOutput, index: int) -> dict[str, Tensor]:
+        weights, pixel_weights = self.options.weights, self.pixel_weights[index]
+        painted = self.target.views[index].label_map
         if self.options.mask_loss == "silhouette":
             if not weights.mask:
                 return {}
             term = losses.silhouette_cross_entropy(view.opacity, painted, pixel_weights)
             return {"mask": term}
-        segmentations = {"mask": view.segmentation, "mask_raw": view.segmentation_raw}
+        pairs = {
+            "mask": (view.segmentation, painted),
+            "mask_raw": (view.segmentation_raw, self.raw_targets[index]),
+        }
         return {
-            name: losses.mask_cross_entropy(segmentation, painted, pixel_weights)
-            for name, segmentation in segmentations.items()
+            name: losses.mask_cross_entropy(*pair, pixel_weights)
+            for name, pair in pairs.items()
             if getattr(weights, name)
         }
 

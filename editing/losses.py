@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from editing.fusion import FusedField
 from editing.head_scale import HeadScale
+from editing.regions import PaintedView
 from mate3d.rendering.field import eikonal_loss, sdf_consistency_loss
 from mate3d.rendering.triplane import TriPlaneField
 
@@ -45,6 +46,20 @@ def balanced_class_weights(
     counts = torch.bincount(painted_label_map.flatten(), minlength=num_classes).float()
     shares = counts.clamp(min=1) / counts.sum()
     return shares.rsqrt().tolist()
+
+
+def raw_mask_target(
+    source_segmentation_raw: Tensor,  # [1, K, h, w]
+    view: PaintedView,
+) -> Tensor:  # [1, H, W] int64
+    """Return what raw labels must become: the painted ones where repainted, the source's elsewhere.
+
+    A generator's raw labels differ from its final ones, as small parts are larger. The painted
+    mask would pull unchanged parts towards the final ones.
+    """
+    size = view.label_map.shape[-2:]
+    raw = F.interpolate(source_segmentation_raw, size=size, mode="bilinear").argmax(dim=1)
+    return torch.where(view.label_map == view.source_label_map, raw, view.label_map)
 
 
 def mask_cross_entropy(

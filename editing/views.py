@@ -25,7 +25,7 @@ from mate3d.network.synthesis import SuperResolution
 from mate3d.rendering.fast_rendering import ProbedSamples, RayMarcher, Rays, RayValues
 from mate3d.rendering.field import Field, WrappedField
 from mate3d.rendering.rays import DepthDraws, sample_rays
-from mate3d.rendering.renderer import FieldRender, render_field
+from mate3d.rendering.renderer import FieldRender
 
 # An output pixel of a block depends on this many input pixels to each side: one for the up-sampling
 # convolution, one for its filter, and one for the second convolution (half of one if up-sampled).
@@ -139,31 +139,37 @@ class SourceView:
             with_segmentation_gradient: Whether a loss depends on `segmentation`. This class records
                 its gradients in either case.
         """
-        seen = soften(field, self.softness)
-        return self.edited.render(
-            seen,
-            self.camera,
-            semantic_features=self._features,
-            with_normals=self.with_normals,
+        edited = self.edited
+        view = edited.render_raw(
+            soften(field, self.softness), self.camera, with_normals=self.with_normals
+        )
+        return edited.generator.superresolve(
+            view, edited.source_ws, semantic_features=self._semantic_features(view)
         )
 
-    @cached_property
-    def _features(self) -> Tensor:  # [1, F, h, w]
-        """Feature image of the source, which the segmentation of both heads is enlarged with.
+    def _semantic_features(self, view: FieldRender) -> Tensor:  # [1, F, h, w]
+        """Return the features that an edited segmentation is enlarged with.
 
-        With the edited head's own features, a change of colour alone would change its mask.
+        They are the source's but where raw labels have changed. With the edited head's own
+        everywhere, a change of colour alone would change its mask.
         """
+        source = self._raw
+        old, new = (segmentation_to_label_map(each.segmentation_raw) for each in (source, view))
+        is_changed = (old != new).unsqueeze(1)
+        return torch.where(is_changed, view.feature_image.detach(), source.feature_image)
+
+    @cached_property
+    def _raw(self) -> FieldRender:
+        """The source's images before super-resolution."""
         with torch.no_grad():
-            return self._render_raw().feature_image
+            return self._render_raw()
 
     def _render(self) -> RenderOutput:
         return self.edited.render(soften(self.edited.source_field(), self.softness), self.camera)
 
     def _render_raw(self) -> FieldRender:
-        config = self.edited.generator.config
         field = soften(self.edited.source_field(), self.softness)
-        rays = sample_rays(self.camera, config.neural_rendering_resolution)
-        return render_field(field, *rays, config.rendering, with_segmentation=False)
+        return self.edited.render_raw(field, self.camera)
 
 
 def view_source(
@@ -234,7 +240,7 @@ class FastSourceView(SourceView):
             seen = dataclasses.replace(view, segmentation_raw=view.segmentation_raw.detach())
         generator, ws = self.edited.generator, self.edited.source_ws
         output = generator.superresolve(
-            seen, ws, semantic_features=self._features, enlarge=self.enlarge
+            seen, ws, semantic_features=self._semantic_features(view), enlarge=self.enlarge
         )
         return dataclasses.replace(output, segmentation_raw=view.segmentation_raw)
 
@@ -281,7 +287,7 @@ class FastSourceView(SourceView):
         return self._as_images(self.values)
 
     def _render(self) -> RenderOutput:
-        features = self._features
+        features = self._raw.feature_image
         network, ws = self.edited.generator.superresolution, self.edited.source_ws
         # Computed like the edited head's image, so that unchanged pixels are exactly equal.
         image = self.enlarge(network, features[:, :3], features, ws)
@@ -291,8 +297,7 @@ class FastSourceView(SourceView):
     def _whole(self) -> RenderOutput:
         """The source's images, computed without gradients."""
         with torch.no_grad():
-            view, generator = self._as_images(self.values), self.edited.generator
-            return generator.superresolve(view, self.edited.source_ws, exact=False)
+            return self.edited.generator.superresolve(self._raw, self.edited.source_ws, exact=False)
 
 
 @dataclass(frozen=True)
