@@ -16,7 +16,8 @@ from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.generation.rendering import HeadMaker, Precision
-from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import CATMASK_HQ, save_label_map
 from mate3d.outputs.visualize import to_uint8
 from scripts import edit
 from scripts._compose import read_options

@@ -91,6 +91,10 @@ def _unknown_ids(folder: Path) -> None:
     save_label_map(folder / "masks" / FIRST, np.full((16, 16), 9), CELEBAMASK_HQ)
 
 
+def _other_color(folder: Path) -> None:
+    Image.new("RGB", (16, 16), (9, 9, 8)).save(folder / "masks" / FIRST)
+
+
 def _truncated_image(folder: Path) -> None:
     path = folder / "images" / FIRST
     path.write_bytes(path.read_bytes()[:200])
@@ -109,7 +113,7 @@ DAMAGES = {
     "truncated": (_truncated_image, f"image .*{FIRST} is not a readable image"),
     "grey image": (_replace_picture("images", "L", (16, 16)), f"{FIRST} has mode L; use 8-bit RGB"),
     "narrow image": (_replace_picture("images", "RGB", (8, 16)), f"{FIRST} is 8 x 16 px"),
-    "mask mode": (_replace_picture("masks", "RGB", (16, 16)), f"mask .*{FIRST} has mode RGB"),
+    "mask colour": (_other_color, f"mask .*{FIRST} contains 1 colour.* not in catmask_hq"),
     "mask size": (_replace_picture("masks", "L", (8, 8)), f"{FIRST} is 8 x 8 px; .* 16 x 16"),
     "unknown ids": (_unknown_ids, f"mask .*{FIRST} .*unknown .*\\[9\\]"),
     "huge image": (_bomb("images"), "is not a readable image: .*3600000000 pixels"),
