@@ -42,5 +42,6 @@ def find_similar(
 
 def _color_codes(
     colors: np.ndarray,  # [..., 3] uint8
-) -> np.ndarray:  # [...] int64
-    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+) -> np.ndarray:  # [...] int32
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    return (red << 16) | (green << 8) | blue

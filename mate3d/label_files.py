@@ -47,7 +47,8 @@ def load_label_map(
             understood in several ways.
     """
     image, what = open_mask(path), f"mask {path}"
-    if has_own_palette(image, label_set.palette):
+    is_plain_grey = image.mode == "L" and "transparency" not in image.info and not painted
+    if is_plain_grey or has_own_palette(image, label_set.palette):
         return _ids_of_numbers(np.array(image), image, label_set, what)
     pixels, alpha = read_pixels(image, label_set.palette)
     num_partial = int(((alpha > 0) & (alpha < 255)).sum())
@@ -129,10 +130,11 @@ def read_pixels(
         numbers = np.array(image)
     else:
         colors = np.array(image.convert("RGB"))
-        if (colors[is_shown] != colors[is_shown][:, :1]).any():
+        red, green, blue = np.moveaxis(colors, -1, 0)
+        if (((red != green) | (red != blue)) & is_shown).any():
             colors[~is_shown] = palette[0] if palette else 0
             return colors, alpha
-        numbers = colors[..., 0].copy()
+        numbers = red.copy()
     numbers[~is_shown] = 0
     return numbers, alpha
 
