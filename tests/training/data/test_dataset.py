@@ -16,7 +16,7 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
 from tests.png_files import make_grey_png
 from tests.training.data.shard_data import edit_json
 from training.data.dataset import PortraitDataset
-from training.data.format import DatasetWriter, image_name, open_dataset
+from training.data.format import DatasetWriter, encode_image, image_name, open_dataset
 from training.data.loader import make_loader
 from training.data.preparation.repack import RepackMaker
 
@@ -52,6 +52,23 @@ def test_flip_mirrors_image_labels_and_camera(tmp_path):
     assert int((item["label_map"] != 0).sum()) == 1
     torch.testing.assert_close(item["camera"], mirror_camera(camera))
     torch.testing.assert_close(dataset.camera_labels, torch.stack([camera, mirror_camera(camera)]))
+
+
+@pytest.mark.parametrize(("name", "shard_size"), [("data", None), ("data.zip", None), ("data", 2)])
+def test_masks_are_read_by_colour_from_every_container(tmp_path, name, shard_size):
+    """As colours, and with palettes whose order is another one in every file."""
+    generator = np.random.default_rng(0)
+    label_maps = generator.integers(0, 6, (4, 16, 16))
+    image = encode_image(Image.new("RGB", (16, 16)))
+    with DatasetWriter(tmp_path / name, CATMASK_HQ, shard_size=shard_size) as writer:
+        for number, label_map in enumerate(label_maps):
+            places = generator.permutation(6)
+            mask = Image.fromarray(np.argsort(places)[label_map].astype(np.uint8), mode="P")
+            mask.putpalette(np.array(CATMASK_HQ.palette)[places].ravel().tolist())
+            mask = mask.convert("RGB") if number == 0 else mask
+            writer.add_encoded(image_name(number), image, encode_image(mask), [0.0] * 25)
+    batch = PortraitDataset(tmp_path / name).read_batch(range(4))
+    np.testing.assert_array_equal(batch["label_map"], label_maps)
 
 
 def test_smaller_resolution_keeps_label_ids_and_mean_colour(dataset_folder):
