@@ -47,7 +47,8 @@ from torch.nn import functional as F
 from mate3d.checkpoint import load_generator
 from mate3d.checkpoints.assets import folder_or_asset
 from mate3d.generator import Generator
-from mate3d.labels import CATMASK_HQ, colorize_label_map, load_label_map, save_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import CATMASK_HQ, colorize_label_map, save_label_map
 from mate3d.metrics.named_colors import load_part_colors, named_colors
 from scripts import edit
 

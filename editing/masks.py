@@ -1,20 +1,25 @@
 """Painted masks: read them, and say which classes an edit may change."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from editing.regions import is_member
 from mate3d.checkpoints.assets import folder_or_asset, where_to_find
 from mate3d.errors import UserError
-from mate3d.labels import LabelSet, load_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import LabelSet
 
 # The mask file of a folder given as a mask.
 MASK_FILE = "mask.png"
 # Classes behind other parts: painting an ear over skin edits the ear.
 SUPPORT_CLASSES = ("background", "skin")
+
+_logger = logging.getLogger(__name__)
 
 
 def find_mask(path: str | Path) -> Path:
@@ -34,20 +39,38 @@ def load_painted_mask(
     path: Path,
     label_set: LabelSet,
     resolution: int,
+    *,
+    snap: bool = False,
 ) -> Tensor:  # [1, H, W] int64
-    """Read a repainted mask.
+    """Read a repainted mask; the log says what was changed in reading it.
+
+    Args:
+        resolution: Side of the generator's images. A whole multiple of it is reduced: each pixel
+            takes the commonest class of its square.
+        snap: See `load_label_map`.
 
     Raises:
-        UserError: If the file is not a palette or grey PNG of known label ids, or does not have the
-            generator's output size.
+        UserError: If the file is not certainly a mask of these classes and of such a size.
     """
-    label_map = load_label_map(path, label_set)
-    if label_map.shape != (resolution, resolution):
-        height, width = label_map.shape
+    label_map = load_label_map(path, label_set, painted=True, snap=snap, say=_logger.info)
+    height, width = label_map.shape
+    factor = height // resolution
+    if factor < 1 or label_map.shape != (factor * resolution, factor * resolution):
         raise UserError(
-            f"mask {path} is {width} x {height}; use {resolution} x {resolution} pixels"
+            f"mask {path} is {width} x {height}; use {resolution} x {resolution} pixels or a whole "
+            "multiple of it"
         )
-    return torch.from_numpy(label_map.astype("int64")).unsqueeze(0)
+    if not label_map.any():
+        raise UserError(f"mask {path} is all {label_set.class_names[0]}; was another layer saved?")
+    squares = label_map.reshape(resolution, factor, resolution, factor).swapaxes(1, 2)
+    counts = np.stack([(squares == id_).sum((2, 3)) for id_ in range(label_set.num_classes)])
+    num_mixed = int((counts.max(axis=0) < factor**2).sum())
+    if factor > 1:
+        text = (
+            "mask %s: reduced from %d to %d pixels; %d squares of mixed classes took the commonest"
+        )
+        _logger.info(text, path, height, resolution, num_mixed)
+    return torch.from_numpy(counts.argmax(axis=0)).unsqueeze(0)
 
 
 def resolve_edit_classes(

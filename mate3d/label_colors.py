@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 Color = tuple[int, int, int]
 
@@ -23,21 +22,26 @@ def look_up_colors(
     return ids.astype(np.uint8), palette_codes[ids] == codes
 
 
-def look_up_indices(
-    image: Image.Image,  # of mode P
+def find_similar(
+    colors: np.ndarray,  # [N, 3] in 0..255
     palette: Sequence[Color],
-) -> dict[int, int | None]:
-    """Map each index in use to the position of its colour in `palette`; None if not found.
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray]:  # ids [N] uint8, is_similar [N] bool
+    """Return the class with the most similar colour, and whether it is similar enough.
 
-    A file's own palette defines its indices only if all of their colours are found.
+    Args:
+        tolerance: Largest difference in a channel, as a fraction of that of the two most similar
+            classes.
     """
-    stored = image.getpalette("RGB") or []
-    places = {tuple(color): place for place, color in enumerate(palette)}
-    used = np.flatnonzero(np.bincount(np.asarray(image).ravel(), minlength=256))
-    return {index: places.get(tuple(stored[3 * index : 3 * index + 3])) for index in used.tolist()}
+    known = np.array(palette, dtype=np.float32)
+    between = np.abs(known[:, None] - known).max(axis=-1)
+    apart = between[~np.eye(len(known), dtype=bool)].min(initial=255)
+    distances = np.abs(colors[:, None].astype(np.float32) - known).max(axis=-1)
+    return distances.argmin(axis=1).astype(np.uint8), distances.min(axis=1) <= tolerance * apart
 
 
 def _color_codes(
     colors: np.ndarray,  # [..., 3] uint8
-) -> np.ndarray:  # [...] int64
-    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+) -> np.ndarray:  # [...] int32
+    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+    return (red << 16) | (green << 8) | blue

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from mate3d.errors import UserError
-from mate3d.image_errors import DECODING_ERRORS
 
 LABEL_SET_FOLDER = Path(__file__).parent / "label_sets"
 MAX_CLASSES = 256
@@ -238,44 +237,3 @@ def save_label_map(path: str | Path, label_map: np.ndarray, label_set: LabelSet)
     image = Image.fromarray(np.ascontiguousarray(label_map, dtype=np.uint8), mode="P")
     image.putpalette([value for color in label_set.palette for value in color])
     image.save(path, format="PNG")
-
-
-def load_label_map(path: str | Path, label_set: LabelSet) -> np.ndarray:
-    """Read a palette ("P") or grey ("L") mask PNG as a [H, W] uint8 label map.
-
-    Raises:
-        UserError: If the file is missing or unreadable, has another mode, or contains unknown ids.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError:
-        raise UserError(f"mask not found: {path}") from None
-    except DECODING_ERRORS as error:
-        raise UserError(f"mask {path} is not a readable image: {error}") from None
-    if image.mode not in ("P", "L"):
-        raise UserError(
-            f"mask {path} has mode {image.mode}; use an 8-bit palette or grey PNG of label ids"
-        )
-    label_map = np.array(image, dtype=np.uint8)
-    check_known_ids(label_map, label_set, f"mask {path}")
-    return label_map
-
-
-def check_known_ids(
-    label_map: np.ndarray,  # [H, W] uint8
-    label_set: LabelSet,
-    what: str,
-) -> None:
-    """Check that a label map contains only ids of its set.
-
-    Raises:
-        UserError: If it does not; the message starts with `what`.
-    """
-    if label_map.max(initial=0) < label_set.num_classes:
-        return
-    unknown = np.unique(label_map[label_map >= label_set.num_classes])
-    highest = label_set.num_classes - 1
-    raise UserError(
-        f"{what} contains unknown ids {unknown[:8].tolist()}; {label_set.name} allows 0..{highest}"
-    )

@@ -32,7 +32,7 @@ class EditScriptOptions(Options):
     r"""Edit a portrait with a repainted mask and a prompt.
 
     python -m scripts.edit generator=demo_cat output=outputs/source
-        writes source.png and source_mask.png; repaint the mask with any tool that keeps palettes
+        writes source.png and source_mask.png; repaint the mask (docs/masks.md)
     python -m scripts.edit generator=demo_cat output=outputs/edit_mine \
         mask=outputs/source/source_mask.png prompt="a cat with pointed black ears"
 
@@ -40,8 +40,11 @@ class EditScriptOptions(Options):
         output: Folder for the results and this run's log.
         generator: Generator to edit: a checkpoint folder, owner/name on the Hugging Face hub, or
             demo_cat, which comes with the project.
-        mask: Repainted mask: a palette or grey PNG of label ids, with the size of the generator's
-            images. null writes source.png and source_mask.png to repaint, and stops.
+        mask: Repainted mask in the colours of the label set or as label ids (docs/masks.md), with
+            the size of the generator's images or a whole multiple of it. null writes source.png and
+            source_mask.png to repaint, and stops.
+        mask_snap: Assign colours of the mask that JPEG or anti-aliasing mixed to one of the classes
+            beside them, instead of refusing them.
         prompt: What the edited parts should look like.
         prompts: Prompts of single labels, which replace the global one there, such as {ears:a cat
             with black ears}.
@@ -62,6 +65,7 @@ class EditScriptOptions(Options):
     output: FilePath
     generator: FilePath = "demo_cat"
     mask: FilePath | None = None
+    mask_snap: bool = False
     prompt: str = ""
     prompts: dict[str, str] = field(default_factory=dict)
     negative_prompt: str = ""
@@ -128,7 +132,8 @@ def _make_request(config: EditScriptOptions, portrait: "Portrait", mask: Path) -
     from editing.session import EditRequest
 
     before, label_set = portrait.label_map, portrait.generator.label_set
-    painted = load_painted_mask(mask, label_set, portrait.generator.config.resolution)
+    resolution, snap = portrait.generator.config.resolution, config.mask_snap
+    painted = load_painted_mask(mask, label_set, resolution, snap=snap)
     painted, values = painted.to(before.device), config_to_dict(config)
     hashed = {name: value for name, value in values.items() if name not in ("paths", "output")}
     return EditRequest(

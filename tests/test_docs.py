@@ -85,6 +85,35 @@ def test_every_label_set_is_listed_with_its_number_of_classes():
     assert listed == with_classes
 
 
+def color_table(names: list[str]) -> str:
+    """Return the classes of label sets with their colours, and the id in each set."""
+    sets = [get_label_set(name) for name in names]
+    colors = {
+        class_name: color
+        for one in sets
+        for class_name, color in zip(one.class_names, one.palette, strict=True)
+    }
+    rows = [["name", "colour", *(f"`{name}`" for name in names)], ["---"] * (2 + len(names))]
+    for class_name, color in colors.items():
+        ids = [
+            str(one.class_id(class_name)) if class_name in one.class_names else "" for one in sets
+        ]
+        rows.append([class_name, "`#{:02x}{:02x}{:02x}`".format(*color), *ids])
+    lines = (f"|{'|'.join(row)}|" if row[0] == "---" else f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(lines).replace("  |", " |")
+
+
+def test_page_on_masks_has_the_colours_and_ids_of_all_label_sets():
+    page = (ROOT / "docs" / "masks.md").read_text(encoding="utf-8")
+    faces = [
+        name
+        for name in re.findall(r"^\| `(\w+)` \| \d+ \|", DATA, flags=re.MULTILINE)
+        if name != "catmask_hq"
+    ]
+    for names in (["catmask_hq"], faces):
+        assert f"\n\n{color_table(names)}\n\n" in page, color_table(names)
+
+
 @pytest.mark.parametrize(
     ("parameters", "card"),
     [(CatParameters, "procedural_cat"), (PersonParameters, "procedural_person")],

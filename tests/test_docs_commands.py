@@ -20,7 +20,8 @@ from PIL import Image
 
 from docs import plot_run
 from mate3d.checkpoints.assets import ASSETS
-from mate3d.labels import get_label_set, load_label_map, save_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import get_label_set, save_label_map
 from scripts import prepare_data
 from tests.processes import run_launched
 from torch_utils import doctor

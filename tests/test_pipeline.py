@@ -5,7 +5,8 @@ import json
 import pytest
 
 from mate3d.checkpoint import load_generator
-from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import CATMASK_HQ, save_label_map
 from scripts import edit, generate, prepare_data, train, train_prior
 
 

@@ -16,7 +16,8 @@ from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.generation.rendering import HeadMaker, Precision
-from mate3d.labels import CATMASK_HQ, load_label_map, save_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import CATMASK_HQ, save_label_map
 from mate3d.outputs.visualize import to_uint8
 from scripts import edit
 from scripts._compose import read_options
@@ -194,7 +195,7 @@ def test_angles_of_the_command_line_are_degrees(words, tmp_path):
         ("mask=no_such.png", "mask not found: no_such.png"),
         ("mask=BIG", "use 32 x 32 pixels"),
         ("mask=UNKNOWN", "unknown ids"),
-        ("mask=COLOR", "has mode RGB"),
+        ("mask=COLOR", "colour(s) not in catmask_hq"),
         ("mask=CORRUPT", "is not a readable image"),
         ("mask=UNCHANGED", "equals the source mask"),
         ("prompt=", "prompt is empty"),
@@ -225,14 +226,28 @@ def test_wrong_input_gives_one_line_and_code_2(
     names = ("BIG", "UNKNOWN", "COLOR", "CORRUPT")
     files = {name: tmp_path / f"{name.lower()}.png" for name in names}
     files["UNCHANGED"] = painted_mask.parent / "source_mask.png"
-    Image.new("L", (64, 64)).save(files["BIG"])
+    Image.new("L", (48, 48)).save(files["BIG"])
     Image.new("L", (32, 32), 200).save(files["UNKNOWN"])
-    Image.new("RGB", (32, 32)).save(files["COLOR"])
+    Image.new("RGB", (32, 32), (9, 9, 8)).save(files["COLOR"])
     files["CORRUPT"].write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     key, value = change.split("=", 1)
     change = f"{key}={files.get(value, value)}"
     kept = [word for word in words if not word.startswith(f"{key}=")]
     assert message in fail(edit.main, *kept, f"output={tmp_path / 'out'}", change)
+
+
+def test_mixed_colours_are_refused_or_snapped_with_a_count(
+    words, painted_mask, tmp_path, fail, capsys
+):
+    colors = np.array(Image.open(painted_mask).convert("RGB"))
+    colors[10:12, 10] += 3
+    Image.fromarray(colors).save(tmp_path / "mask.png")
+    change = [f"output={tmp_path / 'out'}", f"mask={tmp_path / 'mask.png'}"]
+    assert "mask_snap=true" in fail(edit.main, *words, *change)
+    edit.main([*words, *change, "mask_snap=true"])
+    assert "snapped 2 of 1024 pixels" in capsys.readouterr().out
+    result = load_label_map(tmp_path / "out" / "target_mask.png", CATMASK_HQ)
+    assert np.array_equal(result, load_label_map(painted_mask, CATMASK_HQ))
 
 
 def test_missing_mask_is_told_before_a_missing_prompt(words, tmp_path, fail):

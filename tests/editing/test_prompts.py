@@ -13,7 +13,8 @@ from editing.objectives import ObjectiveView, make_objective
 from editing.options import ObjectiveOptions
 from editing.prompts import log_prompts_without_effect, named_classes
 from mate3d.checkpoints.assets import named_asset
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, load_label_map, save_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
 from scripts import edit
 from training.prior.models import make_tokenizer
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from mate3d.errors import UserError
-from mate3d.label_colors import look_up_colors, look_up_indices
+from mate3d.label_colors import find_similar, look_up_colors
 from mate3d.labels import (
     CATMASK_HQ,
     CELEBAMASK_HQ,
@@ -129,8 +128,7 @@ def test_colours_of_the_palette_have_their_place_and_others_are_unknown():
     assert is_known.tolist() == [[False, False, True]] and found[0, 2] == 5
 
 
-def test_indices_are_told_by_their_colours_as_far_as_they_are_used():
-    image = Image.fromarray(np.array([[0, 1, 200]], np.uint8), mode="P")
-    image.putpalette([*PALETTE[4], *PALETTE[2], *PALETTE[3]])
-    assert look_up_indices(image, PALETTE) == {0: 4, 1: 2, 200: None}
-    assert look_up_indices(image, ()) == {0: None, 1: None, 200: None}
+def test_similar_colours_are_nearer_to_one_class_than_to_any_other():
+    colors = np.array([PALETTE[5], (204, 12, 204), (204, 14, 204), (200, 200, 200)])
+    ids, is_similar = find_similar(colors, PALETTE, 1 / 4)
+    assert ids[:3].tolist() == [5, 5, 5] and is_similar.tolist() == [True, True, False, False]

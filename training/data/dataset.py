@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from mate3d.cameras import mirror_camera
 from mate3d.errors import UserError
 from mate3d.image_errors import DECODING_ERRORS
-from mate3d.labels import load_label_map
+from mate3d.label_files import load_label_map
 from training.data.format import NamedContent, open_dataset
 from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
 

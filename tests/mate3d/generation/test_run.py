@@ -14,7 +14,8 @@ from mate3d.generation.options import GenerationOptions
 from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.generation.run import GenerationRun
 from mate3d.generator import Generator
-from mate3d.labels import CATMASK_HQ, load_label_map
+from mate3d.label_files import load_label_map
+from mate3d.labels import CATMASK_HQ
 from mate3d.options import config_from_dict
 from tests.eg3d import make_generator
 

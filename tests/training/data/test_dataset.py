@@ -16,7 +16,7 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, save_label_map
 from tests.png_files import make_grey_png
 from tests.training.data.shard_data import edit_json
 from training.data.dataset import PortraitDataset
-from training.data.format import DatasetWriter, image_name, open_dataset
+from training.data.format import DatasetWriter, encode_image, image_name, open_dataset
 from training.data.loader import make_loader
 from training.data.preparation.repack import RepackMaker
 
@@ -52,6 +52,23 @@ def test_flip_mirrors_image_labels_and_camera(tmp_path):
     assert int((item["label_map"] != 0).sum()) == 1
     torch.testing.assert_close(item["camera"], mirror_camera(camera))
     torch.testing.assert_close(dataset.camera_labels, torch.stack([camera, mirror_camera(camera)]))
+
+
+@pytest.mark.parametrize(("name", "shard_size"), [("data", None), ("data.zip", None), ("data", 2)])
+def test_masks_are_read_by_colour_from_every_container(tmp_path, name, shard_size):
+    """As colours, and with palettes whose order is another one in every file."""
+    generator = np.random.default_rng(0)
+    label_maps = generator.integers(0, 6, (4, 16, 16))
+    image = encode_image(Image.new("RGB", (16, 16)))
+    with DatasetWriter(tmp_path / name, CATMASK_HQ, shard_size=shard_size) as writer:
+        for number, label_map in enumerate(label_maps):
+            places = generator.permutation(6)
+            mask = Image.fromarray(np.argsort(places)[label_map].astype(np.uint8), mode="P")
+            mask.putpalette(np.array(CATMASK_HQ.palette)[places].ravel().tolist())
+            mask = mask.convert("RGB") if number == 0 else mask
+            writer.add_encoded(image_name(number), image, encode_image(mask), [0.0] * 25)
+    batch = PortraitDataset(tmp_path / name).read_batch(range(4))
+    np.testing.assert_array_equal(batch["label_map"], label_maps)
 
 
 def test_smaller_resolution_keeps_label_ids_and_mean_colour(dataset_folder):
@@ -91,6 +108,10 @@ def _unknown_ids(folder: Path) -> None:
     save_label_map(folder / "masks" / FIRST, np.full((16, 16), 9), CELEBAMASK_HQ)
 
 
+def _other_color(folder: Path) -> None:
+    Image.new("RGB", (16, 16), (9, 9, 8)).save(folder / "masks" / FIRST)
+
+
 def _truncated_image(folder: Path) -> None:
     path = folder / "images" / FIRST
     path.write_bytes(path.read_bytes()[:200])
@@ -109,7 +130,7 @@ DAMAGES = {
     "truncated": (_truncated_image, f"image .*{FIRST} is not a readable image"),
     "grey image": (_replace_picture("images", "L", (16, 16)), f"{FIRST} has mode L; use 8-bit RGB"),
     "narrow image": (_replace_picture("images", "RGB", (8, 16)), f"{FIRST} is 8 x 16 px"),
-    "mask mode": (_replace_picture("masks", "RGB", (16, 16)), f"mask .*{FIRST} has mode RGB"),
+    "mask colour": (_other_color, f"mask .*{FIRST} contains 1 colour.* not in catmask_hq"),
     "mask size": (_replace_picture("masks", "L", (8, 8)), f"{FIRST} is 8 x 8 px; .* 16 x 16"),
     "unknown ids": (_unknown_ids, f"mask .*{FIRST} .*unknown .*\\[9\\]"),
     "huge image": (_bomb("images"), "is not a readable image: .*3600000000 pixels"),

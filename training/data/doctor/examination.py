@@ -9,12 +9,11 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, sobel
 
+from mate3d.label_borders import find_boundaries, find_in_between
 from mate3d.label_colors import Color
 from mate3d.photo.open_photo import to_rgb
 from training.data.doctor.reading import (
     Faults,
-    find_boundaries,
-    find_in_between,
     read_image,
     read_mask,
     try_reading,

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mate3d.errors import UserError
+from mate3d.label_borders import fill_from_nearest, find_in_between
 from mate3d.labels import LabelSet
 from mate3d.photo.alignment import middle_box
 from mate3d.photo.open_photo import to_rgb
@@ -18,7 +19,7 @@ from torch_utils.stages import stage
 from training.data.doctor.catalogue import CATALOGUE, LEAVES_OUT
 from training.data.doctor.check import check_dataset
 from training.data.doctor.findings import Diagnosis, Finding
-from training.data.doctor.reading import fill_from_nearest, find_in_between, read_image, read_mask
+from training.data.doctor.reading import read_image, read_mask
 from training.data.format import (
     DatasetFiles,
     DatasetWriter,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mate3d.errors import UserError
+from mate3d.label_files import load_label_map
 from mate3d.labels import LabelSet
-from training.data.preparation.mask_files import read_mask_file
 from training.data.preparation.samples import FailedSample, Listing, RawItem, item_key
 from training.data.preparation.side_files import (
     read_attributes,
@@ -107,7 +107,7 @@ class PhotoFiles(ABC):
             UserError: If a file of the mask is unreadable or does not contain labels.
         """
         (path,) = item.mask
-        return read_mask_file(path, self.label_set)
+        return load_label_map(path, self.label_set)
 
     def mask_problem(self, files: Sequence[Path]) -> str:
         """Return why the files of a photo's mask cannot be used, or ""."""

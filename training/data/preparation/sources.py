@@ -9,9 +9,9 @@ import numpy as np
 
 from mate3d.errors import UserError
 from mate3d.label_conversion import swap_classes
+from mate3d.label_files import open_mask
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, LabelSet
 from training.data.preparation.listing import FilesByKey, PhotoFiles, find_files
-from training.data.preparation.mask_files import read_part
 from training.data.preparation.samples import IMAGE_SUFFIXES, Listing, RawItem, file_key
 
 _MASK_SUFFIXES = (".png",)
@@ -130,7 +130,7 @@ class CelebAMaskHqSource(PhotoFiles):
 
     def read_mask(self, item: RawItem) -> np.ndarray:  # [H, W] uint8
         """Merge the parts; parts with higher ids cover those with lower ids."""
-        parts = [read_part(path) for path in item.mask]
+        parts = [_read_part(path) for path in item.mask]
         label_map = np.zeros(parts[0].shape, dtype=np.uint8)
         for path, is_part in zip(item.mask, parts, strict=True):
             if is_part.shape != label_map.shape:
@@ -143,6 +143,11 @@ class CelebAMaskHqSource(PhotoFiles):
 
     def _part_id(self, path: Path) -> int:
         return self.label_set.class_id(path.stem.partition("_")[2])
+
+
+def _read_part(path: Path) -> np.ndarray:  # [H, W] bool
+    """Read the file of one part, which is 255 (or white) inside and 0 outside."""
+    return np.asarray(open_mask(path).convert("L")) > 127
 
 
 def _by_file_name(files: FilesByKey) -> FilesByKey:
