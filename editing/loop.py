@@ -9,7 +9,7 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
-from editing import losses
+import editing.losses as losses
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds

@@ -158,7 +158,7 @@ def run(command: Command) -> None:
         main = import_module(f"scripts.{command.script}").main
         words = shrink(command.script, command.words)
         mask = given(words, "mask")
-        if mask is not None and Path(mask).name == "source_mask.png":
+        if mask is not None and Path(mask).name == "paint_me.png":
             repaint(Path(mask))
         if command.line.startswith("torchrun"):
             run_launched(partial(main, words))
