@@ -123,20 +123,11 @@ def check_fit(view: PaintedView, what: str, *, may_differ: bool) -> None:
 def kept_outlines(view: PaintedView) -> float:
     """Return the share of the source's outlines that is away from all painted pixels."""
     source = view.source_label_map
-    is_outline = F.max_pool2d(_edges(source), 3, 1, 1) > 0
-    changed = (source != view.label_map).unsqueeze(1).float()
+    labels, changed = source[:, None].float(), (source != view.label_map)[:, None].float()
+    is_outline = F.max_pool2d(labels, 3, 1, 1) != -F.max_pool2d(-labels, 3, 1, 1)
     radius = max(1, round(_KEPT_DISTANCE * source.shape[-1]))
     near = F.max_pool2d(changed, 2 * radius + 1, 1, radius) > 0
     return (is_outline & ~near).sum().item() / max(1, is_outline.sum().item())
-
-
-def _edges(
-    label_map: Tensor,  # [1, H, W]
-) -> Tensor:  # [1, 1, H, W], 1 where the pixel to the right or below has another label
-    edges = torch.zeros(label_map.shape, device=label_map.device)
-    edges[:, :, :-1] += label_map.diff(dim=2) != 0
-    edges[:, :-1] += label_map.diff(dim=1) != 0
-    return (edges > 0).float().unsqueeze(1)
 
 
 def resolve_edit_classes(

@@ -99,7 +99,7 @@ def edit_portrait(
         portrait = sample_portrait(generator, seed=source, truncation_psi=truncation_psi)
         angles = map(math.radians, (yaw_degrees, pitch_degrees))
         first = portrait.view(portrait.camera(*angles))
-        painted = [] if mask is None else [_painted(portrait, first, mask, "the mask")]
+        painted = [] if mask is None else [_painted(portrait, first, mask)]
         painted += [_further_view(portrait, each) for each in views]
     weight = options.weights.distillation
     has_prompt, with_mask = bool(prompt.strip() or prompts), bool(painted)
@@ -107,8 +107,9 @@ def edit_portrait(
     label_set = generator.label_set
     views = tuple(painted or [first])
     class_ids = resolve_edit_classes(edit_classes, views, label_set, with_mask=with_mask)
-    for view in painted:
-        check_fit(view, "the mask", may_differ=tuple(edit_classes) != ("auto",))
+    for number, view in enumerate(painted, start=1):
+        what = "the mask" if len(painted) == 1 else f"mask {number} of {len(painted)}"
+        check_fit(view, what, may_differ=tuple(edit_classes) != ("auto",))
     names = ", ".join(label_set.class_names[each] for each in class_ids)
     _logger.info("classes that may change: %s", names)
     prior = _load(guidance, portrait.ws.device) if weight else None
@@ -181,9 +182,7 @@ def _load(guidance: Guidance | Callable[[], Guidance] | None, device: torch.devi
     return guidance if hasattr(guidance, "predict_noise") else guidance()
 
 
-def _painted(
-    portrait: Portrait, view: PaintedView, mask: str | Path | Tensor, what: str
-) -> PaintedView:
+def _painted(portrait: Portrait, view: PaintedView, mask: str | Path | Tensor) -> PaintedView:
     """Return the view with a mask painted in it."""
     label_set, resolution = portrait.generator.label_set, portrait.generator.config.resolution
     if isinstance(mask, str | Path):
@@ -192,7 +191,7 @@ def _painted(
         label_map = torch.as_tensor(mask).long().view(1, *mask.shape[-2:])
         if label_map.shape != view.label_map.shape or label_map.max() >= label_set.num_classes:
             raise UserError(
-                f"{what} has shape {list(mask.shape)} and ids up to {label_map.max()}; use "
+                f"the mask has shape {list(mask.shape)} and ids up to {label_map.max()}; use "
                 f"{resolution} x {resolution} ids of 0..{label_set.num_classes - 1}"
             )
     return replace(view, label_map=label_map.to(view.label_map.device))
@@ -202,4 +201,4 @@ def _further_view(portrait: Portrait, each: PaintedMask | PaintedView) -> Painte
     if isinstance(each, PaintedView):
         return each
     angles = map(math.radians, (each.yaw_degrees, each.pitch_degrees))
-    return _painted(portrait, portrait.view(portrait.camera(*angles)), each.mask, each.mask)
+    return _painted(portrait, portrait.view(portrait.camera(*angles)), each.mask)

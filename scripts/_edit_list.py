@@ -22,7 +22,7 @@ from scripts._words import find_option, script_groups
 _logger = logging.getLogger(__name__)
 
 # Options of the list as a whole.
-_COMMON = ("output", "edits", "paths", "generator", "guidance", "device")
+_COMMON = "output edits paths generator guidance device experiment debug".split()
 
 
 def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScriptOptions]:
@@ -82,9 +82,6 @@ def _read_edit(
     options = build_options("edit", composed)
     if options.is_source:
         raise UserError("an edit needs a mask, views or a prompt")
-    for part in ("generator", "guidance", "device"):
-        if getattr(options, part) != getattr(config, part):
-            raise UserError(f"its {part} differs from that of the list")
     return options
 
 
