@@ -1,22 +1,14 @@
-"""Edit 3D portraits with a repainted mask and a text prompt: see `edit_portrait`."""
+"""Edit 3D portraits by mask and text: `from editing import edit_portrait`."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["edit_portrait", "sample_portrait"]
+_HOMES = {"edit_portrait": "editing.portrait_edit", "sample_portrait": "editing.portrait"}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     # Imported on demand, so that one module of this package can be imported without the others.
-    if name == "edit_portrait":
-        from editing.portrait_edit import edit_portrait
-
-        return edit_portrait
-    if name == "sample_portrait":
-        from editing.portrait import sample_portrait
-
-        return sample_portrait
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

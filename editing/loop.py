@@ -9,7 +9,7 @@ from statistics import fmean, median
 import torch
 from torch import Tensor
 
-import editing.losses as losses
+from editing import losses
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds

@@ -95,38 +95,38 @@ def edit_portrait(
     """
     started = time.perf_counter()
     options, report = options or EditOptions(), report or ReportOptions()
+    label_set, with_prior = generator.label_set, bool(options.weights.distillation)
     with stage("Rendering the source"):
         portrait = sample_portrait(generator, seed=source, truncation_psi=truncation_psi)
-        angles = map(math.radians, (yaw_degrees, pitch_degrees))
-        first = portrait.view(portrait.camera(*angles))
+        first = portrait.view(portrait.camera(*map(math.radians, (yaw_degrees, pitch_degrees))))
         painted = [] if mask is None else [_painted(portrait, first, mask)]
         painted += [_further_view(portrait, each) for each in views]
-    weight = options.weights.distillation
-    has_prompt, with_mask = bool(prompt.strip() or prompts), bool(painted)
-    check_prompt(has_prompt, with_mask=with_mask, with_prior=bool(weight))
-    label_set = generator.label_set
-    views = tuple(painted or [first])
-    class_ids = resolve_edit_classes(edit_classes, views, label_set, with_mask=with_mask)
+    with_mask, views = bool(painted), tuple(painted or [first])
+    check_prompt(bool(prompt.strip() or prompts), with_mask=with_mask, with_prior=with_prior)
+    request = EditRequest(
+        views=views,
+        class_ids=resolve_edit_classes(edit_classes, views, label_set, with_mask=with_mask),
+        prompt=prompt.strip(),
+        negative_prompt=negative_prompt,
+        seed=source if options.seed is None else options.seed,
+        config_hash=config_hash,
+        label_prompts=resolve_label_prompts(prompts or {}, label_set),
+    )
     for number, view in enumerate(painted, start=1):
         what = "the mask" if len(painted) == 1 else f"mask {number} of {len(painted)}"
         check_fit(view, what, may_differ=tuple(edit_classes) != ("auto",))
-    names = ", ".join(label_set.class_names[each] for each in class_ids)
+    names = ", ".join(label_set.class_names[each] for each in request.class_ids)
     _logger.info("classes that may change: %s", names)
-    prior = _load(guidance, portrait.ws.device) if weight else None
-    seed = source if options.seed is None else options.seed
-    by_label = resolve_label_prompts(prompts or {}, label_set)
-    texts = prompt.strip(), negative_prompt
-    request = EditRequest(views, class_ids, *texts, seed, config_hash, by_label)
+    prior = _load(guidance, portrait.ws.device) if with_prior else None
     best, samples, images = None, [], []
     for number in range(num_samples):
         if num_samples > 1:
             _logger.info("sample %d of %d", number + 1, num_samples)
-        request = replace(request, seed=(seed + number) % 2**32)
-        session = EditSession(portrait, request, options, prior)
+        own = replace(request, seed=(request.seed + number) % 2**32)
+        session = EditSession(portrait, own, options, prior)
         session.run(should_stop)
         edit = session.finish(report, started=started)
-        numbers = {"seed": request.seed, "num_steps": edit.receipt.num_steps}
-        samples.append(numbers | edit.receipt.summary())
+        samples.append({"seed": own.seed, **edit.receipt.summary()})
         images.append(edit.image)
         if best is None or sample_score(edit.receipt) > sample_score(best.receipt):
             best = edit
@@ -134,9 +134,7 @@ def edit_portrait(
             break
     if num_samples == 1:
         return best
-    scores = [each["score"] or 0.0 for each in samples]
-    text = "kept sample %d; scores: %s"
-    _logger.info(text, 1 + scores.index(max(scores)), ", ".join(f"{one:.3f}" for one in scores))
+    _logger.info("kept the sample with the highest score, %.3f", sample_score(best.receipt))
     receipt = replace(best.receipt, samples=tuple(samples))
     return replace(best, receipt=receipt, sample_images=tuple(images))
 

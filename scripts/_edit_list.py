@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from editing.comparison import write_comparison
 from editing.edited_portrait import read_receipt
+from mate3d.atomic import atomic_file
 from mate3d.checkpoints.assets import named_asset
 from mate3d.errors import UserError
+from mate3d.outputs.page import render_page
 from scripts._compose import build_options, compose_config, composing, flatten
 from scripts._edit_options import EditScriptOptions, hash_of, protect_files
 from scripts._entry import check_own_run, write_run_folder
@@ -134,14 +135,22 @@ def make_edits(
             known = isinstance(error, UserError)
             problems[name] = str(error) if known else f"{type(error).__name__}: {error}"
             _logger.error("edit %s failed: %s", name, problems[name])
-        write_comparison(folder, names, problems)
-    write_comparison(folder, names, problems)
+        _write_page(folder, names, problems)
+    _write_page(folder, names, problems)
     _logger.info("open %s", folder / "index.html")
     if should_stop():
         _logger.info("stopped; the same command makes the edits that are not done")
     if problems:
         failed = ", ".join(problems)
         raise UserError(f"{len(problems)} of {len(entries)} edits failed: {failed}")
+
+
+def _write_page(folder: Path, names: Sequence[str], problems: Mapping[str, str]) -> None:
+    """Write the page that compares the edits: pictures and numbers of those with results."""
+    rows = [(name, problems.get(name), read_receipt(folder / name)) for name in names]
+    with atomic_file(folder / "index.html") as path:
+        page = render_page("edit_list", title=folder.name, rows=rows)
+        path.write_text(page, encoding="utf-8")
 
 
 def _is_done(options: EditScriptOptions) -> bool:
