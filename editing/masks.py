@@ -113,7 +113,7 @@ def check_fit(view: PaintedView, what: str, *, may_differ: bool) -> None:
         return
     problem = (
         f"{what} keeps {share:.0%} of the source's outlines; it seems to be painted for another "
-        "source, truncation_psi, yaw or pitch"
+        "source, truncation_psi, yaw or pitch, or all its edges have moved"
     )
     if not may_differ:
         raise UserError(f"{problem}. To use it all the same, list edit_classes or set it to all")

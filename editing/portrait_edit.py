@@ -41,6 +41,7 @@ def edit_portrait(
     yaw_degrees: float = 0.0,
     pitch_degrees: float = 0.0,
     views: Sequence[PaintedMask | PaintedView] = (),
+    mask_snap: bool = False,
     edit_classes: Sequence[str] = ("auto",),
     prompts: Mapping[str, str] | None = None,
     negative_prompt: str = "",
@@ -78,6 +79,7 @@ def edit_portrait(
         yaw_degrees: Yaw of the view of `mask` in degrees.
         pitch_degrees: Pitch of that view in degrees.
         views: Further masks of the same head from other sides; they count as much as `mask`.
+        mask_snap: Assign colours that JPEG or anti-aliasing mixed in mask files to a class.
         edit_classes: Classes that may change; see `resolve_edit_classes`.
         prompts: Prompts of single labels, which replace the global one there, by class name.
         source: Seed of the head.
@@ -99,8 +101,8 @@ def edit_portrait(
     with stage("Rendering the source"):
         portrait = sample_portrait(generator, seed=source, truncation_psi=truncation_psi)
         first = portrait.view(portrait.camera(*map(math.radians, (yaw_degrees, pitch_degrees))))
-        painted = [] if mask is None else [_painted(portrait, first, mask)]
-        painted += [_further_view(portrait, each) for each in views]
+        painted = [] if mask is None else [_painted(portrait, first, mask, mask_snap)]
+        painted += [_further_view(portrait, each, mask_snap) for each in views]
     with_mask, views = bool(painted), tuple(painted or [first])
     check_prompt(bool(prompt.strip() or prompts), with_mask=with_mask, with_prior=with_prior)
     request = EditRequest(
@@ -180,11 +182,13 @@ def _load(guidance: Guidance | Callable[[], Guidance] | None, device: torch.devi
     return guidance if hasattr(guidance, "predict_noise") else guidance()
 
 
-def _painted(portrait: Portrait, view: PaintedView, mask: str | Path | Tensor) -> PaintedView:
+def _painted(
+    portrait: Portrait, view: PaintedView, mask: str | Path | Tensor, snap: bool
+) -> PaintedView:
     """Return the view with a mask painted in it."""
     label_set, resolution = portrait.generator.label_set, portrait.generator.config.resolution
     if isinstance(mask, str | Path):
-        label_map = load_painted_mask(find_mask(mask), label_set, resolution)
+        label_map = load_painted_mask(find_mask(mask), label_set, resolution, snap=snap)
     else:
         label_map = torch.as_tensor(mask).long().view(1, *mask.shape[-2:])
         if label_map.shape != view.label_map.shape or label_map.max() >= label_set.num_classes:
@@ -195,8 +199,8 @@ def _painted(portrait: Portrait, view: PaintedView, mask: str | Path | Tensor) -
     return replace(view, label_map=label_map.to(view.label_map.device))
 
 
-def _further_view(portrait: Portrait, each: PaintedMask | PaintedView) -> PaintedView:
+def _further_view(portrait: Portrait, each: PaintedMask | PaintedView, snap: bool) -> PaintedView:
     if isinstance(each, PaintedView):
         return each
     angles = map(math.radians, (each.yaw_degrees, each.pitch_degrees))
-    return _painted(portrait, portrait.view(portrait.camera(*angles)), each.mask)
+    return _painted(portrait, portrait.view(portrait.camera(*angles)), each.mask, snap)

@@ -20,7 +20,7 @@ class EditScriptOptions(Options):
     r"""Edit a portrait with a repainted mask, a prompt, or both.
 
     python -m scripts.edit source=3 output=outputs/source
-        writes source.png and paint_me.png; repaint the mask with any tool that keeps palettes
+        writes source.png and paint_me.png; repaint the mask (docs/masks.md)
     python -m scripts.edit source=3 output=outputs/edit_mine \
         mask=outputs/source/paint_me.png prompt="a cat with pointed black ears"
     python -m scripts.edit source=3 output=outputs/edit_orange prompt="an orange cat"
@@ -35,14 +35,17 @@ class EditScriptOptions(Options):
             demo_cat, which comes with the project.
         source: Head to edit: the seed of its latent. seed=N is short for it.
         truncation_psi: Truncation psi; 1 disables truncation, 0 gives the average head.
-        mask: Repainted mask: a palette or grey PNG of label ids, with the size of the generator's
-            images. null without a prompt writes source.png and paint_me.png, the mask to repaint,
-            and stops; with one, the prompt alone edits the look.
+        mask: Repainted mask in the colours of the label set or as label ids (docs/masks.md), with
+            the size of the generator's images or a whole multiple of it. null without a prompt
+            writes source.png and paint_me.png, the mask to repaint, and stops; with one, the prompt
+            alone edits the look.
         yaw_degrees: Yaw of the painted view in degrees; 0 is frontal, positive values move the
             camera to the right of the image.
         pitch_degrees: Pitch of the painted view in degrees; positive values move the camera up.
         views: Masks of further views, which count as much as mask, such as
             [{mask: side.png, yaw_degrees: 30, pitch_degrees: 0}].
+        mask_snap: Assign colours of the masks that JPEG or anti-aliasing mixed to one of the
+            classes beside them, instead of refusing them.
         prompt: What the edited parts should look like.
         prompts: Prompts of single labels, which replace the global one there, such as {ears:a cat
             with black ears}.
@@ -66,6 +69,7 @@ class EditScriptOptions(Options):
     yaw_degrees: float = 0.0
     pitch_degrees: PitchDegrees = 0.0
     views: tuple[PaintedMask, ...] = ()
+    mask_snap: bool = False
     prompt: str = ""
     prompts: dict[str, str] = field(default_factory=dict)
     negative_prompt: str = ""

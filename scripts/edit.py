@@ -70,6 +70,7 @@ def _edit(
         yaw_degrees=config.yaw_degrees,
         pitch_degrees=config.pitch_degrees,
         views=config.views,
+        mask_snap=config.mask_snap,
         edit_classes=config.edit_classes,
         prompts=config.prompts,
         negative_prompt=config.negative_prompt,

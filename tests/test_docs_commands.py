@@ -195,6 +195,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["test"])
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    page = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
+    (tmp_path / "edits.yaml").write_text(re.search("```yaml\n(.*?)```", page, re.DOTALL)[1])
     for name, kind in (("ffhq_mask", "procedural_person"), ("catmask_hq", "procedural_cat")):
         words = [f"dataset={kind}", "num_images=8", "resolution=64", f"output=data/{name}.zip"]
         prepare_data.main([*words, "paths.outputs=logs"])
