@@ -37,17 +37,18 @@ from common import cpu_name, peak_memory_gib, read_words, report
 
 from editing.edited_generator import EditedGenerator
 from editing.guidance.controlnet import load_controlnet_guidance
+from editing.head_scale import HeadScale
 from editing.loop import EditLoop, EditTarget
 from editing.masks import find_mask, load_painted_mask
 from editing.options import EditOptions, ObjectiveOptions
+from editing.portrait import Portrait, sample_portrait
 from editing.regions import (
     ClassRegion,
     EditRegion,
     PaintedRegion,
-    make_region,
-    repainted_pixels,
+    PaintedView,
+    make_regions,
 )
-from editing.session import Portrait, sample_portrait
 from editing.views import FastSourceView, view_source
 from mate3d.checkpoint import load_generator
 from mate3d.generator import Generator, GeneratorConfig
@@ -85,13 +86,13 @@ class Case:
 
     Args:
         portrait: Frozen head.
-        region: Where it may change.
+        regions: Where it may change, and where only its texture may.
         target: Mask, classes, prior and prompt.
         options: Weights and rates.
     """
 
     portrait: Portrait
-    region: EditRegion
+    regions: tuple[EditRegion, EditRegion | None]
     target: EditTarget
     options: EditOptions
 
@@ -99,7 +100,7 @@ class Case:
         """Return a loop of its own copy of the backbone."""
         options = dataclasses.replace(self.options, exact=exact)
         edited = EditedGenerator(
-            self.portrait.generator, self.portrait.ws, self.region, learnable=options.learnable
+            self.portrait.generator, self.portrait.ws, *self.regions, learnable=options.learnable
         )
         return EditLoop(edited, self.target, options, seed=SEED)
 
@@ -114,28 +115,28 @@ def make_case(words: dict[str, str]) -> Case:
         sized = dataclasses.replace(generator.config, neural_rendering_resolution=int(side))
         generator.config = sized
     if words["preset"] == "demo":
-        portrait = sample_portrait(
-            generator, seed=SEED, truncation_psi=config.truncation_psi, yaw=0.0, pitch=0.0
-        )
+        portrait = sample_portrait(generator, seed=SEED, truncation_psi=config.truncation_psi)
+        view, scale = portrait.view(portrait.camera()), portrait.scale
         options = config.edit
         mask = find_mask(config.mask)
         painted = load_painted_mask(mask, generator.label_set, generator.config.resolution)
         class_ids = tuple(generator.label_set.class_id(name) for name in config.edit_classes)
-        painted = painted.to(device)
-        repainted = repainted_pixels(portrait.label_map, painted, class_ids)
-        region = make_region(options.region, class_ids, portrait.camera, repainted)
+        view = dataclasses.replace(view, label_map=painted.to(device))
+        regions = make_regions(options.region, class_ids, [view], scale, generator.label_set)
     else:
-        portrait = _blank_portrait(generator)
+        portrait, view = _blank_portrait(generator)
+        # Random weights have no surface to measure.
+        size = generator.config.box_size / 2
+        scale = HeadScale(size, 0.1 * size, 1.0, size / generator.config.resolution)
         options = EditOptions(distillation=ObjectiveOptions(guidance_scale=10.0))
-        painted, class_ids = portrait.label_map.clone(), (1,)
+        painted, class_ids = view.label_map.clone(), (1,)
         part = slice(round(0.2 * painted.shape[1]), round(0.52 * painted.shape[1]))
         painted[:, part, part] = 1
-        square = torch.zeros_like(painted, dtype=torch.bool)
-        square[:, part, part] = True
-        region = PaintedRegion(ClassRegion(()), portrait.camera, square.unsqueeze(1))
+        view = dataclasses.replace(view, label_map=painted)
+        regions = PaintedRegion(ClassRegion(()), view.camera, view.repainted(class_ids)), None
     embeds = guidance.encode_prompt(PROMPT)
-    target = EditTarget(portrait.camera, painted, class_ids, guidance, embeds)
-    return Case(portrait, region, target, options)
+    target = EditTarget((view,), class_ids, scale, guidance, embeds)
+    return Case(portrait, regions, target, options)
 
 
 def _make_generator(preset: str, folder: str, device: torch.device) -> Generator:
@@ -148,14 +149,14 @@ def _make_generator(preset: str, folder: str, device: torch.device) -> Generator
 
 
 @torch.no_grad()
-def _blank_portrait(generator: Generator) -> Portrait:
-    """Return a head with a mask of one class; a render only for the mask would take long."""
+def _blank_portrait(generator: Generator) -> tuple[Portrait, PaintedView]:
+    """Return a head and a view with a mask of one class, which needs no long render."""
     device, size = next(generator.parameters()).device, generator.config.resolution
     camera = generator.config.camera_rig.make_camera().to(device)
     z = latents_from_seeds([SEED], generator.config.z_dim).to(device)
     label_map = torch.zeros(1, size, size, dtype=torch.int64, device=device)
-    image = torch.zeros(1, 3, size, size, device=device)
-    return Portrait(generator, generator.map(z, camera), camera, image, label_map)
+    view = PaintedView(camera, label_map, label_map)
+    return Portrait(generator, generator.map(z, camera)), view
 
 
 class Stopwatch:
@@ -246,7 +247,7 @@ class Comparison:
 
     def reached(self) -> float:
         """Return the share of the painted view's rays that the edit can reach."""
-        source = self.loops["fast"].source_view
+        source = self.loops["fast"].source_views[0]
         return len(source.index) / source.values.depths.shape[1]
 
     def _make_loop(self, name: str) -> EditLoop:
@@ -288,7 +289,7 @@ class Comparison:
         field = loop.edited.fused_field()
         self.watch.seconds.clear()
         with self.watch.part("other"):
-            camera, exact = self.case.portrait.camera, loop.options.exact
+            camera, exact = self.case.target.views[0].camera, loop.options.exact
             source = view_source(loop.edited, camera, exact=exact)
             source.fused(field)
             _ = source.output  # rendered when asked for

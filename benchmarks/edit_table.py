@@ -160,7 +160,7 @@ class Table:
 
     def _source_mask(self, seed: int) -> Tensor:  # [1, H, W] int64
         folder = self.folder / "sources" / str(seed)
-        path = folder / "source_mask.png"
+        path = folder / "paint_me.png"
         if not path.exists():
             edit.main([f"generator={self.plan['generator']}", f"seed={seed}", f"output={folder}"])
         return torch.from_numpy(load_label_map(path, CATMASK_HQ).astype(np.int64))[None]

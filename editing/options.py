@@ -15,6 +15,7 @@ from mate3d.options import (
     PositiveInt,
     Precision,
     Range,
+    Seed,
     Share,
 )
 
@@ -128,6 +129,7 @@ class EditOptions(Options):
     Args:
         exact: Render whole views instead of only what the edit can reach; equal up to rounding, and
             several times slower.
+        seed: Seed of all random draws: views, noise and timesteps. null takes the source's seed.
         num_steps: Optimizer steps; each renders one painted view and one other view.
         learnable: What is optimised, separated by commas: ws (the style vectors), texture and shape
             (offsets on the two planes), and names of backbone modules or weights.
@@ -162,6 +164,7 @@ class EditOptions(Options):
     """
 
     exact: bool = False
+    seed: Seed | None = None
     num_steps: PositiveInt = 40
     learnable: tuple[str, ...] = ("texture", "shape")
     ws_share: Share = 0.0

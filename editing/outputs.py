@@ -10,7 +10,6 @@ from torch import Tensor
 from editing.edited_generator import EditedGenerator
 from editing.regions import PaintedView
 from editing.views import view_source
-from mate3d.atomic import atomic_files
 from mate3d.cameras import orbit_angles
 from mate3d.generator import RenderOutput
 from mate3d.labels import LabelSet, save_label_map, segmentation_to_label_map
@@ -68,18 +67,6 @@ def render_views(
             pairs.append(ViewPair(source=source.output, edited=source.fused(field)))
             bar.update()
     return pairs[:num_painted], pairs[num_painted:]
-
-
-def write_source(
-    folder: str | Path,
-    image: Tensor,  # [1, 3, H, W]
-    label_map: Tensor,  # [1, H, W]
-    label_set: LabelSet,
-) -> None:
-    """Write source.png and source_mask.png; the user repaints the mask."""
-    with atomic_files(folder) as temporary:
-        save_image(temporary / "source.png", image[0])
-        save_label_map(temporary / "source_mask.png", label_map[0].cpu().numpy(), label_set)
 
 
 def write_pictures(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -176,6 +176,8 @@ class Receipt(Measures):
         peak_memory_mib: Peak memory of the process, or of the GPU if one was used; null if the
             system does not report it.
         config_hash: Hash of the resolved configuration without output paths.
+        samples: Seed and summary of each sample; empty if there is one.
+        masks_sha256: Hash of each written mask, to notice masks that were painted on later.
     """
 
     prompt: str
@@ -185,6 +187,8 @@ class Receipt(Measures):
     seconds: dict[str, float]
     peak_memory_mib: int | None
     config_hash: str
+    samples: tuple[dict[str, Any], ...] = ()
+    masks_sha256: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return JSON, with the summary; numbers that are not finite become null."""

@@ -19,7 +19,7 @@ from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.options import config_from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _EDIT_PREFIX = "edit."
 # The fields of all painted views, one below the other.
 _VIEW_TENSORS = tuple(field.name for field in fields(PaintedView))
@@ -79,6 +79,8 @@ def load_edit(
         UserError: If the file is missing or damaged, or was made with another generator.
     """
     tensors, metadata = _read(path)
+    if (version := metadata.get("format_version")) != str(FORMAT_VERSION):
+        raise UserError(f"edit {path} has format version {version}; use {FORMAT_VERSION}")
     if metadata.get("generator_sha256") != weights_hash(generator):
         raise UserError(f"edit {path} was made with a different generator")
     try:
@@ -86,7 +88,7 @@ def load_edit(
         class_ids = [generator.label_set.class_id(name) for name in recipe.class_names]
         rows = zip(*(tensors[name].split(1) for name in _VIEW_TENSORS), strict=True)
         views = [PaintedView(*row) for row in rows]
-        regions = make_regions(recipe.region, class_ids, views, recipe.scale)
+        regions = make_regions(recipe.region, class_ids, views, recipe.scale, generator.label_set)
         edited = EditedGenerator(generator, tensors["source_ws"], *regions)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"edit {path} is incomplete: {error!r}") from None

@@ -10,8 +10,11 @@ from torch.nn import functional as F
 
 from editing.head_scale import HeadScale
 from mate3d.cameras import unpack_camera
+from mate3d.labels import LabelSet
 from mate3d.options import NonNegativeFloat, Options
 
+# Classes behind other parts: painting an ear over skin edits the ear.
+SUPPORT_CLASSES = ("background", "skin")
 RegionKind = Literal["classes", "everywhere"]
 ShapeScope = Literal["repainted", "classes"]
 
@@ -137,6 +140,7 @@ def make_regions(
     class_ids: Sequence[int],
     views: Sequence[PaintedView],
     scale: HeadScale,
+    label_set: LabelSet,
 ) -> tuple[EditRegion, EditRegion | None]:
     """Return the region of an edit of some classes, and where only texture may change.
 
@@ -154,8 +158,8 @@ def make_regions(
     look = ClassRegion(tuple(class_ids), dilation, softness, reach)
     region = look
     if options.shape_scope == "repainted":
-        repainted = repainted_classes(views, class_ids)
-        region = ClassRegion(repainted, dilation, softness, reach)
+        repainted = set(repainted_classes(views, label_set)) & set(class_ids)
+        region = ClassRegion(tuple(sorted(repainted)), dilation, softness, reach)
     if options.with_painted_frustum:
         for view in views:
             repainted = view.repainted(class_ids)
@@ -164,15 +168,22 @@ def make_regions(
     return region, look if options.shape_scope == "repainted" else None
 
 
-def repainted_classes(views: Sequence[PaintedView], class_ids: Sequence[int]) -> tuple[int, ...]:
-    """Return those of some classes that any view was repainted from or to."""
-    found = {
-        class_id
-        for view in views
-        for label_map in (view.source_label_map, view.label_map)
-        for class_id in label_map[view.repainted(class_ids)[:, 0]].unique().tolist()
-    }
-    return tuple(sorted(found & set(class_ids)))
+def repainted_classes(views: Sequence[PaintedView], label_set: LabelSet) -> tuple[int, ...]:
+    """Return the classes that were painted into changed pixels.
+
+    Where skin or background was painted, it is the class that was there before.
+    """
+    names = enumerate(label_set.class_names)
+    support = [class_id for class_id, name in names if name in SUPPORT_CLASSES]
+    found = set()
+    for view in views:
+        changed = view.source_label_map != view.label_map
+        before, after = view.source_label_map[changed], view.label_map[changed]
+        painted_or_erased = torch.where(is_member(after, support), before, after)
+        parts = set(painted_or_erased.unique().tolist()) - set(support)
+        # If only skin and background were exchanged, the head itself changes.
+        found |= parts or set(torch.cat([before, after]).tolist()) - {0}
+    return tuple(sorted(found))
 
 
 def reachable_points(

@@ -104,6 +104,10 @@ class Options:
             value = getattr(self, name)
             try:
                 value = _checked(hint, value)
+            except OptionError as error:
+                raise error.within(f"{name}.") from None
+            except UserError:
+                raise
             except ValueError:
                 raise OptionError(name, value, f"use {describe(hint)}") from None
             object.__setattr__(self, name, value)
@@ -248,6 +252,8 @@ def _of_type(base: Any, value: Any) -> Any:
     origin = get_origin(base) or base
     if origin is tuple:
         return _checked_tuple(get_args(base), value)
+    if is_dataclass(origin) and isinstance(value, Mapping):
+        return config_from_dict(origin, value)
     if origin is Literal:
         # 1 equals True, so the types are compared too.
         if not any(value == choice and type(value) is type(choice) for choice in get_args(base)):

@@ -47,6 +47,7 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     guard: _Guard = nullcontext,
+    keeps_older: bool = False,
 ) -> None:
     """Call `main` with the configuration composed from `configs/<config_name>.yaml` and `argv`.
 
@@ -64,11 +65,13 @@ def run(
         argv: Words of the command line; None takes those of the process.
         guard: Entered by the main process around all writes to the run folder; raises if
             this run would damage another one.
+        keeps_older: Leave the configuration of an older run in the same folder as it is until
+            `main` returns, because its results stay until then, too.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with connected(_report):
-            _dispatch(config_name, main, words, guard)
+            _dispatch(config_name, main, words, guard, keeps_older)
     except (*_ONE_LINE_ERRORS, KeyboardInterrupt) as error:
         sys.exit(_report(error))
 
@@ -87,7 +90,9 @@ def _report(error: BaseException) -> int:
     return 1
 
 
-def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) -> None:
+def _dispatch(
+    config_name: str, main: _Main, words: list[str], guard: _Guard, keeps_older: bool
+) -> None:
     flags, words = read_flags(words)
     if "--help" in flags:
         print(help_text(config_name, words))
@@ -107,9 +112,11 @@ def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) ->
     options = broadcast_object(build_options(config_name, config))
     folder = Path(options.paths.run_folder)
     with ExitStack() as stack:
-        run_on_main(lambda: _check_own_run(folder / "config.yaml", config_name))
+        run_on_main(lambda: check_own_run(folder / "config.yaml", config_name))
         run_on_main(lambda: stack.enter_context(guard(options)))
-        run_on_main(lambda: _make_run_folder(folder, config_name, options))
+        is_kept = keeps_older and (folder / "config.yaml").exists()
+        if not is_kept:
+            run_on_main(lambda: write_run_folder(folder, config_name, options))
         stack.enter_context(_logging_to(folder / "log.txt" if is_main() else None))
         _logger.debug("command: %s", " ".join([config_name, *words]))
         try:
@@ -117,9 +124,16 @@ def _dispatch(config_name: str, main: _Main, words: list[str], guard: _Guard) ->
         except Exception:
             _logger.debug("failed", exc_info=True)
             raise
+        if is_kept:
+            run_on_main(lambda: write_run_folder(folder, config_name, options))
 
 
-def _make_run_folder(folder: Path, config_name: str, options: Options) -> None:
+def write_run_folder(folder: Path, config_name: str, options: Options) -> None:
+    """Write the resolved configuration and the git revision of a run.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "git_revision.txt").write_text(_git_revision() + "\n")
@@ -130,8 +144,12 @@ def _make_run_folder(folder: Path, config_name: str, options: Options) -> None:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}") from error
 
 
-def _check_own_run(path: Path, config_name: str) -> None:
-    """Refuse to overwrite the configuration of a checkpoint or of another script's run."""
+def check_own_run(path: Path, config_name: str) -> None:
+    """Refuse to overwrite the configuration of a checkpoint or of another script's run.
+
+    Raises:
+        UserError: If it belongs to one.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:

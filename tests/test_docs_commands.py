@@ -158,7 +158,7 @@ def run(command: Command) -> None:
         main = import_module(f"scripts.{command.script}").main
         words = shrink(command.script, command.words)
         mask = given(words, "mask")
-        if mask is not None and Path(mask).name == "source_mask.png":
+        if mask is not None and Path(mask).name == "paint_me.png":
             repaint(Path(mask))
         if command.line.startswith("torchrun"):
             run_launched(partial(main, words))
@@ -195,6 +195,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["test"])
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    page = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
+    (tmp_path / "edits.yaml").write_text(re.search("```yaml\n(.*?)```", page, re.DOTALL)[1])
     for name, kind in (("ffhq_mask", "procedural_person"), ("catmask_hq", "procedural_cat")):
         words = [f"dataset={kind}", "num_images=8", "resolution=64", f"output=data/{name}.zip"]
         prepare_data.main([*words, "paths.outputs=logs"])

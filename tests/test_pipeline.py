@@ -29,7 +29,7 @@ def test_data_generator_prior_pictures_and_edit_follow_from_each_other(
     generate.main([*tiny, *heads, "output=heads"])
     source = [*tiny, "generator=run/checkpoint", "output=edit"]
     edit.main(source)
-    label_map = load_label_map("edit/source_mask.png", CATMASK_HQ)
+    label_map = load_label_map("edit/paint_me.png", CATMASK_HQ)
     # One that hardly trained shows few parts of the face: the rarest surely changes the mask.
     parts = [CATMASK_HQ.class_id(name) for name in ("ears", "eyes", "mouth", "nose")]
     painted = min(parts, key=lambda part: (label_map == part).sum())

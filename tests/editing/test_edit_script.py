@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from editing.edited_portrait import WRITTEN_FILES
 from editing.loop import EditLoop
 from editing.recipe import load_edit
 from editing.views import view_source
@@ -35,7 +36,7 @@ def painted_mask(generator_folder, tmp_path_factory):
     """The exported source mask with a square of ears."""
     folder = tmp_path_factory.mktemp("painted")
     edit.main([*TINY, f"generator={generator_folder}", f"output={folder}"])
-    label_map = load_label_map(folder / "source_mask.png", CATMASK_HQ)
+    label_map = load_label_map(folder / "paint_me.png", CATMASK_HQ)
     label_map[8:24, 8:24] = CATMASK_HQ.class_id("ears")
     save_label_map(folder / "painted.png", label_map, CATMASK_HQ)
     return folder / "painted.png"
@@ -62,7 +63,9 @@ def result(words, tmp_path_factory):
 
 def test_all_results_are_there_in_their_sizes_and_nothing_partial(painted_mask, result):
     assert Image.open(painted_mask.parent / "source.png").size == (32, 32)
-    assert Image.open(painted_mask.parent / "source_mask.png").mode == "P"
+    assert Image.open(painted_mask.parent / "paint_me.png").mode == "P"
+    assert all(WRITTEN_FILES.fullmatch(path.name) for path in result.iterdir())
+    assert not WRITTEN_FILES.fullmatch("paint_me.png")
     for name in RESULTS:
         assert (result / name).stat().st_size > 0, name
     assert not list(result.glob(".partial*"))
@@ -175,7 +178,7 @@ def test_classes_are_a_list_with_brackets_or_without(monkeypatch):
 
 
 def test_angles_of_the_command_line_are_degrees(words, tmp_path):
-    start = [word for word in words if not word.startswith("mask=")]
+    start = [word for word in words if not word.startswith(("mask=", "prompt="))]
     for name, angles in (("front", []), ("side", ["yaw_degrees=180", "pitch_degrees=20"])):
         edit.main([*start, *angles, f"output={tmp_path / name}"])
     front, side = (Image.open(tmp_path / name / "source.png") for name in ("front", "side"))
@@ -198,13 +201,21 @@ def test_angles_of_the_command_line_are_degrees(words, tmp_path):
         ("mask=COLOR", "colour(s) not in catmask_hq"),
         ("mask=CORRUPT", "is not a readable image"),
         ("mask=UNCHANGED", "equals the source mask"),
+        ("mask=OTHER", "seems to be painted for another source"),
         ("prompt=", "prompt is empty"),
+        ("edits=no_such.yaml", "edits=no_such.yaml is not readable"),
+        ("views=[{mask: no_such.png}]", "mask not found: no_such.png"),
+        ("views=[{mask: x.png, yaw: 3}]", "yaw"),
+        ("views=[{mask: x.png, pitch_degrees: 100}]", "views.pitch_degrees=100"),
+        ("views=[7]", "views=[7]; use a list, each item a group of options"),
+        ("num_samples=0", "num_samples=0"),
+        ("edit.seed=-1", "edit.seed=-1"),
         ("edit_classes=[horns]", "unknown class 'horns'"),
         ("edit_classes=[]", "edits nothing"),
         ("guidance.prior=no/such/prior", "guidance.prior not found"),
         ("edit.condition=painted", "edit.condition=painted"),
         ("edit.learnable=[decoder]", "'decoder' names no weights"),
-        ("seed=-1", "seed=-1"),
+        ("seed=-1", "source=-1"),
         ("mask=7", "mask not found: 7"),
         ("guidance.controlnet=2024", "guidance.controlnet not found: 2024"),
         ("edit.ws_lr=-1", "edit.ws_lr=-1"),
@@ -225,7 +236,10 @@ def test_wrong_input_gives_one_line_and_code_2(
 ):
     names = ("BIG", "UNKNOWN", "COLOR", "CORRUPT")
     files = {name: tmp_path / f"{name.lower()}.png" for name in names}
-    files["UNCHANGED"] = painted_mask.parent / "source_mask.png"
+    files["UNCHANGED"] = painted_mask.parent / "paint_me.png"
+    files["OTHER"] = tmp_path / "other.png"
+    other = load_label_map(files["UNCHANGED"], CATMASK_HQ)[::-1, ::-1]
+    save_label_map(files["OTHER"], other, CATMASK_HQ)
     Image.new("L", (48, 48)).save(files["BIG"])
     Image.new("L", (32, 32), 200).save(files["UNKNOWN"])
     Image.new("RGB", (32, 32), (9, 9, 8)).save(files["COLOR"])

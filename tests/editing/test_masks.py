@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from editing.masks import load_painted_mask, resolve_edit_classes
-from editing.regions import edit_mask
+from editing.masks import check_fit, load_painted_mask, resolve_edit_classes
+from editing.portrait import sample_portrait
+from editing.regions import PaintedView, edit_mask
+from mate3d.checkpoint import load_generator
 from mate3d.checkpoints.assets import ASSETS
 from mate3d.errors import UserError
 from mate3d.label_files import load_label_map
@@ -17,8 +19,8 @@ from mate3d.labels import CATMASK_HQ, save_label_map
 BACKGROUND, SKIN, EARS, EYES = range(4)
 
 
-def label_map(rows):
-    return torch.tensor([rows])
+def view(before, after):
+    return PaintedView(torch.zeros(1, 25), torch.tensor([[before]]), torch.tensor([[after]]))
 
 
 @pytest.mark.parametrize(
@@ -32,15 +34,67 @@ def label_map(rows):
     ],
 )
 def test_auto_takes_the_part_that_was_painted_or_erased(before, after, expected):
-    classes = resolve_edit_classes(["auto"], label_map([before]), label_map([after]), CATMASK_HQ)
-    assert classes == expected
+    assert resolve_edit_classes(["auto"], [view(before, after)], CATMASK_HQ) == expected
 
 
 def test_listed_classes_become_sorted_ids_and_unknown_ones_are_refused():
-    same = label_map([[SKIN, EARS]])
-    assert resolve_edit_classes(["eyes", "ears"], same, same, CATMASK_HQ) == (EARS, EYES)
+    same = view([SKIN, EARS], [SKIN, EARS])
+    assert resolve_edit_classes(["eyes", "ears"], [same], CATMASK_HQ) == (EARS, EYES)
     with pytest.raises(UserError, match="'wings'.*ears"):
-        resolve_edit_classes(["wings"], same, same, CATMASK_HQ)
+        resolve_edit_classes(["wings"], [same], CATMASK_HQ)
+
+
+def test_all_is_every_class_but_the_background_and_so_is_auto_without_a_mask():
+    same = view([SKIN, EARS], [SKIN, EARS])
+    everything = (SKIN, EARS, EYES, 4, 5)
+    assert resolve_edit_classes(["all"], [same], CATMASK_HQ) == everything
+    assert resolve_edit_classes(["auto"], [same], CATMASK_HQ, with_mask=False) == everything
+    with pytest.raises(UserError, match="equals the source mask"):
+        resolve_edit_classes(["auto"], [same], CATMASK_HQ)
+
+
+def test_auto_joins_the_classes_of_all_views():
+    views = [view([SKIN, SKIN], [SKIN, EYES]), view([BACKGROUND, SKIN], [EARS, SKIN])]
+    assert resolve_edit_classes(["auto"], views, CATMASK_HQ) == (EARS, EYES)
+
+
+@pytest.fixture(scope="module")
+def demo_masks():
+    """The masks of some heads, and of the first from other sides."""
+    generator = load_generator("demo_cat")
+    heads = [sample_portrait(generator, seed=seed, truncation_psi=0.7) for seed in range(4)]
+    fronts = [head.view(head.camera()).label_map for head in heads]
+    return fronts, [heads[0].view(heads[0].camera(yaw)).label_map for yaw in (0.09, 0.5)]
+
+
+def test_masks_of_other_heads_and_views_are_noticed(demo_masks, caplog):
+    (own, *others), turned = demo_masks
+    for mask in (*others, *turned):
+        other = PaintedView(torch.zeros(1, 25), own, mask)
+        with pytest.raises(UserError, match="mask x keeps .* painted for another source"):
+            check_fit(other, "mask x", may_differ=False)
+        caplog.clear()
+        check_fit(other, "mask x", may_differ=True)
+        assert "mask x keeps" in caplog.text
+
+
+def grow(mask: torch.Tensor, class_id: int, pixels: int, over: tuple[int, ...]) -> torch.Tensor:
+    area = edit_mask([mask], [class_id], pixels)[:, 0] & torch.isin(mask, torch.tensor(over))
+    return mask.masked_fill(area, class_id)
+
+
+def test_big_edits_of_the_own_mask_are_not_refused(demo_masks, caplog):
+    for own in demo_masks[0]:
+        huge_ears = grow(own, EARS, 12, (BACKGROUND,))
+        edits = [
+            huge_ears,
+            own.masked_fill(own == EARS, BACKGROUND),
+            grow(own, SKIN, 6, (BACKGROUND,)),
+            grow(grow(huge_ears, 5, 4, (SKIN, 4)), EYES, 3, (SKIN,)),
+        ]
+        for mask in edits:
+            check_fit(PaintedView(torch.zeros(1, 25), own, mask), "it", may_differ=False)
+    assert not caplog.text
 
 
 def test_edit_mask_joins_maps_and_grows_by_a_square():

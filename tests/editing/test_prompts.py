@@ -127,7 +127,7 @@ def words(generator_folder, prior_folder, tmp_path_factory):
     """A command line with a painted mask, without prompts and output."""
     folder = tmp_path_factory.mktemp("painted")
     edit.main([*TINY, f"generator={generator_folder}", f"output={folder}"])
-    label_map = load_label_map(folder / "source_mask.png", CATMASK_HQ)
+    label_map = load_label_map(folder / "paint_me.png", CATMASK_HQ)
     label_map[8:24, 8:24] = CATMASK_HQ.class_id("ears")
     save_label_map(folder / "painted.png", label_map, CATMASK_HQ)
     mask = f"mask={folder / 'painted.png'}"

@@ -8,6 +8,7 @@ from editing.recipe import Recipe, load_edit, save_edit
 from editing.regions import PaintedView, RegionOptions, make_regions
 from mate3d.cameras import make_camera
 from mate3d.errors import UserError
+from mate3d.labels import CATMASK_HQ
 from tests.editing.conftest import PAPER, SCALE
 
 RECIPE = Recipe("a cat", ("ears", "eyes"), RegionOptions(dilation=0.01), SCALE, "abc")
@@ -19,7 +20,7 @@ def saved(tiny_generator, tiny_ws, camera, tmp_path):
     after = before.clone()
     after[..., 5:20, 5:20] = 2
     views = [PaintedView(camera, before, after), PaintedView(make_camera(0.5), before, before)]
-    regions = make_regions(RECIPE.region, (2, 3), views, SCALE)
+    regions = make_regions(RECIPE.region, (2, 3), views, SCALE, CATMASK_HQ)
     edited = EditedGenerator(tiny_generator, tiny_ws, *regions, learnable=PAPER.learnable)
     with torch.no_grad():
         for parameter in (p for p in edited.parameters() if p.requires_grad):

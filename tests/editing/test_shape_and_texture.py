@@ -5,7 +5,7 @@ import torch
 from editing.edited_generator import EditedGenerator
 from editing.regions import ClassRegion, PaintedView, RegionOptions, everywhere, make_regions
 from editing.views import view_source
-from mate3d.labels import segmentation_to_label_map
+from mate3d.labels import CATMASK_HQ, segmentation_to_label_map
 from tests.editing.conftest import SCALE
 
 EARS, EYES = 2, 3
@@ -32,7 +32,7 @@ def moved(generator, ws, regions):
 @torch.no_grad()
 def test_without_repainting_shape_is_the_sources_bit_for_bit(tiny_generator, tiny_ws, camera):
     view = painted_view(tiny_generator, tiny_ws, camera)
-    regions = make_regions(RegionOptions(reach=None), (EARS, EYES), [view], SCALE)
+    regions = make_regions(RegionOptions(reach=None), (EARS, EYES), [view], SCALE, CATMASK_HQ)
     edited = moved(tiny_generator, tiny_ws, regions)
     points = torch.rand(1, 2000, 3, generator=torch.Generator().manual_seed(1)) * 0.6 - 0.3
     source, fused = edited.source_field().sample(points), edited.fused_field().sample(points)
@@ -49,7 +49,7 @@ def test_edited_parts_that_were_not_repainted_keep_their_shape(tiny_generator, t
     change = slice(4, 12), slice(6, 26), EARS
     view = painted_view(tiny_generator, tiny_ws, camera, change)
     options = RegionOptions(reach=None, painted_reach=None, softness=0)
-    regions = make_regions(options, (EARS, EYES), [view], SCALE)
+    regions = make_regions(options, (EARS, EYES), [view], SCALE, CATMASK_HQ)
     edited = moved(tiny_generator, tiny_ws, regions)
     points = torch.rand(1, 4000, 3, generator=torch.Generator().manual_seed(1)) * 0.6 - 0.3
     texture, shape = edited.fused_field().shares(points)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from editing.session import sample_portrait
+from editing.portrait import sample_portrait
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator, save_generator
 from mate3d.errors import UserError
@@ -169,9 +169,7 @@ def test_options_that_contradict_each_other_are_named(changes, message):
 
 def test_generators_without_distances_of_labels_cannot_be_edited(eg3d, tmp_path, capsys):
     with pytest.raises(UserError, match="label_set=unlabelled"):
-        sample_portrait(
-            make_generator(geometry="sdf"), seed=0, truncation_psi=1.0, yaw=0.0, pitch=0.0
-        )
+        sample_portrait(make_generator(geometry="sdf"), seed=0, truncation_psi=1.0)
     save_generator(tmp_path / "eg3d", eg3d)
     with pytest.raises(SystemExit) as caught:
         edit.main(["debug=tiny", f"generator={tmp_path / 'eg3d'}", f"output={tmp_path / 'edit'}"])

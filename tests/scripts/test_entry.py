@@ -122,6 +122,25 @@ def test_run_folder_holds_resolved_config_log_and_revision(tmp_path, capsys):
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 9
 
 
+def test_a_run_that_fails_can_leave_the_configuration_of_an_older_one(tmp_path):
+    words = ["output=data", f"paths.run_folder={tmp_path}"]
+
+    def start(seed: int, main=lambda options: None) -> int:
+        try:
+            run("prepare_data", main, [*words, f"seed={seed}"], keeps_older=True)
+        finally:
+            kept = yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"]
+        return kept
+
+    # A first run says how it was made even if it fails.
+    with pytest.raises(SystemExit):
+        start(1, _raising(UserError("x")))
+    assert start(2) == 2
+    with pytest.raises(SystemExit):
+        start(3, _raising(UserError("x")))
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 2
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [

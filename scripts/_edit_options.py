@@ -1,0 +1,127 @@
+"""Options of an edit, the files that it reads and may write, and what its result depends on."""
+
+import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from editing.masks import PaintedMask, find_mask
+from editing.options import EditOptions, GuidanceOptions, ReportOptions
+from mate3d.cameras import PitchDegrees
+from mate3d.errors import UserError
+from mate3d.generation.options import TruncationPsi
+from mate3d.options import Device, FilePath, Options, Range, Seed, config_to_dict
+from scripts._options import Paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditScriptOptions(Options):
+    r"""Edit a portrait with a repainted mask, a prompt, or both.
+
+    python -m scripts.edit source=3 output=outputs/source
+        writes source.png and paint_me.png; repaint the mask (docs/masks.md)
+    python -m scripts.edit source=3 output=outputs/edit_mine \
+        mask=outputs/source/paint_me.png prompt="a cat with pointed black ears"
+    python -m scripts.edit source=3 output=outputs/edit_orange prompt="an orange cat"
+    python -m scripts.edit edits=edits.yaml output=outputs/edits
+
+    Args:
+        output: Folder for the results and this run's log.
+        edits: YAML list of edits to make one after the other in folders of output, which gets a
+            page to compare them (docs/editing.md). Edits that are done are skipped. null makes one
+            edit.
+        generator: Generator to edit: a checkpoint folder, owner/name on the Hugging Face hub, or
+            demo_cat, which comes with the project.
+        source: Head to edit: the seed of its latent. seed=N is short for it.
+        truncation_psi: Truncation psi; 1 disables truncation, 0 gives the average head.
+        mask: Repainted mask in the colours of the label set or as label ids (docs/masks.md), with
+            the size of the generator's images or a whole multiple of it. null without a prompt
+            writes source.png and paint_me.png, the mask to repaint, and stops; with one, the prompt
+            alone edits the look.
+        yaw_degrees: Yaw of the painted view in degrees; 0 is frontal, positive values move the
+            camera to the right of the image.
+        pitch_degrees: Pitch of the painted view in degrees; positive values move the camera up.
+        views: Masks of further views, which count as much as mask, such as
+            [{mask: side.png, yaw_degrees: 30, pitch_degrees: 0}].
+        mask_snap: Assign colours of the masks that JPEG or anti-aliasing mixed to one of the
+            classes beside them, instead of refusing them.
+        prompt: What the edited parts should look like.
+        prompts: Prompts of single labels, which replace the global one there, such as {ears:a cat
+            with black ears}.
+        negative_prompt: Negative prompt.
+        edit_classes: Classes that may change, such as ears,eyes. auto takes the repainted ones, or
+            without a mask all; all is every class but the background.
+        num_samples: Edits to make with different random draws. All are shown, the best is kept.
+        device: Where networks run; auto uses a GPU if there is one.
+        report: Measurements and output files.
+        guidance: The diffusion prior.
+        edit: How the edit is optimised.
+        paths: Where files are.
+    """
+
+    output: FilePath
+    edits: FilePath | None = None
+    generator: FilePath = "demo_cat"
+    source: Seed = 0
+    truncation_psi: TruncationPsi = 0.7
+    mask: FilePath | None = None
+    yaw_degrees: float = 0.0
+    pitch_degrees: PitchDegrees = 0.0
+    views: tuple[PaintedMask, ...] = ()
+    mask_snap: bool = False
+    prompt: str = ""
+    prompts: dict[str, str] = field(default_factory=dict)
+    negative_prompt: str = ""
+    edit_classes: tuple[str, ...] = ("auto",)
+    num_samples: Annotated[int, Range(1, 100)] = 1
+    device: Device = "auto"
+    report: ReportOptions = ReportOptions()
+    guidance: GuidanceOptions
+    edit: EditOptions = EditOptions()
+    paths: Paths
+
+    @property
+    def masks(self) -> list[Path]:
+        """The files of all masks.
+
+        Raises:
+            UserError: If one is missing.
+        """
+        given = [*([self.mask] if self.mask else []), *(view.mask for view in self.views)]
+        return list(map(find_mask, given))
+
+    @property
+    def is_source(self) -> bool:
+        """Whether only the source is wanted, to paint on."""
+        has_prompt = self.prompt.strip() or self.prompts
+        return not (self.edits or self.mask or self.views or has_prompt)
+
+
+def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
+    """Refuse to write over a file that the command reads, or over the results of an edit.
+
+    Raises:
+        UserError: If that would happen, or a mask is missing.
+    """
+    from editing.edited_portrait import RECEIPT_FILE, WRITTEN_FILES
+
+    folder = Path(config.output)
+    read = config.masks + ([Path(config.edits)] if config.edits else [])
+    for path in read:
+        if path.resolve().parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
+            raise UserError(f"the edit would overwrite {path}, which it reads; use another output")
+    if config.is_source and (folder / RECEIPT_FILE).exists():
+        raise UserError(f"{folder} holds an edit; use another output for the mask to paint")
+    return nullcontext()
+
+
+def hash_of(config: EditScriptOptions) -> str:
+    """Return a hash of everything that the result depends on, the contents of masks included."""
+    from editing.receipt import config_hash
+
+    masks = [hashlib.sha256(path.read_bytes()).hexdigest() for path in config.masks]
+    views = tuple(replace(view, mask="") for view in config.views)
+    values = config_to_dict(replace(config, mask=None, views=views))
+    hashed = {name: each for name, each in values.items() if name not in ("paths", "output")}
+    return config_hash(hashed | {"masks": masks})
