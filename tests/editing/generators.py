@@ -6,6 +6,7 @@ All but `soft_cat` are the demo in other units, so they should edit nearly as it
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,12 @@ _LEAST_WIDTH = 1e-4
 def demo_cat() -> Generator:
     """Return the demo generator."""
     return load_generator("demo_cat")
+
+
+@cache
+def soft_cat() -> Generator:
+    """Return the small generator with the release's rendering (tests/data/soft_cat/card.md)."""
+    return load_generator(Path(__file__).parents[1] / "data" / "soft_cat")
 
 
 @cache

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from mate3d.generator import Generator, RenderOutput
 from mate3d.network.mapping import latents_from_seeds
-from tests.editing.generators import demo_cat, demo_in_units, large_demo, steep_demo
+from mate3d.procedural.tracer import render_analytic
+from tests.editing.generators import demo_cat, demo_in_units, large_demo, soft_cat, steep_demo
+from training.start.warm_start import portraits_of
 
 
 @torch.no_grad()
@@ -69,3 +72,27 @@ def test_the_large_demo_shows_the_demos_cat_with_twice_the_pixels(expected):
     assert error.abs().mean() < 0.03
     enlarged = interpolate(label_map_of(expected)[:, None].float(), scale_factor=2)[:, 0]
     assert (label_map_of(output) == enlarged).float().mean() > 0.97
+
+
+@torch.no_grad()
+def test_the_soft_generator_shows_the_labels_of_its_latents_cats():
+    generator = soft_cat()
+    rig, z = generator.config.camera_rig, latents_from_seeds(range(6), generator.config.z_dim)
+    camera = rig.make_camera(torch.linspace(-0.6, 0.6, 6))
+    output = generator(z, camera)
+    truth = render_analytic(portraits_of(generator, z), camera, generator.config.resolution)
+
+    assert all(value.isfinite().all() for value in (output.image, output.segmentation))
+    iou = MulticlassJaccardIndex(num_classes=6)(label_map_of(output), truth.label_map)
+    assert iou > 0.7
+    assert (output.image - truth.image).abs().mean() < 0.15
+
+
+def test_the_soft_generator_renders_as_the_release_does():
+    config = soft_cat().config
+
+    assert config.beta == 0.1
+    assert config.plane_layout == "eg3d_legacy"
+    assert config.rendering.density_activation == "softplus_shifted"
+    assert config.rendering.importance_bins == "legacy_midpoints"
+    assert config.rendering.background_class is None
