@@ -59,17 +59,20 @@ def measure_head(
     density = field.density(field.sdf(points.flatten(1, 2))).view(depths.shape)
     weights = interval_weights(density, depths, rendering.density_activation)
     light = 1 - F.pad(weights.cumsum(dim=2), (0, 0, 1, 0))[0, ..., 0]
-    is_hit = light[:, -1] < _EXIT
-    if not is_hit.any():
-        raise UserError("this view shows no head: no ray loses 90 % of its light")
-    entry, place, leaving = (_depth_of(level, light[is_hit], steps) for level in _LEVELS)
-    surface = origins[:, is_hit] + place[:, None] * directions[:, is_hit]
+    entry, place, leaving = (_depth_of(level, light, steps) for level in _LEVELS)
+    surface = origins + place[:, None] * directions
+    # Some generators put an opaque background into the box.
+    labels = field.sample(surface).class_sdf.argmin(dim=-1)[0]
+    is_head = (light[:, -1] < _EXIT) & (labels != 0)
+    if not is_head.any():
+        raise UserError("this view shows no head: no ray loses 90 % of its light in it")
+    surface = surface[:, is_head]
     cam2world, intrinsics = unpack_camera(camera)
     in_camera = (surface - cam2world[:, None, :3, 3]) @ cam2world[:, :3, :3]
     side = (in_camera[..., 2].median() / intrinsics[0, 0, 0]).item()
     return HeadScale(
-        size=side * is_hit.float().mean().sqrt().item(),
-        thickness=(leaving - entry).median().item(),
+        size=side * is_head.float().mean().sqrt().item(),
+        thickness=(leaving - entry)[is_head].median().item(),
         slope=field_gradient(field, surface).norm(dim=-1).median().item(),
         pixel=side / config.neural_rendering_resolution,
     )
