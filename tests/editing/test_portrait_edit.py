@@ -32,6 +32,7 @@ def paint(generator, source=0, yaw=0.0):
     return label_map
 
 
+@pytest.mark.slow
 def test_the_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(editing.portrait_edit, "EditOptions", lambda: EditOptions(num_steps=1))
