@@ -282,7 +282,9 @@ class Denoised(Objective):
         if self.noise is None:
             # The same for all targets, so that views and refreshed targets agree.
             self.noise = self.draw_noise(latents)
-        is_free = F.adaptive_max_pool2d(view.inside.to(latents), latents.shape[-2:]) > 0
+        is_free = F.adaptive_max_pool2d(view.inside.to(latents), latents.shape[-2:])
+        # Decoding mixes neighbours: with kept ones around them, small parts keep their colour.
+        is_free = F.max_pool2d(is_free, 3, stride=1, padding=1) > 0
         first, last = options.noise_levels
         clean = denoise(
             lambda noisy, timestep: self.predict(noisy, timestep, view, options.guidance_scale),

@@ -72,8 +72,8 @@ class DenoisedOptions(Options):
             torchvision's AlexNet.
     """
 
-    guidance_scale: NonNegativeFloat = 5.0
-    noise_levels: tuple[NoiseLevel, NoiseLevel] = (0.9, 0.4)
+    guidance_scale: NonNegativeFloat = 8.0
+    noise_levels: tuple[NoiseLevel, NoiseLevel] = (1.0, 0.5)
     num_denoising_steps: PositiveInt = 8
     keep_outside: bool = True
     num_views: PositiveInt = 12
@@ -165,7 +165,7 @@ class EditOptions(Options):
 
     exact: bool = False
     seed: Seed | None = None
-    num_steps: PositiveInt = 40
+    num_steps: PositiveInt = 80
     learnable: tuple[str, ...] = ("texture", "shape")
     ws_share: Share = 0.0
     ws_lr: NonNegativeFloat = 0.002
