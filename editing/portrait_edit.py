@@ -24,7 +24,7 @@ from editing.portrait import Portrait, sample_portrait
 from editing.prompts import resolve_label_prompts
 from editing.receipt import Receipt
 from editing.regions import PaintedView
-from editing.session import EditRequest, EditSession
+from editing.session import EditRequest, run_edit
 from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.options import config_to_dict
@@ -98,6 +98,8 @@ def edit_portrait(
     started = time.perf_counter()
     options, report = options or EditOptions(), report or ReportOptions()
     label_set, with_prior = generator.label_set, bool(options.weights.distillation)
+    if mask is None and views and (yaw_degrees or pitch_degrees):
+        raise UserError("yaw_degrees and pitch_degrees are those of mask; give each view its own")
     with stage("Rendering the source"):
         portrait = sample_portrait(generator, seed=source, truncation_psi=truncation_psi)
         first = portrait.view(portrait.camera(*map(math.radians, (yaw_degrees, pitch_degrees))))
@@ -125,9 +127,7 @@ def edit_portrait(
         if num_samples > 1:
             _logger.info("sample %d of %d", number + 1, num_samples)
         own = replace(request, seed=(request.seed + number) % 2**32)
-        session = EditSession(portrait, own, options, prior)
-        session.run(should_stop)
-        edit = session.finish(report, started=started)
+        edit = run_edit(portrait, own, options, report, prior, should_stop, started=started)
         samples.append({"seed": own.seed, **edit.receipt.summary()})
         images.append(edit.image)
         if best is None or sample_score(edit.receipt) > sample_score(best.receipt):
@@ -190,10 +190,13 @@ def _painted(
     if isinstance(mask, str | Path):
         label_map = load_painted_mask(find_mask(mask), label_set, resolution, snap=snap)
     else:
-        label_map = torch.as_tensor(mask).long().view(1, *mask.shape[-2:])
-        if label_map.shape != view.label_map.shape or label_map.max() >= label_set.num_classes:
+        label_map = torch.as_tensor(mask).long()
+        label_map = label_map.unsqueeze(0) if label_map.ndim == 2 else label_map
+        low, high = label_map.aminmax()
+        is_known = 0 <= low and high < label_set.num_classes
+        if label_map.shape != view.label_map.shape or not is_known:
             raise UserError(
-                f"the mask has shape {list(mask.shape)} and ids up to {label_map.max()}; use "
+                f"the mask has shape {list(label_map.shape)} and ids {low}..{high}; use "
                 f"{resolution} x {resolution} ids of 0..{label_set.num_classes - 1}"
             )
     return replace(view, label_map=label_map.to(view.label_map.device))

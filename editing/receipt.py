@@ -170,8 +170,10 @@ class Receipt(Measures):
     Args:
         prompt: The text prompt.
         edit_classes: Classes that were allowed to change.
-        num_steps: Optimizer steps taken.
-        num_steps_planned: Optimizer steps requested; more than taken if the edit was stopped.
+        prompts: Prompts of single labels.
+        num_steps: Optimizer steps.
+        num_steps_planned: Optimizer steps requested; more if the edit was stopped.
+        num_steps_skipped: Steps that changed nothing, because a loss or gradient was not finite.
         seconds: Duration of the optimisation and of the whole command.
         peak_memory_mib: Peak memory of the process, or of the GPU if one was used; null if the
             system does not report it.
@@ -187,6 +189,8 @@ class Receipt(Measures):
     seconds: dict[str, float]
     peak_memory_mib: int | None
     config_hash: str
+    prompts: dict[str, str] = field(default_factory=dict)
+    num_steps_skipped: int = 0
     samples: tuple[dict[str, Any], ...] = ()
     masks_sha256: dict[str, str] = field(default_factory=dict)
 

@@ -108,8 +108,8 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
 
     folder = Path(config.output)
     read = config.masks + ([Path(config.edits)] if config.edits else [])
-    for path in read:
-        if path.resolve().parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
+    for path in (each.resolve() for each in read):
+        if path.parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
             raise UserError(f"the edit would overwrite {path}, which it reads; use another output")
     if config.is_source and (folder / RECEIPT_FILE).exists():
         raise UserError(f"{folder} holds an edit; use another output for the mask to paint")
