@@ -1,6 +1,5 @@
 """The receipt of an edit: what was asked and came, and what was not asked and stayed."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -199,12 +198,6 @@ class Receipt(Measures):
         text = json.dumps({"summary": self.summary(), **asdict(self)})
         values = json.loads(text, parse_constant=lambda name: None)
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
-
-
-def config_hash(config: dict[str, Any]) -> str:
-    """Return a short hash of plain configuration values that does not depend on their order."""
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def peak_memory_mib(device: torch.device) -> int | None:
