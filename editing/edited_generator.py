@@ -97,13 +97,12 @@ class EditedGenerator(nn.Module):
         self,
         field: Field,
         camera: Tensor,  # [1, 25]
-        *,
-        with_normals: bool = False,
-        with_samples: bool = False,
+        **options: bool,
     ) -> RenderOutput:
         """Render one of the three fields, softened or not, with the source's networks."""
-        view = self.render_raw(field, camera, with_normals=with_normals, with_samples=with_samples)
-        return self.generator.superresolve(view, self.source_ws)
+        return self.generator.superresolve(
+            self.render_raw(field, camera, **options), self.source_ws
+        )
 
     def render_raw(
         self,

@@ -12,7 +12,6 @@ from editing.measures import measure
 from editing.options import EditOptions, ReportOptions
 from editing.outputs import render_views
 from editing.portrait import Portrait
-from editing.prompts import log_prompts_without_effect
 from editing.receipt import Receipt, peak_memory_mib
 from editing.recipe import Recipe
 from editing.regions import PaintedView, make_regions
@@ -65,7 +64,6 @@ def run_edit(
     prompt_embeds = None
     if guidance is not None:
         by_label = request.label_prompts
-        log_prompts_without_effect(request.prompt, by_label, class_ids, label_set)
         prompt_embeds = guidance.encode_prompt(request.prompt, request.negative_prompt, by_label)
     target = EditTarget(views, class_ids, portrait.scale, guidance, prompt_embeds)
     loop = EditLoop(edited, target, options, seed=request.seed)
