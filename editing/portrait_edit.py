@@ -133,7 +133,13 @@ def edit_portrait(
         if num_samples > 1:
             _logger.info("sample %d of %d", number + 1, num_samples)
         own = replace(request, seed=(request.seed + number) % 2**32)
-        edit = run_edit(portrait, own, options, report, prior, should_stop, started=started)
+        try:
+            edit = run_edit(portrait, own, options, report, prior, should_stop, started=started)
+        except UserError as error:
+            if best is None:
+                raise
+            _logger.warning("sample %d failed: %s", number + 1, error)
+            continue
         samples.append({"seed": own.seed, **edit.receipt.summary()})
         images.append(edit.image)
         if best is None or sample_score(edit.receipt) > sample_score(best.receipt):

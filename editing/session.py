@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from editing.edited_generator import EditedGenerator
 from editing.edited_portrait import EditedPortrait
@@ -37,7 +37,7 @@ class EditRequest:
     negative_prompt: str
     seed: int
     config_hash: str
-    label_prompts: Mapping[int, str] = field(default_factory=dict)
+    label_prompts: Mapping[int, str]
 
 
 def run_edit(

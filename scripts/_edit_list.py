@@ -43,7 +43,7 @@ def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScri
         raise UserError(f"edits={path} is not readable YAML: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"edits={path} is not a list; each item is a name and options of an edit")
-    found = {}
+    found, (_, options) = {}, read_flags(words)
     for number, entry in enumerate(entries, start=1):
         where = f"edit {number} of {path}"
         own = dict(entry) if isinstance(entry, dict) else {}
@@ -53,7 +53,7 @@ def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScri
         if name in found:
             raise UserError(f"{where} has the name {name} of an edit before it")
         try:
-            found[name] = _read_edit(config, read_flags(words)[1], name, own)
+            found[name] = _read_edit(config, options, name, own)
         except UserError as error:
             raise UserError(f"{where}, {name}: {error}") from None
     return list(found.values())

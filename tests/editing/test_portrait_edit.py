@@ -158,6 +158,23 @@ def test_of_several_samples_the_best_is_kept_and_all_are_shown(
     assert not (tmp_path / "samples.png").exists()
 
 
+def test_a_sample_that_fails_does_not_lose_the_others(
+    tiny_generator, fake_guidance, monkeypatch, caplog
+):
+    def fail_once(portrait, request, *args, **options):
+        if request.seed == 1:
+            raise UserError("no loss was finite")
+        return run_edit(portrait, request, *args, **options)
+
+    monkeypatch.setattr(editing.portrait_edit, "run_edit", fail_once)
+    arguments = {"options": OPTIONS, "guidance": fake_guidance, "num_samples": 3}
+    edit = edit_portrait(tiny_generator, "a", **arguments)
+    assert [each["seed"] for each in edit.receipt.samples] == [0, 2]
+    assert "sample 2 failed: no loss was finite" in caplog.text
+    with pytest.raises(UserError, match="finite"):
+        edit_portrait(tiny_generator, "a", source=1, **arguments)
+
+
 def test_a_prior_is_loaded_only_if_the_edit_uses_it(tiny_generator, fake_guidance):
     def load():
         loads.append(1)
