@@ -60,11 +60,9 @@ class EditedGenerator(nn.Module):
         self.register_buffer("source_ws", source_ws.detach().clone())
         self.ws = nn.Parameter(self.source_ws.clone(), requires_grad="ws" in learnable)
         self.backbone = copy.deepcopy(generator.backbone)
-        self.learnable_names = _select_parameters(
-            self.backbone, [name for name in learnable if name not in _OWN_NAMES]
-        )
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(name in self.learnable_names)
+        for pattern in learnable:
+            if pattern not in _OWN_NAMES:
+                _make_learnable(self.backbone, pattern)
         with torch.no_grad():
             self._source_planes = generator.make_planes(self.source_ws)
         # Offsets of texture and shape planes, by name.
@@ -99,13 +97,12 @@ class EditedGenerator(nn.Module):
         self,
         field: Field,
         camera: Tensor,  # [1, 25]
-        *,
-        with_normals: bool = False,
-        with_samples: bool = False,
+        **options: bool,
     ) -> RenderOutput:
         """Render one of the three fields, softened or not, with the source's networks."""
-        view = self.render_raw(field, camera, with_normals=with_normals, with_samples=with_samples)
-        return self.generator.superresolve(view, self.source_ws)
+        return self.generator.superresolve(
+            self.render_raw(field, camera, **options), self.source_ws
+        )
 
     def render_raw(
         self,
@@ -139,11 +136,9 @@ class EditedGenerator(nn.Module):
         return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
 
     def edit_state(self) -> dict[str, Tensor]:
-        """Return everything that an edit changed: `ws`, learnable weights, plane offset."""
-        state = self.backbone.state_dict()
-        changed = {"ws": self.ws}
-        changed |= {f"backbone.{name}": state[name] for name in sorted(self.learnable_names)}
-        changed |= {f"offsets.{name}": offset for name, offset in self.offsets.items()}
+        """Return everything that an edit changed: `ws`, learnable weights, plane offsets."""
+        changed = {name: each for name, each in self.named_parameters() if each.requires_grad}
+        changed |= {"ws": self.ws}
         return {name: tensor.detach().clone() for name, tensor in changed.items()}
 
     @torch.no_grad()
@@ -185,19 +180,16 @@ def check_editable(generator: Generator) -> None:
         )
 
 
-def _select_parameters(backbone: nn.Module, patterns: Sequence[str]) -> set[str]:
-    names = [name for name, _ in backbone.named_parameters()]
-    selected: set[str] = set()
-    for pattern in patterns:
-        found = {
-            name
-            for name in names
-            if fnmatch(f"backbone.{name}", pattern) or fnmatch(f"backbone.{name}", f"{pattern}.*")
-        }
-        if not found:
-            raise UserError(
-                f"learnable '{pattern}' names no weights; use ws, texture, shape or names below "
-                "backbone, such as backbone.blocks.*.to_image"
-            )
-        selected |= found
-    return selected
+def _make_learnable(backbone: nn.Module, pattern: str) -> None:
+    found = [
+        parameter
+        for name, parameter in backbone.named_parameters(prefix="backbone")
+        if fnmatch(name, pattern) or fnmatch(name, f"{pattern}.*")
+    ]
+    if not found:
+        raise UserError(
+            f"learnable '{pattern}' names no weights; use ws, texture, shape or names below "
+            "backbone, such as backbone.blocks.*.to_image"
+        )
+    for parameter in found:
+        parameter.requires_grad_(True)

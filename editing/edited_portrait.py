@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,11 +139,12 @@ class EditedPortrait:
 
 
 def read_receipt(folder: str | Path) -> dict:
-    """Return the receipt in a folder as plain values; empty if there is none."""
+    """Return the receipt in a folder as plain values; empty if there is none of this format."""
     try:
-        return dict(json.loads((Path(folder) / RECEIPT_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        receipt = json.loads((Path(folder) / RECEIPT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return receipt if "masks_sha256" in receipt else {}
 
 
 def _set_paintings_aside(folder: Path, names: Sequence[str]) -> None:
@@ -150,8 +152,8 @@ def _set_paintings_aside(folder: Path, names: Sequence[str]) -> None:
     known = read_receipt(folder).get("masks_sha256", {})
     for path in (folder / name for name in names):
         if path.exists() and _digest(path) != known.get(path.name):
-            names = (path.with_stem(f"{path.stem}_painted{n or ''}") for n in range(10**6))
-            kept = next(name for name in names if not name.exists())
+            free = (path.with_stem(f"{path.stem}_painted{n or ''}") for n in count())
+            kept = next(each for each in free if not each.exists())
             path.rename(kept)
             _logger.warning("%s was painted on; kept as %s", path, kept.name)
 

@@ -1,7 +1,7 @@
 """Measure a finished edit: masks, pictures, and named colours."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -15,7 +15,7 @@ from editing.regions import PaintedView, is_member
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.metrics.feature_network import load_feature_network
-from mate3d.metrics.named_colors import load_part_colors, named_colors, part_ids
+from mate3d.metrics.named_colors import colors_in, load_part_colors, part_color, part_ids
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ def measure(
     label_set: LabelSet,
     class_ids: Sequence[int],
     prompt: str,
+    label_prompts: Mapping[int, str] | None = None,
     options: ReportOptions,
 ) -> Measures:
     """Measure an edit.
@@ -45,6 +46,7 @@ def measure(
             colours and CLIP score.
         other_views: Renders of other views.
         class_ids: Classes that were allowed to change.
+        label_prompts: Prompts of single labels by class id.
     """
     pairs = [pair for _, pair in painted_views]
     regions = [
@@ -54,10 +56,19 @@ def measure(
     psnrs = [_psnr(pair, region) for pair, region in zip(pairs, regions, strict=True)]
     lowest = min((value for value in psnrs if value is not None), default=None)
     inside = torch.cat(regions)
+    by_label = {
+        class_id: f"{text} {label_set.class_names[class_id]}"
+        for class_id, text in (label_prompts or {}).items()
+    }
+    text = ", ".join([*by_label.values(), *filter(None, [prompt])])
+    words = colors_in(prompt)
+    for class_id, own in by_label.items():
+        named = colors_in(own).items()
+        words |= {part: word for part, word in named if class_id in part_ids(part, label_set)}
     return Measures(
         labels=_measure_labels(painted_views, label_set, class_ids),
-        colors=_measure_colors(pairs[0], prompt, label_set, class_ids),
-        clip_score=_measure_clip(pairs[0], prompt, options.clip),
+        colors=_measure_colors(pairs[0], words, label_set, class_ids),
+        clip_score=_measure_clip(pairs[0], text, options.clip),
         psnr_outside_region_db=lowest,
         psnr_outside_region_other_views_db=tuple(
             _psnr(pair, edited_pixels(pair.label_maps, class_ids, options.rim))
@@ -169,20 +180,20 @@ def _labels_in_pictures(pairs: Sequence[ViewPair], label_set: LabelSet) -> list[
 
 
 def _measure_colors(
-    pair: ViewPair, prompt: str, label_set: LabelSet, class_ids: Sequence[int]
+    pair: ViewPair, words: Mapping[str, str], label_set: LabelSet, class_ids: Sequence[int]
 ) -> dict[str, ColorReceipt]:
-    known = load_part_colors(label_set.name)
-    pictures = (levels / 127.5 - 1 for levels in reversed(pair.levels))
-    found = [
-        {one.part: one for one in named_colors(picture, label_map.cpu(), [prompt], label_set)}
-        for picture, label_map in zip(pictures, pair.label_maps, strict=True)
-    ]
-    receipts = {}
-    for part in {**found[0], **found[1]}:
-        word = next(each[part].word for each in found if part in each)
+    known, receipts = load_part_colors(label_set.name), {}
+    pictures = [levels[0] / 127.5 - 1 for levels in reversed(pair.levels)]
+    for part, word in words.items():
         may_change = not set(class_ids).isdisjoint(part_ids(part, label_set))
-        if may_change and part in known and word in known[part].means:
-            likely = [known[part].probabilities(f[part].color) if part in f else {} for f in found]
+        if not may_change or part not in known or word not in known[part].means:
+            continue
+        colors = [
+            part_color(picture, label_map[0].cpu(), part, label_set)
+            for picture, label_map in zip(pictures, pair.label_maps, strict=True)
+        ]
+        likely = [{} if color is None else known[part].probabilities(color) for color in colors]
+        if any(likely):
             looks = [max(each, key=each.__getitem__) if each else None for each in likely]
             # A part that is gone has no colour at all.
             agreement = BeforeAfter(*(each.get(word, 0.0) for each in likely))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def write_source(
     path = Path(folder) / PAINTING
     if path.exists():
         try:
-            is_same = (load_label_map(path, label_set) == label_map).all()
+            is_same = np.array_equal(load_label_map(path, label_set), label_map)
         except UserError:
             is_same = False
         if not is_same:

@@ -21,10 +21,10 @@ from editing.masks import (
 )
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
 from editing.portrait import Portrait, sample_portrait
-from editing.prompts import resolve_label_prompts
+from editing.prompts import log_fixed_parts, named_classes, resolve_label_prompts
 from editing.receipt import Receipt
-from editing.regions import PaintedView
-from editing.session import EditRequest, EditSession
+from editing.regions import PaintedView, repainted_classes
+from editing.session import EditRequest, run_edit
 from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.options import config_to_dict
@@ -42,7 +42,7 @@ def edit_portrait(
     pitch_degrees: float = 0.0,
     views: Sequence[PaintedMask | PaintedView] = (),
     mask_snap: bool = False,
-    edit_classes: Sequence[str] = ("auto",),
+    edit_classes: str | Sequence[str] = "auto",
     prompts: Mapping[str, str] | None = None,
     negative_prompt: str = "",
     source: int = 0,
@@ -97,7 +97,10 @@ def edit_portrait(
     """
     started = time.perf_counter()
     options, report = options or EditOptions(), report or ReportOptions()
+    names = (edit_classes,) if isinstance(edit_classes, str) else tuple(edit_classes)
     label_set, with_prior = generator.label_set, bool(options.weights.distillation)
+    if mask is None and views and (yaw_degrees or pitch_degrees):
+        raise UserError("yaw_degrees and pitch_degrees are those of mask; give each view its own")
     with stage("Rendering the source"):
         portrait = sample_portrait(generator, seed=source, truncation_psi=truncation_psi)
         first = portrait.view(portrait.camera(*map(math.radians, (yaw_degrees, pitch_degrees))))
@@ -107,7 +110,7 @@ def edit_portrait(
     check_prompt(bool(prompt.strip() or prompts), with_mask=with_mask, with_prior=with_prior)
     request = EditRequest(
         views=views,
-        class_ids=resolve_edit_classes(edit_classes, views, label_set, with_mask=with_mask),
+        class_ids=resolve_edit_classes(names, views, label_set, with_mask=with_mask),
         prompt=prompt.strip(),
         negative_prompt=negative_prompt,
         seed=source if options.seed is None else options.seed,
@@ -116,18 +119,27 @@ def edit_portrait(
     )
     for number, view in enumerate(painted, start=1):
         what = "the mask" if len(painted) == 1 else f"mask {number} of {len(painted)}"
-        check_fit(view, what, may_differ=tuple(edit_classes) != ("auto",))
-    names = ", ".join(label_set.class_names[each] for each in request.class_ids)
-    _logger.info("classes that may change: %s", names)
+        check_fit(view, what, may_differ=names != ("auto",))
+    repainted, named = repainted_classes(views, label_set), named_classes(prompt, label_set)
+    log_fixed_parts("the mask repaints", repainted, request.class_ids, label_set)
+    if with_prior:
+        named += request.label_prompts
+        log_fixed_parts("the prompts name", named, request.class_ids, label_set)
+    resolved = ", ".join(label_set.class_names[each] for each in request.class_ids)
+    _logger.info("classes that may change: %s", resolved)
     prior = _load(guidance, portrait.ws.device) if with_prior else None
     best, samples, images = None, [], []
     for number in range(num_samples):
         if num_samples > 1:
             _logger.info("sample %d of %d", number + 1, num_samples)
         own = replace(request, seed=(request.seed + number) % 2**32)
-        session = EditSession(portrait, own, options, prior)
-        session.run(should_stop)
-        edit = session.finish(report, started=started)
+        try:
+            edit = run_edit(portrait, own, options, report, prior, should_stop, started=started)
+        except UserError as error:
+            if best is None:
+                raise
+            _logger.warning("sample %d failed: %s", number + 1, error)
+            continue
         samples.append({"seed": own.seed, **edit.receipt.summary()})
         images.append(edit.image)
         if best is None or sample_score(edit.receipt) > sample_score(best.receipt):
@@ -190,10 +202,13 @@ def _painted(
     if isinstance(mask, str | Path):
         label_map = load_painted_mask(find_mask(mask), label_set, resolution, snap=snap)
     else:
-        label_map = torch.as_tensor(mask).long().view(1, *mask.shape[-2:])
-        if label_map.shape != view.label_map.shape or label_map.max() >= label_set.num_classes:
+        label_map = torch.as_tensor(mask).long()
+        label_map = label_map.unsqueeze(0) if label_map.ndim == 2 else label_map
+        low, high = label_map.aminmax()
+        is_known = 0 <= low and high < label_set.num_classes
+        if label_map.shape != view.label_map.shape or not is_known:
             raise UserError(
-                f"the mask has shape {list(mask.shape)} and ids up to {label_map.max()}; use "
+                f"the mask has shape {list(label_map.shape)} and ids {low}..{high}; use "
                 f"{resolution} x {resolution} ids of 0..{label_set.num_classes - 1}"
             )
     return replace(view, label_map=label_map.to(view.label_map.device))

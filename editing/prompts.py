@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
@@ -38,25 +38,23 @@ def resolve_label_prompts(prompts: Mapping[str, str], label_set: LabelSet) -> di
     return {label_set.class_id(name): text.strip() for name, text in prompts.items()}
 
 
-def log_prompts_without_effect(
-    prompt: str,
-    label_prompts: Mapping[int, str],
-    class_ids: Sequence[int],
-    label_set: LabelSet,
+def log_fixed_parts(
+    what: str, concerned: Iterable[int], class_ids: Sequence[int], label_set: LabelSet
 ) -> None:
-    """Log which parts the prompts concern though they may not change.
+    """Log which parts a prompt or mask concerns though they may not change.
 
     Args:
+        what: Subject and verb of the message.
         class_ids: Classes that may change.
     """
-    fixed = {*named_classes(prompt, label_set), *label_prompts} - set(class_ids)
-    if fixed:
+    if fixed := set(concerned).difference(class_ids):
         names, every = (
             [label_set.class_names[class_id] for class_id in sorted(ids)]
             for ids in (fixed, fixed.union(class_ids))
         )
         _logger.warning(
-            "the prompts name %s, which may not change; use edit_classes=[%s] to change them",
+            "%s %s, which may not change; use edit_classes=[%s] to change them",
+            what,
             ", ".join(names),
             ",".join(every),
         )

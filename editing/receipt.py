@@ -1,6 +1,5 @@
 """The receipt of an edit: what was asked and came, and what was not asked and stayed."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -170,8 +169,10 @@ class Receipt(Measures):
     Args:
         prompt: The text prompt.
         edit_classes: Classes that were allowed to change.
-        num_steps: Optimizer steps taken.
-        num_steps_planned: Optimizer steps requested; more than taken if the edit was stopped.
+        prompts: Prompts of single labels.
+        num_steps: Optimizer steps.
+        num_steps_planned: Optimizer steps requested; more if the edit was stopped.
+        num_steps_skipped: Steps that changed nothing, because a loss or gradient was not finite.
         seconds: Duration of the optimisation and of the whole command.
         peak_memory_mib: Peak memory of the process, or of the GPU if one was used; null if the
             system does not report it.
@@ -187,6 +188,8 @@ class Receipt(Measures):
     seconds: dict[str, float]
     peak_memory_mib: int | None
     config_hash: str
+    prompts: dict[str, str] = field(default_factory=dict)
+    num_steps_skipped: int = 0
     samples: tuple[dict[str, Any], ...] = ()
     masks_sha256: dict[str, str] = field(default_factory=dict)
 
@@ -195,12 +198,6 @@ class Receipt(Measures):
         text = json.dumps({"summary": self.summary(), **asdict(self)})
         values = json.loads(text, parse_constant=lambda name: None)
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
-
-
-def config_hash(config: dict[str, Any]) -> str:
-    """Return a short hash of plain configuration values that does not depend on their order."""
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def peak_memory_mib(device: torch.device) -> int | None:

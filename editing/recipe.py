@@ -78,7 +78,7 @@ def load_edit(
     Raises:
         UserError: If the file is missing or damaged, or was made with another generator.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = _read(path, next(generator.parameters()).device)
     if (version := metadata.get("format_version")) != str(FORMAT_VERSION):
         raise UserError(f"edit {path} has format version {version}; use {FORMAT_VERSION}")
     if metadata.get("generator_sha256") != weights_hash(generator):
@@ -111,11 +111,11 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: str | Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not Path(path).is_file():
         raise UserError(f"edit not found: {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:

@@ -14,11 +14,12 @@ def write_report(path: str | Path, receipt: Receipt, history: list[dict[str, flo
         name: [terms[name] for terms in history if name in terms]
         for name in (history[-1] if len(history) > 1 else ())
     }
+    prompts = [receipt.prompt, *(f"{name}: {text}" for name, text in receipt.prompts.items())]
     others = receipt.psnr_outside_region_other_views_db
     num_views = max((len(one.iou_by_view) for one in receipt.labels.values()), default=1)
     page = render_page(
         "edit",
-        title=receipt.prompt or "edit by mask alone",
+        title=", ".join(filter(None, prompts)) or "edit by mask alone",
         receipt=receipt,
         psnrs=["-" if value is None else f"{value:.1f}" for value in others],
         suffixes=[picture_suffix(number) for number in range(1, num_views + 1)],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import binary_dilation, binary_opening, distance_transform_edt
 
 from mate3d.label_colors import Color, find_similar
 
@@ -27,7 +27,7 @@ def snap_colors(
     ids = np.where(is_similar, similar, len(palette))[place].reshape(colors.shape[:2])
     present = np.unique(similar[is_similar]).tolist()
     is_near = {class_id: binary_dilation(ids == class_id, np.ones((5, 5))) for class_id in present}
-    is_sure = _find_squares(ids)
+    is_sure = np.zeros(ids.shape, dtype=bool)
     for class_id in present:
         is_mixed = np.zeros(ids.shape, dtype=bool)
         for one, other in combinations([each for each in present if each != class_id], 2):
@@ -35,8 +35,8 @@ def snap_colors(
             meant, is_meant = find_similar(mixtures, palette, 1 / 4)
             if (meant[is_meant] == class_id).any():
                 is_mixed |= is_near[one] | is_near[other]
-        is_sure |= (ids == class_id) & ~is_mixed
-    is_sure &= ids < len(palette)
+        is_class = ids == class_id
+        is_sure |= (is_class & ~is_mixed) | binary_opening(is_class, np.ones((2, 2)))
     if not is_sure.any() or distance_transform_edt(~is_sure).max() > _MAX_MIXED:
         return None
     result = fill_from_nearest(ids, ~is_sure)
@@ -48,15 +48,6 @@ def snap_colors(
         result[is_better] = class_id
         closest[is_better] = distance[is_better]
     return result.astype(np.uint8)
-
-
-def _find_squares(values: np.ndarray) -> np.ndarray:  # [H, W] -> [H, W] bool
-    """Return the pixels of squares of 2 x 2 pixels with one value."""
-    is_first = np.zeros(values.shape, dtype=bool)
-    first = values[:-1, :-1]
-    others = (values[1:, :-1], values[:-1, 1:], values[1:, 1:])
-    is_first[:-1, :-1] = np.logical_and.reduce([first == other for other in others])
-    return binary_dilation(is_first, np.ones((2, 2)), origin=-1)
 
 
 def fill_from_nearest(

@@ -43,7 +43,7 @@ def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScri
         raise UserError(f"edits={path} is not readable YAML: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"edits={path} is not a list; each item is a name and options of an edit")
-    found = {}
+    found, (_, options) = {}, read_flags(words)
     for number, entry in enumerate(entries, start=1):
         where = f"edit {number} of {path}"
         own = dict(entry) if isinstance(entry, dict) else {}
@@ -53,7 +53,7 @@ def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScri
         if name in found:
             raise UserError(f"{where} has the name {name} of an edit before it")
         try:
-            found[name] = _read_edit(config, read_flags(words)[1], name, own)
+            found[name] = _read_edit(config, options, name, own)
         except UserError as error:
             raise UserError(f"{where}, {name}: {error}") from None
     return list(found.values())
@@ -75,29 +75,19 @@ def _read_edit(
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in replaced]
     own = [f"{key}={value}" for key, value in groups.items()]
     composed = compose_config("edit", [*kept, *own, f"output={Path(config.output) / name}"])
-    folder = Path(config.edits).parent
+    views = entry.get("views")
+    for each in (entry, *(views if isinstance(views, list) else ())):
+        mask = isinstance(each, dict) and each.get("mask")
+        if isinstance(mask, str) and not named_asset(mask):
+            each["mask"] = str(Path(config.edits).parent / Path(mask).expanduser())
     with composing("edit"):
         for key, value in flatten(entry):
             find_option("edit", key)
-            OmegaConf.update(composed, key, _in_folder(folder, key, value), force_add=True)
+            OmegaConf.update(composed, key, value, force_add=True)
     options = build_options("edit", composed)
     if options.is_source:
         raise UserError("an edit needs a mask, views or a prompt")
     return options
-
-
-def _in_folder(folder: Path, key: str, value: Any) -> Any:
-    """Return a value whose masks are found from the folder of the list."""
-    if key == "views" and isinstance(value, list):
-        return [
-            {k: _in_folder(folder, k, v) for k, v in view.items()}
-            if isinstance(view, dict)
-            else view
-            for view in value
-        ]
-    if key != "mask" or not isinstance(value, str) or named_asset(value):
-        return value
-    return str(folder / Path(value).expanduser())
 
 
 def make_edits(

@@ -1,6 +1,7 @@
 """Options of an edit, the files that it reads and may write, and what its result depends on."""
 
 import hashlib
+import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -108,8 +109,8 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
 
     folder = Path(config.output)
     read = config.masks + ([Path(config.edits)] if config.edits else [])
-    for path in read:
-        if path.resolve().parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
+    for path in (each.resolve() for each in read):
+        if path.parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
             raise UserError(f"the edit would overwrite {path}, which it reads; use another output")
     if config.is_source and (folder / RECEIPT_FILE).exists():
         raise UserError(f"{folder} holds an edit; use another output for the mask to paint")
@@ -118,10 +119,9 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
 
 def hash_of(config: EditScriptOptions) -> str:
     """Return a hash of everything that the result depends on, the contents of masks included."""
-    from editing.receipt import config_hash
-
     masks = [hashlib.sha256(path.read_bytes()).hexdigest() for path in config.masks]
     views = tuple(replace(view, mask="") for view in config.views)
     values = config_to_dict(replace(config, mask=None, views=views))
     hashed = {name: each for name, each in values.items() if name not in ("paths", "output")}
-    return config_hash(hashed | {"masks": masks})
+    text = json.dumps(hashed | {"masks": masks}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ from functools import cache, partial
 from math import radians
 from typing import TYPE_CHECKING
 
-from mate3d.errors import UserError
 from scripts._device import choose_device
 from scripts._edit_options import EditScriptOptions, hash_of, protect_files
 from scripts._entry import run
@@ -61,8 +60,6 @@ def _edit(
 ) -> None:
     from editing import edit_portrait
 
-    if config.mask is None and config.views and (config.yaw_degrees or config.pitch_degrees):
-        raise UserError("yaw_degrees and pitch_degrees are those of mask; give each view its own")
     edit = edit_portrait(
         generator,
         config.prompt,

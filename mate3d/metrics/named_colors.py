@@ -110,11 +110,22 @@ def named_colors(
     found = []
     for image, label_map, caption in zip(images, label_maps, captions, strict=True):
         for part, word in colors_in(caption).items():
-            ids = torch.tensor(part_ids(part, label_set))
-            region = torch.isin(label_map, ids.to(label_map))
-            if int(region.sum()) >= _MIN_PART_PIXELS:
-                found.append(NamedColor(part, word, image[:, region].mean(dim=1)))
+            color = part_color(image, label_map, part, label_set)
+            if color is not None:
+                found.append(NamedColor(part, word, color))
     return found
+
+
+def part_color(
+    image: Tensor,  # [3, H, W]
+    label_map: Tensor,  # [H, W] integer
+    part: str,
+    label_set: LabelSet,
+) -> Tensor | None:  # [3]
+    """Return the mean colour of a part; None if it is hardly visible."""
+    ids = torch.tensor(part_ids(part, label_set))
+    region = torch.isin(label_map, ids.to(label_map))
+    return image[:, region].mean(dim=1) if int(region.sum()) >= _MIN_PART_PIXELS else None
 
 
 def fit_colors(real: Iterable[NamedColor]) -> dict[str, PartColors]:

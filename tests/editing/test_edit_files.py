@@ -46,6 +46,8 @@ def test_a_mask_that_a_paint_program_saved_unchanged_may_be_replaced(words, tmp_
     Image.fromarray(load_label_map(mask, CATMASK_HQ)).save(mask, compress_level=0)
     edit.main([*words, f"output={tmp_path}"])
     assert Image.open(mask).mode == "P"
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(mask)
+    assert "is painted" in fail(edit.main, *words, f"output={tmp_path}")
     mask.write_bytes(b"not a picture")
     assert "is painted" in fail(edit.main, *words, f"output={tmp_path}")
 
@@ -62,6 +64,10 @@ def test_a_file_that_is_read_is_never_written(words, tmp_path, fail):
             assert f"{name}, which it reads; use another output" in message
         assert mask.read_bytes() == painting
         assert (tmp_path / "config.yaml").read_bytes() == before
+    link = tmp_path.with_suffix(".png")
+    link.symlink_to(tmp_path / "target_mask.png")
+    message = fail(edit.main, *words, f"output={tmp_path}", f"mask={link}", "prompt=a cat")
+    assert "target_mask.png, which it reads" in message
 
 
 def test_a_result_that_was_painted_on_is_kept_beside_the_next_one(words, tmp_path, capsys):

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 import editing.portrait_edit
-from editing.session import EditSession
+from editing.loop import EditLoop
+from editing.session import run_edit
 from mate3d.label_files import load_label_map
 from mate3d.labels import CATMASK_HQ, save_label_map
 from scripts import edit
@@ -27,16 +28,15 @@ def words(generator_folder, prior_folder, tmp_path):
 
 
 @pytest.fixture
-def sessions(monkeypatch):
+def requests(monkeypatch):
     """The requests of all edits that were made."""
     requests = []
-    run = EditSession.run
 
-    def note(self, *args):
-        requests.append(self)
-        run(self, *args)
+    def note(portrait, request, *args, **options):
+        requests.append(request)
+        return run_edit(portrait, request, *args, **options)
 
-    monkeypatch.setattr(EditSession, "run", note)
+    monkeypatch.setattr(editing.portrait_edit, "run_edit", note)
     return requests
 
 
@@ -50,7 +50,7 @@ EARS = {"name": "ears", "mask": "painted.png", "edit": "mask_only", "edit.num_st
 
 @pytest.mark.slow
 def test_failures_do_not_stop_the_rest_and_done_edits_are_skipped(
-    words, sessions, tmp_path, fail, capsys, monkeypatch
+    words, requests, tmp_path, fail, capsys, monkeypatch
 ):
     loads = []
     load = editing.portrait_edit.load_guidance
@@ -60,8 +60,8 @@ def test_failures_do_not_stop_the_rest_and_done_edits_are_skipped(
     both = {"name": "both", "prompt": "x", "views": [{"mask": "painted.png"}]}
     write_list(tmp_path, {"name": "missing", "mask": "no.png", "prompt": "x"}, ORANGE, EARS, both)
     assert fail(edit.main, *words) == "error: 1 of 4 edits failed: missing"
-    assert [len(each.history) for each in sessions] == [1, 2, 1] and len(loads) == 1
-    orange, ears, _ = (each.request for each in sessions)
+    assert len(loads) == 1
+    orange, ears, _ = requests
     assert (orange.prompt, orange.seed, len(orange.class_ids)) == ("an orange cat", 3, 5)
     assert (ears.prompt, ears.class_ids) == ("", (2,))
     page = (tmp_path / "out" / "index.html").read_text()
@@ -71,34 +71,60 @@ def test_failures_do_not_stop_the_rest_and_done_edits_are_skipped(
     config = yaml.safe_load((tmp_path / "out" / "ears" / "config.yaml").read_text())
     assert config["mask"] == str(tmp_path / "painted.png") and config["edit"]["num_steps"] == 2
 
-    sessions.clear()
+    requests.clear()
     fail(edit.main, *words)
-    assert not sessions
+    assert not requests
     label_map = load_label_map(tmp_path / "painted.png", CATMASK_HQ)
     label_map[8:12, 8:12] = 1
     save_label_map(tmp_path / "painted.png", label_map, CATMASK_HQ)
     write_list(tmp_path, ORANGE | {"prompt": "a red cat"}, EARS)
     edit.main(words)
-    assert [each.request.prompt for each in sessions] == ["a red cat", ""]
+    assert [each.prompt for each in requests] == ["a red cat", ""]
     receipt = json.loads((tmp_path / "out" / "orange" / "receipt.json").read_text())
     assert receipt["prompt"] == "a red cat"
 
 
-def test_a_list_that_was_stopped_goes_on_where_it_was(words, sessions, tmp_path, monkeypatch):
-    run = EditSession.run
+def test_a_list_that_was_stopped_goes_on_where_it_was(words, requests, tmp_path, monkeypatch):
+    run = EditLoop.run
 
     def stop(self, should_stop):
-        run(self, should_stop)
+        history = run(self, should_stop)
         monkeypatch.setattr("torch_utils.interruption._received", [2])
+        return history
 
     write_list(tmp_path, EARS, ORANGE)
-    monkeypatch.setattr(EditSession, "run", stop)
+    monkeypatch.setattr(EditLoop, "run", stop)
     edit.main(words)
-    assert [each.request.prompt for each in sessions] == [""]
+    assert [each.prompt for each in requests] == [""]
     assert "not made yet" in (tmp_path / "out" / "index.html").read_text()
-    monkeypatch.setattr(EditSession, "run", run)
+    monkeypatch.setattr(EditLoop, "run", run)
     edit.main(words)
-    assert [each.request.prompt for each in sessions] == ["", "an orange cat"]
+    assert [each.prompt for each in requests] == ["", "an orange cat"]
+
+
+def test_an_edit_that_skipped_a_step_is_complete(words, requests, tmp_path, monkeypatch, capsys):
+    descend, skips = EditLoop._descend, [True]
+    monkeypatch.setattr(
+        EditLoop, "_descend", lambda self, *args: not skips or (skips.clear() or False)
+    )
+    write_list(tmp_path, EARS)
+    edit.main(words)
+    monkeypatch.setattr(EditLoop, "_descend", descend)
+    receipt = json.loads((tmp_path / "out" / "ears" / "receipt.json").read_text())
+    assert (receipt["num_steps"], receipt["num_steps_skipped"]) == (2, 1)
+    assert "stopped" not in capsys.readouterr().out
+    edit.main(words)
+    assert len(requests) == 1
+
+
+def test_a_receipt_of_another_format_does_not_count(words, requests, tmp_path):
+    for name in ("ears", "orange"):
+        folder = tmp_path / "out" / name
+        folder.mkdir(parents=True)
+        (folder / "receipt.json").write_text('{"prompt": "a cat", "num_steps": 2}')
+    write_list(tmp_path, EARS, ORANGE)
+    edit.main(words)
+    assert len(requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -119,8 +145,8 @@ def test_a_list_that_was_stopped_goes_on_where_it_was(words, sessions, tmp_path,
     ],
 )
 def test_a_list_with_a_mistake_is_refused_before_anything_runs(
-    words, tmp_path, fail, sessions, entries, message
+    words, tmp_path, fail, requests, entries, message
 ):
     write_list(tmp_path, *entries)
     assert re.search(message, fail(edit.main, *words))
-    assert not sessions and not (tmp_path / "out" / "index.html").exists()
+    assert not requests and not (tmp_path / "out" / "index.html").exists()

@@ -38,12 +38,14 @@ def make_pair(source_map, edited_map, source=None, edited=None):
 
 def measured(source_map, painted, pair, class_ids=(EARS,), prompt="", others=(), **options):
     label_set = options.pop("label_set", CATMASK_HQ)
+    label_prompts = options.pop("label_prompts", {})
     return measure(
         [(PaintedView(torch.zeros(1, 25), source_map, painted), pair)],
         others,
         label_set=label_set,
         class_ids=class_ids,
         prompt=prompt,
+        label_prompts=label_prompts,
         options=ReportOptions(**options),
     )
 
@@ -199,6 +201,13 @@ def test_named_colours_are_judged_in_the_picture(cats):
     assert skin.agreement.before > 0.8 and skin.agreement.after > 0.8
     assert not measured(label_map, label_map, pair, (EARS,), "a cat with ears").colors
     assert set(measured(label_map, label_map, pair, (EARS,), prompt).colors) == {"ears"}
+    by_label = measured(
+        label_map, label_map, pair, (SKIN, EARS), "a grey cat", label_prompts={EARS: "black fur"}
+    )
+    assert {part: one.word for part, one in by_label.colors.items()} == {
+        "skin": "grey",
+        "ears": "black",
+    }
     gone = make_pair(label_map, torch.where(label_map == EARS, 0, label_map), cats["white"].image)
     lost = measured(label_map, label_map, gone, prompt="black ears").colors["ears"]
     assert (lost.agreement.after, lost.looks_after) == (0.0, None)

@@ -13,7 +13,7 @@ from editing.masks import PaintedMask
 from editing.options import EditOptions, LossWeights, ReportOptions
 from editing.portrait_edit import sample_score
 from editing.recipe import load_edit
-from editing.session import EditSession
+from editing.session import run_edit
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, save_label_map
 from mate3d.outputs.mesh import extract_mesh
@@ -71,8 +71,8 @@ def test_views_count_like_the_mask_and_belong_to_the_saved_region(tiny_generator
     assert torch.equal(torch.cat(cameras), torch.cat(list(map(portrait.camera, (0.0, yaw)))))
     only = edit_portrait(tiny_generator, views=[side], options=BY_MASK)
     assert torch.equal(only.painted_views[0][0].camera, portrait.camera(yaw))
-    with pytest.raises(UserError, match="use 32 x 32"):
-        edit_portrait(tiny_generator, mask=torch.zeros(16, 16), options=BY_MASK)
+    with pytest.raises(UserError, match="give each view its own"):
+        edit_portrait(tiny_generator, views=[side], yaw_degrees=30, options=BY_MASK)
     both.write(tmp_path / "out", SHORT)
     loaded, _ = load_edit(tmp_path / "out" / "edit.safetensors", tiny_generator)
     points = torch.rand(1, 500, 3) * 0.6 - 0.3
@@ -82,12 +82,44 @@ def test_views_count_like_the_mask_and_belong_to_the_saved_region(tiny_generator
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "mask", [torch.zeros(16, 16), torch.zeros(2, 32, 32), torch.full((32, 32), -3)]
+)
+def test_label_ids_that_are_no_mask_are_refused(tiny_generator, mask):
+    with pytest.raises(UserError, match="use 32 x 32 ids of 0..5"):
+        edit_portrait(tiny_generator, mask=mask, options=BY_MASK)
+
+
+def test_what_is_asked_of_parts_that_may_not_change_is_said(tiny_generator, fake_guidance, caplog):
+    mask, prompts = paint(tiny_generator), {"nose": "pink"}
+    arguments = {"options": OPTIONS, "guidance": fake_guidance, "edit_classes": "eyes"}
+    edit_portrait(tiny_generator, "black ears", mask=mask, prompts=prompts, **arguments)
+    for text in ("the mask repaints ears,", "the prompts name ears, nose,"):
+        (message,) = (each for each in caplog.messages if text in each)
+        assert "which may not change" in message
+    caplog.clear()
+    edit_portrait(tiny_generator, "black eyes", **arguments)
+    assert "may not change" not in caplog.text
+
+
+def test_prompts_of_labels_are_in_the_receipt(tiny_generator, fake_guidance, tmp_path):
+    edit = edit_portrait(
+        tiny_generator, prompts={"ears": "black"}, options=OPTIONS, guidance=fake_guidance
+    )
+    edit.write(tmp_path, SHORT)
+    assert json.loads((tmp_path / "receipt.json").read_text())["prompts"] == {"ears": "black"}
+    assert "<h1>ears: black</h1>" in (tmp_path / "report.html").read_text()
+
+
 @pytest.fixture
 def seeds(monkeypatch):
-    found, run = [], EditSession.run
-    monkeypatch.setattr(
-        EditSession, "run", lambda self, *each: found.append(self.request.seed) or run(self, *each)
-    )
+    found = []
+
+    def note(portrait, request, *args, **options):
+        found.append(request.seed)
+        return run_edit(portrait, request, *args, **options)
+
+    monkeypatch.setattr(editing.portrait_edit, "run_edit", note)
     return found
 
 
@@ -124,6 +156,23 @@ def test_of_several_samples_the_best_is_kept_and_all_are_shown(
     assert torch.equal(best.image, edit.image)
     best.write(tmp_path, SHORT)
     assert not (tmp_path / "samples.png").exists()
+
+
+def test_a_sample_that_fails_does_not_lose_the_others(
+    tiny_generator, fake_guidance, monkeypatch, caplog
+):
+    def fail_once(portrait, request, *args, **options):
+        if request.seed == 1:
+            raise UserError("no loss was finite")
+        return run_edit(portrait, request, *args, **options)
+
+    monkeypatch.setattr(editing.portrait_edit, "run_edit", fail_once)
+    arguments = {"options": OPTIONS, "guidance": fake_guidance, "num_samples": 3}
+    edit = edit_portrait(tiny_generator, "a", **arguments)
+    assert [each["seed"] for each in edit.receipt.samples] == [0, 2]
+    assert "sample 2 failed: no loss was finite" in caplog.text
+    with pytest.raises(UserError, match="finite"):
+        edit_portrait(tiny_generator, "a", source=1, **arguments)
 
 
 def test_a_prior_is_loaded_only_if_the_edit_uses_it(tiny_generator, fake_guidance):

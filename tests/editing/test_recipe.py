@@ -51,3 +51,11 @@ def test_another_generator_and_unreadable_files_are_refused(saved, tiny_generato
     path.write_bytes(b"not a file of tensors")
     with pytest.raises(UserError, match="cannot be read"):
         load_edit(path, tiny_generator)
+
+
+@pytest.mark.gpu
+def test_an_edit_is_loaded_where_its_generator_is(saved, tiny_generator, camera):
+    loaded, _ = load_edit(saved[0], tiny_generator.cuda())
+    with torch.no_grad():
+        view = loaded.render(loaded.fused_field(), camera.cuda())
+    assert view.image.is_cuda
