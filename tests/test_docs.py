@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from editing.edited_portrait import WRITTEN_FILES
-from editing.options import ObjectiveName
+from editing.options import EditOptions, ObjectiveName
 from editing.receipt import LabelReceipt, Measures, Receipt
 from mate3d.labels import get_label_set, label_set_names
 from mate3d.procedural.cats.cat import CatParameters
@@ -102,6 +102,17 @@ def test_every_variant_and_objective_of_an_edit_is_listed():
     listed = first_column(EDITING, "Choose a variant")
     assert len(listed) == len(variants) and set(listed) == variants
     assert set(first_column(EDITING, "Choose an objective")) == set(get_args(ObjectiveName))
+
+
+def test_defaults_of_an_edit_are_those_that_its_page_says():
+    options, text = EditOptions(), " ".join(EDITING.split())
+    for phrase in (
+        f"; {options.num_steps} steps |",
+        f"these are {options.distillation.denoised.num_views} fixed views",
+        f"({100 * options.soft_thickness:g} % of the head's size)",
+        f"the first {100 * options.soft_share:g} % of the steps",
+    ):
+        assert phrase in text, phrase
 
 
 def test_values_of_a_receipt_are_those_that_edits_write():
