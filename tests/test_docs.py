@@ -6,9 +6,13 @@ from dataclasses import fields
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from editing.edited_portrait import WRITTEN_FILES
+from editing.options import EditOptions, ObjectiveName
+from editing.receipt import LabelReceipt, Measures, Receipt
 from mate3d.labels import get_label_set, label_set_names
 from mate3d.procedural.cats.cat import CatParameters
 from mate3d.procedural.people.person import PersonParameters
@@ -29,6 +33,7 @@ CODE = sorted(
     for path in (ROOT / folder).rglob(pattern)
 )
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+EDITING = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
@@ -83,6 +88,43 @@ def test_every_label_set_is_listed_with_its_number_of_classes():
     sizes = {name: get_label_set(name).num_classes for name in label_set_names()}
     with_classes = {name: str(size) for name, size in sizes.items() if size > 0}
     assert listed == with_classes
+
+
+def first_column(page: str, heading: str) -> list[str]:
+    """Return the names in backticks in the first cells of the tables of a section."""
+    section = re.search(rf"^## {heading}\n.*?(?=^## )", page, flags=re.MULTILINE | re.DOTALL)[0]
+    cells = re.findall(r"^\| ([^|]*`[^|]*) \|", section, flags=re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_variant_and_objective_of_an_edit_is_listed():
+    variants = {path.stem for path in (ROOT / "configs" / "edit").glob("*.yaml")}
+    listed = first_column(EDITING, "Choose a variant")
+    assert len(listed) == len(variants) and set(listed) == variants
+    assert set(first_column(EDITING, "Choose an objective")) == set(get_args(ObjectiveName))
+
+
+def test_defaults_of_an_edit_are_those_that_its_page_says():
+    options, text = EditOptions(), " ".join(EDITING.split())
+    for phrase in (
+        f"; {options.num_steps} steps |",
+        f"these are {options.distillation.denoised.num_views} fixed views",
+        f"({100 * options.soft_thickness:g} % of the head's size)",
+        f"the first {100 * options.soft_share:g} % of the steps",
+    ):
+        assert phrase in text, phrase
+
+
+def test_values_of_a_receipt_are_those_that_edits_write():
+    known = {"summary", *(each.name for kind in (Receipt, LabelReceipt) for each in fields(kind))}
+    listed = [name for name in first_column(EDITING, "Read the results") if name.isidentifier()]
+    assert set(listed) <= known
+    assert {each.name for each in (*fields(Measures), *fields(LabelReceipt))} <= set(listed)
+
+
+def test_files_of_an_edit_that_are_listed_are_written():
+    listed = [name for name in first_column(EDITING, "Read the results") if "." in name]
+    assert all(WRITTEN_FILES.fullmatch(name) for name in listed)
 
 
 def color_table(names: list[str]) -> str:
