@@ -156,17 +156,21 @@ class EditLoop:
         """Take an optimizer step if loss and gradients are finite; return whether they are."""
         if not torch.isfinite(total):
             return False
-        # An edit with an empty region has no gradient.
-        if not total.requires_grad:
-            return True
         is_ws_stage = progress < self.options.ws_share and self.edited.ws.requires_grad
         inputs = [self.edited.ws] if is_ws_stage else self.parameters
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward(inputs=inputs)
+        if total.requires_grad:
+            total.backward(inputs=inputs)
         limit = _CLIP_FACTOR * median(self._norms) if self._norms else math.inf
         norm = torch.nn.utils.clip_grad_norm_(inputs, limit).item()
         if not math.isfinite(norm):
             return False
+        if norm == 0 and not self._norms:
+            names = ",".join(self.options.learnable)
+            raise UserError(
+                f"nothing can change: no loss depends on edit.learnable=[{names}] in the parts that"
+                " were repainted or are in edit_classes"
+            )
         self._norms.append(norm)
         self._good = self._copy_parameters()
         self.optimizer.step()
@@ -266,6 +270,8 @@ class EditLoop:
         if not options.weights.distillation:
             return {}
         index, source = self._next_view()
+        if not options.prior_moves_shape:
+            field = field.with_fixed_shape()
         view = source.fused(field, with_segmentation_gradient=False)
         label_map = segmentation_to_label_map(view.segmentation)
         terms = {}

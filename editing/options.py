@@ -144,6 +144,7 @@ class EditOptions(Options):
             head's size, because sharp surfaces hardly move. null keeps them as they are.
         soft_share: Share of the steps that use soft_thickness.
         region: Where the edit may act.
+        prior_moves_shape: Whether the objective moves shape too, or texture alone.
         condition: Mask that conditions the prior at other views. updated renders the edited head's
             mask at each step, fixed uses the source's, none uses the prompt alone.
         mask_loss: Labels to compare with the painted mask: all (classes), or only head and
@@ -176,6 +177,7 @@ class EditOptions(Options):
     soft_thickness: PositiveFloat | None = 0.045
     soft_share: Share = 0.6
     region: RegionOptions = RegionOptions()
+    prior_moves_shape: bool = False
     condition: Condition = "updated"
     mask_loss: MaskLoss = "classes"
     zone_weight: NonNegativeFloat = 1.0

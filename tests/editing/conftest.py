@@ -43,6 +43,7 @@ TINY_CONFIG = GeneratorConfig(
 # The paper's method, as in configs/edit/cdgt.yaml.
 PAPER = EditOptions(
     objective="sds",
+    prior_moves_shape=True,
     learnable=("ws", "backbone.blocks.*.to_image", "texture", "shape"),
     region=RegionOptions(shape_scope="classes"),
 )

@@ -154,11 +154,23 @@ def test_a_term_of_weight_zero_is_not_computed(
     assert {"mask", "mask_raw", "distillation"} - set(names) <= set(terms)
 
 
-def test_an_empty_region_leaves_everything(tiny_generator, tiny_ws, camera, fake_guidance):
-    options = with_options(weights=LossWeights(feature_preservation=0))
-    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options, ClassRegion(()))
-    loop.run()
+def test_an_edit_that_can_change_nothing_is_refused(tiny_generator, tiny_ws, camera, fake_guidance):
+    loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, region=ClassRegion(()))
+    with pytest.raises(UserError, match="nothing can change"):
+        loop.run()
     assert torch.equal(loop.edited.ws, tiny_ws)
+
+
+def test_the_prior_moves_texture_alone_unless_it_may_move_shape(
+    tiny_generator, tiny_ws, camera, fake_guidance
+):
+    for moves_shape in (False, True):
+        weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0)
+        options = with_options(prior_moves_shape=moves_shape, weights=weights)
+        loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
+        loop.run()
+        assert loop.edited.offsets["texture"].any()
+        assert loop.edited.offsets["shape"].any() == moves_shape
 
 
 def test_an_edit_without_a_finite_step_ends_with_one_line(
