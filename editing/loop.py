@@ -340,6 +340,8 @@ class EditLoop:
             return None, self._view_source(self._camera_at(*place), with_normals=with_normals)
         num_painted = len(self.target.views)
         index = self.num_steps % max(num_views, num_painted)
+        if index < num_painted and not with_normals:
+            return index, self.source_views[index]
         if index not in self._fixed_views:
             if index < num_painted:
                 camera = self.target.views[index].camera

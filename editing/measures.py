@@ -80,7 +80,6 @@ def measure(
             "share_of_picture": inside.float().mean().item(),
             "note": _ALMOST_ALL if lowest is None else "",
         },
-        color_change_in_region=color_change(*_stacked(pairs, "levels"), inside),
     )
 
 
@@ -102,16 +101,6 @@ def edited_pixels(
         return near.unsqueeze(1)
     distance = torch.from_numpy(distance_transform_edt(~near[0].cpu().numpy()))
     return (distance <= rim * near.shape[-1]).to(near.device).view(1, 1, *near.shape[1:])
-
-
-def color_change(
-    levels: Tensor,  # [V, 3, H, W] in 0..255
-    source_levels: Tensor,  # [V, 3, H, W]
-    region: Tensor,  # [V, 1, H, W] bool
-) -> tuple[float, float, float]:
-    """Return the mean change of red, green and blue inside a region."""
-    difference = (levels - source_levels).movedim(1, -1)[region[:, 0].to(levels.device)]
-    return tuple(difference.mean(dim=0).tolist()) if len(difference) else (0.0, 0.0, 0.0)
 
 
 def _psnr(pair: ViewPair, region: Tensor) -> float | None:

@@ -112,8 +112,6 @@ class Measures:
             the painted view; the lowest if there are several. Null if almost nothing is outside.
         psnr_outside_region_other_views_db: The same at the views of views.png.
         region: Definition, rim and area of that region, and a note where the PSNR is null.
-        color_change_in_region: Mean RGB change inside the region, edited minus source, in levels
-            of 0..255.
     """
 
     labels: dict[str, LabelReceipt]
@@ -122,7 +120,6 @@ class Measures:
     psnr_outside_region_db: float | None
     psnr_outside_region_other_views_db: tuple[float | None, ...]
     region: dict[str, Any]
-    color_change_in_region: tuple[float, float, float]
 
     def summary(self) -> dict[str, float | None]:
         """Return the means that compare edits; null where nothing of the kind was asked or kept.

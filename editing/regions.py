@@ -27,17 +27,6 @@ def is_member(
     return torch.isin(label_map, torch.tensor(class_ids, device=label_map.device))
 
 
-def repainted_pixels(
-    source_label_map: Tensor,  # [1, H, W]
-    painted_label_map: Tensor,  # [1, H, W]
-    class_ids: Sequence[int],
-) -> Tensor:  # [1, 1, H, W] bool
-    """Return the pixels whose label was changed from or to an edited class."""
-    is_changed = source_label_map != painted_label_map
-    concerns_edit = is_member(source_label_map, class_ids) | is_member(painted_label_map, class_ids)
-    return (is_changed & concerns_edit).unsqueeze(1)
-
-
 @dataclass(frozen=True)
 class PaintedView:
     """A view of the source in which the user painted a mask.
@@ -54,7 +43,9 @@ class PaintedView:
 
     def repainted(self, class_ids: Sequence[int]) -> Tensor:  # [1, 1, H, W] bool
         """Return the pixels whose label was changed from or to one of these classes."""
-        return repainted_pixels(self.source_label_map, self.label_map, class_ids)
+        before, after = self.source_label_map, self.label_map
+        concerns_edit = is_member(before, class_ids) | is_member(after, class_ids)
+        return ((before != after) & concerns_edit).unsqueeze(1)
 
 
 def edit_mask(

@@ -9,8 +9,9 @@ as the whole image. Results differ by rounding only.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ _BLOCK_RADIUS = 3
 # Samples of lower weight change values of order one by less than float32 precision.
 _LEAST_WEIGHT = 1e-8
 _FIXED = DepthDraws()
+# Softens the surfaces of a field.
+Softness = Callable[[Field], Field]
 
 
 @dataclass(frozen=True)
@@ -59,24 +62,12 @@ class SoftField(WrappedField):
         return self.peak * torch.sigmoid(-sdf / self.width)
 
 
-@dataclass(frozen=True)
-class Softness:
-    """How `SoftField` softens a field; see there."""
-
-    width: float
-    peak: float
-
-    def __call__(self, field: Field) -> SoftField:
-        """Return the softened field."""
-        return SoftField(field, self.width, self.peak)
-
-
 def find_softness(
     thickness: float | None,
     scale: HeadScale,
     beta: float,
 ) -> Softness | None:
-    """Return the softness that makes surfaces at least as thick as a share of the head's size.
+    """Return what makes surfaces of a field at least as thick as a share of the head's size.
 
     With density sigmoid(-d / w) / w, transmittance through a plane surface is sigmoid(d / w), which
     falls from 0.9 to 0.1 over 2 ln(9) w.
@@ -92,7 +83,8 @@ def find_softness(
     if thickness is None or scale.thickness >= thickness * scale.size:
         return None
     width = thickness * scale.size / (2 * math.log(9))
-    return Softness(width * scale.slope, min(1 / width, (abs(beta) + 1e-4) ** -1))
+    peak = min(1 / width, 1 / (abs(beta) + 1e-4))
+    return partial(SoftField, width=width * scale.slope, peak=peak)
 
 
 def soften(field: Field, softness: Softness | None) -> Field:

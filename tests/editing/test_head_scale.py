@@ -63,7 +63,7 @@ def test_softened_surfaces_have_the_thickness_asked_for():
     assert find_softness(scale.thickness / scale.size, scale, 0.0005) is None
     # A field that is steep but thin keeps its density.
     steep = find_softness(0.06, replace(scale, slope=20.0), 0.05)
-    assert steep.peak == pytest.approx(1 / 0.0501)
+    assert steep(sphere).peak == pytest.approx(1 / 0.0501)
 
 
 def test_a_view_without_a_head_is_refused():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from editing.measures import color_change, edited_pixels, measure
+from editing.measures import edited_pixels, measure
 from editing.options import ReportOptions
 from editing.outputs import ViewPair
 from editing.receipt import Receipt
@@ -126,16 +126,6 @@ def test_region_is_a_distance_in_shares_of_the_side(head):
     assert np.array_equal(region.ravel(), distance <= 0.1 * SIDE)
 
 
-def test_color_change_is_a_mean_over_the_region():
-    source = torch.zeros(1, 3, 4, 4)
-    image = source.clone()
-    image[:, 2] = 255
-    region = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    assert color_change(image, source, region) == (0, 0, 0)
-    region[..., 0, 0] = True
-    assert color_change(image, source, region) == (0, 0, 255)
-
-
 def test_psnr_counts_pixels_outside_only(head):
     picture = torch.zeros(1, 3, SIDE, SIDE)
     edited = picture.clone()
@@ -160,7 +150,7 @@ def test_a_region_that_is_the_whole_picture_gets_no_psnr(head):
 def test_numbers_that_are_not_finite_are_null_in_json(head):
     broken = torch.full((1, 3, SIDE, SIDE), torch.nan)
     result = measured(head, head, make_pair(head, head, None, broken))
-    result = replace(result, color_change_in_region=(math.nan, math.inf, 1.0))
+    result = replace(result, psnr_outside_region_other_views_db=(math.nan, math.inf, 1.0))
     facts = {
         "prompt": "",
         "edit_classes": (),
@@ -174,7 +164,7 @@ def test_numbers_that_are_not_finite_are_null_in_json(head):
         raise AssertionError(constant)
 
     values = json.loads(receipt.to_json(), parse_constant=refuse)
-    assert values["color_change_in_region"] == [None, None, 1.0]
+    assert values["psnr_outside_region_other_views_db"] == [None, None, 1.0]
     assert values["seconds"] == {"total": None}
 
 

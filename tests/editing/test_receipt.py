@@ -20,7 +20,6 @@ def test_page_shows_peak_memory_or_that_it_is_unknown(monkeypatch, tmp_path, pea
         psnr_outside_region_db=50.0,
         psnr_outside_region_other_views_db=(),
         region={"definition": "", "rim": 0.03, "share_of_picture": 0.1, "note": ""},
-        color_change_in_region=(0.0, 0.0, 0.0),
         num_steps=2,
         num_steps_planned=2,
         seconds={"optimization": 1.0, "total": 2.0},
