@@ -202,7 +202,6 @@ class EditLoop:
             )
             for view in self.target.views
         ]
-
         self.raw_targets = [
             losses.raw_mask_target(source.output.segmentation_raw, view)
             for source, view in zip(self.source_views, self.target.views, strict=True)

@@ -258,6 +258,7 @@ def test_painted_views_take_turns(tiny_generator, tiny_ws, camera):
         (EditOptions, {"outside_weight": float("nan")}),
         (EditOptions, {"num_geometry_points": 0}),
         (EditOptions, {"learnable": ()}),
+        (EditOptions, {"ws_share": 0.5, "learnable": ("texture",)}),
         (EditOptions, {"yaw_range_degrees": (5.0, -5.0)}),
         (EditOptions, {"pitch_range_degrees": (-95.0, 0.0)}),
         (LossWeights, {"mask": -1.0}),
