@@ -1,7 +1,7 @@
 """Fusion: the features of source and edited copy, mixed by region and decoded once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,11 +40,6 @@ class FusedField:
     def device(self) -> torch.device:
         """Device of the source."""
         return self.source.device
-
-    def with_fixed_shape(self) -> "FusedField":
-        """Return the same field without gradients of the copy's shape."""
-        edited = replace(self.edited, shape_planes=self.edited.shape_planes.detach())
-        return replace(self, edited=edited)
 
     def sample(
         self,

@@ -15,8 +15,8 @@ from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.head_scale import HeadScale
 from editing.objectives import ObjectiveView, make_objective
-from editing.options import EditOptions
-from editing.regions import PaintedView, edit_mask
+from editing.options import DenoisedOptions, EditOptions
+from editing.regions import PaintedView, added_labels, edit_mask
 from editing.views import SourceView, find_softness, view_source
 from mate3d.errors import UserError
 from mate3d.generator import RenderOutput
@@ -87,6 +87,7 @@ class EditLoop:
         self.num_steps = self.num_skipped = 0
         self._start_painted_views()
         self._norms: list[float] = []
+        self.added = added_labels(target.views)
         self._good = self._copy_parameters()
         # Shown to the user: total loss, and how well the painted view fits.
         self.numbers = {"loss": ""}
@@ -144,23 +145,30 @@ class EditLoop:
             terms[name] = terms[name] + value if name in terms else value
         terms |= self._volume_terms(field)
         self.num_steps += 1
-        weights = self.options.weights
-        total = torch.as_tensor(sum(getattr(weights, name) * terms[name] for name in terms))
-        self.numbers["loss"] = f"{total.item():.3g}"
-        if not self._descend(total, progress):
+        weighted = {
+            name: getattr(self.options.weights, name) * term for name, term in terms.items()
+        }
+        self.numbers["loss"] = f"{sum(term.item() for term in weighted.values()):.3g}"
+        if not self._descend(weighted, progress):
             self.num_skipped += 1
             return {}
         return {name: value.item() for name, value in terms.items()}
 
-    def _descend(self, total: Tensor, progress: float) -> bool:
+    def _descend(self, terms: dict[str, Tensor], progress: float) -> bool:
         """Take an optimizer step if loss and gradients are finite; return whether they are."""
-        if not torch.isfinite(total):
+        if not all(torch.isfinite(term) for term in terms.values()):
             return False
         is_ws_stage = progress < self.options.ws_share and self.edited.ws.requires_grad
         inputs = [self.edited.ws] if is_ws_stage else self.parameters
         self.optimizer.zero_grad(set_to_none=True)
-        if total.requires_grad:
-            total.backward(inputs=inputs)
+        terms = {name: term for name, term in terms.items() if term.requires_grad}
+        if not self.options.prior_moves_shape and "distillation" in terms:
+            shape = self.edited.offsets.get("shape")
+            if others := [parameter for parameter in inputs if parameter is not shape]:
+                terms["distillation"].backward(inputs=others, retain_graph=True)
+            del terms["distillation"]
+        if terms:
+            sum(terms.values()).backward(inputs=inputs)
         limit = _CLIP_FACTOR * median(self._norms) if self._norms else math.inf
         norm = torch.nn.utils.clip_grad_norm_(inputs, limit).item()
         if not math.isfinite(norm):
@@ -266,19 +274,23 @@ class EditLoop:
 
     def _other_view_terms(self, field: FusedField, progress: float) -> dict[str, Tensor]:
         options = self.options
-        if not options.weights.distillation:
+        if not (options.weights.distillation or options.weights.other_labels):
             return {}
         index, source = self._next_view()
-        if not options.prior_moves_shape:
-            field = field.with_fixed_shape()
         view = source.fused(field, with_segmentation_gradient=False)
         label_map = segmentation_to_label_map(view.segmentation)
         terms = {}
+        if options.weights.other_labels:
+            terms["other_labels"] = losses.other_labels_loss(
+                view.segmentation_raw, source.output.segmentation_raw, self.added
+            )
         if options.weights.preservation:
             inside = self._edit_mask(source.label_map, label_map)
             terms["preservation"] = losses.preservation_loss(
                 view.image, source.output.image, inside
             )
+        if not options.weights.distillation:
+            return terms
         is_painted = index is not None and index < len(self.target.views)
         condition = self.target.views[index].label_map if is_painted else label_map
         terms["distillation"] = self.objective.loss(
@@ -333,7 +345,9 @@ class EditLoop:
 
     def _next_view(self) -> tuple[int | None, SourceView]:
         """Return the next fixed camera's index and view, or no index and a new random view."""
-        with_normals, num_views = self.objective.with_normals, self.objective.num_views
+        with_normals, num_views = False, DenoisedOptions().num_views
+        if self.options.weights.distillation:
+            with_normals, num_views = self.objective.with_normals, self.objective.num_views
         if num_views == 0:
             place = torch.rand(2, generator=self.generator).tolist()
             return None, self._view_source(self._camera_at(*place), with_normals=with_normals)

@@ -80,6 +80,28 @@ def mask_cross_entropy(
     return (errors * weights).mean()
 
 
+def other_labels_loss(
+    segmentation: Tensor,  # [1, K, h, w], scores in about -1..1
+    source_segmentation: Tensor,  # [1, K, h, w]
+    added: Sequence[int],
+) -> Tensor:  # scalar
+    """Return how improbable it is that each pixel shows its source's label or an added one.
+
+    It is -log of the sum of their probabilities, over the pixels where the labels differ: a painted
+    part may grow over others at any view, but nothing else may.
+
+    Args:
+        added: Labels that were painted into changed pixels.
+    """
+    log_probabilities = F.log_softmax(segmentation * _SHARPNESS, dim=1)
+    source = source_segmentation.argmax(dim=1, keepdim=True)
+    allowed = torch.zeros_like(segmentation, dtype=torch.bool).scatter(1, source, True)
+    allowed[:, list(added)] = True
+    errors = -log_probabilities.masked_fill(~allowed, -torch.inf).logsumexp(dim=1)
+    num_changed = (segmentation.argmax(dim=1, keepdim=True) != source).sum()
+    return errors.sum() / num_changed.clamp(min=1)
+
+
 def silhouette_cross_entropy(
     opacity: Tensor,  # [1, 1, h, w], 0..1
     painted_label_map: Tensor,  # [1, H, W] int64

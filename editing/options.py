@@ -38,6 +38,8 @@ class LossWeights(Options):
         preservation: Weight of the image difference outside the region, at the painted and at
             random views.
         feature_preservation: Weight of the difference of plane features outside the region.
+        other_labels: Weight of labels at the other views: each pixel must show its source's label
+            or one that was painted.
         eikonal: Weight of the unit-gradient (eikonal) loss of the global SDF.
         sdf_consistency: Weight of the difference between the global SDF and the union of the parts.
     """
@@ -47,6 +49,7 @@ class LossWeights(Options):
     distillation: NonNegativeFloat = 1.0
     preservation: NonNegativeFloat = 1.0
     feature_preservation: NonNegativeFloat = 1.0
+    other_labels: NonNegativeFloat = 0.1
     eikonal: NonNegativeFloat = 0.1
     sdf_consistency: NonNegativeFloat = 1.0
 

@@ -177,6 +177,12 @@ def repainted_classes(views: Sequence[PaintedView], label_set: LabelSet) -> tupl
     return tuple(sorted(found))
 
 
+def added_labels(views: Sequence[PaintedView]) -> tuple[int, ...]:
+    """Return the labels that were painted into changed pixels."""
+    added = [view.label_map[view.label_map != view.source_label_map] for view in views]
+    return tuple(torch.cat(added).unique().tolist())
+
+
 def reachable_points(
     region: EditRegion,
     points: Tensor,  # [1, N, 3]

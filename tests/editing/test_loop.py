@@ -122,7 +122,7 @@ def test_condition_is_the_edited_mask_the_sources_or_nothing(
 
 @pytest.mark.parametrize("blend", ["image", "normals", "blended"])
 def test_blend_decides_what_the_prior_moves(tiny_generator, tiny_ws, camera, fake_guidance, blend):
-    weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0)
+    weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0, 0)
     options = with_options(weights=weights, distillation=ObjectiveOptions(blend=blend))
     loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
     texture_weights = {
@@ -165,7 +165,7 @@ def test_the_prior_moves_texture_alone_unless_it_may_move_shape(
     tiny_generator, tiny_ws, camera, fake_guidance
 ):
     for moves_shape in (False, True):
-        weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0)
+        weights = LossWeights(0, 0, 1.0, 0, 0, 0, 0, 0)
         options = with_options(prior_moves_shape=moves_shape, weights=weights)
         loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, options)
         loop.run()
@@ -229,7 +229,7 @@ def test_style_vectors_move_alone_first(tiny_generator, tiny_ws, camera, fake_gu
 
 
 def test_painted_views_take_turns(tiny_generator, tiny_ws, camera):
-    weights = LossWeights(distillation=0)
+    weights = LossWeights(distillation=0, other_labels=0)
     loop = make_loop(tiny_generator, tiny_ws, camera, None, with_options(weights=weights))
     seen, painted = [], loop.target.views[0]
     side = make_camera(-0.4)

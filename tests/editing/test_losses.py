@@ -45,6 +45,19 @@ def test_pixel_weights_have_mean_one_and_favour_zone_and_rare_classes(painted):
     assert weights[0, 2, 4] > 5 * weights[0, 6, 6]
 
 
+def test_other_views_may_show_the_sources_labels_or_painted_ones(painted):
+    source = one_hot_mask(painted, 6) * 2 - 1
+
+    def loss(label):
+        changed = painted.clone()
+        changed[0, 13:15, 3:9] = label
+        return losses.other_labels_loss(one_hot_mask(changed, 6) * 2 - 1, source, [EARS]).item()
+
+    assert loss(0) < 0.1 and loss(EARS) < 0.1
+    # Skin where the source shows background.
+    assert loss(1) > 3
+
+
 def test_preservation_counts_outside_pixels_only():
     source = torch.zeros(1, 3, 4, 4)
     image, inside = source.clone(), torch.zeros(1, 1, 4, 4, dtype=torch.bool)
