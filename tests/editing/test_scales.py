@@ -1,29 +1,30 @@
 """One set of defaults edits generators of any scale, sharpness and size."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-import torch
 
 from benchmarks.painted_edits import PAINTS
 from editing import edit_portrait
 from editing.options import EditOptions, LossWeights
 from editing.portrait import sample_portrait
+from editing.receipt import Receipt
 from mate3d.generator import Generator
 from tests.editing import generators
 
 MASK_ONLY = EditOptions(weights=LossWeights(distillation=0.0))
 
 
-def edit(generator: Generator, paint: str):
+def edit(generator: Generator, paint: str, options: EditOptions = MASK_ONLY) -> Receipt:
     """Repaint the ears of a head, edit it by the mask alone, and return the receipt."""
     portrait = sample_portrait(generator, seed=0, truncation_psi=0.7)
     mask = PAINTS[paint](portrait.view(portrait.camera()).source_label_map)
-    edited = edit_portrait(generator, mask=mask[0], source=0, options=MASK_ONLY)
+    edited = edit_portrait(generator, mask=mask[0], source=0, options=options)
     return edited.receipt
 
 
-def check(receipt, *, least_iou: float, least_db: float) -> None:
+def check(receipt: Receipt, *, least_iou: float, least_db: float) -> None:
     ears = receipt.labels["ears"]
     if ears.added_pixels == 0:
         assert ears.left_pixels <= 0.05 * ears.removed_pixels
@@ -44,9 +45,7 @@ def check(receipt, *, least_iou: float, least_db: float) -> None:
         (generators.demo_cat, "pointed_ears"),
         (generators.steep_demo, "bigger_ears"),
         (generators.steep_demo, "no_ears"),
-        (generators.steep_demo, "pointed_ears"),
         (generators.large_demo, "pointed_ears"),
-        (generators.large_demo, "no_ears"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
@@ -62,10 +61,8 @@ def test_ears_of_a_foggy_generator_are_edited_by_the_mask_alone(paint: str):
 
 @pytest.mark.slow
 def test_units_of_length_do_not_matter():
-    one, other = (
-        edit(make(), "bigger_ears") for make in (generators.demo_cat, generators.demo_in_units)
-    )
-    assert one.labels["ears"].iou.after == pytest.approx(other.labels["ears"].iou.after, abs=0.02)
-    torch.testing.assert_close(
-        one.psnr_outside_region_db, other.psnr_outside_region_db, atol=2, rtol=0
-    )
+    options = replace(MASK_ONLY, num_steps=15)
+    makers = generators.demo_cat, generators.demo_in_units
+    one, other = (edit(make(), "bigger_ears", options) for make in makers)
+    assert one.labels["ears"].iou.after == pytest.approx(other.labels["ears"].iou.after, abs=0.01)
+    assert one.psnr_outside_region_db == pytest.approx(other.psnr_outside_region_db, abs=1)
