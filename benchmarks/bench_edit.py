@@ -253,7 +253,7 @@ class Comparison:
     def _make_loop(self, name: str) -> EditLoop:
         loop = self.case.make_loop(exact=name == "exact")
         self.watch.watch(loop.edited, "fused_field", "planes")
-        self.watch.watch(loop.edited, "render", "render")
+        self.watch.watch(loop.edited, "render_raw", "render")
         self.watch.watch(loop, "_view_source", "render")
         return loop
 

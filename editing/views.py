@@ -157,7 +157,7 @@ class SourceView:
             return self._render_raw()
 
     def _render(self) -> RenderOutput:
-        return self.edited.render(soften(self.edited.source_field(), self.softness), self.camera)
+        return self.edited.generator.superresolve(self._raw, self.edited.source_ws)
 
     def _render_raw(self) -> FieldRender:
         field = soften(self.edited.source_field(), self.softness)
