@@ -15,7 +15,7 @@ from editing.fusion import FusedField
 from editing.guidance.base import Guidance, PromptEmbeds
 from editing.head_scale import HeadScale
 from editing.objectives import ObjectiveView, make_objective
-from editing.options import DenoisedOptions, EditOptions
+from editing.options import EditOptions
 from editing.regions import PaintedView, added_labels, edit_mask
 from editing.views import SourceView, find_softness, view_source
 from mate3d.errors import UserError
@@ -99,7 +99,7 @@ class EditLoop:
         with the last state that had a finite loss.
 
         Raises:
-            UserError: If no step had a finite loss and gradient.
+            UserError: If no step had a finite loss and gradient, or none had a gradient at all.
         """
         history, num_steps, skipped = [], self.options.num_steps, 0
         with stage("Optimising", num_steps) as bar:
@@ -121,6 +121,12 @@ class EditLoop:
             raise UserError(
                 f"no loss or gradient was finite in {skipped} steps; check the prior, and its"
                 " precision (guidance.precision=fp32)"
+            )
+        if not self._norms:
+            names = ",".join(self.options.learnable)
+            raise UserError(
+                f"nothing changed: no loss depends on edit.learnable=[{names}] in the parts that"
+                " were repainted or are in edit_classes"
             )
         if self.num_skipped:
             _logger.warning("skipped %d steps without finite gradients", self.num_skipped)
@@ -173,13 +179,8 @@ class EditLoop:
         norm = torch.nn.utils.clip_grad_norm_(inputs, limit).item()
         if not math.isfinite(norm):
             return False
-        if norm == 0 and not self._norms:
-            names = ",".join(self.options.learnable)
-            raise UserError(
-                f"nothing can change: no loss depends on edit.learnable=[{names}] in the parts that"
-                " were repainted or are in edit_classes"
-            )
-        self._norms.append(norm)
+        if norm > 0:
+            self._norms.append(norm)
         self._good = self._copy_parameters()
         self.optimizer.step()
         self.schedule.step()
@@ -345,7 +346,7 @@ class EditLoop:
 
     def _next_view(self) -> tuple[int | None, SourceView]:
         """Return the next fixed camera's index and view, or no index and a new random view."""
-        with_normals, num_views = False, DenoisedOptions().num_views
+        with_normals, num_views = False, self.options.distillation.denoised.num_views
         if self.options.weights.distillation:
             with_normals, num_views = self.objective.with_normals, self.objective.num_views
         if num_views == 0:

@@ -156,7 +156,7 @@ def test_a_term_of_weight_zero_is_not_computed(
 
 def test_an_edit_that_can_change_nothing_is_refused(tiny_generator, tiny_ws, camera, fake_guidance):
     loop = make_loop(tiny_generator, tiny_ws, camera, fake_guidance, region=ClassRegion(()))
-    with pytest.raises(UserError, match="nothing can change"):
+    with pytest.raises(UserError, match="nothing changed"):
         loop.run()
     assert torch.equal(loop.edited.ws, tiny_ws)
 

@@ -92,13 +92,13 @@ def test_label_ids_that_are_no_mask_are_refused(tiny_generator, mask):
 
 def test_what_is_asked_of_parts_that_may_not_change_is_said(tiny_generator, fake_guidance, caplog):
     mask, prompts = paint(tiny_generator), {"nose": "pink"}
-    arguments = {"options": OPTIONS, "guidance": fake_guidance, "edit_classes": "eyes"}
+    arguments = {"options": OPTIONS, "guidance": fake_guidance, "edit_classes": "skin"}
     edit_portrait(tiny_generator, "black ears", mask=mask, prompts=prompts, **arguments)
     for text in ("the mask repaints ears,", "the prompts name ears, nose,"):
         (message,) = (each for each in caplog.messages if text in each)
         assert "which may not change" in message
     caplog.clear()
-    edit_portrait(tiny_generator, "black eyes", **arguments)
+    edit_portrait(tiny_generator, "white skin", **arguments)
     assert "may not change" not in caplog.text
 
 
