@@ -9,7 +9,6 @@ import torch
 from editing.head_scale import measure_head
 from editing.views import find_softness, soften
 from mate3d.cameras import make_camera
-from mate3d.errors import UserError
 from mate3d.network.sdf_decoder import sdf_to_density
 from tests.editing.conftest import TINY_CONFIG
 from tests.mate3d.fields import SphereField
@@ -66,6 +65,7 @@ def test_softened_surfaces_have_the_thickness_asked_for():
     assert steep(sphere).peak == pytest.approx(1 / 0.0501)
 
 
-def test_a_view_without_a_head_is_refused():
-    with pytest.raises(UserError, match="no head"):
-        measure_head(Sphere(radius=torch.tensor(-1.0)), make_camera(0.0), CONFIG)
+def test_a_head_that_lets_light_through_is_thick():
+    scale = measure(beta=1.0)
+    assert scale.thickness > scale.size > 0
+    assert all(math.isfinite(value) for value in vars(scale).values())
