@@ -26,13 +26,11 @@ class HeadScale:
         thickness: Median length along rays over which transmittance falls from 0.9 to 0.1.
         slope: Median length of the distance's gradient at the surface: 1 if distances are metric,
             20 if they are 20 times too large.
-        pixel: Size of a pixel of the raw render at the surface.
     """
 
     size: float
     thickness: float
     slope: float
-    pixel: float
 
     def distance(self, share: float | None) -> float | None:
         """Turn a share of the head's size into a difference of the field's distances."""
@@ -71,7 +69,6 @@ def measure_head(
         size=side * is_head.float().mean().sqrt().item(),
         thickness=(leaving - entry)[is_head].median().item(),
         slope=field_gradient(field, surface).norm(dim=-1).median().item(),
-        pixel=side / config.neural_rendering_resolution,
     )
 
 

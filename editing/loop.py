@@ -81,9 +81,9 @@ class EditLoop:
                 target.prompt_embeds,
                 self.generator,
             )
-        beta = edited.generator.decoder.beta.item()
+        own_peak = edited.generator.decoder.density(torch.tensor(-torch.inf)).item()
         # None if the surfaces are soft enough already.
-        self.softness = find_softness(options.soft_thickness, target.scale, beta)
+        self.softness = find_softness(options.soft_thickness, target.scale, own_peak)
         self.num_steps = self.num_skipped = 0
         self._start_painted_views()
         self._norms: list[float] = []

@@ -87,8 +87,8 @@ def other_labels_loss(
 ) -> Tensor:  # scalar
     """Return how improbable it is that each pixel shows its source's label or an added one.
 
-    It is -log of the sum of their probabilities, over the pixels where the labels differ: a painted
-    part may grow over others at any view, but nothing else may.
+    It is -log of the sum of their probabilities, a sum over all pixels over the number of the
+    source head's: a painted part may grow over others at any view, but nothing else may.
 
     Args:
         added: Labels that were painted into changed pixels.
@@ -98,8 +98,7 @@ def other_labels_loss(
     allowed = torch.zeros_like(segmentation, dtype=torch.bool).scatter(1, source, True)
     allowed[:, list(added)] = True
     errors = -log_probabilities.masked_fill(~allowed, -torch.inf).logsumexp(dim=1)
-    num_changed = (segmentation.argmax(dim=1, keepdim=True) != source).sum()
-    return errors.sum() / num_changed.clamp(min=1)
+    return errors.sum() / (source != 0).sum().clamp(min=1)
 
 
 def silhouette_cross_entropy(

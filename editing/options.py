@@ -49,7 +49,7 @@ class LossWeights(Options):
     distillation: NonNegativeFloat = 1.0
     preservation: NonNegativeFloat = 1.0
     feature_preservation: NonNegativeFloat = 1.0
-    other_labels: NonNegativeFloat = 0.1
+    other_labels: NonNegativeFloat = 1.0
     eikonal: NonNegativeFloat = 0.1
     sdf_consistency: NonNegativeFloat = 1.0
 
@@ -150,7 +150,7 @@ class EditOptions(Options):
             head's size, because sharp surfaces hardly move. null keeps them as they are.
         soft_share: Share of the steps that use soft_thickness.
         region: Where the edit may act.
-        prior_moves_shape: Whether the objective moves shape too, or texture alone.
+        prior_moves_shape: Whether the objective moves the offset on the shape planes too.
         condition: Mask that conditions the prior at other views. updated renders the edited head's
             mask at each step, fixed uses the source's, none uses the prompt alone.
         mask_loss: Labels to compare with the painted mask: all (classes), or only head and

@@ -113,7 +113,7 @@ class RegionOptions(Options):
             repainted, so other edited parts keep their outline; classes are all edited classes, as
             in the paper.
         max_bounded_thickness: Thickness of surfaces, as a share of the head's size, above which the
-            limits and the ramp are not used: a fog has no place to end at.
+            limits and the ramp are not used, because a cut through fog would show.
     """
 
     kind: RegionKind = "classes"
@@ -213,9 +213,10 @@ class ClassRegion:
 
     Args:
         class_ids: Edited classes; empty for an empty region.
-        dilation: Width by which the region grows (shrinks if negative), in world units.
-        softness: Width of the linear ramp at the edge, in world units; 0 is a hard edge.
-        reach: Maximum distance from the source's edited classes, in world units; None for no limit.
+        dilation: Width by which the region grows (shrinks if negative), in units of the distances.
+        softness: Width of the linear ramp at the edge, in the same units; 0 is a hard edge.
+        reach: Maximum distance from the source's edited classes, in the same units; None for no
+            limit.
     """
 
     class_ids: tuple[int, ...]
@@ -269,7 +270,8 @@ class PaintedRegion:
         inner: Region to extend.
         camera: Camera of the painted view, [1, 25].
         repainted: Pixels whose label was changed, [1, 1, H, W] bool.
-        reach: Maximum distance from the source's head, in world units; None for no limit.
+        reach: Maximum distance from the source's head, in units of the distances; None for no
+            limit.
     """
 
     inner: EditRegion

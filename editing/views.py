@@ -65,7 +65,7 @@ class SoftField(WrappedField):
 def find_softness(
     thickness: float | None,
     scale: HeadScale,
-    beta: float,
+    own_peak: float,
 ) -> Softness | None:
     """Return what makes surfaces of a field at least as thick as a share of the head's size.
 
@@ -75,7 +75,7 @@ def find_softness(
     Args:
         thickness: Share of the head's size; None for no softening.
         scale: Lengths of the head.
-        beta: The generator's own beta, in units of the distance.
+        own_peak: The generator's density inside, per world unit, which is not exceeded.
 
     Returns:
         None if the head's surfaces are that thick already.
@@ -83,8 +83,7 @@ def find_softness(
     if thickness is None or scale.thickness >= thickness * scale.size:
         return None
     width = thickness * scale.size / (2 * math.log(9))
-    peak = min(1 / width, 1 / (abs(beta) + 1e-4))
-    return partial(SoftField, width=width * scale.slope, peak=peak)
+    return partial(SoftField, width=width * scale.slope, peak=min(1 / width, own_peak))
 
 
 def soften(field: Field, softness: Softness | None) -> Field:

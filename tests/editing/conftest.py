@@ -48,7 +48,7 @@ PAPER = EditOptions(
     region=RegionOptions(shape_scope="classes"),
 )
 # Of the tiny generator's heads, as far as the tests care.
-SCALE = HeadScale(size=0.4, thickness=0.05, slope=1.0, pixel=0.02)
+SCALE = HeadScale(size=0.4, thickness=0.05, slope=1.0)
 
 
 @torch.no_grad()

@@ -35,8 +35,8 @@ def soft_cat() -> Generator:
 def steep_demo(factor: float = 20.0) -> Generator:
     """Return the demo with all distances and the surface's width multiplied by a factor.
 
-    Cameras and box stay, so distances are no longer metric, as those of trained generators need not
-    be. The density at a point is divided by the factor (100 per unit instead of 2000), so surfaces
+    Cameras and box stay, so distances are no longer metric; those of trained generators often are
+    not. The density at a point is divided by the factor (100 per unit instead of 2000), so surfaces
     become thicker in world units, and labels keep their sharpness.
     """
     config = demo_cat().config
