@@ -41,7 +41,7 @@ ROOMS = {
 }
 # Path prefixes of the files that may import a library.
 ONLY_IN = {
-    "diffusers": ("editing/guidance/", "training/prior/"),
+    "diffusers": ("mate3d/diffusion/", "editing/guidance/", "training/prior/"),
     "transformers": (
         "editing/guidance/",
         "training/prior/",

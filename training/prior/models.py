@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,12 +20,13 @@ from diffusers import (
 )
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mate3d.atomic import atomic_folder
 from mate3d.checkpoints.assets import folder_or_asset, where_to_find
+from mate3d.diffusion.networks import NETWORK_NAMES, PriorNetworks
 from mate3d.errors import UserError
 from training.prior.options import PriorArchitecture
 
@@ -33,29 +34,6 @@ _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
 _END_OF_WORD = "</w>"
 # ControlNet's default channels for reducing its input to latents 8 times smaller than images.
 _CONTROL_CHANNELS = (16, 32, 96, 256)
-_NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
-
-
-@dataclass
-class PriorNetworks:
-    """The parts of Stable Diffusion with a ControlNet; `scheduler` holds the noise schedule."""
-
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    unet: UNet2DConditionModel
-    controlnet: ControlNetModel
-    scheduler: DDIMScheduler
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Return the four networks by folder name."""
-        return {name: getattr(self, name) for name in _NETWORK_NAMES}
-
-    def to(self, device: torch.device) -> "PriorNetworks":
-        """Move the networks in place."""
-        for module in self.modules().values():
-            module.to(device)
-        return self
 
 
 def make_tokenizer(
@@ -290,7 +268,7 @@ def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) 
             only has `controlnet/`, which `ControlNetModel.from_pretrained` loads.
         with_base: Write the whole pipeline instead of the ControlNet alone.
     """
-    names = _NETWORK_NAMES if with_base else ("controlnet",)
+    names = NETWORK_NAMES if with_base else ("controlnet",)
     halves = {name: copy.deepcopy(getattr(networks, name)).half() for name in names}
     with atomic_folder(folder) as temporary:
         if with_base:

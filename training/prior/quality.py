@@ -8,12 +8,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mate3d.diffusion.networks import PriorNetworks
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.metrics.named_colors import color_agreement, fit_colors, named_colors
 from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
 from training.prior.data import CaptionedImages, make_control_image, to_float
-from training.prior.models import PriorNetworks, draw_samples
+from training.prior.models import draw_samples
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from mate3d.diffusion.networks import PriorNetworks
 from training.prior.data import PriorBatch
-from training.prior.models import PriorNetworks, encode_captions
+from training.prior.models import encode_captions
 from training.prior.options import AutoencoderOptions, DiffusionOptions
 
 

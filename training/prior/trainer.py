@@ -13,6 +13,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from mate3d.atomic import atomic_file
+from mate3d.diffusion.networks import PriorNetworks
 from mate3d.outputs.visualize import make_image_grid, save_image
 from torch_utils.interruption import stop_on_signal
 from training.data.dataset import PortraitDataset
@@ -31,7 +32,6 @@ from training.prior.data import (
     to_float,
 )
 from training.prior.models import (
-    PriorNetworks,
     draw_samples,
     fast_numerics,
     load_base,
