@@ -30,7 +30,7 @@ LIBRARY = ("torch_utils", "mate3d")
 ROOMS = {
     "torch_utils": ("kernel_build", "ops"),
     "mate3d": (
-        *("network", "rendering", "checkpoints", "outputs", "photo", "procedural"),
+        *("network", "rendering", "checkpoints", "diffusion", "outputs", "photo", "procedural"),
         *("generation", "metrics", "published"),
     ),
     "training": (
@@ -43,6 +43,7 @@ ROOMS = {
 ONLY_IN = {
     "diffusers": ("mate3d/diffusion/", "editing/guidance/", "training/prior/"),
     "transformers": (
+        "mate3d/diffusion/",
         "editing/guidance/",
         "training/prior/",
         "mate3d/photo/pretrained_parts",
