@@ -15,13 +15,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPriorOptions(PriorRunOptions):
-    """Train the 2D prior of editing on a dataset with captions.
+    """Train the 2D prior of editing on datasets with captions.
 
     python -m scripts.train_prior data=data/cats64.zip output=outputs/train_prior
+    python -m scripts.train_prior data=[data/cats64.zip,data/people64.zip] output=RUN
     python -m scripts.train_prior prior=controlnet prior.base=FOLDER data=DATA output=RUN
 
     Args:
-        data: Dataset with captions: a folder or a .zip archive (see prepare_data).
+        data: Dataset with captions: a folder or a .zip archive (see prepare_data). Several, as in
+            data=[A,B], are mixed; their label sets may differ.
         output: Run folder; the prior is written to its subfolder `model`.
         resume: true resumes from the state in `output`; auto does so if there is one, and starts a
             new run otherwise.
@@ -30,7 +32,7 @@ class TrainPriorOptions(PriorRunOptions):
         paths: Where files are.
     """
 
-    data: FilePath
+    data: tuple[FilePath, ...]
     output: FilePath
     resume: Resume = "false"
     device: Device = "auto"
@@ -48,7 +50,7 @@ def _train(options: TrainPriorOptions, command: str, resume: bool) -> None:
     settings = PriorOptions(
         **run_options,
         **vars(options.prior),
-        dataset_path=options.data,
+        dataset_paths=options.data,
         output=options.output,
         resume=resume,
         device=choose_device(options.device),

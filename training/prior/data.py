@@ -1,21 +1,25 @@
 """Training data of the prior: images, coloured label maps and captions, cached or streamed."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
 
 from mate3d.errors import UserError
-from mate3d.labels import LabelSet, colorize_label_map
-from mate3d.procedural.portraits import make_procedural_cat
-from training.data.dataset import PortraitDataset
-from training.data.format import open_dataset
-from training.data.loader import infinite_batches, make_loader
+from mate3d.label_conversion import find_conversion
+from mate3d.labels import LabelSet
+from mate3d.procedural.portraits import CAT, PERSON, PortraitKind, make_portraits
+from training.data.dataset import Item, PortraitDataset
+from training.data.loader import MAX_UNREADABLE, infinite_batches, infinite_order
 
 _ENCODE_BATCH = 32
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,44 +32,110 @@ class PriorBatch:
     captions: list[str]
 
 
+def joint_palette(label_sets: Sequence[LabelSet]) -> Tensor:  # [K, 3] uint8
+    """Return the colours of the classes of several label sets, one after the other."""
+    colors = [color for label_set in label_sets for color in label_set.palette]
+    return torch.tensor(colors, dtype=torch.uint8)
+
+
 def make_control_image(
-    label_map: Tensor,  # [B, H, W] integer
-    label_set: LabelSet,
+    label_map: Tensor,  # [B, H, W] integer in 0..K-1
+    palette: Tensor,  # [K, 3] uint8
 ) -> Tensor:  # [B, 3, H, W] in 0..1
     """Colour a label map for the ControlNet: palette colours in 0..1."""
-    return (colorize_label_map(label_map, label_set) + 1) / 2
+    return palette.to(label_map.device)[label_map.long()].permute(0, 3, 1, 2) / 255
 
 
-def require_captions(path: str | Path) -> None:
-    """Check that all images of a dataset have captions.
+@dataclass
+class DatasetPart(Dataset):
+    """A range of the images of one dataset, with its classes numbered from `first_class`."""
+
+    source: PortraitDataset
+    indices: range
+    first_class: int = 0
+    _told: set[str] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        item, skipped = self.source.read_or_replace(self.indices[index], MAX_UNREADABLE)
+        for entry in skipped:
+            if entry.name not in self._told:
+                _logger.warning("skipped a sample: %s", entry.reason)
+                self._told.add(entry.name)
+        return item | {"label_map": item["label_map"] + self.first_class}
+
+
+class CaptionedDatasets(ConcatDataset):
+    """Datasets with captions as one, whose label sets may differ.
+
+    An item is that of `PortraitDataset`, with the classes of all datasets numbered one after the
+    other. The last images of each dataset can be held out, to measure a prior with them.
+
+    Args:
+        paths: The datasets.
+        resolution: Side of the items.
+        num_held_out: Images of each dataset that are not items.
 
     Raises:
-        UserError: If the dataset is missing or malformed, or a caption is missing.
+        UserError: If a dataset is missing, malformed or too small, or captions are missing.
     """
-    captions = open_dataset(path)[1].captions
+
+    def __init__(self, paths: Sequence[str], resolution: int, *, num_held_out: int = 0):
+        self.sources = [PortraitDataset(path, resolution=resolution) for path in paths]
+        for source in self.sources:
+            _require_captions(source)
+            if num_held_out >= len(source):
+                raise UserError(
+                    f"quality_samples={num_held_out} must be less than the {len(source)} images"
+                    f" of dataset {source.path}"
+                )
+        self.label_sets = [source.label_set for source in self.sources]
+        self.palette = joint_palette(self.label_sets)
+        first_classes = accumulate((each.num_classes for each in self.label_sets), initial=0)
+        super().__init__(
+            DatasetPart(source, range(len(source) - num_held_out), first)
+            for source, first in zip(self.sources, first_classes, strict=False)
+        )
+
+    def held_out(self) -> Iterator[tuple[DatasetPart, DatasetPart]]:
+        """Yield, for each dataset, the items and the held-out images, in its own classes."""
+        for part in self.datasets:
+            rest = range(len(part), len(part.source))
+            yield DatasetPart(part.source, part.indices), DatasetPart(part.source, rest)
+
+    def examples(self, count: int) -> "CaptionedImages":
+        """Return the first images of all datasets in turn, `count` in all."""
+        starts = [0, *self.cumulative_sizes[:-1]]
+        rows = [start + row for row in range(count) for start in starts]
+        return load_images(self, [row % len(self) for row in rows[:count]])
+
+
+def _require_captions(dataset: PortraitDataset) -> None:
+    captions = dataset.index.captions
     num_empty = sum(not caption.strip() for caption in captions)
     if num_empty:
         raise UserError(
-            f"dataset {path} has no caption for {num_empty} of {len(captions)} images; "
+            f"dataset {dataset.path} has no caption for {num_empty} of {len(captions)} images; "
             "training a prior needs `captions` in its dataset.json"
         )
 
 
 @dataclass
 class CaptionedImages:
-    """A dataset held in memory."""
+    """Images held in memory."""
 
     images: Tensor  # [N, 3, H, W] uint8
     label_maps: Tensor  # [N, H, W] uint8
     captions: list[str]
-    label_set: LabelSet
 
 
-def load_images(dataset: PortraitDataset, *, max_images: int | None = None) -> CaptionedImages:
-    """Read a whole dataset, or its first `max_images`."""
-    count = len(dataset) if max_images is None else min(max_images, len(dataset))
-    batch = dataset.read_batch(range(count))
-    return CaptionedImages(batch["image"], batch["label_map"], batch["caption"], dataset.label_set)
+def load_images(dataset: Dataset, rows: Sequence[int] | None = None) -> CaptionedImages:
+    """Read some or all images of a dataset."""
+    rows = range(len(dataset)) if rows is None else rows
+    batch = default_collate([dataset[row] for row in rows])
+    return CaptionedImages(batch["image"], batch["label_map"], batch["caption"])
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -77,17 +147,34 @@ def make_normal_maps(
     num: int,
     resolution: int,
     seed: int,
+    label_sets: Sequence[LabelSet],
 ) -> tuple[Tensor, Tensor]:  # [num, 3, H, W] uint8, [num, H, W] uint8
-    """Render normal maps of procedural heads, coloured as distillation encodes them, and labels."""
+    """Render normal maps of procedural heads, coloured as distillation encodes them, and labels.
+
+    Args:
+        label_sets: Those of the datasets, which the heads are taken from in turn. The labels are
+            numbered as in `CaptionedDatasets`.
+    """
     normals = [torch.empty(0, 3, resolution, resolution)]
     label_maps = [torch.empty(0, resolution, resolution, dtype=torch.uint8)]
-    for start in range(0, num, _ENCODE_BATCH):
-        seeds = [seed + index for index in range(start, min(start + _ENCODE_BATCH, num))]
-        render = make_procedural_cat(seeds, resolution, supersampling=1).render
-        normals.append(render.normals.clamp(-1, 1))
-        label_maps.append(render.label_map.to(torch.uint8))
+    first_class = 0
+    for number, label_set in enumerate(label_sets):
+        kind = _kind_of(label_set)
+        conversion = find_conversion(kind.label_set, label_set)
+        seeds = range(seed + number, seed + num, len(label_sets))
+        for start in range(0, len(seeds), _ENCODE_BATCH):
+            part = seeds[start : start + _ENCODE_BATCH]
+            render = make_portraits(kind, part, resolution, supersampling=1).render
+            normals.append(render.normals.clamp(-1, 1))
+            labels = conversion.apply(render.label_map.numpy().astype(np.uint8))
+            label_maps.append(torch.from_numpy(labels) + first_class)
+        first_class += label_set.num_classes
     images = (torch.cat(normals) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return images, torch.cat(label_maps)
+
+
+def _kind_of(label_set: LabelSet) -> PortraitKind:
+    return CAT if label_set.name.startswith("cat") else PERSON
 
 
 def class_weights(
@@ -117,6 +204,7 @@ def encode_posterior(
 
 def cached_batches(
     data: CaptionedImages,
+    palette: Tensor,  # [K, 3] uint8
     means: Tensor,  # [N, 4, h, w]
     stds: Tensor,  # [N, 4, h, w]
     *,
@@ -126,13 +214,13 @@ def cached_batches(
 ) -> Iterator[PriorBatch]:
     """Yield batches of encoded images in memory; `position` counts the items already used."""
     for rows in infinite_batches(len(means), batch_size, seed=seed, position=position):
-        control = make_control_image(data.label_maps[rows], data.label_set)
+        control = make_control_image(data.label_maps[rows], palette)
         captions = [data.captions[row] for row in rows]
         yield PriorBatch(means[rows], stds[rows], control.to(means.device), captions)
 
 
 def stream_batches(
-    dataset: PortraitDataset,
+    dataset: CaptionedDatasets,
     vae: AutoencoderKL,
     *,
     batch_size: int,
@@ -141,12 +229,13 @@ def stream_batches(
     num_workers: int = 0,
 ) -> Iterator[PriorBatch]:
     """Yield batches that are read and encoded on demand, for large datasets."""
-    state = {"seed": seed, "position": position, "num_items": len(dataset)}
-    # Making a loader draws one of PyTorch's random numbers; a resumed run must not.
+    order = infinite_order(len(dataset), seed=seed, position=position)
+    loader = DataLoader(dataset, batch_size, sampler=order, num_workers=num_workers)
+    # Starting a loader draws one of PyTorch's random numbers; a resumed run must not.
     with torch.random.fork_rng(devices=[]):
-        loader = make_loader(dataset, batch_size=batch_size, state=state, num_workers=num_workers)
-    for batch in loader:
-        control = make_control_image(batch["label_map"], dataset.label_set).to(vae.device)
+        batches = iter(loader)
+    for batch in batches:
+        control = make_control_image(batch["label_map"], dataset.palette).to(vae.device)
         latents = encode_posterior(vae, batch["image"])
         yield PriorBatch(*latents, control, list(batch["caption"]))
 

@@ -105,6 +105,8 @@ class DiffusionOptions(StageOptions):
     Args:
         caption_dropout: Share of captions replaced by the empty one, for classifier-free guidance
             and to make the network use the label map.
+        phrase_share: Share of the other captions replaced by one of their phrases, such as "blue
+            eyes", because edits of one part have such prompts.
         control_dropout: Share of samples without a label map; use 0 if the denoiser is frozen.
         snr_gamma: Cap of the signal-to-noise ratio in the loss weight (Hang et al. 2023).
     """
@@ -113,6 +115,7 @@ class DiffusionOptions(StageOptions):
     learning_rate: PositiveFloat = 8e-4
     warmup_steps: NonNegativeInt = 200
     caption_dropout: Share = 0.1
+    phrase_share: Share = 0.2
     control_dropout: Share = 0.25
     snr_gamma: PositiveFloat = 5.0
 
@@ -156,8 +159,9 @@ class PriorRunOptions(Options):
         num_samples: Number of captions and of label maps in the sample grid, which shows every
             combination.
         guidance_scale: Classifier-free guidance scale of the sample grid and of quality_samples.
-        quality_samples: Samples at the end whose agreement with masks and prompts is measured
-            (quality.json); 0 measures nothing.
+        quality_samples: The last images of each dataset, which are not trained on. Samples under
+            their masks and captions measure the result at the end (quality.json); 0 measures
+            nothing.
     """
 
     seed: Seed = 0
@@ -175,13 +179,13 @@ class PriorOptions(PriorRecipe, PriorRunOptions):
     """All options of training a prior.
 
     Args:
-        dataset_path: Dataset with captions, a folder or zip.
+        dataset_paths: Datasets with captions, folders or zips.
         output: Receives the model folder, sample grids, stats and the state to resume from.
         resume: Resume from the state in `output`.
         device: Where to train.
     """
 
-    dataset_path: FilePath
+    dataset_paths: tuple[FilePath, ...]
     output: FilePath
     base: FilePath | None = None
     resume: bool = False

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mate3d.diffusion.networks import PriorNetworks
-from mate3d.errors import UserError
 from mate3d.labels import LabelSet
 from mate3d.metrics.named_colors import color_agreement, fit_colors, named_colors
 from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
-from training.prior.data import CaptionedImages, make_control_image, to_float
+from training.prior.data import CaptionedImages, joint_palette, make_control_image, to_float
 from training.prior.models import draw_samples
 
 
@@ -39,9 +38,10 @@ class PriorQuality:
 
 def measure_quality(
     networks: PriorNetworks,
-    data: CaptionedImages,
+    reference: CaptionedImages,
+    held_out: CaptionedImages,
+    label_set: LabelSet,
     *,
-    num_samples: int,
     guidance_scale: float,
     num_inference_steps: int = 20,
     segmenter_steps: int = 300,
@@ -50,51 +50,37 @@ def measure_quality(
     """Draw samples under label maps and captions of different images, and compare.
 
     Args:
-        data: Real images; the last `num_samples` provide the conditions, the others are references.
+        reference: Real images, which the segmenter and the colours of words are learned from.
+        held_out: Real images that provide the conditions.
         segmenter_steps: Training steps of the segmenter.
         seed: Seed of samples and segmenter.
-
-    Raises:
-        UserError: If there are too few images.
     """
-    if not 0 < num_samples < len(data.captions):
-        raise UserError(
-            f"quality_samples={num_samples} must be less than the {len(data.captions)} images"
-        )
-    held_out = slice(len(data.captions) - num_samples, None)
-    reference = slice(0, held_out.start)
-    images, label_maps = to_float(data.images[held_out]), data.label_maps[held_out].long()
+    images, label_maps = to_float(held_out.images), held_out.label_maps.long()
     # Captions are shifted by one, so that no sample has the caption of its own label map.
-    prompts = data.captions[held_out]
-    prompts = prompts[1:] + prompts[:1]
-    control = make_control_image(label_maps, data.label_set)
+    prompts = held_out.captions[1:] + held_out.captions[:1]
     samples = draw_samples(
         networks,
         prompts,
-        control,
+        make_control_image(label_maps, joint_palette([label_set])),
         guidance_scale=guidance_scale,
         num_inference_steps=num_inference_steps,
         seed=seed,
     )
     segmenter = train_segmenter(
-        data.images[reference],
-        data.label_maps[reference],
-        data.label_set.num_classes,
+        reference.images,
+        reference.label_maps,
+        label_set.num_classes,
         steps=segmenter_steps,
         seed=seed,
     )
-    iou = class_iou(segmenter(samples).argmax(1), label_maps, data.label_set)
-    image_iou = class_iou(segmenter(images).argmax(1), label_maps, data.label_set)
+    iou = class_iou(segmenter(samples).argmax(1), label_maps, label_set)
+    image_iou = class_iou(segmenter(images).argmax(1), label_maps, label_set)
     real, sampled, held = (
-        named_colors(pictures, maps, captions, data.label_set)
+        named_colors(pictures, maps, captions, label_set)
         for pictures, maps, captions in (
-            (
-                to_float(data.images[reference]),
-                data.label_maps[reference],
-                data.captions[reference],
-            ),
+            (to_float(reference.images), reference.label_maps, reference.captions),
             (samples, label_maps, prompts),
-            (images, label_maps, data.captions[held_out]),
+            (images, label_maps, held_out.captions),
         )
     )
     known = fit_colors(real)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mate3d.diffusion.networks import PriorNetworks
+from training.prior.captions import draw_captions
 from training.prior.data import PriorBatch
 from training.prior.models import encode_captions
 from training.prior.options import AutoencoderOptions, DiffusionOptions
@@ -75,8 +76,12 @@ def denoising_losses(
     num_timesteps = scheduler.config.num_train_timesteps
     timesteps = torch.randint(num_timesteps, (num,), generator=generator).to(mean.device)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    drops = (torch.rand(num, generator=generator) < options.caption_dropout).tolist()
-    captions = ["" if drop else text for drop, text in zip(drops, batch.captions, strict=True)]
+    captions = draw_captions(
+        batch.captions,
+        dropout=options.caption_dropout,
+        phrase_share=options.phrase_share,
+        generator=generator,
+    )
     embeds = encode_captions(networks, captions)
     # The batch is shuffled, so its tail is a random selection.
     num_controlled = num - int(round(num * options.control_dropout))

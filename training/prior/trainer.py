@@ -16,8 +16,8 @@ from mate3d.atomic import atomic_file
 from mate3d.diffusion.networks import PriorNetworks
 from mate3d.outputs.visualize import make_image_grid, save_image
 from torch_utils.interruption import stop_on_signal
-from training.data.dataset import PortraitDataset
 from training.prior.data import (
+    CaptionedDatasets,
     CaptionedImages,
     PriorBatch,
     cached_batches,
@@ -27,7 +27,6 @@ from training.prior.data import (
     load_images,
     make_control_image,
     make_normal_maps,
-    require_captions,
     stream_batches,
     to_float,
 )
@@ -66,28 +65,36 @@ def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
         UserError: If the dataset, base or state does not fit, or training diverges.
     """
     output = Path(options.output)
-    require_captions(options.dataset_path)
     # Its bars for files of a few megabytes would break up the training's own bar.
     transformers.utils.logging.disable_progress_bar()
     output.mkdir(parents=True, exist_ok=True)
-    networks = PriorTrainer(options, command).train()
+    dataset = CaptionedDatasets(
+        options.dataset_paths, options.resolution, num_held_out=options.quality_samples
+    )
+    networks = PriorTrainer(options, dataset, command).train()
     if networks is None:
         return None
     if options.quality_samples > 0:
-        _save_quality(networks, options)
+        _save_quality(networks, dataset, options)
     return output / MODEL_FOLDER
 
 
-def _save_quality(networks: PriorNetworks, options: PriorOptions) -> None:
-    dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
-    quality = measure_quality(
-        networks,
-        load_images(dataset, max_images=_QUALITY_IMAGES),
-        num_samples=options.quality_samples,
-        guidance_scale=options.guidance_scale,
-        seed=options.seed,
-    )
-    text = json.dumps(dataclasses.asdict(quality), indent=2)
+def _save_quality(
+    networks: PriorNetworks, dataset: CaptionedDatasets, options: PriorOptions
+) -> None:
+    quality = {
+        held_out.source.path: measure_quality(
+            networks,
+            load_images(reference, range(min(len(reference), _QUALITY_IMAGES))),
+            load_images(held_out),
+            held_out.source.label_set,
+            guidance_scale=options.guidance_scale,
+            seed=options.seed,
+        )
+        for reference, held_out in dataset.held_out()
+    }
+    values = {path: dataclasses.asdict(each) for path, each in quality.items()}
+    text = json.dumps(values, indent=2)
     with atomic_file(Path(options.output) / QUALITY_FILE) as path:
         path.write_text(text + "\n")
     _logger.info("quality: %s", text)
@@ -100,16 +107,16 @@ class PriorTrainer:
         UserError: If there is nothing to resume, or the state does not fit.
     """
 
-    def __init__(self, options: PriorOptions, command: str = ""):
-        self._options, self._command = options, command
+    def __init__(self, options: PriorOptions, dataset: CaptionedDatasets, command: str = ""):
+        self._options, self._dataset, self._command = options, dataset, command
         self._output = Path(options.output)
         self._device = options.device
-        self._dataset = PortraitDataset(options.dataset_path, resolution=options.resolution)
         first = {"autoencoder": options.autoencoder} if options.base is None else {}
         self._stages: dict[str, StageOptions] = {**first, "diffusion": options.diffusion}
         self._state_path = self._output / STATE_FILE
         sizes = options.architecture and dataclasses.asdict(options.architecture)
-        self._model = [options.resolution, sizes, len(self._dataset)]
+        parts = [[len(part), part.source.label_set.name] for part in dataset.datasets]
+        self._model = [options.resolution, sizes, parts]
         self._state = read_state(self._state_path, self._model) if options.resume else None
         torch.manual_seed(options.seed)
 
@@ -157,7 +164,7 @@ class PriorTrainer:
         factor = 1 / float(latents[0].std())
         networks.vae.register_to_config(scaling_factor=factor)
         _logger.info("latents of %d images, scaling factor %.3f", len(data.captions), factor)
-        return cached_batches(data, *latents, **order)
+        return cached_batches(data, self._dataset.palette, *latents, **order)
 
     def _images_done(self, name: str) -> int:
         """Return how many images an earlier run used in a stage."""
@@ -175,7 +182,10 @@ class PriorTrainer:
             return None
         stage = self._make_stage("autoencoder", {"vae": networks.vae}, seed=self._options.seed)
         normal_maps, normal_label_maps = make_normal_maps(
-            options.num_normal_maps, self._options.resolution, self._options.seed
+            options.num_normal_maps,
+            self._options.resolution,
+            self._options.seed,
+            self._dataset.label_sets,
         )
         batches = image_batches(
             torch.cat([data.images, normal_maps]),
@@ -185,7 +195,7 @@ class PriorTrainer:
             position=stage.step * options.batch_size,
             device=self._device,
         )
-        num_classes = data.label_set.num_classes
+        num_classes = len(self._dataset.palette)
         weights = class_weights(data.label_maps, num_classes, options.part_balance)
         weights = weights.to(self._device)
         latent_shape = networks.unet.config.in_channels, *(2 * [networks.unet.config.sample_size])
@@ -202,7 +212,7 @@ class PriorTrainer:
             )
 
         def save() -> None:
-            self._save_reconstructions(stage, data)
+            self._save_reconstructions(stage)
             write_state(self._state_path, stage.state_dict(), self._model)
 
         self._run(stage, compute_losses, save, images_before=0)
@@ -274,8 +284,8 @@ class PriorTrainer:
         )
 
     @torch.no_grad()
-    def _save_reconstructions(self, stage: Stage, data: CaptionedImages) -> None:
-        images = to_float(data.images[: 2 * self._options.num_samples])
+    def _save_reconstructions(self, stage: Stage) -> None:
+        images = to_float(self._dataset.examples(2 * self._options.num_samples).images)
         vae = stage.averages["vae"]
         output = vae.decode(vae.encode(images.to(self._device)).latent_dist.mean).sample
         pairs = torch.cat([images, output.cpu()])
@@ -285,12 +295,12 @@ class PriorTrainer:
     def _save_samples(self, networks: PriorNetworks, step: int) -> None:
         """Draw every caption (row) under every label map (column), with the label maps on top."""
         count = min(self._options.num_samples, len(self._dataset))
-        batch = self._dataset.read_batch(range(count))
-        control = make_control_image(batch["label_map"], self._dataset.label_set)
+        examples = self._dataset.examples(count)
+        control = make_control_image(examples.label_maps, self._dataset.palette)
         scale = self._options.guidance_scale
         rows = [
             draw_samples(networks, [caption] * count, control, guidance_scale=scale)
-            for caption in batch["caption"]
+            for caption in examples.captions
         ]
         grid = make_image_grid(torch.cat([control * 2 - 1, *rows]), count)
         save_image(self._output / f"samples_{step:06d}.png", grid)

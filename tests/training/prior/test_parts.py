@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from mate3d.labels import CATMASK_HQ
-from training.prior.data import class_weights, make_control_image, make_normal_maps
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
+from training.prior.data import class_weights, joint_palette, make_control_image, make_normal_maps
 from training.prior.models import make_scheduler, make_tokenizer
 from training.prior.quality import class_iou, train_segmenter
 from training.prior.steps import snr_weights
@@ -32,7 +32,7 @@ def test_tokenizer_learns_whole_words_and_encodes_any_text():
 
 def test_control_image_shows_palette_colours_in_0_to_1():
     label_map = torch.arange(6).view(1, 2, 3)
-    control = make_control_image(label_map, CATMASK_HQ)
+    control = make_control_image(label_map, joint_palette([CATMASK_HQ]))
     expected = torch.tensor(CATMASK_HQ.palette).T.reshape(1, 3, 2, 3) / 255
     torch.testing.assert_close(control, expected)
 
@@ -46,7 +46,7 @@ def test_class_weights_average_to_one_over_the_pixels():
 
 
 def test_normal_maps_have_a_grey_background():
-    images, label_maps = make_normal_maps(2, 16, seed=0)
+    images, label_maps = make_normal_maps(2, 16, 0, [CATMASK_HQ, CELEBAMASK_HQ])
     assert images.shape == (2, 3, 16, 16) and label_maps.shape == (2, 16, 16)
     background = (label_maps == 0).unsqueeze(1).expand_as(images)
     assert set(images[background].tolist()) == {128}

@@ -51,7 +51,7 @@ def _quick_pictures(monkeypatch):
 def options(dataset_folder: Path, tmp_path: Path) -> PriorOptions:
     """Two steps of the autoencoder and four of the denoiser on six 16 px pictures."""
     return PriorOptions(
-        dataset_path=str(dataset_folder),
+        dataset_paths=(str(dataset_folder),),
         output=str(tmp_path / "prior"),
         resolution=16,
         architecture=TINY,
@@ -109,7 +109,7 @@ def test_run_folder_holds_stats_quality_and_pictures_of_both_stages(trained):
     records = [json.loads(line) for line in (trained / "stats.jsonl").read_text().splitlines()]
     assert [record["images_seen"] for record in records] == [4, 8, 12]
     assert "Loss/autoencoder/loss" in records[0] and "Loss/diffusion/loss" in records[-1]
-    quality = json.loads((trained / "quality.json").read_text())
+    (quality,) = json.loads((trained / "quality.json").read_text()).values()
     assert 0 <= quality["mask_iou"] <= 1 and quality["reconstruction_psnr"] > 0
     assert set(quality["class_iou"]) <= set(CATMASK_HQ.class_names)
 

@@ -1,0 +1,42 @@
+"""What a sample is trained with: its caption, one phrase of it, or nothing."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+_SEPARATORS = re.compile(r", (?:and )?| with | wearing ")
+_ARTICLE = re.compile(r"^(?:an?|the) ")
+
+
+def caption_phrases(caption: str) -> list[str]:
+    """Return the phrases of a caption: who it is, and each part without its article.
+
+    For example, "a white and grey cat with a pink nose and blue eyes, white background" has "a
+    white and grey cat", "pink nose", "blue eyes" and "white background".
+    """
+    subject, *parts = _SEPARATORS.split(caption.strip())
+    # "and" in the subject joins adjectives.
+    phrases = [phrase for part in parts for phrase in part.split(" and ")]
+    phrases = [_ARTICLE.sub("", phrase.strip()) for phrase in phrases]
+    return [subject, *filter(None, phrases)]
+
+
+def draw_captions(
+    captions: Sequence[str], *, dropout: float, phrase_share: float, generator: torch.Generator
+) -> list[str]:
+    """Return the captions, some replaced by one of their phrases and some by the empty one.
+
+    Args:
+        dropout: Share of empty captions.
+        phrase_share: Share of phrases among the others.
+        generator: Draws on the CPU.
+    """
+    chances = torch.rand(len(captions), 3, generator=generator).tolist()
+    drawn = []
+    for caption, (empty, phrase, which) in zip(captions, chances, strict=True):
+        if phrase < phrase_share:
+            phrases = caption_phrases(caption)
+            caption = phrases[int(which * len(phrases))]
+        drawn.append("" if empty < dropout else caption)
+    return drawn
