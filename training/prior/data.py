@@ -99,8 +99,8 @@ class CaptionedDatasets(ConcatDataset):
             for source, first in zip(self.sources, first_classes, strict=False)
         )
 
-    def held_out(self) -> Iterator[tuple[DatasetPart, DatasetPart]]:
-        """Yield, for each dataset, the items and the held-out images, in its own classes."""
+    def splits(self) -> Iterator[tuple[DatasetPart, DatasetPart]]:
+        """Yield the items and the held-out images of each dataset, in its own classes."""
         for part in self.datasets:
             rest = range(len(part), len(part.source))
             yield DatasetPart(part.source, part.indices), DatasetPart(part.source, rest)

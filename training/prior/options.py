@@ -16,6 +16,7 @@ from mate3d.options import (
     Seed,
     Share,
 )
+from training.data.preparation.photo_options import ParsingOptions
 
 _Sizes = tuple[PositiveInt, ...]
 
@@ -162,6 +163,8 @@ class PriorRunOptions(Options):
         quality_samples: The last images of each dataset, which are not trained on. Samples under
             their masks and captions measure the result at the end (quality.json); 0 measures
             nothing.
+        quality_parser: Finds the masks of samples; without a model, a small network is trained on
+            the dataset, which needs images of up to 128 px.
     """
 
     seed: Seed = 0
@@ -172,6 +175,7 @@ class PriorRunOptions(Options):
     num_samples: PositiveInt = 5
     guidance_scale: NonNegativeFloat = 3.0
     quality_samples: NonNegativeInt = 0
+    quality_parser: ParsingOptions = ParsingOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,42 @@
 """How well a prior follows its conditions: label maps, and colours named in captions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mate3d.diffusion.networks import PriorNetworks
-from mate3d.labels import LabelSet
+from mate3d.errors import UserError
+from mate3d.label_conversion import find_conversion
+from mate3d.labels import LabelSet, get_mask_label_set
 from mate3d.metrics.named_colors import color_agreement, fit_colors, named_colors
 from mate3d.metrics.segmentation import confusion_matrix, iou_of_counts
-from training.prior.data import CaptionedImages, joint_palette, make_control_image, to_float
+from mate3d.outputs.visualize import to_uint8
+from mate3d.photo.parsing import SegmentationModel
+from training.prior.data import (
+    CaptionedDatasets,
+    CaptionedImages,
+    joint_palette,
+    load_images,
+    make_control_image,
+    to_float,
+)
 from training.prior.models import draw_samples
+from training.prior.options import PriorOptions
+
+# From images [B, 3, H, W] in [-1, 1] to classes [B, H, W].
+Segmenter = Callable[[Tensor], Tensor]
+# At most so many pixels of real images are compared with: 4096 of 64 x 64.
+_REFERENCE_PIXELS = 2**24
+# The small segmenter sees about 20 pixels around each, too few for larger images.
+_MAX_SEGMENTER_RESOLUTION = 128
+_SEGMENTER_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -36,61 +59,120 @@ class PriorQuality:
     reconstruction_psnr: float
 
 
+class QualityCheck:
+    """Measures a prior on the held-out images of every dataset.
+
+    Make one before the training, which finds options that do not fit.
+
+    Raises:
+        UserError: If the parser cannot be loaded, or images are too large for the small segmenter.
+    """
+
+    def __init__(self, datasets: CaptionedDatasets, options: PriorOptions):
+        self._datasets, self._options = datasets, options
+        self._parser, self._label_set = None, None
+        parser = options.quality_parser
+        if parser.model is not None:
+            self._label_set = get_mask_label_set(parser.label_set)
+            self._parser = SegmentationModel(parser.model, self._label_set, device=options.device)
+            for label_set in datasets.label_sets:
+                find_conversion(self._label_set, label_set)
+        elif options.resolution > _MAX_SEGMENTER_RESOLUTION:
+            raise UserError(
+                f"quality_samples={options.quality_samples} at {options.resolution} px needs"
+                " quality_parser.model=...; without it, a small network is trained to segment"
+                f" images of up to {_MAX_SEGMENTER_RESOLUTION} px"
+            )
+
+    def measure(self, networks: PriorNetworks) -> dict[str, PriorQuality]:
+        """Return the quality for each dataset, by path."""
+        options, measured = self._options, {}
+        for training, held_out in self._datasets.splits():
+            count = min(len(training), _REFERENCE_PIXELS // options.resolution**2)
+            reference = load_images(training, range(count))
+            label_set = held_out.source.label_set
+            measured[held_out.source.path] = measure_quality(
+                networks,
+                reference,
+                load_images(held_out),
+                label_set,
+                self._segmenter(reference, label_set),
+                guidance_scale=options.guidance_scale,
+                batch_size=options.diffusion.batch_size,
+                seed=options.seed,
+            )
+        return measured
+
+    def _segmenter(self, reference: CaptionedImages, label_set: LabelSet) -> Segmenter:
+        if self._parser is None:
+            return train_segmenter(reference, label_set.num_classes, seed=self._options.seed)
+        parser, conversion = self._parser, find_conversion(self._label_set, label_set)
+
+        def segment(images: Tensor) -> Tensor:
+            maps = [parser.label_map(Image.fromarray(image)) for image in to_uint8(images)]
+            return torch.from_numpy(conversion.apply(np.stack(maps)))
+
+        return segment
+
+
 def measure_quality(
     networks: PriorNetworks,
     reference: CaptionedImages,
     held_out: CaptionedImages,
     label_set: LabelSet,
+    segment: Segmenter,
     *,
     guidance_scale: float,
-    num_inference_steps: int = 20,
-    segmenter_steps: int = 300,
+    batch_size: int,
     seed: int = 0,
 ) -> PriorQuality:
     """Draw samples under label maps and captions of different images, and compare.
 
     Args:
-        reference: Real images, which the segmenter and the colours of words are learned from.
+        reference: Real images that tell which colours words mean.
         held_out: Real images that provide the conditions.
-        segmenter_steps: Training steps of the segmenter.
-        seed: Seed of samples and segmenter.
+        segment: Finds the classes of `label_set`.
+        batch_size: Samples drawn at a time.
+        seed: Seed of the samples.
     """
-    images, label_maps = to_float(held_out.images), held_out.label_maps.long()
+    label_maps, palette = held_out.label_maps.long(), joint_palette([label_set])
     # Captions are shifted by one, so that no sample has the caption of its own label map.
     prompts = held_out.captions[1:] + held_out.captions[:1]
-    samples = draw_samples(
-        networks,
-        prompts,
-        make_control_image(label_maps, joint_palette([label_set])),
-        guidance_scale=guidance_scale,
-        num_inference_steps=num_inference_steps,
-        seed=seed,
-    )
-    segmenter = train_segmenter(
-        reference.images,
-        reference.label_maps,
-        label_set.num_classes,
-        steps=segmenter_steps,
-        seed=seed,
-    )
-    iou = class_iou(segmenter(samples).argmax(1), label_maps, label_set)
-    image_iou = class_iou(segmenter(images).argmax(1), label_maps, label_set)
+    samples, decoded, segmented, image_segmented = [], [], [], []
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        images = to_float(held_out.images[rows])
+        samples.append(
+            draw_samples(
+                networks,
+                prompts[rows],
+                make_control_image(label_maps[rows], palette),
+                guidance_scale=guidance_scale,
+                seed=seed + start,
+            )
+        )
+        decoded.append(_reconstruction_psnr(networks.vae, images))
+        segmented.append(segment(samples[-1]))
+        image_segmented.append(segment(images))
+    iou = class_iou(torch.cat(segmented), label_maps, label_set)
+    image_iou = class_iou(torch.cat(image_segmented), label_maps, label_set)
     real, sampled, held = (
         named_colors(pictures, maps, captions, label_set)
         for pictures, maps, captions in (
             (to_float(reference.images), reference.label_maps, reference.captions),
-            (samples, label_maps, prompts),
-            (images, label_maps, held_out.captions),
+            (torch.cat(samples), label_maps, prompts),
+            (to_float(held_out.images), label_maps, held_out.captions),
         )
     )
-    known = fit_colors(real)
+    # A part with only one known colour would always agree.
+    known = {part: colors for part, colors in fit_colors(real).items() if len(colors.means) > 1}
     return PriorQuality(
         mask_iou=fmean(iou.values()),
         image_mask_iou=fmean(image_iou.values()),
         class_iou=iou,
         color_agreement=color_agreement(sampled, known),
         image_color_agreement=color_agreement(held, known),
-        reconstruction_psnr=_reconstruction_psnr(networks.vae, images),
+        reconstruction_psnr=torch.cat(decoded).mean().item(),
     )
 
 
@@ -98,10 +180,11 @@ def measure_quality(
 def _reconstruction_psnr(
     vae: AutoencoderKL,
     images: Tensor,  # [B, 3, H, W] in [-1, 1]
-) -> float:
-    output = vae.decode(vae.encode(images.to(vae.device)).latent_dist.mean).sample.cpu()
+) -> Tensor:  # [B]
+    latents = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean
+    output = vae.decode(latents).sample.float().cpu()
     errors = ((output.clamp(-1, 1) - images) / 2).square().mean(dim=(1, 2, 3))
-    return float((-10 * errors.log10()).mean())
+    return -10 * errors.log10()
 
 
 class _Segmenter(nn.Module):
@@ -129,28 +212,23 @@ class _Segmenter(nn.Module):
 
 
 def train_segmenter(
-    images: Tensor,  # [N, 3, H, W] uint8
-    label_maps: Tensor,  # [N, H, W] uint8
-    num_classes: int,
-    *,
-    steps: int,
-    seed: int,
-    batch_size: int = 32,
-) -> nn.Module:
-    """Return a frozen network from images in [-1, 1] to class scores [B, K, H, W]."""
+    reference: CaptionedImages, num_classes: int, *, seed: int, steps: int = 300
+) -> Segmenter:
+    """Train a small network on images and label maps."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        segmenter = _Segmenter(num_classes)
-    optimizer = torch.optim.Adam(segmenter.parameters(), lr=3e-3)
+        network = _Segmenter(num_classes)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(steps):
-        indices = torch.randint(len(images), (batch_size,), generator=generator)
-        scores = segmenter(to_float(images[indices]))
-        loss = F.cross_entropy(scores, label_maps[indices].long())
+        indices = torch.randint(len(reference.images), (_SEGMENTER_BATCH,), generator=generator)
+        scores = network(to_float(reference.images[indices]))
+        loss = F.cross_entropy(scores, reference.label_maps[indices].long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return segmenter.eval().requires_grad_(False)
+    network.requires_grad_(False)
+    return lambda images: network(images).argmax(1)
 
 
 def class_iou(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ from training.prior.models import (
     save_prior,
 )
 from training.prior.options import PriorOptions, StageOptions
-from training.prior.quality import measure_quality
+from training.prior.quality import PriorQuality, QualityCheck
 from training.prior.steps import autoencoder_losses, denoising_losses
 from training.run_folder.careful_loop import report_stop
 from training.run_folder.monitor import Monitor
@@ -47,8 +47,6 @@ from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
 QUALITY_FILE = "quality.json"
-# The quality is measured against at most this many real images.
-_QUALITY_IMAGES = 4096
 _logger = logging.getLogger(__name__)
 
 
@@ -71,31 +69,19 @@ def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     dataset = CaptionedDatasets(
         options.dataset_paths, options.resolution, num_held_out=options.quality_samples
     )
+    check = QualityCheck(dataset, options) if options.quality_samples > 0 else None
     networks = PriorTrainer(options, dataset, command).train()
     if networks is None:
         return None
-    if options.quality_samples > 0:
-        _save_quality(networks, dataset, options)
+    if check is not None:
+        _save_quality(output / QUALITY_FILE, check.measure(networks))
     return output / MODEL_FOLDER
 
 
-def _save_quality(
-    networks: PriorNetworks, dataset: CaptionedDatasets, options: PriorOptions
-) -> None:
-    quality = {
-        held_out.source.path: measure_quality(
-            networks,
-            load_images(reference, range(min(len(reference), _QUALITY_IMAGES))),
-            load_images(held_out),
-            held_out.source.label_set,
-            guidance_scale=options.guidance_scale,
-            seed=options.seed,
-        )
-        for reference, held_out in dataset.held_out()
-    }
+def _save_quality(file: Path, quality: Mapping[str, PriorQuality]) -> None:
     values = {path: dataclasses.asdict(each) for path, each in quality.items()}
     text = json.dumps(values, indent=2)
-    with atomic_file(Path(options.output) / QUALITY_FILE) as path:
+    with atomic_file(file) as path:
         path.write_text(text + "\n")
     _logger.info("quality: %s", text)
 

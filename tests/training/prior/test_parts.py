@@ -6,8 +6,18 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
-from training.prior.data import class_weights, joint_palette, make_control_image, make_normal_maps
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, colorize_label_map
+from tests.training.data.shard_data import write_shards
+from training.data.dataset import PortraitDataset
+from training.prior.captions import caption_phrases, draw_captions
+from training.prior.data import (
+    CaptionedDatasets,
+    CaptionedImages,
+    class_weights,
+    joint_palette,
+    make_control_image,
+    make_normal_maps,
+)
 from training.prior.models import make_scheduler, make_tokenizer
 from training.prior.quality import class_iou, train_segmenter
 from training.prior.steps import snr_weights
@@ -45,11 +55,14 @@ def test_class_weights_average_to_one_over_the_pixels():
     assert weights[2] == 0
 
 
-def test_normal_maps_have_a_grey_background():
+def test_normal_maps_show_both_kinds_of_heads_before_grey():
     images, label_maps = make_normal_maps(2, 16, 0, [CATMASK_HQ, CELEBAMASK_HQ])
     assert images.shape == (2, 3, 16, 16) and label_maps.shape == (2, 16, 16)
-    background = (label_maps == 0).unsqueeze(1).expand_as(images)
-    assert set(images[background].tolist()) == {128}
+    cat, person = label_maps
+    num_cat_classes = CATMASK_HQ.num_classes
+    assert cat.max() < num_cat_classes <= person.min()
+    for image, is_background in zip(images, (cat == 0, person == num_cat_classes), strict=True):
+        assert set(image[:, is_background].flatten().tolist()) == {128}
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -75,6 +88,53 @@ def test_segmenter_learns_colours():
     images = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
     images[:, :, :, 4:] = 255
     label_maps = (images[:, 0] > 0).to(torch.uint8)
-    segmenter = train_segmenter(images, label_maps, 2, steps=20, seed=0, batch_size=4)
-    scores = segmenter(images.float() / 127.5 - 1)
-    assert (scores.argmax(1) == label_maps).float().mean() > 0.9
+    reference = CaptionedImages(images, label_maps, [""] * 8)
+    segment = train_segmenter(reference, 2, steps=20, seed=0)
+    assert (segment(images.float() / 127.5 - 1) == label_maps).float().mean() > 0.9
+
+
+def test_phrases_are_the_subject_and_the_parts_without_articles():
+    assert caption_phrases("a white and grey cat with a pink nose and blue eyes, round ears") == [
+        "a white and grey cat",
+        "pink nose",
+        "blue eyes",
+        "round ears",
+    ]
+    assert caption_phrases("a man wearing a red hat, and glasses") == [
+        "a man",
+        "red hat",
+        "glasses",
+    ]
+    assert caption_phrases("a cat") == ["a cat"]
+
+
+def test_drawn_captions_are_whole_single_phrases_or_empty():
+    captions = ["a cat with blue eyes"] * 4000
+
+    def draw() -> list[str]:
+        generator = torch.Generator().manual_seed(0)
+        return draw_captions(captions, dropout=0.5, phrase_share=0.4, generator=generator)
+
+    counts = {text: draw().count(text) / 4000 for text in ("", captions[0], "a cat", "blue eyes")}
+    expected = {"": 0.5, captions[0]: 0.3, "a cat": 0.1, "blue eyes": 0.1}
+    assert counts == pytest.approx(expected, abs=0.03)
+    assert draw() == draw()
+
+
+def test_classes_of_several_datasets_do_not_mix(dataset_folder, tmp_path):
+    people_folder = write_shards(tmp_path / "people", num_samples=4, side=16)
+    paths = [str(dataset_folder), str(people_folder)]
+    datasets = CaptionedDatasets(paths, 16, num_held_out=1)
+    assert len(datasets) == 8
+    for row, path in ((0, dataset_folder), (5, people_folder)):
+        item, alone = datasets[row], PortraitDataset(path)[0]
+        assert item["caption"] == alone["caption"]
+        control = make_control_image(item["label_map"].unsqueeze(0), datasets.palette)
+        own = (
+            colorize_label_map(alone["label_map"].unsqueeze(0), PortraitDataset(path).label_set) + 1
+        ) / 2
+        torch.testing.assert_close(control, own)
+    (_, cat), (_, person) = datasets.splits()
+    assert (cat[0]["caption"], person[0]["caption"]) == ("cat number 5", "3")
+    assert person[0]["label_map"].equal(PortraitDataset(people_folder)[3]["label_map"])
+    assert datasets.examples(3).captions == ["cat number 0", "0", "cat number 1"]

@@ -11,18 +11,21 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
 
 from mate3d.errors import UserError
-from mate3d.labels import CATMASK_HQ
+from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from scripts import train_prior as script
-from tests.training.data.shard_data import edit_json
-from training.prior import trainer
-from training.prior.models import draw_samples
+from tests.mate3d.photo.networks import save_segmenter
+from tests.training.data.shard_data import edit_json, write_shards
+from training.data.preparation.photo_options import ParsingOptions
+from training.prior import quality, trainer
+from training.prior.data import CaptionedDatasets, DatasetPart, load_images
+from training.prior.models import draw_samples, load_base
 from training.prior.options import (
     AutoencoderOptions,
     DiffusionOptions,
     PriorArchitecture,
     PriorOptions,
 )
-from training.prior.quality import measure_quality
+from training.prior.quality import QualityCheck, train_segmenter
 from training.prior.trainer import train_prior
 
 TINY = PriorArchitecture(
@@ -42,9 +45,9 @@ TINY = PriorArchitecture(
 @pytest.fixture(autouse=True)
 def _quick_pictures(monkeypatch):
     """Draw in two steps, and measure with a segmenter that has learned little."""
-    monkeypatch.setattr(trainer, "draw_samples", partial(draw_samples, num_inference_steps=2))
-    measure = partial(measure_quality, num_inference_steps=2, segmenter_steps=5)
-    monkeypatch.setattr(trainer, "measure_quality", measure)
+    for module in (trainer, quality):
+        monkeypatch.setattr(module, "draw_samples", partial(draw_samples, num_inference_steps=2))
+    monkeypatch.setattr(quality, "train_segmenter", partial(train_segmenter, steps=5))
 
 
 @pytest.fixture
@@ -109,9 +112,9 @@ def test_run_folder_holds_stats_quality_and_pictures_of_both_stages(trained):
     records = [json.loads(line) for line in (trained / "stats.jsonl").read_text().splitlines()]
     assert [record["images_seen"] for record in records] == [4, 8, 12]
     assert "Loss/autoencoder/loss" in records[0] and "Loss/diffusion/loss" in records[-1]
-    (quality,) = json.loads((trained / "quality.json").read_text()).values()
-    assert 0 <= quality["mask_iou"] <= 1 and quality["reconstruction_psnr"] > 0
-    assert set(quality["class_iou"]) <= set(CATMASK_HQ.class_names)
+    (measured,) = json.loads((trained / "quality.json").read_text()).values()
+    assert 0 <= measured["mask_iou"] <= 1 and measured["reconstruction_psnr"] > 0
+    assert set(measured["class_iou"]) <= set(CATMASK_HQ.class_names)
 
 
 def test_data_set_without_captions_is_refused(options, dataset_folder):
@@ -125,6 +128,43 @@ def test_options_that_do_not_fit_are_refused(options, trained):
         train_prior(replace(options, output=str(trained), resume=True, quality_samples=6))
     with pytest.raises(UserError, match="multiple of 4"):
         train_prior(replace(options, resolution=15))
+
+
+def test_parser_measures_samples_by_the_classes_that_it_sees(options, trained, tmp_path):
+    names = [*CATMASK_HQ.class_names]
+    parser = save_segmenter(tmp_path / "parser", names, only_class=names.index("skin"))
+    parsing = ParsingOptions(model=str(parser), label_set="catmask_hq")
+    datasets = CaptionedDatasets(options.dataset_paths, 16, num_held_out=2)
+    check = QualityCheck(datasets, replace(options, quality_samples=2, quality_parser=parsing))
+    networks = load_base(trained / "model")
+    (measured,) = check.measure(networks).values()
+    label_maps = load_images(DatasetPart(datasets.sources[0], range(4, 6))).label_maps
+    share = (label_maps == names.index("skin")).float().mean().item()
+    others = dict.fromkeys(names, 0.0)
+    assert measured.class_iou == pytest.approx(others | {"skin": share})
+    # The captions name no colours.
+    assert measured.color_agreement == {}
+
+
+def test_large_images_need_a_parser_that_fits(options, tmp_path):
+    datasets = CaptionedDatasets(options.dataset_paths, 16)
+    with pytest.raises(UserError, match="needs quality_parser.model"):
+        QualityCheck(datasets, replace(options, resolution=512))
+    parser = save_segmenter(tmp_path / "parser", [*CELEBAMASK_HQ.class_names])
+    parsing = ParsingOptions(model=str(parser), label_set="celebamask_hq")
+    with pytest.raises(UserError, match="cannot convert label set celebamask_hq to catmask_hq"):
+        QualityCheck(datasets, replace(options, quality_parser=parsing))
+
+
+def test_two_datasets_train_one_prior_and_are_measured_apart(options, tmp_path):
+    people = write_shards(tmp_path / "people", num_samples=4, side=16)
+    paths = (*options.dataset_paths, str(people))
+    train_prior(replace(options, dataset_paths=paths, quality_samples=1))
+    measured = json.loads((Path(options.output) / "quality.json").read_text())
+    assert list(measured) == list(paths)
+    assert "hair" not in measured[paths[0]]["class_iou"]
+    with pytest.raises(UserError, match="another model or dataset"):
+        train_prior(replace(options, quality_samples=1, resume=True))
 
 
 # The script.

@@ -24,7 +24,7 @@ class ParsingOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         if self.model is not None and self.label_set is None:
-            raise OptionError("label_set", None, "is needed with parsing.model")
+            raise OptionError("label_set", None, "is needed with a model")
 
 
 @dataclass(frozen=True)
