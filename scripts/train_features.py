@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mate3d.errors import UserError
 from mate3d.metrics.feature_network import FeatureNetworkSizes
 from mate3d.options import Device, FilePath, Options, Seed
 from scripts._device import choose_device
 from scripts._long_run import run_long
 from scripts._options import Paths, Resume
+from torch_utils.distributed import world
 from training.feature_network.settings import FeatureTrainingSettings
 
 _logger = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ OPTIONS = TrainFeaturesOptions
 def _train(options: TrainFeaturesOptions, command: str, resume: bool) -> None:
     from training.feature_network.train import train_feature_network
 
+    if world().size > 1:
+        raise UserError("train_features uses a single process; start it without torchrun")
     folder = train_feature_network(
         options.data,
         Path(options.output),

@@ -8,6 +8,7 @@ from mate3d.options import Device, FilePath, option_hints
 from scripts._device import choose_device
 from scripts._long_run import run_long
 from scripts._options import Paths, Resume
+from torch_utils.distributed import distributed
 from training.prior.options import PriorOptions, PriorRecipe, PriorRunOptions
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ OPTIONS = TrainPriorOptions
 def _train(options: TrainPriorOptions, command: str, resume: bool) -> None:
     from training.prior.trainer import train_prior
 
+    device = choose_device(options.device)
     run_options = {name: getattr(options, name) for name in option_hints(PriorRunOptions)}
     settings = PriorOptions(
         **run_options,
@@ -53,9 +55,10 @@ def _train(options: TrainPriorOptions, command: str, resume: bool) -> None:
         dataset_paths=options.data,
         output=options.output,
         resume=resume,
-        device=choose_device(options.device),
+        device=device,
     )
-    model = train_prior(settings, command=command)
+    with distributed(device.type):
+        model = train_prior(settings, command=command)
     if model is not None:
         _logger.info("prior: %s", model)
 

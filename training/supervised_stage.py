@@ -6,13 +6,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from mate3d.errors import UserError
+from torch_utils.distributed import all_reduce_sum, any_process, is_main, run_on_main
+from training.batch_parts import join_metrics
 from training.optimization.ema import make_average, update_average
 from training.run_folder.careful_loop import run_carefully
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import find_non_finite
+
+_MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+# Of the loss in float16, which starts at 2^16 and is halved by each step that overflows.
+_MIN_LOSS_SCALE = 1.0
 
 
 class StageOptions(Protocol):
@@ -25,16 +34,35 @@ class StageOptions(Protocol):
     weight_decay: float
 
 
+class _Losses(nn.Module):
+    """Computes losses in a forward pass, which accelerate casts and distributes."""
+
+    def __init__(self, networks: nn.ModuleDict):
+        super().__init__()
+        self.networks = networks
+
+    def forward(
+        self, compute_losses: Callable[[int], dict[str, Tensor]], part: int
+    ) -> dict[str, Tensor]:
+        return compute_losses(part)
+
+
 class Stage:
     """Networks that learn together, their averages, and their progress.
 
+    Processes that form a group average their gradients; each is given its parts of the batch.
+
     Args:
         name: Appears in logs and in the state.
+        networks: On their device, the same in all processes.
         options: Length and optimization.
         warmup: Returns the completed fraction of the warm-up, from the steps done and `progress`.
         max_norm: Gradients are scaled down to this norm.
         ema_decay: Share of the averaged weights that a step keeps, less in the first steps.
-        seed: Seed of the stage's random numbers.
+        precision: "fp32", "bf16" or "fp16", of the losses' forward pass.
+        accumulation: Parts of a batch whose gradients are added up.
+        uses_all: Whether each part of a batch uses all weights.
+        optimizer: AdamW, or another class with its arguments.
     """
 
     def __init__(
@@ -46,16 +74,31 @@ class Stage:
         warmup: Callable[[int, float], float],
         max_norm: float = 1.0,
         ema_decay: float = 0.0,
-        seed: int,
+        precision: str = "fp32",
+        accumulation: int = 1,
+        uses_all: bool = True,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     ):
         self.name, self.options = name, options
         self.networks = nn.ModuleDict(networks)
         self.averages = make_average(self.networks)
-        self.generator = torch.Generator().manual_seed(seed)
         self.step, self.seconds = 0, 0.0
         self._warmup, self._max_norm, self._ema_decay = warmup, max_norm, ema_decay
-        self._optimizer = torch.optim.AdamW(
-            self.networks.parameters(), options.learning_rate, weight_decay=options.weight_decay
+        # accelerate keeps one precision and device per process, even after a run.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self._accelerator = Accelerator(
+            cpu=next(self.networks.parameters()).device.type == "cpu",
+            mixed_precision=_MIXED_PRECISION[precision],
+            gradient_accumulation_steps=accumulation,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not uses_all)],
+        )
+        self._model, self._optimizer = self._accelerator.prepare(
+            _Losses(self.networks),
+            optimizer(
+                self.networks.parameters(),
+                lr=options.learning_rate,
+                weight_decay=options.weight_decay,
+            ),
         )
 
     @property
@@ -76,28 +119,44 @@ class Stage:
         """Whether steps or time are used up."""
         return self.step >= self.options.steps or self.progress >= 1
 
-    def advance(self, compute_losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Take one step; `compute_losses` returns the total under `loss`."""
+    def advance(self, compute_losses: Callable[[int], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Take one step.
+
+        Args:
+            compute_losses: Receives the number of a part of the batch and returns its losses, the
+                total under `loss`.
+
+        Returns:
+            The losses of all parts of this process.
+        """
         start, progress = time.monotonic(), self.progress
         # Linear warm-up, then half a cosine down to 0.
         factor = (
             min(1.0, self._warmup(self.step, progress)) * (1 + math.cos(math.pi * progress)) / 2
         )
         self._optimizer.param_groups[0]["lr"] = self.options.learning_rate * factor
-        losses = compute_losses()
-        self._optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        nn.utils.clip_grad_norm_(self.networks.parameters(), self._max_norm)
-        self._optimizer.step()
+        accelerator, logged = self._accelerator, []
+        for part in range(accelerator.gradient_accumulation_steps):
+            with accelerator.accumulate(self._model):
+                losses = self._model(compute_losses, part)
+                accelerator.backward(losses["loss"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.networks.parameters(), self._max_norm)
+                # accelerate skips these until the last part.
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            logged.append({name: value.detach() for name, value in losses.items()})
         decay = min(self._ema_decay, (1 + self.step) / (10 + self.step))
         update_average(self.averages, self.networks, decay)
         self.step += 1
-        self.seconds += time.monotonic() - start
-        return {name: value.detach() for name, value in losses.items()}
+        # The clock of the main process, because all must end together.
+        seconds = time.monotonic() - start if is_main() else 0.0
+        self.seconds += float(all_reduce_sum(torch.tensor(seconds, dtype=torch.float64)))
+        return join_metrics(logged)
 
     def run(
         self,
-        compute_losses: Callable[[], dict[str, Tensor]],
+        compute_losses: Callable[[int], dict[str, Tensor]],
         save: Callable[[], None],
         monitor: Monitor,
         *,
@@ -109,7 +168,8 @@ class Stage:
         """Take steps until the stage is finished or asked to stop; see `advance`, `run_carefully`.
 
         Args:
-            save: Called at each snapshot and at the end.
+            save: Called on the main process at each snapshot and at the end.
+            should_stop: Returns whether this process was asked to stop.
             tick_steps: Steps per status line.
             snapshot_steps: Steps per snapshot.
             images_before: Images used by earlier stages.
@@ -122,13 +182,11 @@ class Stage:
             damage = find_non_finite(self.state_dict())
             if damage is not None:
                 raise self._diverged(f"{damage} is not finite")
-            save()
+            run_on_main(save)
 
         def take_step() -> bool:
             losses = self.advance(compute_losses)
-            loss = float(losses["loss"])
-            if not math.isfinite(loss):
-                raise self._diverged(f"loss is {loss}")
+            self._check(float(losses["loss"].mean()))
             images_seen = images_before + self.step * self.options.batch_size
             monitor.record({f"Loss/{self.name}/{name}": loss for name, loss in losses.items()})
             monitor.advance(images_seen)
@@ -139,16 +197,32 @@ class Stage:
                 save_if_finite()
             return is_due
 
-        run_carefully(take_step, save_if_finite, lambda: self.is_finished, should_stop)
+        run_carefully(
+            take_step,
+            save_if_finite,
+            lambda: self.is_finished,
+            lambda: any_process(should_stop()),
+        )
+
+    def _check(self, loss: float) -> None:
+        scaler = self._accelerator.scaler
+        if not math.isfinite(loss):
+            raise self._diverged(f"loss is {loss}")
+        if scaler is not None and scaler.get_scale() < _MIN_LOSS_SCALE:
+            raise self._diverged("all gradients overflow in fp16")
 
     def _diverged(self, reason: str) -> UserError:
+        way_out = "lower learning_rate"
+        if self._accelerator.mixed_precision == "fp16":
+            way_out += " or use precision=bf16"
         return UserError(
-            f"{self.name} diverged at step {self.step} ({reason}); lower learning_rate, then "
-            "resume from the last snapshot or start again"
+            f"{self.name} diverged at step {self.step} ({reason}); {way_out}, then resume from "
+            "the last snapshot or start again"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to continue exactly."""
+        scaler = self._accelerator.scaler
         return {
             "name": self.name,
             "step": self.step,
@@ -156,7 +230,7 @@ class Stage:
             "networks": self.networks.state_dict(),
             "averages": self.averages.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "generator": self.generator.get_state(),
+            "loss_scale": {} if scaler is None else scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -165,4 +239,5 @@ class Stage:
         self.networks.load_state_dict(state["networks"])
         self.averages.load_state_dict(state["averages"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
+        if state.get("loss_scale"):
+            self._accelerator.scaler.load_state_dict(state["loss_scale"])

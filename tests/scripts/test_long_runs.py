@@ -16,8 +16,6 @@ from mate3d.checkpoints.storage import load_document
 from scripts import _long_run, train, train_features, train_prior
 from tests.torch_utils.distributed_processes import fork_processes
 from training.feature_network import train as feature_training
-from training.prior import trainer as prior
-from training.prior.models import draw_samples
 from training.run_folder.careful_loop import only_writer
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import STATE_FILE
@@ -41,7 +39,6 @@ MAINS = {
 @pytest.fixture(autouse=True)
 def _quick_snapshots(monkeypatch):
     monkeypatch.setattr(feature_training, "_SNAPSHOT_STEPS", 2)
-    monkeypatch.setattr(prior, "draw_samples", partial(draw_samples, num_inference_steps=2))
 
 
 def make_words(script: str, cats: Path, output: Path) -> list[str]:

@@ -75,6 +75,12 @@ class PortraitDataset(Dataset):
         cameras = self._sample_cameras[: 1 + self.with_flips, torch.from_numpy(self._samples)]
         return cameras.flatten(0, 1)
 
+    @property
+    def captions(self) -> list[str]:
+        """Captions of all items."""
+        captions = [self.index.captions[sample] for sample in self._samples]
+        return captions * (1 + self.with_flips)
+
     def __len__(self) -> int:
         return len(self._samples) * (1 + self.with_flips)
 

@@ -51,13 +51,11 @@ def infinite_order(
             position += num_replicas
 
 
-def infinite_batches(
-    num_items: int, batch_size: int, *, seed: int, position: int = 0
-) -> Iterator[list[int]]:
-    """Yield the indices of `infinite_order` in batches."""
-    order = infinite_order(num_items, seed=seed, position=position)
+def infinite_batches(num_items: int, batch_size: int, **order: int) -> Iterator[list[int]]:
+    """Yield the indices of `infinite_order` in batches, of this process's samples."""
+    indices = infinite_order(num_items, **order)
     while True:
-        yield [next(order) for _ in range(batch_size)]
+        yield [next(indices) for _ in range(batch_size)]
 
 
 class BatchStream(Iterator[dict[str, Any]]):

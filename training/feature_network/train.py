@@ -3,10 +3,9 @@
 import json
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from mate3d.metrics.feature_network import (
     save_feature_network,
 )
 from mate3d.metrics.segmentation import confusion_matrix, mean_iou
+from torch_utils.batch_random import BatchRandom
 from torch_utils.interruption import stop_on_signal
 from training.data.loader import infinite_batches
 from training.feature_network.degradations import DEGRADATIONS, degrade
@@ -87,7 +87,6 @@ def train_feature_network(
         settings,
         warmup=lambda _, progress: 20 * progress + 0.02,
         max_norm=5.0,
-        seed=seed,
     )
     state_path = output / STATE_FILE
     model = [asdict(config), len(training)]
@@ -105,7 +104,9 @@ def train_feature_network(
     )
     with closing(monitor), stop_on_signal() as should_stop:
         stage.run(
-            partial(_compute_losses, network, training, rows, settings, stage.generator),
+            lambda _: _compute_losses(
+                network, training, next(rows), settings, BatchRandom((seed, stage.step), ()).shared
+            ),
             lambda: write_state(state_path, stage.state_dict(), model),
             monitor,
             should_stop=should_stop,
@@ -128,11 +129,11 @@ def train_feature_network(
 def _compute_losses(
     network: FeatureNetwork,
     portraits: Portraits,
-    rows: Iterator[list[int]],
+    rows: list[int],
     settings: FeatureTrainingSettings,
     random: torch.Generator,
 ) -> dict[str, Tensor]:
-    device, batch = next(network.parameters()).device, portraits[torch.tensor(next(rows))]
+    device, batch = next(network.parameters()).device, portraits[torch.tensor(rows)]
     images, amounts = _degraded(batch.images.to(device), settings, random)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):

@@ -1,9 +1,9 @@
 """What a sample is trained with: its caption, one phrase of it, or nothing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-import torch
+from torch_utils.batch_random import BatchRandom
 
 _SEPARATORS = re.compile(r", (?:and )?| with | wearing ")
 _ARTICLE = re.compile(r"^(?:an?|the) ")
@@ -22,17 +22,23 @@ def caption_phrases(caption: str) -> list[str]:
     return [subject, *filter(None, phrases)]
 
 
+def possible_captions(captions: Collection[str], phrase_share: float) -> set[str]:
+    """Return everything that `draw_captions` can return for some captions."""
+    phrases = {phrase for caption in captions for phrase in caption_phrases(caption)}
+    return {"", *captions, *(phrases if phrase_share > 0 else ())}
+
+
 def draw_captions(
-    captions: Sequence[str], *, dropout: float, phrase_share: float, generator: torch.Generator
+    captions: Sequence[str], *, dropout: float, phrase_share: float, random: BatchRandom
 ) -> list[str]:
     """Return the captions, some replaced by one of their phrases and some by the empty one.
 
     Args:
         dropout: Share of empty captions.
         phrase_share: Share of phrases among the others.
-        generator: Draws on the CPU.
+        random: Draws for each caption.
     """
-    chances = torch.rand(len(captions), 3, generator=generator).tolist()
+    chances = random.rand((len(captions), 3)).tolist()
     drawn = []
     for caption, (empty, phrase, which) in zip(captions, chances, strict=True):
         if phrase < phrase_share:

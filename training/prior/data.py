@@ -1,35 +1,25 @@
-"""Training data of the prior: images, coloured label maps and captions, cached or streamed."""
+"""Training data of the prior: images, coloured label maps and captions."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, product
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, default_collate
 
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import LabelSet
 from mate3d.procedural.portraits import CAT, PERSON, PortraitKind, make_portraits
 from training.data.dataset import Item, PortraitDataset
-from training.data.loader import MAX_UNREADABLE, infinite_batches, infinite_order
+from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
+from training.data.loader import MAX_UNREADABLE
 
-_ENCODE_BATCH = 32
+_RENDER_BATCH = 32
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class PriorBatch:
-    """Inputs of one training step of the denoiser."""
-
-    latent_mean: Tensor  # [B, 4, h, w], of the encoder's posterior, not scaled
-    latent_std: Tensor  # [B, 4, h, w]
-    control: Tensor  # [B, 3, H, W] in 0..1
-    captions: list[str]
 
 
 def joint_palette(label_sets: Sequence[LabelSet]) -> Tensor:  # [K, 3] uint8
@@ -64,14 +54,16 @@ class DatasetPart(Dataset):
             if entry.name not in self._told:
                 _logger.warning("skipped a sample: %s", entry.reason)
                 self._told.add(entry.name)
-        return item | {"label_map": item["label_map"] + self.first_class}
+        label_map = item["label_map"] + self.first_class
+        return item | {"label_map": label_map, "is_own": not skipped}
 
 
 class CaptionedDatasets(ConcatDataset):
     """Datasets with captions as one, whose label sets may differ.
 
     An item is that of `PortraitDataset`, with the classes of all datasets numbered one after the
-    other. The last images of each dataset can be held out, to measure a prior with them.
+    other, and `is_own`, which is False if another replaces it because it is unreadable. The last
+    images of each dataset can be held out, to measure a prior with them.
 
     Args:
         paths: The datasets.
@@ -83,6 +75,7 @@ class CaptionedDatasets(ConcatDataset):
     """
 
     def __init__(self, paths: Sequence[str], resolution: int, *, num_held_out: int = 0):
+        self.resolution = resolution
         self.sources = [PortraitDataset(path, resolution=resolution) for path in paths]
         for source in self.sources:
             _require_captions(source)
@@ -98,6 +91,21 @@ class CaptionedDatasets(ConcatDataset):
             DatasetPart(source, range(len(source) - num_held_out), first)
             for source, first in zip(self.sources, first_classes, strict=False)
         )
+
+    @property
+    def captions(self) -> list[str]:
+        """Captions of all items."""
+        lists = [(part.source.captions, part.indices) for part in self.datasets]
+        return [captions[index] for captions, indices in lists for index in indices]
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield everything that images and label maps depend on, but their resolution."""
+        for part in self.datasets:
+            index, label_set = part.source.index, part.source.label_set
+            numbers = [len(part), part.first_class, index.repeats.tolist()]
+            yield repr([label_set.name, label_set.version, *numbers]).encode()
+            for folder, name in product((IMAGE_FOLDER, MASK_FOLDER), index.names):
+                yield part.source.files.read(folder + name)
 
     def splits(self) -> Iterator[tuple[DatasetPart, DatasetPart]]:
         """Yield the items and the held-out images of each dataset, in its own classes."""
@@ -162,8 +170,8 @@ def make_normal_maps(
         kind = _kind_of(label_set)
         conversion = find_conversion(kind.label_set, label_set)
         seeds = range(seed + number, seed + num, len(label_sets))
-        for start in range(0, len(seeds), _ENCODE_BATCH):
-            part = seeds[start : start + _ENCODE_BATCH]
+        for start in range(0, len(seeds), _RENDER_BATCH):
+            part = seeds[start : start + _RENDER_BATCH]
             render = make_portraits(kind, part, resolution, supersampling=1).render
             normals.append(render.normals.clamp(-1, 1))
             labels = conversion.apply(render.label_map.numpy().astype(np.uint8))
@@ -187,68 +195,3 @@ def class_weights(
     frequency /= frequency.sum()
     weights = torch.where(frequency > 0, frequency.clamp(min=1e-6) ** -exponent, 0.0)
     return weights / (frequency * weights).sum()
-
-
-@torch.no_grad()
-def encode_posterior(
-    vae: AutoencoderKL,
-    images: Tensor,  # [B, 3, H, W] uint8
-) -> tuple[Tensor, Tensor]:  # [B, 4, h, w], [B, 4, h, w]
-    """Return mean and standard deviation of the latents."""
-    parts = [
-        vae.encode(to_float(part).to(vae.device)).latent_dist
-        for part in images.split(_ENCODE_BATCH)
-    ]
-    return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
-
-
-def cached_batches(
-    data: CaptionedImages,
-    palette: Tensor,  # [K, 3] uint8
-    means: Tensor,  # [N, 4, h, w]
-    stds: Tensor,  # [N, 4, h, w]
-    *,
-    batch_size: int,
-    seed: int,
-    position: int = 0,
-) -> Iterator[PriorBatch]:
-    """Yield batches of encoded images in memory; `position` counts the items already used."""
-    for rows in infinite_batches(len(means), batch_size, seed=seed, position=position):
-        control = make_control_image(data.label_maps[rows], palette)
-        captions = [data.captions[row] for row in rows]
-        yield PriorBatch(means[rows], stds[rows], control.to(means.device), captions)
-
-
-def stream_batches(
-    dataset: CaptionedDatasets,
-    vae: AutoencoderKL,
-    *,
-    batch_size: int,
-    seed: int,
-    position: int = 0,
-    num_workers: int = 0,
-) -> Iterator[PriorBatch]:
-    """Yield batches that are read and encoded on demand, for large datasets."""
-    order = infinite_order(len(dataset), seed=seed, position=position)
-    loader = DataLoader(dataset, batch_size, sampler=order, num_workers=num_workers)
-    # Starting a loader draws one of PyTorch's random numbers; a resumed run must not.
-    with torch.random.fork_rng(devices=[]):
-        batches = iter(loader)
-    for batch in batches:
-        control = make_control_image(batch["label_map"], dataset.palette).to(vae.device)
-        latents = encode_posterior(vae, batch["image"])
-        yield PriorBatch(*latents, control, list(batch["caption"]))
-
-
-def image_batches(
-    images: Tensor,  # [N, 3, H, W] uint8
-    label_maps: Tensor,  # [N, H, W] uint8
-    *,
-    batch_size: int,
-    seed: int,
-    position: int = 0,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, Tensor]]:  # [B, 3, H, W] in [-1, 1], [B, H, W] int64
-    """Yield shuffled batches of images and label maps endlessly."""
-    for rows in infinite_batches(len(images), batch_size, seed=seed, position=position):
-        yield to_float(images[rows].to(device)), label_maps[rows].long().to(device)

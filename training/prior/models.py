@@ -1,11 +1,11 @@
 """Networks of a 2D prior in diffusers' format: create tiny ones, load a base, save a pipeline."""
 
-import contextlib
 import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,9 @@ _SPECIAL_TOKENS = {"<|startoftext|>": 0, "<|endoftext|>": 1}
 _END_OF_WORD = "</w>"
 # ControlNet's default channels for reducing its input to latents 8 times smaller than images.
 _CONTROL_CHANNELS = (16, 32, 96, 256)
+
+# Of the images that are encoded or drawn together: one of Stable Diffusion's.
+MAX_PIXELS = 512**2
 
 
 def make_tokenizer(
@@ -183,12 +186,13 @@ def _make_unet(a: PriorArchitecture, latent_resolution: int) -> UNet2DConditionM
     )
 
 
-def load_base(folder: str | Path) -> PriorNetworks:
+def load_base(folder: str | Path, dtype: torch.dtype = torch.float32) -> PriorNetworks:
     """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
 
     Args:
         folder: Folder in diffusers' format, as written by `save_pretrained`, or the name of an
             included one.
+        dtype: Precision of all networks but the ControlNet, which is trained.
 
     Raises:
         UserError: If the folder is missing or does not hold a Stable Diffusion.
@@ -205,17 +209,18 @@ def load_base(folder: str | Path) -> PriorNetworks:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"base {folder} cannot be loaded: {error}") from None
-    # diffusers loads its networks as float32; transformers keeps the precision of the files.
-    pipeline.text_encoder.float()
     num_levels = len(pipeline.vae.config.block_out_channels)
+    controlnet = ControlNetModel.from_unet(
+        pipeline.unet, conditioning_embedding_out_channels=_CONTROL_CHANNELS[:num_levels]
+    )
+    # diffusers loads its networks as float32; transformers keeps the precision of the files.
+    pipeline.to(dtype)
     return PriorNetworks(
         vae=pipeline.vae,
         text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
         unet=pipeline.unet,
-        controlnet=ControlNetModel.from_unet(
-            pipeline.unet, conditioning_embedding_out_channels=_CONTROL_CHANNELS[:num_levels]
-        ),
+        controlnet=controlnet,
         scheduler=DDIMScheduler.from_config(pipeline.scheduler.config),
     )
 
@@ -247,17 +252,20 @@ def draw_samples(
     """Draw one image per prompt, with its coloured label map as condition.
 
     Args:
-        seed: Seed of the initial noise.
+        seed: Seed of the initial noise of the first image; the others follow.
     """
-    images = make_pipeline(networks)(
-        list(prompts),
-        image=control.to(networks.unet.device),
-        guidance_scale=guidance_scale,
-        num_inference_steps=num_inference_steps,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
-    ).images
-    return images.float().cpu() * 2 - 1
+    pipeline, images = make_pipeline(networks), []
+    for rows in torch.arange(len(prompts)).split(max(1, MAX_PIXELS // control[0, 0].numel())):
+        samples = pipeline(
+            [prompts[row] for row in rows],
+            image=control[rows].to(networks.unet.device),
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            generator=[torch.Generator().manual_seed(seed + int(row)) for row in rows],
+            output_type="pt",
+        ).images
+        images.append(samples.float().cpu() * 2 - 1)
+    return torch.cat(images)
 
 
 def save_prior(folder: str | Path, networks: PriorNetworks, *, with_base: bool) -> None:
@@ -294,13 +302,28 @@ def encode_captions(networks: PriorNetworks, captions: Sequence[str]) -> Tensor:
     return networks.text_encoder(tokens.to(networks.text_encoder.device))[0]
 
 
-@contextlib.contextmanager
-def fast_numerics(device: torch.device, precision: str) -> Iterator[None]:
-    """Run the forward pass of a training step in the fastest arithmetic of the device.
+def plain_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Compute attention step by step on CPUs.
 
-    On CPUs, the backward pass of fused attention is slow for few tokens (a third of a step), so
-    plain attention is used there.
+    The backward pass of fused attention is slow there for few tokens (a third of a step).
     """
-    plain = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-    with plain, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        yield
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimizer]:
+    """Return the class of "adamw" or "adamw_8bit".
+
+    Raises:
+        UserError: If its library is not installed, or does not support the device.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW
+    if device.type == "cpu":
+        raise UserError(f"optimizer={name} needs a GPU; use adamw")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            f"optimizer={name} needs bitsandbytes ({error}); pip install bitsandbytes"
+        ) from None
+    return AdamW8bit

@@ -60,7 +60,9 @@ class StageOptions(Options):
 
     Args:
         steps: Number of optimizer steps.
-        batch_size: Images per step.
+        batch_size: Images per step, over all processes.
+        accumulation: Parts into which each process divides its share of the batch, one after the
+            other, to use less memory. The result is the same.
         learning_rate: Peak learning rate, after a linear warm-up; falls to 0 along half a cosine.
         max_minutes: End the stage earlier, with the learning rate falling accordingly; the result
             then depends on the machine's speed. null sets no limit.
@@ -71,6 +73,7 @@ class StageOptions(Options):
 
     steps: PositiveInt = 6000
     batch_size: PositiveInt
+    accumulation: PositiveInt = 1
     learning_rate: PositiveFloat
     max_minutes: PositiveFloat | None = None
     warmup_steps: NonNegativeInt = 100
@@ -110,6 +113,9 @@ class DiffusionOptions(StageOptions):
             eyes", because edits of one part have such prompts.
         control_dropout: Share of samples without a label map; use 0 if the denoiser is frozen.
         snr_gamma: Cap of the signal-to-noise ratio in the loss weight (Hang et al. 2023).
+        optimizer: adamw_8bit stores Adam's averages in 8 bits (needs bitsandbytes and a GPU).
+        gradient_checkpointing: Keep fewer activations of denoiser and ControlNet, and compute them
+            again in the backward pass.
     """
 
     batch_size: PositiveInt = 32
@@ -119,6 +125,8 @@ class DiffusionOptions(StageOptions):
     phrase_share: Share = 0.2
     control_dropout: Share = 0.25
     snr_gamma: PositiveFloat = 5.0
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +160,17 @@ class PriorRunOptions(Options):
 
     Args:
         seed: Seed of initial weights, data order and noise.
-        precision: Precision of forward passes where that is safe. bf16 is faster on GPUs and on
-            CPUs with AVX-512 BF16.
-        num_workers: Processes that read images; only used with a base.
+        precision: Precision of forward passes where that is safe, and of all weights of a base.
+            bf16 is faster on GPUs and on CPUs with AVX-512 BF16; fp16 needs a GPU.
+        num_workers: Processes that read the images that are encoded.
+        cache: Folder of encoded images and captions, which runs with the same data and networks
+            share; null takes `encodings` in the run folder.
         tick_steps: Steps between status lines.
         snapshot_steps: Steps between snapshots of model, state and sample grid.
         num_samples: Number of captions and of label maps in the sample grid, which shows every
             combination.
-        guidance_scale: Classifier-free guidance scale of the sample grid and of quality_samples.
+        num_inference_steps: Denoising steps of the sample grid and of quality_samples.
+        guidance_scale: Their classifier-free guidance scale.
         quality_samples: The last images of each dataset, which are not trained on. Samples under
             their masks and captions measure the result at the end (quality.json); 0 measures
             nothing.
@@ -168,11 +179,13 @@ class PriorRunOptions(Options):
     """
 
     seed: Seed = 0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     num_workers: NonNegativeInt = 0
+    cache: FilePath | None = None
     tick_steps: PositiveInt = 50
     snapshot_steps: PositiveInt = 500
     num_samples: PositiveInt = 5
+    num_inference_steps: PositiveInt = 20
     guidance_scale: NonNegativeFloat = 3.0
     quality_samples: NonNegativeInt = 0
     quality_parser: ParsingOptions = ParsingOptions()

@@ -98,6 +98,7 @@ class QualityCheck:
                 label_set,
                 self._segmenter(reference, label_set),
                 guidance_scale=options.guidance_scale,
+                num_inference_steps=options.num_inference_steps,
                 batch_size=options.diffusion.batch_size,
                 seed=options.seed,
             )
@@ -123,6 +124,7 @@ def measure_quality(
     segment: Segmenter,
     *,
     guidance_scale: float,
+    num_inference_steps: int,
     batch_size: int,
     seed: int = 0,
 ) -> PriorQuality:
@@ -148,6 +150,7 @@ def measure_quality(
                 prompts[rows],
                 make_control_image(label_maps[rows], palette),
                 guidance_scale=guidance_scale,
+                num_inference_steps=num_inference_steps,
                 seed=seed + start,
             )
         )

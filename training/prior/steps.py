@@ -1,15 +1,26 @@
 """Losses of a 2D prior: autoencoder, and denoiser with text encoder and ControlNet."""
 
+from contextlib import nullcontext
+from dataclasses import dataclass
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
 from mate3d.diffusion.networks import PriorNetworks
-from training.prior.captions import draw_captions
-from training.prior.data import PriorBatch
-from training.prior.models import encode_captions
-from training.prior.options import AutoencoderOptions, DiffusionOptions
+from torch_utils.batch_random import BatchRandom
+from training.prior.options import AutoencoderOptions
+
+
+@dataclass
+class PriorBatch:
+    """Inputs of the denoiser, of one part of a batch."""
+
+    latent_mean: Tensor  # [B, 4, h, w], of the encoder's posterior, not scaled
+    latent_std: Tensor  # [B, 4, h, w]
+    embeds: Tensor  # [B, T, E]
+    control: Tensor  # [C, 3, H, W] in 0..1, of the first C <= B samples
 
 
 def autoencoder_losses(
@@ -56,44 +67,39 @@ def denoising_losses(
     networks: PriorNetworks,
     scheduler: DDPMScheduler,
     batch: PriorBatch,
-    options: DiffusionOptions,
-    generator: torch.Generator,
+    random: BatchRandom,
+    *,
+    snr_gamma: float,
 ) -> dict[str, Tensor]:
     """Predict the noise of noised latents from caption and, for most samples, label map.
 
     Args:
-        generator: Draws noise, timesteps and dropout, on the CPU.
+        random: Draws noise and timesteps for each sample, on the CPU.
+        snr_gamma: See `snr_weights`.
+
+    Returns:
+        The total under `loss`, and the errors of the samples.
     """
     mean = batch.latent_mean
-    num = len(mean)
-
-    def normal() -> Tensor:
-        return torch.randn(mean.shape, generator=generator).to(mean.device)
-
+    device, num_controlled = mean.device, len(batch.control)
     factor = networks.vae.config.scaling_factor
-    latents = (mean + batch.latent_std * normal()) * factor
-    noise = normal()
-    num_timesteps = scheduler.config.num_train_timesteps
-    timesteps = torch.randint(num_timesteps, (num,), generator=generator).to(mean.device)
+    latents = (mean + batch.latent_std * random.randn(mean.shape).to(device)) * factor
+    noise = random.randn(mean.shape).to(device)
+    draws = random.rand((len(mean),)) * scheduler.config.num_train_timesteps
+    timesteps = draws.long().to(device)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    captions = draw_captions(
-        batch.captions,
-        dropout=options.caption_dropout,
-        phrase_share=options.phrase_share,
-        generator=generator,
-    )
-    embeds = encode_captions(networks, captions)
-    # The batch is shuffled, so its tail is a random selection.
-    num_controlled = num - int(round(num * options.control_dropout))
-    prediction = _predict(
-        networks, noisy_latents, timesteps, embeds, batch.control[:num_controlled]
-    )
+    prediction = _predict(networks, noisy_latents, timesteps, batch.embeds, batch.control)
     target = noise
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(latents, noise, timesteps)
     errors = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
-    loss = (snr_weights(scheduler, timesteps, options.snr_gamma) * errors).mean()
-    return {"loss": loss, "mse": errors.mean(), "mse_controlled": errors[:num_controlled].mean()}
+    losses = {
+        "loss": (snr_weights(scheduler, timesteps, snr_gamma) * errors).mean(),
+        "mse": errors,
+    }
+    if num_controlled > 0:
+        losses["mse_controlled"] = errors[:num_controlled]
+    return losses
 
 
 def _predict(
@@ -105,23 +111,32 @@ def _predict(
 ) -> Tensor:  # [B, 4, h, w]
     """Denoise; samples without a label map skip the ControlNet and get no residuals."""
     num_controlled, num = len(control), len(noisy_latents)
-    if num_controlled == 0:
-        return networks.unet(noisy_latents, timesteps, embeds).sample
-    down, mid = networks.controlnet(
-        noisy_latents[:num_controlled],
-        timesteps[:num_controlled],
-        embeds[:num_controlled],
-        controlnet_cond=control,
-        return_dict=False,
-    )
+    residuals = {}
+    if num_controlled > 0:
+        down, mid = networks.controlnet(
+            noisy_latents[:num_controlled],
+            timesteps[:num_controlled],
+            embeds[:num_controlled],
+            controlnet_cond=control,
+            return_dict=False,
+        )
+        down, mid = ([_pad(each, num) for each in group] for group in (down, [mid]))
+        residuals = {
+            "down_block_additional_residuals": down,
+            "mid_block_additional_residual": mid[0],
+        }
+    dtype, no_autocast = networks.unet.dtype, nullcontext()
+    if dtype != torch.float32:
+        # A frozen denoiser in half precision needs none: it would keep activations in float32.
+        no_autocast = torch.autocast(noisy_latents.device.type, enabled=False)
+    with no_autocast:
+        return networks.unet(
+            noisy_latents.to(dtype), timesteps, embeds.to(dtype), **residuals
+        ).sample
 
-    def pad(residual: Tensor) -> Tensor:
-        return F.pad(residual, (0, 0) * 3 + (0, num - num_controlled))
 
-    return networks.unet(
-        noisy_latents,
-        timesteps,
-        embeds,
-        down_block_additional_residuals=[pad(residual) for residual in down],
-        mid_block_additional_residual=pad(mid),
-    ).sample
+def _pad(
+    residual: Tensor,  # [C, ...]
+    num: int,
+) -> Tensor:  # [num, ...]
+    return F.pad(residual, (0, 0) * (residual.ndim - 1) + (0, num - len(residual)))

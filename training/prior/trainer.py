@@ -1,11 +1,14 @@
 """Train a 2D prior: a tiny Stable Diffusion with ControlNet, or a ControlNet on an existing one."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -14,32 +17,36 @@ from torch import Tensor, nn
 
 from mate3d.atomic import atomic_file
 from mate3d.diffusion.networks import PriorNetworks
+from mate3d.errors import UserError
 from mate3d.outputs.visualize import make_image_grid, save_image
+from torch_utils.batch_random import BatchRandom
+from torch_utils.distributed import is_main, run_on_main, world
 from torch_utils.interruption import stop_on_signal
+from training.batch_parts import BatchParts
+from training.data.loader import infinite_batches
+from training.prior.captions import draw_captions, possible_captions
 from training.prior.data import (
     CaptionedDatasets,
     CaptionedImages,
-    PriorBatch,
-    cached_batches,
     class_weights,
-    encode_posterior,
-    image_batches,
     load_images,
     make_control_image,
     make_normal_maps,
-    stream_batches,
     to_float,
 )
+from training.prior.encodings import EncodedImages, EncodedTexts
 from training.prior.models import (
     draw_samples,
-    fast_numerics,
+    encode_captions,
     load_base,
     make_tiny_networks,
+    optimizer_class,
+    plain_attention,
     save_prior,
 )
 from training.prior.options import PriorOptions, StageOptions
 from training.prior.quality import PriorQuality, QualityCheck
-from training.prior.steps import autoencoder_losses, denoising_losses
+from training.prior.steps import PriorBatch, autoencoder_losses, denoising_losses
 from training.run_folder.careful_loop import report_stop
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
@@ -47,6 +54,8 @@ from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
 QUALITY_FILE = "quality.json"
+_BASE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 _logger = logging.getLogger(__name__)
 
 
@@ -74,7 +83,7 @@ def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     if networks is None:
         return None
     if check is not None:
-        _save_quality(output / QUALITY_FILE, check.measure(networks))
+        run_on_main(lambda: _save_quality(output / QUALITY_FILE, check.measure(networks)))
     return output / MODEL_FOLDER
 
 
@@ -97,6 +106,8 @@ class PriorTrainer:
         self._options, self._dataset, self._command = options, dataset, command
         self._output = Path(options.output)
         self._device = options.device
+        if options.precision == "fp16" and self._device.type == "cpu":
+            raise UserError("precision=fp16 needs a GPU; use bf16 or fp32")
         first = {"autoencoder": options.autoencoder} if options.base is None else {}
         self._stages: dict[str, StageOptions] = {**first, "diffusion": options.diffusion}
         self._state_path = self._output / STATE_FILE
@@ -104,53 +115,61 @@ class PriorTrainer:
         parts = [[len(part), part.source.label_set.name] for part in dataset.datasets]
         self._model = [options.resolution, sizes, parts]
         self._state = read_state(self._state_path, self._model) if options.resume else None
+        self._parts = {
+            name: BatchParts(stage.batch_size, stage.accumulation, world(), f"prior.{name}")
+            for name, stage in self._stages.items()
+        }
         torch.manual_seed(options.seed)
 
     def train(self) -> PriorNetworks | None:
         """Train the remaining stages and save; return the networks, or None after a signal."""
         options, data = self._options, None
         if options.base is not None:
-            networks = load_base(options.base).to(self._device)
+            networks = load_base(options.base, _BASE_TYPES[options.precision])
         else:
             assert options.architecture is not None and options.autoencoder is not None
             data = load_images(self._dataset)
             networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
-            networks.to(self._device)
         monitor = Monitor(
             self._output,
             images_seen=sum(map(self._images_done, self._stages)),
             total_images=sum(map(_num_images, self._stages.values())),
+            is_main=is_main(),
         )
         with contextlib.closing(monitor) as self._monitor, stop_on_signal() as self._should_stop:
             stage = None if data is None else self._train_autoencoder(networks, data)
             if stage is None or stage.is_finished:
-                stage = self._train_diffusion(networks, self._make_batches(networks, data))
+                stage = self._train_diffusion(networks)
         if stage.is_finished:
-            return dataclasses.replace(networks, **dict(stage.averages.items()))
+            return self._complete(networks, stage).to(self._device)
         report_stop(stage.position, self._command)
         return None
 
-    def _make_batches(
-        self, networks: PriorNetworks, data: CaptionedImages | None
-    ) -> Iterator[PriorBatch]:
-        """Encode the whole dataset up front or, with a base, batch by batch."""
-        options = self._options
-        order = {
-            "batch_size": options.diffusion.batch_size,
-            "seed": options.seed,
-            "position": self._images_done("diffusion"),
-        }
-        for module in (networks.vae, networks.text_encoder, networks.unet):
-            module.eval().requires_grad_(False)
-        if data is None:
-            num_workers = options.num_workers
-            return stream_batches(self._dataset, networks.vae, num_workers=num_workers, **order)
-        latents = encode_posterior(networks.vae, data.images)
-        # Scales latents to unit variance.
-        factor = 1 / float(latents[0].std())
-        networks.vae.register_to_config(scaling_factor=factor)
-        _logger.info("latents of %d images, scaling factor %.3f", len(data.captions), factor)
-        return cached_batches(data, self._dataset.palette, *latents, **order)
+    def _complete(self, networks: PriorNetworks, stage: Stage) -> PriorNetworks:
+        """Return the networks that draw: with averaged weights, all in one precision."""
+        averages = dict(stage.averages.items())
+        if self._options.base is not None:
+            averages["controlnet"] = copy.deepcopy(averages["controlnet"]).to(networks.unet.dtype)
+        return dataclasses.replace(networks, **averages)
+
+    def _rows(self, name: str, num_items: int) -> Iterator[list[int]]:
+        """Yield the items of each part of this process's batches in a stage."""
+        parts = self._parts[name]
+        batches = infinite_batches(
+            num_items,
+            parts.process_batch_size,
+            seed=self._options.seed,
+            position=self._images_done(name),
+            rank=parts.world.rank,
+            num_replicas=parts.world.size,
+        )
+        for rows in batches:
+            for part in range(parts.accumulation):
+                yield rows[part :: parts.accumulation]
+
+    def _random(self, stage: Stage, part: int) -> BatchRandom:
+        key = (self._options.seed, list(self._stages).index(stage.name), stage.step)
+        return BatchRandom(key, self._parts[stage.name].places(part))
 
     def _images_done(self, name: str) -> int:
         """Return how many images an earlier run used in a stage."""
@@ -166,34 +185,27 @@ class PriorTrainer:
         if self._state is not None and self._state["name"] != "autoencoder":
             networks.vae.load_state_dict(self._state["vae"])
             return None
-        stage = self._make_stage("autoencoder", {"vae": networks.vae}, seed=self._options.seed)
+        stage = self._make_stage("autoencoder", {"vae": networks.vae.to(self._device)})
         normal_maps, normal_label_maps = make_normal_maps(
             options.num_normal_maps,
             self._options.resolution,
             self._options.seed,
             self._dataset.label_sets,
         )
-        batches = image_batches(
-            torch.cat([data.images, normal_maps]),
-            torch.cat([data.label_maps, normal_label_maps]),
-            batch_size=options.batch_size,
-            seed=self._options.seed,
-            position=stage.step * options.batch_size,
-            device=self._device,
-        )
+        images = torch.cat([data.images, normal_maps])
+        label_maps = torch.cat([data.label_maps, normal_label_maps])
+        rows = self._rows(stage.name, len(images))
         num_classes = len(self._dataset.palette)
         weights = class_weights(data.label_maps, num_classes, options.part_balance)
-        weights = weights.to(self._device)
         latent_shape = networks.unet.config.in_channels, *(2 * [networks.unet.config.sample_size])
 
-        def compute_losses() -> dict[str, Tensor]:
-            noise = torch.randn(options.batch_size, *latent_shape, generator=stage.generator)
-            images, label_map = next(batches)
+        def compute_losses(part: int) -> dict[str, Tensor]:
+            chosen, random = next(rows), self._random(stage, part)
             return autoencoder_losses(
                 networks.vae,
-                images,
-                weights[label_map].unsqueeze(1),
-                noise.to(self._device),
+                to_float(images[chosen].to(self._device)),
+                weights[label_maps[chosen].long()].unsqueeze(1).to(self._device),
+                random.randn((len(chosen), *latent_shape)).to(self._device),
                 options,
             )
 
@@ -205,23 +217,56 @@ class PriorTrainer:
         networks.vae = stage.averages["vae"]
         return stage
 
-    def _train_diffusion(self, networks: PriorNetworks, batches: Iterator[PriorBatch]) -> Stage:
+    def _train_diffusion(self, networks: PriorNetworks) -> Stage:
         """Train the ControlNet and, without a base, denoiser and text encoder with it."""
-        options = self._options.diffusion
-        is_base = self._options.base is not None
+        options, is_base = self._options.diffusion, self._options.base is not None
+        for module in (networks.vae, networks.text_encoder, networks.unet):
+            module.eval().requires_grad_(False)
+        encoded, encode_texts = self._encode(networks)
         names = ("controlnet",) if is_base else ("unet", "text_encoder", "controlnet")
-        trained = {name: networks.modules()[name].train().requires_grad_() for name in names}
-        stage = self._make_stage("diffusion", trained, seed=self._options.seed + 1)
+        if options.gradient_checkpointing:
+            networks.unet.enable_gradient_checkpointing()
+            networks.controlnet.enable_gradient_checkpointing()
+        networks.unet.to(self._device)
+        trained = {
+            name: networks.modules()[name].to(self._device).train().requires_grad_()
+            for name in names
+        }
+        parts = self._parts["diffusion"]
+        num_controlled = options.batch_size - round(options.batch_size * options.control_dropout)
+        stage = self._make_stage(
+            "diffusion",
+            trained,
+            optimizer=optimizer_class(options.optimizer, self._device),
+            uses_all=num_controlled >= parts.num_units,
+        )
         scheduler = DDPMScheduler.from_config(networks.scheduler.config)
         total = sum(map(_num_images, self._stages.values()))
-        averaged = dataclasses.replace(networks, **dict(stage.averages.items()))
+        rows, captions = self._rows(stage.name, len(encoded.rows)), self._dataset.captions
 
-        def compute_losses() -> dict[str, Tensor]:
-            return denoising_losses(networks, scheduler, next(batches), options, stage.generator)
+        def compute_losses(part: int) -> dict[str, Tensor]:
+            chosen = [encoded.rows[row] for row in next(rows)]
+            random = self._random(stage, part)
+            drawn = draw_captions(
+                [captions[row] for row in chosen],
+                dropout=options.caption_dropout,
+                phrase_share=options.phrase_share,
+                random=random,
+            )
+            # The batch is shuffled, so its first samples are a random selection.
+            controlled = [place < num_controlled for place in parts.places(part)]
+            label_maps = encoded.label_maps(chosen[: sum(controlled)])
+            batch = PriorBatch(
+                *encoded.posterior(chosen),
+                embeds=encode_texts(drawn),
+                control=make_control_image(label_maps, self._dataset.palette).to(self._device),
+            )
+            return denoising_losses(networks, scheduler, batch, random, snr_gamma=options.snr_gamma)
 
         def save() -> None:
+            averaged = dataclasses.replace(networks, **dict(stage.averages.items()))
             save_prior(self._output / MODEL_FOLDER, averaged, with_base=not is_base)
-            self._save_samples(averaged, stage.step)
+            self._save_samples(self._complete(networks, stage), stage.step)
             # Written last, so that a state never lacks the model that belongs to it.
             frozen = {} if is_base else {"vae": networks.vae.state_dict()}
             write_state(self._state_path, stage.state_dict() | frozen, self._model)
@@ -229,7 +274,25 @@ class PriorTrainer:
         self._run(stage, compute_losses, save, images_before=total - _num_images(options))
         return stage
 
-    def _make_stage(self, name: str, networks: dict[str, nn.Module], *, seed: int) -> Stage:
+    def _encode(
+        self, networks: PriorNetworks
+    ) -> tuple[EncodedImages, Callable[[list[str]], Tensor]]:
+        """Encode all images and, if the text encoder is frozen, all captions."""
+        options = self._options
+        cache = self._output / "encodings" if options.cache is None else Path(options.cache)
+        encoded = EncodedImages(
+            cache, self._dataset, networks.vae, self._device, num_workers=options.num_workers
+        )
+        if options.base is None:
+            # Scales latents to unit variance.
+            factor = 1 / encoded.deviation()
+            networks.vae.register_to_config(scaling_factor=factor)
+            _logger.info("scaling factor of latents %.3f", factor)
+            return encoded, partial(encode_captions, networks)
+        texts = possible_captions(self._dataset.captions, options.diffusion.phrase_share)
+        return encoded, EncodedTexts(cache, texts, networks, self._device)
+
+    def _make_stage(self, name: str, networks: dict[str, nn.Module], **more: Any) -> Stage:
         """Return a stage at its start, or where an earlier run saved it."""
         options = self._stages[name]
         stage = Stage(
@@ -238,7 +301,9 @@ class PriorTrainer:
             options,
             warmup=lambda step, _: (step + 1) / max(options.warmup_steps, 1),
             ema_decay=options.ema_decay,
-            seed=seed,
+            precision=self._options.precision,
+            accumulation=options.accumulation,
+            **more,
         )
         if self._state is not None and self._state["name"] == name:
             stage.load_state_dict(self._state)
@@ -248,26 +313,22 @@ class PriorTrainer:
     def _run(
         self,
         stage: Stage,
-        compute_losses: Callable[[], dict[str, Tensor]],
+        compute_losses: Callable[[int], dict[str, Tensor]],
         save: Callable[[], None],
         *,
         images_before: int,
     ) -> None:
-        options = self._options
-
-        def compute() -> dict[str, Tensor]:
-            with fast_numerics(self._device, options.precision):
-                return compute_losses()
-
-        stage.run(
-            compute,
-            save,
-            self._monitor,
-            should_stop=self._should_stop,
-            tick_steps=options.tick_steps,
-            snapshot_steps=options.snapshot_steps,
-            images_before=images_before,
-        )
+        is_small = self._options.base is None
+        with plain_attention(self._device) if is_small else contextlib.nullcontext():
+            stage.run(
+                compute_losses,
+                save,
+                self._monitor,
+                should_stop=self._should_stop,
+                tick_steps=self._options.tick_steps,
+                snapshot_steps=self._options.snapshot_steps,
+                images_before=images_before,
+            )
 
     @torch.no_grad()
     def _save_reconstructions(self, stage: Stage) -> None:
@@ -283,11 +344,20 @@ class PriorTrainer:
         count = min(self._options.num_samples, len(self._dataset))
         examples = self._dataset.examples(count)
         control = make_control_image(examples.label_maps, self._dataset.palette)
-        scale = self._options.guidance_scale
+        networks.to(self._device)
         rows = [
-            draw_samples(networks, [caption] * count, control, guidance_scale=scale)
+            draw_samples(
+                networks,
+                [caption] * count,
+                control,
+                guidance_scale=self._options.guidance_scale,
+                num_inference_steps=self._options.num_inference_steps,
+            )
             for caption in examples.captions
         ]
+        networks.vae.to("cpu")
+        if self._options.base is not None:
+            networks.text_encoder.to("cpu")
         grid = make_image_grid(torch.cat([control * 2 - 1, *rows]), count)
         save_image(self._output / f"samples_{step:06d}.png", grid)
 

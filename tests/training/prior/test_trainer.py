@@ -16,9 +16,9 @@ from scripts import train_prior as script
 from tests.mate3d.photo.networks import save_segmenter
 from tests.training.data.shard_data import edit_json, write_shards
 from training.data.preparation.photo_options import ParsingOptions
-from training.prior import quality, trainer
+from training.prior import quality
 from training.prior.data import CaptionedDatasets, DatasetPart, load_images
-from training.prior.models import draw_samples, load_base
+from training.prior.models import load_base
 from training.prior.options import (
     AutoencoderOptions,
     DiffusionOptions,
@@ -43,10 +43,8 @@ TINY = PriorArchitecture(
 
 
 @pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch):
-    """Draw in two steps, and measure with a segmenter that has learned little."""
-    for module in (trainer, quality):
-        monkeypatch.setattr(module, "draw_samples", partial(draw_samples, num_inference_steps=2))
+def _quick_quality(monkeypatch):
+    """Measure with a segmenter that has learned little."""
     monkeypatch.setattr(quality, "train_segmenter", partial(train_segmenter, steps=5))
 
 
@@ -65,6 +63,7 @@ def options(dataset_folder: Path, tmp_path: Path) -> PriorOptions:
         tick_steps=2,
         snapshot_steps=2,
         num_samples=1,
+        num_inference_steps=2,
     )
 
 
