@@ -102,7 +102,9 @@ class EncodedImages:
 
     def label_maps(self, rows: Sequence[int]) -> Tensor:  # [B, H, W] uint8
         """Return label maps, on the CPU."""
-        return torch.stack([self._label_map(*self._find(row)) for row in rows])
+        content = bytearray().join(_unpack(*self._find(row)) for row in rows)
+        values = torch.from_numpy(np.frombuffer(content, dtype=np.uint8))
+        return values.view(-1, self.resolution, self.resolution)
 
     def deviation(self) -> float:
         """Return the standard deviation of all means."""
@@ -110,12 +112,6 @@ class EncodedImages:
 
     def _find(self, row: int) -> tuple[_Shard, int]:
         return self._shards[row // _SHARD_ITEMS], row % _SHARD_ITEMS
-
-    def _label_map(self, shard: _Shard, item: int) -> Tensor:
-        start, end = [0, *shard["label_map_end"][: item + 1].tolist()][item : item + 2]
-        content = zlib.decompress(shard["label_map"][start:end].numpy().tobytes())
-        values = np.frombuffer(bytearray(content), dtype=np.uint8)
-        return torch.from_numpy(values).view(self.resolution, self.resolution)
 
 
 class EncodedTexts:
@@ -212,6 +208,11 @@ def _require_finite(what: str, shard: _Shard) -> None:
 def _pack(label_map: Tensor) -> Tensor:  # [H, W] uint8 -> [bytes] uint8
     packed = zlib.compress(label_map.numpy().tobytes(), 1)
     return torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
+
+
+def _unpack(shard: _Shard, item: int) -> bytes:
+    start, end = [0, *shard["label_map_end"][: item + 1].tolist()][item : item + 2]
+    return zlib.decompress(shard["label_map"][start:end].numpy().tobytes())
 
 
 def _contents(module: nn.Module) -> Iterable[bytes]:
