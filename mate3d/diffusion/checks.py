@@ -48,13 +48,34 @@ def check_tensors(network: nn.Module, missing: Collection[str], what: str) -> No
             raise UserError(f"{what} has numbers that are not finite in {name} ({tensor.dtype})")
 
 
-def check_fit(networks: PriorNetworks, prior: str, controlnet: str, vae: str) -> None:
+def check_vae(vae: nn.Module, own: nn.Module, what: str) -> None:
+    """Refuse an autoencoder whose latents cannot be those of the prior's own.
+
+    Raises:
+        UserError: Names the number that differs.
+    """
+    facts = [
+        {
+            "latent channels": each.config.latent_channels,
+            "levels": len(each.config.block_out_channels),
+            "scaling factor": each.config.scaling_factor,
+        }
+        for each in (vae, own)
+    ]
+    if type(vae) is not type(own):
+        # Tiny autoencoders give scaled latents.
+        del facts[0]["scaling factor"]
+    for name, value in facts[0].items():
+        if value != facts[1][name]:
+            raise UserError(f"{what} has {name} {value}, the prior's own {facts[1][name]}")
+
+
+def check_fit(networks: PriorNetworks, prior: str, controlnet: str) -> None:
     """Refuse networks that do not fit together.
 
     Args:
         prior: The option of the prior and its value, for messages.
         controlnet: The same for the ControlNet.
-        vae: The same for the autoencoder.
 
     Raises:
         UserError: Names the option and the number that differs.
@@ -64,10 +85,6 @@ def check_fit(networks: PriorNetworks, prior: str, controlnet: str, vae: str) ->
     text_encoder = networks.text_encoder.config
     if unet.addition_embed_type is not None:
         raise UserError(f"{prior} is a Stable Diffusion XL; use 1.x or 2.x")
-    if unet.out_channels != channels:
-        raise UserError(
-            f"{vae}: its latents have {channels} channels, the UNet's {unet.out_channels}"
-        )
     if unet.in_channels != channels:
         raise UserError(
             f"{prior}: its UNet reads {unet.in_channels} channels instead of the {channels} of"
@@ -87,6 +104,12 @@ def check_fit(networks: PriorNetworks, prior: str, controlnet: str, vae: str) ->
         raise UserError(
             f"{prior} predicts '{scheduler.prediction_type}'; use a model that predicts"
             f" {' or '.join(PREDICTION_TYPES)}"
+        )
+    sizes = {size} if isinstance(size := unet.sample_size, int) else {*(size or ())}
+    if len(sizes) != 1:
+        raise UserError(
+            f"{prior}: its UNet was trained on latents of size {size}; only square ones work"
+            " (sample_size in its config.json)"
         )
     if networks.controlnet is not None:
         _check_controlnet(networks, controlnet)

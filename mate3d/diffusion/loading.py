@@ -17,13 +17,14 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mate3d.checkpoints.assets import where_to_find
-from mate3d.diffusion.checks import check_fit, check_kind, check_tensors
+from mate3d.diffusion.checks import check_fit, check_kind, check_tensors, check_vae
 from mate3d.diffusion.networks import PriorNetworks
 from mate3d.diffusion.places import Place, choose_weights, find_controlnet, find_place
 from mate3d.errors import UserError
@@ -79,18 +80,13 @@ def load_prior(
     with _quiet():
         networks = loader.prior(prior)
         if vae is not None:
-            networks.vae = loader.vae(vae)
+            own, networks.vae = networks.vae, loader.vae(vae)
+            check_vae(networks.vae, own, f"{names.vae}={vae}")
         if controlnet is not None:
             networks.controlnet = loader.controlnet(controlnet, subfolder)
-    whats = [
-        f"{names.prior}={prior}" if value is None else f"{option}={value}"
-        for option, value in (
-            (names.prior, prior),
-            (names.controlnet, controlnet),
-            (names.vae, vae),
-        )
-    ]
-    check_fit(networks, *whats)
+    what = f"{names.prior}={prior}"
+    check_fit(networks, what, what if controlnet is None else f"{names.controlnet}={controlnet}")
+    _fill_in(networks)
     return networks.to(torch.device(device))
 
 
@@ -199,6 +195,15 @@ class _Loader:
         return network
 
 
+def _fill_in(networks: PriorNetworks) -> None:
+    """Replace what configurations leave out or write in another way."""
+    size = networks.unet.config.sample_size
+    networks.unet.register_to_config(sample_size=size if isinstance(size, int) else size[0])
+    # Tokenizers without a length of their own have a huge number.
+    longest = networks.text_encoder.config.max_position_embeddings
+    networks.tokenizer.model_max_length = min(networks.tokenizer.model_max_length, longest)
+
+
 def _config_beside(place: Place, name: str) -> str | None:
     """Return the folder of a single file if its configuration is there; else the hub is asked."""
     return str(place.folder) if (place.folder / name).is_file() else None
@@ -217,7 +222,19 @@ def _loading_errors(what: str, part: object) -> Iterator[None]:
         yield
     except _ERRORS as error:
         reason = " ".join(str(error).split())[:300]
+        if _is_about_hub(error):
+            reason = (
+                "its configuration (model_index.json and its folders, or config.json) is not beside"
+                " it, and the hub does not answer"
+            )
         raise UserError(f"{what}: {part} cannot be loaded: {reason}") from error
+
+
+def _is_about_hub(error: BaseException) -> bool:
+    causes = [error]
+    while causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    return any(isinstance(cause, HTTPError | OfflineModeIsEnabled) for cause in causes)
 
 
 @contextmanager

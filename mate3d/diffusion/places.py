@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from mate3d.checkpoints.assets import folder_or_asset, where_to_find
-from mate3d.checkpoints.hub import hub_errors, is_hub_id
+from mate3d.checkpoints.hub import hub_errors, is_hub_id, read_repository
 from mate3d.errors import UserError
 
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -23,6 +23,10 @@ _WEIGHTS = re.compile(
 _DEPTH = 3
 # Networks of a Stable Diffusion beside its ControlNet.
 _OTHER_NETWORKS = ("vae", "unet", "text_encoder", "safety_checker", "image_encoder")
+_HUB_ADVICE = (
+    "; python -m scripts.download_weights what=mate3d_cat fetches the weights of a preset, for use"
+    " without a network"
+)
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -52,8 +56,10 @@ class Place:
         """
         folder = self.folder
         if folder is None:
-            with _hub_errors(self.what, self.repo_id):
-                folder = Path(snapshot_download(self.repo_id, allow_patterns=list(names)))
+            # Unlike whole snapshots, single files show no progress if they are in the cache.
+            with _hub_errors(self.what), hub_errors(self.repo_id):
+                paths = [Path(hf_hub_download(self.repo_id, name)) for name in names]
+            folder = paths[0].parents[names[0].count("/")]
         for name in names:
             check_file(folder / name, self.what)
         return folder
@@ -78,9 +84,7 @@ def find_place(location: str, option: str, *patterns: str) -> Place:
         check_file(path, what)
         return Place(what, path.parent, single_file=path)
     if path.is_dir():
-        found = (each for depth in range(_DEPTH + 1) for each in path.glob("*/" * depth + "*"))
-        files = sorted(each.relative_to(path).as_posix() for each in found if each.is_file())
-        return Place(what, path, files=tuple(files))
+        return Place(what, path, files=_list_files(path))
     # A hub id looks like a relative path; if its first part is a folder here, it is a path.
     if not is_hub_id(location) or path.parent.is_dir():
         raise UserError(
@@ -88,16 +92,16 @@ def find_place(location: str, option: str, *patterns: str) -> Place:
             f" ({', '.join(SINGLE_FILES)}) or a hub id (owner/name)"
             f"{where_to_find(location, *patterns)}"
         )
-    with _hub_errors(what, location):
+    try:
+        with _hub_errors(what):
+            siblings = read_repository(location, "main").siblings
+        return Place(what, None, location, tuple(file.rfilename for file in siblings))
+    except UserError as error:
         try:
-            return Place(what, None, location, tuple(HfApi().list_repo_files(location)))
-        except (HTTPError, OfflineModeIsEnabled) as error:
-            try:
-                folder = Path(snapshot_download(location, local_files_only=True))
-            except LocalEntryNotFoundError:
-                raise error from None
-            found = (each.relative_to(folder) for each in folder.rglob("*") if each.is_file())
-            return Place(what, folder, files=tuple(sorted(map(Path.as_posix, found))))
+            folder = Path(snapshot_download(location, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise error from None
+        return Place(what, folder, files=_list_files(folder))
 
 
 def choose_weights(
@@ -189,12 +193,16 @@ def check_file(path: Path, what: str) -> None:
 
 
 @contextmanager
-def _hub_errors(what: str, repo_id: str) -> Iterator[None]:
+def _hub_errors(what: str) -> Iterator[None]:
     try:
-        with hub_errors(repo_id):
-            yield
+        yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError(f"{what}: {error}{_HUB_ADVICE}") from error
+
+
+def _list_files(folder: Path) -> tuple[str, ...]:
+    found = (each for depth in range(_DEPTH + 1) for each in folder.glob("*/" * depth + "*"))
+    return tuple(sorted(each.relative_to(folder).as_posix() for each in found if each.is_file()))
 
 
 def _parent(name: str) -> str:
