@@ -36,7 +36,7 @@ import torch
 from common import cpu_name, peak_memory_gib, read_words, report
 
 from editing.edited_generator import EditedGenerator
-from editing.guidance.controlnet import load_controlnet_guidance
+from editing.guidance.loading import load_controlnet_guidance
 from editing.head_scale import HeadScale
 from editing.loop import EditLoop, EditTarget
 from editing.masks import find_mask, load_painted_mask

@@ -20,6 +20,7 @@ from editing.regions import PaintedView, added_labels, edit_mask
 from editing.views import SourceView, find_softness, view_source
 from mate3d.errors import UserError
 from mate3d.generator import RenderOutput
+from mate3d.label_colors import palette_of
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 from torch_utils.stages import stage
 
@@ -73,7 +74,10 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
+        label_set = edited.generator.label_set
+        self.palette = label_set.palette
         if options.weights.distillation:
+            self.palette = palette_of(label_set, target.guidance.label_colors)
             self.objective = make_objective(
                 options.objective,
                 options.distillation,
@@ -342,7 +346,7 @@ class EditLoop:
             return None
         if self.options.condition == "fixed":
             label_map = source.label_map
-        return (colorize_label_map(label_map, self.edited.generator.label_set) + 1) / 2
+        return (colorize_label_map(label_map, self.palette) + 1) / 2
 
     def _next_view(self) -> tuple[int | None, SourceView]:
         """Return the next fixed camera's index and view, or no index and a new random view."""

@@ -13,7 +13,6 @@ from mate3d.options import (
     Options,
     PositiveFloat,
     PositiveInt,
-    Precision,
     Range,
     Seed,
     Share,
@@ -24,6 +23,7 @@ MaskLoss = Literal["classes", "silhouette"]
 ObjectiveName = Literal["sds", "csd", "dds", "denoised"]
 Blend = Literal["blended", "image", "normals"]
 Weighting = Literal["variance", "uniform"]
+PriorPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseLevel = Annotated[float, Above(0, up_to=1)]
 
 
@@ -208,20 +208,30 @@ class EditOptions(Options):
                 raise OptionError(name, (low, high), "use [minimum,maximum]")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GuidanceOptions(Options):
     """The diffusion prior that guides an edit.
 
     Args:
-        prior: Stable Diffusion in diffusers format: a folder, a Hugging Face hub id, or demo_prior,
-            which comes with the project.
-        controlnet: ControlNet trained on colour-coded label maps; null uses the prior's own.
-        precision: Precision of the prior's networks.
+        prior: Stable Diffusion 1.x or 2.x: a folder in diffusers' format, one file (.safetensors,
+            .ckpt), a Hugging Face hub id, or demo_prior, which comes with the project.
+        controlnet: ControlNet on coloured label maps, in one of these places; null uses the prior's
+            own.
+        controlnet_subfolder: Folder of the ControlNet there; null if it holds only one.
+        vae: Autoencoder in place of the prior's own, such as a tiny one; null keeps it.
+        variant: Variant of the files, such as fp16; null takes what fits the precision.
+        palette: Colours of labels on which the ControlNet was trained: a label set, or a YAML file
+            with lines such as "ears: [76, 153, 0]"; null takes those of the generator's labels.
+        precision: Precision of the prior's networks; auto is fp16 on a GPU and bf16 on a CPU.
     """
 
     prior: FilePath = "demo_prior"
-    controlnet: FilePath | None
-    precision: Precision = "fp32"
+    controlnet: FilePath | None = None
+    controlnet_subfolder: str | None = None
+    vae: FilePath | None = None
+    variant: str | None = None
+    palette: FilePath | None = None
+    precision: PriorPrecision = "fp32"
 
 
 @dataclass(frozen=True)

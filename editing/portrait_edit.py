@@ -183,14 +183,14 @@ def load_guidance(options: GuidanceOptions, device: torch.device) -> Guidance:
         UserError: If it is missing, damaged or of another kind.
     """
     with stage("Loading the prior"):
-        from editing.guidance.controlnet import load_controlnet_guidance
+        from editing.guidance.loading import load_controlnet_guidance
 
         return load_controlnet_guidance(**config_to_dict(options), device=device)
 
 
 def _load(guidance: Guidance | Callable[[], Guidance] | None, device: torch.device) -> Guidance:
     if guidance is None:
-        return load_guidance(GuidanceOptions(controlnet=None), device)
+        return load_guidance(GuidanceOptions(), device)
     return guidance if hasattr(guidance, "predict_noise") else guidance()
 
 

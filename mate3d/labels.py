@@ -3,7 +3,7 @@
 Label sets are defined by the files in `mate3d/label_sets/`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -225,10 +225,11 @@ def segmentation_to_label_map(
 
 def colorize_label_map(
     label_map: Tensor,  # [B, H, W] integer in 0..K-1
-    label_set: LabelSet,
+    colors: LabelSet | Sequence[tuple[int, int, int]],
 ) -> Tensor:  # [B, 3, H, W] float32 in [-1, 1]
-    """Paint each pixel in its class's palette colour."""
-    palette = torch.tensor(label_set.palette, dtype=torch.float32, device=label_map.device)
+    """Paint each pixel in its class's colour, of a label set's palette or another one."""
+    palette = colors.palette if isinstance(colors, LabelSet) else colors
+    palette = torch.tensor(palette, dtype=torch.float32, device=label_map.device)
     return (palette[label_map.long()] / 127.5 - 1).permute(0, 3, 1, 2)
 
 

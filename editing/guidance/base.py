@@ -6,6 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mate3d.label_colors import Color
+
 
 @dataclass(frozen=True)
 class PromptEmbeds:
@@ -27,7 +29,13 @@ class PromptEmbeds:
 
 
 class Guidance(Protocol):
-    """A frozen latent diffusion model; it keeps no state of the edit."""
+    """A frozen latent diffusion model; it keeps no state of the edit.
+
+    Attributes:
+        label_colors: Colours of labels in its condition, by name; None are the label set's own.
+    """
+
+    label_colors: Mapping[str, Color] | None
 
     @property
     def image_size(self) -> int:

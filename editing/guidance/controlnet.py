@@ -1,50 +1,40 @@
-"""Stable Diffusion with a mask ControlNet, loaded through diffusers and frozen."""
+"""Stable Diffusion with a mask ControlNet, frozen."""
 
 import logging
-import os
-import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.utils import logging as transformers_logging
 
 from editing.guidance.base import PromptEmbeds
 from editing.guidance.vocabulary import ignored_words, unknown_words
 from editing.regions import is_member
-from mate3d.checkpoints.assets import named_asset, where_to_find
+from mate3d.diffusion.networks import PriorNetworks
 from mate3d.errors import UserError
-from mate3d.options import Precision
-from torch_utils.ops.execution import DTYPES
+from mate3d.label_colors import Color
 
 _logger = logging.getLogger(__name__)
-_HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 
 
 class ControlNetGuidance(nn.Module):
     """Frozen VAE, text encoder, UNet and ControlNet behind the `Guidance` protocol.
 
     Args:
-        pipeline: Loaded pipeline; its parts are set to eval mode without gradients.
+        networks: Loaded networks; they are set to eval mode without gradients.
     """
 
-    def __init__(self, pipeline: StableDiffusionControlNetPipeline | StableDiffusionPipeline):
+    label_colors: Mapping[str, Color] | None = None
+
+    def __init__(self, networks: PriorNetworks):
         super().__init__()
-        self.vae = pipeline.vae
-        self.text_encoder = pipeline.text_encoder
-        self.unet = pipeline.unet
-        self.controlnet = getattr(pipeline, "controlnet", None)
-        self.tokenizer = pipeline.tokenizer
-        self.prediction_type = pipeline.scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"guidance predicts '{self.prediction_type}'; use epsilon or v_prediction models"
-            )
-        alphas_cumprod = pipeline.scheduler.alphas_cumprod.float().to(pipeline.device)
+        self.vae = networks.vae
+        self.text_encoder = networks.text_encoder
+        self.unet = networks.unet
+        self.controlnet = networks.controlnet
+        self.tokenizer = networks.tokenizer
+        self.prediction_type = networks.scheduler.config.prediction_type
+        alphas_cumprod = networks.scheduler.alphas_cumprod.float().to(networks.unet.device)
         self.register_buffer("alphas_cumprod", alphas_cumprod)
         self.eval().requires_grad_(False)
 
@@ -208,63 +198,3 @@ def _label_shares(
             texts.append(text)
             shares.append(F.interpolate(is_inside.float(), size=size, mode="area"))
     return texts, shares
-
-
-def load_controlnet_guidance(
-    prior: str,
-    controlnet: str | None = None,
-    *,
-    precision: Precision = "fp32",
-    device: str | torch.device = "cpu",
-) -> ControlNetGuidance:
-    """Load the guidance from folders in diffusers' format or from hub ids.
-
-    Args:
-        prior: Stable Diffusion, with or without its ControlNet in the same folder; also the name
-            of an included one.
-        controlnet: ControlNet on colour-coded label maps; None takes the prior's own, if any.
-        precision: Precision of all networks; latents and noise stay fp32.
-        device: Where the networks run.
-
-    Raises:
-        UserError: If a path is neither a folder of that kind nor a reachable hub id.
-    """
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    options = {"local_files_only": is_offline}
-    prior = str(named_asset(prior) or prior)
-    _check_location(prior, "guidance.prior", "model_index.json", "*/model_index.json")
-    if controlnet is not None:
-        inside = ("controlnet/config.json", "*/controlnet/config.json")
-        _check_location(controlnet, "guidance.controlnet", "config.json", *inside)
-    parts = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
-    has_own = (Path(prior) / "controlnet" / "config.json").is_file()
-    has_controlnet = controlnet is not None or has_own
-    kind = StableDiffusionControlNetPipeline if has_controlnet else StableDiffusionPipeline
-    try:
-        if controlnet is not None:
-            parts["controlnet"] = ControlNetModel.from_pretrained(controlnet, **options)
-        pipeline = kind.from_pretrained(prior, **parts, **options, requires_safety_checker=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load guidance from '{prior}': {reason}") from None
-    if precision != "fp32":
-        pipeline = pipeline.to(dtype=DTYPES[precision])
-    return ControlNetGuidance(pipeline.to(device))
-
-
-def _check_location(location: str, option: str, required_file: str, *patterns: str) -> None:
-    path, advice = Path(location), where_to_find(location, *patterns)
-    if path.is_dir():
-        if not (path / required_file).is_file():
-            raise UserError(
-                f"{option}={location} is not a model in diffusers' format (no {required_file})"
-                f"{advice}"
-            )
-    # A hub id looks like a relative path; if its first part is a folder here, it is a path.
-    elif not _HUB_ID.fullmatch(location) or path.parent.is_dir():
-        raise UserError(
-            f"{option} not found: {location}; use a folder in diffusers' format or a hub id"
-            f" (owner/name){advice}"
-        )

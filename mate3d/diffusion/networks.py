@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    DDIMScheduler,
+    UNet2DConditionModel,
+)
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -14,7 +20,7 @@ NETWORK_NAMES = ("vae", "text_encoder", "unet", "controlnet")
 class PriorNetworks:
     """The parts of Stable Diffusion with a ControlNet; `scheduler` holds the noise schedule."""
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | AutoencoderTiny
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from editing.guidance.base import PromptEmbeds
-from editing.guidance.controlnet import load_controlnet_guidance
+from editing.guidance.loading import load_controlnet_guidance
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, colorize_label_map
 from tests.editing.conftest import make_tiny_pipeline
@@ -210,26 +210,3 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     pipeline.controlnet.save_pretrained(tmp_path / "controlnet")
     guidance = load_controlnet_guidance(str(tmp_path / "sd"), str(tmp_path / "controlnet"))
     guidance.predict_noise(*inputs, control_image, **scales)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"prior": "tests"}, "no model_index.json"),
-        ({"prior": "PRIOR", "controlnet": "tests"}, "no config.json"),
-        ({"prior": "nowhere"}, "guidance.prior not found: nowhere.*: demo_prior"),
-        ({"prior": "RUN"}, "no model_index.json.*; use .*run.model$"),
-        ({"prior": "PRIOR", "controlnet": "RUN"}, "no config.json.*; use .*run.model.controlnet$"),
-        ({"prior": "PRIOR", "controlnet": "RUN/model"}, "; use .*run.model.controlnet$"),
-        ({"prior": "DAMAGED"}, "cannot load guidance"),
-    ],
-)
-def test_wrong_locations_are_named(prior_folder, tmp_path, arguments, message):
-    (tmp_path / "run" / "model" / "controlnet").mkdir(parents=True)
-    (tmp_path / "run" / "model" / "controlnet" / "config.json").touch()
-    (tmp_path / "run" / "model" / "model_index.json").write_text("{broken")
-    places = {"PRIOR": prior_folder, "RUN": tmp_path / "run", "DAMAGED": tmp_path / "run/model"}
-    for place, path in places.items():
-        arguments = {name: text.replace(place, str(path)) for name, text in arguments.items()}
-    with pytest.raises(UserError, match=message):
-        load_controlnet_guidance(**arguments)

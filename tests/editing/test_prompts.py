@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from editing.guidance.controlnet import load_controlnet_guidance
+from editing.guidance.loading import load_controlnet_guidance
 from editing.guidance.vocabulary import ignored_words, unknown_words
 from editing.objectives import ObjectiveView, make_objective
 from editing.options import ObjectiveOptions

@@ -15,17 +15,15 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mate3d.atomic import atomic_folder
-from mate3d.checkpoints.assets import folder_or_asset, where_to_find
+from mate3d.diffusion.loading import PriorOptionNames, load_prior
 from mate3d.diffusion.networks import NETWORK_NAMES, PriorNetworks
 from mate3d.errors import UserError
 from training.prior.options import PriorArchitecture
@@ -186,43 +184,23 @@ def _make_unet(a: PriorArchitecture, latent_resolution: int) -> UNet2DConditionM
     )
 
 
-def load_base(folder: str | Path, dtype: torch.dtype = torch.float32) -> PriorNetworks:
-    """Load a Stable Diffusion folder; its ControlNet starts as a copy of the denoiser's encoder.
+def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> PriorNetworks:
+    """Load a Stable Diffusion; its ControlNet starts as a copy of the denoiser's encoder.
 
     Args:
-        folder: Folder in diffusers' format, as written by `save_pretrained`, or the name of an
-            included one.
+        base: What `load_prior` takes.
         dtype: Precision of all networks but the ControlNet, which is trained.
 
     Raises:
-        UserError: If the folder is missing or does not hold a Stable Diffusion.
+        UserError: If it is missing, damaged, incomplete or another kind of model.
     """
-    folder = folder_or_asset(folder)
-    if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"base {folder} is not a Stable Diffusion folder in diffusers' format (no"
-            f" model_index.json){where_to_find(folder, '*/model_index.json')}"
-        )
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=None, local_files_only=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"base {folder} cannot be loaded: {error}") from None
-    num_levels = len(pipeline.vae.config.block_out_channels)
-    controlnet = ControlNetModel.from_unet(
-        pipeline.unet, conditioning_embedding_out_channels=_CONTROL_CHANNELS[:num_levels]
-    )
-    # diffusers loads its networks as float32; transformers keeps the precision of the files.
-    pipeline.to(dtype)
-    return PriorNetworks(
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        unet=pipeline.unet,
-        controlnet=controlnet,
-        scheduler=DDIMScheduler.from_config(pipeline.scheduler.config),
-    )
+    networks = load_prior(str(base), dtype=dtype, names=PriorOptionNames(prior="prior.base"))
+    num_levels = len(networks.vae.config.block_out_channels)
+    channels = _CONTROL_CHANNELS[:num_levels]
+    networks.controlnet = ControlNetModel.from_unet(
+        networks.unet, conditioning_embedding_out_channels=channels
+    ).float()
+    return networks
 
 
 def make_pipeline(networks: PriorNetworks) -> StableDiffusionControlNetPipeline:
