@@ -49,6 +49,7 @@ ONLY_IN = {
         "mate3d/photo/pretrained_parts",
         "mate3d/metrics/clip",
     ),
+    "accelerate": ("training/supervised_stage",),
     "cv2": ("mate3d/photo/detectors",),
     "webdataset": ("training/data/format/", "training/data/shard_stream"),
     "hydra": ("scripts/",),

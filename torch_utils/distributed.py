@@ -3,6 +3,7 @@
 With a single process, every function here is a no-op without overhead.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,6 +53,8 @@ def distributed(device_type: str) -> Iterator[World]:
             return
         if device_type == "cuda":
             torch.cuda.set_device(_gpu_index(place))
+            # accelerate chooses the GPU by this variable.
+            os.environ["LOCAL_RANK"] = str(torch.cuda.current_device())
         with talking():
             dist.init_process_group(
                 "gloo" if device_type == "cpu" else "cpu:gloo,cuda:nccl",

@@ -1,18 +1,17 @@
 """Latents of images and encodings of captions, computed once and kept on disk.
 
-Both are in shards of safetensors, each written atomically, so a killed run continues with the
-first one missing. Their folder is named by a hash of everything that they depend on.
+They are in shards of safetensors, each written atomically, so a killed run continues with the first
+one missing. The folder's name has a hash of everything that the encodings depend on.
 """
 
 import hashlib
 import logging
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,129 +29,100 @@ _SHARD_ITEMS = 256
 _MAX_CAPTIONS = 64
 
 _logger = logging.getLogger(__name__)
-_Shard = dict[str, Tensor]
+_Tensors = dict[str, Tensor]
 
 
-class EncodedImages:
-    """Means and standard deviations of the latents of a dataset's images, and its label maps.
+class Encodings:
+    """Tensors of many items by name, read when they are needed."""
+
+    def __init__(self, shards: Sequence[_Tensors]):
+        self._shards = shards
+
+    def take(self, name: str, rows: Sequence[int]) -> Tensor:  # [B, ...]
+        """Return the tensors of some items, as float32 if they are floating-point."""
+        places = [divmod(row, _SHARD_ITEMS) for row in rows]
+        tensors = [self._shards[shard][name][item] for shard, item in places]
+        return torch.stack([t.float() if t.is_floating_point() else t for t in tensors])
+
+    def whole(self, name: str) -> Tensor:  # [N, ...]
+        """Return the tensors of all items."""
+        return torch.cat([shard[name] for shard in self._shards])
+
+
+def encode_images(
+    folder: Path,
+    dataset: CaptionedDatasets,
+    vae: AutoencoderKL,
+    device: torch.device,
+    *,
+    num_workers: int = 0,
+) -> Encodings:
+    """Return `mean` and `std` of the latents, `label_map` and `is_own` of all items.
 
     Args:
         folder: Receives a folder of shards, or has one.
-        dataset: The images.
-        vae: Moves to `device` and back to the CPU if images are encoded.
+        vae: Moves to the device if images have to be encoded, and then to the CPU.
         num_workers: Processes that read images.
 
     Raises:
-        UserError: If a latent is not finite, or the folder cannot be written.
+        UserError: If a latent is not finite, or a file cannot be written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        dataset: CaptionedDatasets,
-        vae: nn.Module,
-        device: torch.device,
-        *,
-        num_workers: int = 0,
-    ):
-        def encode(rows: range) -> _Shard:
-            batch_size = max(1, MAX_PIXELS // dataset.resolution**2)
-            loader = DataLoader(Subset(dataset, rows), batch_size, num_workers=num_workers)
-            means, stds, label_maps, is_own = [], [], [], []
-            vae.to(device)
-            # Starting a loader draws one of PyTorch's random numbers; a resumed run must not.
-            with torch.random.fork_rng(devices=[]):
-                batches = iter(loader)
-            for batch in batches:
-                images = to_float(batch["image"]).to(device, vae.dtype)
-                posterior = vae.encode(images).latent_dist
-                means.append(posterior.mean.half().cpu())
-                stds.append(posterior.std.half().cpu())
-                label_maps += [_pack(label_map) for label_map in batch["label_map"]]
-                is_own.append(batch["is_own"])
-            sizes = torch.tensor([len(packed) for packed in label_maps])
-            return {
-                "mean": torch.cat(means),
-                "std": torch.cat(stds),
-                "label_map": torch.cat(label_maps),
-                "label_map_end": sizes.cumsum(0),
-                "is_own": torch.cat(is_own),
-            }
+    def encode(rows: range) -> _Tensors:
+        batch_size = max(1, MAX_PIXELS // dataset.resolution**2)
+        loader = DataLoader(Subset(dataset, rows), batch_size, num_workers=num_workers)
+        parts = []
+        vae.to(device)
+        # Starting a loader draws one of PyTorch's random numbers; a resumed run must not.
+        with torch.random.fork_rng(devices=[]):
+            batches = iter(loader)
+        for batch in batches:
+            images = to_float(batch["image"]).to(device, vae.dtype)
+            posterior = vae.encode(images).latent_dist
+            read = {name: batch[name] for name in ("label_map", "is_own")}
+            parts.append({"mean": posterior.mean.cpu(), "std": posterior.std.cpu()} | read)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-        def describe() -> Iterable[bytes]:
-            yield repr(dataset.resolution).encode()
-            yield from dataset.contents()
-            yield from _contents(vae)
+    def describe() -> Iterator[bytes]:
+        yield repr(dataset.resolution).encode()
+        yield from dataset.contents()
+        yield from _contents(vae)
 
-        self.resolution, self._device = dataset.resolution, device
-        self._shards = _shards("latents", folder, len(dataset), describe, encode)
-        vae.to("cpu")
-        is_own = torch.cat([shard["is_own"] for shard in self._shards])
-        # The others could not be read.
-        self.rows = is_own.nonzero().flatten().tolist()
-
-    def posterior(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:  # [B, 4, h, w] each
-        """Return means and standard deviations, on the device."""
-        places = [self._find(row) for row in rows]
-        mean, std = (
-            torch.stack([shard[name][item].float() for shard, item in places])
-            for name in ("mean", "std")
-        )
-        return mean.to(self._device), std.to(self._device)
-
-    def label_maps(self, rows: Sequence[int]) -> Tensor:  # [B, H, W] uint8
-        """Return label maps, on the CPU."""
-        content = bytearray().join(_unpack(*self._find(row)) for row in rows)
-        values = torch.from_numpy(np.frombuffer(content, dtype=np.uint8))
-        return values.view(-1, self.resolution, self.resolution)
-
-    def deviation(self) -> float:
-        """Return the standard deviation of all means."""
-        return float(torch.cat([shard["mean"].flatten().float() for shard in self._shards]).std())
-
-    def _find(self, row: int) -> tuple[_Shard, int]:
-        return self._shards[row // _SHARD_ITEMS], row % _SHARD_ITEMS
+    shards = _encode_once("latents", folder, len(dataset), describe, encode)
+    vae.to("cpu")
+    return Encodings(shards)
 
 
-class EncodedTexts:
-    """Encodings of different captions by a frozen text encoder; see `EncodedImages`."""
+def encode_texts(
+    folder: Path, captions: Iterable[str], networks: PriorNetworks, device: torch.device
+) -> Callable[[Sequence[str]], Tensor]:
+    """Return a function from some of the captions to their encodings; see `encode_images`."""
+    texts, encoder = sorted(set(captions)), networks.text_encoder
 
-    def __init__(
-        self, folder: Path, captions: Iterable[str], networks: PriorNetworks, device: torch.device
-    ):
-        texts = sorted(set(captions))
-        encoder = networks.text_encoder
+    def encode(rows: range) -> _Tensors:
+        encoder.to(device)
+        parts = torch.tensor(rows).split(_MAX_CAPTIONS)
+        encodings = [encode_captions(networks, [texts[row] for row in part]) for part in parts]
+        return {"text": torch.cat(encodings).cpu()}
 
-        def encode(rows: range) -> _Shard:
-            encoder.to(device)
-            parts = torch.tensor(rows).split(_MAX_CAPTIONS)
-            encodings = [encode_captions(networks, [texts[row] for row in part]) for part in parts]
-            return {"text": torch.cat(encodings).half().cpu()}
+    def describe() -> Iterator[bytes]:
+        yield repr(networks.tokenizer(texts, truncation=True).input_ids).encode()
+        yield from _contents(encoder)
 
-        def describe() -> Iterable[bytes]:
-            yield repr(networks.tokenizer(texts, truncation=True).input_ids).encode()
-            yield from _contents(encoder)
-
-        self._device = device
-        self._rows = {text: row for row, text in enumerate(texts)}
-        self._shards = _shards("captions", folder, len(texts), describe, encode)
-        encoder.to("cpu")
-
-    def __call__(self, captions: Sequence[str]) -> Tensor:  # [B, T, E]
-        """Return the encodings of captions, on the device."""
-        rows = [divmod(self._rows[caption], _SHARD_ITEMS) for caption in captions]
-        encodings = [self._shards[shard]["text"][item].float() for shard, item in rows]
-        return torch.stack(encodings).to(self._device)
+    encodings = Encodings(_encode_once("captions", folder, len(texts), describe, encode))
+    encoder.to("cpu")
+    numbers = {text: row for row, text in enumerate(texts)}
+    return lambda chosen: encodings.take("text", [numbers[text] for text in chosen])
 
 
 @torch.no_grad()
-def _shards(
+def _encode_once(
     what: str,
     folder: Path,
     num_items: int,
     describe: Callable[[], Iterable[bytes]],
-    encode: Callable[[range], _Shard],
-) -> list[_Shard]:
+    encode: Callable[[range], _Tensors],
+) -> list[_Tensors]:
     """Return memory-mapped shards; the processes divide those that are missing among themselves.
 
     Args:
@@ -170,52 +140,34 @@ def _shards(
             # Another run that uses the same folder waits here, and then finds them.
             stack.enter_context(file_lock(folder / ".lock", "", patience_s=-1))
             remove_leftovers(folder)
-        missing = broadcast_object([i for i in range(len(paths)) if _read(paths[i]) is None])
-        if missing and is_main():
-            _logger.info("encoding %s: %d of %d shards", what, len(missing), len(paths))
+        missing = broadcast_object([i for i, path in enumerate(paths) if _read(path) is None])
+        if missing:
+            _logger.info("encoding %s: %d of %d files", what, len(missing), len(paths))
         for number in missing[world().rank :: world().size]:
             rows = range(starts[number], min(starts[number] + _SHARD_ITEMS, num_items))
-            shard = encode(rows)
-            _require_finite(what, shard)
+            tensors = encode(rows)
+            # In half precision, what is not finite there is not either.
+            if not all(tensor.half().isfinite().all() for tensor in tensors.values()):
+                raise UserError(
+                    f"the prior gives {what} that are not finite; use another precision or base"
+                )
             with atomic_file(paths[number]) as temporary:
-                save_weights(temporary, shard)
+                save_weights(temporary, tensors, dtype=torch.float16)
         barrier()
-    shards = [_read(path) for path in paths]
-    if is_main():
-        num_bytes = sum(path.stat().st_size for path in paths)
-        mib = num_bytes / 2**20
-        _logger.info("%s: %d, %.1f MiB in %s", what, num_items, mib, folder)
-    return shards
+    mib = sum(path.stat().st_size for path in paths) / 2**20
+    _logger.info("%s: %d, %.1f MiB in %s", what, num_items, mib, folder)
+    return [load_file(path) for path in paths]
 
 
-def _read(path: Path) -> _Shard | None:
-    """Return the tensors of a shard without reading them yet, or None if it has to be written."""
+def _read(path: Path) -> _Tensors | None:
+    """Return the memory-mapped tensors of a file, or None if it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError):
         return None
 
 
-def _require_finite(what: str, shard: _Shard) -> None:
-    if not all(tensor.isfinite().all() for tensor in shard.values()):
-        network = "autoencoder" if what == "latents" else "text encoder"
-        raise UserError(
-            f"the prior's {network} gives {what} that are not finite; use another precision or "
-            "prior.base"
-        )
-
-
-def _pack(label_map: Tensor) -> Tensor:  # [H, W] uint8 -> [bytes] uint8
-    packed = zlib.compress(label_map.numpy().tobytes(), 1)
-    return torch.from_numpy(np.frombuffer(packed, dtype=np.uint8).copy())
-
-
-def _unpack(shard: _Shard, item: int) -> bytes:
-    start, end = [0, *shard["label_map_end"][: item + 1].tolist()][item : item + 2]
-    return zlib.decompress(shard["label_map"][start:end].numpy().tobytes())
-
-
-def _contents(module: nn.Module) -> Iterable[bytes]:
+def _contents(module: nn.Module) -> Iterator[bytes]:
     """Yield names and contents of a network's tensors."""
     for name, tensor in module.state_dict().items():
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()

@@ -302,6 +302,6 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise UserError(
-            f"optimizer={name} needs bitsandbytes ({error}); pip install bitsandbytes"
+            f"optimizer={name} needs bitsandbytes ({error}); pip install -e '.[8bit]'"
         ) from None
     return AdamW8bit

@@ -5,11 +5,12 @@ import copy
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from diffusers import DDPMScheduler
@@ -34,7 +35,7 @@ from training.prior.data import (
     make_normal_maps,
     to_float,
 )
-from training.prior.encodings import EncodedImages, EncodedTexts
+from training.prior.encodings import Encodings, encode_images, encode_texts
 from training.prior.models import (
     draw_samples,
     encode_captions,
@@ -74,6 +75,8 @@ def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     output = Path(options.output)
     # Its bars for files of a few megabytes would break up the training's own bar.
     transformers.utils.logging.disable_progress_bar()
+    # It warns of casts that are right.
+    diffusers.utils.logging.set_verbosity_error()
     output.mkdir(parents=True, exist_ok=True)
     dataset = CaptionedDatasets(
         options.dataset_paths, options.resolution, num_held_out=options.quality_samples
@@ -222,7 +225,7 @@ class PriorTrainer:
         options, is_base = self._options.diffusion, self._options.base is not None
         for module in (networks.vae, networks.text_encoder, networks.unet):
             module.eval().requires_grad_(False)
-        encoded, encode_texts = self._encode(networks)
+        images, texts = self._encode(networks)
         names = ("controlnet",) if is_base else ("unet", "text_encoder", "controlnet")
         if options.gradient_checkpointing:
             networks.unet.enable_gradient_checkpointing()
@@ -242,11 +245,11 @@ class PriorTrainer:
         )
         scheduler = DDPMScheduler.from_config(networks.scheduler.config)
         total = sum(map(_num_images, self._stages.values()))
-        rows, captions = self._rows(stage.name, len(encoded.rows)), self._dataset.captions
+        captions, readable = self._dataset.captions, images.whole("is_own").nonzero().flatten()
+        rows = self._rows(stage.name, len(readable))
 
         def compute_losses(part: int) -> dict[str, Tensor]:
-            chosen = [encoded.rows[row] for row in next(rows)]
-            random = self._random(stage, part)
+            chosen, random = readable[next(rows)].tolist(), self._random(stage, part)
             drawn = draw_captions(
                 [captions[row] for row in chosen],
                 dropout=options.caption_dropout,
@@ -254,11 +257,12 @@ class PriorTrainer:
                 random=random,
             )
             # The batch is shuffled, so its first samples are a random selection.
-            controlled = [place < num_controlled for place in parts.places(part)]
-            label_maps = encoded.label_maps(chosen[: sum(controlled)])
+            is_controlled = [place < num_controlled for place in parts.places(part)]
+            label_maps = images.take("label_map", chosen)[: sum(is_controlled)]
             batch = PriorBatch(
-                *encoded.posterior(chosen),
-                embeds=encode_texts(drawn),
+                latent_mean=images.take("mean", chosen).to(self._device),
+                latent_std=images.take("std", chosen).to(self._device),
+                embeds=texts(drawn).to(self._device),
                 control=make_control_image(label_maps, self._dataset.palette).to(self._device),
             )
             return denoising_losses(networks, scheduler, batch, random, snr_gamma=options.snr_gamma)
@@ -276,21 +280,21 @@ class PriorTrainer:
 
     def _encode(
         self, networks: PriorNetworks
-    ) -> tuple[EncodedImages, Callable[[list[str]], Tensor]]:
+    ) -> tuple[Encodings, Callable[[Sequence[str]], Tensor]]:
         """Encode all images and, if the text encoder is frozen, all captions."""
-        options = self._options
+        options, dataset, device = self._options, self._dataset, self._device
         cache = self._output / "encodings" if options.cache is None else Path(options.cache)
-        encoded = EncodedImages(
-            cache, self._dataset, networks.vae, self._device, num_workers=options.num_workers
+        images = encode_images(
+            cache, dataset, networks.vae, device, num_workers=options.num_workers
         )
         if options.base is None:
             # Scales latents to unit variance.
-            factor = 1 / encoded.deviation()
+            factor = 1 / float(images.whole("mean").float().std())
             networks.vae.register_to_config(scaling_factor=factor)
             _logger.info("scaling factor of latents %.3f", factor)
-            return encoded, partial(encode_captions, networks)
-        texts = possible_captions(self._dataset.captions, options.diffusion.phrase_share)
-        return encoded, EncodedTexts(cache, texts, networks, self._device)
+            return images, partial(encode_captions, networks)
+        captions = possible_captions(dataset.captions, options.diffusion.phrase_share)
+        return images, encode_texts(cache, captions, networks, device)
 
     def _make_stage(self, name: str, networks: dict[str, nn.Module], **more: Any) -> Stage:
         """Return a stage at its start, or where an earlier run saved it."""

@@ -1,24 +1,27 @@
 """The whole training of a prior at tiny size: folder, base, wrong input."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
 
+from mate3d.checkpoints.storage import load_document
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from scripts import train_prior as script
 from tests.mate3d.photo.networks import save_segmenter
 from tests.training.data.shard_data import edit_json, write_shards
 from training.data.preparation.photo_options import ParsingOptions
-from training.prior import quality
+from training.prior import quality, trainer
 from training.prior.data import CaptionedDatasets, DatasetPart, load_images
-from training.prior.models import load_base
+from training.prior.models import load_base, optimizer_class
 from training.prior.options import (
     AutoencoderOptions,
     DiffusionOptions,
@@ -27,6 +30,7 @@ from training.prior.options import (
 )
 from training.prior.quality import QualityCheck, train_segmenter
 from training.prior.trainer import train_prior
+from training.run_folder.state_file import STATE_FILE
 
 TINY = PriorArchitecture(
     vae_channels=(8, 16),
@@ -125,6 +129,8 @@ def test_data_set_without_captions_is_refused(options, dataset_folder):
 def test_options_that_do_not_fit_are_refused(options, trained):
     with pytest.raises(UserError, match="must be less than the 6 images"):
         train_prior(replace(options, output=str(trained), resume=True, quality_samples=6))
+    with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
+        train_prior(replace(options, precision="fp16"))
     with pytest.raises(UserError, match="multiple of 4"):
         train_prior(replace(options, resolution=15))
 
@@ -164,6 +170,51 @@ def test_two_datasets_train_one_prior_and_are_measured_apart(options, tmp_path):
     assert "hair" not in measured[paths[0]]["class_iou"]
     with pytest.raises(UserError, match="another model or dataset"):
         train_prior(replace(options, quality_samples=1, resume=True))
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "unet", "controlnet"])
+def test_base_that_gives_nan_ends_in_one_line_and_keeps_the_last_snapshot(
+    options, trained, tmp_path, monkeypatch, part
+):
+    run = replace(
+        options,
+        base=str(trained / "model"),
+        diffusion=replace(options.diffusion, steps=2, control_dropout=0.0),
+    )
+    model = train_prior(run)
+    files = {path: path.read_bytes() for path in [*model.rglob("*.*"), run_state(run)]}
+
+    def load_damaged(*arguments):
+        networks = load_base(*arguments)
+        next(networks.modules()[part].parameters()).data.fill_(float("nan"))
+        return networks
+
+    monkeypatch.setattr(trainer, "load_base", load_damaged)
+    state = load_document(run_state(run))
+    if part == "controlnet":
+        state["networks"] = {name: value * torch.nan for name, value in state["networks"].items()}
+        monkeypatch.setattr(trainer, "read_state", lambda *_: state)
+    with pytest.raises(UserError, match="diverged at step 3 .loss is nan|that are not finite"):
+        train_prior(replace(run, diffusion=options.diffusion, resume=True))
+    assert all(path.read_bytes() == content for path, content in files.items())
+
+
+def run_state(options: PriorOptions) -> Path:
+    return Path(options.output) / STATE_FILE
+
+
+def test_optimizer_in_8_bits_needs_a_gpu_and_its_library(options, monkeypatch):
+    changed = replace(options, diffusion=replace(options.diffusion, optimizer="adamw_8bit"))
+    with pytest.raises(UserError, match="optimizer=adamw_8bit needs a GPU"):
+        train_prior(changed)
+    gpu = torch.device("cuda")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match="needs bitsandbytes"):
+        optimizer_class("adamw_8bit", gpu)
+    fake = SimpleNamespace(optim=SimpleNamespace(AdamW8bit=torch.optim.Adam))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", fake.optim)
+    assert optimizer_class("adamw_8bit", gpu) is torch.optim.Adam
 
 
 # The script.
