@@ -40,7 +40,7 @@ class _RunOptions(Options):
         device: Where the parsing, captioning and detection networks run; auto uses a GPU if there
             is one.
         data: Existing dataset: to check, or to rewrite with dataset=packed in another format,
-            resolution or label set.
+            resolution or label set, or with other captions.
         check: Look for errors in `data` and write only a report, index.html in the run folder. Exit
             code 0: at most notes; 1: errors or warnings; 2: it could not be checked.
         fix: With check=true: write a repaired copy to `output`, and check that. all, or codes of
@@ -116,6 +116,7 @@ class PrepareOptions(PhotoOptions, _RunOptions):
 FILE_OPTIONS = ("images", "masks", "cameras", "landmarks", "captions", "attributes")
 # Options that samples depend on, besides the dataset's own and the resolution.
 PHOTO_OPTIONS = tuple(option_hints(PhotoOptions))
+CAPTION_OPTIONS = ("captions", "caption_source", "captioning")
 PROCEDURAL_OPTIONS = ("num_images", "seed", "set_attributes", "scale_attributes")
 # Options that need another one: name, value, what it needs.
 _NEEDS = (
@@ -132,7 +133,7 @@ _OPTIONS: dict[Task, tuple[str, ...]] = {
     "repair": ("data", "label_set", "fix", *_WRITING),
     "procedural": (*_PREPARING, *PROCEDURAL_OPTIONS, "batch_size"),
     "photos": (*_PREPARING, *PHOTO_OPTIONS, "device"),
-    "packed": (*_PREPARING, "data"),
+    "packed": (*_PREPARING, "data", *CAPTION_OPTIONS, "device"),
 }
 _NEEDED: dict[Task, tuple[str, ...]] = {
     "check": ("data",),
@@ -172,6 +173,9 @@ def check_words(options: PrepareOptions, words: Sequence[str]) -> None:
             raise UserError(f"missing required option: {option}=... (see --help)")
     if task == "photos":
         _check_photos(options)
+    for option, value, needed in _NEEDS:
+        if getattr(options, option) == value and attrgetter(needed)(options) is None:
+            raise UserError(f"{option}={value} needs {needed}=... (see --help)")
 
 
 def _check_photos(options: PrepareOptions) -> None:
@@ -183,6 +187,3 @@ def _check_photos(options: PrepareOptions) -> None:
     if options.cameras is not None and options.crop in ("ffhq", "eg3d"):
         advice = "cannot be used with cameras=..., which describe uncropped photos"
         raise OptionError("crop", options.crop, advice)
-    for option, value, needed in _NEEDS:
-        if getattr(options, option) == value and attrgetter(needed)(options) is None:
-            raise UserError(f"{option}={value} needs {needed}=... (see --help)")

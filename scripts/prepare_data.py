@@ -13,6 +13,7 @@ from mate3d.labels import LabelSet, get_mask_label_set
 from scripts._device import choose_device
 from scripts._entry import run
 from scripts._prepare_options import (
+    CAPTION_OPTIONS,
     FILE_OPTIONS,
     PHOTO_OPTIONS,
     PROCEDURAL_OPTIONS,
@@ -174,10 +175,14 @@ def _plan_repacking(options: PrepareOptions) -> _Plan:
 
     name = options.dataset.label_set
     label_set = None if name is None else get_mask_label_set(name)
-    maker = RepackMaker(options.data, label_set, options.side)
+    device = choose_device(options.device)
+    maker = RepackMaker(options.data, label_set, options.side, options, device)
     for loss in maker.losses:
         _logger.info("masks: %s", loss)
-    return _Plan(maker.jobs(), maker, maker.label_set, settings={"data": options.data})
+    if options.num_workers == 0:
+        _ = maker.captioner
+    settings = {"data": options.data, **_selected(options, CAPTION_OPTIONS)}
+    return _Plan(maker.jobs(), maker, maker.label_set, settings)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,28 @@ def test_data_set_is_packed_as_shards_of_another_size(cats, tmp_path):
     assert small.index.attributes == shards.index.attributes
 
 
+def test_packing_adds_captions_from_a_file_a_network_or_labels(dataset_folder, tmp_path, fail):
+    def pack(data: Path, *words: str) -> list[str]:
+        output = tmp_path / f"packed{len(list(tmp_path.iterdir()))}"
+        _run(tmp_path, "dataset=packed", f"data={data}", f"output={output}", *words)
+        return [item["caption"] for item in _items(output)]
+
+    edit_json(dataset_folder / "dataset.json", lambda index: index["captions"].popitem())
+    kept = [f"cat number {index}" for index in range(5)]
+    assert pack(dataset_folder) == [*kept, "a portrait of a cat"]
+    assert pack(dataset_folder, "caption_source=none") == [*kept, ""]
+    file = tmp_path / "captions.csv"
+    file.write_text("00000/img00000001,a grey cat\n")
+    words = ("caption_source=none", f"captions={file}")
+    assert pack(dataset_folder, *words) == [kept[0], "a grey cat", *kept[2:], ""]
+    save_captioner(tmp_path / "captioner")
+    words = ("caption_source=model", f"captioning.model={tmp_path / 'captioner'}")
+    assert all(text.startswith("cat cat") for text in pack(dataset_folder, *words))
+    file.write_text("other,a grey cat\n")
+    words = (f"data={dataset_folder}", f"output={tmp_path / 'no'}", f"captions={file}")
+    assert "no name is an image" in fail(prepare_data.main, "dataset=packed", *words)
+
+
 # Photos.
 
 

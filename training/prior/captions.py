@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from torch_utils.batch_random import BatchRandom
 
-_SEPARATORS = re.compile(r", (?:and )?| with | wearing ")
+_SEPARATORS = re.compile(r",? (?:with|wearing) |, (?:and )?")
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 
 

@@ -125,8 +125,9 @@ def _require_captions(dataset: PortraitDataset) -> None:
     num_empty = sum(not caption.strip() for caption in captions)
     if num_empty:
         raise UserError(
-            f"dataset {dataset.path} has no caption for {num_empty} of {len(captions)} images; "
-            "training a prior needs `captions` in its dataset.json"
+            f"dataset {dataset.path} has no caption for {num_empty} of {len(captions)} images; add"
+            f" them with prepare_data dataset=packed data={dataset.path} output=NEW and either"
+            " captions=FILE, caption_source=labels, or caption_source=model captioning.model=FOLDER"
         )
 
 

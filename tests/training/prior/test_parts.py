@@ -101,7 +101,7 @@ def test_phrases_are_the_subject_and_the_parts_without_articles():
         "blue eyes",
         "round ears",
     ]
-    assert caption_phrases("a man wearing a red hat, and glasses") == [
+    assert caption_phrases("a man, wearing a red hat, and glasses") == [
         "a man",
         "red hat",
         "glasses",

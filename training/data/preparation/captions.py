@@ -1,11 +1,13 @@
-"""Captions from CelebA's attributes, or from the classes in a label map."""
+"""Captions from CelebA's attributes, the classes in a label map, or a network."""
 
 from collections.abc import Mapping
 
 import numpy as np
+from PIL import Image
 
 from mate3d.label_conversion import join_words
 from mate3d.labels import LabelSet
+from mate3d.photo.captioning import CaptionModel
 
 _HAIR_FORMS = {"Wavy_Hair": "wavy", "Straight_Hair": "straight"}
 _HAIR_COLORS = {
@@ -35,7 +37,23 @@ _MIN_SHARE = 3e-4
 _MIN_OPEN_MOUTH = 2e-3
 
 
-def caption_from_attributes(attributes: Mapping[str, float]) -> str:
+def write_caption(
+    source: str,
+    model: CaptionModel | None,
+    photo: Image.Image,
+    label_map: np.ndarray,  # [H, W] uint8
+    label_set: LabelSet,
+    attributes: Mapping[str, float | list[float]],
+) -> str:
+    """Return the caption from a source of `PhotoOptions.caption_source`."""
+    if source == "none":
+        return ""
+    if source == "model":
+        return model.caption(photo)
+    return caption_from_attributes(attributes) or caption_from_labels(label_map, label_set)
+
+
+def caption_from_attributes(attributes: Mapping[str, float | list[float]]) -> str:
     """Describe a person from CelebA's 40 attributes, 1 for true and 0 for false.
 
     Subjective attributes such as Attractive or Big_Nose are left out.

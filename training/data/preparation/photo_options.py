@@ -71,7 +71,8 @@ class PhotoOptions(Options):
         camera_distance: Distance of estimated cameras from the head, in world units; null estimates
             the distance too.
         caption_source: Where captions come from if there is no file. labels uses the attributes, or
-            else what the mask shows; model uses captioning.model.
+            else what the mask shows; model uses captioning.model. A packed dataset keeps the
+            captions that it has, unless this is model.
         parsing: The network that makes masks.
         captioning: The network that writes captions.
         detection: The network that finds landmarks.

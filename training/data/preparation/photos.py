@@ -22,7 +22,7 @@ from mate3d.photo.mask_landmarks import landmarks_from_mask
 from mate3d.photo.open_photo import open_photo
 from mate3d.photo.parsing import SegmentationModel
 from training.data.dataset_options import Framing
-from training.data.preparation.captions import caption_from_attributes, caption_from_labels
+from training.data.preparation.captions import write_caption
 from training.data.preparation.listing import PhotoFiles
 from training.data.preparation.photo_options import PhotoOptions
 from training.data.preparation.samples import (
@@ -231,13 +231,9 @@ class PhotoMaker:
         return estimate.camera, estimate.residual
 
     def _write_caption(self, item: RawItem, shot: _Shot) -> str:
-        if item.caption or self._options.caption_source == "none":
-            return item.caption
-        if self._options.caption_source == "model":
-            return self.models.captioner.caption(shot.photo)
         # Use the original mask: sets with merged classes contain less.
-        from_attributes = caption_from_attributes(item.attributes)
-        return from_attributes or caption_from_labels(shot.label_map, shot.label_set)
+        source, shown = self._options.caption_source, (shot.photo, shot.label_map, shot.label_set)
+        return item.caption or write_caption(source, self.models.captioner, *shown, item.attributes)
 
 
 def _fit_mask(
