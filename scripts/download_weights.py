@@ -3,9 +3,11 @@
 import logging
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from mate3d.errors import UserError
 from mate3d.options import FilePath, OptionError, Options
@@ -14,6 +16,17 @@ from scripts._options import Paths
 
 _logger = logging.getLogger(__name__)
 
+_AUTHORS = "Ellis/MaTe3D"
+_STABLE_DIFFUSION = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "")
+# Repositories and folders of the presets of guidance that the hub has.
+_PRIORS = {
+    "mate3d_face": ((_AUTHORS, "face_controlnet"), _STABLE_DIFFUSION),
+    "mate3d_cat": ((_AUTHORS, "cat_controlnet"), _STABLE_DIFFUSION),
+    "stable_diffusion_1_5": (_STABLE_DIFFUSION,),
+}
+_EDIT = ("edit", "generator=checkpoints/X", "prompt=a portrait with red hair", "output=outputs/X")
+_TRAIN = ("train_prior", "prior=controlnet", f"prior.base={_STABLE_DIFFUSION[0]}", "data=X.zip")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions(Options):
@@ -21,20 +34,24 @@ class DownloadOptions(Options):
 
     python -m scripts.download_weights list=true
     python -m scripts.download_weights output=weights
+    python -m scripts.download_weights what=mate3d_face
 
     Args:
+        what: Generators, or all that a preset of guidance needs, which goes to Hugging Face's cache
+            (HF_HUB_CACHE): guidance=mate3d_face then needs no network.
         repo_id: Model repository on the hub; the default is that of MaTe3D's authors.
         revision: Branch, tag or commit.
         files: Files in the repository, separated by commas, such as face.pkl; empty takes every
-            .pkl file.
+            .pkl file outside of ControlNets.
         sha256: Expected SHA-256 of the file, from a source that you trust; empty relies on the
             hub's.
-        list: Only list the files of the repository, with their sizes and checksums.
+        list: Only list the files, with their sizes and checksums.
         output: Folder for the files. Files that are already there are verified, never overwritten.
         paths: Where files are.
     """
 
-    repo_id: str = "Ellis/MaTe3D"
+    what: Literal["generators", "mate3d_face", "mate3d_cat", "stable_diffusion_1_5"] = "generators"
+    repo_id: str = _AUTHORS
     revision: str = "main"
     files: tuple[str, ...] = ()
     sha256: str = ""
@@ -46,43 +63,72 @@ class DownloadOptions(Options):
         super().__post_init__()
         if self.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
             raise OptionError("sha256", self.sha256, "use 64 hexadecimal digits")
+        for name in ("repo_id", "revision", "files", "sha256", "output"):
+            value = getattr(self, name)
+            if self.what != "generators" and value != getattr(DownloadOptions, name):
+                raise OptionError(name, value, f"leave it out with what={self.what}")
 
 
 OPTIONS = DownloadOptions
 
 
 def _download(options: DownloadOptions) -> None:
-    from mate3d.checkpoints.hub import download_file, read_repository, select_files
+    from mate3d.checkpoints import hub
 
-    info = read_repository(options.repo_id, options.revision)
-    card = info.card_data.to_dict() if info.card_data else {}
-    license = card.get("license_name") or card.get("license")
-    stated = f"{license}, as its card states" if license else "not stated"
-    _logger.info("hub id    %s", info.id)
-    _logger.info("revision  %s (commit %s)", options.revision, info.sha)
-    _logger.info("licence   %s; the authors' terms apply", stated)
-    files = info.siblings if options.list else select_files(info, list(options.files), ".pkl")
-    for file in files:
-        checksum = f"SHA-256 {file.lfs.sha256}" if file.lfs else f"git blob {file.blob_id}"
-        _logger.info("file      %s, %s, %s", file.rfilename, _format_size(file.size), checksum)
+    is_prior = options.what in _PRIORS
+    folder = None if is_prior else options.output
+    chosen, total, missing = [], 0, 0
+    for repo_id, subfolder in _PRIORS.get(options.what, ((options.repo_id, ""),)):
+        info = hub.read_repository(repo_id, options.revision)
+        card = info.card_data.to_dict() if info.card_data else {}
+        license = card.get("license_name") or card.get("license")
+        stated = f"{license}, as its card states" if license else "not stated"
+        _logger.info("hub id    %s", info.id)
+        _logger.info("revision  %s (commit %s)", options.revision, info.sha)
+        _logger.info("licence   %s; the authors' terms apply", stated)
+        if is_prior:
+            files = hub.select_networks(info, subfolder)
+        else:
+            files = info.siblings if options.list else hub.select_snapshots(info, options.files)
+        for file in files:
+            checksum = f"SHA-256 {file.lfs.sha256}" if file.lfs else f"git blob {file.blob_id}"
+            _logger.info("file      %s, %s, %s", file.rfilename, _size(file.size), checksum)
+            paths = hub.local_paths(info, file, folder)
+            present = sum(path.stat().st_size for path in paths if path.exists())
+            total, missing = total + file.size, missing + max(0, file.size - present)
+            chosen.append((info, file))
+    _logger.info("total     %s, of which %s are to be downloaded", _size(total), _size(missing))
     if options.list:
         return
-    if options.sha256 and len(files) > 1:
-        found = ", ".join(file.rfilename for file in files)
+    if options.sha256 and len(chosen) > 1:
+        found = ", ".join(file.rfilename for _, file in chosen)
         raise UserError(f"sha256=... is for one file; name one of {found} as files=NAME")
-    paths = [download_file(info, file, options.output, sha256=options.sha256) for file in files]
+    place = Path(hub.constants.HF_HUB_CACHE if is_prior else options.output)
+    standing = next(each for each in (place, *place.absolute().parents) if each.exists())
+    if (free := shutil.disk_usage(standing).free) < missing:
+        raise UserError(f"{place} has {_size(free)} free, but {_size(missing)} more are needed")
+    paths = [hub.download_file(info, file, folder, sha256=options.sha256) for info, file in chosen]
     for path in paths:
         _logger.info("verified  %s", path)
-    snapshots = [path for path in paths if path.suffix == ".pkl"]
-    if snapshots:
+    _log_next(options.what, paths)
+
+
+def _log_next(what: str, paths: list[Path]) -> None:
+    """Log the commands that use the files; X stands for what they do not tell."""
+    commands = []
+    if what in _PRIORS:
+        commands = [_TRAIN if what == "stable_diffusion_1_5" else (*_EDIT, f"guidance={what}")]
+    for path in paths:
+        if path.suffix == ".pkl":
+            words = [f"source={path}", f"output={PurePosixPath('checkpoints') / path.stem}"]
+            commands.append(["convert_checkpoint", *words])
+    if commands:
         _logger.info("next:")
-    for path in snapshots:
-        folder = PurePosixPath("checkpoints") / path.stem
-        words = ["python", "-m", "scripts.convert_checkpoint", f"source={path}", f"output={folder}"]
-        _logger.info("  %s", shlex.join(words))
+    for script, *words in commands:
+        _logger.info("  %s", shlex.join(["python", "-m", f"scripts.{script}", *words]))
 
 
-def _format_size(size: int) -> str:
+def _size(size: int) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

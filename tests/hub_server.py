@@ -117,7 +117,7 @@ def _describe(content: bytes, name: str) -> dict:
     sha256 = hashlib.sha256(content).hexdigest()
     lfs = {"size": len(content), "sha256": sha256, "oid": sha256, "pointerSize": 130}
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    is_large = name.endswith((".pkl", ".safetensors"))
+    is_large = name.endswith((".pkl", ".safetensors", ".bin", ".ckpt"))
     return {"size": len(content), "blobId": blob, "lfs": lfs if is_large else None}
 
 

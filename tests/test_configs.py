@@ -82,7 +82,8 @@ def read_values(group: str, choice: str) -> dict[str, Any]:
     text = (CONFIG_FOLDER / group / f"{choice}.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text) or {}
     below = values.pop("defaults", [])
-    prefix = f"{group}." if group else ""
+    is_global = not group or text.startswith("# @package _global_")
+    prefix = "" if is_global else f"{group}."
     return {"defaults": below} | {f"{prefix}{path}": each for path, each in flatten(values)}
 
 

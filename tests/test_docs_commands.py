@@ -68,7 +68,7 @@ _LARGEST = 128
 
 _IMPOSSIBLE = {
     r"scripts\.download_weights|mate3d-download-weights": "needs the network",
-    r"guidance=stable_diffusion_1_5": "needs a GPU and the weights of Stable Diffusion",
+    r"guidance=(stable_diffusion_1_5|mate3d_)": "needs a GPU and the weights of Stable Diffusion",
     r"metrics\.features=inception": "needs the weights of Inception",
     r"metrics\.parsing_model=|quality_parser\.model=": "needs a model of the hub",
     r"(parsing|captioning|detection)\.model=": "needs a model of the hub",

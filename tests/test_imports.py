@@ -184,8 +184,9 @@ def _outside_imports() -> list[str]:
 
 @pytest.mark.slow
 def test_help_loads_nothing_slow_and_the_library_nothing_heavy():
-    # CLIP scores need transformers and are imported only when they are asked for.
-    modules = set(_all_modules()) - {"mate3d.metrics.clip"}
+    # CLIP scores and the 2D prior are imported only when they are asked for.
+    modules = {name for name in _all_modules() if not name.startswith("mate3d.diffusion.")}
+    modules -= {"mate3d.metrics.clip"}
     library = sorted(name for name in modules if name.split(".")[0] in LIBRARY)
     code = f"""
 import importlib, sys

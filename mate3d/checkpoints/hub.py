@@ -1,13 +1,13 @@
 """The Hugging Face hub: its ids, one-line errors, and verified downloads that resume."""
 
 import os
-import shutil
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub import HfApi, ModelInfo, constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
+from huggingface_hub.file_download import get_hf_file_metadata, http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
@@ -37,9 +37,17 @@ _EXPLANATIONS = {
         " network"
     ),
     HfHubHTTPError: "the hub refused {repo_id} ({reason}); {log_in}, or try again later",
-    HTTPError: "{endpoint} cannot be reached ({reason}); check the network and try again",
+    HTTPError: "no connection to {endpoint}/{repo_id} ({reason}); check the network and try again",
     Exception: "the transfer of {repo_id} failed: {reason}",
 }
+# Folders of a Stable Diffusion that are used; others hold a safety checker and its input.
+_PIPELINE_FOLDERS = ("", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
+# Of each network the first form that there is; on a GPU it computes in half precision.
+_WEIGHTS = (
+    r"(diffusion_pytorch_)?model\.fp16(-.*)?\.safetensors",
+    r"(diffusion_pytorch_)?model(-.*)?\.safetensors",
+    r"(diffusion_)?pytorch_model(-.*)?\.bin",
+)
 
 
 def is_hub_id(text: str) -> bool:
@@ -85,28 +93,77 @@ def read_repository(repo_id: str, revision: str) -> ModelInfo:
         UserError: If it does not exist, is not public, or the hub cannot be reached.
     """
     with hub_errors(repo_id, revision):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        # Without a timeout the client waits for ever.
+        api, timeout = HfApi(), constants.HF_HUB_ETAG_TIMEOUT
+        info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
+    # A repository that has moved tells its new name; the cache goes by the one that is asked for.
+    info.id = repo_id
     info.siblings = sorted(info.siblings or [], key=lambda file: file.rfilename)
     return info
 
 
-def select_files(info: ModelInfo, names: list[str], suffix: str) -> list[RepoSibling]:
-    """Return the named files of a repository, or all with the suffix if there are no names.
+def select_snapshots(info: ModelInfo, names: Sequence[str] = ()) -> list[RepoSibling]:
+    """Return the named files of a repository, or every .pkl if there are no names.
+
+    Those of a training's state, beside a ControlNet, are left out.
 
     Raises:
         UserError: If there is no such file.
     """
     known = {file.rfilename: file for file in info.siblings or []}
-    chosen = dict.fromkeys(names) or [name for name in known if name.endswith(suffix)]
-    unknown = [name for name in chosen or [f"*{suffix}"] if name not in known]
+    snapshots = [each for each in known if each.endswith(".pkl") and "controlnet/" not in each]
+    chosen = list(dict.fromkeys(names)) or snapshots or ["*.pkl"]
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        held = ", ".join(known) or "nothing"
-        raise UserError(f"{info.id} has no file {unknown[0]}; its files are {held}")
+        raise _not_found(info, f"file {unknown[0]}")
     return [known[name] for name in chosen]
 
 
+def select_networks(info: ModelInfo, folder: str) -> list[RepoSibling]:
+    """Return the files that diffusers loads of a Stable Diffusion or a ControlNet.
+
+    Args:
+        folder: Where the ControlNet is, or a folder above; "" for a Stable Diffusion.
+
+    Raises:
+        UserError: If there are no weights.
+    """
+    known = {PurePosixPath(file.rfilename): file for file in info.siblings}
+    places = {path.parent for path in known if PurePosixPath(folder) in path.parents}
+    if not folder:
+        places &= {PurePosixPath(each) for each in _PIPELINE_FOLDERS}
+    weights, settings = [], []
+    for place in sorted(places):
+        inside = [path for path in known if path.parent == place]
+        forms = ([p for p in inside if re.fullmatch(form, p.name)] for form in _WEIGHTS)
+        weights += next(filter(None, forms), [])
+        settings += [path for path in inside if path.suffix in (".json", ".txt")]
+    if not weights:
+        raise _not_found(info, f"weights in {folder or 'the folders of a Stable Diffusion'}")
+    return [known[path] for path in settings + weights]
+
+
+def local_paths(info: ModelInfo, file: RepoSibling, folder: str | Path | None) -> tuple[Path, Path]:
+    """Return where `download_file` puts a file, and where its unfinished download is.
+
+    Raises:
+        UserError: If that would be outside the folder.
+    """
+    name, checksum = file.rfilename, file.lfs.sha256 if file.lfs else file.blob_id
+    parts = PurePosixPath(name).parts
+    if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
+        raise UserError(f"the repository's file name {name!r} points outside the output folder")
+    if folder is None:
+        # Under its checksum, so that other commits of the repository share it.
+        repository = repo_folder_name(repo_id=info.id, repo_type="model")
+        path = Path(constants.HF_HUB_CACHE, repository, "blobs", checksum)
+    else:
+        path = Path(folder, *parts)
+    return path, path.with_name(f"{path.name}.{checksum[:12]}.incomplete")
+
+
 def download_file(
-    info: ModelInfo, file: RepoSibling, folder: str | Path, *, sha256: str | None = None
+    info: ModelInfo, file: RepoSibling, folder: str | Path | None, *, sha256: str | None = None
 ) -> Path:
     """Download a file, or its missing part, and verify it.
 
@@ -114,7 +171,8 @@ def download_file(
     resumes it. The file gets its name only after its content has been verified.
 
     Args:
-        folder: The file gets its path in the repository below this folder.
+        folder: The file gets its path in the repository below this folder. None is Hugging Face's
+            cache, where `from_pretrained` finds the hub id, also without network.
         sha256: Expected checksum, in hexadecimal.
 
     Returns:
@@ -129,28 +187,20 @@ def download_file(
             f"{name}: the hub's SHA-256 is {stated} (expected {sha256.lower()}); nothing was"
             " downloaded"
         )
-    parts = PurePosixPath(name).parts
-    if PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name:
-        raise UserError(f"the repository's file name {name!r} points outside the output folder")
-    path = Path(folder, *parts)
-    partial = path.with_name(f"{path.name}.{(stated or file.blob_id)[:12]}.incomplete")
+    path, partial = local_paths(info, file, folder)
     with hub_errors(info.id, info.sha):
-        if path.exists():
-            problem = find_damage(path, file, sha256)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fetch(info, file, partial)
+            problem = find_damage(partial, file, sha256)
             if problem is not None:
-                raise UserError(f"{path} exists but is a different file ({problem}); move it away")
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(info, file, partial)
-        problem = find_damage(partial, file, sha256)
-        if problem is not None:
-            partial.unlink()
-            raise UserError(f"{name}: {problem}; the download was deleted; try again")
-        # Never overwrite a file that appeared meanwhile.
-        if path.exists():
-            raise UserError(f"{path} appeared during the download; the new file is {partial}")
-        os.replace(partial, path)
-    return path
+                partial.unlink()
+                raise UserError(f"{name}: {problem}; the download was deleted; try again")
+            os.replace(partial, path)
+        elif (problem := find_damage(path, file, sha256)) is not None:
+            raise UserError(f"{path} exists but is a different file ({problem}); move it away")
+        # The hub's client finds the content in its cache and gives it its name.
+        return path if folder is not None else Path(hf_hub_download(info.id, name))
 
 
 def find_damage(path: Path, file: RepoSibling, sha256: str | None = None) -> str | None:
@@ -168,18 +218,17 @@ def find_damage(path: Path, file: RepoSibling, sha256: str | None = None) -> str
     return None if found == expected else f"checksum {found} instead of {expected}"
 
 
+def _not_found(info: ModelInfo, what: str) -> UserError:
+    held = ", ".join(file.rfilename for file in info.siblings) or "nothing"
+    return UserError(f"{info.id} has no {what}; its files are {held}")
+
+
 def _fetch(info: ModelInfo, file: RepoSibling, partial: Path) -> None:
     """Append the missing part to the partial file."""
     url = hf_hub_url(info.id, file.rfilename, revision=info.sha)
     # The hub's client restarts interrupted downloads from zero, so we keep the partial file.
     with partial.open("ab") as stream:
         present = stream.tell()
-        free = shutil.disk_usage(partial.parent).free
-        if free < file.size - present:
-            raise UserError(
-                f"{partial.parent} has {free / 1e6:.0f} MB free, but {file.rfilename} needs"
-                f" {(file.size - present) / 1e6:.0f} MB more"
-            )
         if present >= file.size:
             # Complete or damaged; the checksum decides.
             return

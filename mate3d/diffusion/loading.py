@@ -77,13 +77,17 @@ def load_prior(
         UserError: If a part is missing, damaged or incomplete, or the parts do not fit together.
     """
     loader = _Loader(variant, dtype, names)
+    # Everything is found before large files are read or downloaded.
+    place = find_place(prior, names.prior, "model_index.json", "*/model_index.json")
+    if controlnet is not None:
+        other = find_controlnet(controlnet, subfolder, names.controlnet, names.subfolder)
     with _quiet():
-        networks = loader.prior(prior)
+        networks = loader.prior(place)
         if vae is not None:
             own, networks.vae = networks.vae, loader.vae(vae)
             check_vae(networks.vae, own, f"{names.vae}={vae}")
         if controlnet is not None:
-            networks.controlnet = loader.controlnet(controlnet, subfolder)
+            networks.controlnet = loader.network(*other, "controlnet")
     what = f"{names.prior}={prior}"
     check_fit(networks, what, what if controlnet is None else f"{names.controlnet}={controlnet}")
     _fill_in(networks)
@@ -96,16 +100,17 @@ class _Loader:
     dtype: torch.dtype
     names: PriorOptionNames
 
-    def prior(self, location: str) -> PriorNetworks:
+    def prior(self, place: Place) -> PriorNetworks:
         """Load a Stable Diffusion with its own ControlNet, if there is one."""
-        place = find_place(location, self.names.prior, "model_index.json", "*/model_index.json")
         if place.single_file is not None:
             return self._whole_prior(place)
         if "model_index.json" not in place.files:
-            advice = where_to_find(location, "*/model_index.json")
+            advice = where_to_find(place.folder, "*/model_index.json") if place.folder else ""
             raise UserError(
                 f"{place.what} is not a model in diffusers' format (no model_index.json){advice}"
             )
+        if self.variant and not any(f".{self.variant}" in name for name in place.files):
+            raise UserError(f"{place.what} has no files of {self.names.variant}={self.variant}")
         index = _read_json(place.fetch(["model_index.json"]) / "model_index.json", place.what)
         check_kind(index, place.what)
         small = place.fetch([*place.inside("tokenizer"), *place.inside("scheduler")])
@@ -114,11 +119,11 @@ class _Loader:
             scheduler = DDIMScheduler.from_pretrained(small / "scheduler", local_files_only=True)
         has_own = "controlnet/config.json" in place.files
         return PriorNetworks(
-            vae=self._network(place, "vae", "vae"),
-            text_encoder=self._network(place, "text_encoder", "text_encoder"),
+            vae=self.network(place, "vae", "vae"),
+            text_encoder=self.network(place, "text_encoder", "text_encoder"),
             tokenizer=tokenizer,
-            unet=self._network(place, "unet", "unet"),
-            controlnet=self._network(place, "controlnet", "controlnet") if has_own else None,
+            unet=self.network(place, "unet", "unet"),
+            controlnet=self.network(place, "controlnet", "controlnet") if has_own else None,
             scheduler=scheduler,
         )
 
@@ -126,17 +131,10 @@ class _Loader:
         """Load an autoencoder, alone or out of a whole Stable Diffusion."""
         place = find_place(location, self.names.vae, "vae/config.json", "*/vae/config.json")
         is_alone = "config.json" in place.files
-        return self._network(place, "" if is_alone else "vae", "vae")
+        return self.network(place, "" if is_alone else "vae", "vae")
 
-    def controlnet(self, location: str, subfolder: str | None) -> ControlNetModel:
-        """Load a ControlNet from the only fitting folder."""
-        place = find_place(location, self.names.controlnet, "controlnet/config.json")
-        folder = ""
-        if place.single_file is None:
-            folder = find_controlnet(place, location, subfolder, self.names.subfolder)
-        return self._network(place, folder, "controlnet")
-
-    def _network(self, place: Place, folder: str, part: str) -> nn.Module:
+    def network(self, place: Place, folder: str, part: str) -> nn.Module:
+        """Load one of the networks from its folder in a place, or from a single file."""
         if place.single_file is not None:
             return self._from_single_file(place, _KINDS[part][0])
         files, arguments = choose_weights(
@@ -147,21 +145,22 @@ class _Loader:
             option=self.names.variant,
         )
         configs = [name for name in place.inside(folder) if name.endswith(".json")]
-        path = place.fetch([*configs, *files]) / folder
+        root = place.fetch([*configs, *files])
+        path = root / folder
         config = _read_json(path / "config.json", place.what)
+        # Only configurations of diffusers name the class.
+        name = config.get("_class_name", CLIPTextModel.__name__)
         kinds = {each.__name__: each for each in _KINDS[part]}
-        kind = kinds.get(config.get("_class_name", "CLIPTextModel"))
+        kind = kinds.get(name)
         if kind is None:
-            raise UserError(
-                f"{place.what}: {path} is a {config['_class_name']}; use {' or '.join(kinds)}"
-            )
+            raise UserError(f"{place.what}: {path} is a {name}; use {' or '.join(kinds)}")
         # The libraries have different names for the same argument.
         arguments["dtype" if kind is CLIPTextModel else "torch_dtype"] = self.dtype
         with _loading_errors(place.what, path):
             network, info = kind.from_pretrained(
                 path, **arguments, local_files_only=True, output_loading_info=True
             )
-        check_tensors(network, info["missing_keys"], f"{place.what}: {path / files[0]}")
+        check_tensors(network, info["missing_keys"], f"{place.what}: {root / files[0]}")
         return network
 
     def _whole_prior(self, place: Place) -> PriorNetworks:
@@ -222,6 +221,9 @@ def _loading_errors(what: str, part: object) -> Iterator[None]:
         yield
     except _ERRORS as error:
         reason = " ".join(str(error).split())[:300]
+        if isinstance(error, NotImplementedError):
+            # diffusers moves networks of single files, also if tensors have no values.
+            reason = "it is incomplete: some tensors are missing"
         if _is_about_hub(error):
             reason = (
                 "its configuration (model_index.json and its folders, or config.json) is not beside"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from mate3d.checkpoints.assets import folder_or_asset, where_to_find
@@ -130,24 +130,25 @@ def choose_weights(
     order += ["fp16", None] if prefer_half else [None, "fp16"]
     chosen, *others = [each for each in order if each in variants] or sorted(variants, key=str)
     if others and chosen not in order:
-        names = ", ".join(map(str, variants))
-        raise UserError(f"{place.what} has several variants of {folder}; set {option}: {names}")
+        names = ", ".join(sorted(map(str, variants)))
+        raise UserError(f"{place.what} has no plain {folder}; set {option} to one of: {names}")
     format = "safetensors" if (chosen, "safetensors") in found else "bin"
     arguments = {"variant": chosen, "use_safetensors": format == "safetensors"}
     return found[chosen, format], arguments
 
 
-def find_controlnet(place: Place, location: str, subfolder: str | None, option: str) -> str:
-    """Return the folder of a ControlNet in a place; "" is the place itself.
+def find_controlnet(
+    location: str, subfolder: str | None, option: str, subfolder_option: str
+) -> tuple[Place, str]:
+    """Return the place of a ControlNet, and its folder there; "" is the place itself.
 
     Args:
-        location: What the user gave as the place.
         subfolder: Folder in which to look; also the last one of the location. None looks in all.
-        option: Option that gives the subfolder.
 
     Raises:
         UserError: If there is none, or several to choose from.
     """
+    place = find_place(location, option, "controlnet/config.json")
     folders = {_parent(name) for name in place.files if PurePosixPath(name).name == "config.json"}
     with_weights = [
         folder
@@ -155,20 +156,19 @@ def find_controlnet(place: Place, location: str, subfolder: str | None, option: 
         if PurePosixPath(folder).name not in _OTHER_NETWORKS
         and any(_WEIGHTS.fullmatch(PurePosixPath(name).name) for name in place.inside(folder))
     ]
-    if "" in with_weights:
-        return ""
+    if place.single_file or "" in with_weights:
+        return place, ""
     wanted = f"/{subfolder.strip('/')}/" if subfolder else ""
     chosen = [folder for folder in with_weights if wanted in f"/{location}/{folder}/"]
     if len(chosen) == 1:
-        return chosen[0]
-    held = ", ".join(chosen or with_weights) or "none"
-    if chosen or with_weights:
+        return place, chosen[0]
+    if not with_weights:
         raise UserError(
-            f"{place.what} has {len(chosen)} ControlNets in {subfolder or 'it'}; set {option} to"
-            f" one of: {held}"
+            f"{place.what} is not a ControlNet in diffusers' format (no config.json with weights)"
         )
     raise UserError(
-        f"{place.what} is not a ControlNet in diffusers' format (no config.json with weights)"
+        f"{place.what} has {len(chosen)} ControlNets in {subfolder or 'it'}; set"
+        f" {subfolder_option} to one of: {', '.join(chosen or with_weights)}"
     )
 
 
@@ -197,7 +197,8 @@ def _hub_errors(what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}{_HUB_ADVICE}") from error
+        is_refusal = isinstance(error.__cause__, HfHubHTTPError)
+        raise UserError(f"{what}: {error}{'' if is_refusal else _HUB_ADVICE}") from error
 
 
 def _list_files(folder: Path) -> tuple[str, ...]:

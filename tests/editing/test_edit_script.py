@@ -228,7 +228,7 @@ def test_angles_of_the_command_line_are_degrees(words, tmp_path):
         ("yaw=0.3", "unknown option 'yaw'; did you mean yaw_degrees"),
         ("edit.yaw_range=[-1,1]", "did you mean edit.yaw_range_degrees"),
         ("guidance.dtype=float16", "unknown option 'guidance.dtype'"),
-        ("guidance.precision=float16", "guidance.precision=float16; use one of: fp32, bf16, fp16"),
+        ("guidance.precision=float16", "guidance.precision=float16; use one of: auto, fp32"),
     ],
 )
 def test_wrong_input_gives_one_line_and_code_2(

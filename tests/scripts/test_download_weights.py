@@ -182,13 +182,13 @@ def test_repositories_that_give_no_snapshot_are_one_line_each(hub, capsys, monke
     hub.repositories[REPO].status = 403
     assert f"accept its terms at {hub.endpoint}/{REPO}, then log in" in fails(capsys)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    assert "http://127.0.0.1:9 cannot be reached" in fails(capsys)
+    assert f"no connection to http://127.0.0.1:9/{REPO}" in fails(capsys)
 
 
 def test_full_disk_is_said_before_the_download(hub, capsys, monkeypatch):
     usage = shutil.disk_usage(".")._replace(free=1_000_000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    assert "has 1 MB free, but face.pkl needs 3 MB more" in fails(capsys)
+    assert "weights has 1.0 MB free, but 3.0 MB more are needed" in fails(capsys)
     assert not hub.downloads()
 
 

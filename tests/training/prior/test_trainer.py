@@ -233,7 +233,7 @@ def test_script_trains_a_base_and_a_controlnet_on_top_of_it(dataset_folder, tmp_
     ("words", "message"),
     [
         (["data=nowhere"], "not found: nowhere"),
-        (["prior.base=nowhere"], "base nowhere is not a Stable Diffusion folder"),
+        (["prior.base=nowhere"], "prior.base not found: nowhere"),
         (["prior=controlnet"], "missing required option: prior.base=..."),
         (["resume=true"], "nothing to resume"),
         (["prior.diffusion.stepss=3"], "unknown option 'prior.diffusion.stepss'"),
