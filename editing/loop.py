@@ -20,7 +20,7 @@ from editing.regions import PaintedView, added_labels, edit_mask
 from editing.views import SourceView, find_softness, view_source
 from mate3d.errors import UserError
 from mate3d.generator import RenderOutput
-from mate3d.label_colors import palette_of
+from mate3d.label_colors import read_palette
 from mate3d.labels import colorize_label_map, segmentation_to_label_map
 from torch_utils.stages import stage
 
@@ -74,10 +74,9 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
-        label_set = edited.generator.label_set
-        self.palette = label_set.palette
         if options.weights.distillation:
-            self.palette = palette_of(label_set, target.guidance.label_colors)
+            palette, label_set = target.guidance.palette, edited.generator.label_set
+            self.palette = read_palette(palette, label_set, "guidance.palette")
             self.objective = make_objective(
                 options.objective,
                 options.distillation,

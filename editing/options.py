@@ -219,7 +219,7 @@ class GuidanceOptions(Options):
             own.
         controlnet_subfolder: Folder of the ControlNet there; null if it holds only one.
         vae: Autoencoder in place of the prior's own, such as a tiny one; null keeps it.
-        variant: Variant of the files, such as fp16; null takes what fits the precision.
+        variant: Variant of the files in a folder, such as fp16; null takes what fits the precision.
         palette: Colours of labels on which the ControlNet was trained: a label set, or a YAML file
             with lines such as "ears: [76, 153, 0]"; null takes those of the generator's labels.
         precision: Precision of the prior's networks; auto is fp16 on a GPU and bf16 on a CPU.

@@ -1,6 +1,6 @@
 """Look up the classes of a mask's colours, and the colours of classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,49 +45,38 @@ def find_similar(
     return distances.argmin(axis=1).astype(np.uint8), distances.min(axis=1) <= tolerance * apart
 
 
-def load_colors(text: str, option: str) -> dict[str, Color]:
-    """Return colours by class name: a label set's, or those of a YAML file, `name: [r, g, b]`.
+def read_palette(text: str | None, label_set: LabelSet, option: str) -> Sequence[Color]:
+    """Return the colours of classes in another label set, or in a file with `name: [r, g, b]`.
 
     Args:
-        text: Name of the label set, or path of the file.
-        option: Option that names it.
+        text: Name of the label set, or path of the YAML file; None are the classes' own colours.
+        option: Option that names it, for messages.
 
     Raises:
-        UserError: If there is no such label set or file, or the file holds something else.
+        UserError: If there is no such label set or file, or it has no colour for a class.
     """
-    if text in label_set_names():
-        label_set = get_label_set(text)
-        return dict(zip(label_set.class_names, label_set.palette, strict=True))
-    if not Path(text).is_file():
-        names = ", ".join(label_set_names())
-        raise UserError(
-            f"{option} not found: {text}; use a YAML file of colours, or one of: {names}"
-        )
-    try:
-        content = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-        colors = {str(name): tuple(map(int, color)) for name, color in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-        colors = {}
-    is_color = (len(c) == 3 and 0 <= min(c) and max(c) <= 255 for c in colors.values())
-    if not colors or not all(is_color):
-        raise UserError(f"{option}={text}; use a YAML file of lines such as ears: [76, 153, 0]")
-    return colors
-
-
-def palette_of(label_set: LabelSet, colors: Mapping[str, Color] | None) -> Sequence[Color]:
-    """Return the colour of each class, by name; None are the label set's own colours.
-
-    Raises:
-        UserError: If a class has no colour.
-    """
-    if colors is None:
+    if text is None:
         return label_set.palette
-    if lacking := [name for name in label_set.class_names if name not in colors]:
-        raise UserError(
-            f"guidance.palette has no colour for {', '.join(lacking)}, which the generator shows"
-            f" (label set {label_set.name})"
-        )
-    return [colors[name] for name in label_set.class_names]
+    if text in label_set_names():
+        other = get_label_set(text)
+        colors = dict(zip(other.class_names, other.palette, strict=True))
+    else:
+        try:
+            colors = dict(yaml.safe_load(Path(text).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            names = ", ".join(label_set_names())
+            reason = " ".join(str(error).split())
+            advice = f"use a YAML file of colours, or one of: {names}"
+            raise UserError(f"{option}={text} cannot be read: {reason}; {advice}") from None
+    for name in label_set.class_names:
+        color = colors.get(name)
+        is_color = isinstance(color, list | tuple) and len(color) == 3
+        if not is_color or not all(value in range(256) for value in color):
+            raise UserError(
+                f"{option}={text} has the colour {color} for {name} of {label_set.name}; give each"
+                f" label three numbers of 0..255, such as {name}: [76, 153, 0]"
+            )
+    return [tuple(colors[name]) for name in label_set.class_names]
 
 
 def _color_codes(

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mate3d.label_colors import Color
-
 
 @dataclass(frozen=True)
 class PromptEmbeds:
@@ -32,10 +30,10 @@ class Guidance(Protocol):
     """A frozen latent diffusion model; it keeps no state of the edit.
 
     Attributes:
-        label_colors: Colours of labels in its condition, by name; None are the label set's own.
+        palette: Colours of labels in its condition, as in `GuidanceOptions`.
     """
 
-    label_colors: Mapping[str, Color] | None
+    palette: str | None
 
     @property
     def image_size(self) -> int:

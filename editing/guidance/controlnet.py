@@ -12,7 +12,6 @@ from editing.guidance.vocabulary import ignored_words, unknown_words
 from editing.regions import is_member
 from mate3d.diffusion.networks import PriorNetworks
 from mate3d.errors import UserError
-from mate3d.label_colors import Color
 
 _logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ class ControlNetGuidance(nn.Module):
         networks: Loaded networks; they are set to eval mode without gradients.
     """
 
-    label_colors: Mapping[str, Color] | None = None
+    palette: str | None = None
 
     def __init__(self, networks: PriorNetworks):
         super().__init__()

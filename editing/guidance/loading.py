@@ -4,17 +4,8 @@ import torch
 
 from editing.guidance.controlnet import ControlNetGuidance
 from editing.options import PriorPrecision
-from mate3d.diffusion.loading import PriorOptionNames, load_prior
-from mate3d.label_colors import load_colors
+from mate3d.diffusion.loading import load_prior
 from torch_utils.ops.execution import DTYPES
-
-_NAMES = PriorOptionNames(
-    prior="guidance.prior",
-    controlnet="guidance.controlnet",
-    subfolder="guidance.controlnet_subfolder",
-    vae="guidance.vae",
-    variant="guidance.variant",
-)
 
 
 def load_controlnet_guidance(
@@ -22,30 +13,22 @@ def load_controlnet_guidance(
     controlnet: str | None = None,
     *,
     controlnet_subfolder: str | None = None,
-    vae: str | None = None,
-    variant: str | None = None,
     palette: str | None = None,
     precision: PriorPrecision = "fp32",
     device: str | torch.device = "cpu",
+    **options: str | None,
 ) -> ControlNetGuidance:
-    """Load and check the networks of the prior; `GuidanceOptions` describes the arguments.
+    """Load and check the networks of a prior.
+
+    Args:
+        options: The other ones of `GuidanceOptions`, which describes all.
 
     Raises:
         UserError: If a part is missing, damaged or incomplete, or the parts do not fit together.
     """
-    colors = None if palette is None else load_colors(palette, "guidance.palette")
     if precision == "auto":
         precision = "fp16" if torch.device(device).type == "cuda" else "bf16"
-    networks = load_prior(
-        prior,
-        controlnet,
-        subfolder=controlnet_subfolder,
-        vae=vae,
-        variant=variant,
-        dtype=DTYPES[precision],
-        device=device,
-        names=_NAMES,
-    )
-    guidance = ControlNetGuidance(networks)
-    guidance.label_colors = colors
+    options |= {"subfolder": controlnet_subfolder, "dtype": DTYPES[precision], "device": device}
+    guidance = ControlNetGuidance(load_prior(prior, controlnet, **options))
+    guidance.palette = palette
     return guidance

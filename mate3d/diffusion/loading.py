@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mate3d.checkpoints.assets import where_to_find
-from mate3d.diffusion.checks import check_fit, check_kind, check_tensors, check_vae
+from mate3d.diffusion.checks import check_fit, check_tensors, check_vae
 from mate3d.diffusion.networks import PriorNetworks
-from mate3d.diffusion.places import Place, choose_weights, find_controlnet, find_place
+from mate3d.diffusion.places import check_file, choose_controlnet, choose_weights, find_model
 from mate3d.errors import UserError
 
 _KINDS = {
@@ -40,13 +41,13 @@ _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorErr
 
 @dataclass(frozen=True)
 class PriorOptionNames:
-    """The names of the options from which the arguments of `load_prior` come, for messages."""
+    """The options that give the arguments of `load_prior`, for messages; first those of an edit."""
 
-    prior: str = "prior"
-    controlnet: str = "controlnet"
-    subfolder: str = "subfolder"
-    vae: str = "vae"
-    variant: str = "variant"
+    prior: str = "guidance.prior"
+    controlnet: str = "guidance.controlnet"
+    subfolder: str = "guidance.controlnet_subfolder"
+    vae: str = "guidance.vae"
+    variant: str = "guidance.variant"
 
 
 def load_prior(
@@ -69,27 +70,37 @@ def load_prior(
         controlnet: None takes the prior's own, if any.
         subfolder: Folder of the ControlNet in its place; None if there is only one.
         vae: Autoencoder in place of the prior's own, possibly a tiny one.
-        variant: Variant of the files, such as "fp16", where there is one; None takes half-precision
-            files for a half-precision `dtype`, and plain ones otherwise, if it can choose.
+        variant: Variant of the files in a folder, such as "fp16", where there is one; None takes
+            half-precision files for a half-precision `dtype`, and plain ones otherwise.
         dtype: Precision of the networks; files of another one are converted while they are read.
 
     Raises:
         UserError: If a part is missing, damaged or incomplete, or the parts do not fit together.
     """
-    loader = _Loader(variant, dtype, names)
-    # Everything is found before large files are read or downloaded.
-    place = find_place(prior, names.prior, "model_index.json", "*/model_index.json")
+    what, given = f"{names.prior}={prior}", {names.controlnet: controlnet, names.vae: vae}
+    what_control, what_vae = (f"{option}={value}" for option, value in given.items())
+    loader = _Loader(variant, dtype, names.variant)
+    # Everything is found before large files are read.
+    path = find_model(prior, names.prior)
     if controlnet is not None:
-        other = find_controlnet(controlnet, subfolder, names.controlnet, names.subfolder)
+        choose = partial(
+            choose_controlnet,
+            location=controlnet,
+            subfolder=subfolder,
+            option=names.subfolder,
+            what=what_control,
+        )
+        control_path = find_model(controlnet, names.controlnet, choose)
+    if vae is not None:
+        vae_path = find_model(vae, names.vae)
     with _quiet():
-        networks = loader.prior(place)
-        if vae is not None:
-            own, networks.vae = networks.vae, loader.vae(vae)
-            check_vae(networks.vae, own, f"{names.vae}={vae}")
+        networks = loader.prior(path, what)
         if controlnet is not None:
-            networks.controlnet = loader.network(*other, "controlnet")
-    what = f"{names.prior}={prior}"
-    check_fit(networks, what, what if controlnet is None else f"{names.controlnet}={controlnet}")
+            networks.controlnet = loader.network("controlnet", control_path, what_control)
+        if vae is not None:
+            own, networks.vae = networks.vae, loader.network("vae", vae_path, what_vae)
+            check_vae(networks.vae, own, what_vae)
+    check_fit(networks, what, what if controlnet is None else what_control)
     _fill_in(networks)
     return networks.to(torch.device(device))
 
@@ -98,100 +109,79 @@ def load_prior(
 class _Loader:
     variant: str | None
     dtype: torch.dtype
-    names: PriorOptionNames
+    option: str  # That chooses the variant.
 
-    def prior(self, place: Place) -> PriorNetworks:
+    def prior(self, path: Path, what: str) -> PriorNetworks:
         """Load a Stable Diffusion with its own ControlNet, if there is one."""
-        if place.single_file is not None:
-            return self._whole_prior(place)
-        if "model_index.json" not in place.files:
-            advice = where_to_find(place.folder, "*/model_index.json") if place.folder else ""
-            raise UserError(
-                f"{place.what} is not a model in diffusers' format (no model_index.json){advice}"
+        if path.is_file():
+            kind = StableDiffusionPipeline
+            pipeline = self._from_file(kind, path, what, safety_checker=None)
+            parts = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "unet")}
+            for network in parts.values():
+                check_tensors(network, (), f"{what}: {path}")
+            scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+            return PriorNetworks(
+                **parts, tokenizer=pipeline.tokenizer, controlnet=None, scheduler=scheduler
             )
-        if self.variant and not any(f".{self.variant}" in name for name in place.files):
-            raise UserError(f"{place.what} has no files of {self.names.variant}={self.variant}")
-        index = _read_json(place.fetch(["model_index.json"]) / "model_index.json", place.what)
-        check_kind(index, place.what)
-        small = place.fetch([*place.inside("tokenizer"), *place.inside("scheduler")])
-        with _loading_errors(place.what, "tokenizer or scheduler"):
-            tokenizer = CLIPTokenizer.from_pretrained(small / "tokenizer", local_files_only=True)
-            scheduler = DDIMScheduler.from_pretrained(small / "scheduler", local_files_only=True)
-        has_own = "controlnet/config.json" in place.files
+        if not (path / "model_index.json").is_file():
+            advice = where_to_find(path, "*/model_index.json")
+            raise UserError(
+                f"{what} is not a model in diffusers' format (no model_index.json){advice}"
+            )
+        index = _read_json(path / "model_index.json", what)
+        if "text_encoder_2" in index or not index.keys() >= {"text_encoder", "unet", "vae"}:
+            name = index.get("_class_name", "another model")
+            raise UserError(f"{what} is a {name}; use a Stable Diffusion 1.x or 2.x (not XL)")
+        if self.variant and not [*path.glob(f"*/*.{self.variant}*")]:
+            raise UserError(f"{what} has no files of {self.option}={self.variant}")
+        with _loading_errors(what, "its tokenizer or scheduler"):
+            tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+            scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
+        has_own = (path / "controlnet" / "config.json").is_file()
+        names = [name for name in _KINDS if name != "controlnet" or has_own]
+        parts = {name: self.network(name, path / name, what) for name in names}
         return PriorNetworks(
-            vae=self.network(place, "vae", "vae"),
-            text_encoder=self.network(place, "text_encoder", "text_encoder"),
-            tokenizer=tokenizer,
-            unet=self.network(place, "unet", "unet"),
-            controlnet=self.network(place, "controlnet", "controlnet") if has_own else None,
-            scheduler=scheduler,
+            **{"controlnet": None} | parts, tokenizer=tokenizer, scheduler=scheduler
         )
 
-    def vae(self, location: str) -> AutoencoderKL | AutoencoderTiny:
-        """Load an autoencoder, alone or out of a whole Stable Diffusion."""
-        place = find_place(location, self.names.vae, "vae/config.json", "*/vae/config.json")
-        is_alone = "config.json" in place.files
-        return self.network(place, "" if is_alone else "vae", "vae")
-
-    def network(self, place: Place, folder: str, part: str) -> nn.Module:
-        """Load one of the networks from its folder in a place, or from a single file."""
-        if place.single_file is not None:
-            return self._from_single_file(place, _KINDS[part][0])
-        files, arguments = choose_weights(
-            place,
-            folder,
+    def network(self, part: str, path: Path, what: str) -> nn.Module:
+        """Load one network from its folder or a single file; an autoencoder also from a prior's."""
+        if path.is_file():
+            network = self._from_file(_KINDS[part][0], path, what)
+            check_tensors(network, (), f"{what}: {path}")
+            return network
+        if part == "vae" and (path / "vae").is_dir():
+            path = path / "vae"
+        file, arguments = choose_weights(
+            path,
             self.variant,
             prefer_half=self.dtype != torch.float32,
-            option=self.names.variant,
+            option=self.option,
+            what=what,
         )
-        configs = [name for name in place.inside(folder) if name.endswith(".json")]
-        root = place.fetch([*configs, *files])
-        path = root / folder
-        config = _read_json(path / "config.json", place.what)
         # Only configurations of diffusers name the class.
-        name = config.get("_class_name", CLIPTextModel.__name__)
+        name = _read_json(path / "config.json", what).get("_class_name", CLIPTextModel.__name__)
         kinds = {each.__name__: each for each in _KINDS[part]}
-        kind = kinds.get(name)
-        if kind is None:
-            raise UserError(f"{place.what}: {path} is a {name}; use {' or '.join(kinds)}")
+        if name not in kinds:
+            raise UserError(f"{what}: {path} is a {name}; use {' or '.join(kinds)}")
         # The libraries have different names for the same argument.
-        arguments["dtype" if kind is CLIPTextModel else "torch_dtype"] = self.dtype
-        with _loading_errors(place.what, path):
-            network, info = kind.from_pretrained(
+        arguments["dtype" if part == "text_encoder" else "torch_dtype"] = self.dtype
+        with _loading_errors(what, path):
+            network, info = kinds[name].from_pretrained(
                 path, **arguments, local_files_only=True, output_loading_info=True
             )
-        check_tensors(network, info["missing_keys"], f"{place.what}: {root / files[0]}")
+        check_tensors(network, info["missing_keys"], f"{what}: {file}")
         return network
 
-    def _whole_prior(self, place: Place) -> PriorNetworks:
-        with _loading_errors(place.what, place.single_file):
-            pipeline = StableDiffusionPipeline.from_single_file(
-                str(place.single_file),
-                config=_config_beside(place, "model_index.json"),
-                torch_dtype=self.dtype,
-                safety_checker=None,
+    def _from_file(self, kind: type, path: Path, what: str, **options: Any) -> Any:
+        check_file(path, what)
+        # The folder of the file if its configuration is there; otherwise the hub is asked.
+        name = "model_index.json" if kind is StableDiffusionPipeline else "config.json"
+        config = str(path.parent) if (path.parent / name).is_file() else None
+        with _loading_errors(what, path):
+            return kind.from_single_file(
+                str(path), config=config, torch_dtype=self.dtype, **options
             )
-        networks = PriorNetworks(
-            vae=pipeline.vae,
-            text_encoder=pipeline.text_encoder,
-            tokenizer=pipeline.tokenizer,
-            unet=pipeline.unet,
-            controlnet=None,
-            scheduler=DDIMScheduler.from_config(pipeline.scheduler.config),
-        )
-        for network in networks.modules().values():
-            check_tensors(network, (), place.what)
-        return networks
-
-    def _from_single_file(self, place: Place, kind: type[nn.Module]) -> nn.Module:
-        with _loading_errors(place.what, place.single_file):
-            network = kind.from_single_file(
-                str(place.single_file),
-                config=_config_beside(place, "config.json"),
-                torch_dtype=self.dtype,
-            )
-        check_tensors(network, (), place.what)
-        return network
 
 
 def _fill_in(networks: PriorNetworks) -> None:
@@ -201,11 +191,6 @@ def _fill_in(networks: PriorNetworks) -> None:
     # Tokenizers without a length of their own have a huge number.
     longest = networks.text_encoder.config.max_position_embeddings
     networks.tokenizer.model_max_length = min(networks.tokenizer.model_max_length, longest)
-
-
-def _config_beside(place: Place, name: str) -> str | None:
-    """Return the folder of a single file if its configuration is there; else the hub is asked."""
-    return str(place.folder) if (place.folder / name).is_file() else None
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
@@ -220,23 +205,19 @@ def _loading_errors(what: str, part: object) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
+        causes = [error]
+        while cause := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(cause)
         reason = " ".join(str(error).split())[:300]
-        if isinstance(error, NotImplementedError):
-            # diffusers moves networks of single files, also if tensors have no values.
-            reason = "it is incomplete: some tensors are missing"
-        if _is_about_hub(error):
+        if any(isinstance(cause, HTTPError | OfflineModeIsEnabled) for cause in causes):
             reason = (
                 "its configuration (model_index.json and its folders, or config.json) is not beside"
                 " it, and the hub does not answer"
             )
+        if isinstance(error, NotImplementedError):
+            # diffusers moves networks of single files, also if tensors have no values.
+            reason = "it is incomplete: some tensors are missing"
         raise UserError(f"{what}: {part} cannot be loaded: {reason}") from error
-
-
-def _is_about_hub(error: BaseException) -> bool:
-    causes = [error]
-    while causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    return any(isinstance(cause, HTTPError | OfflineModeIsEnabled) for cause in causes)
 
 
 @contextmanager

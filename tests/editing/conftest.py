@@ -130,7 +130,7 @@ class FakeGuidance:
     """Four-channel latents by averaging, and a fixed answer to every question."""
 
     image_size = 16
-    label_colors = None
+    palette = None
 
     def __init__(self):
         self.alphas_cumprod = torch.linspace(0.999, 0.01, 100)

@@ -1,6 +1,7 @@
 """Presets of the real prior run with stand-ins from a hub; conditions have the right colours."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from editing import loop
 from editing.guidance.loading import load_controlnet_guidance
 from mate3d.errors import UserError
-from mate3d.label_colors import load_colors, palette_of
+from mate3d.label_colors import read_palette
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
 from scripts import edit
 from scripts._compose import read_options
@@ -84,21 +85,25 @@ def test_a_preset_without_weights_and_network_tells_the_command(
 
 
 def test_colours_come_from_a_label_set_or_a_file(tmp_path):
-    assert load_colors("catmask_hq", "palette")["ears"] == CATMASK_HQ.palette[2]
+    read = partial(read_palette, label_set=CATMASK_HQ, option="palette")
+    assert read(None) == CATMASK_HQ.palette
+    assert list(read("catmask_hq")) == list(CATMASK_HQ.palette)
     path = tmp_path / "colors.yaml"
     # Labels that the generator does not have may be there, and two may look alike.
     path.write_text("".join(f"{name}: [1, 2, 3]\n" for name in (*CATMASK_HQ.class_names, "hat")))
-    colors = load_colors(str(path), "palette")
-    assert palette_of(CATMASK_HQ, colors) == [(1, 2, 3)] * CATMASK_HQ.num_classes
-    assert palette_of(CATMASK_HQ, None) == CATMASK_HQ.palette
-    with pytest.raises(UserError, match="no colour for ears, eyes, .*which the generator shows"):
-        palette_of(CATMASK_HQ, load_colors("celebamask_hq", "palette"))
-    for text in ("a: [1, 2]", "a: [1, 2, 256]", "a: [x, 2, 3]", "- 1", "{", ""):
+    assert read(str(path)) == [(1, 2, 3)] * CATMASK_HQ.num_classes
+    with pytest.raises(UserError, match="^palette=celebamask_hq has the colour None for ears"):
+        read("celebamask_hq")
+    for text in ("[1, 2]", "[1, 2, 256]", "[x, 2, 3]", "5"):
+        path.write_text(f"background: {text}")
+        with pytest.raises(UserError, match="colors.yaml has the colour .* for background"):
+            read(str(path))
+    for text in ("- 1", "{", ""):
         path.write_text(text)
-        with pytest.raises(UserError, match="^palette=.*colors.yaml; use a YAML file"):
-            load_colors(str(path), "palette")
-    with pytest.raises(UserError, match="^palette not found: nowhere.*catmask_hq"):
-        load_colors("nowhere", "palette")
+        with pytest.raises(UserError, match="colors.yaml cannot be read: "):
+            read(str(path))
+    with pytest.raises(UserError, match="^palette=nowhere cannot be read.*catmask_hq"):
+        read("nowhere")
 
 
 def test_the_condition_of_an_edit_has_the_colours_of_the_palette(
@@ -118,7 +123,7 @@ def test_the_condition_of_an_edit_has_the_colours_of_the_palette(
     edit.main(words(generator_folder, *more))
     assert seen == set(colors.values())
     line = fail(edit.main, *words(generator_folder, "guidance.palette=celebamask_hq", *more[1:]))
-    assert "guidance.palette has no colour for ears" in line
+    assert "guidance.palette=celebamask_hq has the colour None for ears" in line
 
 
 @pytest.mark.parametrize(
@@ -127,4 +132,3 @@ def test_the_condition_of_an_edit_has_the_colours_of_the_palette(
 def test_the_precision_fits_the_device(precision, dtype):
     guidance = load_controlnet_guidance("demo_prior", precision=precision)
     assert {guidance.unet.dtype, guidance.vae.dtype, guidance.text_encoder.dtype} == {dtype}
-    assert guidance.label_colors is None

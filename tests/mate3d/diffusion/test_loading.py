@@ -128,7 +128,7 @@ DAMAGES = [
     ),
     ("vae", lambda path: path.write_bytes(path.read_bytes()[:-99]), "is damaged"),
     ("unet", lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "lfs"),
-    ("unet", Path.unlink, "no weights in unet"),
+    ("unet", Path.unlink, "no weights in"),
 ]
 
 
@@ -193,7 +193,7 @@ KINDS = [
     (lambda p: edit_json(p / "unet/config.json", _class_name="UNet2DModel"), "UNet2DModel; use"),
     (lambda p: (p / "model_index.json").write_text("{broken"), "not a readable JSON"),
     (lambda p: (p / "vae/config.json").unlink(), "vae/config.json is not a readable JSON"),
-    (lambda p: shutil.rmtree(p / "tokenizer"), "tokenizer or scheduler cannot be loaded"),
+    (lambda p: shutil.rmtree(p / "tokenizer"), "its tokenizer or scheduler cannot"),
 ]
 
 
@@ -231,7 +231,6 @@ def make_controlnet(**changes) -> ControlNetModel:
         ({"cross_attention_dim": 64}, "another base than the prior: its cross_attention_dim is 64"),
         ({"conditioning_channels": 1}, "pictures of 1 channels"),
         ({"layers_per_block": 2}, "another base than the prior: its layers_per_block is 2"),
-        ({"conditioning_embedding_out_channels": (8, 8)}, "reduces pictures 2 times"),
     ],
 )
 def test_controlnets_for_something_else_are_refused(tmp_path, changes, message):
@@ -283,8 +282,8 @@ def test_another_autoencoder_takes_the_place_of_the_own_one(tmp_path):
     assert isinstance(load("demo_prior", vae=str(DEMO)).vae, AutoencoderKL)
     config = dict(AutoencoderKL.load_config(DEMO / "vae"))
     for changes, message in (
-        ({"scaling_factor": 0.13025}, "scaling factor 0.13025, the prior's own 0.66"),
-        ({"latent_channels": 16}, "latent channels 16, the prior's own 4"),
+        ({"scaling_factor": 0.13025}, "scaling_factor 0.13025, the prior's own 0.66"),
+        ({"latent_channels": 16}, "latent_channels 16, the prior's own 4"),
     ):
         AutoencoderKL.from_config(config | changes).save_pretrained(tmp_path / "other")
         line = refused("demo_prior", vae=str(tmp_path / "other"))
