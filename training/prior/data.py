@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from mate3d.cameras import view_normals
 from mate3d.errors import UserError
 from mate3d.labels import LabelSet, colorize_label_map
 from mate3d.procedural.portraits import make_procedural_cat
@@ -83,8 +84,9 @@ def make_normal_maps(
     label_maps = [torch.empty(0, resolution, resolution, dtype=torch.uint8)]
     for start in range(0, num, _ENCODE_BATCH):
         seeds = [seed + index for index in range(start, min(start + _ENCODE_BATCH, num))]
-        render = make_procedural_cat(seeds, resolution, supersampling=1).render
-        normals.append(render.normals.clamp(-1, 1))
+        portraits = make_procedural_cat(seeds, resolution, supersampling=1)
+        render = portraits.render
+        normals.append(view_normals(render.normals, portraits.camera).clamp(-1, 1))
         label_maps.append(render.label_map.to(torch.uint8))
     images = (torch.cat(normals) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
     return images, torch.cat(label_maps)

@@ -50,6 +50,8 @@ def test_normal_maps_have_a_grey_background():
     assert images.shape == (2, 3, 16, 16) and label_maps.shape == (2, 16, 16)
     background = (label_maps == 0).unsqueeze(1).expand_as(images)
     assert set(images[background].tolist()) == {128}
+    # No surface that is seen faces away: blue is towards the viewer.
+    assert images[:, 2].float()[label_maps > 0].min() > 120
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
