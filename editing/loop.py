@@ -17,7 +17,8 @@ from editing.head_scale import HeadScale
 from editing.objectives import ObjectiveView, make_objective
 from editing.options import EditOptions
 from editing.regions import PaintedView, added_labels, edit_mask
-from editing.views import SourceView, find_softness, view_source
+from editing.views import SourceView, find_softness, picture_normals, view_source
+from mate3d.cameras import camera_turn
 from mate3d.errors import UserError
 from mate3d.generator import RenderOutput
 from mate3d.label_colors import read_palette
@@ -300,7 +301,7 @@ class EditLoop:
         terms["distillation"] = self.objective.loss(
             ObjectiveView(
                 image=view.image,
-                normals=view.normals,
+                normals=picture_normals(view, source.camera),
                 control_image=self._control_image(condition, source),
                 source_image=source.output.image,
                 source_control_image=self._control_image(source.label_map, source),
@@ -308,6 +309,7 @@ class EditLoop:
                 index=index,
                 progress=progress,
                 label_map=condition,
+                turn=camera_turn(source.camera),
             )
         )
         return terms

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from editing.guidance.base import Guidance, PromptEmbeds
+from editing.guidance.base import Guidance, PromptEmbeds, encode_sides
 from editing.options import ObjectiveName, ObjectiveOptions
 from mate3d.errors import UserError
 
@@ -31,8 +31,8 @@ class ObjectiveView:
 
     Args:
         image: Rendered image with its gradient, [1, 3, H, W] in [-1, 1].
-        normals: Rendered normals as colours with their gradient, [1, 3, h, w] in [-1, 1]; None if
-            the objective does not ask for them.
+        normals: Rendered normals as colours with their gradient (see `picture_normals`), like
+            `image`; None if the objective does not ask for them.
         control_image: Colour-coded label map that conditions the prior, [1, 3, H, W] in [0, 1];
             None for text only.
         source_image: The source at the same view, [1, 3, H, W] in [-1, 1].
@@ -41,6 +41,7 @@ class ObjectiveView:
         index: Which of the fixed views this is, 0 for the painted one; None for a random view.
         progress: Completed fraction of the edit, 0..1.
         label_map: Labels of the view, [1, H, W] int64, which say where prompts of labels hold.
+        turn: Yaw as a share of half a turn, from 0 (front) to 1 (behind).
     """
 
     image: Tensor
@@ -52,6 +53,7 @@ class ObjectiveView:
     index: int | None
     progress: float
     label_map: Tensor | None = None
+    turn: float = 0.0
 
 
 class Objective(ABC):
@@ -91,13 +93,19 @@ class Objective(ABC):
         view: ObjectiveView,
         guidance_scale: float,
         prompt_embeds: PromptEmbeds | None = None,
+        *,
+        only_added: bool = False,
     ) -> Tensor:  # [1, C, h, w]
         """Return the prior's noise estimate; the prompt is the edit's unless another is given."""
+        embeds = prompt_embeds or self.prompt_embeds
+        if sides := embeds.by_side:
+            embeds = sides[round(view.turn * (len(sides) - 1))]
         return self.guidance.predict_noise(
             noisy_latents,
             timestep,
-            replace(prompt_embeds or self.prompt_embeds, label_map=view.label_map),
+            replace(embeds, label_map=view.label_map),
             view.control_image,
+            only_added=only_added,
             guidance_scale=guidance_scale,
             controlnet_conditioning_scale=self.options.controlnet_conditioning_scale,
         )
@@ -156,7 +164,9 @@ class SDS(Objective):
         # Adding noise is affine and both get the same noise and timestep, so mixing clean latents
         # equals share z_t(image) + (1 - share) z_t(normals). The gradient reaches both in shares.
         parts = (share, view.image), (1 - share, view.normals)
-        return sum(part * self.guidance.encode_image(image) for part, image in parts if part)
+        shares, images = zip(*(part for part in parts if part[0]), strict=True)
+        latents = self.guidance.encode_image(torch.cat(images)).split(1)
+        return sum(part * encoded for part, encoded in zip(shares, latents, strict=True))
 
     def direction(
         self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
@@ -178,11 +188,8 @@ class CSD(SDS):
         self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
     ) -> Tensor:  # [1, C, h, w]
         """See `SDS`."""
-        with_prompt, without = (
-            self.predict(noisy, timestep, view, scale)
-            for scale in (self.options.guidance_scale, 0.0)
-        )
-        return with_prompt - without
+        scale = self.options.guidance_scale
+        return self.predict(noisy, timestep, view, scale, only_added=True)
 
 
 class DDS(SDS):
@@ -198,7 +205,8 @@ class DDS(SDS):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.source_embeds = self.guidance.encode_prompt(self.options.source_prompt)
+        words, prompt = self.options.view_words, self.options.source_prompt
+        self.source_embeds = encode_sides(self.guidance, words, prompt)
 
     def encode(self, view: ObjectiveView) -> Tensor:  # [1, C, h, w]
         """See `SDS`."""

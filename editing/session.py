@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from editing.edited_generator import EditedGenerator
 from editing.edited_portrait import EditedPortrait
-from editing.guidance.base import Guidance
+from editing.guidance.base import Guidance, encode_sides
 from editing.loop import EditLoop, EditTarget
 from editing.measures import measure
 from editing.options import EditOptions, ReportOptions
@@ -63,8 +63,9 @@ def run_edit(
     edited = EditedGenerator(generator, portrait.ws, *regions, learnable=options.learnable)
     prompt_embeds = None
     if guidance is not None:
-        by_label = request.label_prompts
-        prompt_embeds = guidance.encode_prompt(request.prompt, request.negative_prompt, by_label)
+        words = options.distillation.view_words
+        texts = request.prompt, request.negative_prompt, request.label_prompts
+        prompt_embeds = encode_sides(guidance, words, *texts)
     target = EditTarget(views, class_ids, portrait.scale, guidance, prompt_embeds)
     loop = EditLoop(edited, target, options, seed=request.seed)
     history = loop.run(should_stop)

@@ -15,11 +15,13 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField, FusedProbe
 from editing.head_scale import HeadScale
 from editing.regions import reachable_points
+from mate3d.cameras import view_normals
 from mate3d.generator import RenderOutput
 from mate3d.labels import segmentation_to_label_map
 from mate3d.network.synthesis import SuperResolution
@@ -32,7 +34,9 @@ from mate3d.rendering.renderer import FieldRender
 # convolution, one for its filter, and one for the second convolution (half of one if up-sampled).
 _BLOCK_RADIUS = 3
 # Samples of lower weight change values of order one by less than float32 precision.
-_LEAST_WEIGHT = 1e-8
+LEAST_WEIGHT = 1e-8
+# Where normals of a pixel cancel, their mean has no direction; a shorter one than this stays short.
+_LEAST_LENGTH = 0.1
 _FIXED = DepthDraws()
 # Softens the surfaces of a field.
 Softness = Callable[[Field], Field]
@@ -163,6 +167,23 @@ class SourceView:
         return self.edited.render_raw(field, self.camera)
 
 
+def picture_normals(
+    view: RenderOutput,
+    camera: Tensor,  # [1, 25]
+) -> Tensor | None:  # [1, 3, H, W] in [-1, 1]
+    """Return a view's normals as colours at the size of its image; None if they were not rendered.
+
+    Red, green and blue are `view_normals`. They are interpolated and made unit vectors again, so
+    that shading is smooth, and fade to mid-grey where the head does: the background is flat.
+    """
+    if view.normals is None:
+        return None
+    values = torch.cat([view_normals(view.normals, camera), view.opacity], dim=1)
+    values = F.interpolate(values, size=view.image.shape[-2:], mode="bilinear")
+    normals, opacity = values.split((3, 1), dim=1)
+    return F.normalize(normals, dim=1, eps=_LEAST_LENGTH) * opacity
+
+
 def view_source(
     edited: EditedGenerator,
     camera: Tensor,  # [1, 25]
@@ -204,7 +225,7 @@ class FastSourceView(SourceView):
         super().__init__(edited, camera, softness, with_normals=with_normals)
         config, probe = edited.generator.config, edited.source_probe
         self.marcher = RayMarcher(
-            config.rendering, soften(probe.field, softness).density, _LEAST_WEIGHT
+            config.rendering, soften(probe.field, softness).density, LEAST_WEIGHT
         )
         rays = Rays(*sample_rays(camera, config.neural_rendering_resolution))
         depths = self.marcher.coarse_depths(rays, _FIXED)

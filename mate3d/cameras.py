@@ -123,6 +123,28 @@ def mirror_camera(
     return camera * signs
 
 
+def view_normals(
+    normals: Tensor,  # [B, 3, H, W], world axes
+    camera: Tensor,  # [B, 25]
+) -> Tensor:  # [B, 3, H, W]
+    """Turn normals to the picture's axes: x right, y up, z towards the viewer.
+
+    So a surface that faces the viewer has the same colour from every side. These axes are OpenGL's,
+    and those of the world as a frontal camera sees it.
+    """
+    rotation = unpack_camera(camera)[0][:, :3, :3]
+    turned = torch.einsum("bij,bihw->bjhw", rotation, normals)
+    return turned * turned.new_tensor([1.0, -1.0, -1.0]).view(3, 1, 1)
+
+
+def camera_turn(
+    camera: Tensor,  # [1, 25]
+) -> float:
+    """Return the yaw of a camera as a share of half a turn, from 0 (front) to 1 (behind)."""
+    x, _, z = unpack_camera(camera)[0][0, :3, 3].tolist()
+    return abs(math.atan2(x, z)) / math.pi
+
+
 @dataclass(frozen=True)
 class View:
     """One viewing direction; (0, 0) is frontal.

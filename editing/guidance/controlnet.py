@@ -1,9 +1,11 @@
 """Stable Diffusion with a mask ControlNet, frozen."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,29 +21,53 @@ _logger = logging.getLogger(__name__)
 class ControlNetGuidance(nn.Module):
     """Frozen VAE, text encoder, UNet and ControlNet behind the `Guidance` protocol.
 
+    The text encoder is on the device only while it encodes.
+
     Args:
         networks: Loaded networks; they are set to eval mode without gradients.
+        palette: See `GuidanceOptions`.
+        checkpointing: See `GuidanceOptions`.
+        compile: See `GuidanceOptions`.
     """
 
-    palette: str | None = None
-
-    def __init__(self, networks: PriorNetworks):
+    def __init__(
+        self,
+        networks: PriorNetworks,
+        *,
+        palette: str | None = None,
+        checkpointing: bool = False,
+        compile: bool = False,
+    ):
         super().__init__()
+        self.palette = palette
         self.vae = networks.vae
         self.text_encoder = networks.text_encoder
         self.unet = networks.unet
         self.controlnet = networks.controlnet
         self.tokenizer = networks.tokenizer
         self.prediction_type = networks.scheduler.config.prediction_type
-        alphas_cumprod = networks.scheduler.alphas_cumprod.float().to(networks.unet.device)
+        alphas_cumprod = networks.scheduler.alphas_cumprod.float().to(self.unet.device)
         self.register_buffer("alphas_cumprod", alphas_cumprod)
         self.eval().requires_grad_(False)
+        # AutoencoderTiny needs little memory, and diffusers' checkpoints skip its input scaling.
+        if checkpointing and isinstance(self.vae, AutoencoderKL):
+            self.vae.enable_gradient_checkpointing()
+            # The first block's values, computed again, are most of the peak: one image at a time.
+            self.vae.enable_slicing()
+            # Before diffusers 0.33 only encoders in training mode do it; nothing else depends on
+            # the mode.
+            self.vae.encoder.train()
+        if compile:
+            self.unet.compile()
+            if self.controlnet is not None:
+                self.controlnet.compile()
 
     @property
     def image_size(self) -> int:
         """Side in pixels of the images that the model was trained on."""
-        downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return self.unet.config.sample_size * downscale
+        size = self.unet.config.sample_size
+        latent_side = size if isinstance(size, int) else max(size)
+        return latent_side * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @torch.no_grad()
     def encode_prompt(
@@ -70,14 +96,23 @@ class ControlNetGuidance(nn.Module):
         self,
         image: Tensor,  # [B, 3, H, W] in [-1, 1], any size
     ) -> Tensor:  # [B, C, h, w] float32
-        """Return the mean of the VAE's posterior times its scaling factor, differentiably."""
+        """Return the mean of the VAE's posterior times its scaling factor, differentiably.
+
+        AutoencoderTiny has no posterior. Gradients reach the image as in fp32, whatever their size.
+        """
         size = (self.image_size, self.image_size)
         if image.shape[-2:] != size:
             image = F.interpolate(
                 image, size=size, mode="bilinear", align_corners=False, antialias=True
             )
-        posterior = self.vae.encode(image.to(self.vae.dtype)).latent_dist
-        return posterior.mode().float() * self.vae.config.scaling_factor
+        # A tensor of its own, because the image has other gradients, which must not be scaled.
+        image = image.view_as(image)
+        encoded = self.vae.encode(image.to(self.vae.dtype))
+        is_tiny = hasattr(encoded, "latents")
+        latents = (encoded.latents if is_tiny else encoded.latent_dist.mode()).float()
+        if latents.requires_grad:
+            _scale_gradients_between(latents, image)
+        return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode_latents(
@@ -98,30 +133,43 @@ class ControlNetGuidance(nn.Module):
         *,
         guidance_scale: float,
         controlnet_conditioning_scale: float,
+        only_added: bool = False,
     ) -> Tensor:  # [B, C, h, w] float32
         """Return epsilon after classifier-free guidance; the mask conditions all branches.
 
-        All prompts are predicted in one batch. Shares of labels are the label map's, averaged over
-        each latent's area, so a prompt has no effect on latents that its label does not touch.
+        All prompts are predicted in one batch, but for those that a scale of 0 or 1 leaves out.
+        Shares of labels are the label map's, averaged over each latent's area, so a prompt has no
+        effect on latents that its label does not touch.
         """
         label_texts, shares = _label_shares(prompt_embeds, noisy_latents.shape[-2:])
-        texts = [prompt_embeds.negative_prompt, prompt_embeds.prompt, *label_texts]
+        texts = []
+        if with_negative := only_added or guidance_scale != 1:
+            texts.append(prompt_embeds.negative_prompt)
+        if with_prompts := only_added or guidance_scale != 0:
+            texts += [prompt_embeds.prompt, *label_texts]
         inputs = {
             "sample": noisy_latents.repeat(len(texts), 1, 1, 1).to(self.unet.dtype),
             "timestep": timestep.repeat(len(texts)),
             "encoder_hidden_states": torch.cat(texts).repeat_interleave(len(timestep), dim=0),
         }
-        residuals, scale = {}, controlnet_conditioning_scale
-        if control_image is not None:
-            residuals = self._control_residuals(inputs, control_image, scale)
-        predictions = self.unet(**inputs, **residuals).sample.float().chunk(len(texts))
-        unconditional, everywhere, *by_label = predictions
-        conditional = everywhere
-        for share, prediction in zip(shares, by_label, strict=True):
-            # Adding differences keeps the global prediction bit for bit where the share is 0.
-            conditional = conditional + share * (prediction - everywhere)
-        guided = unconditional + guidance_scale * (conditional - unconditional)
-        return self._to_epsilon(guided, noisy_latents, timestep)
+        with _compiler_errors():
+            residuals, scale = {}, controlnet_conditioning_scale
+            if control_image is not None:
+                residuals = self._control_residuals(inputs, control_image, scale)
+            sample = self.unet(**inputs, **residuals).sample
+        predictions = list(sample.float().chunk(len(texts)))
+        guided = unconditional = predictions.pop(0) if with_negative else None
+        if with_prompts:
+            everywhere, *by_label = predictions
+            guided = everywhere
+            for share, prediction in zip(shares, by_label, strict=True):
+                # Adding differences keeps the global prediction bit for bit where the share is 0.
+                guided = guided + share * (prediction - everywhere)
+        if with_negative and with_prompts:
+            added = guidance_scale * (guided - unconditional)
+            guided = added if only_added else unconditional + added
+        origin = torch.zeros_like(noisy_latents) if only_added else noisy_latents
+        return self._to_epsilon(guided, origin, timestep)
 
     def _log_words_without_effect(self, texts: list[str]) -> None:
         for text in texts:
@@ -148,7 +196,10 @@ class ControlNetGuidance(nn.Module):
         device = self.alphas_cumprod.device
         with_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         attention_mask = tokens.attention_mask.to(device) if with_mask else None
-        return self.text_encoder(tokens.input_ids.to(device), attention_mask=attention_mask)[0]
+        text_encoder = self.text_encoder.to(device)
+        embeds = text_encoder(tokens.input_ids.to(device), attention_mask=attention_mask)[0]
+        text_encoder.to("cpu")
+        return embeds
 
     def _control_residuals(
         self,
@@ -182,6 +233,37 @@ class ControlNetGuidance(nn.Module):
         # v = sqrt(a) eps - sqrt(1 - a) x0 (Salimans and Ho 2022), solved for eps.
         alpha = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
         return alpha.sqrt() * prediction + (1 - alpha).sqrt() * noisy_latents
+
+
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """Name the option if networks cannot be compiled, which their first call shows."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        reason = str(cause).strip().splitlines()[0]
+        raise UserError(f"guidance.compile=true does not work here ({reason}); use false") from None
+
+
+def _scale_gradients_between(
+    latents: Tensor,  # [B, C, h, w] float32
+    image: Tensor,  # [B, 3, H, W] float32
+) -> None:
+    """Scale the gradient of each image's latents to about 1, and undo that at the image.
+
+    Half precision has no numbers below 6e-8 or above 65504, and weights of losses and means over
+    latents can take gradients there. The factors are powers of two, which round nothing.
+    """
+    exponents = {}
+
+    def begin(gradient: Tensor) -> Tensor:
+        largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+        exponents["of"] = torch.frexp(largest).exponent
+        return torch.ldexp(gradient, -exponents["of"])
+
+    latents.register_hook(begin)
+    image.register_hook(lambda gradient: torch.ldexp(gradient, exponents["of"]))
 
 
 def _label_shares(

@@ -15,6 +15,8 @@ def load_controlnet_guidance(
     controlnet_subfolder: str | None = None,
     palette: str | None = None,
     precision: PriorPrecision = "fp32",
+    checkpointing: bool = False,
+    compile: bool = False,
     device: str | torch.device = "cpu",
     **options: str | None,
 ) -> ControlNetGuidance:
@@ -29,6 +31,7 @@ def load_controlnet_guidance(
     if precision == "auto":
         precision = "fp16" if torch.device(device).type == "cuda" else "bf16"
     options |= {"subfolder": controlnet_subfolder, "dtype": DTYPES[precision], "device": device}
-    guidance = ControlNetGuidance(load_prior(prior, controlnet, **options))
-    guidance.palette = palette
-    return guidance
+    networks = load_prior(prior, controlnet, **options)
+    return ControlNetGuidance(
+        networks, palette=palette, checkpointing=checkpointing, compile=compile
+    )

@@ -19,7 +19,7 @@ class TellingGuidance(FakeGuidance):
         super().__init__()
         self.timesteps: list[int] = []
 
-    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> PromptEmbeds:
+    def encode_prompt(self, prompt, negative_prompt="", label_prompts=None) -> PromptEmbeds:
         texts = (torch.full((1, 2, 4), float(len(text))) for text in (prompt, negative_prompt))
         return PromptEmbeds(*texts)
 
@@ -32,6 +32,7 @@ class TellingGuidance(FakeGuidance):
         *,
         guidance_scale,
         controlnet_conditioning_scale,
+        only_added=False,
     ):
         super().predict_noise(noisy_latents, timestep, prompt_embeds, control_image)
         self.timesteps.append(timestep.item())
@@ -39,10 +40,13 @@ class TellingGuidance(FakeGuidance):
             (embeds.mean() + 1) * self.noise_pred
             for embeds in (prompt_embeds.prompt, prompt_embeds.negative_prompt)
         )
+        added = guidance_scale * (with_prompt - without)
+        if only_added:
+            return added
         asked = 0.3 * noisy_latents + 0.01 * timestep.view(-1, 1, 1, 1)
         if control_image is not None:
             asked = asked + controlnet_conditioning_scale * control_image.mean()
-        return asked + without + guidance_scale * (with_prompt - without)
+        return asked + without + added
 
 
 def picture(seed, size=16):

@@ -98,6 +98,58 @@ def note_batch(forward, batch_sizes):
     return noting
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_unused_branches_are_not_computed_and_what_prompts_add_takes_one_call(
+    guidance, monkeypatch, prediction_type
+):
+    monkeypatch.setattr(guidance, "prediction_type", prediction_type)
+    label_map = torch.randint(0, 3, (1, 32, 32), generator=torch.Generator().manual_seed(1))
+    embeds = guidance.encode_prompt("a cat", "blue", label_prompts={2: "ears"})
+    embeds = replace(embeds, label_map=label_map)
+    (latents, control_image), timestep, batch_sizes = make_inputs(), torch.tensor([700]), []
+    monkeypatch.setattr(guidance.unet, "forward", note_batch(guidance.unet.forward, batch_sizes))
+
+    def predict(scale, **options):
+        scales = {"guidance_scale": scale, "controlnet_conditioning_scale": 0.7}
+        return guidance.predict_noise(latents, timestep, embeds, control_image, **scales, **options)
+
+    without, with_prompts, double = predict(0.0), predict(1.0), predict(2.0)
+    added = predict(2.0, only_added=True)
+    assert batch_sizes == [1, 2, 3, 3]
+    torch.testing.assert_close(double, 2 * with_prompts - without, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(added, double - without, rtol=1e-4, atol=1e-4)
+    for scale in (0.0, 1.0):
+        added = predict(scale, only_added=True)
+        torch.testing.assert_close(added, scale * (with_prompts - without), rtol=1e-4, atol=1e-4)
+
+
+class MovedEncoder(torch.nn.Module):
+    """A text encoder that notes where it is when it is moved and called."""
+
+    config = None
+
+    def __init__(self):
+        super().__init__()
+        self.places: list[str] = []
+
+    def to(self, device):
+        self.places.append(str(device))
+        return self
+
+    def forward(self, input_ids, attention_mask):
+        self.places.append(f"called with {input_ids.device}")
+        return (torch.zeros(len(input_ids), 8, 16),)
+
+
+def test_the_text_encoder_is_on_the_device_only_while_it_encodes(prior_folder):
+    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance.text_encoder = MovedEncoder()
+    guidance.alphas_cumprod = guidance.alphas_cumprod.to("meta")
+    for _ in range(2):
+        guidance.encode_prompt("a cat", label_prompts={2: "ears"})
+    assert guidance.text_encoder.places == ["meta", "called with meta", "cpu"] * 2
+
+
 def test_one_prompt_for_all_labels_is_the_global_prompt(guidance):
     latents, control_image = make_inputs()
     label_map = torch.randint(0, 4, (1, 32, 32), generator=torch.Generator().manual_seed(1))
@@ -210,3 +262,28 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     pipeline.controlnet.save_pretrained(tmp_path / "controlnet")
     guidance = load_controlnet_guidance(str(tmp_path / "sd"), str(tmp_path / "controlnet"))
     guidance.predict_noise(*inputs, control_image, **scales)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_noise(guidance, prior_folder):
+    torch._dynamo.reset()
+    compiled = load_controlnet_guidance(str(prior_folder), compile=True)
+    latents, control_image = make_inputs()
+    embeds, counters = guidance.encode_prompt("a cat"), torch._dynamo.utils.counters
+    counters.clear()
+    inputs = latents, torch.tensor([300]), embeds, control_image
+    found = compiled.predict_noise(*inputs, **SCALES)
+    torch.testing.assert_close(found, guidance.predict_noise(*inputs, **SCALES))
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+
+
+def test_networks_that_cannot_be_compiled_name_the_option(prior_folder):
+    def broken(graph, inputs):
+        raise OSError("no compiler here\nand more")
+
+    guidance = load_controlnet_guidance(str(prior_folder))
+    # A part is enough, and fails sooner.
+    guidance.unet.conv_in.compile(backend=broken)
+    inputs = make_inputs()[0], torch.tensor([300]), guidance.encode_prompt("a cat"), None
+    with pytest.raises(UserError, match="guidance.compile=true does not work.*no compiler here"):
+        guidance.predict_noise(*inputs, **SCALES)

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from editing.objectives import add_noise, loss_of_gradient, sample_timestep
+from editing.guidance.base import encode_sides
+from editing.objectives import add_noise, loss_of_gradient, make_objective, sample_timestep
 from editing.options import DenoisedOptions, ObjectiveOptions
 from tests.editing.objective_views import OPTIONS, TellingGuidance, make, make_view, picture
 
@@ -54,6 +55,49 @@ def test_sds_gradient_is_the_weighted_noise_error_in_shares_of_image_and_normals
     gradient = weight * (predicted - noise)
     assert_gradient_is(loss, guidance, view.image, share * gradient)
     assert_gradient_is(loss, guidance, view.normals, (1 - share) * gradient)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("sds", [2]), ("csd", [2]), ("dds", [1, 1])])
+def test_pictures_are_encoded_and_the_prior_asked_no_more_than_needed(
+    guidance, monkeypatch, name, calls
+):
+    encode, batch_sizes = guidance.encode_image, []
+
+    def note(image):
+        batch_sizes.append(len(image))
+        return encode(image)
+
+    monkeypatch.setattr(guidance, "encode_image", note)
+    make(name, guidance).loss(make_view())
+    assert batch_sizes == calls and len(guidance.timesteps) == (2 if name == "dds" else 1)
+
+
+@pytest.mark.parametrize("name", ["sds", "csd", "dds", "denoised"])
+def test_words_of_the_view_end_the_prompts_by_its_yaw(guidance, monkeypatch, name):
+    encode, predict, asked, words = guidance.encode_prompt, guidance.predict_noise, [], {}
+
+    def note_prompt(prompt, negative_prompt="", label_prompts=None):
+        embeds = encode(prompt, negative_prompt)
+        words[id(embeds.prompt)] = prompt, label_prompts
+        return embeds
+
+    def note_asked(noisy_latents, timestep, prompt_embeds, *args, **scales):
+        asked.append(words[id(prompt_embeds.prompt)])
+        return predict(noisy_latents, timestep, prompt_embeds, *args, **scales)
+
+    monkeypatch.setattr(guidance, "encode_prompt", note_prompt)
+    monkeypatch.setattr(guidance, "predict_noise", note_asked)
+    sides = ("front view", "side view", "back view")
+    options = dataclasses.replace(OPTIONS, view_words=sides)
+    embeds = encode_sides(guidance, sides, "a cat", "", {2: "ears"})
+    objective = make_objective(name, options, guidance, embeds, torch.Generator())
+    assert len(words) == (6 if name == "dds" else 3)
+    for degrees, side in ((0, 0), (40, 0), (50, 1), (130, 1), (140, 2), (180, 2)):
+        asked.clear()
+        objective.loss(make_view(turn=degrees / 180))
+        wanted = {f"a cat, {sides[side]}"} | ({sides[side]} if name == "dds" else set())
+        assert {prompt for prompt, _ in asked} == wanted
+        assert (f"a cat, {sides[side]}", {2: f"ears, {sides[side]}"}) in asked
 
 
 @pytest.mark.parametrize("blend", ["image", "normals"])

@@ -9,13 +9,16 @@ from PIL import Image
 
 import editing.portrait_edit
 from editing import edit_portrait, sample_portrait
+from editing.edited_generator import EditedGenerator
 from editing.masks import PaintedMask
 from editing.options import EditOptions, LossWeights, ReportOptions
 from editing.portrait_edit import sample_score
 from editing.recipe import load_edit
+from editing.regions import ClassRegion
 from editing.session import run_edit
+from editing.views import view_source
 from mate3d.errors import UserError
-from mate3d.labels import CATMASK_HQ, save_label_map
+from mate3d.labels import CATMASK_HQ, save_label_map, segmentation_to_label_map
 from mate3d.outputs.mesh import extract_mesh
 
 EARS = 2
@@ -59,6 +62,20 @@ def test_an_edit_is_pictures_numbers_and_a_head(tiny_generator, tmp_path):
     loaded, _ = load_edit(tmp_path / "edit.safetensors", tiny_generator)
     points = torch.rand(1, 100, 3) * 0.5 - 0.25
     assert torch.equal(loaded.fused_field().sdf(points), edit.field.sdf(points))
+
+
+def test_a_portrait_shows_what_whole_and_edited_views_show(tiny_generator):
+    portrait = sample_portrait(tiny_generator, seed=0, truncation_psi=0.7)
+    camera = portrait.camera(0.3)
+    render, whole = portrait.render(camera), tiny_generator.synthesize(portrait.ws, camera)
+    for name in ("image", "segmentation"):
+        torch.testing.assert_close(
+            getattr(render, name), getattr(whole, name), rtol=1e-4, atol=1e-4
+        )
+    edited = EditedGenerator(tiny_generator, portrait.ws, ClassRegion((2,)))
+    labels = portrait.view(camera).label_map
+    assert torch.equal(labels, segmentation_to_label_map(whole.segmentation))
+    assert torch.equal(labels, view_source(edited, camera, exact=False).label_map)
 
 
 def test_views_count_like_the_mask_and_belong_to_the_saved_region(tiny_generator, tmp_path):

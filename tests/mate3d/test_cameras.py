@@ -10,15 +10,18 @@ from mate3d.camera_checks import are_inverted, split_camera
 from mate3d.cameras import (
     CameraRig,
     ViewOptions,
+    camera_turn,
     figure_eight_angles,
     make_camera,
     make_rig,
     make_views,
     orbit_angles,
     unpack_camera,
+    view_normals,
 )
 from mate3d.errors import UserError
 from mate3d.network.mapping import latents_from_seeds
+from mate3d.rendering.rays import sample_rays
 
 
 def test_rig_looks_at_its_target_from_its_radius():
@@ -38,6 +41,25 @@ def test_inverted_matrices_are_told_even_if_they_look_a_little_past_the_origin()
         assert are_inverted(np.linalg.inv(poses)) and not are_inverted(poses)
     assert not are_inverted(np.linalg.inv(poses[:4]))
     assert not are_inverted(np.repeat(poses[:1], 9, axis=0))
+
+
+def test_normals_of_a_view_are_right_up_and_towards_the_viewer():
+    cameras = make_camera(torch.tensor([-0.9, 0.0, 0.5]), torch.tensor([0.3, 0.0, -0.2]))
+    origins, directions = (rays.unflatten(1, (5, 5)) for rays in sample_rays(cameras, 5))
+    right = directions[:, 2, 4] - directions[:, 2, 0]
+    up = directions[:, 0, 2] - directions[:, 4, 2]
+    to_viewer = origins[:, 2, 2]
+    for axis, direction in enumerate((right, up, to_viewer)):
+        normals = torch.nn.functional.normalize(direction, dim=1).view(3, 3, 1, 1)
+        expected = torch.eye(3)[axis].expand(3, 3)
+        torch.testing.assert_close(view_normals(normals, cameras)[:, :, 0, 0], expected)
+    world = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(view_normals(world, make_camera(0.0)), world)
+
+
+def test_a_camera_turns_from_front_to_behind_on_either_side():
+    for degrees, share in ((0, 0), (30, 1 / 6), (-90, 0.5), (180, 1)):
+        assert camera_turn(make_camera(math.radians(degrees), 0.2)) == pytest.approx(share)
 
 
 def test_latent_of_a_seed_is_the_legacy_draw_whatever_else_is_drawn():

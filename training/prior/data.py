@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, default_collate
 
+from mate3d.cameras import view_normals
 from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import LabelSet
@@ -173,8 +174,9 @@ def make_normal_maps(
         seeds = range(seed + number, seed + num, len(label_sets))
         for start in range(0, len(seeds), _RENDER_BATCH):
             part = seeds[start : start + _RENDER_BATCH]
-            render = make_portraits(kind, part, resolution, supersampling=1).render
-            normals.append(render.normals.clamp(-1, 1))
+            portraits = make_portraits(kind, part, resolution, supersampling=1)
+            render = portraits.render
+            normals.append(view_normals(render.normals, portraits.camera).clamp(-1, 1))
             labels = conversion.apply(render.label_map.numpy().astype(np.uint8))
             label_maps.append(torch.from_numpy(labels) + first_class)
         first_class += label_set.num_classes

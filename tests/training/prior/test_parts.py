@@ -64,6 +64,8 @@ def test_normal_maps_show_both_kinds_of_heads_before_grey():
     assert cat.max() < num_cat_classes <= person.min()
     for image, is_background in zip(images, (cat == 0, person == num_cat_classes), strict=True):
         assert set(image[:, is_background].flatten().tolist()) == {128}
+    # No surface that is seen faces away: blue is towards the viewer.
+    assert min(image[2].min() for image in images) > 120
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
