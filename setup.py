@@ -98,7 +98,7 @@ setup(
         "filelock>=3.12",
         "safetensors>=0.4",
         "diffusers>=0.30",
-        "transformers>=5.0",
+        "transformers>=5.6",
         "tokenizers>=0.20",
         "accelerate>=0.33",
         "hydra-core>=1.3",
@@ -124,6 +124,8 @@ setup(
         "slurm": ["hydra-submitit-launcher>=1.2"],
         # FID and KID with Inception features.
         "inception": ["torch-fidelity>=0.3"],
+        # Adam with averages in 8 bits, for training ControlNets.
+        "8bit": ["bitsandbytes>=0.43"],
         # A face detector that finds landmarks, for photos without masks or known cameras.
         "photos": ["opencv-python-headless>=4.8"],
         # nvcc of PyTorch's CUDA release; the CUDA 12 packages have none.
