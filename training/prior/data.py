@@ -100,13 +100,13 @@ class CaptionedDatasets(ConcatDataset):
         return [captions[index] for captions, indices in lists for index in indices]
 
     def contents(self) -> Iterator[bytes]:
-        """Yield everything that images and label maps depend on, but their resolution."""
+        """Yield what changes with the images and label maps, except for their resolution."""
         for part in self.datasets:
             index, label_set = part.source.index, part.source.label_set
             numbers = [len(part), part.first_class, index.repeats.tolist()]
             yield repr([label_set.name, label_set.version, *numbers]).encode()
             for folder, name in product((IMAGE_FOLDER, MASK_FOLDER), index.names):
-                yield part.source.files.read(folder + name)
+                yield part.source.files.stamp(folder + name).encode()
 
     def splits(self) -> Iterator[tuple[DatasetPart, DatasetPart]]:
         """Yield the items and the held-out images of each dataset, in its own classes."""

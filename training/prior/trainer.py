@@ -116,7 +116,8 @@ class PriorTrainer:
         self._state_path = self._output / STATE_FILE
         sizes = options.architecture and dataclasses.asdict(options.architecture)
         parts = [[len(part), part.source.label_set.name] for part in dataset.datasets]
-        self._model = [options.resolution, sizes, parts]
+        base = options.base and Path(options.base).name
+        self._model = [options.resolution, sizes, parts, base]
         self._state = read_state(self._state_path, self._model) if options.resume else None
         self._parts = {
             name: BatchParts(stage.batch_size, stage.accumulation, world(), f"prior.{name}")

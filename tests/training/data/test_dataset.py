@@ -18,6 +18,7 @@ from tests.training.data.shard_data import edit_json
 from training.data.dataset import PortraitDataset
 from training.data.format import DatasetWriter, encode_image, image_name, open_dataset
 from training.data.loader import make_loader
+from training.data.preparation.photo_options import PhotoOptions
 from training.data.preparation.repack import RepackMaker
 
 FIRST = "00000/img00000000.png"
@@ -88,7 +89,7 @@ def test_repacking_writes_capital_suffixes_small(dataset_folder):
         (dataset_folder / kind / FIRST).rename(dataset_folder / kind / FIRST.replace("png", "PNG"))
     text = (dataset_folder / "dataset.json").read_text()
     (dataset_folder / "dataset.json").write_text(text.replace(FIRST, FIRST.replace("png", "PNG")))
-    maker = RepackMaker(str(dataset_folder), None, None)
+    maker = RepackMaker(str(dataset_folder), None, None, PhotoOptions(), torch.device("cpu"))
     (sample,) = maker(maker.jobs()[0])
     assert maker.jobs()[0].names == (FIRST,) and sample.name == FIRST
 

@@ -42,6 +42,9 @@ class DatasetFiles(Protocol):
             UserError: If the file is missing or cannot be read.
         """
 
+    def stamp(self, name: str) -> str:
+        """Return a text that changes with a file's content, without reading it."""
+
     def where(self, name: str) -> str:
         """Return a file's location for error messages."""
 
@@ -75,6 +78,10 @@ class FolderFiles:
         except OSError as error:
             raise UserError(f"cannot read {self.where(name)}: {error.strerror}") from None
 
+    def stamp(self, name: str) -> str:
+        status = (self.path / name).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
     def where(self, name: str) -> str:
         return str(self.path / name)
 
@@ -93,6 +100,9 @@ class ZipFiles(FolderFiles):
             return self._open().read(name)
         except _ZIP_ERRORS as error:
             raise UserError(f"archive {self.path} is damaged at {name}: {error}") from None
+
+    def stamp(self, name: str) -> str:
+        return str(self._open().getinfo(name).CRC)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}

@@ -75,6 +75,10 @@ class ShardFiles:
         table = self._tables.get(name)
         return self.url(name) if table is None else f"{name} in {self.url(table.file)}"
 
+    def stamp(self, name: str) -> str:
+        table = self._tables[name]
+        return f"{table.file} {table.members[name]}"
+
     def read(self, name: str) -> bytes:
         table = self._tables.get(name)
         file, offset, size = (name, 0, -1) if table is None else (table.file, *table.members[name])
