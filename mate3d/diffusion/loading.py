@@ -94,7 +94,7 @@ def load_prior(
     if vae is not None:
         vae_path = find_model(vae, names.vae)
     with _quiet():
-        networks = loader.prior(path, what)
+        networks = loader.prior(path, what, with_controlnet=controlnet is None)
         if controlnet is not None:
             networks.controlnet = loader.network("controlnet", control_path, what_control)
         if vae is not None:
@@ -111,8 +111,8 @@ class _Loader:
     dtype: torch.dtype
     option: str  # That chooses the variant.
 
-    def prior(self, path: Path, what: str) -> PriorNetworks:
-        """Load a Stable Diffusion with its own ControlNet, if there is one."""
+    def prior(self, path: Path, what: str, *, with_controlnet: bool) -> PriorNetworks:
+        """Load a Stable Diffusion, also its own ControlNet if it is wanted and there."""
         if path.is_file():
             kind = StableDiffusionPipeline
             pipeline = self._from_file(kind, path, what, safety_checker=None)
@@ -137,7 +137,7 @@ class _Loader:
         with _loading_errors(what, "its tokenizer or scheduler"):
             tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
-        has_own = (path / "controlnet" / "config.json").is_file()
+        has_own = with_controlnet and (path / "controlnet" / "config.json").is_file()
         names = [name for name in _KINDS if name != "controlnet" or has_own]
         parts = {name: self.network(name, path / name, what) for name in names}
         return PriorNetworks(

@@ -20,8 +20,8 @@ _WEIGHTS = re.compile(
 # Networks of a Stable Diffusion beside its ControlNet.
 _OTHER_NETWORKS = ("vae", "unet", "text_encoder", "safety_checker", "image_encoder")
 _ADVICE = (
-    "python -m scripts.download_weights what=mate3d_cat fetches the weights of a preset, for use"
-    " without a network"
+    "`python -m scripts.download_weights what=mate3d_face` (or mate3d_cat) fetches the weights of"
+    " a preset, for use without a network"
 )
 _LFS_POINTER = b"version https://git-lfs"
 
