@@ -19,6 +19,19 @@ random weights, where a square of a tenth of the picture is edited through the w
     steps=4 runs=3        steps of a run, and runs
     device=cpu            or cuda
     output=               also write the JSON here, e.g. benchmarks/results/edit.json
+
+    python benchmarks/bench_edit.py preset=sd15 output=benchmarks/results/edit_sd15.json
+
+preset=sd15 is face512 with a random prior of Stable Diffusion 1.5's sizes. It compares nothing: it
+takes the first step of each variant, in a process of its own, and says what its parts take:
+seconds, floating-point operations, and the most bytes of live tensors meanwhile. Its words:
+
+    edits=cdgt,denoised   variants: cdgt, and the objectives for edit=best
+    denoising_steps=1     denoiser calls per target of `denoised`; what it takes with as many as in
+                          guidance=stable_diffusion_1_5 is computed from that
+    precision=bf16        of the prior
+    region=classes        or everywhere, as with edit=no_fusion; surfaces count as a fog, as in the
+                          release, so that the region of classes has no limits
 """
 
 import dataclasses
@@ -28,14 +41,15 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import sd15
 import torch
-from common import cpu_name, peak_memory_gib, read_words, report
+from common import cpu_name, describe_machine, peak_memory_gib, read_words, report
+from parts import Parts, digits
 
 from editing.edited_generator import EditedGenerator
+from editing.guidance.base import Guidance
 from editing.guidance.loading import load_controlnet_guidance
 from editing.head_scale import HeadScale
 from editing.loop import EditLoop, EditTarget
@@ -55,10 +69,13 @@ from mate3d.generator import Generator, GeneratorConfig
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.rendering.renderer import RenderingConfig
 from scripts._compose import read_options
+from torch_utils.ops.execution import DTYPES
 
 SEED = 7
 WAYS = ("exact", "fast")
-PARTS = ("planes", "render", "superresolution", "guidance", "losses", "backward")
+# Of the prior: encoding by the VAE, its backward pass, UNet and ControlNet, decoding by the VAE.
+PRIOR_PARTS = ("encode", "encode_backward", "denoise", "decode")
+PARTS = ("planes", "render", "superresolution", *PRIOR_PARTS, "losses", "backward")
 PROMPT = "a black cat with big pointed black ears and blue eyes"
 # Published sizes and conventions; the weights are random, on which time hardly depends.
 FACE512 = GeneratorConfig(
@@ -77,6 +94,10 @@ DEFAULTS = {
     "runs": "3",
     "device": "cpu",
     "output": "",
+    "edits": "cdgt,denoised",
+    "region": "classes",
+    "denoising_steps": "1",
+    "precision": "bf16",
 }
 
 
@@ -105,11 +126,18 @@ class Case:
         return EditLoop(edited, self.target, options, seed=SEED)
 
 
-def make_case(words: dict[str, str]) -> Case:
-    """Build a preset."""
+def make_case(words: dict[str, str], guidance: Guidance | None = None) -> Case:
+    """Build a preset.
+
+    Args:
+        guidance: Replaces the preset's own.
+    """
     device, side = torch.device(words["device"]), words["neural_resolution"]
     config = read_options("edit", ["experiment=demo_cat_ears", "output=-"])
-    guidance = load_controlnet_guidance(config.guidance.prior, device=device)
+    if guidance is None and words["preset"] == "sd15":
+        guidance = sd15.make_guidance(DTYPES[words["precision"]]).to(device)
+    elif guidance is None:
+        guidance = load_controlnet_guidance(config.guidance.prior, device=device)
     generator = _make_generator(words["preset"], config.generator, device)
     if side:
         sized = dataclasses.replace(generator.config, neural_rendering_resolution=int(side))
@@ -127,13 +155,19 @@ def make_case(words: dict[str, str]) -> Case:
         portrait, view = _blank_portrait(generator)
         # Random weights have no surface to measure.
         size = generator.config.box_size / 2
-        scale = HeadScale(size, 0.1 * size, 1.0, size / generator.config.resolution)
+        scale = HeadScale(size, thickness=0.1 * size, slope=1.0)
         options = EditOptions(distillation=ObjectiveOptions(guidance_scale=10.0))
         painted, class_ids = view.label_map.clone(), (1,)
         part = slice(round(0.2 * painted.shape[1]), round(0.52 * painted.shape[1]))
         painted[:, part, part] = 1
         view = dataclasses.replace(view, label_map=painted)
         regions = PaintedRegion(ClassRegion(()), view.camera, view.repainted(class_ids)), None
+        if words["preset"] == "sd15":
+            steps = f"edit.distillation.denoised.num_denoising_steps={words['denoising_steps']}"
+            options = _prior_options(words, steps)
+            scale = HeadScale(size, thickness=size, slope=1.0)
+            where = dataclasses.replace(options.region, kind=words["region"])
+            regions = make_regions(where, class_ids, [view], scale, generator.label_set)
     embeds = guidance.encode_prompt(PROMPT)
     target = EditTarget((view,), class_ids, scale, guidance, embeds)
     return Case(portrait, regions, target, options)
@@ -142,10 +176,18 @@ def make_case(words: dict[str, str]) -> Case:
 def _make_generator(preset: str, folder: str, device: torch.device) -> Generator:
     if preset == "demo":
         return load_generator(folder, device)
-    if preset != "face512":
-        sys.exit(f"error: preset={preset}; use demo or face512")
+    if preset not in ("face512", "sd15"):
+        sys.exit(f"error: preset={preset}; use demo, face512 or sd15")
     torch.manual_seed(SEED)
     return Generator(FACE512).to(device).eval().requires_grad_(False)
+
+
+def _prior_options(words: dict[str, str], *changed: str) -> EditOptions:
+    """Return the options of the variant in `edits`."""
+    name = words["edits"]
+    preset = ("guidance=stable_diffusion_1_5", "guidance.controlnet=demo_prior")
+    variant = "edit=cdgt" if name == "cdgt" else f"edit.objective={name}"
+    return read_options("edit", ["output=-", "mask=null", *preset, variant, *changed]).edit
 
 
 @torch.no_grad()
@@ -159,47 +201,24 @@ def _blank_portrait(generator: Generator) -> tuple[Portrait, PaintedView]:
     return Portrait(generator, generator.map(z, camera)), view
 
 
-class Stopwatch:
-    """Sorts the time of nested calls into parts that exclude each other.
+def watch_case(watch: Parts, case: Case) -> None:
+    """Sort what steps of all loops of a case take."""
+    guidance = case.target.guidance
+    watch.watch(case.portrait.generator, "superresolve", "superresolution")
+    watch.watch(FastSourceView, "fused", "render")
+    watch.watch(FastSourceView, "enlarge", "superresolution")
+    watch.watch(guidance, "encode_image", "encode")
+    watch.watch_gradient(guidance, "encode_image", "encode_backward")
+    watch.watch(guidance, "predict_noise", "denoise")
+    watch.watch(guidance, "decode_latents", "decode")
+    watch.watch(torch.Tensor, "backward", "backward")
 
-    Args:
-        device: Whose work is waited for.
-    """
 
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds: Counter[str] = Counter()
-        self._running: list[str] = []
-        self._last = 0.0
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count what happens inside as `name`, but for what another part counts."""
-        self._tick()
-        self._running.append(name)
-        try:
-            yield
-        finally:
-            self._tick()
-            self._running.pop()
-
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        """Count the calls of an object's method as `name`."""
-        function: Callable[..., Any] = getattr(owner, method)
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        setattr(owner, method, watched)
-
-    def _tick(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        if self._running:
-            self.seconds[self._running[-1]] += now - self._last
-        self._last = now
+def watch_loop(watch: Parts, loop: EditLoop) -> None:
+    """Sort what steps of a loop take."""
+    watch.watch(loop.edited, "fused_field", "planes")
+    watch.watch(loop.edited, "render_raw", "render")
+    watch.watch(loop, "_view_source", "render")
 
 
 class Comparison:
@@ -212,13 +231,8 @@ class Comparison:
 
     def __init__(self, case: Case, device: torch.device):
         self.case, self.device = case, device
-        self.watch = Stopwatch(device)
-        self.watch.watch(case.portrait.generator, "superresolve", "superresolution")
-        self.watch.watch(FastSourceView, "fused", "render")
-        self.watch.watch(FastSourceView, "enlarge", "superresolution")
-        self.watch.watch(case.target.guidance, "encode_image", "guidance")
-        self.watch.watch(case.target.guidance, "predict_noise", "guidance")
-        self.watch.watch(torch.Tensor, "backward", "backward")
+        self.watch = Parts(device)
+        watch_case(self.watch, case)
         self.parts: dict[str, list[Counter[str]]] = {name: [] for name in WAYS}
         self.processor_seconds: dict[str, list[float]] = {name: [] for name in WAYS}
         self.final_seconds: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -252,9 +266,7 @@ class Comparison:
 
     def _make_loop(self, name: str) -> EditLoop:
         loop = self.case.make_loop(exact=name == "exact")
-        self.watch.watch(loop.edited, "fused_field", "planes")
-        self.watch.watch(loop.edited, "render_raw", "render")
-        self.watch.watch(loop, "_view_source", "render")
+        watch_loop(self.watch, loop)
         return loop
 
     def _step(self, progress: float, order: tuple[str, ...]) -> None:
@@ -296,6 +308,29 @@ class Comparison:
         return sum(self.watch.seconds.values())
 
 
+def measure_step(words: dict[str, str], guidance: Guidance | None = None) -> dict[str, Any]:
+    """Take the first step of a loop and return what its parts took."""
+    case = make_case(words, guidance)
+    watch = Parts(torch.device(words["device"]), with_operations=True)
+    watch_case(watch, case)
+    weights = {"generator": case.portrait.generator, "prior": case.target.guidance}
+    for name, module in weights.items():
+        watch.memory.add((*module.parameters(), *module.buffers()), name)
+    with watch.counting("losses"):
+        loop = case.make_loop(exact=False)
+        watch_loop(watch, loop)
+        before = watch.memory.live()
+        watch.restart()
+        loop.step(0.0)
+    source = loop.source_views[0]
+    share = len(source.index) / source.values.depths.shape[1]
+    return {
+        "before_gib": digits(before / 2**30),
+        "share_of_rays_reached": digits(share),
+        **watch.summary(),
+    }
+
+
 def peak_gib(words: dict[str, str], exact: bool) -> dict[str, float]:
     """Take one step in this process and return its largest memory, before and after that."""
 
@@ -310,9 +345,43 @@ def peak_gib(words: dict[str, str], exact: bool) -> dict[str, float]:
     return {"loaded": before, "step": peak()}
 
 
+def measure_edits(words: dict[str, str]) -> dict[str, Any]:
+    """Measure a step of each variant of preset=sd15, each in a process of its own."""
+    edits = {}
+    for name in words["edits"].split(","):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            edits[name] = pool.apply(_measure_edit, (words | {"edits": name},))
+        print(name, edits[name], flush=True)
+    return {
+        "command": _command(),
+        **{name: words[name] for name in ("preset", "precision", "region", "denoising_steps")},
+        "edits": edits,
+        **describe_machine(torch.device(words["device"])),
+    }
+
+
+def _measure_edit(words: dict[str, str]) -> dict[str, Any]:
+    measured = measure_step(words)
+    if words["edits"] == "denoised":
+        taken = measured["parts"]["denoise"]
+        given = _prior_options(words).distillation.denoised.num_denoising_steps
+        more = given / int(words["denoising_steps"]) - 1
+        measured[f"computed_with_{given}_denoising_steps"] = {
+            name: round(measured[name] + more * taken[name], 2) for name in ("seconds", "tflop")
+        }
+    return measured | {"peak_rss_gib": round(peak_memory_gib(), 2)}
+
+
+def _command() -> str:
+    return " ".join(["python", "benchmarks/bench_edit.py", *sys.argv[1:]])
+
+
 def main() -> None:
     """Compare both ways here, and measure the memory of each in a process of its own."""
     words = read_words(DEFAULTS)
+    if words["preset"] == "sd15":
+        report(measure_edits(words), words["output"])
+        return
     peaks = {}
     # First, while this process is small: a child's peak begins with its parent's.
     for name in WAYS:
@@ -325,7 +394,7 @@ def main() -> None:
     config = case.portrait.generator.config
     seconds = {name: comparison.seconds(name) for name in WAYS}
     document = {
-        "command": " ".join(["python", "benchmarks/bench_edit.py", *sys.argv[1:]]),
+        "command": _command(),
         "preset": words["preset"],
         "neural_resolution": config.neural_rendering_resolution,
         "resolution": config.resolution,

@@ -71,6 +71,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     is_cuda = device.type == "cuda"
     return {
         "machine": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
         "torch_version": torch.__version__,

@@ -1,0 +1,157 @@
+"""What benchmarks count, operations and bytes, is what there is; Stable Diffusion has its sizes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mate3d.diffusion.networks import PriorNetworks
+from tests.editing.conftest import TINY_CONFIG
+from training.prior.models import make_tiny_networks
+from training.prior.options import PriorArchitecture
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TINY = PriorArchitecture(
+    vae_channels=(8, 16),
+    vocabulary_size=600,
+    max_tokens=8,
+    text_width=16,
+    text_layers=1,
+    unet_channels=(8, 16),
+    attention_levels=(False, True),
+    attention_heads=2,
+    control_channels=(8, 16),
+)
+
+
+@pytest.fixture
+def benchmarks(monkeypatch) -> SimpleNamespace:
+    """The modules, which import each other as scripts."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import bench_edit
+    import bench_prior
+    import count_memory
+    import parts
+    import sd15
+
+    modules = bench_edit, bench_prior, count_memory, parts, sd15
+    return SimpleNamespace(**{module.__name__: module for module in modules})
+
+
+def make_networks(resolution: int = 32) -> PriorNetworks:
+    torch.manual_seed(0)
+    networks = make_tiny_networks(TINY, ["a cat"], resolution)
+    for module in networks.modules().values():
+        module.eval().requires_grad_(False)
+    return networks
+
+
+def num_bytes(network: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in network.parameters())
+
+
+def test_networks_have_the_published_numbers_of_parameters(benchmarks):
+    networks = benchmarks.sd15.make_networks(torch.float16, device="meta")
+    for name, module in networks.modules().items():
+        count = sum(weight.numel() for weight in module.parameters())
+        assert count == benchmarks.sd15.NUM_PARAMETERS[name], name
+        assert {weight.dtype for weight in module.parameters()} == {torch.float16}
+    assert networks.tokenizer.model_max_length == 77
+    tokens = networks.tokenizer(["a cat"], padding="max_length").input_ids
+    embeds = networks.text_encoder(torch.tensor(tokens, device="meta"))[0]
+    assert embeds.shape == (1, 77, networks.unet.config.cross_attention_dim)
+
+
+def test_bytes_are_those_of_tensors_that_are_alive(benchmarks):
+    before = torch.zeros(1000)
+    with benchmarks.parts.LiveMemory() as memory:
+        first = before + 1
+        second = first.view(10, 100)[2:] * 2  # a view takes nothing, the product 3200
+        del first
+        third = second + 1
+        assert memory.live() == 4000 + 3200 + 3200
+        del second, third
+        assert memory.live() == 4000
+        weight = torch.ones(1000, requires_grad=True)
+        result = weight.exp().exp().sum()
+        # Both results of exp are kept for the gradient; the sum takes 4 bytes.
+        assert memory.live() == 4000 + 4000 + 8000 + 4
+        result.backward()
+        del result
+        assert memory.live() == 4000 + 4000 + 4000  # the gradient
+    assert memory.peak > memory.live()
+
+
+def test_parts_exclude_each_other_and_gradients_of_a_method_are_a_part(benchmarks):
+    parts = benchmarks.parts.Parts(torch.device("cpu"), with_operations=True)
+    network = SimpleNamespace(encode=nn.Conv2d(3, 4, 3, bias=False).forward)
+    parts.watch(network, "encode", "encode")
+    parts.watch_gradient(network, "encode", "encode_backward")
+    image = torch.rand(1, 3, 10, 10, requires_grad=True)
+    with parts.counting("rest"):
+        product = network.encode(image * 2).flatten(1) @ torch.ones(256, 5)
+        product.sum().backward()
+    convolution, matrix = 2 * 3 * 4 * 9 * 64, 2 * 256 * 5
+    # Backward passes of the convolution are to its input and to its weights.
+    wanted = {"encode": convolution, "encode_backward": 2 * convolution, "rest": 2 * matrix}
+    assert dict(parts.operations) == wanted
+    assert all(seconds > 0 for seconds in parts.seconds.values())
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "accumulation"), [(True, 1), pytest.param(False, 2, marks=SLOW)]
+)
+def test_training_is_counted_without_values_as_with_values(benchmarks, checkpointing, accumulation):
+    options = {"accumulation": accumulation, "checkpointing": checkpointing}
+    networks = make_networks()
+    counted = benchmarks.count_memory.count_training(make_networks, 2, **options)
+    # Weights, average and two moments.
+    held = num_bytes(networks.unet) + 4 * num_bytes(networks.controlnet)
+    assert counted["held_gib"] * 2**30 == pytest.approx(held, abs=40_000)
+
+    memory = benchmarks.parts.LiveMemory()
+    stage, compute_losses = benchmarks.bench_prior.make_training(networks, 2, **options)
+    modules = networks.unet, stage.networks, stage.averages
+    memory.add((weight for module in modules for weight in module.parameters()), "weights")
+    with memory:
+        stage.advance(compute_losses)
+        memory.restart()
+        stage.advance(compute_losses)
+    assert counted["peak_gib"] * 2**30 == pytest.approx(memory.peak, rel=0.02)
+
+
+@SLOW
+def test_training_takes_less_with_checkpoints_and_eight_bits(benchmarks):
+    count, adam = benchmarks.count_memory.count_training, benchmarks.count_memory.OPTIMIZERS
+    plain = count(make_networks, 1, accumulation=1, checkpointing=False, optimizer=adam["adamw"])
+    less = count(make_networks, 1, accumulation=1, checkpointing=True, optimizer=adam["adamw_8bit"])
+    assert less["peak_gib"] < plain["peak_gib"]
+    # Eight bytes of moments per weight become two, and the scales.
+    saved = (plain["held_gib"] - less["held_gib"]) * 2**30
+    assert saved == pytest.approx(6 * num_bytes(make_networks().controlnet) / 4, rel=0.05)
+
+
+@SLOW
+def test_a_step_of_an_edit_is_measured_and_its_parts_are_counted(benchmarks, monkeypatch):
+    from editing.guidance.controlnet import ControlNetGuidance
+
+    edit, count = benchmarks.bench_edit, benchmarks.count_memory
+    monkeypatch.setattr(edit, "FACE512", TINY_CONFIG)
+    monkeypatch.setattr(count.NoPrior, "image_size", 32)
+    words = {"preset": "sd15", "edits": "cdgt", "neural_resolution": "16"}
+    measured = edit.measure_step(edit.DEFAULTS | words, ControlNetGuidance(make_networks()))
+    encoding, gradient = (measured["parts"][name] for name in ("encode", "encode_backward"))
+    # Weights are frozen, so the backward pass is as long as the forward pass.
+    assert gradient["tflop"] == pytest.approx(encoding["tflop"], rel=0.1)
+    assert sum(part["tflop"] for part in measured["parts"].values()) == pytest.approx(
+        measured["tflop"], rel=0.01
+    )
+    generator = count.count_generator(words)
+    prior = count.count_prior(lambda: ControlNetGuidance(make_networks()), "cdgt")
+    counted = generator["meanwhile_gib"] + prior["weights_gib"] + prior["work_gib"]
+    assert max(encoding["peak_gib"], gradient["peak_gib"]) == pytest.approx(counted, rel=0.15)
