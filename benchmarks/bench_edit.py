@@ -109,7 +109,7 @@ def make_case(words: dict[str, str]) -> Case:
     """Build a preset."""
     device, side = torch.device(words["device"]), words["neural_resolution"]
     config = read_options("edit", ["experiment=demo_cat_ears", "output=-"])
-    guidance = load_controlnet_guidance(config.guidance.prior, device=device)
+    guidance = load_controlnet_guidance(config.guidance, device)
     generator = _make_generator(words["preset"], config.generator, device)
     if side:
         sized = dataclasses.replace(generator.config, neural_rendering_resolution=int(side))
