@@ -137,7 +137,7 @@ def make_case(words: dict[str, str], guidance: Guidance | None = None) -> Case:
     if guidance is None and words["preset"] == "sd15":
         guidance = sd15.make_guidance(DTYPES[words["precision"]]).to(device)
     elif guidance is None:
-        guidance = load_controlnet_guidance(config.guidance.prior, device=device)
+        guidance = load_controlnet_guidance(config.guidance, device)
     generator = _make_generator(words["preset"], config.generator, device)
     if side:
         sized = dataclasses.replace(generator.config, neural_rendering_resolution=int(side))

@@ -27,7 +27,6 @@ from editing.regions import PaintedView, repainted_classes
 from editing.session import EditRequest, run_edit
 from mate3d.errors import UserError
 from mate3d.generator import Generator
-from mate3d.options import config_to_dict
 from torch_utils.stages import stage
 
 _logger = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ def load_guidance(options: GuidanceOptions, device: torch.device) -> Guidance:
     with stage("Loading the prior"):
         from editing.guidance.loading import load_controlnet_guidance
 
-        return load_controlnet_guidance(**config_to_dict(options), device=device)
+        return load_controlnet_guidance(options, device)
 
 
 def _load(guidance: Guidance | Callable[[], Guidance] | None, device: torch.device) -> Guidance:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from mate3d.errors import UserError
@@ -74,6 +74,7 @@ OPTIONS = DownloadOptions
 
 def _download(options: DownloadOptions) -> None:
     from mate3d.checkpoints import hub
+    from mate3d.diffusion.places import controlnet_folders, needed_files
 
     is_prior = options.what in _PRIORS
     folder = None if is_prior else options.output
@@ -87,7 +88,12 @@ def _download(options: DownloadOptions) -> None:
         _logger.info("revision  %s (commit %s)", options.revision, info.sha)
         _logger.info("licence   %s; the authors' terms apply", stated)
         if is_prior:
-            files = hub.select_networks(info, subfolder)
+            names = [file.rfilename for file in info.siblings]
+            # All ControlNets if there are several: guidance.controlnet_subfolder chooses.
+            found = controlnet_folders(names) if subfolder else [""]
+            folders = [each for each in found if subfolder in each.split("/")]
+            needed = needed_files(names, folders, None, f"what={options.what}: {info.id}")
+            files = [file for file in info.siblings if file.rfilename in needed]
         else:
             files = info.siblings if options.list else hub.select_snapshots(info, options.files)
         for file in files:
@@ -110,18 +116,15 @@ def _download(options: DownloadOptions) -> None:
     paths = [hub.download_file(info, file, folder, sha256=options.sha256) for info, file in chosen]
     for path in paths:
         _logger.info("verified  %s", path)
-    _log_next(options.what, paths)
-
-
-def _log_next(what: str, paths: list[Path]) -> None:
-    """Log the commands that use the files; X stands for what they do not tell."""
-    commands = []
-    if what in _PRIORS:
-        commands = [_TRAIN if what == "stable_diffusion_1_5" else (*_EDIT, f"guidance={what}")]
-    for path in paths:
-        if path.suffix == ".pkl":
-            words = [f"source={path}", f"output={PurePosixPath('checkpoints') / path.stem}"]
-            commands.append(["convert_checkpoint", *words])
+    # X stands for what the files do not tell.
+    commands = [
+        ("convert_checkpoint", f"source={path}", f"output=checkpoints/{path.stem}")
+        for path in paths
+        if path.suffix == ".pkl"
+    ]
+    if is_prior:
+        edit = (*_EDIT, f"guidance={options.what}")
+        commands = [_TRAIN if options.what == "stable_diffusion_1_5" else edit]
     if commands:
         _logger.info("next:")
     for script, *words in commands:

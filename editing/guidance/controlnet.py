@@ -65,9 +65,8 @@ class ControlNetGuidance(nn.Module):
     @property
     def image_size(self) -> int:
         """Side in pixels of the images that the model was trained on."""
-        size = self.unet.config.sample_size
-        latent_side = size if isinstance(size, int) else max(size)
-        return latent_side * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.unet.config.sample_size * downscale
 
     @torch.no_grad()
     def encode_prompt(
@@ -137,16 +136,14 @@ class ControlNetGuidance(nn.Module):
     ) -> Tensor:  # [B, C, h, w] float32
         """Return epsilon after classifier-free guidance; the mask conditions all branches.
 
-        All prompts are predicted in one batch, but for those that a scale of 0 or 1 leaves out.
-        Shares of labels are the label map's, averaged over each latent's area, so a prompt has no
-        effect on latents that its label does not touch.
+        All prompts are predicted in one batch, but the negative one if the scale is 1. Shares of
+        labels are the label map's, averaged over each latent's area, so a prompt has no effect on
+        latents that its label does not touch.
         """
         label_texts, shares = _label_shares(prompt_embeds, noisy_latents.shape[-2:])
-        texts = []
+        texts = [prompt_embeds.prompt, *label_texts]
         if with_negative := only_added or guidance_scale != 1:
             texts.append(prompt_embeds.negative_prompt)
-        if with_prompts := only_added or guidance_scale != 0:
-            texts += [prompt_embeds.prompt, *label_texts]
         inputs = {
             "sample": noisy_latents.repeat(len(texts), 1, 1, 1).to(self.unet.dtype),
             "timestep": timestep.repeat(len(texts)),
@@ -157,17 +154,14 @@ class ControlNetGuidance(nn.Module):
             if control_image is not None:
                 residuals = self._control_residuals(inputs, control_image, scale)
             sample = self.unet(**inputs, **residuals).sample
-        predictions = list(sample.float().chunk(len(texts)))
-        guided = unconditional = predictions.pop(0) if with_negative else None
-        if with_prompts:
-            everywhere, *by_label = predictions
-            guided = everywhere
-            for share, prediction in zip(shares, by_label, strict=True):
-                # Adding differences keeps the global prediction bit for bit where the share is 0.
-                guided = guided + share * (prediction - everywhere)
-        if with_negative and with_prompts:
-            added = guidance_scale * (guided - unconditional)
-            guided = added if only_added else unconditional + added
+        everywhere, *others = sample.float().chunk(len(texts))
+        guided = everywhere
+        for share, prediction in zip(shares, others, strict=False):
+            # Adding differences keeps the global prediction bit for bit where the share is 0.
+            guided = guided + share * (prediction - everywhere)
+        if with_negative:
+            added = guidance_scale * (guided - others[-1])
+            guided = added if only_added else others[-1] + added
         origin = torch.zeros_like(noisy_latents) if only_added else noisy_latents
         return self._to_epsilon(guided, origin, timestep)
 

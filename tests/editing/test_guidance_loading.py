@@ -10,6 +10,7 @@ import yaml
 
 from editing import loop
 from editing.guidance.loading import load_controlnet_guidance
+from editing.options import GuidanceOptions
 from mate3d.errors import UserError
 from mate3d.label_colors import read_palette
 from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ
@@ -130,5 +131,5 @@ def test_the_condition_of_an_edit_has_the_colours_of_the_palette(
     ("precision", "dtype"), [("auto", torch.bfloat16), ("fp32", torch.float32)]
 )
 def test_the_precision_fits_the_device(precision, dtype):
-    guidance = load_controlnet_guidance("demo_prior", precision=precision)
+    guidance = load_controlnet_guidance(GuidanceOptions(precision=precision))
     assert {guidance.unet.dtype, guidance.vae.dtype, guidance.text_encoder.dtype} == {dtype}

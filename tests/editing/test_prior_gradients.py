@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from editing.guidance.controlnet import ControlNetGuidance
 from editing.guidance.loading import load_controlnet_guidance
+from editing.options import GuidanceOptions
 from tests.editing.conftest import make_tiny_pipeline
 from tests.editing.objective_views import picture
 
@@ -28,7 +29,7 @@ def cosine(first, second):
 @pytest.fixture(scope="module")
 def demo():
     return {
-        name: load_controlnet_guidance("demo_prior", precision=name) for name in ("fp32", "fp16")
+        name: load_controlnet_guidance(GuidanceOptions(precision=name)) for name in ("fp32", "fp16")
     }
 
 
@@ -117,10 +118,3 @@ def test_a_tiny_autoencoder_serves_as_encoder_and_decoder(checkpointing):
     decoded = guidance.decode_latents(latents)
     expected = pipeline.vae.decode(latents).sample.clamp(-1, 1)
     torch.testing.assert_close(decoded, expected.detach())
-
-
-def test_sizes_of_priors_may_be_a_number_or_a_pair():
-    pipeline = make_tiny_pipeline()
-    for size in (8, (8, 8), [8, 8]):
-        pipeline.unet.register_to_config(sample_size=size)
-        assert ControlNetGuidance(pipeline).image_size == 32

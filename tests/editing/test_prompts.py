@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 from editing.guidance.loading import load_controlnet_guidance
 from editing.guidance.vocabulary import ignored_words, unknown_words
 from editing.objectives import ObjectiveView, make_objective
-from editing.options import ObjectiveOptions
+from editing.options import GuidanceOptions, ObjectiveOptions
 from editing.prompts import log_fixed_parts, named_classes
 from mate3d.checkpoints.assets import named_asset
 from mate3d.label_files import load_label_map
@@ -93,7 +93,7 @@ def test_words_that_are_cut_are_the_ignored_ones(demo_tokenizer, capfd):
 
 
 def test_encoding_says_which_words_do_nothing(prior_folder, caplog):
-    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
     guidance.encode_prompt("a cat")
     assert not caplog.messages
     # Eight tokens hold six letters.
@@ -104,7 +104,7 @@ def test_encoding_says_which_words_do_nothing(prior_folder, caplog):
 
 @pytest.mark.parametrize("name", ["sds", "csd", "dds", "denoised"])
 def test_objectives_apply_prompts_of_labels_by_the_views_labels(prior_folder, name):
-    guidance = load_controlnet_guidance(str(prior_folder))
+    guidance = load_controlnet_guidance(GuidanceOptions(str(prior_folder)))
     image = torch.rand(1, 3, 32, 32, requires_grad=True)
     control, inside = torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32, dtype=torch.bool)
     label_map = torch.zeros(1, 32, 32, dtype=torch.int64)

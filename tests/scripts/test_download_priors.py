@@ -196,7 +196,7 @@ def test_mistakes_and_gaps_are_one_line_each(hub, capsys, monkeypatch):
     assert "what=mate3d_dog" in fails(capsys, "what=mate3d_dog")
     hub.repositories[AUTHORS].commit({"face.pkl": b"1"})
     line = fails(capsys, "what=mate3d_cat")
-    assert f"{AUTHORS} has no weights in cat_controlnet; its files are face.pkl" in line
+    assert f"{AUTHORS} has no weights in diffusers' format; its files are face.pkl" in line
     del hub.repositories[SD]
     assert f"no public model {SD}" in fails(capsys, "what=stable_diffusion_1_5")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mate3d.atomic import atomic_folder
-from mate3d.diffusion.loading import PriorOptionNames, load_prior
+from mate3d.diffusion.loading import load_prior
 from mate3d.diffusion.networks import NETWORK_NAMES, PriorNetworks
 from mate3d.errors import UserError
 from training.prior.options import PriorArchitecture
@@ -194,7 +194,7 @@ def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> PriorNetw
     Raises:
         UserError: If it is missing, damaged, incomplete or another kind of model.
     """
-    networks = load_prior(str(base), dtype=dtype, names=PriorOptionNames(prior="prior.base"))
+    networks = load_prior(str(base), dtype=dtype, option="prior.base")
     num_levels = len(networks.vae.config.block_out_channels)
     channels = _CONTROL_CHANNELS[:num_levels]
     networks.controlnet = ControlNetModel.from_unet(

@@ -14,14 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from mate3d.diffusion.loading import PriorOptionNames, load_prior
+from mate3d.diffusion.loading import load_prior
 from mate3d.diffusion.networks import PriorNetworks
 from mate3d.errors import UserError
 from tests.hub_server import HubServer, use_hub
 from tests.mate3d.diffusion.original_format import DEMO, original_tensors
 from training.prior.models import load_base
-
-NAMES = PriorOptionNames("guidance.prior", "guidance.controlnet", "sub=", "guidance.vae", "var=")
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def own() -> PriorNetworks:
 
 
 def load(prior: str | Path, controlnet: str | Path | None = None, **options):
-    return load_prior(str(prior), controlnet and str(controlnet), names=NAMES, **options)
+    return load_prior(str(prior), controlnet and str(controlnet), **options)
 
 
 def refused(*arguments, **options) -> str:
@@ -94,8 +92,8 @@ def test_variants_are_found_or_chosen(prior):
     assert not (load(prior).unet.conv_out.bias == 7).any()
     assert (load(prior, variant="ema").unet.conv_out.bias == 7).all()
     path.rename(str(path).replace("fp16", "non_ema"))
-    assert "set var= to one of: ema, non_ema" in refused(prior)
-    assert "has no files of var==fp17" in refused(prior, variant="fp17")
+    assert "set guidance.variant to one of: ema, non_ema" in refused(prior)
+    assert "has no files of guidance.variant=fp17" in refused(prior, variant="fp17")
 
 
 def test_half_precision_files_are_taken_for_half_precision(prior):
@@ -243,7 +241,7 @@ def test_a_controlnet_is_found_in_its_folder_if_it_is_the_only_one(own, tmp_path
     for name in ("face_controlnet/controlnet_10000", "cat_controlnet/controlnet"):
         shutil.copytree(DEMO / "controlnet", tmp_path / name)
     line = refused("demo_prior", tmp_path)
-    assert "set sub= to one of: cat_controlnet/controlnet, face_controlnet/controlnet_10000" in line
+    assert "subfolder to one of: cat_controlnet/controlnet, face_controlnet/controlnet_1" in line
     assert "0 ControlNets in dog" in refused("demo_prior", tmp_path, subfolder="dog")
     for place, subfolder in (
         (tmp_path, "face_controlnet"),
@@ -252,6 +250,8 @@ def test_a_controlnet_is_found_in_its_folder_if_it_is_the_only_one(own, tmp_path
         # This is one, so there is nothing to look for.
         (tmp_path / "cat_controlnet" / "controlnet", "cat_controlnet"),
     ):
+        # As in a clone of a repository.
+        (place / ".git").mkdir(exist_ok=True)
         networks = load("demo_prior", place, subfolder=subfolder)
         assert equal(networks.controlnet, own.controlnet)
     assert "not a ControlNet" in refused("demo_prior", "tests")
@@ -332,7 +332,8 @@ def test_single_files_that_cannot_be_used_are_named(single_folder, tmp_path, cap
     assert "is damaged" in refused(path)
     save_file(tensors, tmp_path / "alone.safetensors")
     lose_network(monkeypatch)
-    assert "not beside it, and the hub does not answer" in refused(tmp_path / "alone.safetensors")
+    line = refused(tmp_path / "alone.safetensors")
+    assert "(without its model_index.json beside it) cannot be loaded: " in line
 
 
 def lose_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +351,8 @@ def repository(folder: Path, prefix: str = "") -> dict[str, bytes]:
 def test_hub_repositories_load_and_then_need_no_network(own, tmp_path, monkeypatch):
     files = repository(DEMO)
     files = {name: content for name, content in files.items() if "controlnet" not in name}
-    files["unet/diffusion_pytorch_model.non_ema.safetensors"] = b"not needed"
+    unet = "unet/diffusion_pytorch_model"
+    files[f"{unet}.non_ema.safetensors"] = files[f"{unet}.safetensors"]
     files["sd.ckpt"] = b"not needed either"
     others = repository(DEMO / "controlnet", "face_controlnet/controlnet_10000/")
     others |= repository(DEMO / "controlnet", "cat_controlnet/controlnet/")
@@ -358,12 +360,16 @@ def test_hub_repositories_load_and_then_need_no_network(own, tmp_path, monkeypat
         use_hub(server, tmp_path / "cache", monkeypatch)
         server.add("owner/sd", files)
         server.add("authors/mate3d", others)
-        assert "set sub= to one of" in refused("owner/sd", "authors/mate3d")
+        assert "set guidance.controlnet_subfolder to one of" in refused(
+            "owner/sd", "authors/mate3d"
+        )
         for _ in range(2):
             networks = load("owner/sd", "authors/mate3d", subfolder="cat_controlnet")
             assert all(equal(net, own.modules()[n]) for n, net in networks.modules().items())
         # Three networks and one ControlNet, once.
         assert len(server.downloads()) == 4
+        load("owner/sd", variant="non_ema")
+        assert any("non_ema" in request.path for request in server.requests)
         for arguments, message in (
             (("owner/nothing",), "guidance.prior=owner/nothing: the hub has no public model"),
             (("owner/sd", "a/b"), "guidance.controlnet=a/b: the hub has no public model a/b"),
