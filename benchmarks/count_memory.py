@@ -32,6 +32,7 @@ import itertools
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -113,6 +114,12 @@ def count_training(
             memory.restart()
             stage.advance(compute_losses)
     return {"peak_gib": memory.peak / GIB, "held_gib": held / GIB}
+
+
+def in_process(count: Callable[..., dict[str, float]], *args: Any, **options: Any) -> Any:
+    """Call a function in a process of its own: fake tensors damage memory now and then."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(count, *args, **options).result()
 
 
 def count_sd15_training(
@@ -268,10 +275,8 @@ def training_table(words: dict[str, str]) -> list[dict[str, Any]]:
     names = "checkpointing", "optimizers", "accumulations", "batch_sizes"
     rows = []
     for flag, optimizer, parts, size in itertools.product(*(words[n].split(",") for n in names)):
-        # In a process of its own, because counting again and again in one damages fake tensors.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            options = {"accumulation": int(parts), "checkpointing": flag == "true"}
-            counted = pool.apply(count_sd15_training, (int(size), optimizer, options))
+        options = {"accumulation": int(parts), "checkpointing": flag == "true"}
+        counted = in_process(count_sd15_training, int(size), optimizer, options)
         chosen = {
             "checkpointing": flag == "true",
             "optimizer": optimizer,
