@@ -255,7 +255,7 @@ def test_a_controlnet_is_found_in_its_folder_if_it_is_the_only_one(own, tmp_path
         networks = load("demo_prior", place, subfolder=subfolder)
         assert equal(networks.controlnet, own.controlnet)
     assert "not a ControlNet" in refused("demo_prior", "tests")
-    assert "is a AutoencoderKL; use ControlNetModel" in refused("demo_prior", DEMO / "vae")
+    assert "class AutoencoderKL; use ControlNetModel" in refused("demo_prior", DEMO / "vae")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,6 @@ def test_another_autoencoder_takes_the_place_of_the_own_one(tmp_path):
     tiny = AutoencoderTiny(**sizes, **blocks)
     tiny.save_pretrained(tmp_path / "tiny")
     assert equal(load("demo_prior", vae=str(tmp_path / "tiny")).vae, tiny)
-    assert isinstance(load("demo_prior", vae=str(DEMO)).vae, AutoencoderKL)
     config = dict(AutoencoderKL.load_config(DEMO / "vae"))
     for changes, message in (
         ({"scaling_factor": 0.13025}, "scaling_factor 0.13025, the prior's own 0.66"),
