@@ -347,7 +347,7 @@ def repository(folder: Path, prefix: str = "") -> dict[str, bytes]:
     return {prefix + path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_hub_repositories_load_and_then_need_no_network(own, tmp_path, monkeypatch):
+def test_hub_repositories_load_and_then_need_no_network(own, tmp_path, monkeypatch, caplog):
     files = repository(DEMO)
     files = {name: content for name, content in files.items() if "controlnet" not in name}
     unet = "unet/diffusion_pytorch_model"
@@ -377,6 +377,7 @@ def test_hub_repositories_load_and_then_need_no_network(own, tmp_path, monkeypat
     lose_network(monkeypatch)
     networks = load("owner/sd", "authors/mate3d", subfolder="cat_controlnet")
     assert all(equal(net, own.modules()[name]) for name, net in networks.modules().items())
+    assert "guidance.prior=owner/sd is taken from the cache: no connection" in caplog.text
     started = time.monotonic()
     line = refused("owner/other")
     assert line.startswith("guidance.prior=owner/other: ") and "check the network" in line
