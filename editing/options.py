@@ -223,15 +223,15 @@ class GuidanceOptions(Options):
             own.
         controlnet_subfolder: Folder of the ControlNet there; null if it holds only one.
         vae: Autoencoder in place of the prior's own, such as a tiny one; null keeps it.
-        variant: Variant of the files in a folder, such as fp16; null takes what fits the precision.
+        variant: Variant of the files, such as fp16; null takes what fits the precision.
         palette: Colours of labels on which the ControlNet was trained: a label set, or a YAML file
             with lines such as "ears: [76, 153, 0]"; null takes those of the generator's labels.
         precision: Precision of the prior's networks; auto is fp16 on a GPU and bf16 on a CPU.
         checkpointing: Compute the image encoder's values again for its gradient (sds, csd, dds)
             instead of keeping them: at 512 px in half precision 1.5 GiB less, for 1.4 times the
             encoder's time. A tiny autoencoder does not need it.
-        compile: Compile denoiser and ControlNet (torch.compile): minutes at their first call, and
-            faster ones on a GPU.
+        compile: Compile denoiser and ControlNet (torch.compile): the first call takes minutes, and
+            later ones are faster on a GPU.
     """
 
     prior: FilePath = "demo_prior"

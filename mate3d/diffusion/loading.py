@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from mate3d.checkpoints.assets import where_to_find
 from mate3d.diffusion.checks import check_fit, check_tensors, check_vae
-from mate3d.diffusion.networks import PriorNetworks
+from mate3d.diffusion.networks import NETWORK_NAMES, PriorNetworks
 from mate3d.diffusion.places import check_file, choose_controlnet, choose_weights, find_model
 from mate3d.errors import UserError
 
@@ -66,9 +66,8 @@ def load_prior(
     Raises:
         UserError: If a part is missing, damaged or incomplete, or the parts do not fit together.
     """
-    what, what_control = f"{option}={prior}", f"guidance.controlnet={controlnet}"
-    what_vae = f"guidance.vae={vae}"
-    loader = _Loader(variant, dtype)
+    what, what_vae = f"{option}={prior}", f"guidance.vae={vae}"
+    what_control, loader = f"guidance.controlnet={controlnet}", _Loader(variant, dtype)
     # Everything is found before large files are read.
     path = find_model(prior, option, variant)
     if controlnet is not None:
@@ -96,20 +95,17 @@ class _Loader:
     def prior(self, path: Path, what: str, *, with_controlnet: bool) -> PriorNetworks:
         """Load a Stable Diffusion, also its own ControlNet if it is wanted and there."""
         if path.is_file():
-            kind = StableDiffusionPipeline
-            pipeline = self._from_file(kind, path, what, safety_checker=None)
-            parts = {name: getattr(pipeline, name) for name in ("vae", "text_encoder", "unet")}
-            for network in parts.values():
-                check_tensors(network, (), f"{what}: {path}")
+            pipeline = self._from_file(StableDiffusionPipeline, path, what, safety_checker=None)
+            names = ("vae", "text_encoder", "unet", "tokenizer")
+            parts = {name: getattr(pipeline, name) for name in names}
             scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-            return PriorNetworks(
-                **parts, tokenizer=pipeline.tokenizer, controlnet=None, scheduler=scheduler
-            )
+            networks = PriorNetworks(**parts, controlnet=None, scheduler=scheduler)
+            for network in networks.modules().values():
+                check_tensors(network, (), f"{what}: {path}")
+            return networks
         if not (path / "model_index.json").is_file():
             advice = where_to_find(path, "*/model_index.json")
-            raise UserError(
-                f"{what} is not a model in diffusers' format (no model_index.json){advice}"
-            )
+            raise UserError(f"{what} is not in diffusers' format (no model_index.json){advice}")
         index = _read_json(path / "model_index.json", what)
         if "text_encoder_2" in index or not index.keys() >= {"text_encoder", "unet", "vae"}:
             name = index.get("_class_name", "another model")
@@ -119,42 +115,40 @@ class _Loader:
         with _loading_errors(what, "its tokenizer or scheduler"):
             tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
             scheduler = DDIMScheduler.from_pretrained(path / "scheduler", local_files_only=True)
-        has_own = with_controlnet and (path / "controlnet" / "config.json").is_file()
-        names = [name for name in _KINDS if name != "controlnet" or has_own]
-        parts = {name: self.network(name, path / name, what) for name in names}
-        return PriorNetworks(
-            **{"controlnet": None} | parts, tokenizer=tokenizer, scheduler=scheduler
-        )
+        names = list(NETWORK_NAMES)
+        if not (with_controlnet and (path / "controlnet" / "config.json").is_file()):
+            names.remove("controlnet")
+        parts = {"controlnet": None} | {
+            name: self.network(name, path / name, what) for name in names
+        }
+        return PriorNetworks(**parts, tokenizer=tokenizer, scheduler=scheduler)
 
     def network(self, part: str, path: Path, what: str) -> nn.Module:
-        """Load one network from its folder or a single file; an autoencoder also from a prior's."""
+        """Load one network from its folder or a single file."""
         if path.is_file():
             network = self._from_file(_KINDS[part][0], path, what)
             check_tensors(network, (), f"{what}: {path}")
             return network
-        if part == "vae" and (path / "vae").is_dir():
-            path = path / "vae"
-        names = [each.name for each in path.glob("*")]
-        prefer_half = self.dtype != torch.float32
+        names, prefer_half = [each.name for each in path.glob("*")], self.dtype != torch.float32
         chosen = choose_weights(names, self.variant, prefer_half=prefer_half, what=what)
         if not chosen:
             raise UserError(f"{what}: no weights in {path}")
         for match in chosen:
             check_file(path / match.string, what)
-        arguments = {
-            "variant": chosen[0]["variant"],
-            "use_safetensors": chosen[0]["format"] == "safetensors",
-        }
         # Only configurations of diffusers name the class.
         name = _read_json(path / "config.json", what).get("_class_name", CLIPTextModel.__name__)
         kinds = {each.__name__: each for each in _KINDS[part]}
         if name not in kinds:
-            raise UserError(f"{what}: {path} is a {name}; use {' or '.join(kinds)}")
-        # The libraries have different names for the same argument.
-        arguments["dtype" if part == "text_encoder" else "torch_dtype"] = self.dtype
+            raise UserError(f"{what}: {path} has the class {name}; use {' or '.join(kinds)}")
         with _loading_errors(what, path):
             network, info = kinds[name].from_pretrained(
-                path, **arguments, local_files_only=True, output_loading_info=True
+                path,
+                variant=chosen[0]["variant"],
+                use_safetensors=chosen[0]["format"] == "safetensors",
+                local_files_only=True,
+                output_loading_info=True,
+                # The libraries have different names for the same argument.
+                **{"dtype" if part == "text_encoder" else "torch_dtype": self.dtype},
             )
         check_tensors(network, info["missing_keys"], f"{what}: {path / chosen[0].string}")
         return network

@@ -119,8 +119,6 @@ def needed_files(
 
     Args:
         folders: Those of ControlNets; "" for a Stable Diffusion, or a network at the top.
-        variant: See `choose_weights`.
-        what: What the repository is for, for messages.
 
     Raises:
         UserError: If there are no weights, or several variants to choose from.
@@ -148,7 +146,6 @@ def choose_weights(
         variant: Wanted variant, such as "fp16"; None, or one that the network does not have,
             takes the plain files, or those of half precision, or of the only variant.
         prefer_half: Whether files of half precision are better than plain ones.
-        what: What the network is for, for messages.
 
     Raises:
         UserError: If there are several variants to choose from.

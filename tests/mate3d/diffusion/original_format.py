@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -83,12 +82,3 @@ def _renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     for new, old in pairs:
         name = name.replace(new, old)
     return name
-
-
-def original_file(folder: Path) -> Path:
-    """Write the file and return its path."""
-    from safetensors.torch import save_file
-
-    path = folder / "model.safetensors"
-    save_file(original_tensors(), path)
-    return path
