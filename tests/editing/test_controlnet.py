@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import nn
 
 from editing.guidance.base import PromptEmbeds
 from editing.guidance.loading import load_controlnet_guidance
@@ -267,8 +268,10 @@ def test_a_prior_without_controlnet_serves_text_only(pipeline, tmp_path):
     guidance.predict_noise(*inputs, control_image, **scales)
 
 
-@pytest.mark.slow
-def test_compiled_networks_give_the_same_noise(guidance, prior_folder):
+def test_compiled_networks_give_the_same_noise(guidance, prior_folder, monkeypatch):
+    # Traced whole, without minutes of compilation.
+    compile = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile(module, backend="eager"))
     torch._dynamo.reset()
     compiled = load_controlnet_guidance(GuidanceOptions(str(prior_folder), compile=True))
     latents, control_image = make_inputs()
