@@ -19,7 +19,6 @@ from training.run_folder.careful_loop import run_carefully
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import find_non_finite
 
-_MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # Of the loss in float16, which starts at 2^16 and is halved by each step that overflows.
 _MIN_LOSS_SCALE = 1.0
 
@@ -88,7 +87,7 @@ class Stage:
         AcceleratorState._reset_state(reset_partial_state=True)
         self._accelerator = Accelerator(
             cpu=next(self.networks.parameters()).device.type == "cpu",
-            mixed_precision=_MIXED_PRECISION[precision],
+            mixed_precision="no" if precision == "fp32" else precision,
             gradient_accumulation_steps=accumulation,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not uses_all)],
         )
@@ -186,7 +185,11 @@ class Stage:
 
         def take_step() -> bool:
             losses = self.advance(compute_losses)
-            self._check(float(losses["loss"].mean()))
+            loss, scaler = float(losses["loss"].mean()), self._accelerator.scaler
+            if not math.isfinite(loss):
+                raise self._diverged(f"loss is {loss}")
+            if scaler is not None and scaler.get_scale() < _MIN_LOSS_SCALE:
+                raise self._diverged("all gradients overflow in fp16")
             images_seen = images_before + self.step * self.options.batch_size
             monitor.record({f"Loss/{self.name}/{name}": loss for name, loss in losses.items()})
             monitor.advance(images_seen)
@@ -204,20 +207,12 @@ class Stage:
             lambda: any_process(should_stop()),
         )
 
-    def _check(self, loss: float) -> None:
-        scaler = self._accelerator.scaler
-        if not math.isfinite(loss):
-            raise self._diverged(f"loss is {loss}")
-        if scaler is not None and scaler.get_scale() < _MIN_LOSS_SCALE:
-            raise self._diverged("all gradients overflow in fp16")
-
     def _diverged(self, reason: str) -> UserError:
-        way_out = "lower learning_rate"
-        if self._accelerator.mixed_precision == "fp16":
-            way_out += " or use precision=bf16"
+        is_fp16 = self._accelerator.mixed_precision == "fp16"
         return UserError(
-            f"{self.name} diverged at step {self.step} ({reason}); {way_out}, then resume from "
-            "the last snapshot or start again"
+            f"{self.name} diverged at step {self.step} ({reason}); lower learning_rate"
+            f"{' or use precision=bf16' if is_fp16 else ''}, then resume from the last snapshot or"
+            " start again"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -83,12 +84,8 @@ def encode_images(
             parts.append({"mean": posterior.mean.cpu(), "std": posterior.std.cpu()} | read)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def describe() -> Iterator[bytes]:
-        yield repr(dataset.resolution).encode()
-        yield from dataset.contents()
-        yield from _contents(vae)
-
-    shards = _encode_once("latents", folder, len(dataset), describe, encode)
+    contents = chain([repr(dataset.resolution).encode()], dataset.contents(), _contents(vae))
+    shards = _encode_once("latents", folder, len(dataset), contents, encode)
     vae.to("cpu")
     return Encodings(shards)
 
@@ -105,11 +102,9 @@ def encode_texts(
         encodings = [encode_captions(networks, [texts[row] for row in part]) for part in parts]
         return {"text": torch.cat(encodings).cpu()}
 
-    def describe() -> Iterator[bytes]:
-        yield repr(networks.tokenizer(texts, truncation=True).input_ids).encode()
-        yield from _contents(encoder)
-
-    encodings = Encodings(_encode_once("captions", folder, len(texts), describe, encode))
+    tokens = networks.tokenizer(texts, truncation=True).input_ids
+    contents = chain([repr(tokens).encode()], _contents(encoder))
+    encodings = Encodings(_encode_once("captions", folder, len(texts), contents, encode))
     encoder.to("cpu")
     numbers = {text: row for row, text in enumerate(texts)}
     return lambda chosen: encodings.take("text", [numbers[text] for text in chosen])
@@ -120,18 +115,18 @@ def _encode_once(
     what: str,
     folder: Path,
     num_items: int,
-    describe: Callable[[], Iterable[bytes]],
+    contents: Iterable[bytes],
     encode: Callable[[range], _Tensors],
 ) -> list[_Tensors]:
     """Return memory-mapped shards; the processes divide those that are missing among themselves.
 
     Args:
         what: What is encoded, for messages and the name of the folder.
-        describe: Yields everything that the encodings depend on.
+        contents: Everything that the encodings depend on; only the main process reads it.
         encode: Encodes a range of the items.
     """
     digest = hashlib.sha256()
-    run_on_main(lambda: [digest.update(part) for part in describe()])
+    run_on_main(lambda: [digest.update(part) for part in contents])
     folder = folder / f"{what}-{broadcast_object(digest.hexdigest()[:24])}"
     starts = range(0, num_items, _SHARD_ITEMS)
     paths = [folder / f"{start:07d}.safetensors" for start in starts]

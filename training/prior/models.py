@@ -98,14 +98,8 @@ def make_tiny_networks(
 
     Args:
         captions: The tokenizer learns its vocabulary from these.
-
-    Raises:
-        UserError: If the networks cannot halve the resolution often enough.
     """
     a = architecture
-    num_levels = len(a.vae_channels) + len(a.unet_channels) - 2
-    if resolution % 2**num_levels:
-        raise UserError(f"resolution {resolution} must be a multiple of {2**num_levels}")
     tokenizer = make_tokenizer(captions, vocabulary_size=a.vocabulary_size, max_tokens=a.max_tokens)
     unet = _make_unet(a, resolution // 2 ** (len(a.vae_channels) - 1))
     return PriorNetworks(
@@ -118,6 +112,18 @@ def make_tiny_networks(
         ),
         scheduler=make_scheduler(),
     )
+
+
+def require_resolution(networks: PriorNetworks, resolution: int) -> None:
+    """Check that the networks can halve a resolution often enough.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    channels = (networks.vae.config.block_out_channels, networks.unet.config.block_out_channels)
+    factor = 2 ** sum(len(each) - 1 for each in channels)
+    if resolution % factor:
+        raise UserError(f"prior.resolution={resolution}; use a multiple of {factor}")
 
 
 def make_scheduler() -> DDIMScheduler:

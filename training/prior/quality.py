@@ -27,7 +27,7 @@ from training.prior.data import (
     make_control_image,
     to_float,
 )
-from training.prior.models import draw_samples
+from training.prior.models import MAX_PIXELS, draw_samples
 from training.prior.options import PriorOptions
 
 # From images [B, 3, H, W] in [-1, 1] to classes [B, H, W].
@@ -86,23 +86,62 @@ class QualityCheck:
 
     def measure(self, networks: PriorNetworks) -> dict[str, PriorQuality]:
         """Return the quality for each dataset, by path."""
-        options, measured = self._options, {}
-        for training, held_out in self._datasets.splits():
-            count = min(len(training), _REFERENCE_PIXELS // options.resolution**2)
-            reference = load_images(training, range(count))
-            label_set = held_out.source.label_set
-            measured[held_out.source.path] = measure_quality(
+        count = _REFERENCE_PIXELS // self._options.resolution**2
+        return {
+            held_out.source.path: self._measure(
                 networks,
-                reference,
+                load_images(training, range(min(len(training), count))),
                 load_images(held_out),
-                label_set,
-                self._segmenter(reference, label_set),
-                guidance_scale=options.guidance_scale,
-                num_inference_steps=options.num_inference_steps,
-                batch_size=options.diffusion.batch_size,
-                seed=options.seed,
+                held_out.source.label_set,
             )
-        return measured
+            for training, held_out in self._datasets.splits()
+        }
+
+    def _measure(
+        self,
+        networks: PriorNetworks,
+        reference: CaptionedImages,
+        held_out: CaptionedImages,
+        label_set: LabelSet,
+    ) -> PriorQuality:
+        """Draw samples under label maps and captions of different images, and compare.
+
+        Args:
+            reference: Real images that tell which colours words mean.
+            held_out: Real images that provide the conditions.
+        """
+        options, segment = self._options, self._segmenter(reference, label_set)
+        images, label_maps = to_float(held_out.images), held_out.label_maps.long()
+        # Captions are shifted by one, so that no sample has the caption of its own label map.
+        prompts = held_out.captions[1:] + held_out.captions[:1]
+        samples = draw_samples(
+            networks,
+            prompts,
+            make_control_image(label_maps, joint_palette([label_set])),
+            guidance_scale=options.guidance_scale,
+            num_inference_steps=options.num_inference_steps,
+            seed=options.seed,
+        )
+        iou = class_iou(segment(samples), label_maps, label_set)
+        image_iou = class_iou(segment(images), label_maps, label_set)
+        real, sampled, held = (
+            named_colors(pictures, maps, captions, label_set)
+            for pictures, maps, captions in (
+                (to_float(reference.images), reference.label_maps, reference.captions),
+                (samples, label_maps, prompts),
+                (images, label_maps, held_out.captions),
+            )
+        )
+        # A part with only one known colour would always agree.
+        known = {part: each for part, each in fit_colors(real).items() if len(each.means) > 1}
+        return PriorQuality(
+            mask_iou=fmean(iou.values()),
+            image_mask_iou=fmean(image_iou.values()),
+            class_iou=iou,
+            color_agreement=color_agreement(sampled, known),
+            image_color_agreement=color_agreement(held, known),
+            reconstruction_psnr=_reconstruction_psnr(networks.vae, images),
+        )
 
     def _segmenter(self, reference: CaptionedImages, label_set: LabelSet) -> Segmenter:
         if self._parser is None:
@@ -116,78 +155,18 @@ class QualityCheck:
         return segment
 
 
-def measure_quality(
-    networks: PriorNetworks,
-    reference: CaptionedImages,
-    held_out: CaptionedImages,
-    label_set: LabelSet,
-    segment: Segmenter,
-    *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    batch_size: int,
-    seed: int = 0,
-) -> PriorQuality:
-    """Draw samples under label maps and captions of different images, and compare.
-
-    Args:
-        reference: Real images that tell which colours words mean.
-        held_out: Real images that provide the conditions.
-        segment: Finds the classes of `label_set`.
-        batch_size: Samples drawn at a time.
-        seed: Seed of the samples.
-    """
-    label_maps, palette = held_out.label_maps.long(), joint_palette([label_set])
-    # Captions are shifted by one, so that no sample has the caption of its own label map.
-    prompts = held_out.captions[1:] + held_out.captions[:1]
-    samples, decoded, segmented, image_segmented = [], [], [], []
-    for start in range(0, len(prompts), batch_size):
-        rows = slice(start, start + batch_size)
-        images = to_float(held_out.images[rows])
-        samples.append(
-            draw_samples(
-                networks,
-                prompts[rows],
-                make_control_image(label_maps[rows], palette),
-                guidance_scale=guidance_scale,
-                num_inference_steps=num_inference_steps,
-                seed=seed + start,
-            )
-        )
-        decoded.append(_reconstruction_psnr(networks.vae, images))
-        segmented.append(segment(samples[-1]))
-        image_segmented.append(segment(images))
-    iou = class_iou(torch.cat(segmented), label_maps, label_set)
-    image_iou = class_iou(torch.cat(image_segmented), label_maps, label_set)
-    real, sampled, held = (
-        named_colors(pictures, maps, captions, label_set)
-        for pictures, maps, captions in (
-            (to_float(reference.images), reference.label_maps, reference.captions),
-            (torch.cat(samples), label_maps, prompts),
-            (to_float(held_out.images), label_maps, held_out.captions),
-        )
-    )
-    # A part with only one known colour would always agree.
-    known = {part: colors for part, colors in fit_colors(real).items() if len(colors.means) > 1}
-    return PriorQuality(
-        mask_iou=fmean(iou.values()),
-        image_mask_iou=fmean(image_iou.values()),
-        class_iou=iou,
-        color_agreement=color_agreement(sampled, known),
-        image_color_agreement=color_agreement(held, known),
-        reconstruction_psnr=torch.cat(decoded).mean().item(),
-    )
-
-
 @torch.no_grad()
 def _reconstruction_psnr(
     vae: AutoencoderKL,
     images: Tensor,  # [B, 3, H, W] in [-1, 1]
-) -> Tensor:  # [B]
-    latents = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean
-    output = vae.decode(latents).sample.float().cpu()
-    errors = ((output.clamp(-1, 1) - images) / 2).square().mean(dim=(1, 2, 3))
-    return -10 * errors.log10()
+) -> float:
+    values = []
+    for batch in images.split(max(1, MAX_PIXELS // images[0, 0].numel())):
+        latents = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist.mean
+        output = vae.decode(latents).sample.float().cpu()
+        errors = ((output.clamp(-1, 1) - batch) / 2).square().mean(dim=(1, 2, 3))
+        values.append(-10 * errors.log10())
+    return torch.cat(values).mean().item()
 
 
 class _Segmenter(nn.Module):

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mate3d.outputs.visualize import make_image_grid, save_image
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import is_main, run_on_main, world
 from torch_utils.interruption import stop_on_signal
+from torch_utils.ops.execution import DTYPES
 from training.batch_parts import BatchParts
 from training.data.loader import infinite_batches
 from training.prior.captions import draw_captions, possible_captions
@@ -43,6 +45,7 @@ from training.prior.models import (
     make_tiny_networks,
     optimizer_class,
     plain_attention,
+    require_resolution,
     save_prior,
 )
 from training.prior.options import PriorOptions, StageOptions
@@ -55,7 +58,6 @@ from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
 QUALITY_FILE = "quality.json"
-_BASE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _logger = logging.getLogger(__name__)
 
@@ -116,31 +118,42 @@ class PriorTrainer:
         self._state_path = self._output / STATE_FILE
         sizes = options.architecture and dataclasses.asdict(options.architecture)
         parts = [[len(part), part.source.label_set.name] for part in dataset.datasets]
-        base = options.base and Path(options.base).name
-        self._model = [options.resolution, sizes, parts, base]
+        self._model = [options.resolution, sizes, parts, options.base]
         self._state = read_state(self._state_path, self._model) if options.resume else None
         self._parts = {
             name: BatchParts(stage.batch_size, stage.accumulation, world(), f"prior.{name}")
             for name, stage in self._stages.items()
         }
+        counts = [stage.steps * stage.batch_size for stage in self._stages.values()]
+        *before, self._total_images = accumulate(counts, initial=0)
+        self._images_before = dict(zip(self._stages, before, strict=True))
         torch.manual_seed(options.seed)
 
     def train(self) -> PriorNetworks | None:
         """Train the remaining stages and save; return the networks, or None after a signal."""
-        options, data = self._options, None
+        options, state, data = self._options, self._state, None
         if options.base is not None:
-            networks = load_base(options.base, _BASE_TYPES[options.precision])
+            networks = load_base(options.base, DTYPES[options.precision])
         else:
             assert options.architecture is not None and options.autoencoder is not None
             data = load_images(self._dataset)
             networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
+        require_resolution(networks, options.resolution)
+        images_seen = 0
+        if state is not None:
+            batch_size = self._stages[state["name"]].batch_size
+            images_seen = self._images_before[state["name"]] + state["step"] * batch_size
         monitor = Monitor(
             self._output,
-            images_seen=sum(map(self._images_done, self._stages)),
-            total_images=sum(map(_num_images, self._stages.values())),
+            images_seen=images_seen,
+            total_images=self._total_images,
             is_main=is_main(),
         )
-        with contextlib.closing(monitor) as self._monitor, stop_on_signal() as self._should_stop:
+        with (
+            contextlib.closing(monitor) as self._monitor,
+            stop_on_signal() as self._should_stop,
+            contextlib.nullcontext() if data is None else plain_attention(self._device),
+        ):
             stage = None if data is None else self._train_autoencoder(networks, data)
             if stage is None or stage.is_finished:
                 stage = self._train_diffusion(networks)
@@ -156,32 +169,21 @@ class PriorTrainer:
             averages["controlnet"] = copy.deepcopy(averages["controlnet"]).to(networks.unet.dtype)
         return dataclasses.replace(networks, **averages)
 
-    def _rows(self, name: str, num_items: int) -> Iterator[list[int]]:
-        """Yield the items of each part of this process's batches in a stage."""
-        parts = self._parts[name]
+    def _draws(self, stage: Stage, num_items: int) -> Iterator[tuple[list[int], BatchRandom]]:
+        """Yield items and random numbers of each part of this process's batches."""
+        parts, seed = self._parts[stage.name], self._options.seed
         batches = infinite_batches(
             num_items,
             parts.process_batch_size,
-            seed=self._options.seed,
-            position=self._images_done(name),
+            seed=seed,
+            position=stage.step * stage.options.batch_size,
             rank=parts.world.rank,
             num_replicas=parts.world.size,
         )
         for rows in batches:
             for part in range(parts.accumulation):
-                yield rows[part :: parts.accumulation]
-
-    def _random(self, stage: Stage, part: int) -> BatchRandom:
-        key = (self._options.seed, list(self._stages).index(stage.name), stage.step)
-        return BatchRandom(key, self._parts[stage.name].places(part))
-
-    def _images_done(self, name: str) -> int:
-        """Return how many images an earlier run used in a stage."""
-        stages, at = list(self._stages), self._state["name"] if self._state else None
-        if at is None or stages.index(name) > stages.index(at):
-            return 0
-        options = self._stages[name]
-        return self._state["step"] * options.batch_size if name == at else _num_images(options)
+                key = (seed, list(self._stages).index(stage.name), stage.step)
+                yield rows[part :: parts.accumulation], BatchRandom(key, parts.places(part))
 
     def _train_autoencoder(self, networks: PriorNetworks, data: CaptionedImages) -> Stage | None:
         """Train `networks.vae`, then replace it with the average of its weights."""
@@ -198,13 +200,13 @@ class PriorTrainer:
         )
         images = torch.cat([data.images, normal_maps])
         label_maps = torch.cat([data.label_maps, normal_label_maps])
-        rows = self._rows(stage.name, len(images))
+        draws = self._draws(stage, len(images))
         num_classes = len(self._dataset.palette)
         weights = class_weights(data.label_maps, num_classes, options.part_balance)
         latent_shape = networks.unet.config.in_channels, *(2 * [networks.unet.config.sample_size])
 
-        def compute_losses(part: int) -> dict[str, Tensor]:
-            chosen, random = next(rows), self._random(stage, part)
+        def compute_losses(_: int) -> dict[str, Tensor]:
+            chosen, random = next(draws)
             return autoencoder_losses(
                 networks.vae,
                 to_float(images[chosen].to(self._device)),
@@ -217,7 +219,7 @@ class PriorTrainer:
             self._save_reconstructions(stage)
             write_state(self._state_path, stage.state_dict(), self._model)
 
-        self._run(stage, compute_losses, save, images_before=0)
+        self._run(stage, compute_losses, save)
         networks.vae = stage.averages["vae"]
         return stage
 
@@ -245,12 +247,12 @@ class PriorTrainer:
             uses_all=num_controlled >= parts.num_units,
         )
         scheduler = DDPMScheduler.from_config(networks.scheduler.config)
-        total = sum(map(_num_images, self._stages.values()))
         captions, readable = self._dataset.captions, images.whole("is_own").nonzero().flatten()
-        rows = self._rows(stage.name, len(readable))
+        draws = self._draws(stage, len(readable))
 
         def compute_losses(part: int) -> dict[str, Tensor]:
-            chosen, random = readable[next(rows)].tolist(), self._random(stage, part)
+            rows, random = next(draws)
+            chosen = readable[rows].tolist()
             drawn = draw_captions(
                 [captions[row] for row in chosen],
                 dropout=options.caption_dropout,
@@ -276,7 +278,7 @@ class PriorTrainer:
             frozen = {} if is_base else {"vae": networks.vae.state_dict()}
             write_state(self._state_path, stage.state_dict() | frozen, self._model)
 
-        self._run(stage, compute_losses, save, images_before=total - _num_images(options))
+        self._run(stage, compute_losses, save)
         return stage
 
     def _encode(
@@ -320,20 +322,16 @@ class PriorTrainer:
         stage: Stage,
         compute_losses: Callable[[int], dict[str, Tensor]],
         save: Callable[[], None],
-        *,
-        images_before: int,
     ) -> None:
-        is_small = self._options.base is None
-        with plain_attention(self._device) if is_small else contextlib.nullcontext():
-            stage.run(
-                compute_losses,
-                save,
-                self._monitor,
-                should_stop=self._should_stop,
-                tick_steps=self._options.tick_steps,
-                snapshot_steps=self._options.snapshot_steps,
-                images_before=images_before,
-            )
+        stage.run(
+            compute_losses,
+            save,
+            self._monitor,
+            should_stop=self._should_stop,
+            tick_steps=self._options.tick_steps,
+            snapshot_steps=self._options.snapshot_steps,
+            images_before=self._images_before[stage.name],
+        )
 
     @torch.no_grad()
     def _save_reconstructions(self, stage: Stage) -> None:
@@ -365,7 +363,3 @@ class PriorTrainer:
             networks.text_encoder.to("cpu")
         grid = make_image_grid(torch.cat([control * 2 - 1, *rows]), count)
         save_image(self._output / f"samples_{step:06d}.png", grid)
-
-
-def _num_images(options: StageOptions) -> int:
-    return options.steps * options.batch_size
