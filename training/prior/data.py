@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, product
 
 import numpy as np
@@ -44,7 +44,6 @@ class DatasetPart(Dataset):
     source: PortraitDataset
     indices: range
     first_class: int = 0
-    _told: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -52,9 +51,7 @@ class DatasetPart(Dataset):
     def __getitem__(self, index: int) -> Item:
         item, skipped = self.source.read_or_replace(self.indices[index], MAX_UNREADABLE)
         for entry in skipped:
-            if entry.name not in self._told:
-                _logger.warning("skipped a sample: %s", entry.reason)
-                self._told.add(entry.name)
+            _logger.warning("skipped a sample: %s", entry.reason)
         label_map = item["label_map"] + self.first_class
         return item | {"label_map": label_map, "is_own": not skipped}
 
@@ -99,14 +96,14 @@ class CaptionedDatasets(ConcatDataset):
         lists = [(part.source.captions, part.indices) for part in self.datasets]
         return [captions[index] for captions, indices in lists for index in indices]
 
-    def contents(self) -> Iterator[bytes]:
+    def stamps(self) -> Iterator[object]:
         """Yield what changes with the images and label maps, except for their resolution."""
         for part in self.datasets:
             index, label_set = part.source.index, part.source.label_set
-            numbers = [len(part), part.first_class, index.repeats.tolist()]
-            yield repr([label_set.name, label_set.version, *numbers]).encode()
+            yield label_set.name, label_set.version, part.first_class, len(part)
+            yield index.repeats.tolist()
             for folder, name in product((IMAGE_FOLDER, MASK_FOLDER), index.names):
-                yield part.source.files.stamp(folder + name).encode()
+                yield part.source.files.stamp(folder + name)
 
     def splits(self) -> Iterator[tuple[DatasetPart, DatasetPart]]:
         """Yield the items and the held-out images of each dataset, in its own classes."""

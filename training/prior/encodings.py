@@ -6,16 +6,15 @@ one missing. The folder's name has a hash of everything that the encodings depen
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from mate3d.atomic import atomic_file, file_lock, remove_leftovers
@@ -70,24 +69,28 @@ def encode_images(
     """
 
     def encode(rows: range) -> _Tensors:
-        batch_size = max(1, MAX_PIXELS // dataset.resolution**2)
-        loader = DataLoader(Subset(dataset, rows), batch_size, num_workers=num_workers)
+        loader = DataLoader(
+            Subset(dataset, rows),
+            batch_size=max(1, MAX_PIXELS // dataset.resolution**2),
+            num_workers=num_workers,
+            # Otherwise it draws one of PyTorch's global random numbers; a resumed run must not.
+            generator=torch.Generator(),
+        )
         parts = []
         vae.to(device)
-        # Starting a loader draws one of PyTorch's random numbers; a resumed run must not.
-        with torch.random.fork_rng(devices=[]):
-            batches = iter(loader)
-        for batch in batches:
+        for batch in loader:
             images = to_float(batch["image"]).to(device, vae.dtype)
             posterior = vae.encode(images).latent_dist
             read = {name: batch[name] for name in ("label_map", "is_own")}
             parts.append({"mean": posterior.mean.cpu(), "std": posterior.std.cpu()} | read)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    contents = chain([repr(dataset.resolution).encode()], dataset.contents(), _contents(vae))
-    shards = _encode_once("latents", folder, len(dataset), contents, encode)
+    def describe() -> list[bytes]:
+        return [repr([dataset.resolution, *dataset.stamps()]).encode(), save(vae.state_dict())]
+
+    encodings = _encode_once("latents", folder, len(dataset), describe, encode)
     vae.to("cpu")
-    return Encodings(shards)
+    return encodings
 
 
 def encode_texts(
@@ -102,9 +105,11 @@ def encode_texts(
         encodings = [encode_captions(networks, [texts[row] for row in part]) for part in parts]
         return {"text": torch.cat(encodings).cpu()}
 
-    tokens = networks.tokenizer(texts, truncation=True).input_ids
-    contents = chain([repr(tokens).encode()], _contents(encoder))
-    encodings = Encodings(_encode_once("captions", folder, len(texts), contents, encode))
+    def describe() -> list[bytes]:
+        tokens = networks.tokenizer(texts, truncation=True).input_ids
+        return [repr(tokens).encode(), save(encoder.state_dict())]
+
+    encodings = _encode_once("captions", folder, len(texts), describe, encode)
     encoder.to("cpu")
     numbers = {text: row for row, text in enumerate(texts)}
     return lambda chosen: encodings.take("text", [numbers[text] for text in chosen])
@@ -115,32 +120,29 @@ def _encode_once(
     what: str,
     folder: Path,
     num_items: int,
-    contents: Iterable[bytes],
+    describe: Callable[[], list[bytes]],
     encode: Callable[[range], _Tensors],
-) -> list[_Tensors]:
-    """Return memory-mapped shards; the processes divide those that are missing among themselves.
+) -> Encodings:
+    """Read memory-mapped shards; the processes divide those that are missing among themselves.
 
     Args:
         what: What is encoded, for messages and the name of the folder.
-        contents: Everything that the encodings depend on; only the main process reads it.
+        describe: Returns everything that the encodings depend on.
         encode: Encodes a range of the items.
     """
     digest = hashlib.sha256()
-    run_on_main(lambda: [digest.update(part) for part in contents])
+    run_on_main(lambda: [digest.update(part) for part in describe()])
     folder = folder / f"{what}-{broadcast_object(digest.hexdigest()[:24])}"
-    starts = range(0, num_items, _SHARD_ITEMS)
-    paths = [folder / f"{start:07d}.safetensors" for start in starts]
-    with ExitStack() as stack:
-        if is_main():
-            # Another run that uses the same folder waits here, and then finds them.
-            stack.enter_context(file_lock(folder / ".lock", "", patience_s=-1))
-            remove_leftovers(folder)
-        missing = broadcast_object([i for i, path in enumerate(paths) if _read(path) is None])
+    shards = [range(num_items)[i : i + _SHARD_ITEMS] for i in range(0, num_items, _SHARD_ITEMS)]
+    paths = [folder / f"{rows.start:07d}.safetensors" for rows in shards]
+    # Another run that uses the same folder waits here, and then finds them.
+    with file_lock(folder / ".lock", "", patience_s=-1) if is_main() else nullcontext():
+        run_on_main(lambda: remove_leftovers(folder))
+        missing = broadcast_object([i for i, path in enumerate(paths) if not _is_readable(path)])
         if missing:
             _logger.info("encoding %s: %d of %d files", what, len(missing), len(paths))
         for number in missing[world().rank :: world().size]:
-            rows = range(starts[number], min(starts[number] + _SHARD_ITEMS, num_items))
-            tensors = encode(rows)
+            tensors = encode(shards[number])
             # In half precision, what is not finite there is not either.
             if not all(tensor.half().isfinite().all() for tensor in tensors.values()):
                 raise UserError(
@@ -151,19 +153,11 @@ def _encode_once(
         barrier()
     mib = sum(path.stat().st_size for path in paths) / 2**20
     _logger.info("%s: %d, %.1f MiB in %s", what, num_items, mib, folder)
-    return [load_file(path) for path in paths]
+    return Encodings([load_file(path) for path in paths])
 
 
-def _read(path: Path) -> _Tensors | None:
-    """Return the memory-mapped tensors of a file, or None if it is missing or damaged."""
+def _is_readable(path: Path) -> bool:
     try:
-        return load_file(path)
+        return bool(load_file(path))
     except (OSError, SafetensorError):
-        return None
-
-
-def _contents(module: nn.Module) -> Iterator[bytes]:
-    """Yield names and contents of a network's tensors."""
-    for name, tensor in module.state_dict().items():
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        yield tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return False

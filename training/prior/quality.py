@@ -210,7 +210,9 @@ def train_segmenter(
         loss.backward()
         optimizer.step()
     network.requires_grad_(False)
-    return lambda images: network(images).argmax(1)
+    return lambda images: torch.cat(
+        [network(part).argmax(1) for part in images.split(_SEGMENTER_BATCH)]
+    )
 
 
 def class_iou(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mate3d.diffusion.networks import PriorNetworks
 from torch_utils.batch_random import BatchRandom
+from torch_utils.ops.execution import own_precision
 from training.prior.options import AutoencoderOptions
 
 
@@ -111,7 +112,7 @@ def _predict(
 ) -> Tensor:  # [B, 4, h, w]
     """Denoise; samples without a label map skip the ControlNet and get no residuals."""
     num_controlled, num = len(control), len(noisy_latents)
-    residuals = {}
+    down = mid = None
     if num_controlled > 0:
         down, mid = networks.controlnet(
             noisy_latents[:num_controlled],
@@ -120,18 +121,16 @@ def _predict(
             controlnet_cond=control,
             return_dict=False,
         )
-        down, mid = ([_pad(each, num) for each in group] for group in (down, [mid]))
-        residuals = {
-            "down_block_additional_residuals": down,
-            "mid_block_additional_residual": mid[0],
-        }
-    dtype, no_autocast = networks.unet.dtype, nullcontext()
-    if dtype != torch.float32:
-        # A frozen denoiser in half precision needs none: it would keep activations in float32.
-        no_autocast = torch.autocast(noisy_latents.device.type, enabled=False)
-    with no_autocast:
+        down, mid = [_pad(each, num) for each in down], _pad(mid, num)
+    dtype = networks.unet.dtype
+    # A frozen denoiser in half precision needs no autocast, which would keep float32 activations.
+    with nullcontext() if dtype == torch.float32 else own_precision(noisy_latents):
         return networks.unet(
-            noisy_latents.to(dtype), timesteps, embeds.to(dtype), **residuals
+            noisy_latents.to(dtype),
+            timesteps,
+            embeds.to(dtype),
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
         ).sample
 
 

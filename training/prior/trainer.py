@@ -83,11 +83,12 @@ def train_prior(options: PriorOptions, *, command: str = "") -> Path | None:
     dataset = CaptionedDatasets(
         options.dataset_paths, options.resolution, num_held_out=options.quality_samples
     )
-    check = QualityCheck(dataset, options) if options.quality_samples > 0 else None
+    is_measured = options.quality_samples > 0
+    check = QualityCheck(dataset, options) if is_measured and is_main() else None
     networks = PriorTrainer(options, dataset, command).train()
     if networks is None:
         return None
-    if check is not None:
+    if is_measured:
         run_on_main(lambda: _save_quality(output / QUALITY_FILE, check.measure(networks)))
     return output / MODEL_FOLDER
 
@@ -131,7 +132,7 @@ class PriorTrainer:
 
     def train(self) -> PriorNetworks | None:
         """Train the remaining stages and save; return the networks, or None after a signal."""
-        options, state, data = self._options, self._state, None
+        options, data, images_seen = self._options, None, 0
         if options.base is not None:
             networks = load_base(options.base, DTYPES[options.precision])
         else:
@@ -139,10 +140,9 @@ class PriorTrainer:
             data = load_images(self._dataset)
             networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
         require_resolution(networks, options.resolution)
-        images_seen = 0
-        if state is not None:
-            batch_size = self._stages[state["name"]].batch_size
-            images_seen = self._images_before[state["name"]] + state["step"] * batch_size
+        if self._state is not None:
+            name, step = self._state["name"], self._state["step"]
+            images_seen = self._images_before[name] + step * self._stages[name].batch_size
         monitor = Monitor(
             self._output,
             images_seen=images_seen,
@@ -315,6 +315,8 @@ class PriorTrainer:
         if self._state is not None and self._state["name"] == name:
             stage.load_state_dict(self._state)
             restore_random(self._state)
+            # It is large.
+            self._state = None
         return stage
 
     def _run(

@@ -102,9 +102,10 @@ class RepackMaker:
         return CaptionModel(self._options.captioning.model, device=self._device)
 
     def _write_caption(self, name: str, item: Item, attributes: Mapping[str, Any]) -> str:
-        caption = self._captions.get(item_key(name))
-        if caption or (item["caption"] and self.captioner is None):
-            return caption or item["caption"]
+        own = item["caption"] if self.captioner is None else ""
+        caption = self._captions.get(item_key(name)) or own
+        if caption:
+            return caption
         photo = Image.fromarray(item["image"].permute(1, 2, 0).numpy())
         shown = (photo, item["label_map"].numpy(), self._dataset.label_set)
         return write_caption(self._options.caption_source, self.captioner, *shown, attributes)
