@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from mate3d.errors import UserError
@@ -85,11 +85,15 @@ class Stage:
         self._warmup, self._max_norm, self._ema_decay = warmup, max_norm, ema_decay
         # accelerate keeps one precision and device per process, even after a run.
         AcceleratorState._reset_state(reset_partial_state=True)
+        distributed = DistributedDataParallelKwargs(
+            find_unused_parameters=not uses_all, gradient_as_bucket_view=True
+        )
         self._accelerator = Accelerator(
             cpu=next(self.networks.parameters()).device.type == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
-            gradient_accumulation_steps=accumulation,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not uses_all)],
+            # Unlike a number, environment variables cannot change it.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation),
+            kwargs_handlers=[distributed],
         )
         self._model, self._optimizer = self._accelerator.prepare(
             _Losses(self.networks),
@@ -103,10 +107,9 @@ class Stage:
     @property
     def progress(self) -> float:
         """Completed fraction of the stage, by steps or by time, whichever is larger."""
-        by_steps = self.step / max(self.options.steps, 1)
         limit = self.options.max_minutes
         by_time = 0.0 if limit is None else self.seconds / (60 * limit)
-        return min(1.0, max(by_steps, by_time))
+        return min(1.0, max(self.step / self.options.steps, by_time))
 
     @property
     def position(self) -> str:
@@ -116,7 +119,7 @@ class Stage:
     @property
     def is_finished(self) -> bool:
         """Whether steps or time are used up."""
-        return self.step >= self.options.steps or self.progress >= 1
+        return self.progress >= 1
 
     def advance(self, compute_losses: Callable[[int], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Take one step.

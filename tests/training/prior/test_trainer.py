@@ -1,6 +1,7 @@
 """The whole training of a prior at tiny size: folder, base, wrong input."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -138,8 +139,22 @@ def test_options_that_do_not_fit_are_refused(options, trained):
         train_prior(replace(options, output=str(trained), resume=True))
     with pytest.raises(UserError, match="precision=fp16 needs a GPU"):
         train_prior(replace(options, precision="fp16"))
-    with pytest.raises(UserError, match="multiple of 4"):
-        train_prior(replace(options, resolution=15))
+    for base in (None, str(trained / "model")):
+        with pytest.raises(UserError, match="prior.resolution=14; use a multiple of 4"):
+            train_prior(replace(options, resolution=14, base=base))
+
+
+def test_run_does_not_go_on_with_another_base(options, trained, tmp_path):
+    other = tmp_path / "other" / "model"
+    shutil.copytree(trained / "model", other)
+    run = replace(
+        options,
+        base=str(trained / "model"),
+        diffusion=replace(options.diffusion, steps=2, control_dropout=0.0),
+    )
+    train_prior(run)
+    with pytest.raises(UserError, match="belongs to a run with another model"):
+        train_prior(replace(run, base=str(other), resume=True))
 
 
 def test_parser_measures_samples_by_the_classes_that_it_sees(options, trained, tmp_path):
