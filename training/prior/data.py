@@ -1,7 +1,8 @@
 """Training data of the prior: images, coloured label maps and captions."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
 
@@ -15,11 +16,14 @@ from mate3d.errors import UserError
 from mate3d.label_conversion import find_conversion
 from mate3d.labels import LabelSet
 from mate3d.procedural.portraits import CAT, PERSON, PortraitKind, make_portraits
+from torch_utils.batch_random import BatchRandom
 from training.data.dataset import Item, PortraitDataset
 from training.data.format.layout import IMAGE_FOLDER, MASK_FOLDER
 from training.data.loader import MAX_UNREADABLE
 
 _RENDER_BATCH = 32
+_SEPARATORS = re.compile(r",? (?:with|wearing) |, (?:and )?")
+_ARTICLE = re.compile(r"^(?:an?|the) ")
 _logger = logging.getLogger(__name__)
 
 
@@ -93,8 +97,7 @@ class CaptionedDatasets(ConcatDataset):
     @property
     def captions(self) -> list[str]:
         """Captions of all items."""
-        lists = [(part.source.captions, part.indices) for part in self.datasets]
-        return [captions[index] for captions, indices in lists for index in indices]
+        return [text for part in self.datasets for text in part.source.captions[: len(part)]]
 
     def stamps(self) -> Iterator[object]:
         """Yield what changes with the images and label maps, except for their resolution."""
@@ -195,3 +198,42 @@ def class_weights(
     frequency /= frequency.sum()
     weights = torch.where(frequency > 0, frequency.clamp(min=1e-6) ** -exponent, 0.0)
     return weights / (frequency * weights).sum()
+
+
+def caption_phrases(caption: str) -> list[str]:
+    """Return the phrases of a caption: who it is, and each part without its article.
+
+    For example, "a white and grey cat with a pink nose and blue eyes, white background" has "a
+    white and grey cat", "pink nose", "blue eyes" and "white background".
+    """
+    subject, *parts = _SEPARATORS.split(caption.strip())
+    # "and" in the subject joins adjectives.
+    phrases = [phrase for part in parts for phrase in part.split(" and ")]
+    phrases = [_ARTICLE.sub("", phrase.strip()) for phrase in phrases]
+    return [subject, *filter(None, phrases)]
+
+
+def possible_captions(captions: Collection[str], phrase_share: float) -> set[str]:
+    """Return everything that `draw_captions` can return for some captions."""
+    phrases = {phrase for caption in captions for phrase in caption_phrases(caption)}
+    return {"", *captions, *(phrases if phrase_share > 0 else ())}
+
+
+def draw_captions(
+    captions: Sequence[str], *, dropout: float, phrase_share: float, random: BatchRandom
+) -> list[str]:
+    """Return the captions, some replaced by one of their phrases and some by the empty one.
+
+    Args:
+        dropout: Share of empty captions.
+        phrase_share: Share of phrases among the others.
+        random: Draws for each caption.
+    """
+    chances = random.rand((len(captions), 3)).tolist()
+    drawn = []
+    for caption, (empty, phrase, which) in zip(captions, chances, strict=True):
+        if phrase < phrase_share:
+            phrases = caption_phrases(caption)
+            caption = phrases[int(which * len(phrases))]
+        drawn.append("" if empty < dropout else caption)
+    return drawn

@@ -114,18 +114,6 @@ def make_tiny_networks(
     )
 
 
-def require_resolution(networks: PriorNetworks, resolution: int) -> None:
-    """Check that the networks can halve a resolution often enough.
-
-    Raises:
-        UserError: If they cannot.
-    """
-    channels = (networks.vae.config.block_out_channels, networks.unet.config.block_out_channels)
-    factor = 2 ** sum(len(each) - 1 for each in channels)
-    if resolution % factor:
-        raise UserError(f"prior.resolution={resolution}; use a multiple of {factor}")
-
-
 def make_scheduler() -> DDIMScheduler:
     """Return Stable Diffusion's noise schedule with deterministic sampling."""
     return DDIMScheduler(
@@ -303,11 +291,10 @@ def optimizer_class(name: str, device: torch.device) -> type[torch.optim.Optimiz
     if name == "adamw":
         return torch.optim.AdamW
     if device.type == "cpu":
-        raise UserError(f"optimizer={name} needs a GPU; use adamw")
+        raise UserError("optimizer=adamw_8bit needs a GPU; use adamw")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise UserError(
-            f"optimizer={name} needs bitsandbytes ({error}); pip install -e '.[8bit]'"
-        ) from None
+        advice = "pip install -e '.[8bit]'"
+        raise UserError(f"optimizer=adamw_8bit needs bitsandbytes ({error}); {advice}") from None
     return AdamW8bit

@@ -89,7 +89,7 @@ def denoising_losses(
     draws = random.rand((len(mean),)) * scheduler.config.num_train_timesteps
     timesteps = draws.long().to(device)
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
-    prediction = _predict(networks, noisy_latents, timesteps, batch.embeds, batch.control)
+    prediction = _predict(networks, noisy_latents, timesteps, batch)
     target = noise
     if scheduler.config.prediction_type == "v_prediction":
         target = scheduler.get_velocity(latents, noise, timesteps)
@@ -107,18 +107,17 @@ def _predict(
     networks: PriorNetworks,
     noisy_latents: Tensor,  # [B, 4, h, w]
     timesteps: Tensor,  # [B]
-    embeds: Tensor,  # [B, T, E]
-    control: Tensor,  # [C, 3, H, W], of the first C <= B samples
+    batch: PriorBatch,
 ) -> Tensor:  # [B, 4, h, w]
     """Denoise; samples without a label map skip the ControlNet and get no residuals."""
-    num_controlled, num = len(control), len(noisy_latents)
+    num_controlled, num = len(batch.control), len(noisy_latents)
     down = mid = None
     if num_controlled > 0:
         down, mid = networks.controlnet(
             noisy_latents[:num_controlled],
             timesteps[:num_controlled],
-            embeds[:num_controlled],
-            controlnet_cond=control,
+            batch.embeds[:num_controlled],
+            controlnet_cond=batch.control,
             return_dict=False,
         )
         down, mid = [_pad(each, num) for each in down], _pad(mid, num)
@@ -128,7 +127,7 @@ def _predict(
         return networks.unet(
             noisy_latents.to(dtype),
             timesteps,
-            embeds.to(dtype),
+            batch.embeds.to(dtype),
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,
         ).sample

@@ -27,14 +27,15 @@ from torch_utils.interruption import stop_on_signal
 from torch_utils.ops.execution import DTYPES
 from training.batch_parts import BatchParts
 from training.data.loader import infinite_batches
-from training.prior.captions import draw_captions, possible_captions
 from training.prior.data import (
     CaptionedDatasets,
     CaptionedImages,
     class_weights,
+    draw_captions,
     load_images,
     make_control_image,
     make_normal_maps,
+    possible_captions,
     to_float,
 )
 from training.prior.encodings import Encodings, encode_images, encode_texts
@@ -45,7 +46,6 @@ from training.prior.models import (
     make_tiny_networks,
     optimizer_class,
     plain_attention,
-    require_resolution,
     save_prior,
 )
 from training.prior.options import PriorOptions, StageOptions
@@ -139,7 +139,10 @@ class PriorTrainer:
             assert options.architecture is not None and options.autoencoder is not None
             data = load_images(self._dataset)
             networks = make_tiny_networks(options.architecture, data.captions, options.resolution)
-        require_resolution(networks, options.resolution)
+        depths = [len(net.config.block_out_channels) for net in (networks.vae, networks.unet)]
+        factor = 2 ** (sum(depths) - 2)
+        if options.resolution % factor:
+            raise UserError(f"prior.resolution={options.resolution}; use a multiple of {factor}")
         if self._state is not None:
             name, step = self._state["name"], self._state["step"]
             images_seen = self._images_before[name] + step * self._stages[name].batch_size

@@ -10,11 +10,12 @@ from mate3d.labels import CATMASK_HQ, CELEBAMASK_HQ, colorize_label_map
 from tests.training.data.shard_data import write_shards
 from torch_utils.batch_random import BatchRandom
 from training.data.dataset import PortraitDataset
-from training.prior.captions import caption_phrases, draw_captions
 from training.prior.data import (
     CaptionedDatasets,
     CaptionedImages,
+    caption_phrases,
     class_weights,
+    draw_captions,
     joint_palette,
     make_control_image,
     make_normal_maps,
