@@ -100,7 +100,7 @@ class CaptionedDatasets(ConcatDataset):
         return [text for part in self.datasets for text in part.source.captions[: len(part)]]
 
     def stamps(self) -> Iterator[object]:
-        """Yield what changes with the images and label maps, except for their resolution."""
+        """Yield values that change if an image or a label map does."""
         for part in self.datasets:
             index, label_set = part.source.index, part.source.label_set
             yield label_set.name, label_set.version, part.first_class, len(part)

@@ -134,7 +134,8 @@ class PriorRecipe(Options):
     """Networks and stages to train.
 
     Args:
-        base: Stable Diffusion folder to train a ControlNet for; null trains all networks.
+        base: Stable Diffusion to train a ControlNet for: a folder, a single file or a hub id; null
+            trains all networks.
         resolution: Resolution of the training images, in pixels.
         architecture: Sizes of the networks; not used with a base.
         autoencoder: Autoencoder stage; not used with a base.
@@ -163,16 +164,16 @@ class PriorRunOptions(Options):
         precision: Precision of forward passes where that is safe, and of all weights of a base.
             bf16 is faster on GPUs and on CPUs with AVX-512 BF16; fp16 needs a GPU.
         num_workers: Processes that read the images that are encoded.
-        cache: Folder of encoded images and captions, which runs with the same data and networks
-            share; null takes `encodings` in the run folder.
+        cache: Folder for encoded images and captions, which several runs can share; null takes
+            `encodings` in the run folder.
         tick_steps: Steps between status lines.
         snapshot_steps: Steps between snapshots of model, state and sample grid.
         num_samples: Number of captions and of label maps in the sample grid, which shows every
             combination.
         num_inference_steps: Denoising steps of the sample grid and of quality_samples.
-        guidance_scale: Their classifier-free guidance scale.
-        quality_samples: The last images of each dataset, which are not trained on. Samples under
-            their masks and captions measure the result at the end (quality.json); 0 measures
+        guidance_scale: Classifier-free guidance scale of these samples.
+        quality_samples: Number of images at the end of each dataset that are not trained on.
+            Samples under their masks and captions measure the result (quality.json); 0 measures
             nothing.
         quality_parser: Finds the masks of samples; without a model, a small network is trained on
             the dataset, which needs images of up to 128 px.

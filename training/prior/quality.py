@@ -62,7 +62,7 @@ class PriorQuality:
 class QualityCheck:
     """Measures a prior on the held-out images of every dataset.
 
-    Make one before the training, which finds options that do not fit.
+    Creating one before the training finds options that do not fit.
 
     Raises:
         UserError: If the parser cannot be loaded, or images are too large for the small segmenter.

@@ -318,7 +318,7 @@ class PriorTrainer:
         if self._state is not None and self._state["name"] == name:
             stage.load_state_dict(self._state)
             restore_random(self._state)
-            # It is large.
+            # That of a large prior takes gigabytes.
             self._state = None
         return stage
 

@@ -77,7 +77,8 @@ class ShardFiles:
 
     def stamp(self, name: str) -> str:
         table = self._tables[name]
-        return f"{table.file} {table.members[name]}"
+        changed = 0 if self.is_remote else Path(self.url(table.file)).stat().st_mtime_ns
+        return f"{table.file} {table.members[name]} {changed}"
 
     def read(self, name: str) -> bytes:
         table = self._tables.get(name)
