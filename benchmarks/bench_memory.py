@@ -44,13 +44,12 @@ from mate3d.labels import get_label_set, one_hot_mask
 from scripts._compose import read_options
 from torch_utils.heap import keep_freed_memory
 from torch_utils.ops.execution import DTYPES
-from training.batch_parts import BatchParts
 from training.build_state import build_state
 from training.iteration import IterationInputs, adversarial_iteration
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import schedule_values
 from training.state import TrainingState
-from training.step_inputs import RealBatch
+from training.step_inputs import BatchParts, RealBatch
 
 GIB = 2**30
 SEED = 0

@@ -10,7 +10,6 @@ from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorSizes
 from torch_utils.distributed import world
-from training.batch_parts import BatchParts
 from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS
 from training.optimization.adam import make_adam
 from training.optimization.compilation import compile_networks
@@ -21,7 +20,7 @@ from training.stages import InitialStage, SphereInitialization
 from training.start.init_from import InitSource, initialize_networks
 from training.start.warm_start import WarmStart
 from training.state import TrainingState
-from training.step_inputs import Networks
+from training.step_inputs import BatchParts, Networks
 
 
 def check_label_set(config: GeneratorConfig, label_set: LabelSet) -> None:

@@ -8,20 +8,13 @@ from torch import Tensor
 
 from torch_utils.distributed import all_reduce_sum
 from training import steps
-from training.batch_parts import BatchParts, join_metrics
 from training.losses.terms import Metrics
 from training.optimization.adam import optimizing
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues
 from training.settings import TrainingSettings
 from training.state import TrainingState
-from training.step_inputs import (
-    Occasion,
-    RealBatch,
-    StepContext,
-    part_latents,
-    part_of,
-)
+from training.step_inputs import BatchParts, Occasion, RealBatch, StepContext, join_metrics
 
 
 @dataclass(frozen=True)
@@ -167,7 +160,7 @@ def _take(
     parts, loss, networks = inputs.parts, settings.loss, state.networks
     key = (settings.loop.seed, state.num_rollbacks, state.iteration, step.occasion)
     z_dim = networks.generator.config.z_dim
-    latents, random = part_latents(parts, key, number, z_dim, inputs.cameras)
+    latents, random = parts.latents(key, number, z_dim, inputs.cameras)
     camera_noise = None
     if loss.camera_noise > 0:
         camera_noise = loss.camera_noise * inputs.cameras.std(dim=0, correction=0)
@@ -181,5 +174,5 @@ def _take(
         interval=step.interval_in(settings),
         share=1 / parts.accumulation,
     )
-    batch = {"latents": latents, "real": part_of(parts, inputs.real, number)}
+    batch = {"latents": latents, "real": parts.real(inputs.real, number)}
     return step.function(networks, *(batch[name] for name in step.inputs), loss, context)

@@ -24,7 +24,6 @@ from torch_utils.distributed import (
 )
 from torch_utils.interruption import stop_on_signal
 from training.augmentation import AdaptiveProbability, Augmenter
-from training.batch_parts import BatchParts
 from training.data.dataset import PortraitDataset, Unreadable, require_few
 from training.data.loader import BatchStream, make_loader
 from training.divergence import DivergenceGuard, roll_back
@@ -40,7 +39,7 @@ from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
 from training.stages import InitialStage
 from training.state import TrainingState, find_damage, save_state
-from training.step_inputs import Occasion, RealBatch
+from training.step_inputs import BatchParts, Occasion, RealBatch
 
 _TENSORS = ("image", "label_map", "camera")
 

@@ -7,11 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.batch_parts import BatchParts, join_metrics
 from training.optimization.adam import make_adam, optimizing
 from training.optimization.schedules import schedule_values
 from training.settings import TrainingSettings
-from training.step_inputs import Networks, Occasion, StepContext, part_latents
+from training.step_inputs import BatchParts, Networks, Occasion, StepContext, join_metrics
 from training.steps import sphere_initialization_step
 
 
@@ -86,9 +85,7 @@ class SphereInitialization:
         logged = []
         with optimizing(generator, self._optimizer):
             for part in range(parts.accumulation):
-                latents, random = part_latents(
-                    parts, key, part, generator.config.z_dim, self._cameras
-                )
+                latents, random = parts.latents(key, part, generator.config.z_dim, self._cameras)
                 context = StepContext(
                     schedule_values(settings.schedule, 0),
                     random=random,

@@ -1,4 +1,4 @@
-"""Inputs of the training steps: networks, latents and real portraits."""
+"""Inputs of the training steps: networks, latents, real portraits, and the parts of a batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mate3d.errors import UserError
 from mate3d.generator import Generator
 from mate3d.network.discriminator import Discriminator
 from mate3d.network.layers import NoiseMode
 from torch_utils.batch_random import BatchRandom
-from training.batch_parts import BatchParts
+from torch_utils.distributed import World
+from training.losses.terms import Metrics
 from training.optimization.precision import TrainingPrecision
 from training.optimization.schedules import ScheduleValues
 
@@ -133,25 +135,75 @@ class Occasion(IntEnum):
     OTHER = 8
 
 
-def part_of(
-    parts: BatchParts,
-    batch: RealBatch,
-    part: int,
-) -> RealBatch:
-    """Return a part of this process's real portraits."""
-    rows = slice(part, None, parts.accumulation)
-    return RealBatch(batch.image[rows], batch.one_hot_mask[rows], batch.camera[rows])
+@dataclass(frozen=True)
+class BatchParts:
+    """Division of a batch among processes, and into parts for gradient accumulation.
+
+    Part p of process r of R contains every (R * accumulation)-th sample, starting at p * R + r.
+    Strides instead of blocks keep the groups of the discriminators' batch statistics together
+    (spec 7), so results do not depend on the number of processes or on gradient accumulation.
+
+    Args:
+        batch_size: Samples in the whole batch, over all processes.
+        accumulation: Parts per process.
+        world: Rank of this process.
+        options: Where the first two are among the options, for messages.
+
+    Raises:
+        UserError: If the batch cannot be divided evenly.
+    """
+
+    batch_size: int
+    accumulation: int = 1
+    world: World = World()
+    options: str = "train"
+
+    def __post_init__(self):
+        if self.batch_size % self.num_units != 0:
+            raise UserError(
+                f"{self.options}.batch_size={self.batch_size}; use a multiple of {self.num_units}: "
+                f"{self.world.size} processes times {self.options}.accumulation={self.accumulation}"
+            )
+
+    @property
+    def num_units(self) -> int:
+        """Number of parts of all processes."""
+        return self.world.size * self.accumulation
+
+    @property
+    def process_batch_size(self) -> int:
+        """Samples per process."""
+        return self.batch_size // self.world.size
+
+    @property
+    def part_size(self) -> int:
+        """Samples per part."""
+        return self.batch_size // self.num_units
+
+    def places(self, part: int) -> range:
+        """Return the indices of a part's samples in the whole batch."""
+        return range(part * self.world.size + self.world.rank, self.batch_size, self.num_units)
+
+    def real(self, batch: RealBatch, part: int) -> RealBatch:
+        """Return a part of this process's real portraits."""
+        rows = slice(part, None, self.accumulation)
+        return RealBatch(batch.image[rows], batch.one_hot_mask[rows], batch.camera[rows])
+
+    def latents(
+        self,
+        key: Sequence[int],
+        part: int,
+        z_dim: int,
+        cameras: Tensor,  # [N, 25]
+    ) -> tuple[Latents, BatchRandom]:
+        """Sample a part's latents; also return the generator of its further random numbers."""
+        places = self.places(part)
+        before = [(place - 1) % self.batch_size for place in places]
+        random, others = (BatchRandom(key, of, cameras.device) for of in (places, before))
+        return draw_latents(z_dim, cameras, random, others), random
 
 
-def part_latents(
-    parts: BatchParts,
-    key: Sequence[int],
-    part: int,
-    z_dim: int,
-    cameras: Tensor,  # [N, 25]
-) -> tuple[Latents, BatchRandom]:
-    """Sample a part's latents; also return the generator of its further random numbers."""
-    places = parts.places(part)
-    before = [(place - 1) % parts.batch_size for place in places]
-    random, others = (BatchRandom(key, of, cameras.device) for of in (places, before))
-    return draw_latents(z_dim, cameras, random, others), random
+def join_metrics(parts: Sequence[Metrics]) -> dict[str, Tensor]:
+    """Concatenate the values that the parts logged under each name, [N]."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {n: torch.cat([part[n].flatten() for part in parts if n in part]) for n in names}

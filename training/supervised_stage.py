@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mate3d.errors import UserError
 from torch_utils.distributed import all_reduce_sum, any_process, is_main, run_on_main
-from training.batch_parts import join_metrics
 from training.optimization.ema import make_average, update_average
 from training.run_folder.careful_loop import run_carefully
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import find_non_finite
+from training.step_inputs import join_metrics
 
 # Of the loss in float16, which starts at 2^16 and is halved by each step that overflows.
 _MIN_LOSS_SCALE = 1.0

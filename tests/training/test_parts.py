@@ -12,7 +12,7 @@ from scripts import prepare_data, train
 from tests.processes import run_launched
 from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import World
-from training.batch_parts import BatchParts
+from training.step_inputs import BatchParts
 
 # Every step, lazy ones and the sphere among them, swapped, mixed, blurred and augmented samples.
 WORDS = [

@@ -25,7 +25,6 @@ from torch_utils.batch_random import BatchRandom
 from torch_utils.distributed import is_main, run_on_main, world
 from torch_utils.interruption import stop_on_signal
 from torch_utils.ops.execution import DTYPES
-from training.batch_parts import BatchParts
 from training.data.loader import infinite_batches
 from training.prior.data import (
     CaptionedDatasets,
@@ -54,6 +53,7 @@ from training.prior.steps import PriorBatch, autoencoder_losses, denoising_losse
 from training.run_folder.careful_loop import report_stop
 from training.run_folder.monitor import Monitor
 from training.run_folder.state_file import STATE_FILE, read_state, restore_random, write_state
+from training.step_inputs import BatchParts
 from training.supervised_stage import Stage
 
 MODEL_FOLDER = "model"
