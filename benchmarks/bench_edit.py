@@ -30,6 +30,7 @@ seconds, floating-point operations, and the most bytes of live tensors meanwhile
     denoising_steps=1     denoiser calls per target of `denoised`; what it takes with as many as in
                           guidance=stable_diffusion_1_5 is computed from that
     precision=bf16        of the prior
+    checkpointing=true    of the encoder, as in guidance=stable_diffusion_1_5
     region=classes        or everywhere, as with edit=no_fusion; surfaces count as a fog, as in the
                           release, so that the region of classes has no limits
 """
@@ -98,6 +99,7 @@ DEFAULTS = {
     "region": "classes",
     "denoising_steps": "1",
     "precision": "bf16",
+    "checkpointing": "true",
 }
 
 
@@ -135,7 +137,9 @@ def make_case(words: dict[str, str], guidance: Guidance | None = None) -> Case:
     device, side = torch.device(words["device"]), words["neural_resolution"]
     config = read_options("edit", ["experiment=demo_cat_ears", "output=-"])
     if guidance is None and words["preset"] == "sd15":
-        guidance = sd15.make_guidance(DTYPES[words["precision"]]).to(device)
+        guidance = sd15.make_guidance(
+            DTYPES[words["precision"]], checkpointing=words["checkpointing"] == "true"
+        ).to(device)
     elif guidance is None:
         guidance = load_controlnet_guidance(config.guidance, device)
     generator = _make_generator(words["preset"], config.generator, device)
@@ -354,7 +358,10 @@ def measure_edits(words: dict[str, str]) -> dict[str, Any]:
         print(name, edits[name], flush=True)
     return {
         "command": _command(),
-        **{name: words[name] for name in ("preset", "precision", "region", "denoising_steps")},
+        **{
+            name: words[name]
+            for name in ("preset", "precision", "checkpointing", "region", "denoising_steps")
+        },
         "edits": edits,
         **describe_machine(torch.device(words["device"])),
     }

@@ -117,7 +117,7 @@ def count_training(
 
 
 def in_process(count: Callable[..., dict[str, float]], *args: Any, **options: Any) -> Any:
-    """Call a function in a process of its own: fake tensors damage memory now and then."""
+    """Call a function in a process of its own, whose patches and threads end with it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(count, *args, **options).result()
 
@@ -197,39 +197,14 @@ def count_generator(words: dict[str, str]) -> dict[str, float]:
     return {"peak_gib": measured["peak_gib"], "meanwhile_gib": meanwhile}
 
 
-class FlashAttention(torch.autograd.Function):
-    """Keeps as much as fused attention does; PyTorch's own damages memory with fake tensors."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep inputs, output and the logarithms of the sums of each row."""
-        output = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1]).float())
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        """Make gradients of the inputs."""
-        return tuple(map(torch.empty_like, ctx.saved_tensors[:3]))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, *_: Any, **options: Any) -> Tensor:
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    return FlashAttention.apply(query, key, value)
-
-
 @contextmanager
 def fake_tensors() -> Iterator[None]:
     """Let new tensors have no values."""
     patches = (
         # Weights without values cannot be moved; they are where they should be.
         mock.patch.object(nn.Module, "_apply", lambda self, *_: self),
-        # Checkpoints keep the generator's state, which PyTorch would write into a fake tensor.
-        mock.patch.object(torch, "get_rng_state", lambda: None),
-        mock.patch.object(torch, "set_rng_state", lambda _: None),
-        mock.patch.object(F, "scaled_dot_product_attention", _attend),
+        # Copies of networks belong to the same mode; a copy of the mode would free memory twice.
+        mock.patch.object(FakeTensorMode, "__deepcopy__", lambda self, _: self, create=True),
     )
     with ExitStack() as stack:
         for patch in (*patches, FakeTensorMode(allow_non_fake_inputs=True)):

@@ -11,16 +11,23 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-# The counter knows attention on GPUs only; shapes of query, key and value are enough.
 _ATEN = torch.ops.aten
-_CPU_ATTENTION = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(
-        *shapes[:3]
+
+
+def _sizes(tensors: Iterable[Tensor]) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors]
+
+
+# PyTorch's own table knows attention on GPUs only. Its FlopCounterMode keeps outputs of modules
+# alive, so memory could not be counted beside it.
+_FORMULAS = flop_registry | {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: (
+        lambda *args, **_: sdpa_flop_count(*_sizes(args[:3]))
     ),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+        lambda *args, **_: sdpa_backward_flop_count(*_sizes(args[:4]))
     ),
 }
 
@@ -36,7 +43,7 @@ class Parts:
     Attributes:
         seconds: By part.
         operations: By part.
-        memory: Bytes of live tensors; None without operations.
+        memory: Counts bytes and operations; None without operations.
     """
 
     def __init__(self, device: torch.device, *, with_operations: bool = False):
@@ -44,14 +51,13 @@ class Parts:
         self.seconds: Counter[str] = Counter()
         self.operations: Counter[str] = Counter()
         self.memory = LiveMemory(lambda: self._running[-1]) if with_operations else None
-        self._flops = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
         self._running: list[str] = []
         self._last = 0.0, 0
 
     @contextmanager
     def counting(self, name: str) -> Iterator[None]:
         """Count operations and bytes of what happens inside, as `name` but for other parts."""
-        with self._flops, self.memory, self.part(name):
+        with self.memory, self.part(name):
             yield
 
     def summary(self) -> dict[str, Any]:
@@ -126,7 +132,7 @@ class Parts:
     def _tick(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        now = time.perf_counter(), self._flops.get_total_flops()
+        now = time.perf_counter(), self.memory.operations if self.memory else 0
         if self._running:
             self.seconds[self._running[-1]] += now[0] - self._last[0]
             self.operations[self._running[-1]] += now[1] - self._last[1]
@@ -136,6 +142,7 @@ class Parts:
 class LiveMemory(TorchDispatchMode):
     """Follows the storages of all tensors that operations take and return; use it as a context.
 
+    It also adds up floating-point operations of convolutions, products of matrices and attention.
     Fake tensors count as much as real ones, so networks can be counted that are not there. What an
     operation allocates and frees inside (workspaces) is not seen.
 
@@ -143,6 +150,7 @@ class LiveMemory(TorchDispatchMode):
         part: Returns the name of what runs now.
 
     Attributes:
+        operations: Floating-point operations so far.
         peak: Most bytes so far.
         peak_by_part: Most bytes while each part ran, whoever made them.
         owners_at_peak: Bytes at the peak by the part that made them.
@@ -153,7 +161,7 @@ class LiveMemory(TorchDispatchMode):
         self._part = part
         # Bytes and owners of storages; those that are gone stay until somebody needs the sum.
         self._storages: dict[StorageWeakRef, tuple[int, str]] = {}
-        self._at_most = self.peak = 0
+        self._at_most = self.peak = self.operations = 0
         self.peak_by_part: Counter[str] = Counter()
         self.owners_at_peak: Counter[str] = Counter()
 
@@ -184,6 +192,8 @@ class LiveMemory(TorchDispatchMode):
         # Weights and other tensors from before count from their first use.
         self.add(_tensors((args, kwargs)), "before")
         result = function(*args, **(kwargs or {}))
+        if formula := _FORMULAS.get(function.overloadpacket):
+            self.operations += formula(*args, **(kwargs or {}), out_val=result)
         part = self._part()
         self.add(_tensors(result), part)
         if self._at_most > self.peak_by_part[part]:
