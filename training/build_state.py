@@ -82,6 +82,8 @@ def _check_geometry(config: GeneratorConfig, settings: TrainingSettings) -> None
     """Reject terms and stages that require distances the generator does not have."""
     if not config.with_local_sdfs:
         _check_no_local_sdfs(config, settings)
+    if settings.schedule.beta_final is not None:
+        _check_fixed_beta(config, settings.schedule.beta_final)
     if config.geometry == "sdf":
         return
     used = [f"loss.{name}" for name in DISTANCE_TERMS if getattr(settings.loss, name) > 0]
@@ -94,6 +96,16 @@ def _check_geometry(config: GeneratorConfig, settings: TrainingSettings) -> None
             f"model.generator.geometry=density has no distances for {', '.join(used)}; set "
             "loss=density, train.sphere_init_steps=0 and train.warm_start=none"
         )
+
+
+def _check_fixed_beta(config: GeneratorConfig, beta_final: float) -> None:
+    if config.geometry == "sdf" and not config.learn_beta:
+        return
+    kind = "learn_beta=true" if config.learn_beta else "geometry=density"
+    raise UserError(
+        f"schedule.beta_final={beta_final:g} with model.generator.{kind}; "
+        "set schedule.beta_final=null"
+    )
 
 
 def _check_no_local_sdfs(config: GeneratorConfig, settings: TrainingSettings) -> None:

@@ -222,6 +222,8 @@ class Trainer:
         state, settings = self._state, self._settings
         _seed_defaults(settings.loop.seed, state)
         schedule = schedule_values(settings.schedule, state.adversarial_images)
+        if schedule.beta is not None:
+            state.networks.generator.decoder.beta.fill_(schedule.beta)
         probability = self._probability.probability
         inputs = IterationInputs(
             real=self._next_real(),

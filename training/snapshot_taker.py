@@ -1,6 +1,7 @@
 """Snapshots of a run: images, histograms, metrics, checkpoint, state, summary."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,7 +88,7 @@ class SnapshotTaker:
         return self._evaluator.measure(self._state.average, self._cameras, self._settings.loop.seed)
 
     def _save(self, monitor: Monitor, metrics: Mapping[str, float]) -> None:
-        state = self._state
+        state, average = self._state, self._state.average
         card = make_card(
             command=self._command,
             data=self._data,
@@ -96,7 +97,11 @@ class SnapshotTaker:
             device=_describe_device(state.device),
             stats=self.stats,
         )
-        save_generator(self._run_folder / CHECKPOINT_FOLDER, state.average, card=card)
+        if average.config.geometry == "sdf":
+            # What `schedule.beta_final` or `learn_beta` has made of it.
+            beta = float(f"{average.decoder.beta.item():.7g}")
+            average.config = replace(average.config, beta=beta)
+        save_generator(self._run_folder / CHECKPOINT_FOLDER, average, card=card)
         keep_checkpoints(self._run_folder, state.images_seen, metrics, self._settings.safety)
         save_state(self._run_folder / STATE_FILE, state)
         monitor.write_summary(self._command)

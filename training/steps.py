@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from mate3d.generator import Generator, RenderOutput
+from mate3d.network.density_decoder import DensityDecoder
 from mate3d.network.discriminator import Discriminator
+from mate3d.network.sdf_decoder import SDFDecoder
 from mate3d.rendering.field import eikonal_loss, sdf_and_gradient, sdf_consistency_loss
 from mate3d.rendering.renderer import RaySamples, march_classes
 from mate3d.rendering.triplane import TriPlaneField, without_classes
@@ -79,6 +81,7 @@ def density_step(
         "G_density_smoothness",
         loss.density_smoothness,
         lambda: formulas.density_smoothness_loss(*density.chunk(2, dim=1)),
+        scale=_softness(generator.decoder),
     )
     context.backward(terms.total)
     return terms.metrics
@@ -233,6 +236,14 @@ def _beta_metrics(generator: Generator) -> Metrics:
     return {"Loss/beta": generator.decoder.beta.detach()}
 
 
+def _softness(decoder: SDFDecoder | DensityDecoder) -> Tensor | float:
+    """Return beta as a multiple of the release's 0.1, for which weights on densities are tuned.
+
+    Densities reach 1 / beta, so weights times this (per factor of density) fit every beta.
+    """
+    return decoder.beta.detach()[0] / 0.1 if isinstance(decoder, SDFDecoder) else 1.0
+
+
 def _add_geometry_terms(
     terms: LossSum,
     field: TriPlaneField,
@@ -266,6 +277,7 @@ def _add_geometry_terms(
         lambda: formulas.density_consistency_loss(
             field.density(sdf), field.density(class_sdf), with_detached_whole=with_detached_whole
         ),
+        scale=_softness(field.decoder) ** 2,
     )
 
 

@@ -101,6 +101,17 @@ def signal_at(monkeypatch, images: int) -> None:
     monkeypatch.setattr(loop, "adversarial_iteration", iterate)
 
 
+def test_beta_follows_its_schedule_into_the_checkpoint(make_trainer, tiny_settings, tmp_path):
+    schedule = replace(tiny_settings.schedule, beta_final=0.001, beta_fade_kimg=0.012)
+    trainer, state = make_trainer(tmp_path, replace(tiny_settings, schedule=schedule))
+    assert trainer.run()
+    # The last of four iterations starts after half of the fade.
+    assert state.networks.generator.decoder.beta.item() == pytest.approx(0.01)
+    loaded = load_generator(tmp_path / "checkpoint")
+    assert loaded.config.beta == pytest.approx(0.01)
+    assert loaded.decoder.beta.item() == pytest.approx(0.01)
+
+
 def test_signal_before_a_snapshot_does_not_save_it_twice(make_trainer, tmp_path, monkeypatch):
     signal_at(monkeypatch, 2)  # The second iteration ends with a snapshot.
     trainer, state = make_trainer(tmp_path / "run")

@@ -59,6 +59,7 @@ DIFFERING = [
     ("loss.with_double_blur", False, True),
     ("loss.density_consistency", 0.0001, 0.0),
     ("loss.eikonal_points", 16384, None),
+    ("schedule.beta_final", 0.003, None),
     ("loss.density_extent", None, 1.0),
 ]
 # What distinguishes cats from faces.
@@ -76,6 +77,7 @@ CATS = {
 }
 FACES = "experiment=ffhq_mask_512"
 RELEASED = ["loss=released", "rendering=released", "model.generator.plane_layout=eg3d_legacy"]
+RELEASED += ["schedule.beta_final=null"]
 # The options that an ablation sets, by group.
 ABLATIONS = {
     "no_sdf_consistency": {"loss.sdf_consistency"},
@@ -133,6 +135,8 @@ def test_ablation_changes_what_it_names(experiment, ablation):
     if experiment.endswith("_512"):
         # These have no warm start that could be left out.
         expected = expected - {"train.warm_start"}
+        if ablation == "density_geometry":
+            expected = expected | {"schedule.beta_final"}
     if experiment == "small_cat":
         # Nor has this one, which starts from a sphere and compares no densities.
         expected = expected - {"train.warm_start", "loss.density_consistency"}

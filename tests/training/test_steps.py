@@ -128,6 +128,14 @@ def test_networks_run_as_far_as_a_loss_needs(networks, latents, calls, weights, 
     assert len(logged) == len(weights)
 
 
+@pytest.mark.parametrize(("beta", "factor"), [(0.1, 1.0), (0.01, 0.01)])
+def test_density_consistency_is_weighted_by_the_square_of_beta(networks, latents, beta, factor):
+    networks.generator.decoder.beta.fill_(beta)
+    metrics = train_generator(networks, latents, replace(NOTHING, density_consistency=3.0))
+    raw, weighted = (metrics[f"Loss/G_sigma_consist_loss/{name}"] for name in ("loss", "weighted"))
+    torch.testing.assert_close(weighted, 3 * factor * raw)
+
+
 @pytest.mark.parametrize("with_mask", [True, False], ids=["parts_rendered", "parts_looked_up"])
 @pytest.mark.parametrize(
     ("term", "points", "metric"),

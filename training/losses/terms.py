@@ -35,13 +35,14 @@ class LossSettings(Options):
         sdf_consistency: Weight of max(d, 0) against min_k max(d_k, 0): outside the head, the union
             of the parts must match it.
         density_consistency: Weight of the difference between the head's density and the sum of the
-            parts' densities.
+            parts' densities, at beta 0.1; multiplied by (beta / 0.1)^2, because densities reach
+            1 / beta.
         class_color_consistency: Weight of the difference between each part rendered alone and its
             cut-out of the image.
         color_consistency: Weight of the difference between the image and the sum of its parts
             rendered alone.
-        density_smoothness: Weight of density differences between neighbouring points, computed
-            every optimizer.generator_reg_interval iterations.
+        density_smoothness: Weight of density differences between neighbouring points, at beta 0.1;
+            multiplied by beta / 0.1. Computed every optimizer.generator_reg_interval iterations.
         r1_gamma: R1 gamma (twice the weight) of the image discriminator, computed every
             optimizer.discriminator_reg_interval iterations.
         semantic_r1_gamma: R1 gamma of the image-and-mask discriminator. The release
@@ -127,8 +128,15 @@ class LossSum:
     total: Tensor | float = 0.0
     metrics: Metrics = field(default_factory=dict)
 
-    def add(self, name: str, weight: float, compute: Callable[[], Tensor]) -> None:
-        """Add `weight` times the mean of a term; a term of weight 0 is not computed.
+    def add(
+        self,
+        name: str,
+        weight: float,
+        compute: Callable[[], Tensor],
+        *,
+        scale: Tensor | float = 1.0,
+    ) -> None:
+        """Add `weight` times `scale` times the mean of a term; one of weight 0 is not computed.
 
         Args:
             name: Logged as `Loss/<name>/loss` (raw) and `Loss/<name>/weighted`.
@@ -136,7 +144,7 @@ class LossSum:
         """
         if weight == 0:
             return
-        value = compute()
+        value, weight = compute(), weight * scale
         self.total = self.total + weight * value.mean()
         self.metrics[f"Loss/{name}/loss"] = value.detach()
         self.metrics[f"Loss/{name}/weighted"] = weight * value.detach()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from mate3d.options import NonNegativeFloat, Options, Range, Share
+from mate3d.options import NonNegativeFloat, Options, PositiveFloat, Range, Share
 
 _Side = Annotated[int, Range(1, 4096)]
 
@@ -28,6 +28,11 @@ class ScheduleSettings(Options):
             images.
         ema_rampup: Upper bound of the half-life as a fraction of all images seen so far; null sets
             no bound.
+        beta_initial: Softness of the surface at the start, in world units.
+        beta_final: Softness after the fade, in world units; null leaves it at model.generator.beta,
+            or to model.generator.learn_beta.
+        beta_fade_kimg: Length of the fade, in thousands of images; each image multiplies beta by
+            the same factor.
     """
 
     resolution_initial: _Side = 64
@@ -40,6 +45,9 @@ class ScheduleSettings(Options):
     style_mixing_probability: Share = 0.0
     ema_kimg: NonNegativeFloat = 10.0
     ema_rampup: NonNegativeFloat | None = 0.05
+    beta_initial: PositiveFloat = 0.1
+    beta_final: PositiveFloat | None = None
+    beta_fade_kimg: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class ScheduleValues:
     blur_sigma: float
     pose_swap_probability: float | None
     style_mixing_probability: float = 0.0
+    beta: float | None = None
 
 
 def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleValues:
@@ -59,6 +68,7 @@ def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleVal
         blur_sigma=blur_sigma(settings, images_seen),
         pose_swap_probability=pose_swap_probability(settings, images_seen),
         style_mixing_probability=settings.style_mixing_probability,
+        beta=beta(settings, images_seen),
     )
 
 
@@ -84,6 +94,17 @@ def pose_swap_probability(settings: ScheduleSettings, images_seen: int) -> float
         return None
     share = faded_fraction(images_seen, settings.pose_swap_fade_kimg)
     return 1 - share + settings.pose_swap_probability * share
+
+
+def beta(settings: ScheduleSettings, images_seen: int) -> float | None:
+    """Return the softness of the surface, in world units; None leaves it as it is.
+
+    The fade is geometric, because the sharpness of a picture depends on the logarithm of beta.
+    """
+    if settings.beta_final is None:
+        return None
+    share = faded_fraction(images_seen, settings.beta_fade_kimg)
+    return settings.beta_initial ** (1 - share) * settings.beta_final**share
 
 
 def ema_decay(settings: ScheduleSettings, images_seen: int, batch_size: int) -> float:
