@@ -12,8 +12,7 @@ from mate3d.network.discriminator import DiscriminatorConfig
 from mate3d.published.facts import GeneratorFacts, channel_rule
 from mate3d.published.layers import stored_gains
 from mate3d.published.networks import PublishedNetwork
-from mate3d.published.pickle_machine import shown
-from mate3d.published.plain_values import is_number
+from mate3d.published.plain_values import is_number, shown
 
 
 def infer_generator(network: PublishedNetwork) -> GeneratorFacts:

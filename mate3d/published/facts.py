@@ -11,8 +11,7 @@ from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
 from mate3d.published.layers import layer_problems
 from mate3d.published.networks import PublishedNetwork
-from mate3d.published.pickle_machine import shown
-from mate3d.published.plain_values import is_number, plain_numbers
+from mate3d.published.plain_values import is_number, plain_numbers, shown
 from mate3d.rendering.renderer import RenderingConfig
 from mate3d.rendering.triplane import PlaneLayout, find_plane_layout
 

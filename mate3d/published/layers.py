@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mate3d.published.networks import PublishedNetwork
-from mate3d.published.pickle_machine import shown
-from mate3d.published.plain_values import is_number
+from mate3d.published.plain_values import is_number, shown
 
 _MAPPING_LAYER = re.compile(r"backbone\.mapping\.fc\d+")
 _ACTIVATION = re.compile(r"decoder\.\w+\.1")

@@ -1,31 +1,25 @@
 """Read a published snapshot as data: tensors and inert objects; nothing in it is executed.
 
-Snapshots are pickles that contain Python source and name classes to import (spec 9.2). Here only
-the globals listed below are accepted, with stand-ins of our own.
+Snapshots are pickles that contain Python source and name classes to import (spec 9.2). An unpickler
+calls what a file names. Here a name stands for a class of inert objects or for one of the functions
+below, and any other name is refused.
 """
 
-import mmap
+import io
 import pickle
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mate3d.errors import UserError
-from mate3d.published.pickle_machine import (
-    Budget,
-    Global,
-    InertUnpickler,
-    RefusedPickleError,
-    shown,
-)
-from mate3d.published.plain_values import PLAIN_FUNCTIONS, TYPE_NAMES, NumpyArray, NumpyType
-from mate3d.published.storages import make_tensor, read_storage
-
-# A snapshot of four networks needs about 110,000.
-_MAX_OPERATIONS = 1_000_000
+from mate3d.published.plain_values import shown
 
 # Modules whose classes may be named; their instances become data.
 _CLASS_MODULES = frozenset(
@@ -38,99 +32,132 @@ _CLASS_MODULES = frozenset(
     for name in names.split()
 )
 _CLASS_NAME = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
+_NUMPY_TYPES = re.compile(r"f[248]|[iu][1248]|b1|U\d{1,5}")
 
 
-@dataclass(eq=False)
+class RefusedPickleError(ValueError):
+    """The file holds something that is not allowed; the message says what."""
+
+
 class InertObject:
-    """An object of a snapshot as plain data; `name` is that of its class."""
+    """An object of a snapshot as plain data; its type has the name of the class in the file."""
 
-    name: str
-    attributes: dict[str, Any] = field(default_factory=dict, repr=False)
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
-
-def _attributes(budget: Budget, state: Any) -> dict[str, Any]:
-    # Many objects may share one dict.
-    budget.spend(operations=len(state) if type(state) is dict else 0)
-    if type(state) is not dict or not all(type(name) is str for name in state):
-        raise RefusedPickleError("an object's state is not a dict of names")
-    return state
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.attributes = dict(state)
 
 
-def _persistent_object(budget: Budget, meta: Any) -> InertObject:
+def _object_with_source(meta: Mapping[str, Any]) -> InertObject:
     # The source in `module_src` is ignored.
-    if type(meta) is not dict or meta.get("type") != "class":
-        raise RefusedPickleError("an object with its source is malformed")
-    name = meta.get("class_name")
-    if type(name) is not str or not _CLASS_NAME.fullmatch(name):
-        raise RefusedPickleError(f"invalid class name {shown(name)}")
-    return InertObject(name, _attributes(budget, meta.get("state")))
+    made = type(meta["class_name"], (InertObject,), {})()
+    made.__setstate__(meta["state"])
+    return made
 
 
-def _typed_tensor(budget: Budget, function: Any, cls: Any, arguments: Any, state: Any) -> Tensor:
-    """Return a tensor without its attributes."""
-    if function != Global("torch._utils._rebuild_tensor_v2"):
-        raise RefusedPickleError(f"it creates a tensor by calling {shown(function)}")
-    return make_tensor(budget, *arguments)
+def _read_storage(stream: bytes) -> Tensor:  # [numel]
+    # Loaded to the CPU, whatever device it was stored on.
+    storage = torch.load(io.BytesIO(stream), map_location="cpu", weights_only=True)
+    return torch.empty(0, dtype=storage.dtype).set_(storage)
 
 
-_FUNCTIONS = PLAIN_FUNCTIONS | {
-    "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
-    "torch._utils._rebuild_tensor_v2": make_tensor,
-    "torch._utils._rebuild_parameter": lambda budget, tensor, needs_grad, hooks: tensor,
-    "torch._utils._rebuild_parameter_with_state": lambda budget, tensor, grad, hooks, state: tensor,
-    "torch._tensor._rebuild_from_type_v2": _typed_tensor,
-    "torch.storage._load_from_bytes": read_storage,
+def _view_storage(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+class _NumpyType:
+    """A dtype of plain numbers or short texts."""
+
+    def __init__(self, code: str, *_: Any):
+        if not _NUMPY_TYPES.fullmatch(code):
+            raise RefusedPickleError(f"it holds numpy values of type {shown(code)}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _NumpyArray:
+    """An array, which is there once its state is set."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, is_fortran, content = state
+        self.values = _numbers(content, kind, shape, "F" if is_fortran else "C")
+
+
+def _numbers(content: bytes, kind: _NumpyType, shape: Any = (1,), order: str = "C") -> np.ndarray:
+    return np.frombuffer(content, kind.dtype).reshape(shape, order=order)
+
+
+# What the names in a file stand for, apart from classes.
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    "torch_utils.persistence._reconstruct_persistent_obj": _object_with_source,
+    "torch._utils._rebuild_tensor_v2": _view_storage,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "torch._tensor._rebuild_from_type_v2": lambda function, cls, arguments, _: function(*arguments),
+    "torch.storage._load_from_bytes": _read_storage,
+    "torch.device": lambda *parts: ":".join(map(str, parts)),
+    "torch.Size": tuple,
+    "collections.OrderedDict": dict,
+    "collections.defaultdict": lambda *_: {},
+    "dnnlib.util.EasyDict": dict,
+    # Protocol 2's form of bytes.
+    "_codecs.encode": lambda text, _: text.encode("latin1"),
+    "numpy.dtype": _NumpyType,
 }
-
-
-class _SnapshotUnpickler(InertUnpickler):
-    """Replaces the globals of spec 9.2 with inert stand-ins."""
-
-    def find_class(self, module: str, name: str) -> Global:
-        is_class = module in _CLASS_MODULES and _CLASS_NAME.fullmatch(name)
-        found = Global(f"{module}.{name}")
-        if not is_class and found not in _FUNCTIONS and found not in TYPE_NAMES:
-            raise RefusedPickleError(f"it refers to {shown(found)}")
-        return found
-
-    def _reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
-        if type(function) is not Global or function not in _FUNCTIONS:
-            raise RefusedPickleError(f"it calls {shown(function)}")
-        self.append(_FUNCTIONS[function](self.budget, *arguments))
-
-    def _new_object(self) -> None:
-        arguments, cls = self.stack.pop(), self.stack.pop()
-        module, _, name = cls.rpartition(".") if type(cls) is Global else ("", "", "")
-        is_dict = (module, name) == ("dnnlib.util", "EasyDict")
-        if not (is_dict or module in _CLASS_MODULES) or len(arguments) > 0:
-            raise RefusedPickleError(f"it creates an instance of {shown(cls)}")
-        self.append({} if is_dict else InertObject(name))
-
-    def _build(self) -> None:
-        state, instance = self.stack.pop(), self.stack[-1]
-        if isinstance(instance, InertObject):
-            instance.attributes = _attributes(self.budget, state)
-        elif isinstance(instance, NumpyType | NumpyArray):
-            instance.set_state(state)
-        else:
-            raise RefusedPickleError(f"it sets the state of {shown(instance)}")
-
-    dispatch = InertUnpickler.dispatch | {
-        pickle.REDUCE[0]: _reduce,
-        pickle.NEWOBJ[0]: _new_object,
-        pickle.BUILD[0]: _build,
+# Protocol 2 has the first name.
+for _module in ("__builtin__", "builtins"):
+    _STAND_INS |= {
+        f"{_module}.{each.__name__}": each for each in (set, frozenset, bytes, bytearray)
     }
+for _module in ("pathlib", "pathlib._local"):
+    for _name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"):
+        _STAND_INS[f"{_module}.{_name}"] = lambda *parts: "/".join(parts).replace("//", "/")
+for _module in ("numpy.core", "numpy._core"):
+    _STAND_INS |= {
+        f"{_module}.multiarray.scalar": lambda kind, content: _numbers(content, kind).item(),
+        f"{_module}.multiarray._reconstruct": lambda *_: _NumpyArray(),
+        # Protocol 5's form of arrays.
+        f"{_module}.numeric._frombuffer": _numbers,
+    }
+# Types that attributes may hold; they become their names.
+_TYPES = frozenset(
+    f"{module}.{name}"
+    for module, names in (
+        ("torch", "float16 float32 float64 bfloat16 int8 int16 int32 int64 uint8 bool Tensor"),
+        ("numpy", "float16 float32 float64 int8 int16 int32 int64 uint8 bool_ ndarray"),
+        ("builtins", "bool int float str list dict tuple"),
+        ("__builtin__", "bool int float str list dict tuple"),
+    )
+    for name in names.split()
+)
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Takes the names in a file for stand-ins."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = f"{module}.{name}"
+        if module in _CLASS_MODULES and _CLASS_NAME.fullmatch(name):
+            return type(name, (InertObject,), {})
+        if found in _TYPES:
+            return found
+        if found not in _STAND_INS:
+            raise RefusedPickleError(f"it refers to {shown(found)}")
+        stand_in = _STAND_INS[found]
+        # A new object for each name, because a file can set its attributes.
+        return dict if stand_in is dict else partial(stand_in)
 
 
 def read_snapshot(path: str | Path) -> dict[str, Any]:
     """Return the top-level dict of a snapshot: tensors on the CPU, everything else inert.
 
-    Parameters become plain tensors, all kinds of dicts plain dicts, byte strings views of the file,
-    NumPy numbers Python numbers; for other values see `plain_values`.
+    Parameters become plain tensors, all kinds of dicts plain dicts, paths and devices texts, NumPy
+    numbers Python numbers.
 
     Raises:
-        UserError: If the file is missing, damaged or not a snapshot, or refers to a global that
+        UserError: If the file is missing, damaged or not a snapshot, or refers to something that
             snapshots do not contain; the message names it.
     """
     path = Path(path)
@@ -138,19 +165,22 @@ def read_snapshot(path: str | Path) -> dict[str, Any]:
         if not path.is_file():
             kind = "is not a file" if path.exists() else "not found"
             raise UserError(f"snapshot {path} {kind}; give the .pkl file")
-        size = path.stat().st_size
         with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
-    except OSError as error:
-        raise UserError(f"snapshot {path} cannot be read: {error.strerror}") from None
-    try:
-        if bytes(data[:1]) != pickle.PROTO:
-            raise RefusedPickleError(f"it is not a pickle; it starts with {ascii(bytes(data[:9]))}")
-        top = _SnapshotUnpickler(data, Budget(_MAX_OPERATIONS, num_bytes=size + 2**20)).load()
+            start = file.read(9)
+            if start[:1] != pickle.PROTO:
+                raise RefusedPickleError(f"it is not a pickle; it starts with {ascii(start)}")
+            file.seek(0)
+            top = _InertUnpickler(file).load()
         if type(top) is not dict:
             raise RefusedPickleError(f"it holds {type(top).__name__} instead of a dict of networks")
         return top
+    except UserError:
+        raise
     except RefusedPickleError as error:
         raise UserError(f"snapshot {path} is refused: {error}") from None
-    except MemoryError:
-        raise UserError(f"snapshot {path} does not fit in memory") from None
+    except OSError as error:
+        raise UserError(f"snapshot {path} cannot be read: {error.strerror}") from None
+    # Damaged files can raise anything.
+    except Exception as error:
+        reason = f"it is damaged ({type(error).__name__})"
+        raise UserError(f"snapshot {path} is refused: {reason}") from None

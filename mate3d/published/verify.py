@@ -19,7 +19,7 @@ from mate3d.outputs.visualize import colorize_depth, colorize_segmentation, resi
 from mate3d.published.configs import discriminator_config
 from mate3d.published.names import convert_discriminator_state
 from mate3d.published.networks import PublishedNetwork
-from mate3d.published.pickle_machine import shown
+from mate3d.published.plain_values import shown
 
 TOLERANCE = 1e-4
 # The order of summation in float64 changes sums by far less, one changed weight by far more.

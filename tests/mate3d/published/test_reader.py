@@ -3,7 +3,6 @@
 import builtins
 import os
 import pickle
-import struct
 import sys
 
 import numpy as np
@@ -17,7 +16,7 @@ from mate3d.published.snapshot_reader import InertObject, read_snapshot
 from tests.eg3d import make_generator
 from tests.golden import SNAPSHOT
 from tests.mate3d.refusals import START, name_global, refuse, refuse_bytes, text
-from tests.official_format import CLASSES, Carrier, make_network, published_state, write_snapshot
+from tests.official_format import Carrier, make_network, published_state, write_snapshot
 
 _DECODER = name_global("training.triplane", "OSGDecoder")
 
@@ -80,48 +79,41 @@ def test_modules_named_in_a_file_are_not_imported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("operations", "word"),
+    "operations",
     [
-        (b"\x82\x01", "EXT1"),
-        (b"\x83\x01\x00", "EXT2"),
-        (b"\x84\x01\x00\x00\x00", "EXT4"),
-        (b"Psome id\n", "PERSID"),
-        (b"(cos\nsystem\no", "'os.system'"),
-        (b"(ios\nsystem\n", "INST"),
-        (b")}\x92", "NEWOBJ_EX"),
-        (b"\x97", "NEXT_BUFFER"),
-        (b"I5\n", "INT"),
-        (b"L" + b"9" * 4000 + b"L\n", "LONG"),
-        (b"]2", "DUP"),
-        (b"\x8b\xff\xff\xff\x7f", "LONG4"),
-        (b"\xff", "0xff"),
-        (text("id") + b"Q", "outside the file"),
-        # Calls, states and items of wrong things.
-        (text("f") + b")R", "it calls 'f'"),
-        (_DECODER + b")R", "it calls"),
-        (name_global("dnnlib.util", "EasyDict") + b")R", "it calls"),
-        (name_global("collections", "OrderedDict") + b"]\x85R", "damaged"),
-        (name_global("torch._utils", "_rebuild_parameter") + b")R", "damaged"),
-        (_DECODER + b"K\x01\x85\x81", "creates an instance"),
-        (name_global("builtins", "set") + b")\x81", "creates an instance"),
-        (name_global("collections", "OrderedDict") + b"}b", "sets the state"),
-        (b"}}b", "sets the state of dict"),
-        (b"]]Ns", "stores items in list"),
-        (b"}K\x01a", "damaged"),
-        (b"})Ns", "uses tuple as a key"),
-        (_DECODER + b")\x81N}\x86b", "state is not a dict"),
-        (_DECODER + b")\x81]b", "state is not a dict"),
-        (_DECODER + b")\x81}K\x01Nsb", "state is not a dict"),
+        b"\x82\x01",
+        b"\x83\x01\x00",
+        b"Psome id\n",
+        b"(cos\nsystem\no",
+        b"(ios\nsystem\n",
+        b"\x97",
+        text("id") + b"Q",
+        # Calls and states of wrong things.
+        text("f") + b")R",
+        name_global("collections", "OrderedDict") + b"]\x85K\x01R",
+        name_global("torch._utils", "_rebuild_parameter") + b")R",
+        name_global("builtins", "set") + b")\x81",
+        b"}}b" + b"K\x01b",
+        _DECODER + b")\x81K\x01b",
     ],
 )
-def test_other_operations_and_wrong_operands_are_refused(tmp_path, operations, word):
-    refuse_bytes(tmp_path, START + operations + b".", word)
+def test_other_operations_and_wrong_operands_are_refused(tmp_path, operations):
+    refuse_bytes(tmp_path, START + operations + b".", "snapshot ")
+
+
+def test_states_of_names_change_nothing_beyond_the_file(tmp_path):
+    state = b"(" + text("__code__") + text("__setstate__") + b"t"
+    for module, name in (("torch._utils", "_rebuild_parameter"), ("training.triplane", "X")):
+        content = START + name_global(module, name) + b"N}" + text("__call__") + b"K\x01s\x86b."
+        refuse_bytes(tmp_path, content)
+        refuse_bytes(tmp_path, START + name_global(module, name) + state + b"b.")
+    assert read_networks(SNAPSHOT)["G_ema"].state
 
 
 def test_attributes_called_like_python_internals_stay_data(tmp_path):
     inner = {"__class__": "x", "__dict__": {"y": 1}, "__setstate__": 3, "attributes": 4, "name": 5}
     network = read_snapshot(write_snapshot(tmp_path / "x.pkl", G=Carrier("T", inner)))["G"]
-    assert type(network) is InertObject and network.name == "T"
+    assert isinstance(network, InertObject) and type(network).__name__ == "T"
     assert network.attributes == inner
 
 
@@ -146,57 +138,11 @@ def test_an_embedded_source_is_never_run(tmp_path, monkeypatch):
     assert set(networks) == {"G_ema"} and not (tmp_path / "executed").exists()
 
 
-def nest(depth: int, *names: str) -> Carrier:
-    """Return a part that holds itself under some names, and so on."""
-    network = Carrier("N", {"_parameters": {}, "_buffers": {}, "_modules": {}})
-    for _ in range(depth):
-        parts = {"_parameters": {}, "_buffers": {}, "_modules": dict.fromkeys(names, network)}
-        network = Carrier("N", parts)
-    return network
-
-
-def test_parts_without_end_are_refused(tmp_path):
-    path = tmp_path / "x.pkl"
-    refuse(write_snapshot(path, G_ema=nest(100, "a")), "nested more than 32")
-    refuse(write_snapshot(path, G_ema=nest(30, "a", "b")), "repeat endlessly")
-    refuse(write_snapshot(path, G_ema=nest(10, "n" * 99)), "names of more than 300 characters")
-    decoder = CLASSES["OSGDecoder"]()
-    decoder.__dict__.update(_parameters={}, _buffers={}, _modules={"self": decoder})
-    refuse(write_snapshot(path, G_ema=decoder), "nested more than 32")
-
-
 def test_networks_without_modules_attributes_are_refused(tmp_path):
     path = tmp_path / "x.pkl"
-    refuse(write_snapshot(path, G_ema=Carrier("T", {})), "G_ema is not a network")
+    refuse(write_snapshot(path, G_ema=Carrier("T", {})), "lacks the attributes of a torch module")
     odd = Carrier("T", {"_parameters": {"w": 3}, "_buffers": {}, "_modules": {}})
     refuse(write_snapshot(path, G_ema=odd), "w is a int")
-    twice = {"_parameters": {"w": torch.zeros(2)}, "_buffers": {"w": torch.zeros(2)}}
-    refuse(write_snapshot(path, G=Carrier("T", twice | {"_modules": {}})), "two tensors named w")
-
-
-def test_deeply_nested_tuples_are_only_data(tmp_path):
-    nested = b")" + b"\x85" * 100_000
-    refuse_bytes(tmp_path, START + b"}" + text("x") + nested + b"s.", "none of the networks")
-    refuse_bytes(tmp_path, START + b"}" + nested + b"Ns.", "uses tuple as a key")
-
-
-@pytest.mark.parametrize(
-    ("operations", "words"),
-    [
-        (b"]0" * 501_000 + b"}", "more operations"),
-        (b"}" + b"\x8f\x94" * 501_000, "more operations"),
-        (b"\x8e" + struct.pack("<Q", 2**62), "truncated"),
-        (b"\x8d" + struct.pack("<Q", 2**63 - 1), "truncated"),
-        (b"\x96" + struct.pack("<Q", 2**40), "truncated"),
-        (b"B" + struct.pack("<I", 2**32 - 1), "truncated"),
-        (b"X" + struct.pack("<I", 2**31), "truncated"),
-        (b"\x95" + struct.pack("<Q", 2**62) + b"}", "none of the networks"),
-        # A place of the memo far away.
-        (b"}r" + struct.pack("<I", 2**32 - 1), "none of the networks"),
-    ],
-)
-def test_sizes_and_counts_beyond_the_file_take_no_memory(tmp_path, operations, words):
-    refuse_bytes(tmp_path, START + operations + b".", words)
 
 
 def test_every_truncation_is_refused(tmp_path):
