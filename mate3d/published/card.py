@@ -36,10 +36,6 @@ folder. This project's Apache-2.0 licence covers its code, not these weights.
 {report}
 ```
 
-## Verification
-
-{verification}
-
 ## Labels
 
 {labels}
@@ -113,17 +109,14 @@ def make_card(
     snapshot: PublishedSnapshot,
     *,
     precision: str,
-    verification: list[str],
 ) -> str:
     """Write the card of a converted checkpoint.
 
     Args:
         source: The snapshot's file.
         precision: Precision of the stored weights.
-        verification: Lines of the comparison with recorded values; empty without one.
     """
     config = conversion.generator.config
-    table = "\n".join(["```", *verification, "```", "", "Every error is within its tolerance."])
     return _CARD.format(
         file=Path(source).name,
         size=Path(source).stat().st_size,
@@ -132,7 +125,6 @@ def make_card(
         class_name=snapshot.networks[network].class_name,
         precision=precision,
         report="\n".join(report_lines(conversion, snapshot, network)),
-        verification=table if verification else "Not compared with recorded values (`verify=`).",
         labels=_describe_labels(conversion.generator.label_set),
         config=config,
         rendering=config.rendering,

@@ -4,15 +4,10 @@ A setting that we render differently from the file is never ignored: it is a pro
 are errors unless the caller asks for a list of them.
 """
 
-import re
-
-from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
-from mate3d.network.discriminator import DiscriminatorConfig
-from mate3d.published.facts import GeneratorFacts, channel_rule
+from mate3d.published.facts import GeneratorFacts
 from mate3d.published.layers import stored_gains
 from mate3d.published.networks import PublishedNetwork
-from mate3d.published.plain_values import is_number, shown
 
 
 def infer_generator(network: PublishedNetwork) -> GeneratorFacts:
@@ -52,32 +47,3 @@ def infer_generator(network: PublishedNetwork) -> GeneratorFacts:
     facts.gains = dict(stored_gains(network, *multipliers))
     facts.check()
     return facts
-
-
-def discriminator_config(network: PublishedNetwork) -> DiscriminatorConfig:
-    """Return the configuration of a published discriminator.
-
-    Raises:
-        UserError: If the network is not a discriminator of MaTe3D or EG3D.
-    """
-    pattern = re.compile(r"b(\d{1,5})\.conv0\.weight")
-    sides = sorted(int(match[1]) for match in map(pattern.fullmatch, network.state) if match) or [8]
-    channels = {4: network.size("b4.conv.weight", 0)}
-    channels |= {side: network.size(f"b{side}.conv0.weight", 0) for side in sides}
-    base, maximum = channel_rule(channels, network.init_kwargs, network.class_name)
-    clamp = network.attributes.get(f"b{sides[-1]}.conv0.conv_clamp", 256.0)
-    group_size = network.attributes.get("b4.mbstd.group_size", 4)
-    if type(group_size) is not int or group_size < 1 or not (clamp is None or is_number(clamp)):
-        raise UserError(
-            f"{network.class_name}: unsupported group size {shown(group_size)} or clamp"
-            f" {shown(clamp)}"
-        )
-    return DiscriminatorConfig(
-        image_channels=network.size(f"b{sides[-1]}.fromrgb.weight", 1) // 2,
-        resolution=sides[-1],
-        channel_base=base,
-        channel_max=maximum,
-        mapping_layers=network.count(r"mapping\.fc\d+\.weight"),
-        clamp=None if clamp is None else float(clamp),
-        stddev_group_size=group_size,
-    )

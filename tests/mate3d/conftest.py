@@ -1,9 +1,10 @@
 """The developers' snapshot, read once for each file of tests."""
 
 import pytest
+from safetensors.torch import load_file
+from torch import Tensor
 
 from mate3d.published.networks import PublishedNetwork, read_networks
-from mate3d.published.verify import Expected, load_expected
 from tests.golden import EXPECTED, SNAPSHOT
 
 
@@ -14,6 +15,6 @@ def networks() -> dict[str, PublishedNetwork]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Expected:
+def expected() -> dict[str, Tensor]:
     """What it holds and renders."""
-    return load_expected(EXPECTED)
+    return load_file(EXPECTED)
