@@ -17,7 +17,6 @@ class LabelConversion:
     """A conversion from one label set to another.
 
     Args:
-        via: Names of the intermediate sets.
         table: Target id of each source id, [K] uint8.
         losses: One sentence for each class that is merged, dropped, or in the target but never
             in the result; empty if the conversion only renumbers.
@@ -25,7 +24,6 @@ class LabelConversion:
 
     source: LabelSet
     target: LabelSet
-    via: tuple[str, ...]
     table: np.ndarray
     losses: tuple[str, ...]
 
@@ -33,17 +31,7 @@ class LabelConversion:
         self,
         label_map: np.ndarray,  # [H, W] uint8
     ) -> np.ndarray:  # [H, W] uint8
-        """Return the map with the target's ids.
-
-        Raises:
-            UserError: If the map contains ids that the source does not have.
-        """
-        highest = int(label_map.max(initial=0))
-        if highest >= self.source.num_classes:
-            raise UserError(
-                f"mask to convert contains unknown id {highest}; "
-                f"{self.source.name} allows 0..{self.source.num_classes - 1}"
-            )
+        """Return the map with the target's ids."""
         return self.table[label_map]
 
 
@@ -65,7 +53,7 @@ def find_conversion(source: LabelSet, target: LabelSet) -> LabelConversion:
         table = np.array(step.table, dtype=np.uint8)[table]
     notes = tuple(_sentence(step.note) for step in way if step.note)
     losses = (*_table_losses(source, target, table.tolist()), *notes)
-    return LabelConversion(source, target, tuple(step.target for step in way[:-1]), table, losses)
+    return LabelConversion(source, target, table, losses)
 
 
 def swap_classes(

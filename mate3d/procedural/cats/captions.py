@@ -2,6 +2,7 @@
 
 import random
 
+from mate3d.label_conversion import join_words as enumerate_words
 from mate3d.procedural.attributes import (
     BACKGROUND_PALETTE,
     color_name,
@@ -151,13 +152,7 @@ def caption_cat(parameters: CatParameters, index: int, rng: random.Random) -> st
     if phrases and (" with " in coat or rng.random() < 0.3):
         caption += ", " + ", ".join(phrases)
     elif phrases:
-        caption += " with " + _enumerate(phrases)
+        caption += " with " + enumerate_words(phrases)
     if rng.random() < 0.4:
         caption += f", {words['background']} background"
     return caption
-
-
-def _enumerate(phrases: list[str]) -> str:
-    if len(phrases) == 1:
-        return phrases[0]
-    return ", ".join(phrases[:-1]) + " and " + phrases[-1]
