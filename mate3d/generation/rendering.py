@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from mate3d.errors import UserError
 from mate3d.generator import Generator, RenderOutput
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.rendering.fast_rendering import render_field_fast
-from mate3d.rendering.field import FieldProbe, FieldSamples, WrappedField, open_probe
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import FieldRender, RenderingConfig, render_field
 from mate3d.rendering.triplane import TriPlaneField
@@ -46,67 +44,6 @@ class Precision:
         """Return the autocast context of the networks."""
         is_low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if is_low else None, enabled=is_low)
-
-
-@dataclass(frozen=True)
-class LowPrecisionField(WrappedField):
-    """A field whose networks run in low precision, with results in float32."""
-
-    precision: Precision
-
-    def sample(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> FieldSamples:
-        """See `Field`."""
-        with self.precision.autocast():
-            values = self.field.sample(points)
-        return FieldSamples(values.features.float(), values.sdf.float(), values.class_sdf.float())
-
-    def sdf(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> Tensor:  # [B, N, 1]
-        """See `Field`."""
-        with self.precision.autocast():
-            return self.field.sdf(points).float()
-
-
-@dataclass(frozen=True)
-class LowPrecisionProbe(FieldProbe):
-    """A probe whose networks run in low precision, with results in float32."""
-
-    field: LowPrecisionField
-    probe: FieldProbe
-
-    def begin(
-        self,
-        points: Tensor,  # [B, N, 3]
-    ) -> tuple[Tensor, Any]:
-        """See `FieldProbe`."""
-        with self.field.precision.autocast():
-            sdf, state = self.probe.begin(points)
-        return sdf.float(), state
-
-    def finish(
-        self,
-        state: Any,
-        points: Tensor,  # [B, N, 3]
-        chosen: Tensor,  # [M]
-        *,
-        with_classes: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """See `FieldProbe`."""
-        with self.field.precision.autocast():
-            features, class_sdf = self.probe.finish(
-                state, points, chosen, with_classes=with_classes
-            )
-        return features.float(), class_sdf.float()
-
-
-@open_probe.register
-def _(field: LowPrecisionField) -> FieldProbe:
-    return LowPrecisionProbe(field, open_probe(field.field))
 
 
 @contextmanager
@@ -301,9 +238,8 @@ class ViewRenderer:
 
     def _render_rays(self, head: Head, ray_origins: Tensor, ray_directions: Tensor) -> FieldRender:
         render = render_field if self.precision.exact else render_field_fast
-        is_low = self.precision.dtype != torch.float32
         return render(
-            LowPrecisionField(head.field, self.precision) if is_low else head.field,
+            head.field,
             ray_origins,
             ray_directions,
             self.rendering,

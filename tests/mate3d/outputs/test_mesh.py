@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
-from mate3d.generation.rendering import LowPrecisionField, Precision
 from mate3d.labels import CATMASK_HQ, LabelSet
 from mate3d.network.mapping import latents_from_seeds
 from mate3d.outputs.mesh import extract_label_meshes, extract_mesh, write_meshes
 from mate3d.outputs.options import MeshOptions
+from mate3d.rendering.field import WrappedField
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import RenderingConfig, render_field
 from tests.mate3d.fields import PartsField, SphereField, ball, cube, torus
@@ -315,7 +315,7 @@ def test_mesh_near_the_surface_only_is_the_mesh_of_all_points(demo, demo_mesh):
 
 def test_parts_are_those_of_all_sampled_distances(demo):
     generator, head, _, _ = demo
-    sampled = LowPrecisionField(head, Precision(head.device))
+    sampled = WrappedField(head)
     box_size, label_set = generator.config.box_size, generator.label_set
     parts = extract_label_meshes(head, box_size, label_set, 32)
     expected = extract_label_meshes(sampled, box_size, label_set, 32)
