@@ -222,7 +222,6 @@ class FusedProbe(FieldProbe):
         self,
         points: Tensor,  # [1, N, 3]
     ) -> tuple[Tensor, KnownPoints]:
-        """See `FieldProbe`."""
         source = self.field.source
         with torch.no_grad():
             distances = torch.cat(source.decoder.distances(source.shape_features(points)), dim=-1)
@@ -250,7 +249,6 @@ class FusedProbe(FieldProbe):
         *,
         with_classes: bool,
     ) -> tuple[Tensor, Tensor]:
-        """See `FieldProbe`."""
         source = self.field.source
         points, share, changed = self._chosen(state, points, chosen)
         colors = source.decoder.colors(source.texture_features(points))

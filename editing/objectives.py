@@ -11,16 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from editing.guidance.base import Guidance, PromptEmbeds, encode_sides
 from editing.options import ObjectiveName, ObjectiveOptions
-from mate3d.errors import UserError
 
 _logger = logging.getLogger(__name__)
 
@@ -147,7 +145,6 @@ class SDS(Objective):
         return self.options.blend != "image"
 
     def loss(self, view: ObjectiveView) -> Tensor:
-        """See `Objective`."""
         alphas, latents = self.guidance.alphas_cumprod, self.encode(view)
         timestep = sample_timestep(self.options, view.progress, len(alphas), self.generator)
         timestep = timestep.to(latents.device)
@@ -187,7 +184,6 @@ class CSD(SDS):
     def direction(
         self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
     ) -> Tensor:  # [1, C, h, w]
-        """See `SDS`."""
         scale = self.options.guidance_scale
         return self.predict(noisy, timestep, view, scale, only_added=True)
 
@@ -209,14 +205,12 @@ class DDS(SDS):
         self.source_embeds = encode_sides(self.guidance, words, prompt)
 
     def encode(self, view: ObjectiveView) -> Tensor:  # [1, C, h, w]
-        """See `SDS`."""
         return self.guidance.encode_image(view.image)
 
     @torch.no_grad()
     def direction(
         self, view: ObjectiveView, noisy: Tensor, noise: Tensor, timestep: Tensor
     ) -> Tensor:  # [1, C, h, w]
-        """See `SDS`."""
         scale, alphas = self.options.guidance_scale, self.guidance.alphas_cumprod
         source = self.guidance.encode_image(view.source_image)
         noisy_source = add_noise(source, noise, alphas, timestep)
@@ -234,7 +228,7 @@ class Denoised(Objective):
     head is fitted to such pictures of fixed views, each made again after some visits. With e =
     image - target at pixels that may change, else 0, the loss is the mean over these pixels of
     |e| + edge_weight |grad e|, where grad takes the differences of neighbours (Mathieu et al.
-    2016); perceptual_weight adds LPIPS (Zhang et al. 2018). No gradient flows through the prior.
+    2016). No gradient flows through the prior.
     """
 
     unused = (
@@ -248,12 +242,8 @@ class Denoised(Objective):
         self.targets: dict[int, Tensor] = {}
         self.visits = Counter()
         self.noise: Tensor | None = None
-        self.perceptual = None
-        if self.options.denoised.perceptual_weight:
-            self.perceptual = load_lpips(self.guidance.alphas_cumprod.device)
 
     def loss(self, view: ObjectiveView) -> Tensor:
-        """See `Objective`."""
         options, target = self.options.denoised, self._target(view)
         size = target.shape[-2:]
         image = F.interpolate(
@@ -265,10 +255,6 @@ class Denoised(Objective):
         if options.edge_weight:
             edges = [error.diff(dim=dim).abs().sum() / area for dim in (-2, -1)]
             loss = loss + options.edge_weight * sum(edges)
-        if self.perceptual is not None:
-            pasted = torch.where(inside > 0, target, image.detach())
-            distance = self.perceptual(image, pasted).mean() / inside.mean().clamp(min=1e-4)
-            loss = loss + options.perceptual_weight * distance
         return loss
 
     def _target(self, view: ObjectiveView) -> Tensor:  # [1, 3, S, S]
@@ -370,22 +356,3 @@ def denoise(
             given = next_alpha.sqrt() * latents + (1 - next_alpha).sqrt() * noise
             noisy = torch.where(kept, given, noisy)
     return noisy
-
-
-def load_lpips(device: str | torch.device) -> nn.Module:
-    """Return the frozen perceptual distance of images [B, 3, H, W] in [-1, 1] (torchmetrics).
-
-    Raises:
-        UserError: If the torch hub cache has no weights of AlexNet.
-    """
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-    from torchvision.models import AlexNet_Weights
-
-    url = AlexNet_Weights.DEFAULT.url
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    if not path.is_file():
-        raise UserError(
-            f"edit.distillation.denoised.perceptual_weight needs {path}; get it from {url}, or use"
-            " perceptual_weight=0"
-        )
-    return LearnedPerceptualImagePatchSimilarity("alex").net.to(device).requires_grad_(False)

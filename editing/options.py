@@ -71,8 +71,6 @@ class DenoisedOptions(Options):
         refresh_interval: Visits of a view after which its target is made again.
         edge_weight: Weight of the difference between neighbouring pixels, beside the difference of
             the pixels themselves.
-        perceptual_weight: Weight of the perceptual difference (LPIPS), which needs the weights of
-            torchvision's AlexNet.
     """
 
     guidance_scale: NonNegativeFloat = 8.0
@@ -82,7 +80,6 @@ class DenoisedOptions(Options):
     num_views: PositiveInt = 12
     refresh_interval: PositiveInt = 2
     edge_weight: NonNegativeFloat = 0.5
-    perceptual_weight: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)

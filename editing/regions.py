@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -65,7 +65,11 @@ def edit_mask(
 
 
 class EditRegion(Protocol):
-    """A function from points and the class distances of both copies to the share of the edit."""
+    """A function from points and the class distances of both copies to the share of the edit.
+
+    A region that the source bounds has a method `reachable`: where the share can be above 0,
+    whatever the copy learns. The share at a point must not depend on other points then.
+    """
 
     def __call__(
         self,
@@ -74,21 +78,6 @@ class EditRegion(Protocol):
         edited_class_sdf: Tensor,  # [1, N, K]
     ) -> Tensor:  # [1, N, 1], 0 = source, 1 = edited
         """Return the share of the edited copy's features at points."""
-
-
-@runtime_checkable
-class BoundedRegion(EditRegion, Protocol):
-    """A region bounded by the source: some points stay outside, whatever the copy learns.
-
-    The share at a point must not depend on other points.
-    """
-
-    def reachable(
-        self,
-        points: Tensor,  # [1, N, 3]
-        source_class_sdf: Tensor,  # [1, N, K]
-    ) -> Tensor:  # [1, N] bool
-        """Return where the share can be above 0."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +178,7 @@ def reachable_points(
     source_class_sdf: Tensor,  # [1, N, K]
 ) -> Tensor:  # [1, N] bool
     """Return where an edit can act at all; everywhere if the region has no bound."""
-    if isinstance(region, BoundedRegion):
+    if hasattr(region, "reachable"):
         return region.reachable(points, source_class_sdf)
     return torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
 

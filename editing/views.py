@@ -243,7 +243,6 @@ class FastSourceView(SourceView):
         self.values = self.marcher.march(probe, parts, with_normals=with_normals)
 
     def fused(self, field: FusedField, *, with_segmentation_gradient: bool = True) -> RenderOutput:
-        """See `SourceView`."""
         values = self.values
         if len(self.index) > 0:
             values = values.with_rays(self.index, self._march(field))

@@ -64,7 +64,6 @@ class ControlNetGuidance(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the images that the model was trained on."""
         downscale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.unet.config.sample_size * downscale
 
@@ -77,9 +76,7 @@ class ControlNetGuidance(nn.Module):
     ) -> PromptEmbeds:
         """Encode all texts, padded and cut to the text encoder's length; log words without effect.
 
-        Args:
-            label_prompts: Prompts of labels by class id. Equal texts are encoded once, and cost
-                one prediction.
+        Equal texts of labels are encoded once, and cost one prediction.
         """
         labels: dict[str, list[int]] = {}
         for class_id, text in (label_prompts or {}).items():
@@ -118,7 +115,6 @@ class ControlNetGuidance(nn.Module):
         self,
         latents: Tensor,  # [B, C, h, w]
     ) -> Tensor:  # [B, 3, image_size, image_size] in [-1, 1], float32
-        """Decode scaled latents by the VAE."""
         latents = latents / self.vae.config.scaling_factor
         return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-import torchvision
 from diffusers import DDIMScheduler, StableDiffusionControlNetImg2ImgPipeline
 
 from editing.guidance.controlnet import ControlNetGuidance
@@ -170,40 +169,6 @@ def test_the_mask_and_the_prompt_decide_what_a_target_shows(guidance):
     assert torch.equal(target("a cat", picture(2).abs()), first)
     assert not torch.equal(target("a dog!", picture(2).abs()), first)
     assert not torch.equal(target("a cat", picture(2).abs() / 2), first)
-
-
-def put_alexnet(folder, monkeypatch):
-    """Store a file where torchvision looks for AlexNet's weights; loading it gives random ones."""
-    name = torchvision.models.AlexNet_Weights.DEFAULT.url.rpartition("/")[2]
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / name).touch()
-    with torch.device("meta"):
-        network = torchvision.models.alexnet()
-    network.features.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.features.parameters():
-        torch.nn.init.normal_(parameter, std=0.05, generator=generator)
-    monkeypatch.setattr(torchvision.models, "alexnet", lambda weights: network)
-
-
-def test_perceptual_difference_is_torchmetrics_own_inside(guidance, tmp_path, monkeypatch):
-    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match="perceptual_weight needs .*alexnet.*perceptual_weight=0"):
-        make("denoised", guidance, with_denoised(perceptual_weight=0.5))
-    put_alexnet(tmp_path, monkeypatch)
-    guidance.image_size = 64
-    inside = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
-    inside[..., 32:] = True
-    view = make_view(image=picture(0, 64).requires_grad_(True), inside=inside, index=0)
-    plain = make("denoised", guidance).loss(view).item()
-    objective = make("denoised", guidance, with_denoised(perceptual_weight=0.5))
-    loss = objective.loss(view)
-    pasted = torch.where(inside, objective.targets[0], view.image)
-    expected = learned_perceptual_image_patch_similarity(view.image, pasted, net_type="alex")
-    assert loss.item() - plain == pytest.approx(0.5 * expected.item() / 0.5, rel=1e-3)
-    assert torch.autograd.grad(loss, view.image)[0][..., 32:].abs().sum() > 0
 
 
 @pytest.mark.parametrize(
