@@ -7,7 +7,7 @@ Leading dimensions are arbitrary.
 import numpy as np
 
 # Maximum error of a dot product of two axes, which should be 0 or 1.
-AXES_TOLERANCE = 1e-2
+_AXES_TOLERANCE = 1e-2
 _ROW_TOLERANCE = 1e-3
 # For intrinsics divided by the image size.
 _FOCAL_RANGE = (0.2, 20.0)
@@ -27,7 +27,7 @@ def split_camera(
     return cameras[..., :16].reshape(*shape, 4, 4), cameras[..., 16:].reshape(*shape, 3, 3)
 
 
-def has_last_row(
+def _has_last_row(
     matrices: np.ndarray,  # [..., N, N]
 ) -> np.ndarray:  # [...] bool
     """Return whether the last row is 0, ..., 0, 1."""
@@ -35,20 +35,14 @@ def has_last_row(
     return np.abs(matrices[..., -1, :] - expected).max(axis=-1) < _ROW_TOLERANCE
 
 
-def axes_error(
-    poses: np.ndarray,  # [..., 4, 4]
-) -> np.ndarray:  # [...]
-    """Return the maximum deviation of the axes from orthonormality."""
-    rotations = poses[..., :3, :3]
-    return np.abs(np.swapaxes(rotations, -1, -2) @ rotations - np.eye(3)).max(axis=(-2, -1))
-
-
 def is_rigid(
     poses: np.ndarray,  # [..., 4, 4]
 ) -> np.ndarray:  # [...] bool
     """Return whether matrices are a rotation and a translation."""
-    is_proper = np.linalg.det(poses[..., :3, :3]) > 0
-    return has_last_row(poses) & (axes_error(poses) < AXES_TOLERANCE) & is_proper
+    rotations = poses[..., :3, :3]
+    products = np.swapaxes(rotations, -1, -2) @ rotations
+    are_orthonormal = np.abs(products - np.eye(3)).max(axis=(-2, -1)) < _AXES_TOLERANCE
+    return _has_last_row(poses) & are_orthonormal & (np.linalg.det(rotations) > 0)
 
 
 def is_in_pixels(
@@ -58,27 +52,14 @@ def is_in_pixels(
     return (intrinsics[..., 0, 0] > _FOCAL_RANGE[1]) | (intrinsics[..., 0, 2] > _MAX_CENTER)
 
 
-def has_plausible_focal(
-    intrinsics: np.ndarray,  # [..., 3, 3]
-) -> np.ndarray:  # [...] bool
-    """Return whether focal lengths are plausible for portraits."""
-    focal = np.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
-    return ((focal > _FOCAL_RANGE[0]) & (focal <= _FOCAL_RANGE[1])).all(axis=-1)
-
-
-def has_plausible_center(
-    intrinsics: np.ndarray,  # [..., 3, 3]
-) -> np.ndarray:  # [...] bool
-    """Return whether principal points are near the image centre."""
-    return (np.abs(intrinsics[..., :2, 2] - 0.5) <= _MAX_OFF_CENTER).all(axis=-1)
-
-
 def has_plausible_intrinsics(
     intrinsics: np.ndarray,  # [..., 3, 3]
 ) -> np.ndarray:  # [...] bool
     """Return whether intrinsics are divided by the image size and plausible for portraits."""
-    is_plausible = has_plausible_focal(intrinsics) & has_plausible_center(intrinsics)
-    return is_plausible & has_last_row(intrinsics)
+    focal = np.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
+    is_plausible = ((focal > _FOCAL_RANGE[0]) & (focal <= _FOCAL_RANGE[1])).all(axis=-1)
+    is_centered = (np.abs(intrinsics[..., :2, 2] - 0.5) <= _MAX_OFF_CENTER).all(axis=-1)
+    return is_plausible & is_centered & _has_last_row(intrinsics)
 
 
 def angle_off_origin(

@@ -22,7 +22,7 @@ def check_data(options: PrepareOptions) -> None:
         path = options.output
     diagnosis = check_dataset(path, max_images=options.check_images, **shared)
     for finding in diagnosis.findings:
-        _logger.info("%s %s: %s", finding.severity, finding.code, finding.message)
+        _logger.info("%s %s: %s", finding.kind.severity, finding.code, finding.message)
         for name in finding.names[:_MAX_TOLD]:
             remark = finding.remarks.get(name)
             _logger.info("    %s%s", name, f" ({remark})" if remark else "")

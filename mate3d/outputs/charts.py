@@ -22,7 +22,7 @@ _LOG_RATIO = 50.0
 _NUM_TICKS = 4
 _SPARK_WIDTH, _SPARK_HEIGHT = 600, 120
 _ANGLE_WIDTH, _ANGLE_HEIGHT, _ANGLE_BASE, _ANGLE_MARGIN = 360, 200, 175, 25
-_MAX_DOTS, _ANGLE_TICKS, _ANGLE_BINS = 2000, 7, 36
+_ANGLE_TICKS, _ANGLE_BINS = 7, 36
 
 
 def make_chart(
@@ -112,24 +112,14 @@ def make_histogram(degrees: Sequence[float], limit: float, title: str) -> dict[s
     right = _ANGLE_WIDTH - _ANGLE_MARGIN
     shapes.append(_line(_ANGLE_MARGIN, _ANGLE_BASE, right, _ANGLE_BASE, _AXIS))
     shapes.append(_text(_ANGLE_MARGIN, 16, "start", f"highest bar: {highest}"))
-    return _angle_chart(title, shapes, limit)
-
-
-def make_scatter(
-    yaws: Sequence[float], pitches: Sequence[float], limit: float, title: str
-) -> dict[str, Any]:
-    """Return one dot per camera: yaw to the right, pitch upwards, in degrees within +-limit."""
-    # An evenly spaced subset keeps the page small.
-    chosen = np.linspace(0, len(yaws) - 1, min(len(yaws), _MAX_DOTS)).round().astype(int)
-    left, right = _ANGLE_MARGIN, _ANGLE_WIDTH - _ANGLE_MARGIN
-    center, middle, reach = _ANGLE_WIDTH / 2, 20 + (_ANGLE_BASE - 20) / 2, (right - left) / 4
-    x = np.interp(np.asarray(yaws)[chosen], (-limit, limit), (left, right))
-    ends = (middle + reach, middle - reach)
-    y = np.interp(np.asarray(pitches)[chosen], (-limit / 2, limit / 2), ends)
-    shapes = [_dot(*one, 2.2, _COLORS[0], fill_opacity=0.45) for one in zip(x, y, strict=True)]
-    shapes.append(_line(left, middle, right, middle, _AXIS))
-    shapes.append(_line(center, 20, center, _ANGLE_BASE, _AXIS))
-    return _angle_chart(title, shapes, limit)
+    places = np.linspace(_ANGLE_MARGIN, right, _ANGLE_TICKS)
+    angles = np.linspace(-limit, limit, _ANGLE_TICKS)
+    shapes += [
+        _text(x, _ANGLE_HEIGHT - 8, "middle", f"{angle:.0f}°")
+        for x, angle in zip(places, angles, strict=True)
+    ]
+    size = {"width": _ANGLE_WIDTH, "height": _ANGLE_HEIGHT}
+    return {"title": title, **size, "shapes": shapes}
 
 
 def format_value(value: float) -> str:
@@ -137,17 +127,6 @@ def format_value(value: float) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.2g}"
     return f"{value:.4g}"
-
-
-def _angle_chart(title: str, shapes: list[Shape], limit: float) -> dict[str, Any]:
-    places = np.linspace(_ANGLE_MARGIN, _ANGLE_WIDTH - _ANGLE_MARGIN, _ANGLE_TICKS)
-    angles = np.linspace(-limit, limit, _ANGLE_TICKS)
-    ticks = [
-        _text(x, _ANGLE_HEIGHT - 8, "middle", f"{angle:.0f}°")
-        for x, angle in zip(places, angles, strict=True)
-    ]
-    size = {"width": _ANGLE_WIDTH, "height": _ANGLE_HEIGHT}
-    return {"title": title, **size, "shapes": shapes + ticks}
 
 
 def _draw_curve(

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from mate3d.outputs.charts import make_chart, make_histogram, make_scatter, make_spark_lines
+from mate3d.outputs.charts import make_chart, make_histogram, make_spark_lines
 from mate3d.outputs.page import render_page
 
 
@@ -51,13 +51,9 @@ def test_spark_lines_fill_their_frame_each_by_itself():
 
 
 def test_angles_are_counted_and_clipped():
-    yaws, pitches = [-200.0, 0.0, 1.0, 200.0], [0.0, 0.0, 0.0, 90.0]
-    bars = attributes(make_histogram(yaws, 90, ""), "rect")
+    bars = attributes(make_histogram([-200.0, 0.0, 1.0, 200.0], 90, ""), "rect")
     assert [bar["height"] for bar in bars] == [75, 150, 75]
     assert bars[0]["x"] == 25.5 and bars[-1]["x"] + bars[-1]["width"] == pytest.approx(334.5, 0.01)
-    dots = attributes(make_scatter(yaws, pitches, 90, ""), "circle")
-    assert [dot["cx"] for dot in dots] == pytest.approx([25, 180, 181.72, 335], abs=0.01)
-    assert dots[3]["cy"] < dots[0]["cy"]
 
 
 def test_page_draws_shapes_and_escapes_texts():

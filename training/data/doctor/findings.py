@@ -29,16 +29,6 @@ class Finding:
         return self.kind.code
 
     @property
-    def severity(self) -> Severity:
-        """Severity of this kind."""
-        return self.kind.severity
-
-    @property
-    def fix(self) -> str | None:
-        """The repair that `fix_dataset` makes; None if there is none."""
-        return self.kind.fix
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Affected items."""
         return tuple(self.details)
@@ -128,7 +118,7 @@ class Diagnosis:
 
     def by_severity(self, severity: Severity) -> tuple[Finding, ...]:
         """Return the findings of one severity."""
-        return tuple(finding for finding in self.findings if finding.severity == severity)
+        return tuple(finding for finding in self.findings if finding.kind.severity == severity)
 
     def find(self, code: str) -> Finding | None:
         """Return the finding with a code, if there is one."""
@@ -137,4 +127,4 @@ class Diagnosis:
 
 def exit_code(diagnosis: Diagnosis) -> int:
     """Return 0 if there are neither errors nor warnings, 1 otherwise; notes do not count."""
-    return int(any(finding.severity != "note" for finding in diagnosis.findings))
+    return int(any(finding.kind.severity != "note" for finding in diagnosis.findings))

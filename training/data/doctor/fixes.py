@@ -78,7 +78,7 @@ def fix_dataset(
         raise UserError(f"output {output} is the dataset itself; use another path")
     diagnosis = check_dataset(path, label_set=label_set, num_workers=num_workers)
     chosen = {one.code: one for one in diagnosis.findings if one.code in codes}
-    left_out = [one for one in chosen.values() if one.fix == LEAVES_OUT]
+    left_out = [one for one in chosen.values() if one.kind.fix == LEAVES_OUT]
     dropped = {name: _reason(one, name) for one in reversed(left_out) for name in one.names}
     names = [name for name in diagnosis.files if name not in dropped]
     _require_writable(diagnosis, chosen, names)
@@ -104,9 +104,9 @@ def fix_dataset(
             }
         )
     actions = {
-        f"{one.code}: {one.fix}": len((diagnosis.files.keys() - dropped) & set(one.names))
+        f"{one.code}: {one.kind.fix}": len((diagnosis.files.keys() - dropped) & set(one.names))
         for one in chosen.values()
-        if one.fix != LEAVES_OUT
+        if one.kind.fix != LEAVES_OUT
     }
     return FixResult(Path(output), len(diagnosis.files.keys() - dropped), actions, dropped)
 

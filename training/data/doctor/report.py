@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mate3d.atomic import atomic_files
-from mate3d.outputs.charts import make_histogram, make_scatter
+from mate3d.outputs.charts import make_histogram
 from mate3d.outputs.page import render_page
 from training.data.doctor.findings import Diagnosis, Finding
 from training.data.doctor.thumbnails import make_thumbnail
@@ -41,7 +41,7 @@ def write_report(diagnosis: Diagnosis, folder: str | Path) -> Path:
         where=str(diagnosis.path),
         verdict=_make_verdict(diagnosis),
         tiles=_make_tiles(diagnosis),
-        fixable=[finding.code for finding in diagnosis.findings if finding.fix],
+        fixable=[finding.code for finding in diagnosis.findings if finding.kind.fix],
         command=_fix_command(diagnosis),
         findings=[_describe_finding(diagnosis, files, one) for one in diagnosis.findings],
         typical=_make_pictures(diagnosis, files, diagnosis.typical, {}),
@@ -138,18 +138,22 @@ def _make_charts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
         return []
     yaws = np.degrees(diagnosis.statistics.yaws)
     pitches = np.degrees(diagnosis.statistics.pitches)
-    largest = max(np.abs(yaws).max(), 2 * np.abs(pitches).max())
+    largest = max(np.abs(yaws).max(), np.abs(pitches).max())
     # Frontal datasets would be a thin bar at full scale.
     limit = next((limit for limit in (30.0, 60.0, 90.0) if largest <= limit), 180.0)
     return [
         make_histogram(yaws, limit, "Yaw: number of cameras per horizontal angle"),
         make_histogram(pitches, limit, "Pitch: number of cameras per vertical angle"),
-        make_scatter(yaws, pitches, limit, "Yaw (right) and pitch (up), one dot per camera"),
     ]
 
 
 def _to_json(diagnosis: Diagnosis) -> str:
-    keys = ("code", "severity", "message", "names", "remarks", "fix")
-    findings = [{key: getattr(one, key) for key in keys} for one in diagnosis.findings]
+    findings = [
+        {
+            **{key: getattr(one.kind, key) for key in ("code", "severity", "fix")},
+            **{key: getattr(one, key) for key in ("message", "names", "remarks")},
+        }
+        for one in diagnosis.findings
+    ]
     content = {"findings": findings, "statistics": asdict(diagnosis.statistics)}
     return json.dumps(content, indent=1)

@@ -5,7 +5,7 @@ import io
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mate3d.labels import LabelSet
 from mate3d.photo.open_photo import to_rgb
@@ -17,7 +17,6 @@ THUMBNAIL_SIDE = 136
 _MASK_SHARE = 0.6
 _UNKNOWN_COLOR = (255, 0, 255)
 _MISSING_COLOR = (229, 231, 235)
-_CROSS_COLOR = (156, 163, 175)
 
 
 def make_thumbnail(
@@ -26,7 +25,7 @@ def make_thumbnail(
     """Return a data URI of two squares: the image, and the mask's colours over it.
 
     Ids outside the label set are magenta, masks without a label set are grey, and missing or
-    unreadable files are shown as a crossed square.
+    unreadable files are shown as a grey square.
     """
     picture, _ = try_reading(files, image, _make_picture)
     overlay, _ = try_reading(files, mask, partial(_make_colors, label_set=label_set))
@@ -36,10 +35,6 @@ def make_thumbnail(
     for part, left in ((picture, 0), (overlay, THUMBNAIL_SIDE)):
         if part is not None:
             strip.paste(part, (left, 0))
-            continue
-        right, bottom = left + THUMBNAIL_SIDE - 1, THUMBNAIL_SIDE - 1
-        for line in ((left, 0, right, bottom), (left, bottom, right, 0)):
-            ImageDraw.Draw(strip).line(line, fill=_CROSS_COLOR, width=2)
     file = io.BytesIO()
     strip.save(file, format="JPEG", quality=88, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -62,9 +57,7 @@ def _fit(image: Image.Image, filter_: Image.Resampling) -> Image.Image:
     """Fit an image into the square, keeping its aspect ratio on a grey background."""
     scale = THUMBNAIL_SIDE / max(image.size)
     size = tuple(max(round(scale * side), 1) for side in image.size)
-    # Tiny images are enlarged without smoothing, so that single pixels are visible.
-    is_tiny = max(image.size) < THUMBNAIL_SIDE
-    fitted = image.resize(size, Image.Resampling.NEAREST if is_tiny else filter_)
+    fitted = image.resize(size, filter_)
     square = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), _MISSING_COLOR)
     square.paste(fitted, tuple((THUMBNAIL_SIDE - side) // 2 for side in size))
     return square

@@ -100,13 +100,9 @@ class DatasetWriter:
         label_map: np.ndarray,  # [H, W] uint8
         camera: Sequence[float],  # 25 numbers
         caption: str = "",
-        *,
-        residual: float | None = None,
-        repeats: int = 1,
-        attributes: Attributes | None = None,
+        **known: Any,
     ) -> None:
-        """Write one sample; see `add_encoded`."""
-        known = {"residual": residual, "repeats": repeats, "attributes": attributes}
+        """Write one sample; `known` are further arguments of `add_encoded`."""
         pair = encode_pair(image, label_map, self._label_set)
         self.add_encoded(name, *pair, camera, caption, **known)
 

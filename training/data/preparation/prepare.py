@@ -1,11 +1,8 @@
 """Prepare a dataset: make samples, stage them on disk, and write all of them at the end."""
 
 import logging
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import PurePosixPath
 from typing import Any
 
 from mate3d.errors import UserError
@@ -76,7 +73,10 @@ def prepare_dataset(
         _tell_failures(failed)
         if not staging.names:
             staging.discard()
-            raise UserError(f"no samples for {writer.path}: {_first(failed)}")
+            reason = "there is nothing to prepare"
+            if failed:
+                reason = f"all {len(failed)} failed, first {failed[0].name}: {failed[0].reason}"
+            raise UserError(f"no samples for {writer.path}: {reason}")
         repeats = balancing_repeats(staging.cameras, max_repeats) if max_repeats > 1 else None
         with writer:
             staging.write_to(writer, repeats)
@@ -90,16 +90,3 @@ def _tell_failures(failed: Sequence[FailedSample]) -> None:
         _logger.warning("left out %s: %s", one.name, one.reason)
     if len(failed) > _MAX_TOLD:
         _logger.warning("... and %d more; see the log", len(failed) - _MAX_TOLD)
-
-
-def _first(failed: Sequence[FailedSample]) -> str:
-    if not failed:
-        return "there is nothing to prepare"
-    reason, count = Counter(map(_reason_without_file, failed)).most_common(1)[0]
-    return f"{len(failed)} failed, most often ({count}): {reason}"
-
-
-def _reason_without_file(failed: FailedSample) -> str:
-    """Return the reason without the sample's file, so that equal reasons are counted together."""
-    stem = re.escape(PurePosixPath(failed.name).stem)
-    return re.sub(rf"\S*\b{stem}\.\w+", "...", failed.reason)

@@ -13,7 +13,6 @@ from mate3d.camera_checks import (
     exchange_axes,
     has_plausible_intrinsics,
     has_y_up,
-    is_in_pixels,
     is_rigid,
     looks_away,
     split_camera,
@@ -150,10 +149,9 @@ def read_cameras(path: Path) -> SideFile:
         lambda c: is_rigid(split_camera(c)[0]),
         "the first 16 numbers are not a camera-to-world matrix",
     )
-    _check_pixels(split_camera(_stack(cameras))[1], path)
     keep(
         lambda c: has_plausible_intrinsics(split_camera(c)[1]),
-        "the last 9 numbers are not plausible intrinsics",
+        "the last 9 numbers are not plausible intrinsics; divide pixels by the side of the images",
     )
     if not cameras:
         name, problem = next(iter(problems.items()), ("the file", "empty"))
@@ -288,15 +286,6 @@ def _read_entries(path: Path) -> Iterable[tuple[str, Any]]:
             "{name: [25 numbers]}"
         )
     return entries
-
-
-def _check_pixels(intrinsics: np.ndarray, path: Path) -> None:
-    if len(intrinsics) and is_in_pixels(intrinsics).mean() > 0.5:
-        focal, center = np.median(intrinsics[:, 0, [0, 2]], axis=0)
-        raise UserError(
-            f"camera file {path} has intrinsics in pixels (focal length {focal:g}, principal point "
-            f"{center:g}); divide their first two rows by the side of the images"
-        )
 
 
 def _require_convention(cameras: np.ndarray, path: Path) -> str:

@@ -47,9 +47,9 @@ def test_fault_is_found_with_its_names_and_repaired(
         assert not output.exists()
         return
     result = fix_dataset(data.path, "all", output)
-    left_out = [one for one in diagnosis.findings if one.fix == LEAVES_OUT]
+    left_out = [one for one in diagnosis.findings if one.kind.fix == LEAVES_OUT]
     assert result.dropped.keys() == {name for one in left_out for name in one.names}
-    left = {one.code for one in check_dataset(output).findings if one.severity != "note"}
+    left = {one.code for one in check_dataset(output).findings if one.kind.severity != "note"}
     assert left == set(fault.remains)
     _assert_equal(OpenDataset(output, data.label_set), clean_dataset(fault.kind), fault)
 

@@ -16,7 +16,7 @@ def test_clean_data_gets_a_page_that_says_so(clean_dataset, tmp_path) -> None:
     page = Page(path.read_text())
     assert path == tmp_path / "report" / "index.html"
     assert "No errors, no warnings." in page.text and "Ready for training" in page.text
-    assert page.tags.count("svg") == 3 and page.tags.count("img") == 12
+    assert page.tags.count("svg") == 2 and page.tags.count("img") == 12
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
     assert "script" not in page.tags
 
