@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import yaml
 from huggingface_hub.utils.sha import sha_fileobj
 
 from mate3d.labels import LabelSet
-from mate3d.options import config_to_dict
 from mate3d.published.conversion import Conversion
 from mate3d.published.networks import PublishedSnapshot
 
@@ -48,22 +46,6 @@ world has y up, and a frontal portrait looks along +z.
 
 Default cameras are {rig.radius:g} from the origin and look at ({target}). Their focal
 length {rig.focal:g} is that of the training cameras; the snapshot stores none.
-
-## Compatibility
-
-These settings keep the conventions that the weights were trained with:
-
-- `plane_layout: {config.plane_layout}`: the axes of the planes in the file
-- `density_activation: {rendering.density_activation}`: softplus(density - 1), as in EG3D
-- `importance_bins: {rendering.importance_bins}`: EG3D places importance samples half an
-  interval nearer
-- `background_class: null`: light that passes the head counts towards no class
-
-The whole configuration, inferred from the file:
-
-```yaml
-{yaml}
-```
 """
 
 _CAT_LABELS = """
@@ -126,11 +108,8 @@ def make_card(
         precision=precision,
         report="\n".join(report_lines(conversion, snapshot, network)),
         labels=_describe_labels(conversion.generator.label_set),
-        config=config,
-        rendering=config.rendering,
         rig=config.camera_rig,
         target=", ".join(f"{value:g}" for value in config.camera_rig.target),
-        yaml=yaml.safe_dump(config_to_dict(config), sort_keys=False).rstrip(),
     )
 
 

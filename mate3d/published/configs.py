@@ -1,7 +1,7 @@
 """Our configuration of a published network, inferred from its arguments and tensor shapes.
 
-A setting that we render differently from the file is never ignored: it is a problem, and problems
-are errors unless the caller asks for a list of them.
+A rendering option that we do not follow is never ignored: it is a problem, and problems are errors
+unless the caller asks for a list of them.
 """
 
 from mate3d.generator import GeneratorConfig
@@ -38,12 +38,13 @@ def infer_generator(network: PublishedNetwork) -> GeneratorFacts:
         box_size=facts.number("box_warp", above=0),
         beta=0.1 if is_density else facts.beta(),
         neural_rendering_resolution=facts.whole(side, network.attributes.get(side)),
-        sr_noise_mode=facts.sr_noise_mode(),
+        sr_noise_mode=facts.option("superresolution_noise_mode", "none"),
         sr_clamp=facts.clamp("superresolution", 256.0),
         camera_rig=facts.camera_rig(),
         rendering=facts.rendering(),
     )
-    multipliers = (facts.config.mapping_lr_multiplier, facts.decoder_multiplier())
+    decoder_multiplier = facts.number("decoder_lr_mul", 1, above=0)
+    multipliers = (facts.config.mapping_lr_multiplier, decoder_multiplier)
     facts.gains = dict(stored_gains(network, *multipliers))
     facts.check()
     return facts

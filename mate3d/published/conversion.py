@@ -13,8 +13,6 @@ from mate3d.published.names import generator_name
 from mate3d.published.networks import PublishedNetwork
 
 _FILTER = ".resample_filter"
-# Limit on elements set to random values; published generators have half as many in all.
-_MAX_MADE_UP = 2**26
 
 
 @dataclass
@@ -74,8 +72,6 @@ def convert_generator(network: PublishedNetwork, *, strict: bool = True) -> Conv
             f"{network.class_name} does not fit: {'; '.join(found)}"
             " (strict=false converts the rest)"
         )
-    if sum(expected[name].numel() for name in missing) > _MAX_MADE_UP:
-        raise UserError("most of the generator is not in the file; nothing was converted")
     skipped |= dict.fromkeys(unexpected, "our generator has no such tensor")
     constants = [k for k, value in network.attributes.items() if isinstance(value, Tensor)]
     skipped |= dict.fromkeys(constants, "a constant, not a weight")
@@ -102,8 +98,6 @@ def _rename(
         name = generator_name(published)
         if name is None:
             skipped[published] = "an unused filter"
-        elif name in renamed:
-            raise UserError(f"two published tensors map to {name}; one is {published}")
         else:
             gain = gains.get(published)
             renamed[name] = tensor if gain is None else (tensor.double() * gain).to(tensor.dtype)

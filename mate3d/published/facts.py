@@ -2,14 +2,13 @@
 
 import math
 import re
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from mate3d.cameras import CAMERA_DIM, DEFAULT_FOCAL, DEFAULT_RADIUS, CameraRig
+from mate3d.cameras import DEFAULT_FOCAL, DEFAULT_RADIUS, CameraRig
 from mate3d.errors import UserError
 from mate3d.generator import GeneratorConfig
-from mate3d.published.layers import layer_problems
 from mate3d.published.networks import PublishedNetwork
 from mate3d.published.plain_values import is_number, plain_numbers, shown
 from mate3d.rendering.renderer import RenderingConfig
@@ -17,7 +16,6 @@ from mate3d.rendering.triplane import PlaneLayout, find_plane_layout
 
 LABEL_SETS = {19: "celebamask_hq", 6: "catmask_hq", 0: "unlabelled"}
 _DEFAULT_CHANNELS = (32768, 512)
-_MAX_MAPPING_LAYERS = 64
 _MAX_SIDE = 4096
 # Values that our renderer supports.
 _KNOWN_OPTIONS = {
@@ -94,11 +92,6 @@ class GeneratorFacts:
         number = self.network.count(r"backbone\.mapping\.fc\d+\.weight")
         # The first layer takes the latent and the embedded camera.
         z_dim = self.network.size("backbone.mapping.fc0.weight", 1) - w_dim
-        if number > _MAX_MAPPING_LAYERS or z_dim <= 0:
-            raise UserError(
-                f"the mapping has {number} layers for latents of {z_dim} numbers (expected at most"
-                f" {_MAX_MAPPING_LAYERS} layers and at least 1 number)"
-            )
         return {"z_dim": z_dim, "w_dim": w_dim, "mapping_layers": number}
 
     def backbone(self) -> dict[str, int]:
@@ -145,32 +138,15 @@ class GeneratorFacts:
 
     def camera_scale(self) -> float:
         """Return the factor on the conditioning camera; 0 disables it (spec 4)."""
-        if self.network.size("backbone.mapping.embed.weight", 1) != CAMERA_DIM:
-            raise UserError(f"the mapping's conditioning is not a camera of {CAMERA_DIM} numbers")
         scale = self.number("c_scale", 0)
         return 0.0 if self.option("c_gen_conditioning_zero") else scale
-
-    def decoder_multiplier(self) -> float:
-        """Return the learning-rate multiplier of decoder layers that do not store their own."""
-        value = self.option("decoder_lr_mul", 1)
-        return value if is_number(value) and value > 0 else 1
 
     def clamp(self, part: str, default: float | None) -> float | None:
         """Return the activation clamp of the layers whose names start with `part`."""
         attributes = self.network.attributes.items()
         clamps = [v for k, v in attributes if k.startswith(part) and k.endswith(".conv_clamp")]
-        found = {shown(value): value for value in clamps} or {"": default}
-        value = next(iter(found.values()))
-        if len(found) > 1:
-            texts = ", ".join(list(found)[:4])
-            self.problems.append(f"layers of {part} have different clamps: {texts}")
-        elif value is None:
-            return None
-        elif is_number(value) and value > 0:
-            return float(value)
-        else:
-            self.problems.append(f"conv_clamp of {part} is {shown(value)}")
-        return default
+        value = clamps[0] if clamps else default
+        return None if value is None else float(value)
 
     def superresolution(self) -> dict[str, Any]:
         """Return the input side, the final side and the channels of the super-resolution blocks."""
@@ -187,16 +163,6 @@ class GeneratorFacts:
         channels = tuple(self.network.size(f"{name}.conv1.weight", 0) for name in names)
         return {"sr_input_resolution": start, "resolution": sides[-1], "sr_channels": channels}
 
-    def sr_noise_mode(self) -> Literal["none", "const", "random"]:
-        """Return the noise mode of the super-resolution."""
-        mode = self.option("superresolution_noise_mode", "none")
-        if mode not in ("none", "const", "random"):
-            raise UserError(
-                f"rendering option superresolution_noise_mode is {shown(mode)}"
-                " (expected none, const or random)"
-            )
-        return mode
-
     def camera_rig(self) -> CameraRig:
         """Return the default cameras.
 
@@ -208,13 +174,7 @@ class GeneratorFacts:
         missing = [name for name in assumed if name not in self.options]
         self.notes += [f"no {name} in the file; assuming {assumed[name]}" for name in missing]
         radius, pivot = (self.option(name, value) for name, value in assumed.items())
-        is_pivot = isinstance(pivot, list | tuple) and len(pivot) == 3
-        if not (is_pivot and all(map(is_number, [*pivot, radius])) and radius > 0):
-            raise UserError(
-                f"rendering options avg_camera_radius={shown(radius)} and avg_camera_pivot="
-                f"{shown(pivot)} must be a distance and a point"
-            )
-        return CameraRig(float(radius), tuple(map(float, pivot)), DEFAULT_FOCAL)
+        return CameraRig(radius, pivot, DEFAULT_FOCAL)
 
     def rendering(self) -> RenderingConfig:
         """Return the renderer's settings; unsupported ones are problems or errors."""
@@ -250,7 +210,6 @@ class GeneratorFacts:
             self.problems.append(
                 "rendering option sr_antialias is off, but we always smooth raw renders"
             )
-        self.problems += layer_problems(self.network)
         self.notes += [
             f"rendering option {shown(name)} is unknown and was ignored"
             for name in self.options

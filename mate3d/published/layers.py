@@ -1,51 +1,15 @@
-"""Settings of a published generator's layers that may differ from ours."""
+"""Gains of a published generator's layers that may differ from ours."""
 
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from mate3d.published.networks import PublishedNetwork
-from mate3d.published.plain_values import is_number, shown
+from mate3d.published.plain_values import is_number
 
 _MAPPING_LAYER = re.compile(r"backbone\.mapping\.fc\d+")
-_ACTIVATION = re.compile(r"decoder\.\w+\.1")
-_CONVOLUTION = re.compile(r".*\.conv[01]")
 # Smaller differences between gains are rounding errors.
 _GAIN_TOLERANCE = 1e-6
-
-
-def layer_problems(network: PublishedNetwork) -> list[str]:
-    """List the settings of layers that differ from ours, with where they occur."""
-    places: dict[str, list[str]] = {}
-    for name, value in network.attributes.items():
-        head, _, last = name.rpartition(".")
-        known = _known_values(head, last)
-        if known and not any(_is_same(value, allowed) for allowed in known):
-            text = f"{last} is {shown(value)} (expected {known[0]})"
-            places.setdefault(text, []).append(head)
-    for head, name in network.classes.items():
-        if _ACTIVATION.fullmatch(head) and name != "Softplus":
-            places.setdefault(f"the activation is {name} (expected Softplus)", []).append(head)
-    return [f"{text} (in {' and '.join(heads[:4])})" for text, heads in places.items()]
-
-
-def _known_values(head: str, last: str) -> tuple[Any, ...]:
-    """Return the supported values of a layer's attribute; empty if all are."""
-    if last == "activation" and not _ACTIVATION.fullmatch(head):
-        is_rectified = _CONVOLUTION.fullmatch(head) or _MAPPING_LAYER.fullmatch(head)
-        return ("lrelu",) if is_rectified else ("linear",)
-    if last == "act_gain":
-        return (math.sqrt(2),)
-    if _ACTIVATION.fullmatch(head):
-        return {"beta": (1,), "threshold": (20,)}.get(last, ())
-    return {"architecture": ("skip",), "use_noise": (True,), "padding": (1,)}.get(last, ())
-
-
-def _is_same(value: Any, known: Any) -> bool:
-    if is_number(value) and is_number(known):
-        return math.isclose(value, known, rel_tol=_GAIN_TOLERANCE)
-    return type(value) is type(known) and value == known
 
 
 def stored_gains(

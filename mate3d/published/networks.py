@@ -25,14 +25,12 @@ class PublishedNetwork:
         attributes: Everything else: plain values such as `rendering_kwargs`, and tensors; those of
             submodules under dotted names, e.g. `superresolution.sr_antialias`.
         state: Parameters and persistent buffers by name, in the order of torch's state dicts.
-        classes: Class names of its submodules by dotted name.
     """
 
     class_name: str
     init_kwargs: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
-    classes: dict[str, str] = field(default_factory=dict)
 
     def size(self, name: str, dimension: int) -> int:
         """Return one dimension of a required tensor."""
@@ -63,7 +61,6 @@ class PublishedSnapshot:
 
 def _collect(network: PublishedNetwork, module: InertObject, prefix: str = "") -> None:
     """Collect a module's tensors and attributes, then its children's, in torch's order."""
-    network.classes[prefix[:-1]] = type(module).__name__
     where = f"{network.class_name}: {prefix}"
     hidden = module.attributes.get("_non_persistent_buffers_set", ())
     for group in ("_parameters", "_buffers"):

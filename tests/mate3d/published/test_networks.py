@@ -150,7 +150,7 @@ def test_card_tells_source_cameras_labels_and_license(tmp_path):
     cat = tmp_path / "x.pkl"
     read_back(cat, randomize(Generator(CAT_CONFIG), seed=3))
     facts = {
-        SNAPSHOT: ("`celebamask_hq`", "(0, 0, 0.2)", "D_semantic", "eg3d_legacy"),
+        SNAPSHOT: ("`celebamask_hq`", "(0, 0, 0.2)", "D_semantic"),
         cat: ("inferred from the colours", "(0, 0, -0.06)"),
     }
     for path, texts in facts.items():

@@ -33,9 +33,9 @@ from tests.official_format import (
         ({"depth_resolution": 10**9}, "depth_resolution is 1000000000 .expected 4 to 4096"),
         ({"depth_resolution_importance": None}, "depth_resolution_importance is None"),
         ({"box_warp": -1}, "box_warp is -1 .expected a number above 0"),
-        ({"superresolution_noise_mode": "odd"}, "superresolution_noise_mode is 'odd'"),
-        ({"avg_camera_pivot": [1, 2]}, "avg_camera_pivot=list must be"),
-        ({"avg_camera_radius": float("nan")}, "avg_camera_radius=nan"),
+        ({"superresolution_noise_mode": "odd"}, "sr_noise_mode=odd; use one of"),
+        ({"avg_camera_pivot": [1, 2]}, "target=.1,2.; use a list of 3"),
+        ({"avg_camera_radius": float("nan")}, "radius=nan; use a number above 0"),
         ({"ray_end": 1e200}, "ray_end is 1e"),
         ({"box_warp": 10**400}, "box_warp is 1000"),
         ({"decoder_activation": "lrelu"}, "decoder_activation is 'lrelu' .expected sigmoid"),
@@ -74,14 +74,7 @@ def test_unknown_options_and_assumed_cameras_are_noted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("backbone.synthesis.b8.conv1.conv_clamp", 256, "have different clamps: None, 256"),
-        ("backbone.mapping.fc1.activation", "linear", "'linear' .expected lrelu"),
-        ("backbone.synthesis.b8.conv0.affine.activation", "lrelu", "'lrelu' .expected linear"),
-        ("backbone.synthesis.b8.conv0.act_gain", 1.0, "act_gain is 1.0"),
-        ("decoder.net_tex.1.beta", 2, "beta is 2 .expected 1"),
-        ("decoder.net_main_shp_bbbb_3.1.threshold", 1, "threshold is 1 .expected 20"),
         ("renderer.sigmoid", "x", "renderer.sigmoid is 'x'"),
-        ("backbone.synthesis.b8.architecture", "resnet", "expected skip"),
         ("neural_rendering_resolution", None, "neural_rendering_resolution is None"),
         ("superresolution.input_resolution", 24, "from 24 px has blocks of"),
         ("renderer.plane_axes", torch.eye(3), "plane layout"),
@@ -97,18 +90,10 @@ def test_layers_built_otherwise_are_errors(networks, name, value, message):
 
 def test_networks_of_other_parts_are_errors(networks):
     network = networks["G_ema"]
-    weight = network.state["backbone.mapping.fc1.weight"]
     fewer_heads = {k: v for k, v in network.state.items() if "bbbb_18" not in k}
-    more_layers = {f"backbone.mapping.fc{index}.weight": weight for index in range(2, 90)}
-    assert network.classes["decoder.net_tex.1"] == "Softplus"
     for changes, message in (
         ({"state": fewer_heads}, "18 local heads .expected 19 .* 6 for"),
-        ({"state": network.state | more_layers}, "the mapping has 90 layers .* at most 64"),
         ({"attributes": {}, "init_kwargs": {}}, "has no rendering_kwargs"),
-        (
-            {"classes": network.classes | {"decoder.net_tex.1": "ReLU"}},
-            "the activation is ReLU .expected Softplus",
-        ),
     ):
         with pytest.raises(UserError, match=message):
             generator_config(dataclasses.replace(network, **changes))
@@ -143,14 +128,6 @@ def test_weights_stored_for_other_gains_give_the_same_pictures(networks, expecte
     ws = conversion.generator.map(expected["in.z"], expected["in.c_cond"], truncation_psi=0.7)
     assert_golden(ws, expected["ws"])
     assert_golden(conversion.generator.synthesize(ws, expected["in.c"]).image, expected["image"])
-
-
-def test_huge_tensors_are_not_made_up(tmp_path):
-    network = read_back(tmp_path / "x.pkl", make_generator())
-    for side in (2**power for power in range(4, 14)):
-        network.state[f"backbone.synthesis.b{side}.conv1.weight"] = torch.zeros(8, 8, 3, 3)
-    with pytest.raises(UserError, match="most of the generator is not in the file"):
-        convert_generator(network, strict=False)
 
 
 @pytest.mark.parametrize("kind", ["filters", "gains"])
