@@ -4,12 +4,10 @@ Everything is written under a name that starts with `.partial.`, synced to disk,
 """
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -22,13 +20,9 @@ from mate3d.errors import UserError
 
 # Both prefixes are followed by a random part, a dot, and the final name.
 _PARTIAL, _REPLACED = ".partial.", ".replaced."
-# Linux renameat2(2): resolve paths against the working directory; swap the two names.
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Beyond this many files, one system-wide sync is faster than one fsync per file.
 _MANY_FILES = 1000
-# Memory limit for records waiting for disk space; the oldest are dropped first.
-_MAX_WAITING_BYTES = 64 * 2**20
 
 _logger = logging.getLogger(__name__)
 
@@ -65,9 +59,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(folder: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling that replaces the whole `folder` only if the block succeeds.
 
-    On Linux the two names are swapped atomically, so a complete folder always exists. File systems
-    without that call (some network ones) need two renames; if the process is killed between them,
-    `standing_folder` and `remove_leftovers` find the old folder.
+    Replacing a folder takes two renames; if the process is killed between them, `standing_folder`
+    and `remove_leftovers` find the old folder.
 
     Raises:
         UserError: If writing fails, in the block or afterwards.
@@ -82,13 +75,11 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         else:
             for path in paths:
                 _force_to_disk(path)
-        if not folder.exists():
-            os.replace(temporary, folder)
-        elif not _exchange(temporary, folder):
-            aside = folder.with_name(_REPLACED + temporary.name.removeprefix(_PARTIAL))
+        aside = folder.with_name(_REPLACED + temporary.name.removeprefix(_PARTIAL))
+        if folder.exists():
             os.replace(folder, aside)
-            os.replace(temporary, folder)
-            _remove(aside)
+        os.replace(temporary, folder)
+        _remove(aside)
         _force_to_disk(folder.parent)
 
 
@@ -183,8 +174,6 @@ class AppendedFile:
             OSError: If writing fails; the record stays queued.
         """
         self._waiting.append(record)
-        while len(self._waiting) > 1 and sum(map(len, self._waiting)) > _MAX_WAITING_BYTES:
-            self._waiting.popleft()
         self.flush()
 
     def flush(self) -> None:
@@ -245,21 +234,6 @@ def _leftovers(parent: Path, marker: str, name: str | None) -> list[tuple[Path, 
     paths = sorted(parent.glob(f"{marker}*"))
     named = [(path, path.name.removeprefix(marker).partition(".")[2]) for path in paths]
     return [(path, own_name) for path, own_name in named if name in (None, own_name)]
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two paths atomically; return False if the system or file system cannot."""
-    is_linux = sys.platform == "linux"
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if is_linux else None
-    if rename is None:
-        return False
-    paths = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second))
-    if rename(*paths, ctypes.c_uint(_RENAME_EXCHANGE)) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
 
 
 def _force_to_disk(path: Path) -> None:

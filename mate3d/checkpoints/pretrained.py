@@ -56,10 +56,7 @@ class PretrainedModel(
         *,
         revision: str | None = None,
         device: str | torch.device = "cpu",
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
+        **hub_options: Any,
     ) -> ModelT:
         """Load a checkpoint, frozen and in eval mode; nothing in it is executed.
 
@@ -67,10 +64,8 @@ class PretrainedModel(
             path_or_hub_id: Name of an included checkpoint (`demo_cat`), checkpoint folder, or
                 owner/name on the Hugging Face hub; the first of these that exists.
             revision: Branch, tag or commit on the hub; None is its main branch.
-            token: Hub token; None uses HF_TOKEN or the one from `hf auth login`.
-            cache_dir: Folder for downloads; None is the hub client's cache.
-            force_download: Download even files that are in the cache.
-            local_files_only: Never use the network.
+            hub_options: More arguments of `huggingface_hub.snapshot_download`, such as
+                local_files_only, token or cache_dir.
 
         Raises:
             UserError: If there is no such checkpoint, it is damaged or does not fit its config,
@@ -78,9 +73,7 @@ class PretrainedModel(
         """
         folder = _local_folder(path_or_hub_id, revision)
         if folder is None:
-            options = {"token": token, "cache_dir": cache_dir, "revision": revision}
-            options |= {"force_download": force_download, "local_files_only": local_files_only}
-            folder = _download(str(path_or_hub_id), options)
+            folder = _download(str(path_or_hub_id), revision, hub_options)
         if not (folder / CONFIG_FILE).is_file():
             raise UserError(
                 f"no checkpoint at {path_or_hub_id}: no {CONFIG_FILE} (published .pkl files need"
@@ -124,14 +117,12 @@ class PretrainedModel(
         self,
         repo_id: str,
         *,
-        card: str | None = None,
-        license: str | None = None,
-        dtype: torch.dtype | None = None,
-        commit_message: str = "Upload a MaTe3D generator",
         private: bool | None = None,
         token: str | None = None,
         branch: str | None = None,
+        commit_message: str = "Upload a MaTe3D generator",
         create_pr: bool = False,
+        **save_options: Any,
     ) -> str:
         """Upload the files of `save_pretrained`, and only those, in one commit.
 
@@ -141,6 +132,7 @@ class PretrainedModel(
             token: Token with write access; None uses HF_TOKEN or the one from `hf auth login`.
             branch: Branch to commit to; None is main.
             create_pr: Open a pull request instead of changing the branch.
+            save_options: Arguments of `save_pretrained`.
 
         Returns:
             The URL of the commit.
@@ -150,7 +142,7 @@ class PretrainedModel(
         """
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as temporary, hub_errors(repo_id, branch):
-            self.save_pretrained(Path(temporary) / "model", card=card, license=license, dtype=dtype)
+            self.save_pretrained(Path(temporary) / "model", **save_options)
             repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             return api.upload_folder(
                 repo_id=repo_id,
@@ -207,11 +199,12 @@ def _local_folder(path_or_hub_id: str | Path, revision: str | None) -> Path | No
     return None
 
 
-def _download(repo_id: str, options: dict[str, Any]) -> Path:
+def _download(repo_id: str, revision: str | None, options: dict[str, Any]) -> Path:
     """Download only a checkpoint's files, all from one commit; return their folder."""
     try:
-        with hub_errors(repo_id, options["revision"]):
-            return Path(snapshot_download(repo_id, allow_patterns=list(FILES), **options))
+        with hub_errors(repo_id, revision):
+            options = {"revision": revision, "allow_patterns": list(FILES), **options}
+            return Path(snapshot_download(repo_id, **options))
     except UserError as error:
         # The user may have meant a folder that does not exist.
         raise UserError(f"no checkpoint at {repo_id}: no such folder, and {error}") from error
