@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shlex
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,6 @@ _PRIORS = {
     "mate3d_cat": ((_AUTHORS, "cat_controlnet"), _STABLE_DIFFUSION),
     "stable_diffusion_1_5": (_STABLE_DIFFUSION,),
 }
-_EDIT = ("edit", "generator=checkpoints/X", "prompt=a portrait with red hair", "output=outputs/X")
-_TRAIN = ("train_prior", "prior=controlnet", f"prior.base={_STABLE_DIFFUSION[0]}", "data=X.zip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +113,6 @@ def _download(options: DownloadOptions) -> None:
     paths = [hub.download_file(info, file, folder, sha256=options.sha256) for info, file in chosen]
     for path in paths:
         _logger.info("verified  %s", path)
-    # X stands for what the files do not tell.
-    commands = [
-        ("convert_checkpoint", f"source={path}", f"output=checkpoints/{path.stem}")
-        for path in paths
-        if path.suffix == ".pkl"
-    ]
-    if is_prior:
-        edit = (*_EDIT, f"guidance={options.what}")
-        commands = [_TRAIN if options.what == "stable_diffusion_1_5" else edit]
-    if commands:
-        _logger.info("next:")
-    for script, *words in commands:
-        _logger.info("  %s", shlex.join(["python", "-m", f"scripts.{script}", *words]))
 
 
 def _size(size: int) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import multiprocessing
-import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import pytest
 
 from mate3d.checkpoints.hub import download_file, read_repository
 from mate3d.errors import UserError
-from scripts._compose import compose_config
 from scripts.download_weights import main
 from tests.hub_server import Fault, HubServer, use_hub
 
@@ -58,16 +56,6 @@ def test_file_is_described_downloaded_once_and_verified(hub, capsys):
         assert fact in text
     main(words())
     assert len(hub.downloads()) == 1
-
-
-def test_next_command_can_be_pasted_whatever_the_name(hub, capsys):
-    hub.repositories[REPO].commit({"my face (1), it's=best.pkl": b"1"})
-    main(words())
-    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert command[:3] == ["python", "-m", "scripts.convert_checkpoint"]
-    config = compose_config("convert_checkpoint", command[3:])
-    assert Path(config.source).read_bytes() == b"1"
-    assert config.output == "checkpoints/my face (1), it's=best"
 
 
 def test_all_snapshots_are_taken_unless_some_files_are_named(hub):
