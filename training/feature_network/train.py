@@ -2,7 +2,6 @@
 
 import json
 import logging
-import platform
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -120,7 +119,7 @@ def train_feature_network(
     quality = measure_network(network, held_out, settings, seed)
     with atomic_file(output / QUALITY_FILE) as path:
         path.write_text(json.dumps(quality, indent=2) + "\n")
-    card = _make_card(network, quality, len(training), command, stage.seconds, stage.step)
+    card = _make_card(network, quality, len(training), command)
     save_feature_network(output / MODEL_FOLDER, network, card=card)
     _logger.info("quality: %s", {name: round(value, 3) for name, value in quality.items()})
     return output / MODEL_FOLDER
@@ -229,12 +228,7 @@ def _explained(values: Tensor, targets: Tensor) -> Tensor:  # [N, A] each -> [A]
 
 
 def _make_card(
-    network: FeatureNetwork,
-    quality: dict[str, float],
-    num_portraits: int,
-    command: str,
-    seconds: float,
-    steps: int,
+    network: FeatureNetwork, quality: dict[str, float], num_portraits: int, command: str
 ) -> str:
     config = asdict(network.config)
     num_weights = sum(weight.numel() for weight in network.parameters())
@@ -248,9 +242,6 @@ view direction, and how blurred, noisy and warped an image is. It also labels ea
 
 - command: `{command}`
 - data: {num_portraits} portraits
-- training: {steps} steps, {seconds / 60:.1f} minutes
-- hardware: {platform.machine()}, {torch.get_num_threads()} thread(s)
-- software: Python {platform.python_version()}, PyTorch {torch.__version__}
 
 Measured on held-out portraits: explained share of variance (`r2`), mean IoU of labels.
 
