@@ -14,7 +14,7 @@ from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS
 from training.optimization.adam import make_adam
 from training.optimization.compilation import compile_networks
 from training.optimization.ema import make_average
-from training.optimization.precision import TrainingPrecision
+from training.optimization.precision import TrainingPrecision, check_precision
 from training.settings import TrainingSettings
 from training.stages import InitialStage, SphereInitialization
 from training.start.init_from import InitSource, initialize_networks
@@ -55,6 +55,7 @@ def build_state(
             the generator does not have.
     """
     _check_geometry(generator_config, settings)
+    check_precision(settings.loop.precision, generator_config)
     parts = BatchParts(settings.loop.batch_size, settings.loop.accumulation, world())
     _check_part_size(parts, discriminator_sizes)
     num_classes = get_label_set(generator_config.label_set).num_classes

@@ -269,11 +269,10 @@ class Trainer:
 
     def _make_real(self, batch: Mapping[str, Tensor]) -> RealBatch:
         num_classes = self._dataset.label_set.num_classes
-        return RealBatch(
-            image=batch["image"].to(self._device).float() / 127.5 - 1,
-            one_hot_mask=one_hot_mask(batch["label_map"].to(self._device), num_classes),
-            camera=batch["camera"].to(self._device),
+        image, label_map, camera = (
+            batch[name].to(self._device, non_blocking=True) for name in _TENSORS
         )
+        return RealBatch(image.float() / 127.5 - 1, one_hot_mask(label_map, num_classes), camera)
 
     def _roll_back(self, reason: str) -> None:
         """Return to a saved state and use other random numbers from there."""

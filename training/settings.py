@@ -10,7 +10,6 @@ from mate3d.options import (
     Options,
     PositiveFloat,
     PositiveInt,
-    Precision,
     Seed,
 )
 from training.augmentation.settings import AugmentSettings
@@ -18,6 +17,7 @@ from training.data.loader import MAX_UNREADABLE
 from training.evaluation.settings import MetricSettings
 from training.losses.terms import LossSettings
 from training.optimization.adam import OptimizerSettings
+from training.optimization.precision import PrecisionName
 from training.optimization.schedules import ScheduleSettings
 from training.run_folder.safety import SafetySettings
 
@@ -44,7 +44,7 @@ class LoopSettings(Options):
         grid_columns: Columns of the sample grids.
         with_progress_bar: Show a progress bar on stderr if that is a terminal.
         precision: Precision of backbone, super-resolutions and discriminators. Everything else is
-            fp32; see docs/training.md.
+            fp32; mixed is bf16 on a GPU, with the backbone in fp32. See docs/training.md.
         compile: Compile the networks with torch.compile: the first iterations are slow, later ones
             faster.
         warm_start: Before the adversarial training, learn the fields of procedural portraits; none
@@ -64,7 +64,7 @@ class LoopSettings(Options):
     grid_rows: PositiveInt = 3
     grid_columns: PositiveInt = 6
     with_progress_bar: bool = True
-    precision: Precision = "fp32"
+    precision: PrecisionName = "fp32"
     compile: bool = False
     warm_start: Literal["none", "procedural"] = "none"
     sphere_init_steps: NonNegativeInt = 0

@@ -1,16 +1,19 @@
 """The generator in the training steps: latents -> style vectors, fields and renders."""
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mate3d.generator import Generator, RenderOutput
+from mate3d.generator_config import GeneratorConfig
 from mate3d.network.layers import Noise
+from mate3d.network.synthesis import works_in_bands
 from mate3d.rendering.fast_rendering import render_field_fast
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import RaySamples, evaluate_rays, render_field, sample_depths
-from mate3d.rendering.triplane import TriPlaneField
+from mate3d.rendering.triplane import TriPlaneField, without_classes
 from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSettings
 from training.step_inputs import Latents, StepContext
@@ -80,7 +83,7 @@ def make_field(
     exact: bool = True,
 ) -> TriPlaneField:
     """Return the heads of a batch as a float32 field, whatever the backbone's precision."""
-    with context.precision.autocast():
+    with context.precision.backbone():
         texture_planes, shape_planes = generator.make_planes(
             ws, noise_mode=_backbone_noise(generator, len(ws), context), exact=exact
         )
@@ -129,7 +132,7 @@ def render_heads(
         detach_semantic_density=loss.with_detached_whole,
     )
     seen = view if loss.has_semantic_discriminator else replace(view, segmentation_raw=None)
-    with context.precision.autocast():
+    with context.precision.image_networks():
         output = generator.superresolve(
             seen, ws, detach_semantic_features=loss.with_detached_semantic_features
         )
@@ -152,23 +155,40 @@ def generate_fakes(
 ) -> RenderOutput:
     """Render fakes for a discriminator step, and update the average of w (spec 8.2).
 
-    No gradients are needed, so the fast path is used; it skips contributions at the level of
-    rounding errors.
+    No gradients are needed, so contributions at the level of rounding errors may be skipped.
     """
     ws = make_styles(generator, latents, context)
     generator.mapping.update_average(ws)
     field = make_field(generator, ws, context, exact=False)
-    view = render_field_fast(
-        field,
-        *sample_rays(latents.camera, context.schedule.resolution),
-        generator.config.rendering,
-        draws=_depth_draws(context),
-        with_segmentation=with_segmentation,
-        negligible_weight=_NEGLIGIBLE_WEIGHT,
-    )
-    with context.precision.autocast():
+    rays, config = sample_rays(latents.camera, context.schedule.resolution), generator.config
+    options = {"draws": _depth_draws(context), "with_segmentation": with_segmentation}
+    if marches_sparsely(config, config.beta, ws.device):
+        options["negligible_weight"] = _NEGLIGIBLE_WEIGHT
+        view = render_field_fast(field, *rays, config.rendering, **options)
+    else:
+        field = field if with_segmentation else without_classes(field)
+        view = render_field(field, *rays, config.rendering, **options)
+    with context.precision.image_networks():
         output = generator.superresolve(view, ws, exact=False)
     return _in_single_precision(output)
+
+
+def marches_sparsely(config: GeneratorConfig, beta: float, device: torch.device) -> bool:
+    """Return whether fakes skip samples of negligible weight.
+
+    On a CPU they always do. Choosing samples makes a GPU wait, and moves those chosen, so there
+    they do so only if samples count in less than half of the planes' box. At distance d from a
+    surface, before or behind it, the weight of a sample is density times transmittance times
+    spacing, sigmoid(d / beta) sigmoid(-d / beta) spacing / beta < exp(-d / beta) spacing / beta.
+    """
+    rendering = config.rendering
+    if works_in_bands(device):
+        return True
+    if config.geometry == "density" or rendering.density_activation != "identity":
+        return False
+    spacing = (rendering.far - rendering.near) / (rendering.num_coarse_samples - 1)
+    reach = beta * math.log(max(spacing / (beta * _NEGLIGIBLE_WEIGHT), 1))
+    return 2 * reach < config.box_size / 2
 
 
 def _depth_draws(context: StepContext) -> DepthDraws:

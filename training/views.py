@@ -67,7 +67,7 @@ def discriminate(
     if context.camera_noise is not None:
         camera = camera + context.random.randn(camera.shape) * context.camera_noise
     image, image_raw = views.joined()
-    with not_compiled() if differentiable_twice else context.precision.autocast():
+    with not_compiled() if differentiable_twice else context.precision.image_networks():
         return discriminator(image, image_raw, camera)
 
 

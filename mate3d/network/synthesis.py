@@ -1,10 +1,11 @@
 """The synthesis networks: backbone and super-resolution, exact and fast.
 
 `synthesize_planes` and `superresolve` equal the networks' `forward` up to rounding, without
-gradients: styles are folded into the weights, and images are computed in bands of rows. The gain is
-in memory traffic: a band's activations stay in the CPU cache through a whole block, convolutions
-read channels-last tensors, and styles, demodulation and activation gain cost one pass over the
-weights instead of several over the activations.
+gradients. On a CPU, styles are folded into the weights, and images are computed in bands of rows.
+The gain is in memory traffic: a band's activations stay in the cache through a whole block,
+convolutions read channels-last tensors, and styles, demodulation and activation gain cost one pass
+over the weights instead of several over the activations. A GPU would wait at every layer, so there
+the networks themselves run, on the whole batch and compiled if they are.
 """
 
 import math
@@ -33,7 +34,7 @@ PlaneBranches = Literal["dual", "single"]
 _FIRST_RESOLUTION = 4
 # Skip images of each variant; a single one serves both texture and shape.
 _IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": ("planes",)}
-# Bytes of a band's activations on a CPU. Larger bands do not fit in the cache, and the C allocator
+# Bytes of a band's activations. Larger bands do not fit in the cache, and the C allocator
 # requests fresh pages for every tensor above 32 MiB; smaller bands recompute more shared rows.
 _BAND_BYTES = 12 * 2**20
 # Input rows beyond a band that an up-sampled row depends on: one for the 3x3 convolution and one
@@ -195,6 +196,11 @@ class SuperResolution(nn.Module):
         return image_raw, feature_image, ws[:, -1:].expand(-1, 3, -1)
 
 
+def works_in_bands(device: torch.device) -> bool:
+    """Return whether `synthesize_planes` and `superresolve` do not just run the networks."""
+    return device.type == "cpu"
+
+
 @torch.no_grad()
 def synthesize_planes(
     backbone: PlaneBackbone,
@@ -202,6 +208,8 @@ def synthesize_planes(
     noise_mode: Noise = "const",
 ) -> tuple[Tensor, Tensor]:  # texture_planes, shape_planes: [B, 3, C, P, P]
     """Compute `backbone(ws, noise_mode)` without recording gradients."""
+    if not works_in_bands(ws.device):
+        return backbone(ws, noise_mode)
     x, images = None, None
     for block, rows, noises in backbone.block_inputs(ws, noise_mode):
         x, images = _run_block(block, x, images, rows, noises)
@@ -216,6 +224,8 @@ def superresolve(
     ws: Tensor,  # [B, L, w_dim]
 ) -> Tensor:  # [B, image_channels, H, W]
     """Compute `network(image_raw, feature_image, ws)` without recording gradients."""
+    if not works_in_bands(ws.device):
+        return network(image_raw, feature_image, ws)
     image_raw, x, rows = network.prepare(image_raw, feature_image, ws)
     images = {"image": image_raw}
     last = network.blocks[-1]
@@ -259,7 +269,7 @@ def _run_block(
         }
         source = block.const[None] if x is None else x[item : item + 1]
         source = source.contiguous(memory_format=torch.channels_last)
-        for first, last in _bands(size, plans[-1].weight.shape[0], ws.device):
+        for first, last in _bands(size, plans[-1].weight.shape[0]):
             band = _run_layers(plans, source, first, last)
             if with_features:
                 if features is None:
@@ -364,10 +374,8 @@ def _make_noise(
     return torch.randn((num_samples, size, size), device=layer.noise_const.device)
 
 
-def _bands(size: int, channels: int, device: torch.device) -> Iterator[tuple[int, int]]:
+def _bands(size: int, channels: int) -> Iterator[tuple[int, int]]:
     """Yield (first, last) rows of bands whose activations fit in the CPU cache."""
-    rows = size
-    if device.type == "cpu":
-        rows = min(max(_BAND_BYTES // (4 * channels * size) // 2 * 2, 8), size)
+    rows = min(max(_BAND_BYTES // (4 * channels * size) // 2 * 2, 8), size)
     for first in range(0, size, rows):
         yield first, min(first + rows, size)

@@ -53,6 +53,7 @@ DENSITY = ["rendering=released", "model.generator.geometry=density"]
         (["loss.eikonall=1"], "unknown option 'loss.eikonall'; did you mean loss.eikonal"),
         (["resume=true"], "nothing to resume"),
         (["init_from={tmp}/missing.pkl"], "{tmp}/missing.pkl"),
+        (["train.precision=fp16"], "model.generator.backbone_clamp"),
         (DENSITY, "no distances for loss.eikonal, loss.minimal_surface"),
     ],
 )

@@ -51,7 +51,8 @@ def make_trainer(
     dataset_folder: Path,
 ) -> TrainerFactory:
     """Return a function that builds the same fresh run in any folder."""
-    config = replace(tiny_generator.config, z_dim=24)
+    # Training in fp16 needs the clamp.
+    config = replace(tiny_generator.config, z_dim=24, backbone_clamp=256.0)
     sizes = DiscriminatorSizes(channel_base=64, channel_max=8, mapping_layers=1)
 
     def make(

@@ -3,9 +3,11 @@
 from collections import defaultdict
 from dataclasses import replace
 
+import pytest
 import torch
 
 from training import synthesis, views
+from training.optimization import precision
 from training.optimization.adam import OptimizerSettings, make_adam, optimizing
 from training.optimization.compilation import not_compiled
 from training.optimization.precision import TrainingPrecision
@@ -24,20 +26,22 @@ def weights_of(state):
 def test_training_in_low_precision_stays_near_single(make_trainer, tiny_settings, tmp_path):
     start = weights_of(make_trainer(tmp_path / "start")[1])
     trained = {}
-    for precision in ("fp32", "bf16", "fp16"):
-        settings = with_loop(tiny_settings, precision=precision, total_kimg=0.006)
-        trainer, state = make_trainer(tmp_path / precision, settings)
+    for name in ("fp32", "bf16", "fp16"):
+        settings = with_loop(tiny_settings, precision=name, total_kimg=0.006)
+        trainer, state = make_trainer(tmp_path / name, settings)
         assert trainer.run()
-        trained[precision] = other = weights_of(state)
+        trained[name] = other = weights_of(state)
         assert other.dtype == torch.float32 and other.isfinite().all()
     one = trained.pop("fp32")
-    for precision, other in trained.items():
+    for name, other in trained.items():
         moved, apart = (one - start).norm(), (one - other).norm()
         # Adam with beta1 = 0 moves every weight by its rate: only signs of tiny gradients differ.
-        assert 0 < apart < 0.5 * moved, precision
+        assert 0 < apart < 0.5 * moved, name
 
 
-def test_only_networks_see_low_precision(make_trainer, tiny_settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["bf16", "mixed"])
+def test_only_networks_see_low_precision(name, make_trainer, tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda _: True)
     dtypes = defaultdict(set)
 
     def watch(name, owner, method):
@@ -58,20 +62,30 @@ def test_only_networks_see_low_precision(make_trainer, tiny_settings, tmp_path, 
         autocasts.append(torch.is_autocast_enabled("cpu"))
         return not_compiled()
 
-    settings = with_loop(tiny_settings, precision="bf16", total_kimg=0.002)
+    settings = with_loop(tiny_settings, precision=name, total_kimg=0.002)
     trainer, state = make_trainer(tmp_path, settings)
     discriminator, autocasts = state.networks.discriminator, []
+    generator = state.networks.generator
+    superresolution = generator.superresolution
     watch("field", synthesis, "render_field")
     watch("fast_field", synthesis, "render_field_fast")
-    watch("mapping", state.networks.generator.mapping, "forward")
+    watch("mapping", generator.mapping, "forward")
     watch("blocks", discriminator.blocks["b16"].conv0, "forward")
     watch("head", discriminator.head, "forward")
+    watch("enlarging", superresolution.blocks[0].conv1, "forward")
+    watch("images", superresolution, "forward")
+    watch("backbone", generator.backbone.blocks["b8"].to_image["texture"], "forward")
     monkeypatch.setattr(views, "not_compiled", note_autocast)
     assert trainer.run()
-    for name in ("field", "fast_field", "mapping", "head"):
-        assert dtypes[name] == {torch.float32}, name
-    assert torch.bfloat16 in dtypes["blocks"]
+    for part in ("field", "fast_field", "mapping", "head", "images"):
+        assert dtypes[part] == {torch.float32}, part
+    assert torch.bfloat16 in dtypes["blocks"] & dtypes["enlarging"]
+    assert (torch.bfloat16 in dtypes["backbone"]) == (name == "bf16")
     assert autocasts == [False, False]  # Both R1 steps.
+
+
+def test_mixed_is_single_precision_on_a_cpu():
+    assert not TrainingPrecision("mixed").image_networks()._enabled
 
 
 def test_overflowing_float16_losses_are_skipped_and_scaled_less():
