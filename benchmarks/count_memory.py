@@ -235,7 +235,7 @@ def gpu_pieces() -> Iterator[None]:
     patches = (
         mock.patch.dict(pieces, cpu=pieces["cuda"]),
         mock.patch.object(layers, "_scale_weights", layers._scale_activations),
-        mock.patch.object(synthesis, "_BAND_BYTES", sys.maxsize),
+        mock.patch.object(synthesis, "works_in_bands", lambda _: False),
         mock.patch.object(fast_rendering, "_TILE_RAYS", sys.maxsize),
         mock.patch.object(triplane_sample, "CHUNK_POINTS", sys.maxsize),
     )

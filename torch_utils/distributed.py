@@ -82,16 +82,19 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     flags = torch.tensor([float(parameter.grad is not None) for parameter in trained])
-    flat = torch.cat([*(g.flatten() for g in gradients), flags.to(gradients[0].device)])
+    flags = flags.to(gradients[0].device, non_blocking=True)
+    flat = torch.cat([*(g.flatten() for g in gradients), flags])
     with talking():
         dist.all_reduce(flat)
     sizes = [*(parameter.numel() for parameter in trained), len(trained)]
     *means, shares = flat.div_(world().size).split(sizes)
-    for parameter, mean, share in zip(trained, means, shares, strict=True):
+    # Read together and only if a gradient is missing, because each read waits for the GPU.
+    is_complete = all(parameter.grad is not None for parameter in trained)
+    are_missing = [False] * len(trained) if is_complete else (shares == 0).tolist()
+    for parameter, mean, is_missing in zip(trained, means, are_missing, strict=True):
+        if is_missing:
+            continue
         if parameter.grad is None:
-            # Read only if a gradient is missing, because it synchronizes the GPU.
-            if share == 0:
-                continue
             parameter.grad = torch.empty_like(parameter)
         parameter.grad.copy_(mean.view_as(parameter))
 

@@ -9,6 +9,7 @@ from mate3d.cameras import CAMERA_DIM
 from mate3d.network.layers import Conv2d, FullyConnected, minibatch_stddev
 from mate3d.network.mapping import MappingNetwork
 from mate3d.options import Options, PositiveFloat, PositiveInt
+from torch_utils.ops.execution import channels_last_if_faster
 from torch_utils.ops.resample import resize_antialias
 
 
@@ -122,8 +123,7 @@ class Discriminator(nn.Module):
             image_raw: The same at the rendering resolution.
         """
         x = torch.cat([image, resize_antialias(image_raw, self.config.resolution)], dim=1)
-        if x.device.type == "cpu":  # Channels-last convolutions are up to 1.6 times as fast there.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last_if_faster(x)
         for block in self.blocks.values():
             x = block(x)
         # Batch statistics can be too small for half precision.

@@ -35,7 +35,10 @@ def project_points(
     plane_layout: PlaneLayout,
 ) -> Tensor:  # [B, 3, N, 2], (horizontal, vertical) on each plane
     """Return the coordinates of points on the three planes."""
-    return torch.stack([points[..., list(axes)] for axes in PLANE_AXES[plane_layout]], dim=1)
+    # Not by a list of axes, which would be copied to the device.
+    axis = points.unbind(-1)
+    on_planes = [torch.stack([axis[h], axis[v]], -1) for h, v in PLANE_AXES[plane_layout]]
+    return torch.stack(on_planes, dim=1)
 
 
 def look_up_planes(

@@ -47,7 +47,7 @@ def setup_filter(
         separable: Keep 1-D taps 1-D, to be applied along x, then y. None does so for 8 or more
             taps and uses the outer product of shorter ones.
     """
-    filter = torch.as_tensor(1 if taps is None else taps, dtype=torch.float32, device=device)
+    filter = torch.as_tensor(1 if taps is None else taps, dtype=torch.float32)
     assert filter.ndim <= 2 and filter.numel() > 0, filter.shape
     if filter.ndim == 0:
         filter = filter[None]
@@ -60,7 +60,7 @@ def setup_filter(
         filter = filter / filter.sum()
     if flip_filter:
         filter = filter.flip(list(range(filter.ndim)))
-    return filter * gain ** (filter.ndim / 2)
+    return (filter * gain ** (filter.ndim / 2)).to(device, non_blocking=True)
 
 
 def upfirdn2d(
@@ -374,4 +374,4 @@ def blur_image(
     """
     if math.floor(3 * sigma) < 1:
         return x
-    return filter2d(x, blur_taps(sigma).to(x.device))
+    return filter2d(x, blur_taps(sigma).to(x.device, non_blocking=True))

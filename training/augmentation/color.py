@@ -51,6 +51,7 @@ def recolor(
 def _hue_rotation(angle: Tensor, grey: Tensor) -> Tensor:  # [B] in radians, [3, 3] -> [B, 3, 3]
     """Return rotations about the grey axis (Rodrigues' formula)."""
     third = 1 / math.sqrt(3)
-    cross = grey.new_tensor([[0, -third, third], [third, 0, -third], [-third, third, 0]])
+    cross = torch.tensor([[0, -third, third], [third, 0, -third], [-third, third, 0]])
+    cross = cross.to(grey.device, non_blocking=True)
     sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
     return cos * torch.eye(3, device=angle.device) + sin * cross + (1 - cos) * grey

@@ -37,7 +37,7 @@ def compose(
 
 def translation(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
     """Return maps that add (x, y)."""
-    matrix = torch.eye(3).to(x).repeat(len(x), 1, 1)
+    matrix = torch.eye(3, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
     matrix[:, :2, 2] = torch.stack([x, y], dim=1)
     return matrix
 
@@ -50,7 +50,7 @@ def scaling(x: Tensor, y: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
 def rotation(angle: Tensor) -> Tensor:  # [B] -> [B, 3, 3]
     """Return rotations from x towards y by an angle in radians."""
     sin, cos = angle.sin(), angle.cos()
-    matrix = torch.eye(3).to(angle).repeat(len(angle), 1, 1)
+    matrix = torch.eye(3, dtype=angle.dtype, device=angle.device).repeat(len(angle), 1, 1)
     matrix[:, :2, :2] = torch.stack([cos, -sin, sin, cos], dim=1).unflatten(1, (2, 2))
     return matrix
 

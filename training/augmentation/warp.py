@@ -60,7 +60,7 @@ def _sources(
 ) -> Tensor:  # [B, M, M, 2], in samples of the upsampled image
     """Return the source positions of the samples before downsampling."""
     centre = (side - 1) / 2
-    samples = torch.arange(2 * side + len(SYM6) - 2).to(inverse)
+    samples = torch.arange(2 * side + len(SYM6) - 2, dtype=inverse.dtype, device=inverse.device)
     place = ((samples - _DELAY) / 2 - centre) / side
     x, y = place[None, None, :], place[None, :, None]
     rows = inverse[:, :2, :, None, None]  # [B, 2, 3, 1, 1]

@@ -85,9 +85,9 @@ def class_color_consistency_loss(
     num_classes = segmentation_raw.shape[1]
     one_hot = F.one_hot(segmentation_raw.argmax(dim=1), num_classes).permute(0, 3, 1, 2)
     target = (image_raw + 1).unsqueeze(1) * one_hot.unsqueeze(2) - 1
-    # The released code leaves out the skin (spec 8.3).
-    kept = [index for index in range(num_classes) if index != 1]
-    return F.mse_loss(class_images[:, kept], target[:, kept].detach())
+    # The released code leaves out the skin, class 1 (spec 8.3).
+    kept, wanted = (torch.cat([x[:, :1], x[:, 2:]], dim=1) for x in (class_images, target.detach()))
+    return F.mse_loss(kept, wanted)
 
 
 def color_consistency_loss(

@@ -18,7 +18,6 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     Args:
         decay: Weight of the old average; 0 copies the network.
     """
-    for old, new in zip(average.parameters(), network.parameters(), strict=True):
-        old.lerp_(new, 1 - decay)
-    for old, new in zip(average.buffers(), network.buffers(), strict=True):
-        old.copy_(new)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    if buffers := list(average.buffers()):
+        torch._foreach_copy_(buffers, list(network.buffers()))
