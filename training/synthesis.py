@@ -162,7 +162,7 @@ def generate_fakes(
     field = make_field(generator, ws, context, exact=False)
     rays, config = sample_rays(latents.camera, context.schedule.resolution), generator.config
     options = {"draws": _depth_draws(context), "with_segmentation": with_segmentation}
-    if marches_sparsely(config, config.beta, ws.device):
+    if marches_sparsely(config, context.schedule.beta or config.beta, ws.device):
         options["negligible_weight"] = _NEGLIGIBLE_WEIGHT
         view = render_field_fast(field, *rays, config.rendering, **options)
     else:
