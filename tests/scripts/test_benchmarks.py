@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mate3d.checkpoint import save_generator
+
 pytestmark = pytest.mark.slow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -97,3 +99,12 @@ def test_a_table_of_edits_has_rows_sheets_and_the_priors_own_samples(tmp_path):
     before = (tmp_path / "short/blue_eyes_2/receipt.json").stat().st_mtime_ns
     assert run_benchmark("edit_table", *words).returncode == 0
     assert (tmp_path / "short/blue_eyes_2/receipt.json").stat().st_mtime_ns == before
+
+
+def test_only_bf16_for_all_networks_changes_distances(tiny_generator, tmp_path):
+    save_generator(tmp_path / "tiny", tiny_generator)
+    document = read_figures("bench_precision", f"generators={tmp_path / 'tiny'}", "num_heads=1")
+    tf32, mixed, bf16 = document["rows"]
+    assert 0 == mixed["gradient_shift"] < tf32["gradient_shift"] < bf16["gradient_shift"]
+    assert tf32["image_psnr"] > mixed["image_psnr"] > 40
+    assert mixed["raw_psnr"] is None
