@@ -54,6 +54,17 @@ class RenderingConfig(Options):
     background_class: NonNegativeInt | None = 0
 
 
+def surface_spacing(config: RenderingConfig) -> float:
+    """Return the distance between samples at a surface thinner than it, in world units.
+
+    One coarse interval then has all the weight. `smooth_weights` gives it a mass of 1, half of
+    that to each neighbour and 0.01 to every interval; its fine samples divide it.
+    """
+    num_intervals = config.num_coarse_samples - 1
+    share = 1.01 / (2 + 0.01 * num_intervals)
+    return (config.far - config.near) / num_intervals / (1 + share * config.num_fine_samples)
+
+
 @dataclass
 class RaySamples:
     """Values at the merged coarse and fine samples of each ray.
