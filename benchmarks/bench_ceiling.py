@@ -22,10 +22,11 @@ learns one or is transparent. Words it takes:
     output=                  also write the JSON here, e.g. benchmarks/results/ceiling.json
 
 Columns: PSNR, the mean over heads; mIoU of all classes that occur; mean opacity of pixels without
-and with a head at their centre; `shell`, the share of the head's rays with a sample where the
-density changes, within 2 beta of the surface: without one, a surface gets no gradient. The last
-line is one JSON object. Its lengths are in world units: `pixel`, the side of a pixel at the head's
-centre; `sample_spacing`, the computed distance between samples at a thin surface.
+and with a head at their centre; `samples in layer`, how many samples of a head's ray lie where the
+density changes, within 2 beta of the surface, with the random depths of training: a surface gets
+no gradient without one. The last line is one JSON object. Its lengths are in world units: `pixel`,
+the side of a pixel at the head's centre; `sample_spacing`, the computed distance between samples at
+a thin surface.
 """
 
 import math
@@ -57,8 +58,8 @@ from training.evaluation.judges import mask_at
 from training.run_folder.retention import CHECKPOINT_FOLDER
 
 LATENT_DIM = 64
-MAX_SHELL_RAYS = 2048
-COLUMNS = ("psnr_db", "miou", "opacity_empty", "opacity_head", "shell")
+MAX_LAYER_RAYS = 2048
+COLUMNS = ("psnr_db", "miou", "opacity_empty", "opacity_head", "samples_in_layer")
 BETAS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 DEFAULTS = {
     "betas": "",
@@ -138,13 +139,13 @@ class Scores:
         self._counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
         self._columns: dict[str, list[float]] = {}
 
-    def add(self, view: View, render: FieldRender, shell: float) -> None:
+    def add(self, view: View, render: FieldRender, samples_in_layer: float) -> None:
         """Compare a render with the truth."""
         is_head = view.label_map[:, None] > 0
         values = {
             "opacity_empty": render.opacity[~is_head].mean().item(),
             "opacity_head": render.opacity[is_head].mean().item(),
-            "shell": shell,
+            "samples_in_layer": samples_in_layer,
         }
         if view.image is not None:
             error = (render.feature_image[:, :3] - view.image).square().mean().item()
@@ -164,22 +165,24 @@ class Scores:
         return {name: round(columns[name], 3) for name in COLUMNS if name in columns}
 
 
-def share_in_shell(
+def samples_in_layer(
     field: Field, view: View, rays: tuple[Tensor, Tensor], beta: float, config: RenderingConfig
 ) -> float:
-    """Return the share of the head's rays with a sample within 2 beta of the surface.
+    """Return the mean number of samples of the head's rays within 2 beta of the surface.
 
     There, density is between 12 and 88 % of its maximum.
     """
     chosen = (view.label_map.flatten() > 0).nonzero()[:, 0]
-    chosen = chosen[:: math.ceil(len(chosen) / MAX_SHELL_RAYS) or 1]
+    chosen = chosen[:: math.ceil(len(chosen) / MAX_LAYER_RAYS) or 1]
     if len(chosen) == 0:
         return math.nan
     origins, directions = (part[:, chosen] for part in rays)
-    depths = sample_depths(field, origins, directions, config, DepthDraws())
+    random = torch.Generator(origins.device).manual_seed(0)
+    draws = DepthDraws(mode="random", generator=random)
+    depths = sample_depths(field, origins, directions, config, draws)
     points = (origins.unsqueeze(2) + depths * directions.unsqueeze(2)).flatten(1, 2)
-    distance = field.sdf(points).view(depths.shape).abs().amin(dim=2)
-    return (distance < 2 * beta).float().mean().item()
+    is_inside = field.sdf(points).view(depths.shape).abs() < 2 * beta
+    return is_inside.float().sum(dim=2).mean().item()
 
 
 @torch.no_grad()
@@ -194,7 +197,7 @@ def measure(
         for beta, score in zip(betas, scores, strict=True):
             field = SoftField(view.field, beta)
             render = render_field_fast(field, *rays, rendering)
-            score.add(view, render, share_in_shell(field, view, rays, beta, rendering))
+            score.add(view, render, samples_in_layer(field, view, rays, beta, rendering))
     return [{"beta": beta, **score.means()} for beta, score in zip(betas, scores, strict=True)]
 
 

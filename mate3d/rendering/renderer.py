@@ -65,6 +65,15 @@ def surface_spacing(config: RenderingConfig) -> float:
     return (config.far - config.near) / num_intervals / (1 + share * config.num_fine_samples)
 
 
+def least_beta(config: RenderingConfig) -> float:
+    """Return the least softness that samples resolve, in world units.
+
+    Density rises from 12 to 88 % within 4 beta. Where no sample lies in that layer, the surface
+    gets no gradient.
+    """
+    return surface_spacing(config) / 4
+
+
 @dataclass
 class RaySamples:
     """Values at the merged coarse and fine samples of each ray.
