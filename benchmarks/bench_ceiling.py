@@ -25,8 +25,8 @@ Columns: PSNR, the mean over heads; mIoU of all classes that occur; mean opacity
 and with a head at their centre; `samples in layer`, how many samples of a head's ray lie where the
 density changes, within 2 beta of the surface, with the random depths of training: a surface gets
 no gradient without one. The last line is one JSON object. Its lengths are in world units: `pixel`,
-the side of a pixel at the head's centre; `sample_spacing`, the computed distance between samples at
-a thin surface.
+the side of a pixel at the head's centre; `least_beta`, a quarter of the computed distance between
+samples at a thin surface.
 """
 
 import math
@@ -52,7 +52,7 @@ from mate3d.procedural.tracer import render_analytic
 from mate3d.rendering.fast_rendering import render_field_fast
 from mate3d.rendering.field import Field, WrappedField
 from mate3d.rendering.rays import DepthDraws, sample_rays
-from mate3d.rendering.renderer import FieldRender, RenderingConfig, sample_depths, surface_spacing
+from mate3d.rendering.renderer import FieldRender, RenderingConfig, least_beta, sample_depths
 from scripts._compose import read_options
 from training.evaluation.judges import mask_at
 from training.run_folder.retention import CHECKPOINT_FOLDER
@@ -253,7 +253,7 @@ def run(options: Mapping[str, str], experiment: list[str]) -> dict[str, Any]:
         "neural_resolution": side,
         "rendering": vars(rendering),
         "pixel": round(rig.radius / rig.focal / side, 5),
-        "sample_spacing": round(surface_spacing(rendering), 5),
+        "least_beta": round(least_beta(rendering), 5),
         "rows": rows,
         **describe_machine(device),
     }

@@ -54,24 +54,17 @@ class RenderingConfig(Options):
     background_class: NonNegativeInt | None = 0
 
 
-def surface_spacing(config: RenderingConfig) -> float:
-    """Return the distance between samples at a surface thinner than it, in world units.
+def least_beta(config: RenderingConfig) -> float:
+    """Return the softness that samples just resolve, in world units.
 
-    One coarse interval then has all the weight. `smooth_weights` gives it a mass of 1, half of
+    Density rises from 12 to 88 % within 4 beta. A surface gets no gradient without a sample in
+    this layer, so it should not be thinner than the distance between samples at a thin surface.
+    There, one coarse interval has all the weight. `smooth_weights` gives it a mass of 1, half of
     that to each neighbour and 0.01 to every interval; its fine samples divide it.
     """
     num_intervals = config.num_coarse_samples - 1
-    share = 1.01 / (2 + 0.01 * num_intervals)
-    return (config.far - config.near) / num_intervals / (1 + share * config.num_fine_samples)
-
-
-def least_beta(config: RenderingConfig) -> float:
-    """Return the least softness that samples resolve, in world units.
-
-    Density rises from 12 to 88 % within 4 beta. Where no sample lies in that layer, the surface
-    gets no gradient.
-    """
-    return surface_spacing(config) / 4
+    num_fine = config.num_fine_samples * 1.01 / (2 + 0.01 * num_intervals)
+    return (config.far - config.near) / num_intervals / (1 + num_fine) / 4
 
 
 @dataclass
