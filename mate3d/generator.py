@@ -18,7 +18,7 @@ from mate3d.network.synthesis import PlaneBackbone, SuperResolution, superresolv
 from mate3d.rendering.fast_rendering import render_field_fast
 from mate3d.rendering.field import Field
 from mate3d.rendering.rays import DepthDraws, sample_rays
-from mate3d.rendering.renderer import FieldRender, RaySamples, render_field
+from mate3d.rendering.renderer import FieldRender, RaySamples, least_beta, render_field
 from mate3d.rendering.triplane import TriPlaneField
 
 
@@ -342,6 +342,6 @@ def _make_decoder(config: GeneratorConfig, num_classes: int) -> SDFDecoder | Den
     return SDFDecoder(
         *sizes,
         beta=config.beta,
-        learn_beta=config.learn_beta,
+        least_beta=least_beta(config.rendering) if config.learn_beta else None,
         with_local_sdfs=config.with_local_sdfs,
     )

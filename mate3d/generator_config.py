@@ -45,7 +45,8 @@ class GeneratorSizes(Options):
         density_level: Raw density at the surface; only used with geometry=density.
         box_size: Side of the cube that the planes span, in world units.
         beta: Surface softness when distances become densities, in world units.
-        learn_beta: Train beta instead of keeping it fixed.
+        learn_beta: Train beta instead of keeping it fixed; it stays above a quarter of the distance
+            between samples at a surface, which is all that they resolve.
         background: Background: transparent, or learned from the style vector, for plain
             backgrounds.
         neural_rendering_resolution: Default resolution of raw renders, in pixels.

@@ -11,7 +11,7 @@ from mate3d.labels import LabelSet, get_label_set
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorSizes
 from torch_utils.distributed import world
 from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS
-from training.optimization.adam import make_adam
+from training.optimization.adam import make_adam, parameter_groups
 from training.optimization.compilation import compile_networks
 from training.optimization.ema import make_average
 from training.optimization.precision import TrainingPrecision, check_precision
@@ -164,7 +164,8 @@ def _build_optimizers(
 
     def make(network: torch.nn.Module, lr: float, interval: int, weight: float) -> torch.optim.Adam:
         reg_interval = interval if weight > 0 else None
-        return make_adam(network.parameters(), lr, optimizer, reg_interval=reg_interval)
+        parameters = parameter_groups(network, optimizer)
+        return make_adam(parameters, lr, optimizer, reg_interval=reg_interval)
 
     generator = optimizer.generator_lr, optimizer.generator_reg_interval
     discriminator = optimizer.discriminator_lr, optimizer.discriminator_reg_interval

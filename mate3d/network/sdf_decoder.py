@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import register_parametrization
 
 from mate3d.network.layers import FullyConnected
 from torch_utils.ops.execution import at_least_single, own_precision
@@ -88,6 +89,20 @@ def widened_sigmoid(
     return torch.sigmoid(logits) * 1.002 - 0.001
 
 
+class _ExponentialAbove(nn.Module):
+    """Parametrization of a value that is always more than `least`."""
+
+    def __init__(self, least: float):
+        super().__init__()
+        self._least = least
+
+    def forward(self, log_excess: Tensor) -> Tensor:
+        return self._least + log_excess.exp()
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return (value - self._least).clamp(min=1e-3 * self._least).log()
+
+
 class SDFDecoder(nn.Module):
     """One MLP for colour, one for the global SDF, and a small one per class (spec 6.2).
 
@@ -96,7 +111,8 @@ class SDFDecoder(nn.Module):
         num_features: Colour features; the first three are RGB.
         num_classes: Label classes K.
         beta: Initial beta (surface softness) of SDF -> density, in world units.
-        learn_beta: Make beta a parameter; in published weights it is a buffer.
+        least_beta: Learn log(beta - least_beta), so that beta stays above it whatever the step;
+            None makes beta a buffer, as it is in published weights.
         with_local_sdfs: See `make_class_mlps`.
     """
 
@@ -108,7 +124,7 @@ class SDFDecoder(nn.Module):
         num_classes: int,
         *,
         beta: float = 0.1,
-        learn_beta: bool = False,
+        least_beta: float | None = None,
         with_local_sdfs: bool = True,
     ):
         super().__init__()
@@ -118,10 +134,16 @@ class SDFDecoder(nn.Module):
             plane_channels, hidden_width, num_classes, with_local_sdfs=with_local_sdfs
         )
         value = torch.full((1,), beta)
-        if learn_beta:
-            self.beta = nn.Parameter(value)
-        else:
+        if least_beta is None:
             self.register_buffer("beta", value)
+        elif beta < 0.999 * least_beta:
+            raise ValueError(
+                f"beta={beta:g} is less than learn_beta=true can reach with these samples; set "
+                f"beta to {least_beta:.2g} or more"
+            )
+        else:
+            self.beta = nn.Parameter(value)
+            register_parametrization(self, "beta", _ExponentialAbove(least_beta))
 
     def colors(
         self,

@@ -54,6 +54,19 @@ class RenderingConfig(Options):
     background_class: NonNegativeInt | None = 0
 
 
+def least_beta(config: RenderingConfig) -> float:
+    """Return the softness that samples just resolve, in world units.
+
+    Density rises from 12 to 88 % within 4 beta. A surface gets no gradient without a sample in
+    this layer, so it should not be thinner than the distance between samples at a thin surface.
+    There, one coarse interval has all the weight. `smooth_weights` gives it a mass of 1, half of
+    that to each neighbour and 0.01 to every interval; its fine samples divide it.
+    """
+    num_intervals = config.num_coarse_samples - 1
+    num_fine = config.num_fine_samples * 1.01 / (2 + 0.01 * num_intervals)
+    return (config.far - config.near) / num_intervals / (1 + num_fine) / 4
+
+
 @dataclass
 class RaySamples:
     """Values at the merged coarse and fine samples of each ray.

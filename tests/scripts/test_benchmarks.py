@@ -61,6 +61,21 @@ def test_edits_are_compared_and_the_line_is_the_file(tmp_path):
     assert document["least_gradient_cosine"] > 0.999
 
 
+def test_sharper_surfaces_come_closer_to_the_exact_picture(tmp_path):
+    words = ["experiment=small_cat", "betas=[0.1,0.01,0.001]", "resolution=16", "heads=1"]
+    document = read_figures("bench_ceiling", *words, f"output={tmp_path / 'ceiling.json'}")
+    assert document == json.loads((tmp_path / "ceiling.json").read_text())
+    fog, soft, sharp = document["rows"]
+    assert fog["psnr_db"] < 12 < soft["psnr_db"] < sharp["psnr_db"]
+    assert fog["miou"] < soft["miou"] < sharp["miou"]
+    assert fog["opacity_empty"] > 0.5 > soft["opacity_empty"] > sharp["opacity_empty"]
+    assert fog["samples_in_layer"] > 1 > sharp["samples_in_layer"]
+    (trained,) = read_figures("bench_ceiling", "generator=demo_cat", "heads=1")["rows"]
+    assert trained["opacity_empty"] < 0.05 and trained["opacity_head"] > 0.95
+    result = run_benchmark("bench_ceiling", "generator=demo_cat", "rendering.near=2")
+    assert result.returncode == 1 and "rendering.near=2" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["bench_memory", "bench_training"])
 def test_unknown_variants_are_named(name):
     result = run_benchmark(name, "variants=quick")

@@ -1,6 +1,6 @@
 """A training run of a few thousand weights on six 16 px pictures of noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,14 @@ def make_trainer(
     def make(
         folder: Path,
         settings: TrainingSettings = tiny_settings,
+        config_changes: Mapping[str, Any] = {},
         **kwargs: Any,
     ) -> tuple[Trainer, TrainingState]:
         folder.mkdir(parents=True, exist_ok=True)
         dataset = PortraitDataset(dataset_folder)
         torch.manual_seed(0)
-        state = build_state(config, sizes, settings, dataset.camera_labels, torch.device("cpu"))
+        model = replace(config, **config_changes)
+        state = build_state(model, sizes, settings, dataset.camera_labels, torch.device("cpu"))
         return Trainer(state, dataset, settings, folder, **kwargs), state
 
     return make

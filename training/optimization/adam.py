@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ class OptimizerSettings(Options):
     Args:
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of both discriminators.
+        beta_lr: Learning rate of log beta with model.generator.learn_beta=true: about the largest
+            relative change of beta in an iteration.
         beta1: Adam's beta1: decay rate of the gradient mean.
         beta2: Adam's beta2: decay rate of the mean squared gradient.
         eps: Adam's epsilon, added to the root of the mean squared gradient.
@@ -32,6 +34,7 @@ class OptimizerSettings(Options):
 
     generator_lr: NonNegativeFloat = 0.0025
     discriminator_lr: NonNegativeFloat = 0.002
+    beta_lr: NonNegativeFloat = 0.005
     beta1: _Decay = 0.0
     beta2: _Decay = 0.99
     eps: PositiveFloat = 1e-8
@@ -40,8 +43,16 @@ class OptimizerSettings(Options):
     max_gradient_norm: PositiveFloat | None = None
 
 
+def parameter_groups(network: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Return a network's parameters for `make_adam`; a learned beta has its own rate."""
+    groups = {False: {"params": []}, True: {"params": [], "lr": settings.beta_lr}}
+    for name, parameter in network.named_parameters():
+        groups[".parametrizations.beta." in name]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
 def make_adam(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     lr: float,
     settings: OptimizerSettings,
     *,

@@ -151,15 +151,13 @@ def initialize_networks(networks: Networks, source: InitSource) -> None:
 def _initialize_generator(generator: Generator, source: InitSource) -> None:
     config, filler = source.config, WeightFiller(generator)
     state = _rescaled_mapping(source, generator.config)
-    # A beta set by the user takes precedence; otherwise keep the source's, which may be learned.
-    if config.beta != generator.config.beta:
-        filler.keep("as configured", "decoder.beta")
+    # A source's config has the beta that it ended with, scheduled or learned, so equal ones agree.
+    for name in ("decoder.beta", "decoder.parametrizations.beta.original"):
+        filler.keep("as configured", name)
     has_same_labels = config.label_set == generator.config.label_set
     filler.fill(
         "copied", {n: t for n, t in state.items() if has_same_labels or not _is_of_labels(n)}
     )
-    # Density sources have no beta to copy.
-    filler.keep("as configured", "decoder.beta")
     if config.plane_branches == "single":
         for branch in ("texture", "shape"):
             renamed = {
@@ -182,7 +180,9 @@ def _initialize_generator(generator: Generator, source: InitSource) -> None:
     if not has_same_labels:
         _fill_class_pictures(filler, source, generator.label_set)
     # Tensors converted above count as used, although they have no counterpart here.
-    is_used = re.compile(r".*\.to_image\.planes\.|decoder\.density_head\.").match
+    is_used = re.compile(
+        r".*\.to_image\.planes\.|decoder\.(density_head|beta|parametrizations)"
+    ).match
     filler.report(
         "generator", {n: t for n, t in state.items() if n in filler.targets or not is_used(n)}
     )
