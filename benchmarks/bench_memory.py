@@ -193,7 +193,8 @@ def main() -> None:
         sys.exit(f"error: variants={options['variants']}; use any of {', '.join(DTYPES)}")
     words = [f"experiment={options['experiment']}", "data=none", *options["options"].split()]
     if options["neural_resolution"]:
-        words.append(f"model.generator.neural_rendering_resolution={options['neural_resolution']}")
+        names = "model.generator.neural_rendering_resolution", "schedule.resolution_initial"
+        words += [f"{name}={options['neural_resolution']}" for name in names]
     document: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/bench_memory.py", *sys.argv[1:]]),
         "experiment": options["experiment"],

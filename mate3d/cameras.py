@@ -119,8 +119,11 @@ def mirror_camera(
 ) -> Tensor:  # [B, 25]
     """Return the camera that sees the mirrored scene as the flipped image (spec 8.8)."""
     signs = torch.ones(CAMERA_DIM, dtype=camera.dtype, device=camera.device)
-    signs[[1, 2, 3, 4, 8]] = -1
-    return camera * signs
+    # Beyond the spec, the skew and the principal point, which need not be centred.
+    signs[[1, 2, 3, 4, 8, 17, 18]] = -1
+    shift = torch.zeros_like(signs)
+    shift[18] = 1
+    return camera * signs + shift
 
 
 def view_normals(

@@ -1,7 +1,8 @@
 """Train a generator and its discriminators."""
 
 import logging
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,11 @@ from mate3d.generator_config import GeneratorConfig, GeneratorSizes
 from mate3d.network.discriminator import DiscriminatorSizes
 from mate3d.options import Device, FilePath, Options, config_to_dict
 from mate3d.rendering.renderer import RenderingConfig
-from scripts._compose import flatten
+from scripts._compose import flatten, read_options
 from scripts._device import choose_device
 from scripts._long_run import run_long
 from scripts._options import Paths, Resume
-from torch_utils.distributed import distributed
+from torch_utils.distributed import distributed, is_main
 from training.augmentation.settings import AugmentSettings
 from training.data.dataset_options import DatasetOptions
 from training.evaluation.settings import MetricSettings
@@ -101,8 +102,10 @@ class TrainOptions(Options):
     @property
     def settings(self) -> TrainingSettings:
         """The settings that the loop and its steps read."""
+        # A sphere would destroy the shapes of other weights.
+        loop = self.train if self.init_from is None else replace(self.train, sphere_init_steps=0)
         return TrainingSettings(
-            loop=self.train,
+            loop=loop,
             loss=self.loss,
             schedule=self.schedule,
             optimizer=self.optimizer,
@@ -123,7 +126,16 @@ def _train(options: TrainOptions, command: str, resume: bool) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     with distributed(device.type):
+        if is_main():
+            _warn_of_idle_ablation(options, command)
         _run(options, command, device, resume=resume)
+
+
+def _warn_of_idle_ablation(options: TrainOptions, command: str) -> None:
+    words = shlex.split(command)[3:]
+    others = [word for word in words if not word.startswith("ablation=")]
+    if others != words and read_options("train", [*others, f"resume={options.resume}"]) == options:
+        _logger.warning("the ablation changes nothing: its values hold without it, too")
 
 
 def _run(options: TrainOptions, command: str, device: "torch.device", *, resume: bool) -> None:
@@ -153,7 +165,10 @@ def _run(options: TrainOptions, command: str, device: "torch.device", *, resume:
         # A resumed run has its weights already.
         None if resume or options.init_from is None else read_source(options.init_from),
     )
-    description = f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px"
+    mirrored = ", half of them mirrored" if options.with_flips else ""
+    description = (
+        f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px{mirrored}"
+    )
     trainer = Trainer(
         state,
         dataset,

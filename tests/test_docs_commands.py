@@ -38,6 +38,7 @@ _TINY = {
         "train.tick_kimg": "0.004",
         "train.grid_columns": "1",
         "metrics.names": "[fid]",
+        "metrics.features": "procedural",
         "metrics.num_samples": "4",
         "metrics.interval": "2",
     },
@@ -45,7 +46,7 @@ _TINY = {
     "train_features": {"debug": "tiny"},
     "edit": {"debug": "tiny", "edit.num_steps": "1", "report.num_orbit_frames": "2"},
     "generate": {"debug": "tiny"},
-    "evaluate": {"debug": "tiny", "num_heads": "1"},
+    "evaluate": {"debug": "tiny", "num_heads": "1", "metrics.features": "procedural"},
     "convert_checkpoint": {},
     "download_weights": {},
 }

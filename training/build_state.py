@@ -10,7 +10,7 @@ from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import LabelSet, get_label_set
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorSizes
 from torch_utils.distributed import world
-from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS
+from training.losses.terms import CLASS_DISTANCE_TERMS, DISTANCE_TERMS, LossSettings
 from training.optimization.adam import make_adam, parameter_groups
 from training.optimization.compilation import compile_networks
 from training.optimization.ema import make_average
@@ -82,7 +82,7 @@ def build_state(
 def _check_geometry(config: GeneratorConfig, settings: TrainingSettings) -> None:
     """Reject terms and stages that require distances the generator does not have."""
     if not config.with_local_sdfs:
-        _check_no_local_sdfs(config, settings)
+        _check_no_local_sdfs(config, settings.loss)
     if settings.schedule.beta_final is not None:
         _check_fixed_beta(config, settings.schedule.beta_final)
     if config.geometry == "sdf":
@@ -109,10 +109,8 @@ def _check_fixed_beta(config: GeneratorConfig, beta_final: float) -> None:
     )
 
 
-def _check_no_local_sdfs(config: GeneratorConfig, settings: TrainingSettings) -> None:
-    used = [f"loss.{name}" for name in CLASS_DISTANCE_TERMS if getattr(settings.loss, name) > 0]
-    if settings.loop.sphere_init_steps > 0:
-        used.append("train.sphere_init_steps")
+def _check_no_local_sdfs(config: GeneratorConfig, loss: LossSettings) -> None:
+    used = [f"loss.{name}" for name in CLASS_DISTANCE_TERMS if getattr(loss, name) > 0]
     if used:
         raise UserError(
             "model.generator.with_local_sdfs=false has no class distances for "

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -224,6 +225,9 @@ class Trainer:
         schedule = schedule_values(settings.schedule, state.adversarial_images)
         if schedule.beta is not None:
             state.networks.generator.decoder.beta.fill_(schedule.beta)
+        # Samples, metrics and checkpoints render as training does.
+        config = state.average.config
+        state.average.config = replace(config, neural_rendering_resolution=schedule.resolution)
         probability = self._probability.probability
         inputs = IterationInputs(
             real=self._next_real(),

@@ -49,7 +49,8 @@ class LoopSettings(Options):
             faster.
         warm_start: Before the adversarial training, learn the fields of procedural portraits; none
             is for real data.
-        sphere_init_steps: Initial steps that fit all signed distances to a sphere.
+        sphere_init_steps: Initial steps that fit all signed distances to a sphere; none with
+            init_from.
     """
 
     batch_size: PositiveInt = 32

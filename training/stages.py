@@ -83,6 +83,9 @@ class SphereInitialization:
         # PyTorch's initial seed is the run's seed until a rollback changes it.
         key = (torch.initial_seed(), 0, self.steps_done, Occasion.SPHERE)
         logged = []
+        for group in self._optimizer.param_groups:
+            # At a constant rate, the surface keeps trembling by a quarter of the radius.
+            group["lr"] = settings.optimizer.generator_lr * (1 - self.steps_done / self.num_steps)
         with optimizing(generator, self._optimizer):
             for part in range(parts.accumulation):
                 latents, random = parts.latents(key, part, generator.config.z_dim, self._cameras)

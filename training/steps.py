@@ -90,15 +90,16 @@ def density_step(
 def sphere_initialization_step(
     networks: Networks, latents: Latents, loss: LossSettings, context: StepContext
 ) -> Metrics:
-    """Train the generator to make the whole and every part a sphere (spec 8.6)."""
+    """Train the generator to make the whole and every local SDF a sphere (spec 8.6)."""
     generator = networks.generator
     ws = make_styles(generator, latents, context)
     with not_compiled():
         field = make_field(generator, ws, context)
     samples = sample_heads(generator, field, latents, context)
+    num_local_sdfs = samples.class_sdf.shape[-1] if generator.config.with_local_sdfs else 0
     value = formulas.sphere_initialization_loss(
         samples.sdf.flatten(1, 2),
-        samples.class_sdf.flatten(1, 2),
+        samples.class_sdf[..., :num_local_sdfs].flatten(1, 2),
         samples.points.flatten(1, 2),
         radius=loss.sphere_radius,
     )

@@ -15,6 +15,7 @@ from mate3d.cameras import (
     make_camera,
     make_rig,
     make_views,
+    mirror_camera,
     orbit_angles,
     unpack_camera,
     view_normals,
@@ -55,6 +56,17 @@ def test_normals_of_a_view_are_right_up_and_towards_the_viewer():
         torch.testing.assert_close(view_normals(normals, cameras)[:, :, 0, 0], expected)
     world = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(view_normals(world, make_camera(0.0)), world)
+
+
+def test_mirrored_camera_casts_the_mirrored_rays_of_the_flipped_image():
+    camera = make_camera(torch.tensor([0.4, -0.1]), 0.2, target=(0.1, 0.0, 0.2))
+    # With skew and an uncentred principal point.
+    camera[:, 17:19] = torch.tensor([0.1, 0.45])
+    mirrored = sample_rays(mirror_camera(camera), 4)
+    for own, other in zip(sample_rays(camera, 4), mirrored, strict=True):
+        flipped = own.unflatten(1, (4, 4)).flip(2).flatten(1, 2)
+        torch.testing.assert_close(other, flipped * torch.tensor([-1.0, 1.0, 1.0]))
+    torch.testing.assert_close(mirror_camera(mirror_camera(camera)), camera)
 
 
 def test_a_camera_turns_from_front_to_behind_on_either_side():

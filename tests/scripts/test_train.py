@@ -21,10 +21,12 @@ def make_words(cats: Path, folder: Path, *words: str) -> list[str]:
 
 def test_run_folder_holds_everything(cats, tmp_path, capsys):
     words = make_words(cats, tmp_path)
-    train.main([*words, "train.warm_start=procedural", "metrics=none"])
+    chosen = ["train.warm_start=procedural", "metrics=none", "ablation=no_density_consistency"]
+    train.main([*words, *chosen])
     output = capsys.readouterr().out
     run = tmp_path / "run"
     assert output.count("img/s") >= 3 and f"done: {run / 'checkpoint'}" in output
+    assert output.count("the ablation changes nothing") == 1
     for name in ("config.yaml", "log.txt", "git_revision.txt", "training_state.pt"):
         assert (run / name).is_file(), name
     stats = (run / "stats.jsonl").read_text()

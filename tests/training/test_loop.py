@@ -125,6 +125,20 @@ def test_signal_before_a_snapshot_does_not_save_it_twice(make_trainer, tmp_path,
     assert state.images_seen == 0
 
 
+def test_checkpoint_renders_as_training_does_during_a_fade(make_trainer, tiny_settings, tmp_path):
+    fade = {"resolution_initial": 4, "resolution_hold_kimg": 0.002, "resolution_fade_kimg": 0.004}
+    settings = replace(tiny_settings, schedule=replace(tiny_settings.schedule, **fade))
+    for total_kimg, side in ((0.006, 6), (0.008, 8)):
+        trainer, state = make_trainer(tmp_path / "run", with_loop(settings, total_kimg=total_kimg))
+        if total_kimg == 0.008:
+            load_state(tmp_path / "run" / STATE_FILE, state)
+        trainer.run()
+        config = load_generator(tmp_path / "run" / "checkpoint").config
+        assert config.neural_rendering_resolution == side
+    sides = [record["Progress/resolution"] for record in read_stats(tmp_path / "run")]
+    assert sides == [4, 6, 8]
+
+
 def test_divergence_returns_to_the_last_state(make_trainer, tmp_path, monkeypatch, caplog):
     original, calls = loop.adversarial_iteration, []
 

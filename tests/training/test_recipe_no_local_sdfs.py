@@ -1,5 +1,6 @@
 """Generators whose classes are logits of one head instead of distances (an ablation)."""
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -46,13 +47,27 @@ def test_fast_rendering_agrees_and_parts_are_cut_where_their_logit_is_zero(confi
         assert values.abs().mean() < 0.1 * logits.std()
 
 
+def test_sphere_start_trains_the_head_alone(config, tiny_settings):
+    loop = replace(tiny_settings.loop, sphere_init_steps=1)
+    settings = replace(tiny_settings, loop=loop, loss=LossSettings(sdf_consistency=0.0))
+    sizes = DiscriminatorSizes(channel_base=64, channel_max=8, mapping_layers=1)
+    state = build_state(config, sizes, settings, make_camera(yaw=0.0), torch.device("cpu"))
+    decoder = state.networks.generator.decoder
+    before = [copy.deepcopy(part.state_dict()) for part in (decoder.sdf_head, decoder.class_heads)]
+    state.stages[0].runner.step()
+    head, classes = (
+        all(value.equal(old[name]) for name, value in part.state_dict().items())
+        for part, old in zip((decoder.sdf_head, decoder.class_heads), before, strict=True)
+    )
+    assert classes and not head
+
+
 @pytest.mark.parametrize(
     ("sharpness", "weight", "num_steps", "named"),
     [
         (1.0, 0.1, 0, "loss.sdf_consistency"),
-        (1.0, 0.0, 1, "train.sphere_init_steps"),
         (20.0, 0.0, 0, "semantic_sharpness=20"),
-        (1.0, 0.0, 0, None),
+        (1.0, 0.0, 1, None),
     ],
 )
 def test_what_needs_distances_of_classes_is_refused(

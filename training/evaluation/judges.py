@@ -57,21 +57,22 @@ def choose_features(
     """Return the feature network for FID and KID.
 
     Raises:
-        UserError: If the requested one is missing.
+        UserError: If it is missing.
     """
-    if settings.features == "inception" or (
-        settings.features == "auto" and not is_procedural(dataset)
-    ):
+    is_auto, is_rendered = settings.features == "auto", is_procedural(dataset)
+    if settings.features == "inception" or (is_auto and not is_rendered):
         weights = find_inception_weights(settings.inception_weights)
-        if weights is not None:
-            return FeatureJudge("inception", load_inception(weights, device), file_digest(weights))
-        place = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
-        where = f"put torch-fidelity's weights at {place} or set metrics.inception_weights="
-        if settings.features == "inception":
-            raise UserError(f"metrics.features=inception: weights not found; {where}")
-        _logger.warning(
-            "FID and KID use procedural features, which say little about photos; %s", where
-        )
+        if weights is None:
+            place = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+            raise UserError(
+                f"FID and KID {'of photos ' * is_auto}need Inception's weights; put "
+                f"torch-fidelity's {WEIGHTS_NAME} at {place} or set metrics.inception_weights= "
+                "(docs/metrics.md); metrics.names=[miou,eikonal] measures neither, so no "
+                "checkpoint is kept as the best"
+            )
+        return FeatureJudge("inception", load_inception(weights, device), file_digest(weights))
+    if not is_rendered:
+        _logger.warning("FID and KID use procedural features, which say little about photos")
     folder = folder_or_asset(settings.procedural_network)
     network = load_feature_network(folder, device)
     return FeatureJudge("procedural", network, file_digest(folder / WEIGHTS_FILE))

@@ -18,8 +18,8 @@ class MetricSettings(Options):
             train_features.
         names: Metrics: FID, KID, miou (masks against a network's labels), eikonal (how far
             predicted distances are from true ones); [] measures nothing.
-        features: Network for FID and KID. auto uses procedural for procedural data; for other data
-            inception if its weights are available, otherwise procedural with a warning.
+        features: Network for FID and KID. auto uses procedural for procedural data, and inception,
+            whose weights must be available, for other data.
         num_samples: Number of generated images.
         num_real: Number of real images, evenly spaced; null uses all.
         interval: Measure at every n-th snapshot and at the last; 0 never measures.

@@ -15,6 +15,7 @@ class ScheduleSettings(Options):
     Args:
         resolution_initial: Resolution of raw renders at the start, in pixels.
         resolution_final: Resolution of raw renders after the fade, in pixels.
+        resolution_hold_kimg: Thousands of images at the initial resolution before the fade.
         resolution_fade_kimg: Length of the fade, in thousands of images; 0 renders at the final
             resolution throughout.
         blur_initial_sigma: Blur of all images shown to the discriminators at the start, in pixels.
@@ -37,6 +38,7 @@ class ScheduleSettings(Options):
 
     resolution_initial: _Side = 64
     resolution_final: _Side = 64
+    resolution_hold_kimg: NonNegativeFloat = 0.0
     resolution_fade_kimg: NonNegativeFloat = 0.0
     blur_initial_sigma: NonNegativeFloat = 10.0
     blur_fade_kimg: NonNegativeFloat = 200.0
@@ -72,14 +74,15 @@ def schedule_values(settings: ScheduleSettings, images_seen: int) -> ScheduleVal
     )
 
 
-def faded_fraction(images_seen: int, fade_kimg: float) -> float:
+def faded_fraction(images_seen: float, fade_kimg: float) -> float:
     """Return the completed fraction of a fade, in 0..1; 1 for a fade of length 0."""
     return min(images_seen / (fade_kimg * 1000), 1.0) if fade_kimg > 0 else 1.0
 
 
 def raw_resolution(settings: ScheduleSettings, images_seen: int) -> int:
-    """Return the side of the raw render in pixels, linear in the images seen, rounded."""
-    share = faded_fraction(images_seen, settings.resolution_fade_kimg)
+    """Return the side of the raw render in pixels, linear during the fade, rounded."""
+    faded = max(images_seen - 1000 * settings.resolution_hold_kimg, 0)
+    share = faded_fraction(faded, settings.resolution_fade_kimg)
     return round(settings.resolution_initial * (1 - share) + settings.resolution_final * share)
 
 

@@ -169,11 +169,11 @@ def test_only_what_is_asked_for_is_measured(measure, settings, network_folder, m
 
 
 def test_photos_have_no_procedural_labels_and_a_warning_about_features(
-    dataset_folder, settings, tmp_path, tiny_generator, caplog, monkeypatch
+    dataset_folder, settings, tmp_path, tiny_generator, caplog
 ):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     dataset = PortraitDataset(dataset_folder)
-    evaluator = TrainingEvaluator(settings, dataset, CPU, tmp_path / "cache")
+    wanted = replace(settings, features="procedural")
+    evaluator = TrainingEvaluator(wanted, dataset, CPU, tmp_path / "cache")
     values = evaluator.measure(tiny_generator, dataset.camera_labels, 0)
     assert "Metrics/fid_procedural" in values and "Metrics/miou" not in values
     assert "procedural features" in caplog.text and "parsing_model" in caplog.text
@@ -197,23 +197,26 @@ def test_snapshots_to_measure_at(settings):
     assert not replace(settings, names=()).is_due(2)
 
 
+@pytest.mark.parametrize("features", ["auto", "inception"])
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "metrics.inception_weights="),
+        (None, "metrics.inception_weights=.*metrics.names="),
         ("none.pth", "none.pth"),
         ("bad.pth", "bad.pth"),
     ],
 )
 def test_missing_inception_weights_are_one_line(
-    dataset_folder, settings, tmp_path, monkeypatch, name, message
+    dataset_folder, settings, tmp_path, monkeypatch, features, name, message
 ):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     weights = None if name is None else str(tmp_path / name)
-    wanted = replace(settings, features="inception", inception_weights=weights)
+    wanted = replace(settings, features=features, inception_weights=weights)
+    dataset = PortraitDataset(dataset_folder)
     with pytest.raises(UserError, match=message):
-        TrainingEvaluator(wanted, PortraitDataset(dataset_folder), CPU, tmp_path)
+        TrainingEvaluator(wanted, dataset, CPU, tmp_path)
+    TrainingEvaluator(replace(wanted, names=("miou", "eikonal")), dataset, CPU, tmp_path)
 
 
 def test_script_compares_a_checkpoint_with_a_data_set(

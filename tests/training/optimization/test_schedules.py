@@ -26,6 +26,8 @@ from training.optimization.schedules import ScheduleSettings
         ("raw_resolution", {"resolution_fade_kimg": 1000.0}, 0, 64),
         ("raw_resolution", {"resolution_fade_kimg": 1000.0}, 492_000, 95),
         ("raw_resolution", {"resolution_fade_kimg": 1000.0}, 5_000_000, 128),
+        ("raw_resolution", {"resolution_fade_kimg": 9.0, "resolution_hold_kimg": 1.0}, 999, 64),
+        ("raw_resolution", {"resolution_fade_kimg": 9.0, "resolution_hold_kimg": 1.0}, 5500, 96),
     ],
 )
 def test_values_fade_from_first_to_last(function, settings, images_seen, value):
