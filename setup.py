@@ -124,6 +124,8 @@ setup(
         "slurm": ["hydra-submitit-launcher>=1.2"],
         # FID and KID with Inception features.
         "inception": ["torch-fidelity>=0.3"],
+        # Curves of trainings online: `train.wandb=PROJECT`.
+        "wandb": ["wandb>=0.19"],
         # Adam with averages in 8 bits, for training ControlNets.
         "8bit": ["bitsandbytes>=0.43"],
         # A face detector that finds landmarks, for photos without masks or known cameras.

@@ -144,6 +144,7 @@ def _run(options: TrainOptions, command: str, device: "torch.device", *, resume:
     from training.build_state import build_state, check_label_set
     from training.data.dataset import PortraitDataset
     from training.loop import Trainer
+    from training.run_folder.observers import mirrored_online
     from training.run_folder.retention import CHECKPOINT_FOLDER
     from training.run_folder.state_file import STATE_FILE
     from training.start.init_from import read_source
@@ -169,6 +170,7 @@ def _run(options: TrainOptions, command: str, device: "torch.device", *, resume:
     description = (
         f"{options.dataset.name}, {len(dataset)} images of {dataset.resolution} px{mirrored}"
     )
+    named_options = dict(flatten(config_to_dict(options)))
     trainer = Trainer(
         state,
         dataset,
@@ -176,11 +178,13 @@ def _run(options: TrainOptions, command: str, device: "torch.device", *, resume:
         output,
         command=command,
         data_description=description,
-        options=dict(flatten(config_to_dict(options))),
+        options=named_options,
     )
     if resume:
         load_state(output / STATE_FILE, state)
-    if trainer.run():
+    with mirrored_online(output, settings.loop.wandb, named_options):
+        is_complete = trainer.run()
+    if is_complete:
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
 
 

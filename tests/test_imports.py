@@ -50,6 +50,7 @@ ONLY_IN = {
         "mate3d/metrics/clip",
     ),
     "accelerate": ("training/supervised_stage",),
+    "wandb": ("training/run_folder/observers",),
     "cv2": ("mate3d/photo/detectors",),
     "webdataset": ("training/data/format/", "training/data/shard_stream"),
     "hydra": ("scripts/",),

@@ -4,7 +4,7 @@ With a single process, every function here is a no-op without overhead.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -141,6 +141,23 @@ def broadcast_weights(modules: Iterable[nn.Module]) -> None:
                 sent = tensor.detach().contiguous()
                 dist.broadcast(sent, src=_MAIN_RANK)
                 tensor.copy_(sent)
+
+
+def find_difference(modules: Mapping[str, nn.Module]) -> str | None:
+    """Return a module whose float32 weights differ from the main process's, and on which process.
+
+    Only a process that differs gets an answer. Sums of weights as integers are compared, which are
+    the same in any order.
+    """
+    if current() is None:
+        return None
+    with torch.no_grad():
+        sums = {
+            name: int(sum(weight.view(torch.int32).sum() for weight in module.parameters()))
+            for name, module in modules.items()
+        }
+    found = [name for name, value in broadcast_object(sums).items() if sums[name] != value]
+    return f"{found[0]} of process {world().rank}" if found else None
 
 
 def run_on_main(function: Callable[[], object]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mate3d.errors import UserError
 from training.run_folder.safety import SafetySettings
@@ -29,15 +28,8 @@ class DivergenceGuard:
         self._settings = settings
         self._windows = {name: self._window() for name in GUARDED_LOSSES}
 
-    def check(self, metrics: Mapping[str, float | Tensor]) -> str | None:
-        """Return why training has diverged, or None.
-
-        Processes have different values, so they agree on one answer.
-
-        Args:
-            metrics: Values of one iteration; for a tensor, the largest magnitude counts.
-        """
-        values = {name: _magnitude(value) for name, value in metrics.items()}
+    def check(self, values: Mapping[str, float]) -> str | None:
+        """Return why training has diverged by the values of an iteration, or None."""
         for name, value in values.items():
             if not math.isfinite(value):
                 return f"{name} is {'NaN' if math.isnan(value) else 'infinite'}"
@@ -111,9 +103,3 @@ def roll_back(
     set_lr_factor(state, lr_factor)
     # Stages draw from PyTorch's default generator; everything else counts the rollbacks itself.
     torch.manual_seed(torch.initial_seed() + total)
-
-
-def _magnitude(value: float | Tensor) -> float:
-    if isinstance(value, Tensor):
-        return float(value.detach().abs().max())
-    return abs(value)

@@ -105,6 +105,7 @@ class IterationInputs:
         precision: Precision of the networks.
         augment: See `StepContext.augment`.
         parts: Division of the batch.
+        lap: Called with the name of the part that has just ended; see `Stopwatch`.
     """
 
     real: RealBatch
@@ -113,6 +114,7 @@ class IterationInputs:
     precision: TrainingPrecision
     parts: BatchParts
     augment: Callable[..., tuple[Tensor | None, ...]] | None = None
+    lap: Callable[[str], None] = lambda _: None
 
 
 def adversarial_iteration(
@@ -132,21 +134,28 @@ def _train_in_parts(
     """Accumulate the gradients of all parts, then update one network."""
     parts, w_avg = inputs.parts, state.networks.generator.mapping.w_avg
     start, total, logged = w_avg.clone(), torch.zeros_like(w_avg), []
-    with optimizing(
-        getattr(state.networks, step.network),
-        state.optimizers[step.network],
-        state.scaler,
-        max_gradient_norm=settings.optimizer.max_gradient_norm,
+    name = step.occasion.name.lower()
+    with (
+        torch.profiler.record_function(name),
+        optimizing(
+            getattr(state.networks, step.network),
+            state.optimizers[step.network],
+            state.scaler,
+            max_gradient_norm=settings.optimizer.max_gradient_norm,
+        ) as gradients,
     ):
         for number in range(parts.accumulation):
             w_avg.copy_(start)
             logged.append(_take(step, number, state, inputs, settings))
             total += w_avg
+        inputs.lap(name)
+    inputs.lap("optimizer")
     if step.moves_average and parts.num_units > 1:
         # Each part updates w_avg from the same start, linearly in its mean w, so the mean of the
         # results equals an update with the whole batch.
         w_avg.copy_(all_reduce_sum(total) / parts.num_units)
-    return join_metrics(logged)
+    measured = {f"Gradients/{name}/{what}": value for what, value in gradients.items()}
+    return join_metrics(logged) | measured
 
 
 def _take(

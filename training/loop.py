@@ -19,6 +19,7 @@ from torch_utils.distributed import (
     any_process,
     barrier,
     broadcast_weights,
+    find_difference,
     is_main,
     run_on_main,
     world,
@@ -35,10 +36,11 @@ from training.optimization.schedules import ScheduleValues, ema_decay, schedule_
 from training.run_folder.careful_loop import report_stop, run_carefully
 from training.run_folder.events import log_event
 from training.run_folder.monitor import Monitor
+from training.run_folder.observers import Stopwatch, profiling
 from training.run_folder.state_file import STATE_FILE
 from training.settings import TrainingSettings
 from training.snapshot_taker import SnapshotTaker
-from training.stages import InitialStage
+from training.stages import InitialStage, Overfit
 from training.state import TrainingState, find_damage, save_state
 from training.step_inputs import BatchParts, Occasion, RealBatch
 
@@ -87,6 +89,13 @@ class Trainer:
         self._snapshots = SnapshotTaker(
             state, dataset, settings, run_folder, command=command, data=data_description
         )
+        self._stopwatch, self._saved_at = Stopwatch(self._device), time.monotonic()
+        if loop.overfit_steps > 0:
+            overfit = Overfit(
+                *(state.networks, loop.overfit_steps, self._cameras, settings, self._parts),
+                read=lambda positions: self._make_real(dataset.read_batch(positions)),
+            )
+            state.stages += (InitialStage("overfit", loop.batch_size, overfit),)
         self._is_stopping = False
         self._batches: BatchStream | None = None
         self._unreadable: list[Unreadable] = []
@@ -101,7 +110,8 @@ class Trainer:
             resume.
 
         Raises:
-            UserError: If training diverges repeatedly, or a file cannot be written.
+            UserError: If training diverges repeatedly, processes have different weights,
+                overfitting fails, or a file cannot be written.
         """
         state = self._state
         is_new = state.images_seen == 0
@@ -115,7 +125,10 @@ class Trainer:
         self._monitor.add_hparams(self._options)
         self._log_event("start" if is_new else "resume", "")
         try:
-            with stop_on_signal() as should_stop:
+            with (
+                stop_on_signal() as should_stop,
+                profiling(self._run_folder, self._settings.loop.profile) as self._profile,
+            ):
                 if is_new:
                     self._start()
                 is_complete = run_carefully(
@@ -175,7 +188,12 @@ class Trainer:
         state, loop = self._state, self._settings.loop
         start_time, images_before = time.monotonic(), state.images_seen
         metrics = self._iterate()
-        means, self._is_stopping = _agree(metrics, should_stop())
+        limit = self._settings.safety.state_minutes
+        # By the clock of the main process.
+        is_old = limit is not None and time.monotonic() - self._saved_at > 60 * limit
+        means, (self._is_stopping, is_old) = _agree(metrics, should_stop(), is_old and is_main())
+        if self._profile is not None and state.adversarial_images > 0:
+            self._profile.step()
         if self._is_stopping and self._images_left() > 0:
             self._log_event("stop", "signal")
         reason = self._guard.check(means)
@@ -190,18 +208,38 @@ class Trainer:
         self._monitor.advance(state.images_seen)
         is_last = self._images_left() == 0
         tick = round(loop.tick_kimg * 1000)
-        if is_last or state.images_seen // tick > images_before // tick:
+
+        def is_due(interval: int) -> bool:
+            return is_last or state.images_seen // interval > images_before // interval
+
+        # During the stages, results may differ by rounding.
+        if (is_due(tick) or is_old) and state.adversarial_images > 0:
+            difference = find_difference(state.modules())
+            if difference is not None:
+                raise UserError(
+                    f"weights of {difference} differ from the main process's at "
+                    f"{state.images_seen} images; check its machine, then resume"
+                )
+        if is_due(tick):
+            seconds = self._stopwatch.read()
+            self._monitor.record({f"Timing/tick/{part}": seconds[part] for part in seconds})
             self._snapshots.stats = self._monitor.tick(state.images_seen)
-        snapshot = tick * loop.snapshot_ticks
-        if not is_last and state.images_seen // snapshot == images_before // snapshot:
+        self._stopwatch.lap("other")
+        is_snapshot = is_due(tick * loop.snapshot_ticks)
+        if not is_snapshot and not is_old:
             return False
         damage = find_damage(state)
         if any_process(damage is not None):
             self._roll_back(f"{damage or 'a weight of another process'} is not finite")
-        else:
+            return True
+        if is_snapshot:
             self._guard.num_rollbacks = 0
             self._snapshots.take(self._monitor, is_last=is_last)
-        return True
+        else:
+            run_on_main(lambda: save_state(self._run_folder / STATE_FILE, state))
+        self._saved_at = time.monotonic()
+        self._stopwatch.lap("snapshot")
+        return is_snapshot
 
     def _iterate(self) -> dict[str, Tensor | float]:
         state, settings = self._state, self._settings
@@ -209,6 +247,7 @@ class Trainer:
         if stage is not None:
             batch_size = stage.batch_size
             metrics = _stage_step(stage, state)
+            self._stopwatch.lap(stage.name)
             state.stage_images += batch_size
         else:
             batch_size = settings.loop.batch_size
@@ -216,6 +255,7 @@ class Trainer:
             state.iteration += 1
         decay = ema_decay(settings.schedule, state.images_seen, batch_size)
         update_average(state.average, state.networks.generator, decay)
+        self._stopwatch.lap("average")
         state.images_seen += batch_size
         return metrics
 
@@ -236,6 +276,7 @@ class Trainer:
             precision=TrainingPrecision(settings.loop.precision, self._device),
             parts=self._parts,
             augment=partial(self._augmenter, probability=probability) if probability > 0 else None,
+            lap=self._stopwatch.lap,
         )
         metrics = adversarial_iteration(state, inputs, settings)
         num_unreadable = self._batches.num_unreadable * self._parts.world.size
@@ -269,7 +310,9 @@ class Trainer:
                 )
         batch = next(self._batches)
         self._state.data = self._batches.state_dict()
-        return self._make_real(batch)
+        real = self._make_real(batch)
+        self._stopwatch.lap("data")
+        return real
 
     def _make_real(self, batch: Mapping[str, Tensor]) -> RealBatch:
         num_classes = self._dataset.label_set.num_classes
@@ -290,6 +333,7 @@ class Trainer:
         # Wait until all processes have read the file that the main one now replaces.
         barrier()
         run_on_main(lambda: save_state(path, state, with_previous=False))
+        self._saved_at = time.monotonic()
         self._monitor.rewind(state.images_seen)
         _logger.warning(
             "%s at %d images; rolled back to %d images, learning rates multiplied by %g",
@@ -315,9 +359,9 @@ def _stage_step(stage: InitialStage, state: TrainingState) -> dict[str, Tensor |
 
 
 def _agree(
-    metrics: Mapping[str, Tensor | float], is_stopping: bool
-) -> tuple[dict[str, float], bool]:
-    """Return means over all processes, and whether any of them is stopping."""
+    metrics: Mapping[str, Tensor | float], *flags: bool
+) -> tuple[dict[str, float], list[bool]]:
+    """Return means over all processes, and which flags are set on any of them."""
     means = {
         name: value.detach().double().mean()
         for name, value in metrics.items()
@@ -327,10 +371,10 @@ def _agree(
     numbers = torch.stack(list(means.values())).tolist() if means else []
     read = dict(zip(means, numbers, strict=True))
     own = [float(read.get(name, value)) for name, value in metrics.items()]
-    total = all_reduce_sum(torch.tensor([*own, float(is_stopping)], dtype=torch.float64))
-    *sums, num_stopping = total.tolist()
-    size = world().size
-    return dict(zip(metrics, (value / size for value in sums), strict=True)), num_stopping > 0
+    total = all_reduce_sum(torch.tensor([*own, *flags], dtype=torch.float64)).tolist()
+    sums, counts, size = total[: len(own)], total[len(own) :], world().size
+    agreed = dict(zip(metrics, (value / size for value in sums), strict=True))
+    return agreed, [count > 0 for count in counts]
 
 
 def _seed_defaults(seed: int, state: TrainingState) -> None:

@@ -51,6 +51,12 @@ class LoopSettings(Options):
             is for real data.
         sphere_init_steps: Initial steps that fit all signed distances to a sphere; none with
             init_from.
+        overfit_steps: Initial steps that reconstruct one batch, to check that data, cameras, masks
+            and networks fit together; the run then fails if images stay below 28 dB. See
+            debug=overfit.
+        profile: Iterations to trace with PyTorch's profiler into the run folder, after the first
+            five of each start; 0 costs nothing.
+        wandb: Project of Weights & Biases that also receives TensorBoard's values.
     """
 
     batch_size: PositiveInt = 32
@@ -69,6 +75,9 @@ class LoopSettings(Options):
     compile: bool = False
     warm_start: Literal["none", "procedural"] = "none"
     sphere_init_steps: NonNegativeInt = 0
+    overfit_steps: NonNegativeInt = 0
+    profile: NonNegativeInt = 0
+    wandb: str | None = None
 
 
 @dataclass(frozen=True)

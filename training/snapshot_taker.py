@@ -89,14 +89,14 @@ class SnapshotTaker:
 
     def _save(self, monitor: Monitor, metrics: Mapping[str, float]) -> None:
         state, average = self._state, self._state.average
-        card = make_card(
-            command=self._command,
-            data=self._data,
-            images_seen=state.images_seen,
-            seconds=state.seconds,
-            device=_describe_device(state.device),
-            stats=self.stats,
-        )
+        origin = {
+            "command": f"`{self._command}`",
+            "data": self._data,
+            "images seen": state.images_seen,
+            "training time": f"{state.seconds / 3600:.2f} h",
+            "hardware": _describe_device(state.device),
+        }
+        card = make_card(origin, self.stats)
         if average.config.geometry == "sdf":
             # What `schedule.beta_final` or `learn_beta` has made of it.
             beta = float(f"{average.decoder.beta.item():.7g}")

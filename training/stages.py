@@ -1,36 +1,43 @@
 """Initial stages that train only the generator, before adversarial training."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.stateful import Stateful
 
+from mate3d.errors import UserError
+from mate3d.generator import RenderOutput
+from training.losses.terms import LossSum, Metrics
 from training.optimization.adam import make_adam, optimizing
 from training.optimization.schedules import schedule_values
 from training.settings import TrainingSettings
-from training.step_inputs import BatchParts, Networks, Occasion, StepContext, join_metrics
-from training.steps import sphere_initialization_step
+from training.step_inputs import (
+    BatchParts,
+    Latents,
+    Networks,
+    Occasion,
+    RealBatch,
+    StepContext,
+    join_metrics,
+)
+from training.steps import generator_step, sphere_initialization_step
+from training.views import Views, real_views
+
+_logger = logging.getLogger(__name__)
 
 
-class StageRunner(Protocol):
+class StageRunner(Stateful, Protocol):
     """Runs the steps of a stage; can be saved between any two steps."""
 
+    num_steps: int
     steps_done: int
-
-    @property
-    def num_steps(self) -> int:
-        """Total number of steps."""
 
     def step(self) -> Mapping[str, Tensor | float]:
         """Update the generator once and return values to log, by short name."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for `load_state_dict`."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from `state_dict`."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class InitialStage:
         return (self.runner.num_steps - self.runner.steps_done) * self.batch_size
 
 
-class SphereInitialization:
-    """Train all SDFs to a sphere, so that later terms start from a closed surface.
+class _GeneratorStage:
+    """Trains the generator alone, with parts of a batch one after the other.
 
     Args:
         networks: Only the generator is trained.
@@ -79,27 +86,25 @@ class SphereInitialization:
 
     def step(self) -> dict[str, Tensor]:
         """Update the generator once."""
-        generator, settings, parts = self._networks.generator, self._settings, self._parts
-        # PyTorch's initial seed is the run's seed until a rollback changes it.
-        key = (torch.initial_seed(), 0, self.steps_done, Occasion.SPHERE)
-        logged = []
+        generator, parts, logged = self._networks.generator, self._parts, []
         for group in self._optimizer.param_groups:
             # At a constant rate, the surface keeps trembling by a quarter of the radius.
-            group["lr"] = settings.optimizer.generator_lr * (1 - self.steps_done / self.num_steps)
+            share_left = 1 - self.steps_done / self.num_steps
+            group["lr"] = self._settings.optimizer.generator_lr * share_left
         with optimizing(generator, self._optimizer):
             for part in range(parts.accumulation):
-                latents, random = parts.latents(key, part, generator.config.z_dim, self._cameras)
+                latents, random = parts.latents(
+                    self._key(), part, generator.config.z_dim, self._cameras
+                )
                 context = StepContext(
-                    schedule_values(settings.schedule, 0),
+                    schedule_values(self._settings.schedule, 0),
                     random=random,
                     share=1 / parts.accumulation,
                 )
-                logged.append(
-                    sphere_initialization_step(self._networks, latents, settings.loss, context)
-                )
+                logged.append(self._take(latents, context))
         self.steps_done += 1
         metrics = join_metrics(logged)
-        return {"initloss": metrics["Loss/G_init/initloss"], "beta": metrics["Loss/beta"]}
+        return {name.split("/", 1)[1].removeprefix("G_init/"): metrics[name] for name in metrics}
 
     def state_dict(self) -> dict[str, Any]:
         """Return optimizer and counter."""
@@ -109,3 +114,75 @@ class SphereInitialization:
         """Resume from `state_dict`."""
         self.steps_done = state["steps_done"]
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+class SphereInitialization(_GeneratorStage):
+    """Trains all SDFs to a sphere, so that later terms start from a closed surface."""
+
+    def _key(self) -> tuple[int, ...]:
+        # PyTorch's initial seed is the run's seed until a rollback changes it.
+        return (torch.initial_seed(), 0, self.steps_done, Occasion.SPHERE)
+
+    def _take(self, latents: Latents, context: StepContext) -> Metrics:
+        return sphere_initialization_step(self._networks, latents, self._settings.loss, context)
+
+
+class Overfit(_GeneratorStage):
+    """Reconstructs one batch, to show that data, cameras, masks and networks fit together.
+
+    A step is the adversarial one with squared errors in place of the discriminators. Each portrait
+    gets a latent of its own. Heads and cameras are the first ones of the sample grids.
+    """
+
+    # Of squared errors, against geometry terms made for logistic losses near 1.
+    _WEIGHT = 10.0
+    _MIN_PSNR = 28.0
+
+    def __init__(self, *arguments: Any, read: Callable[[Sequence[int]], RealBatch]):
+        """Take the arguments of any stage, and what reads portraits by position in the dataset."""
+        super().__init__(*arguments)
+        self._read = read
+        # Positions are drawn in place of cameras; float32 cannot count beyond 2^24.
+        place = {"device": self._cameras.device, "dtype": torch.float64}
+        self._cameras = torch.arange(len(self._cameras), **place).unsqueeze(1)
+        for group in self._optimizer.param_groups:
+            group["betas"] = (0.9, 0.99)
+
+    def step(self) -> dict[str, Tensor]:
+        """Update the generator once.
+
+        Raises:
+            UserError: If the last step does not reach 28 dB.
+        """
+        metrics = super().step()
+        if self.steps_done == self.num_steps:
+            psnr = float(metrics["psnr"].mean())
+            found = f"one batch was reconstructed with {psnr:.1f} dB"
+            if psnr < self._MIN_PSNR:
+                raise UserError(
+                    f"{found}, not {self._MIN_PSNR:g}; compare samples/ with the data, and check "
+                    "cameras, rendering.near, rendering.far and model.generator.box_size"
+                )
+            _logger.info("%s, at least %g", found, self._MIN_PSNR)
+        return metrics
+
+    def _key(self) -> tuple[int, ...]:
+        return (self._settings.loop.seed, Occasion.GRID)
+
+    def _take(self, latents: Latents, context: StepContext) -> Metrics:
+        real = self._read(latents.camera.flatten().long().tolist())
+        schedule = replace(context.schedule, blur_sigma=0.0, pose_swap_probability=0.0)
+        context = replace(context, schedule=schedule, noise_mode="const", depth_mode="fixed")
+
+        def judge(terms: LossSum, output: RenderOutput) -> None:
+            has_mask = output.segmentation is not None
+            masks = (output.segmentation, output.segmentation_raw) if has_mask else ()
+            wanted = vars(real_views(real, context, with_mask=has_mask))
+            for name, value in vars(Views(output.image, output.image_raw, *masks)).items():
+                if value is not None:
+                    errors = (value - wanted[name]).square().flatten(1).mean(dim=1)
+                    terms.add(name, self._WEIGHT, lambda errors=errors: errors)
+            terms.metrics["Loss/psnr"] = 10 * torch.log10(4 / terms.metrics["Loss/image/loss"])
+
+        latents = replace(latents, camera=real.camera, other_camera=None)
+        return generator_step(self._networks, latents, self._settings.loss, context, judge=judge)

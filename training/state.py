@@ -1,13 +1,13 @@
 """Everything that a training run needs to resume exactly where it stopped."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from mate3d.errors import UserError
 from mate3d.generator import Generator
@@ -28,16 +28,6 @@ _COUNTERS = (
 )
 
 _logger = logging.getLogger(__name__)
-
-
-class HasStateDict(Protocol):
-    """Small state that changes during a run, such as an adaptive probability."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
 
 
 @dataclass
@@ -68,7 +58,7 @@ class TrainingState:
         default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
     )
     stages: tuple[InitialStage, ...] = ()
-    extra: dict[str, HasStateDict] = field(default_factory=dict)
+    extra: dict[str, Stateful] = field(default_factory=dict)
     data: dict[str, int] = field(default_factory=dict)
     images_seen: int = 0
     stage_images: int = 0
@@ -118,7 +108,14 @@ def load_state(path: Path, state: TrainingState) -> None:
         _load_optimizer(optimizer, document["optimizers"][name])
     for stage in state.stages:
         stage.runner.load_state_dict(document["stages"][stage.name])
-    _load_extra(state.extra, document["extra"], path)
+    extra, saved = state.extra, document["extra"]
+    for name in sorted({*extra, *saved}):
+        if name not in saved:
+            _logger.warning("%s has no %s, which starts from scratch", path, name)
+        elif name not in extra:
+            _logger.warning("%s of %s is no longer used", name, path)
+        else:
+            extra[name].load_state_dict(saved[name])
     if document["scaler"] and state.scaler.is_enabled():
         state.scaler.load_state_dict(document["scaler"])
     for name in _COUNTERS:
@@ -165,18 +162,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, document: dict[str, Any]) 
     optimizer.load_state_dict(document)
     for group, values in zip(optimizer.param_groups, configured, strict=True):
         group.update(values)
-
-
-def _load_extra(
-    extra: Mapping[str, HasStateDict], document: Mapping[str, dict[str, Any]], path: Path
-) -> None:
-    for name, item in extra.items():
-        if name in document:
-            item.load_state_dict(document[name])
-        else:
-            _logger.warning("%s has no %s, which starts from scratch", path, name)
-    for name in sorted(set(document) - set(extra)):
-        _logger.warning("%s of %s is no longer used", name, path)
 
 
 def _model_description(state: TrainingState) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ The caller zeroes gradients, updates weights and enables gradients for the netwo
 trains (`training.optimization.adam`).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,18 @@ from training.views import Views, discriminate, real_views
 
 
 def generator_step(
-    networks: Networks, latents: Latents, loss: LossSettings, context: StepContext
+    networks: Networks,
+    latents: Latents,
+    loss: LossSettings,
+    context: StepContext,
+    *,
+    judge: Callable[[LossSum, RenderOutput], None] | None = None,
 ) -> Metrics:
-    """Train the generator against both discriminators and the geometry terms (spec 8.3)."""
+    """Train the generator against both discriminators and the geometry terms (spec 8.3).
+
+    Args:
+        judge: Adds other terms in place of the discriminators'.
+    """
     generator = networks.generator
     ws = make_styles(generator, latents, context)
     field = make_field(generator, ws, context)
@@ -48,7 +59,10 @@ def generator_step(
         with_sdf_gradient=loss.eikonal > 0 and loss.eikonal_points is None,
     )
     terms = LossSum()
-    _add_adversarial_terms(terms, networks, output, latents.camera, loss, context)
+    if judge is None:
+        _add_adversarial_terms(terms, networks, output, latents.camera, loss, context)
+    else:
+        judge(terms, output)
     _add_geometry_terms(terms, field, output, loss, context)
     _add_class_render_terms(terms, generator, field, output, loss)
     context.backward(terms.total)

@@ -17,13 +17,12 @@ def test_a_value_that_is_not_finite_is_named():
     assert guard.check({"Loss/beta": 0.1, LOSS: 1e9}) is None
     for value, word in ((float("nan"), "NaN"), (float("inf"), "infinite"), (-float("inf"), "inf")):
         assert guard.check({"Loss/beta": value}).startswith(f"Loss/beta is {word}")
-        assert "Loss/x is" in guard.check({LOSS: 1.0, "Loss/x": torch.tensor([1.0, value])})
 
 
 def test_a_spike_is_measured_by_the_running_median_also_after_a_resume():
     guard = DivergenceGuard(SafetySettings(spike_factor=10.0, spike_window=5))
     for value in (4.0, 5.0, 6.0, 30.0):
-        assert guard.check({LOSS: torch.tensor([value, 0.0])}) is None
+        assert guard.check({LOSS: value}) is None
     assert guard.check({LOSS: 54.0}) is None
     assert guard.check({LOSS: 61.0}) == "Loss/G/loss is 61, its running median 6"
     assert guard.check({"Loss/G_eikonal/loss": 1e9}) is None

@@ -11,10 +11,11 @@ from PIL import Image
 
 from mate3d.checkpoint import load_generator
 from mate3d.errors import UserError
-from training import loop
+from training import loop, stages
 from training.augmentation import AugmentSettings
 from training.data.dataset import PortraitDataset
 from training.run_folder.events import read_events
+from training.run_folder.safety import SafetySettings
 from training.run_folder.state_file import STATE_FILE, previous_path
 from training.settings import WarmStartSettings
 from training.state import load_state
@@ -213,3 +214,79 @@ def test_stages_come_first_and_resume_within(make_trainer, tiny_settings, tmp_pa
     assert trainer.run()
     assert read_stats(tmp_path / "parts") == records
     assert_same_weights(whole.networks.generator, resumed.networks.generator)
+
+
+def test_stats_tell_gradients_and_where_the_time_goes(make_trainer, tmp_path):
+    trainer, _ = make_trainer(tmp_path / "run")
+    trainer.run()
+    lines = (tmp_path / "run" / "stats.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    for name in ("generator", "density", "discriminator", "r1", "semantic_r1"):
+        assert first[f"Gradients/{name}/norm"] > 0 and first[f"Gradients/{name}/non_finite"] == 0
+    parts = ("mapping", "backbone", "decoder", "superresolution", "segmentation_superresolution")
+    squares = sum(second[f"Gradients/generator/norm/{part}"] ** 2 for part in parts)
+    assert second["Gradients/generator/norm"] >= 0.99 * squares**0.5 > 0
+    seconds = {name: value for name, value in second.items() if name.startswith("Timing/tick/")}
+    wanted = {"data", "generator", "semantic_discriminator", "optimizer", "average", "snapshot"}
+    assert wanted <= {name.rpartition("/")[2] for name in seconds}
+    assert sum(seconds.values()) <= second["Timing/total_sec"] and min(seconds.values()) > 0
+
+
+def test_state_is_saved_between_snapshots_after_some_time(
+    make_trainer, tiny_settings, tmp_path, monkeypatch
+):
+    settings = with_loop(tiny_settings, snapshot_ticks=100)
+    settings = replace(settings, safety=SafetySettings(state_minutes=1e-9))
+    original = loop.adversarial_iteration
+
+    def fail_at_the_end(state, *arguments):
+        if state.images_seen == 6:
+            raise RuntimeError
+        return original(state, *arguments)
+
+    monkeypatch.setattr(loop, "adversarial_iteration", fail_at_the_end)
+    trainer, _ = make_trainer(tmp_path / "run", settings)
+    with pytest.raises(RuntimeError):
+        trainer.run()
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    monkeypatch.setattr(loop, "adversarial_iteration", original)
+    trainer, state = make_trainer(tmp_path / "run", settings)
+    load_state(tmp_path / "run" / STATE_FILE, state)
+    assert state.images_seen == 6
+    assert trainer.run()
+
+
+def test_profile_traces_iterations_after_the_first_ones(make_trainer, tiny_settings, tmp_path):
+    settings = with_loop(tiny_settings, total_kimg=0.014, tick_kimg=0.014, profile=1)
+    make_trainer(tmp_path / "run", settings)[0].run()
+    (trace,) = (tmp_path / "run" / "profile").iterdir()
+    names = [event.get("name") for event in json.loads(trace.read_text())["traceEvents"]]
+    assert names.count("generator") == names.count("semantic_discriminator") == 1
+
+
+def test_overfitting_reconstructs_the_heads_that_the_grids_show(
+    make_trainer, tiny_settings, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    settings = with_loop(tiny_settings, overfit_steps=2, total_kimg=0.0, tick_kimg=0.002)
+    steps, original = [], stages.generator_step
+
+    def watched(networks, latents, *arguments, **options):
+        steps.append(latents)
+        return original(networks, latents, *arguments, **options)
+
+    monkeypatch.setattr(stages, "generator_step", watched)
+    trainer, _ = make_trainer(tmp_path / "short", settings)
+    with pytest.raises(UserError, match="not 28; compare samples"):
+        trainer.run()
+    assert read_events(tmp_path / "short")[-1]["kind"] == "failure"
+    monkeypatch.setattr(stages.Overfit, "_MIN_PSNR", -30.0)
+    trainer, _ = make_trainer(tmp_path / "run", settings)
+    assert trainer.run()
+    assert "one batch was reconstructed with" in caplog.text
+    shown = trainer._snapshots._grid_latents()
+    for latents in steps:
+        assert latents.z.equal(shown.z) and latents.camera.equal(shown.camera)
+    first, second = read_stats(tmp_path / "run")
+    assert second["Loss/overfit/psnr"] != first["Loss/overfit/psnr"]
+    assert second["Loss/overfit/mask_raw/loss"] > 0 and second["Loss/overfit/G_eikonal/loss"] > 0

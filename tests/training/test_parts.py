@@ -10,8 +10,10 @@ from mate3d.checkpoints.storage import load_document
 from mate3d.errors import UserError
 from scripts import prepare_data, train
 from tests.processes import run_launched
+from tests.torch_utils.distributed_processes import fork_processes
 from torch_utils.batch_random import BatchRandom
-from torch_utils.distributed import World
+from torch_utils.distributed import World, world
+from training import loop
 from training.step_inputs import BatchParts
 
 # Every step, lazy ones and the sphere among them, swapped, mixed, blurred and augmented samples.
@@ -106,6 +108,29 @@ def test_division_of_a_batch_does_not_change_what_is_trained(
         # Rounding, and what Adam and two iterations make of it; another seed gives about 1.
         assert moved > 0.01
         assert distance(state["modules"][network], weights) < 0.005 * moved, network
+
+
+def test_processes_with_different_weights_end_with_one_line(data, tmp_path):
+    original = loop.adversarial_iteration
+
+    def iterate(state, *arguments):
+        metrics = original(state, *arguments)
+        if world().rank == 1 and state.iteration == 1:
+            # The smallest change there is.
+            weight = next(state.networks.discriminator.parameters()).data.flatten()[:1]
+            weight.copy_(torch.nextafter(weight, torch.tensor(torch.inf)))
+        return metrics
+
+    words = ["train.sphere_init_steps=0", "train.tick_kimg=0.008", f"output={tmp_path / 'run'}"]
+
+    def start():
+        loop.adversarial_iteration = iterate
+        train.main([*WORDS, f"data={data}", *words])
+
+    results = fork_processes(start, 2)
+    assert [result.returncode for result in results] == [2, 2]
+    (line,) = "".join(result.stderr for result in results).splitlines()
+    assert "weights of discriminator of process 1 differ" in line and "at 16 images" in line
 
 
 def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:

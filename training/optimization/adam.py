@@ -1,12 +1,13 @@
 """Optimizers, and weight updates from gradients."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mate3d.options import NonNegativeFloat, Options, PositiveFloat, PositiveInt, Range
 from torch_utils.distributed import average_gradients
@@ -81,10 +82,11 @@ def optimizing(
     scaler: torch.amp.GradScaler | None = None,
     *,
     max_gradient_norm: float | None = None,
-) -> Iterator[None]:
+) -> Iterator[dict[str, Tensor]]:
     """Enable a network's gradients for the block, then update its weights.
 
-    Gradients are averaged over all processes, cleaned of NaN and infinities, then clipped.
+    Gradients are averaged over all processes, cleaned of NaN and infinities, then clipped. The
+    block gets an empty dictionary, which `measure_gradients` fills in between.
 
     Args:
         scaler: Loss scaler of the block. If gradients overflow float16, the update is skipped and
@@ -93,13 +95,15 @@ def optimizing(
     """
     optimizer.zero_grad(set_to_none=True)
     network.requires_grad_(True)
+    measured: dict[str, Tensor] = {}
     try:
-        yield
+        yield measured
         average_gradients(network.parameters())
     finally:
         network.requires_grad_(False)
     if scaler is not None:
         scaler.unscale_(optimizer)
+    measured |= measure_gradients(network)
     sanitize_gradients(network.parameters())
     if max_gradient_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
@@ -108,6 +112,26 @@ def optimizing(
         return
     scaler.step(optimizer)
     scaler.update()
+
+
+@torch.no_grad()
+def measure_gradients(network: nn.Module) -> dict[str, Tensor]:  # scalars
+    """Return norms of a network's gradient, without waiting for the GPU.
+
+    Returns:
+        `norm` of the finite gradients, `norm/<part>` of each direct part, and `non_finite`, the
+        number of weight tensors whose gradient has a NaN or an infinity.
+    """
+    named = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    if not named:
+        return {}
+    norms = torch.stack(torch._foreach_norm(list(named.values())))
+    finite = norms.where(norms.isfinite(), 0)
+    measured = {"norm": finite.norm(), "non_finite": (~norms.isfinite()).sum()}
+    parts = Counter(name.partition(".")[0] for name in named)
+    for part, share in zip(parts, finite.split(list(parts.values())), strict=True):
+        measured[f"norm/{part}"] = share.norm()
+    return measured
 
 
 @torch.no_grad()

@@ -23,7 +23,8 @@ class EventFile(AppendedFile):
 
     def __init__(self, folder: Path, *, purge_step: int):
         # The time orders the files of a run; nanoseconds distinguish files of one process.
-        name = f"events.out.tfevents.{time.time():.9f}.{socket.gethostname()}.{os.getpid()}"
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds}.{socket.gethostname()}.{rest:09d}.{os.getpid()}"
         super().__init__(folder / name)
         self._first = _records(
             Event(wall_time=time.time(), file_version="brain.Event:2"),

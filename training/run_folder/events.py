@@ -1,6 +1,5 @@
 """Events of a run: starts, resumes, stops, rollbacks."""
 
-import math
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,13 @@ def log_event(run_folder: Path, kind: str, images_seen: int, reason: str, **more
     Args:
         kind: One word, such as rollback.
         reason: Explains the event to a user.
-        more: Further plain values; non-finite numbers become text.
+        more: Further plain values.
 
     Raises:
         UserError: If the file cannot be written.
     """
     time = datetime.now(timezone.utc).isoformat(timespec="seconds")
     event = {"time": time, "images_seen": images_seen, "kind": kind, "reason": reason, **more}
-    for name, value in event.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            event[name] = str(value)
     path = run_folder / EVENTS_FILE
     try:
         JsonLines(path).write(event)

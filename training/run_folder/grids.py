@@ -112,34 +112,21 @@ def save_grids(folder: Path, grids: Mapping[str, Tensor], images_seen: int) -> N
             save_image(path, picture)
 
 
-def make_card(
-    *,
-    command: str,
-    data: str,
-    images_seen: int,
-    seconds: float,
-    device: str,
-    stats: Mapping[str, float],
-) -> str:
-    """Return the card of a checkpoint in Markdown: its origin and the state of training.
-
-    Args:
-        data: Describes the dataset.
-        device: Describes the hardware.
-        stats: Means over the last tick.
-    """
-    table = "".join(f"| {name} | {value:.4g} |\n" for name, value in stats.items())
-    return f"""# MaTe3D generator
-
-- command: `{command}`
-- data: {data}
-- images seen: {images_seen}
-- training time: {seconds / 3600:.2f} h
-- hardware: {device}
-- software: Python {platform.python_version()}, PyTorch {torch.__version__}
-
-The weights are the moving average of training. Means over the last tick:
-
-| value | mean |
-|---|---|
-{table}"""
+def make_card(origin: Mapping[str, object], stats: Mapping[str, float]) -> str:
+    """Return the card of a checkpoint in Markdown: its origin and means over the last tick."""
+    software = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
+    lines = [f"- {name}: {value}" for name, value in {**origin, "software": software}.items()]
+    table = [f"| {name} | {value:.4g} |" for name, value in stats.items()]
+    text = "The weights are the moving average of training. Means over the last tick:"
+    parts = [
+        "# MaTe3D generator",
+        "",
+        *lines,
+        "",
+        text,
+        "",
+        "| value | mean |",
+        "|---|---|",
+        *table,
+    ]
+    return "\n".join([*parts, ""])

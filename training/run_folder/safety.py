@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from mate3d.options import Above, NonNegativeInt, Options, PositiveInt
+from mate3d.options import Above, NonNegativeInt, Options, PositiveFloat, PositiveInt
 
 CHECKPOINTS_FOLDER = "checkpoints"
 BestMetric = Literal[
@@ -28,6 +28,8 @@ class SafetySettings(Options):
         keep_best: Number of best checkpoints to keep as well; needs metrics.names.
         best_metric: What "best" means. "fid" and "kid" are those of the feature network in use.
             Smaller is better, except for miou.
+        state_minutes: Save the state this often between snapshots, so that a kill costs no more;
+            null saves it only at snapshots.
         max_rollbacks: Maximum number of rollbacks between two snapshots; one more stops the run.
         spike_factor: A loss this many times its running median (or 1, if larger) counts as
             diverged; null checks only for NaN and infinity.
@@ -38,6 +40,7 @@ class SafetySettings(Options):
     keep_last: NonNegativeInt | None = 3
     keep_best: NonNegativeInt = 1
     best_metric: BestMetric = "fid"
+    state_minutes: PositiveFloat | None = 20.0
     max_rollbacks: NonNegativeInt = 5
     spike_factor: Annotated[float, Above(1)] | None = 100.0
     spike_window: PositiveInt = 256

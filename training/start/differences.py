@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 
 from mate3d.generator import GeneratorConfig
+from mate3d.options import as_text
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def warn_of_differences(source: GeneratorConfig, model: GeneratorConfig) -> None
 def _lost_parts(source: GeneratorConfig, model: GeneratorConfig) -> Iterator[str]:
     """Yield the parts that cannot be copied because of their sizes, and the options to match."""
     for name, consequence in _PART_SIZES.items():
-        theirs, ours = _shown(getattr(source, name)), _shown(getattr(model, name))
+        theirs, ours = as_text(getattr(source, name)), as_text(getattr(model, name))
         if theirs != ours:
             yield (
                 f"{consequence}: {name}={ours}, the source has {theirs}; "
@@ -58,14 +59,7 @@ def _other_meanings(source: GeneratorConfig, model: GeneratorConfig) -> Iterator
         (source.rendering, model.rendering, _RENDERING_OPTIONS + labels, "rendering.", ""),
     ):
         for name in chosen:
-            was, now = _shown(getattr(theirs, name)), _shown(getattr(ours, name))
+            was, now = as_text(getattr(theirs, name)), as_text(getattr(ours, name))
             if was != now:
                 kept = f"{option}{title}{name}={was} keeps it"
                 yield f"{title}{name}={now}, the source has {was}; {kept}"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"[{','.join(map(_shown, value))}]"
-    words = {None: "null", True: "true", False: "false"}
-    return words[value] if value is None or isinstance(value, bool) else str(value)

@@ -34,3 +34,15 @@ def test_bad_gradients_are_made_finite():
     parameter.grad = torch.tensor([float("nan"), float("inf"), -float("inf"), 2.0])
     sanitize_gradients([parameter, nn.Parameter(torch.zeros(1))])
     assert parameter.grad.tolist() == [0.0, 1e5, -1e5, 2.0]
+
+
+def test_gradients_are_measured_before_bad_ones_are_mended():
+    network = nn.ModuleDict({"first": nn.Linear(2, 1), "second": nn.Linear(2, 1)})
+    network.unused = nn.Parameter(torch.zeros(2))
+    with optimizing(network, make_adam(network.parameters(), 0.1, OptimizerSettings())) as found:
+        network["first"].weight.grad = torch.tensor([[3.0, 4.0]])
+        network["second"].weight.grad = torch.tensor([[float("nan"), 1.0]])
+        network["second"].bias.grad = torch.tensor([12.0])
+    measured = {name: float(value) for name, value in found.items()}
+    assert measured == {"norm": 13.0, "norm/first": 5.0, "norm/second": 12.0, "non_finite": 1.0}
+    assert network["second"].weight.grad.isfinite().all()
