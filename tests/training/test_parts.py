@@ -107,7 +107,7 @@ def test_division_of_a_batch_does_not_change_what_is_trained(
         moved = distance(weights, start["modules"][network])
         # Rounding, and what Adam and two iterations make of it; another seed gives about 1.
         assert moved > 0.01
-        assert distance(state["modules"][network], weights) < 0.005 * moved, network
+        assert distance(state["modules"][network], weights) < 0.01 * moved, network
 
 
 def test_processes_with_different_weights_end_with_one_line(data, tmp_path):
