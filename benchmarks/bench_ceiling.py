@@ -16,7 +16,7 @@ learns one or is transparent. Words it takes:
     heads=8                  portraits, each from one random view
     generator=               a run, checkpoint or name of a generator, instead of an experiment:
                              there is no exact picture of its heads, so only opacities are measured;
-                             empty is where its final segmentation says background
+                             empty is where rays meet no surface, whatever its masks say
     truncation_psi=1         for generator=
     device=cpu               cpu or cuda
     output=                  also write the JSON here, e.g. benchmarks/results/ceiling.json
@@ -54,11 +54,12 @@ from mate3d.rendering.field import Field, WrappedField
 from mate3d.rendering.rays import DepthDraws, sample_rays
 from mate3d.rendering.renderer import FieldRender, RenderingConfig, least_beta, sample_depths
 from scripts._compose import read_options
-from training.evaluation.judges import mask_at
 from training.run_folder.retention import CHECKPOINT_FOLDER
 
 LATENT_DIM = 64
 MAX_LAYER_RAYS = 2048
+# A surface thinner than this many steps could be missed.
+STEPS_PER_UNIT = 200
 COLUMNS = ("psnr_db", "miou", "opacity_empty", "opacity_head", "samples_in_layer")
 BETAS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 DEFAULTS = {
@@ -114,7 +115,7 @@ def procedural_views(
 def trained_views(
     generator: Generator, count: int, side: int, truncation_psi: float
 ) -> Iterator[View]:
-    """Yield heads of a generator, with the classes of its final segmentation."""
+    """Yield heads of a generator, with class 1 where a ray meets their surface."""
     config, device = generator.config, next(generator.parameters()).device
     for seed in range(count):
         random = torch.Generator().manual_seed(seed)
@@ -122,10 +123,20 @@ def trained_views(
         camera = sample_cameras(1, random).to(device)
         ws = generator.map(z, camera, truncation_psi=truncation_psi)
         field = generator.make_field(ws, exact=False)
-        output = generator.render(field, ws, camera, neural_rendering_resolution=side, exact=False)
-        if output.segmentation is None:
-            raise UserError("the generator has no segmentation to say where its heads are")
-        yield View(field, camera, mask_at(output.segmentation, side), None)
+        yield View(field, camera, meets_surface(field, camera, side, config.rendering), None)
+
+
+def meets_surface(
+    field: Field, camera: Tensor, side: int, rendering: RenderingConfig
+) -> Tensor:  # [1, h, w]
+    """Return 1 where a distance along a pixel's ray is negative, else 0."""
+    origins, directions = sample_rays(camera, side)
+    steps = math.ceil((rendering.far - rendering.near) * STEPS_PER_UNIT)
+    depths = torch.linspace(rendering.near, rendering.far, steps, device=camera.device)
+    is_inside = torch.zeros(origins.shape[:2], dtype=torch.bool, device=camera.device)
+    for depth in depths:
+        is_inside |= field.sdf(origins + depth * directions)[..., 0] < 0
+    return is_inside.long().unflatten(1, (side, side))
 
 
 class Scores:

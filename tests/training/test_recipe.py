@@ -74,7 +74,7 @@ DIFFERING = [
     ("loss.with_double_blur", False, True),
     ("loss.density_consistency", 0.0001, 0.0),
     ("loss.eikonal_points", 16384, None),
-    ("schedule.beta_final", 0.003, None),
+    ("schedule.beta_final", 0.0012, None),
     ("loss.density_extent", None, 1.0),
 ]
 # What distinguishes cats from faces.
