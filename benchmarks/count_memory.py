@@ -1,5 +1,6 @@
-"""Count the memory that Stable Diffusion 1.5 takes on a GPU, from the exact sizes, without one.
+"""Count what trainings and edits take on a GPU, from the exact sizes, without one.
 
+    python benchmarks/count_memory.py what=generator output=benchmarks/results/gpu_photos.json
     python benchmarks/count_memory.py what=training output=benchmarks/results/memory_prior.json
     python benchmarks/count_memory.py what=edit output=benchmarks/results/memory_edit.json
 
@@ -9,7 +10,17 @@ moments of Adam, and what is saved for the backward pass. Attention does not kee
 as on a GPU. What operations allocate and free inside, rounding by the allocator and the CUDA
 context come on top: 1 to 2 GiB.
 
-what=training takes the second step of `train_prior prior=controlnet` (see bench_prior.py). Words:
+what=generator takes an iteration of `train` and also its time, by operations and bandwidth (see
+gpu_work.py). Words:
+
+    experiments=photos_128,photos_256
+    part_sizes=0                  images that a GPU trains at once; 0 for the experiment's own
+    num_gpus=1
+    gpus=RTX 4090,A100,H200
+    options=                      more options of train, separated by spaces
+
+what=training takes the second step of `train_prior prior=controlnet` (see bench_prior.py), with
+the sizes of Stable Diffusion 1.5. Words:
 
     batch_sizes=1,2,4,8           images per part of a batch
     accumulations=1,2             parts of a batch
@@ -30,6 +41,7 @@ takes minutes for each combination of the first three words:
 
 import itertools
 import multiprocessing
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -68,6 +80,11 @@ DEFAULTS = {
     "regions": "classes,everywhere",
     "precisions": "fp16,fp32",
     "vaes": "whole,checkpointed,tiny",
+    "experiments": "photos_128,photos_256",
+    "part_sizes": "0",
+    "num_gpus": "1",
+    "gpus": "RTX 4090,A100,H200",
+    "options": "",
     "output": "",
 }
 
@@ -288,6 +305,21 @@ def edit_table(words: dict[str, str]) -> list[dict[str, Any]]:
     return rows
 
 
+def generator_table(words: dict[str, str]) -> list[dict[str, Any]]:
+    """Count each experiment and size of parts."""
+    from fake_training import count_run  # which uses this module
+
+    rows = []
+    for experiment, size in itertools.product(
+        words["experiments"].split(","), words["part_sizes"].split(",")
+    ):
+        options = [f"experiment={experiment}", *words["options"].split()]
+        gpus = words["gpus"].split(",")
+        rows.append(in_process(count_run, options, int(size), int(words["num_gpus"]), gpus))
+        print(rows[-1], flush=True)
+    return rows
+
+
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: digits(value) for name, value in values.items()}
 
@@ -295,11 +327,11 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def main() -> None:
     """Count a table."""
     words = read_words(DEFAULTS)
-    tables = {"training": training_table, "edit": edit_table}
+    tables = {"generator": generator_table, "training": training_table, "edit": edit_table}
     if words["what"] not in tables:
-        sys.exit(f"error: what={words['what']}; use training or edit")
+        sys.exit(f"error: what={words['what']}; use generator, training or edit")
     document = {
-        "command": " ".join(["python", "benchmarks/count_memory.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/count_memory.py", *sys.argv[1:]]),
         "computed": True,
         "torch_version": torch.__version__,
         "rows": tables[words["what"]](words),

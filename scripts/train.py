@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mate3d.generator_config import GeneratorConfig, GeneratorSizes
 from mate3d.network.discriminator import DiscriminatorSizes
-from mate3d.options import Device, FilePath, Options, config_to_dict
+from mate3d.options import Device, FilePath, OptionError, Options, config_to_dict
 from mate3d.rendering.renderer import RenderingConfig
 from scripts._compose import flatten, read_options
 from scripts._device import choose_device
@@ -27,6 +27,9 @@ from training.settings import LoopSettings, TrainingSettings, WarmStartSettings
 
 if TYPE_CHECKING:
     import torch
+
+# Sides of the images that experiment=photos_* trains on.
+_PHOTO_SIDES = (128, 256)
 
 _logger = logging.getLogger(__name__)
 
@@ -152,9 +155,9 @@ def _run(options: TrainOptions, command: str, device: "torch.device", *, resume:
 
     output, settings = Path(options.output), options.settings
     generator_config = options.generator_config
-    dataset = PortraitDataset(
-        options.data, resolution=generator_config.resolution, with_flips=options.with_flips
-    )
+    dataset = PortraitDataset(options.data, with_flips=options.with_flips)
+    _check_size(options, dataset.resolution)
+    dataset.resolution = generator_config.resolution
     check_label_set(generator_config, dataset.label_set)
     torch.manual_seed(settings.loop.seed)
     state = build_state(
@@ -186,6 +189,16 @@ def _run(options: TrainOptions, command: str, device: "torch.device", *, resume:
         is_complete = trainer.run()
     if is_complete:
         _logger.info("done: %s", output / CHECKPOINT_FOLDER)
+
+
+def _check_size(options: TrainOptions, side: int) -> None:
+    """Name the experiment that fits if the images, with `side` pixels, are too small."""
+    resolution = options.model.generator.resolution
+    if resolution > side:
+        fitting = [f"experiment=photos_{each}, or " for each in _PHOTO_SIDES if each <= side][-1:]
+        advice = f"use {''.join(fitting)}a model of at most {side} px, or prepare larger images"
+        what = f"{options.data} has images of {side} px; {advice}"
+        raise OptionError("model.generator.resolution", resolution, what)
 
 
 main = partial(run_long, "train", _train)

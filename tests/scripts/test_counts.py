@@ -1,5 +1,6 @@
 """What benchmarks count, operations and bytes, is what there is; Stable Diffusion has its sizes."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,10 +34,12 @@ def benchmarks(monkeypatch) -> SimpleNamespace:
     import bench_edit
     import bench_prior
     import count_memory
+    import fake_training
+    import gpu_work
     import parts
     import sd15
 
-    modules = bench_edit, bench_prior, count_memory, parts, sd15
+    modules = bench_edit, bench_prior, count_memory, fake_training, gpu_work, parts, sd15
     return SimpleNamespace(**{module.__name__: module for module in modules})
 
 
@@ -100,7 +103,43 @@ def test_parts_exclude_each_other_and_gradients_of_a_method_are_a_part(benchmark
     assert all(seconds > 0 for seconds in parts.seconds.values())
 
 
+def test_an_operation_takes_as_long_as_its_arithmetic_or_its_bytes(benchmarks):
+    gpu = benchmarks.gpu_work.GPU(fp32=1e9, tf32=4e9, half=8e9, memory=1, bandwidth=1e6)
+    part = "matrix"
+    log = benchmarks.gpu_work.WorkLog(lambda: part)
+    matrix, image, kernel = torch.ones(1000, 1000), torch.ones(1, 2, 12, 12), torch.ones(4, 2, 3, 3)
+    with log:
+        matrix @ matrix
+        part = "convolution"
+        torch.conv2d(image, kernel)
+        part = "sum"
+        matrix[0].expand(500, 1000) + matrix[:500]
+    moved = {"matrix": 12_000_000, "convolution": 4 * (288 + 72 + 400), "sum": 4 * (1000 + 10**6)}
+    assert {each.part: each.moved for each in log.entries} == moved
+    assert [each.kind for each in log.entries] == ["fp32", "tf32", "fp32"]
+    assert [each.flop for each in log.entries] == [2 * 10**9, 2 * 8 * 9 * 100, 0]
+    rate = benchmarks.gpu_work.BANDWIDTH_EFFICIENCY * gpu.bandwidth
+    seconds = benchmarks.gpu_work.seconds_by_part(log.entries, gpu)
+    assert seconds == pytest.approx({name: each / rate for name, each in moved.items()})
+    faster = dataclasses.replace(gpu, bandwidth=1e12)
+    seconds = benchmarks.gpu_work.seconds_by_part(log.entries, faster)
+    assert seconds["matrix"] == pytest.approx(2 / benchmarks.gpu_work.EFFICIENCY["fp32"])
+    assert seconds["sum"] == benchmarks.gpu_work.HOST_SECONDS
+
+
 SLOW = pytest.mark.slow
+
+
+@SLOW
+def test_an_iteration_is_counted_by_step_and_in_proportion_to_its_images(benchmarks):
+    words = ["experiment=small_cat", "debug=tiny", "augment=ada", "loss.density_smoothness=0.25"]
+    count, in_process = benchmarks.fake_training.count_iteration, benchmarks.count_memory.in_process
+    small, large = (in_process(count, words, size, 0) for size in (4, 8))
+    assert set(small.intervals) < {each.part for each in small.entries}
+    assert small.intervals["r1_step"] == 4
+    for name in ("flop", "moved"):
+        assert large.per_image(name, 8) == pytest.approx(small.per_image(name, 4), rel=0.3)
+    assert large.held == small.held < small.peak < large.peak
 
 
 @SLOW

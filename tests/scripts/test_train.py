@@ -7,8 +7,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mate3d.checkpoint import load_generator, save_generator
+from mate3d.errors import UserError
 from mate3d.generator import Generator
 from scripts import train
+from scripts._compose import read_options
 from tests.eg3d import make_generator
 from tests.official_format import make_network, published_state, write_snapshot
 
@@ -63,6 +65,17 @@ def test_wrong_options_are_named(cats, tmp_path, fail, words, message):
     words = [word.replace("{tmp}", str(tmp_path)) for word in words]
     line = fail(train.main, *make_words(cats, tmp_path, *words))
     assert message.replace("{tmp}", str(tmp_path)) in line
+
+
+def read_train_options(*words: str) -> train.TrainOptions:
+    return read_options("train", [*words, "data=mine.zip", "output=none"])
+
+
+@pytest.mark.parametrize(("side", "fitting"), [(300, "photos_256"), (200, "photos_128")])
+def test_photos_that_are_too_small_name_the_experiment_that_fits(side, fitting):
+    with pytest.raises(UserError, match=f"=512; mine.zip has .* {side} px; .*={fitting}"):
+        train._check_size(read_train_options(), side)
+    train._check_size(read_train_options(f"experiment={fitting}"), side)
 
 
 def _make_source() -> Generator:
