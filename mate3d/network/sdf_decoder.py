@@ -252,13 +252,16 @@ class _GroupedMLPs(Function):
         hidden_layers = _HiddenLayers(features, first_weight, first_bias)
         for rows in hidden_layers.pieces():
             for softplus in (hidden_layers.fast_softplus, hidden_layers.softplus):
-                hidden = softplus(rows).unflatten(0, (num_mlps, -1))
-                values = torch.baddbmm(second_bias[..., None], second_weight, hidden)
+                hidden, values = softplus(rows), result[rows]
+                if num_mlps == 1:
+                    torch.mm(hidden.t(), second_weight[0].t(), out=values)
+                else:
+                    products = torch.bmm(second_weight, hidden.unflatten(0, (num_mlps, -1)))
+                    values.copy_(products.flatten(0, 1).t())
                 # There are far fewer results to look at than hidden values.
                 if not hidden_layers.in_base_2 or math.isfinite(values.sum()):
                     break
-            result[rows] = values.flatten(0, 1).t()
-        return result
+        return result.add_(second_bias.flatten())
 
     @staticmethod
     def backward(ctx, grad):
@@ -344,7 +347,7 @@ class _HiddenLayers:
         self._step = max(min(step, len(features)), 1)
         if self.in_base_2:
             self._weight = torch.cat([weight, self._bias], dim=1) * _LOG2_E
-            self._inputs = features.new_ones(weight.shape[1] + 1, self._step)
+            self._inputs = features.new_ones(self._step, weight.shape[1] + 1)
             self._buffers = features.new_empty(2, len(weight) * self._step)
 
     def pieces(self) -> Iterator[slice]:
@@ -377,7 +380,7 @@ class _HiddenLayers:
         features = self._features[rows]
         if not self.in_base_2:
             return torch.addmm(self._bias, self._weight, features.t())
-        inputs = self._inputs[:, : len(features)]
-        inputs[:-1] = features.t()
+        inputs = self._inputs[: len(features)]
+        inputs[:, :-1] = features
         hidden = self._buffers[0, : len(self._weight) * len(features)]
-        return torch.mm(self._weight, inputs, out=hidden.view(-1, len(features)))
+        return torch.mm(self._weight, inputs.t(), out=hidden.view(-1, len(features)))

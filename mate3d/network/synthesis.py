@@ -28,6 +28,7 @@ from mate3d.network.layers import (
     layer_noises,
 )
 from torch_utils.ops.resample import conv2d_resample, resize_antialias, upsample2d
+from torch_utils.ops.winograd import WinogradConvolution
 
 PlaneBranches = Literal["dual", "single"]
 
@@ -295,6 +296,7 @@ class _LayerPlan:
     weight: Tensor  # [out, in, 3, 3]
     bias: Tensor  # [out]
     noise: Tensor | None  # [size, size]
+    winograd: WinogradConvolution | None
 
     @staticmethod
     def make(layer: SynthesisLayer, w: Tensor, noise: Tensor | None) -> "_LayerPlan":
@@ -302,7 +304,9 @@ class _LayerPlan:
         norm = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
         weight *= (norm.square() + 1e-8).rsqrt() * LRELU_GAIN
         noise = None if noise is None else noise * (layer.noise_strength * LRELU_GAIN)
-        return _LayerPlan(layer, weight, layer.bias * LRELU_GAIN, noise)
+        bias = layer.bias * LRELU_GAIN
+        winograd = WinogradConvolution(weight, bias) if _suits_winograd(layer) else None
+        return _LayerPlan(layer, weight, bias, noise, winograd)
 
     def activate(self, y: Tensor, first: int, last: int) -> Tensor:
         """Apply noise, activation and clamp to rows `first` to `last`, in place.
@@ -325,9 +329,19 @@ def _run_layers(plans: list[_LayerPlan], x: Tensor, first: int, last: int) -> Te
     low, high = max(first - 1, 0), min(last + 1, plan.layer.resolution)
     x = _run_layers(earlier, x, low, high) if earlier else x[:, :, low:high]
     missing = [0, 0, low - (first - 1), (last + 1) - high]
-    x = F.pad(x, missing) if any(missing) else x
-    y = F.conv2d(x, plan.weight, plan.bias, padding=(0, 1))
+    if plan.winograd is not None and (last - first) % 4 == 0:
+        y = plan.winograd(F.pad(x, [1, 1, *missing[2:]]))
+    else:
+        x = F.pad(x, missing) if any(missing) else x
+        y = F.conv2d(x, plan.weight, plan.bias, padding=(0, 1))
     return plan.activate(y, first, last)
+
+
+def _suits_winograd(layer: SynthesisLayer) -> bool:
+    """Return whether a layer has enough pixels and channels to be faster by tiles."""
+    is_plain = layer.weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    is_large = layer.resolution >= 64 and min(layer.weight.shape[:2]) >= 128
+    return is_plain and is_large and layer.up == 1 and layer.resolution % 4 == 0
 
 
 def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tensor:
@@ -376,6 +390,6 @@ def _make_noise(
 
 def _bands(size: int, channels: int) -> Iterator[tuple[int, int]]:
     """Yield (first, last) rows of bands whose activations fit in the CPU cache."""
-    rows = min(max(_BAND_BYTES // (4 * channels * size) // 2 * 2, 8), size)
+    rows = min(max(_BAND_BYTES // (4 * channels * size) // 4 * 4, 8), size)
     for first in range(0, size, rows):
         yield first, min(first + rows, size)
