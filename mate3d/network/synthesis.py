@@ -38,9 +38,8 @@ _IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": (
 # Bytes of a band's activations. Larger bands do not fit in the cache, and the C allocator
 # requests fresh pages for every tensor above 32 MiB; smaller bands recompute more shared rows.
 _BAND_BYTES = 12 * 2**20
-# Input rows beyond a band that an up-sampled row depends on: one for the 3x3 convolution and one
-# for the 4-tap filter, which reaches 2 rows at the doubled resolution.
-_MARGIN = 2
+# Input rows beyond a band that its up-sampled rows depend on, through 3x3 weights and 4 taps.
+_MARGIN = 1
 
 
 class PlaneBackbone(nn.Module):
@@ -254,8 +253,7 @@ def _run_block(
         for layer, noise in zip(layers, layer_noises(noise_mode, len(layers)), strict=True)
     ]
     outputs = {
-        name: ws.new_empty(len(ws), len(layer.bias), size, size)
-        for name, layer in block.to_image.items()
+        name: _empty_images(ws, len(layer.bias), size) for name, layer in block.to_image.items()
     }
     features = None
     for item in range(len(ws)):
@@ -274,7 +272,8 @@ def _run_block(
             band = _run_layers(plans, source, first, last)
             if with_features:
                 if features is None:
-                    features = _empty_features(band, len(ws), size)
+                    # Autocast may set the type.
+                    features = _empty_images(ws.to(band.dtype), band.shape[1], size)
                 features[item, :, first:last] = band[0]
             for name, (weight, bias, clamp) in image_layers.items():
                 part = F.conv2d(band, weight, bias)
@@ -283,6 +282,7 @@ def _run_block(
                 outputs[name][item, :, first:last] = part[0]
     if images is not None:
         for name, image in images.items():
+            image = image.contiguous(memory_format=torch.channels_last)
             skip = upsample2d(image, block.resample_filter) if block.up == 2 else image
             outputs[name] += skip
     return features, outputs
@@ -359,14 +359,14 @@ def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tenso
     return plan.activate(y, first, last)
 
 
-def _empty_features(band: Tensor, num_samples: int, size: int) -> Tensor:  # [B, C, size, size]
-    """Return an empty tensor for a block's features, with a band's dtype (autocast may set it)."""
-    return torch.empty(
-        (num_samples, band.shape[1], size, size),
-        dtype=band.dtype,
-        device=band.device,
-        memory_format=torch.channels_last,
-    )
+def _empty_images(
+    ws: Tensor,  # [B, ...]
+    channels: int,
+    size: int,
+) -> Tensor:  # [B, channels, size, size]
+    """Return empty channels-last images of a batch, the way convolutions return bands of them."""
+    images = ws.new_empty(len(ws), size, size, channels)
+    return images.permute(0, 3, 1, 2)
 
 
 def _image_weights(layer: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | None]:
