@@ -250,17 +250,16 @@ class _GroupedMLPs(Function):
         num_mlps, num_outputs, _ = second_weight.shape
         result = features.new_empty(len(features), num_mlps * num_outputs)
         hidden_layers = _HiddenLayers(features, first_weight, first_bias)
-        for rows in hidden_layers.pieces():
-            for softplus in (hidden_layers.fast_softplus, hidden_layers.softplus):
+        for softplus in (hidden_layers.fast_softplus, hidden_layers.softplus):
+            for rows in hidden_layers.pieces():
                 hidden, values = softplus(rows), result[rows]
                 if num_mlps == 1:
                     torch.mm(hidden.t(), second_weight[0].t(), out=values)
                 else:
                     products = torch.bmm(second_weight, hidden.unflatten(0, (num_mlps, -1)))
                     values.copy_(products.flatten(0, 1).t())
-                # There are far fewer results to look at than hidden values.
-                if not hidden_layers.in_base_2 or math.isfinite(values.sum()):
-                    break
+            if not hidden_layers.in_base_2 or math.isfinite(result.sum()):
+                break
         return result.add_(second_bias.flatten())
 
     @staticmethod
@@ -343,17 +342,15 @@ class _HiddenLayers:
         size = _CHUNK_BYTES["cuda"]
         if self.in_base_2:
             size = _CHUNK_BYTES["cpu"] * torch.get_num_threads()
-        step = size // (weight.element_size() * len(weight))
-        self._step = max(min(step, len(features)), 1)
-        if self.in_base_2:
             self._weight = torch.cat([weight, self._bias], dim=1) * _LOG2_E
-            self._inputs = features.new_ones(self._step, weight.shape[1] + 1)
-            self._buffers = features.new_empty(2, len(weight) * self._step)
+            self._allocate(0)
+        step = max(size // (weight.element_size() * len(weight)), 1)
+        self._step = step // 64 * 64 or step  # whole vectors
 
     def pieces(self) -> Iterator[slice]:
         """Yield the rows of each chunk."""
         for first in range(0, len(self._features), self._step):
-            yield slice(first, min(first + self._step, len(self._features)))
+            yield slice(first, first + self._step)
 
     def fast_softplus(self, rows: slice) -> Tensor:
         """Return the activation, infinite if it overflows; overwrites what was returned before."""
@@ -368,8 +365,7 @@ class _HiddenLayers:
         """Return the activation, if requested, and its derivative; overwrites as above."""
         hidden = self._hidden(rows)
         if self.in_base_2 and float(hidden.amax()) < _MAX_EXPONENT:
-            power_plus_1 = self._buffers[1, : hidden.numel()].view_as(hidden)
-            torch.add(hidden.exp2_(), 1, out=power_plus_1)
+            power_plus_1 = torch.add(hidden.exp2_(), 1, out=self._buffers[1])
             slope = hidden.div_(power_plus_1)
             return power_plus_1.log_() if with_value else None, slope
         value = self.softplus(rows) if with_value else None
@@ -380,7 +376,11 @@ class _HiddenLayers:
         features = self._features[rows]
         if not self.in_base_2:
             return torch.addmm(self._bias, self._weight, features.t())
-        inputs = self._inputs[: len(features)]
-        inputs[:, :-1] = features
-        hidden = self._buffers[0, : len(self._weight) * len(features)]
-        return torch.mm(self._weight, inputs.t(), out=hidden.view(-1, len(features)))
+        if len(features) != len(self._inputs):
+            self._allocate(len(features))
+        self._inputs[:, :-1] = features
+        return torch.mm(self._weight, self._inputs.t(), out=self._buffers[0])
+
+    def _allocate(self, num_points: int) -> None:
+        self._inputs = self._features.new_ones(num_points, self._weight.shape[1])
+        self._buffers = self._features.new_empty(2, len(self._weight), num_points)
