@@ -290,7 +290,7 @@ def block_cases(setting: Setting) -> Iterator[Case]:
     table, axes = make_table(planes), ((0, 1), (0, 2), (1, 2))
     positions = torch.stack([points[0][:, list(pair)] for pair in axes])[:, None]
     calls = (
-        torch.no_grad()(lambda: look_up(table, find_corners(points, axes, (side, side)))),
+        torch.no_grad()(lambda: look_up(table, find_corners(points, axes, side))),
         forward_call(partial(F.grid_sample, align_corners=False), [planes[0], positions]),
     )
     values = 2**16 * channels
