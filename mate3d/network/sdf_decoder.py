@@ -246,21 +246,23 @@ def grouped_mlps_reference(
 class _GroupedMLPs(Function):
     @staticmethod
     def forward(ctx, features, first_weight, first_bias, second_weight, second_bias):
-        ctx.save_for_backward(features, first_weight, first_bias, second_weight, second_bias)
+        weights = first_weight, first_bias, second_weight, second_bias
+        ctx.save_for_backward(features, *weights)
         num_mlps, num_outputs, _ = second_weight.shape
         result = features.new_empty(len(features), num_mlps * num_outputs)
         hidden_layers = _HiddenLayers(features, first_weight, first_bias)
-        for softplus in (hidden_layers.fast_softplus, hidden_layers.softplus):
+        for rows in hidden_layers.pieces():
+            hidden = hidden_layers.softplus(rows)
+            if num_mlps == 1:
+                torch.mm(hidden.t(), second_weight[0].t(), out=result[rows])
+            else:
+                values = torch.bmm(second_weight, hidden.unflatten(0, (num_mlps, -1)))
+                result[rows] = values.flatten(0, 1).t()
+        result += second_bias.flatten()
+        if hidden_layers.in_base_2 and not math.isfinite(result.sum()):  # 2^h overflowed.
             for rows in hidden_layers.pieces():
-                hidden, values = softplus(rows), result[rows]
-                if num_mlps == 1:
-                    torch.mm(hidden.t(), second_weight[0].t(), out=values)
-                else:
-                    products = torch.bmm(second_weight, hidden.unflatten(0, (num_mlps, -1)))
-                    values.copy_(products.flatten(0, 1).t())
-            if not hidden_layers.in_base_2 or math.isfinite(result.sum()):
-                break
-        return result.add_(second_bias.flatten())
+                result[rows] = grouped_mlps_reference(features[rows], *weights)
+        return result
 
     @staticmethod
     def backward(ctx, grad):
@@ -352,24 +354,20 @@ class _HiddenLayers:
         for first in range(0, len(self._features), self._step):
             yield slice(first, first + self._step)
 
-    def fast_softplus(self, rows: slice) -> Tensor:
-        """Return the activation, infinite if it overflows; overwrites what was returned before."""
+    def softplus(self, rows: slice) -> Tensor:
+        """Return the activation, infinite where 2^h overflows; overwrites the last result."""
         hidden = self._hidden(rows)
         return hidden.exp2_().add_(1).log_() if self.in_base_2 else F.softplus(hidden)
 
-    def softplus(self, rows: slice) -> Tensor:
-        """Return the activation."""
-        return F.softplus(self._hidden(rows) / (_LOG2_E if self.in_base_2 else 1))
-
     def softplus_and_slope(self, rows: slice, *, with_value: bool) -> tuple[Tensor | None, Tensor]:
-        """Return the activation, if requested, and its derivative; overwrites as above."""
+        """Return the activation, if requested, and its derivative; overwrites the last results."""
         hidden = self._hidden(rows)
         if self.in_base_2 and float(hidden.amax()) < _MAX_EXPONENT:
             power_plus_1 = torch.add(hidden.exp2_(), 1, out=self._buffers[1])
             slope = hidden.div_(power_plus_1)
             return power_plus_1.log_() if with_value else None, slope
-        value = self.softplus(rows) if with_value else None
-        return value, torch.sigmoid(hidden / (_LOG2_E if self.in_base_2 else 1))
+        hidden = hidden / _LOG2_E if self.in_base_2 else hidden
+        return F.softplus(hidden) if with_value else None, torch.sigmoid(hidden)
 
     def _hidden(self, rows: slice) -> Tensor:
         """Return the values before activation, in base 2 on a CPU."""

@@ -28,17 +28,17 @@ _BUFFER_SIZE = 3 * 2**20
 
 
 class WinogradConvolution:
-    """A convolution for many images, without gradients: all steps are products of matrices.
+    """A convolution for many images, without gradients.
 
     On a CPU, where PyTorch's own reaches the arithmetic limit, it takes half the time at 256
-    channels and two thirds at 128. The relative rounding error is about 3e-6.
-
-    Args:
-        weight: [O, I, 3, 3].
-        bias: [O].
+    channels and three quarters at 128. The relative rounding error is about 3e-6.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor):
+    def __init__(
+        self,
+        weight: Tensor,  # [O, I, 3, 3]
+        bias: Tensor,  # [O]
+    ):
         self._bias = bias
         self._transforms = [
             torch.kron(matrix, matrix)
