@@ -339,9 +339,8 @@ def _run_layers(plans: list[_LayerPlan], x: Tensor, first: int, last: int) -> Te
 
 def _suits_winograd(layer: SynthesisLayer) -> bool:
     """Return whether a layer has enough pixels and channels to be faster by tiles."""
-    is_plain = layer.weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     is_large = layer.resolution >= 64 and min(layer.weight.shape[:2]) >= 128
-    return is_plain and is_large and layer.up == 1
+    return is_large and layer.up == 1 and not torch.is_autocast_enabled("cpu")
 
 
 def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tensor:
