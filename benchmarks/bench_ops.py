@@ -2,6 +2,10 @@
 
     python benchmarks/bench_ops.py device=cuda precisions=fp32,fp16 runs=15
     python benchmarks/bench_ops.py device=cpu size=reduced runs=5
+    python benchmarks/bench_ops.py cases=block runs=15
+
+The third line shows in seconds whether a PyTorch release is slow at one of the building blocks of
+the fast generator on a CPU: nanoseconds per value of each, and of what could replace it.
 
 Words it takes:
 
@@ -18,8 +22,9 @@ The last line is one JSON object. `bytes` is what an operation has to read and w
 `share_of_limit` is the rate at which "fast" moves them, over `copy_gb_per_second`, measured by a
 large copy in the same run. A look-up reads most rows of the planes many times, from the cache:
 `gathered_bytes` counts them all, and `share_of_cache_limit` compares their rate with
-`cache_gb_per_second`, that of a sum that reads one small tensor over and over. On CUDA the caches
-are emptied before every call. On a CPU the seconds are the processor's.
+`cache_gb_per_second`, that of a sum that reads one small tensor over and over. Building blocks have
+`nanoseconds_per_value` instead: of a hidden layer, or of the result. On CUDA the caches are emptied
+before every call. On a CPU the seconds are the processor's.
 """
 
 import statistics
@@ -34,12 +39,14 @@ from common import Stopwatch, describe_machine, read_words, report
 from torch import Tensor
 
 from mate3d.cameras import make_camera
+from mate3d.network.sdf_decoder import grouped_mlps, grouped_mlps_reference
 from mate3d.rendering.rays import sample_rays
-from mate3d.rendering.triplane import project_points
+from mate3d.rendering.triplane import find_corners, look_up, make_table, project_points
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.execution import DTYPES
 from torch_utils.ops.resample import read_padding, setup_filter, upfirdn2d
 from torch_utils.ops.triplane_sample import triplane_sample, triplane_sample_points_gradient
+from torch_utils.ops.winograd import WinogradConvolution
 
 DEFAULTS = {
     "device": "cpu",
@@ -62,6 +69,7 @@ class Case:
         num_bytes: Least traffic: every input read and every result written once.
         gathered_bytes: Traffic with every row of the planes counted as often as it is read or
             added to; None for operations that touch everything once.
+        num_values: Values that a building block computes.
     """
 
     name: str
@@ -69,6 +77,7 @@ class Case:
     slow: Callable[[], object]
     num_bytes: int
     gathered_bytes: int | None = None
+    num_values: int | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,54 @@ def triplane_cases(setting: Setting) -> Iterator[Case]:
         )
 
 
+def block_cases(setting: Setting) -> Iterator[Case]:
+    """Yield what the fast generator consists of on a CPU, each with a replacement."""
+    heads, width, channels = 19, 64, 32
+    x = setting.normal(heads * width, 128)  # a chunk of the hidden layers; it fits in the cache
+    at_least_1, result = x.exp() + 1, torch.empty_like(x)
+    repeats = 100
+
+    def repeated(function: Callable[[], object]) -> Callable[[], object]:
+        return torch.no_grad()(lambda: [function() for _ in range(repeats)])
+
+    elementwise = {
+        "softplus as exp2, +1, log; softplus": (
+            lambda: torch.exp2(x, out=result).add_(1).log_(),
+            lambda: F.softplus(x),
+        ),
+        "exp2; exp": (lambda: torch.exp2(x, out=result), lambda: torch.exp(x, out=result)),
+        "log; log1p": (
+            lambda: torch.log(at_least_1, out=result),
+            lambda: torch.log1p(x.abs(), out=result),
+        ),
+    }
+    for name, calls in elementwise.items():
+        num_bytes = 2 * repeats * size_of(x)
+        values = repeats * x.numel()
+        yield Case(f"block {name}", *map(repeated, calls), num_bytes, num_values=values)
+    shapes = (2**14, channels), (len(x), channels), (len(x),), (heads, 1, width), (heads, 1)
+    inputs = [setting.normal(*shape) for shape in shapes]
+    calls = (forward_call(function, inputs) for function in (grouped_mlps, grouped_mlps_reference))
+    num_bytes = size_of(*inputs) + 2**14 * heads * 4
+    yield Case("block grouped MLPs; the formula", *calls, num_bytes, num_values=2**14 * len(x))
+    side = 256 // setting.shrink
+    planes, points = setting.normal(1, 3, channels, side, side), setting.normal(1, 2**16, 3).tanh()
+    table, axes = make_table(planes), ((0, 1), (0, 2), (1, 2))
+    positions = torch.stack([points[0][:, list(pair)] for pair in axes])[:, None]
+    calls = (
+        torch.no_grad()(lambda: look_up(table, find_corners(points, axes, side))),
+        forward_call(partial(F.grid_sample, align_corners=False), [planes[0], positions]),
+    )
+    values = 2**16 * channels
+    yield Case("block look-up; grid_sample", *calls, size_of(planes, points), num_values=values)
+    x = setting.normal(1, 256, 34, 258, channels_last=True)
+    weight, bias = setting.normal(256, 256, 3, 3), setting.normal(256)
+    calls = WinogradConvolution(weight, bias), partial(F.conv2d, weight=weight, bias=bias)
+    calls = (forward_call(function, [x]) for function in calls)
+    values = 256 * 32 * 256
+    yield Case("block convolution by tiles; conv2d", *calls, size_of(x, weight), num_values=values)
+
+
 class Timer:
     """Times calls on a device; on CUDA with empty caches and without the host's share."""
 
@@ -318,6 +375,10 @@ def measure(case: Case, timer: Timer, limits: dict[str, float], runs: int) -> di
         gathered = case.gathered_bytes / seconds["fast"] / 1e9
         entry["gathered_bytes"] = case.gathered_bytes
         entry["share_of_cache_limit"] = gathered / limits["cache_gb_per_second"]
+    if case.num_values is not None:
+        for way in ("fast", "slow"):
+            nanoseconds = 1e9 * seconds[way] / case.num_values
+            entry[f"nanoseconds_per_value_{way}"] = round(nanoseconds, 3)
     return entry
 
 
@@ -337,16 +398,26 @@ def main() -> None:
     for precision in precisions:
         shrink = 4 if options["size"] == "reduced" else 1
         setting = Setting(device, DTYPES[precision], shrink)
-        for make_cases in (bias_act_cases, upfirdn2d_cases, triplane_cases):
+        makers = {
+            "bias_act": bias_act_cases,
+            "upfirdn2d": upfirdn2d_cases,
+            "triplane_sample": triplane_cases,
+        }
+        if device.type == "cpu" and precision == "fp32":
+            makers["block"] = block_cases
+        # Inputs are made for all cases of a kind.
+        kind = options["cases"].partition(" ")[0]
+        for make_cases in [makers[kind]] if kind in makers else makers.values():
             for case in make_cases(setting):
                 if options["cases"] in case.name:
                     entry = measure(case, timer, limits, runs)
                     results[f"{case.name}, {precision}"] = entry
-                    print(
-                        f"{case.name + ', ' + precision:<78} {1000 * entry['seconds_fast']:9.3f}"
-                        f" {1000 * entry['seconds_slow']:9.3f} ms {entry['share_of_limit']:6.2f}",
-                        flush=True,
-                    )
+                    row = f"{case.name + ', ' + precision:<78} {1000 * entry['seconds_fast']:9.3f}"
+                    row += f" {1000 * entry['seconds_slow']:9.3f} ms {entry['share_of_limit']:6.2f}"
+                    if case.num_values is not None:
+                        values = (entry[f"nanoseconds_per_value_{way}"] for way in ("fast", "slow"))
+                        row += " {:7.3f} {:7.3f} ns per value".format(*values)
+                    print(row, flush=True)
     document = {
         "benchmark": "ops",
         **describe_machine(device),

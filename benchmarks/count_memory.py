@@ -248,7 +248,7 @@ def cuda_autocast() -> Iterator[None]:
 @contextmanager
 def gpu_pieces() -> Iterator[None]:
     """Let the generator work in pieces as large as on a GPU, and scale activations as there."""
-    pieces = sdf_decoder._CHUNK_POINTS
+    pieces = sdf_decoder._CHUNK_BYTES
     patches = (
         mock.patch.dict(pieces, cpu=pieces["cuda"]),
         mock.patch.object(layers, "_scale_weights", layers._scale_activations),

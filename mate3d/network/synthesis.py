@@ -28,6 +28,7 @@ from mate3d.network.layers import (
     layer_noises,
 )
 from torch_utils.ops.resample import conv2d_resample, resize_antialias, upsample2d
+from torch_utils.ops.winograd import WinogradConvolution
 
 PlaneBranches = Literal["dual", "single"]
 
@@ -37,9 +38,8 @@ _IMAGES: dict[str, tuple[str, ...]] = {"dual": ("texture", "shape"), "single": (
 # Bytes of a band's activations. Larger bands do not fit in the cache, and the C allocator
 # requests fresh pages for every tensor above 32 MiB; smaller bands recompute more shared rows.
 _BAND_BYTES = 12 * 2**20
-# Input rows beyond a band that an up-sampled row depends on: one for the 3x3 convolution and one
-# for the 4-tap filter, which reaches 2 rows at the doubled resolution.
-_MARGIN = 2
+# Input rows beyond a band that its up-sampled rows depend on, through 3x3 weights and 4 taps.
+_MARGIN = 1
 
 
 class PlaneBackbone(nn.Module):
@@ -253,8 +253,7 @@ def _run_block(
         for layer, noise in zip(layers, layer_noises(noise_mode, len(layers)), strict=True)
     ]
     outputs = {
-        name: ws.new_empty(len(ws), len(layer.bias), size, size)
-        for name, layer in block.to_image.items()
+        name: _empty_images(ws, len(layer.bias), size) for name, layer in block.to_image.items()
     }
     features = None
     for item in range(len(ws)):
@@ -273,7 +272,8 @@ def _run_block(
             band = _run_layers(plans, source, first, last)
             if with_features:
                 if features is None:
-                    features = _empty_features(band, len(ws), size)
+                    # Autocast may set the type.
+                    features = _empty_images(ws.to(band.dtype), band.shape[1], size)
                 features[item, :, first:last] = band[0]
             for name, (weight, bias, clamp) in image_layers.items():
                 part = F.conv2d(band, weight, bias)
@@ -282,6 +282,7 @@ def _run_block(
                 outputs[name][item, :, first:last] = part[0]
     if images is not None:
         for name, image in images.items():
+            image = image.contiguous(memory_format=torch.channels_last)
             skip = upsample2d(image, block.resample_filter) if block.up == 2 else image
             outputs[name] += skip
     return features, outputs
@@ -295,6 +296,7 @@ class _LayerPlan:
     weight: Tensor  # [out, in, 3, 3]
     bias: Tensor  # [out]
     noise: Tensor | None  # [size, size]
+    winograd: WinogradConvolution | None
 
     @staticmethod
     def make(layer: SynthesisLayer, w: Tensor, noise: Tensor | None) -> "_LayerPlan":
@@ -302,7 +304,9 @@ class _LayerPlan:
         norm = torch.linalg.vector_norm(weight, dim=(1, 2, 3), keepdim=True)
         weight *= (norm.square() + 1e-8).rsqrt() * LRELU_GAIN
         noise = None if noise is None else noise * (layer.noise_strength * LRELU_GAIN)
-        return _LayerPlan(layer, weight, layer.bias * LRELU_GAIN, noise)
+        bias = layer.bias * LRELU_GAIN
+        winograd = WinogradConvolution(weight, bias) if _suits_winograd(layer) else None
+        return _LayerPlan(layer, weight, bias, noise, winograd)
 
     def activate(self, y: Tensor, first: int, last: int) -> Tensor:
         """Apply noise, activation and clamp to rows `first` to `last`, in place.
@@ -325,9 +329,18 @@ def _run_layers(plans: list[_LayerPlan], x: Tensor, first: int, last: int) -> Te
     low, high = max(first - 1, 0), min(last + 1, plan.layer.resolution)
     x = _run_layers(earlier, x, low, high) if earlier else x[:, :, low:high]
     missing = [0, 0, low - (first - 1), (last + 1) - high]
-    x = F.pad(x, missing) if any(missing) else x
-    y = F.conv2d(x, plan.weight, plan.bias, padding=(0, 1))
+    if plan.winograd is not None and (last - first) % 4 == 0:
+        y = plan.winograd(F.pad(x, [1, 1, *missing[2:]]))
+    else:
+        x = F.pad(x, missing) if any(missing) else x
+        y = F.conv2d(x, plan.weight, plan.bias, padding=(0, 1))
     return plan.activate(y, first, last)
+
+
+def _suits_winograd(layer: SynthesisLayer) -> bool:
+    """Return whether a layer has enough pixels and channels to be faster by tiles."""
+    is_large = layer.resolution >= 64 and min(layer.weight.shape[:2]) >= 128
+    return is_large and layer.up == 1 and not torch.is_autocast_enabled("cpu")
 
 
 def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tensor:
@@ -345,14 +358,14 @@ def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tenso
     return plan.activate(y, first, last)
 
 
-def _empty_features(band: Tensor, num_samples: int, size: int) -> Tensor:  # [B, C, size, size]
-    """Return an empty tensor for a block's features, with a band's dtype (autocast may set it)."""
-    return torch.empty(
-        (num_samples, band.shape[1], size, size),
-        dtype=band.dtype,
-        device=band.device,
-        memory_format=torch.channels_last,
-    )
+def _empty_images(
+    ws: Tensor,  # [B, ...]
+    channels: int,
+    size: int,
+) -> Tensor:  # [B, channels, size, size]
+    """Return empty channels-last images of a batch, the way convolutions return bands of them."""
+    images = ws.new_empty(len(ws), size, size, channels)
+    return images.permute(0, 3, 1, 2)
 
 
 def _image_weights(layer: ToImage, w: Tensor) -> tuple[Tensor, Tensor, float | None]:
@@ -376,6 +389,6 @@ def _make_noise(
 
 def _bands(size: int, channels: int) -> Iterator[tuple[int, int]]:
     """Yield (first, last) rows of bands whose activations fit in the CPU cache."""
-    rows = min(max(_BAND_BYTES // (4 * channels * size) // 2 * 2, 8), size)
+    rows = min(max(_BAND_BYTES // (4 * channels * size) // 4 * 4, 8), size)
     for first in range(0, size, rows):
         yield first, min(first + rows, size)

@@ -239,48 +239,43 @@ class Corners:
 
 
 def make_table(
-    planes: Tensor,  # [B, 3, C, H, W]
-) -> Tensor:  # [B * 3 * H * W, C]
-    """Return planes as a table with one row of features per pixel."""
-    return planes.permute(0, 1, 3, 4, 2).reshape(-1, planes.shape[2])
+    planes: Tensor,  # [B, 3, C, P, P]
+) -> Tensor:  # [B * 3 * (P + 2)^2, C]
+    """Return planes as a table with one row of features per pixel, and zeros around each plane."""
+    rows = F.pad(planes.permute(0, 1, 3, 4, 2), (0, 0, 1, 1, 1, 1))
+    return rows.reshape(-1, planes.shape[2])
 
 
 def find_corners(
     points: Tensor,  # [B, N, 3], -1..1 inside the planes
     plane_axes: Sequence[tuple[int, int]],  # (horizontal, vertical) of each plane
-    size: tuple[int, int],
+    side: int,
 ) -> Corners:  # of B * N points
-    """Return the corners of points in a table from `make_table`.
+    """Return the corners of points in a table from `make_table` of planes with side P.
 
     Args:
         points: Coordinates in units of half the plane's side.
         plane_axes: See `mate3d.rendering.triplane`.
-        size: Height and width of the planes.
-
-    Raises:
-        ValueError: If the table has more rows than int32 can index.
     """
-    height, width = size
-    num_images, per_image = points.shape[:2]
-    plane_rows = height * width
-    if 3 * num_images * plane_rows >= 2**31:
-        raise ValueError(f"{num_images} heads of {height} x {width} pixels exceed 2^31 table rows")
-    columns = {axis: _axis(points[..., axis], width, 1 / 3) for axis, _ in plane_axes}
-    lines = {axis: _axis(points[..., axis], height, 1.0) for _, axis in plane_axes}
-    shape = (num_images, per_image, 12)
-    index = torch.empty(shape, dtype=torch.int32, device=points.device)
-    weights = torch.empty(shape, dtype=points.dtype, device=points.device)
-    first = torch.arange(num_images, dtype=torch.int32, device=points.device)[:, None]
-    first = first * (3 * plane_rows)
-    corner = 0
-    for plane, (horizontal, vertical) in enumerate(plane_axes):
-        for line, line_factor in lines[vertical]:
-            start = line * width + (first + plane * plane_rows)
-            for column, column_factor in columns[horizontal]:
-                torch.add(start, column, out=index[..., corner])
-                torch.mul(line_factor, column_factor, out=weights[..., corner])
-                corner += 1
-    return Corners(index.view(-1, 12), weights.view(-1, 12))
+    padded = side + 2
+    position = points.movedim(-1, 0).contiguous() * (side / 2) + (side / 2 + 0.5)
+    position.clamp_(0, side + 1)  # Beyond the zeros there are more.
+    low = position.floor().clamp_(max=side)
+    share = position - low
+    third = share / 3
+    low = low.int().clamp_(0, side)  # Conversion turns nan into any number.
+    first = torch.arange(len(points), dtype=torch.int32, device=points.device)[:, None]
+    index, weights = (x.new_empty(12, *points.shape[:2]) for x in (low, points))
+    for plane, (x, y) in enumerate(plane_axes):
+        corner = low[y] * padded + low[x] + (3 * first + plane) * padded**2
+        for place, offset in enumerate((0, 1, padded, padded + 1), start=4 * plane):
+            torch.add(corner, offset, out=index[place])
+        here, right, below, both = weights[4 * plane : 4 * plane + 4]
+        torch.mul(share[x], third[y], out=both)
+        torch.sub(third[x], both, out=right)
+        torch.sub(third[y], both, out=below)
+        torch.sub(1 / 3 - third[x], below, out=here)
+    return Corners(index.flatten(1).t().contiguous(), weights.flatten(1).t().contiguous())
 
 
 def look_up(
@@ -291,22 +286,6 @@ def look_up(
     return F.embedding_bag(
         corners.index, table, mode="sum", per_sample_weights=corners.weights.to(table.dtype)
     )
-
-
-def _axis(
-    position: Tensor,  # [B, N]
-    size: int,
-    scale: float,
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the pixels on both sides of positions, each with its weight."""
-    pixel = position * (size / 2) + (size / 2 - 0.5)
-    # Clamped because distant positions could overflow int32; their weights are zero anyway.
-    low = pixel.clamp(-2, size + 1).floor()
-    fraction = pixel - low
-    low_share = (1 - fraction) * ((low >= 0) & (low < size)) * scale
-    high_share = fraction * ((low >= -1) & (low < size - 1)) * scale
-    low = low.int()
-    return (low.clamp(0, size - 1), low_share), ((low + 1).clamp_(0, size - 1), high_share)
 
 
 class TriPlaneProbe(FieldProbe):
@@ -322,10 +301,11 @@ class TriPlaneProbe(FieldProbe):
         self.field = field
         is_cpu = field.device.type == "cpu"
         self._with_corners = is_cpu if with_corners is None else with_corners
-        self._shape_table = make_table(field.shape_planes)
+        prepare = make_table if self._with_corners else _with_channels_last
+        self._shape_table = prepare(field.shape_planes)
         self._has_one_table = field.texture_planes is field.shape_planes
         self._texture_table = (
-            self._shape_table if self._has_one_table else make_table(field.texture_planes)
+            self._shape_table if self._has_one_table else prepare(field.texture_planes)
         )
 
     def begin(
@@ -367,10 +347,8 @@ class TriPlaneProbe(FieldProbe):
 
     def _find_corners(self, points: Tensor) -> Corners:
         field = self.field
-        size = field.shape_planes.shape[-2:]
-        return find_corners(
-            points * (2 / field.box_size), PLANE_AXES[field.plane_layout], (size[0], size[1])
-        )
+        axes, side = PLANE_AXES[field.plane_layout], field.shape_planes.shape[-1]
+        return find_corners(points * (2 / field.box_size), axes, side)
 
     def _look_up(
         self,
@@ -381,10 +359,12 @@ class TriPlaneProbe(FieldProbe):
         if corners is not None:
             return look_up(table, corners)
         field = self.field
-        batch, planes, channels, height, width = field.shape_planes.shape
-        channels_last = table.view(batch, planes, height, width, channels).movedim(-1, 2)
-        features = look_up_planes(channels_last, points, field.box_size, field.plane_layout)
+        features = look_up_planes(table, points, field.box_size, field.plane_layout)
         return features.flatten(0, 1)
+
+
+def _with_channels_last(planes: Tensor) -> Tensor:  # [B, 3, C, P, P], as passed
+    return planes.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
 @open_probe.register

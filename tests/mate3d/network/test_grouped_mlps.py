@@ -11,7 +11,7 @@ from mate3d.network.sdf_decoder import evaluate_mlps, grouped_mlps, grouped_mlps
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Several pieces, the last one shorter."""
-    monkeypatch.setitem(module._CHUNK_POINTS, "cpu", 7)
+    monkeypatch.setitem(module._CHUNK_BYTES, "cpu", 7 * 4 * 20)
 
 
 def make_arguments(num_outputs: int = 1, *, dtype: torch.dtype = torch.float32, gain: float = 1.0):

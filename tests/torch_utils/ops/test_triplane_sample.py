@@ -55,20 +55,14 @@ def test_planes_of_half_types_are_summed_in_float32(dtype):
 @pytest.mark.parametrize("layout", sorted(PLANE_AXES))
 def test_prepared_look_up_agrees_inside_at_the_border_and_outside(layout):
     random = torch.Generator().manual_seed(0)
-    planes = torch.randn(2, 3, 5, 6, 9, generator=random)
+    planes = torch.randn(2, 3, 5, 6, 6, generator=random)
     points = torch.rand(2, 200, 3, generator=random) * 3 - 1.5
     points[:, 0] = torch.tensor([1e9, -1e9, 1e9])
     points[:, 1] = torch.tensor([1.0, -1.0, 1.0])
-    corners, table = find_corners(points, PLANE_AXES[layout], (6, 9)), make_table(planes)
+    corners, table = find_corners(points, PLANE_AXES[layout], 6), make_table(planes)
     values = look_up(table, corners)
     for chosen in (torch.tensor([3, 7, 399]), torch.tensor([], dtype=torch.long)):
         assert torch.equal(look_up(table, corners.take(chosen)), values[chosen])
     values = values.view(2, 200, 5)
     torch.testing.assert_close(values, look_up_planes(planes, points, 2.0, layout))
     assert values[:, 0].abs().max() == 0 and values[:, 1].abs().max() > 0
-
-
-def test_table_that_an_int32_cannot_address_is_refused():
-    points = torch.zeros(1, 1, 3)
-    with pytest.raises(ValueError, match="32768 x 32768"):
-        find_corners(points, PLANE_AXES["xy_xz_yz"], (32768, 32768))
