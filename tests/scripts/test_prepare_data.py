@@ -156,7 +156,7 @@ def test_prepared_photos_pass_the_check_and_train(photos, tmp_path, capsys):
     _run(tmp_path / "check", "check=true", f"data={path}")
     assert "no problems found" in capsys.readouterr().out
     assert "few images" in (tmp_path / "check" / "run" / "index.html").read_text()
-    words = ["debug=tiny", "train.total_kimg=0.008", "train.tick_kimg=0.004"]
+    words = ["debug=tiny", "train.total_kimg=0.008", "train.tick_kimg=0.004", "metrics=none"]
     train.main([*words, f"data={path}", f"output={tmp_path / 'trained'}"])
     assert (tmp_path / "trained" / "checkpoint" / "config.yaml").is_file()
 

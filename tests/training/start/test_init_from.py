@@ -119,7 +119,8 @@ def test_other_models_start_with_the_source_s_colours_and_shape(geometry, branch
     ours = head_of(networks.generator, 20).sample(random_points())
     torch.testing.assert_close(ours.features, source.features)
     if geometry == "density":
-        torch.testing.assert_close(ours.sdf, source.sdf)
+        # Densities are decoded alone or with colours, and rounded differently.
+        torch.testing.assert_close(ours.sdf, source.sdf, rtol=1e-5, atol=1e-4)
     else:
         assert ((ours.sdf < 0) == (source.sdf < 0)).float().mean() > 0.999
 
