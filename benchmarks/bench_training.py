@@ -56,7 +56,7 @@ from mate3d.cameras import make_camera
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import one_hot_mask
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
-from mate3d.network.sdf_decoder import widened_sigmoid
+from mate3d.network.sdf_decoder import SDFDecoder, widened_sigmoid
 from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.renderer import RenderingConfig
 from mate3d.rendering.triplane import TriPlaneField
@@ -136,6 +136,11 @@ class AutogradField:
     def device(self) -> torch.device:
         """See `Field`."""
         return self.field.device
+
+    @property
+    def decoder(self) -> SDFDecoder:
+        """The field's decoder."""
+        return self.field.decoder
 
     def sample(self, points: Tensor) -> FieldSamples:
         """See `Field`."""
