@@ -1,33 +1,46 @@
-"""Time the fast generator against the exact one: the same weights, camera and process.
+"""Time the generator in the release's order, exact and fast: same weights, camera and process.
 
     python benchmarks/bench_generator.py preset=face512 neural_resolution=128 runs=3
     python benchmarks/bench_generator.py preset=demo runs=9 output=results.json
 
-One image and its segmentation, style vectors to pixels. Words it takes:
+One image and its segmentation, style vectors to pixels, by `release_order.py`, by `exact=True` and
+by `exact=False`. Words it takes:
 
     preset=face512           face512: published sizes, 19 labels, the release's density
                              (softplus_shifted), random weights: all samples of a ray show;
                              face512_own: the same with the project's density and a head-sized
-                             ball: most of space is empty; demo: the demo generator
+                             ball: most of space is empty; demo: the demo generator; tiny: for tests
     neural_resolution=128    side of the raw render; 0 is the generator's own
-    runs=3                   exact and fast alternate so often after a warm-up; medians
+    runs=3                   the three ways alternate so often after a warm-up; the shortest counts
     device=cpu               cpu or cuda
     output=                  also write the JSON here, e.g. benchmarks/results/generator.json
 
-The last line is one JSON object. `parts` are the seconds of the fast path: `distances` (look-up and
-global distance), `colors_and_classes` (where samples show), `compositing` (all else of rendering).
-`peak_rss_gib` is all memory of a process that imports, builds and runs nothing but the fast path.
+The last line is one JSON object. Ratios are to the release's order. Processor seconds depend less
+on what else the machine does, but with several threads they do not say how long one waits.
+`parts` are the seconds of the fast path: `distances` (look-up and global distance),
+`colors_and_classes` (where samples show), `compositing` (all else of rendering). `peak_rss_gib` is
+all memory of a process that imports, builds and runs nothing but one way.
 """
 
 import multiprocessing
 import statistics
 import sys
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import Stopwatch, describe_machine, peak_memory_gib, read_words, report
+from common import (
+    Stopwatch,
+    compare_memory,
+    compare_seconds,
+    describe_machine,
+    peak_memory_gib,
+    read_words,
+    report,
+)
+from release_order import in_release_order
 from torch import Tensor
 
 from mate3d.cameras import make_camera
@@ -40,6 +53,7 @@ from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import RenderingConfig
 
 SEED = 0
+WAYS = ("release_order", "exact", "fast")
 PSNR_OF = ("image", "segmentation", "image_raw", "segmentation_raw")
 DEMO = Path(__file__).parents[1] / "mate3d/assets/demo_cat"
 RELEASED = RenderingConfig(
@@ -49,6 +63,21 @@ PRESETS = {
     "face512": GeneratorConfig(label_set="celebamask_hq", rendering=RELEASED),
     "face512_own": GeneratorConfig(label_set="celebamask_hq", beta=0.005),
     "demo": None,
+    "tiny": GeneratorConfig(
+        label_set="catmask_hq",
+        w_dim=16,
+        plane_resolution=8,
+        plane_channels=4,
+        channel_base=64,
+        channel_max=8,
+        hidden_width=8,
+        num_features=8,
+        neural_rendering_resolution=8,
+        sr_input_resolution=8,
+        resolution=16,
+        sr_channels=(8, 8),
+        rendering=replace(RELEASED, num_coarse_samples=6, num_fine_samples=6),
+    ),
 }
 BALL_RADIUS = 0.25
 DEFAULTS = {
@@ -130,11 +159,13 @@ def _(field: TimedField) -> FieldProbe:
 
 
 def synthesize(
-    generator: Generator, ws: Tensor, camera: Tensor, side: int, *, exact: bool
+    generator: Generator, ws: Tensor, camera: Tensor, side: int, way: str
 ) -> RenderOutput:
     """Make an image and its segmentation."""
-    field = generator.make_field(ws, make_planes(generator, ws, exact=exact))
-    return generator.render(field, ws, camera, neural_rendering_resolution=side, exact=exact)
+    exact = way != "fast"
+    with in_release_order() if way == "release_order" else nullcontext():
+        field = generator.make_field(ws, make_planes(generator, ws, exact=exact))
+        return generator.render(field, ws, camera, neural_rendering_resolution=side, exact=exact)
 
 
 def time_parts(generator: Generator, ws: Tensor, camera: Tensor, side: int) -> dict[str, float]:
@@ -175,11 +206,11 @@ def make_inputs(generator: Generator, device: torch.device) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def peak_memory(preset: str, side: int, device: str, exact: bool) -> float:
+def peak_memory(preset: str, side: int, device: str, way: str) -> float:
     """Return the most memory that this process has held after one image, in GiB."""
     generator = make_generator(preset, torch.device(device))
     ws, camera = make_inputs(generator, torch.device(device))
-    synthesize(generator, ws, camera, side, exact=exact)
+    synthesize(generator, ws, camera, side, way)
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return peak_memory_gib()
@@ -187,34 +218,30 @@ def peak_memory(preset: str, side: int, device: str, exact: bool) -> float:
 
 @torch.no_grad()
 def measure(preset: str, side: int, runs: int, device: torch.device) -> dict[str, Any]:
-    """Alternate exact and fast; return medians, parts and how near the images are."""
+    """Alternate the ways; return the least seconds, parts and how near the images are."""
     generator = make_generator(preset, device)
     side = side or generator.config.neural_rendering_resolution
     ws, camera = make_inputs(generator, device)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    watches: dict[str, list[Stopwatch]] = {way: [] for way in WAYS}
     parts, outputs = [], {}
     for index in range(runs + 1):
-        for exact in (True, False):
-            watch = Stopwatch(device)
-            with watch:
-                outputs[exact] = synthesize(generator, ws, camera, side, exact=exact)
+        for way in WAYS:
+            with Stopwatch(device) as watch:
+                outputs[way] = synthesize(generator, ws, camera, side, way)
             if index > 0:
-                seconds[exact].append(watch.seconds)
+                watches[way].append(watch)
         if index > 0:
             parts.append(time_parts(generator, ws, camera, side))
-    medians = {exact: statistics.median(values) for exact, values in seconds.items()}
-    psnr = {
-        name: _psnr(*(getattr(outputs[exact], name) for exact in (True, False))) for name in PSNR_OF
-    }
+    pairs = {name: [getattr(outputs[way], name) for way in WAYS] for name in PSNR_OF}
+    psnr = {name: _psnr(exact, fast) for name, (_, exact, fast) in pairs.items()}
+    errors = [
+        float((release - exact).abs().max() / exact.abs().max())
+        for release, exact, _ in pairs.values()
+    ]
     return {
         "neural_resolution": side,
-        "seconds_exact": round(medians[True], 3),
-        "seconds_fast": round(medians[False], 3),
-        "speedup": round(medians[True] / medians[False], 2),
-        "seconds_of_each_run": {
-            "exact": [round(value, 3) for value in seconds[True]],
-            "fast": [round(value, 3) for value in seconds[False]],
-        },
+        **compare_seconds(watches),
+        "largest_error_release_order": float(f"{max(errors):.2g}"),
         "psnr_db": round(min(psnr.values()), 1),
         "psnr_db_of": {name: round(value, 1) for name, value in psnr.items()},
         "parts": {
@@ -238,17 +265,15 @@ def main() -> None:
     side = int(options["neural_resolution"])
     result = measure(preset, side, int(options["runs"]), torch.device(device))
     memory = {}
-    for name, exact in (("peak_rss_gib", False), ("peak_rss_gib_exact", True)):
+    for way in WAYS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            memory[name] = round(pool.apply(peak_memory, (preset, side, device, exact)), 2)
-    if device == "cuda":
-        memory = {name.replace("rss", "device_memory"): value for name, value in memory.items()}
+            memory[way] = pool.apply(peak_memory, (preset, side, device, way))
     document = {
         "command": " ".join(["python", "benchmarks/bench_generator.py", *sys.argv[1:]]),
         "preset": preset,
         "runs": int(options["runs"]),
         **result,
-        **memory,
+        **compare_memory(memory, torch.device(device)),
         **describe_machine(torch.device(device)),
     }
     report(document, options["output"])

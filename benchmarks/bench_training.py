@@ -1,50 +1,62 @@
-"""Time one training iteration: the exact autograd path against what training runs.
+"""Time one training iteration: in the release's order, in plain autograd, and as training runs.
 
-    python benchmarks/bench_training.py preset=face512 neural_resolution=64 runs=3
+    python benchmarks/bench_training.py preset=face512 neural_resolution=64 runs=2
 
 An iteration is the main steps of generator (all released terms, the eikonal term among them),
 discriminator and image-and-mask discriminator, each with its Adam update of rate 0, so that all
 variants and runs have the same weights. The lazy steps, R1 and density smoothness, are timed apart.
 Every variant runs in a process of its own, on the same weights and the same random numbers:
 
-    exact    every MLP by itself and kept for autograd, double backward for the eikonal term, all
-             samples, all pictures with segmentation
-    fast     what training runs with loss=released: as exact up to rounding
-    subset   the same with loss.eikonal_points=16384, the default
-    bf16     fast with train.precision=bf16
+    release_order  as the published code works; see `release_order.py`
+    exact          every MLP by itself and kept for autograd, double backward for the eikonal term,
+                   all samples, all pictures with segmentation, otherwise with our operations
+    fast           what training runs with loss=released: as exact up to rounding
+    subset         the same with loss.eikonal_points=16384, the default
+    bf16           fast with train.precision=bf16
 
 Words it takes:
 
     preset=face512           face512: published sizes and 19 labels; tiny: for tests
     neural_resolution=64     side of raw renders
     batch_size=1             images an iteration
-    variants=exact,fast      any of the above; exact and fast are needed
-    runs=1                   iterations measured, after one that warms up; medians
+    variants=release_order,exact,fast  any of the above; these three are needed
+    runs=1                   the variants alternate so often, each time with a warm-up; the least
+                             seconds count
     device=cpu               cpu or cuda
     output=                  also write the JSON here, e.g. benchmarks/results/training.json
 
-The last line is one JSON object. Differences and cosines compare a variant's losses and the
-gradients of each network with those of exact.
+The last line is one JSON object. Ratios are to the release's order; see `bench_generator.py` for
+the two kinds of seconds. Differences and cosines compare a variant's losses and the gradients of
+each network with those of exact. The release's order takes up to 16 GiB at the published size.
 """
 
 import multiprocessing
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import release_order
 import torch
-from common import Stopwatch, describe_machine, peak_memory_gib, read_words, report
+from common import (
+    Stopwatch,
+    compare_memory,
+    compare_seconds,
+    describe_machine,
+    peak_memory_gib,
+    read_words,
+    report,
+)
 from torch import Tensor
 
 from mate3d.cameras import make_camera
 from mate3d.generator import Generator, GeneratorConfig
 from mate3d.labels import one_hot_mask
 from mate3d.network.discriminator import Discriminator, DiscriminatorConfig
-from mate3d.network.sdf_decoder import widened_sigmoid
+from mate3d.network.sdf_decoder import SDFDecoder, widened_sigmoid
 from mate3d.rendering.field import FieldSamples
 from mate3d.rendering.renderer import RenderingConfig
 from mate3d.rendering.triplane import TriPlaneField
@@ -83,12 +95,16 @@ PRESETS: dict[str, tuple[GeneratorConfig, DiscriminatorConfig]] = {
 }
 LOSS = LossSettings(eikonal_points=None, density_extent=1.0, with_double_blur=True)
 NETWORKS = ("generator", "discriminator", "semantic_discriminator")
-VARIANTS = ("exact", "fast", "subset", "bf16")
+NEEDED = ("release_order", "exact", "fast")
+VARIANTS = (*NEEDED, "subset", "bf16")
+# The release computes these terms and multiplies them by 0, which ours would skip. The weight is
+# too small to matter and large enough for gradients to stay normal numbers, which are faster.
+ZERO = 1e-12
 DEFAULTS = {
     "preset": "face512",
     "neural_resolution": "64",
     "batch_size": "1",
-    "variants": "exact,fast",
+    "variants": ",".join(NEEDED),
     "runs": "1",
     "device": "cpu",
     "output": "",
@@ -102,7 +118,6 @@ class Case:
     preset: str
     neural_resolution: int
     batch_size: int
-    runs: int
     device: str
 
 
@@ -121,6 +136,11 @@ class AutogradField:
     def device(self) -> torch.device:
         """See `Field`."""
         return self.field.device
+
+    @property
+    def decoder(self) -> SDFDecoder:
+        """The field's decoder."""
+        return self.field.decoder
 
     def sample(self, points: Tensor) -> FieldSamples:
         """See `Field`."""
@@ -221,14 +241,26 @@ def make_steps(
 
 
 def measure(case: Case, variant: str, gradients_path: str) -> dict[str, Any]:
-    """Train for some iterations; return seconds, peak memory and losses, and save gradients."""
+    """Train for two iterations; return seconds, peak memory and losses, and save gradients."""
     device = torch.device(case.device)
-    if variant == "exact":
+    is_release = variant == "release_order"
+    if is_release:
+        synthesis.render_field = release_order.render_field
+        steps.march_classes = release_order.marched_classes
+    if is_release or variant == "exact":
         steps.generate_fakes = exact_fakes
     elif device.type == "cpu":
         keep_freed_memory()
+    with release_order.in_release_order(training=True) if is_release else nullcontext():
+        return _measure(case, variant, gradients_path)
+
+
+def _measure(case: Case, variant: str, gradients_path: str) -> dict[str, Any]:
+    device = torch.device(case.device)
     networks = make_networks(case, variant)
     loss = replace(LOSS, eikonal_points=16384) if variant == "subset" else LOSS
+    if variant == "release_order":
+        loss = replace(loss, density_consistency=ZERO, class_color_consistency=ZERO)
     schedule = ScheduleValues(case.neural_resolution, blur_sigma=0.0, pose_swap_probability=0.5)
     context = StepContext(
         schedule,
@@ -240,61 +272,43 @@ def measure(case: Case, variant: str, gradients_path: str) -> dict[str, Any]:
         name: make_adam(getattr(networks, name).parameters(), 0.0, settings) for name in NETWORKS
     }
 
-    def run(name: str, trained: str) -> tuple[Stopwatch, Metrics]:
+    def run(name: str, trained: str) -> tuple[float, Metrics]:
         random = BatchRandom((SEED,), range(case.batch_size), device)
         watch = Stopwatch(device)
         with watch, optimizing(getattr(networks, trained), optimizers[trained]):
             metrics = all_steps[name](replace(context, random=random))
-        return watch, metrics
+        return round(watch.seconds, 2), metrics
 
-    iterations, losses = [], {}
-    for _ in range(case.runs + 1):
-        watches = {}
-        for name in NETWORKS:
-            watches[name], metrics = run(name, name)
-            losses |= {key: float(value.mean()) for key, value in metrics.items()}
-        iterations.append(watches)
+    losses, parts = {}, {}
+    for _ in range(2):
+        with Stopwatch(device) as watch:
+            for name in NETWORKS:
+                parts[name], metrics = run(name, name)
+                losses |= {key: float(value.mean()) for key, value in metrics.items()}
     peak = _peak_memory_gib(device)
-    torch.save(
-        {
-            name: torch.cat(
-                [
-                    p.grad.flatten().cpu()
-                    for p in getattr(networks, name).parameters()
-                    if p.grad is not None
-                ]
-            )
-            for name in NETWORKS
-        },
-        gradients_path,
-    )
-    lazy = {
-        name: run(name, trained)[0].seconds
-        for name, trained in (
-            ("density_smoothness", "generator"),
-            ("r1", "discriminator"),
-            ("semantic_r1", "semantic_discriminator"),
+    gradients = {
+        name: torch.cat(
+            [
+                p.grad.flatten().cpu()
+                for p in getattr(networks, name).parameters()
+                if p.grad is not None
+            ]
         )
+        for name in NETWORKS
     }
-    measured = iterations[1:]
+    torch.save(gradients, gradients_path)
+    lazy = (
+        ("density_smoothness", "generator"),
+        ("r1", "discriminator"),
+        ("semantic_r1", "semantic_discriminator"),
+    )
     return {
-        "seconds": statistics.median(_total(watches, "seconds") for watches in measured),
-        "processor_seconds": statistics.median(
-            _total(watches, "processor_seconds") for watches in measured
-        ),
-        "parts": {
-            name: round(statistics.median(watches[name].seconds for watches in measured), 2)
-            for name in NETWORKS
-        },
-        "lazy_parts": {name: round(seconds, 2) for name, seconds in lazy.items()},
+        "watch": watch,
+        "parts": parts,
+        "lazy_parts": {name: run(name, trained)[0] for name, trained in lazy},
         "peak_gib": peak,
-        "peak_gib_with_lazy": _peak_memory_gib(device),
         "losses": losses,
     }
-
-
-def _total(watches: dict[str, Stopwatch], kind: str) -> float:
-    return sum(getattr(watch, kind) for watch in watches.values())
 
 
 def _peak_memory_gib(device: torch.device) -> float:
@@ -325,53 +339,49 @@ def compare(
     }
 
 
-def summarize(variant: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Return one variant's figures under names that carry it."""
-    end = "" if variant == "fast" else f"_{variant}"
-    return {
-        f"seconds_{variant}": round(result["seconds"], 2),
-        f"processor_seconds_{variant}": round(result["processor_seconds"], 2),
-        f"peak_rss_gib{end}": round(result["peak_gib"], 2),
-        f"peak_rss_gib_with_lazy{end}": round(result["peak_gib_with_lazy"], 2),
-        f"parts{end}": result["parts"],
-        f"lazy_parts{end}": result["lazy_parts"],
-    }
-
-
 def main() -> None:
-    """Measure every variant in a fresh process and compare."""
+    """Measure every variant in fresh processes, in alternation, and compare."""
     options = read_words(DEFAULTS)
     variants = options["variants"].split(",")
     if options["preset"] not in PRESETS:
         sys.exit(f"error: preset={options['preset']}; use one of: {', '.join(PRESETS)}")
-    if not {"exact", "fast"} <= set(variants) <= set(VARIANTS):
-        sys.exit(f"error: variants={options['variants']}; use exact,fast and any of subset, bf16")
-    numbers = (int(options[name]) for name in ("neural_resolution", "batch_size", "runs"))
-    case = Case(options["preset"], *numbers, options["device"])
-    results, document = {}, {"preset": case.preset, "neural_resolution": case.neural_resolution}
+    if not set(NEEDED) <= set(variants) <= set(VARIANTS):
+        sys.exit(
+            f"error: variants={options['variants']}; use {','.join(NEEDED)} and any of subset, bf16"
+        )
+    side, batch_size = int(options["neural_resolution"]), int(options["batch_size"])
+    case = Case(options["preset"], side, batch_size, options["device"])
+    device = torch.device(case.device)
+    results: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
+    differences: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         paths = {variant: Path(folder) / f"{variant}.pt" for variant in variants}
-        for variant in variants:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                results[variant] = pool.apply(measure, (case, variant, str(paths[variant])))
-            document |= summarize(variant, results[variant])
-            print(variant, results[variant], flush=True)
+        for _ in range(int(options["runs"])):
+            for variant in variants:
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    result = pool.apply(measure, (case, variant, str(paths[variant])))
+                results[variant].append(result)
+                print(f"{variant}: {result['watch'].seconds:.1f} s", flush=True)
+        exact = results["exact"][-1]
         for variant in variants:
             if variant != "exact":
-                found = compare(results["exact"], results[variant], paths["exact"], paths[variant])
-                end = "" if variant == "fast" else f"_{variant}"
-                document |= {f"{name}{end}": value for name, value in found.items()}
+                found = results[variant][-1]
+                differences[variant] = compare(exact, found, paths["exact"], paths[variant])
+    best = {way: min(all, key=lambda one: one["watch"].seconds) for way, all in results.items()}
     document = {
         "command": " ".join(["python", "benchmarks/bench_training.py", *sys.argv[1:]]),
-        "batch_size": case.batch_size,
-        "runs": case.runs,
-        **document,
-        "speedup": round(document["seconds_exact"] / document["seconds_fast"], 2),
-        "losses_exact": results["exact"]["losses"],
-        **describe_machine(torch.device(case.device)),
+        "preset": case.preset,
+        "neural_resolution": side,
+        "batch_size": batch_size,
+        "runs": int(options["runs"]),
+        **compare_seconds({way: [one["watch"] for one in all] for way, all in results.items()}),
+        **compare_memory({way: all[0]["peak_gib"] for way, all in results.items()}, device),
+        "parts": {way: one["parts"] for way, one in best.items()},
+        "lazy_parts": {way: one["lazy_parts"] for way, one in best.items()},
+        "differences_from_exact": differences,
+        "losses_exact": exact["losses"],
+        **describe_machine(device),
     }
-    if case.device == "cuda":
-        document = {k.replace("peak_rss", "peak_device_memory"): v for k, v in document.items()}
     report(document, options["output"])
 
 

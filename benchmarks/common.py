@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,31 @@ class Stopwatch:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def compare_seconds(watches: Mapping[str, Sequence[Stopwatch]]) -> dict[str, Any]:
+    """Return each way's least seconds, and how many times as fast as the release's order it is."""
+    figures = {}
+    for kind in ("seconds", "processor_seconds"):
+        least = {way: min(getattr(watch, kind) for watch in each) for way, each in watches.items()}
+        figures |= {f"{kind}_{way}": round(value, 3) for way, value in least.items()}
+        release = least.pop("release_order")
+        figures[f"times_as_fast_by_{kind}"] = {
+            way: round(release / value, 2) for way, value in least.items()
+        }
+    return figures
+
+
+def compare_memory(peaks: Mapping[str, float], device: torch.device) -> dict[str, Any]:
+    """Return each way's peak memory in GiB, and what share of the release's order's it is."""
+    kind = "peak_device_memory_gib" if device.type == "cuda" else "peak_rss_gib"
+    release = peaks["release_order"]
+    return {
+        **{f"{kind}_{way}": round(peak, 2) for way, peak in peaks.items()},
+        "share_of_memory": {
+            way: round(peak / release, 2) for way, peak in peaks.items() if way != "release_order"
+        },
+    }
 
 
 def peak_memory_gib() -> float:

@@ -45,7 +45,8 @@ from mate3d.rendering.renderer import FieldRender, RaySamples, RenderingConfig
 from mate3d.rendering.triplane import TriPlaneField, project_points
 from torch_utils.ops import triplane_sample
 
-_BILINEAR, _ZEROS, _ALIGN_CORNERS = 0, 0, False
+# Bilinear, zeros outside, corners of planes not in pixel centres.
+_LOOK_UP = (0, 0, False)
 
 
 @contextmanager
@@ -55,51 +56,33 @@ def in_release_order(*, training: bool = False) -> Iterator[None]:
     Args:
         training: Scale activations instead of weights, as the release trains.
     """
-    convolve = partial(modulated_conv2d, per_sample=not training)
+    replaced = {
+        "bias_act": bias_act,
+        "conv2d_resample": conv2d_resample,
+        "modulated_conv2d": partial(modulated_conv2d, per_sample=not training),
+        "upsample2d": upsample2d,
+    }
     with (
-        patch.multiple(
-            layers,
-            bias_act=bias_act,
-            conv2d_resample=conv2d_resample,
-            modulated_conv2d=convolve,
-            upsample2d=upsample2d,
-        ),
+        patch.multiple(layers, **replaced),
         patch.object(mate3d.generator, "render_field", render_field),
     ):
         yield
 
 
 def bias_act(
-    x: Tensor,  # [..., C, ...]
-    bias: Tensor | None = None,  # [C]
-    *,
-    dim: int = 1,
-    activation: str = "linear",
-    gain: float | None = None,
-    clamp: float | None = None,
-) -> Tensor:  # as x
+    x: Tensor, bias: Tensor | None = None, *, dim=1, activation="linear", gain=None, clamp=None
+) -> Tensor:
     """Add a bias, activate, multiply, clamp: one pass over the tensor for each."""
     if bias is not None:
         x = x + bias.reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
-    is_lrelu = activation == "lrelu"
-    if is_lrelu:
+    if activation == "lrelu":
         x = F.leaky_relu(x, layers.LRELU_SLOPE)
-    if gain is None:
-        gain = layers.LRELU_GAIN if is_lrelu else 1.0
-    if gain != 1:
-        x = x * gain
+        gain = layers.LRELU_GAIN if gain is None else gain
+    x = x if gain in (None, 1) else x * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
-def upfirdn2d(
-    x: Tensor,  # [B, C, H, W]
-    filter: Tensor,  # [h, w]
-    *,
-    up: int = 1,
-    down: int = 1,
-    padding: tuple[int, int],
-    gain: float = 1,
-) -> Tensor:  # [B, C, H', W']
+def upfirdn2d(x: Tensor, filter: Tensor, *, padding: tuple, up=1, down=1, gain=1) -> Tensor:
     """Insert zeros, pad, convolve each channel at the full rate, keep every `down`-th sample."""
     batch, channels, height, width = x.shape
     if up > 1:
@@ -110,26 +93,16 @@ def upfirdn2d(
     return x[:, :, ::down, ::down]
 
 
-def upsample2d(
-    x: Tensor,  # [B, C, H, W]
-    filter: Tensor,  # [4, 4]
-) -> Tensor:  # [B, C, 2 H, 2 W]
+def upsample2d(x: Tensor, filter: Tensor) -> Tensor:
     """Upsample by 2."""
     return upfirdn2d(x, filter, up=2, padding=(2, 1), gain=4)
 
 
 def conv2d_resample(
-    x: Tensor,  # [B, groups * I, H, W]
-    weight: Tensor,  # [groups * O, I, k, k]
-    filter: Tensor | None,  # [4, 4]
-    *,
-    up: int = 1,
-    down: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-) -> Tensor:  # [B, groups * O, H * up / down, W * up / down]
+    x: Tensor, weight: Tensor, filter: Tensor | None, *, up=1, down=1, padding=0, groups=1
+) -> Tensor:
     """Convolve, upsampling or downsampling by 2."""
-    x = x.contiguous()  # Our discriminators reorder their input.
+    x = x.contiguous()  # Our discriminators make theirs channels-last.
     if up == 2:
         weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
         x = F.conv_transpose2d(x, weight, stride=2, groups=groups)
@@ -142,33 +115,36 @@ def conv2d_resample(
 
 
 def modulated_conv2d(
-    x: Tensor,  # [B, I, H, W]
-    weight: Tensor,  # [O, I, k, k]
-    styles: Tensor,  # [B, I]
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
     *,
     noise: Tensor | None = None,
-    up: int = 1,
-    padding: int = 0,
-    resample_filter: Tensor | None = None,
     demodulate: bool = True,
+    resample_filter: Tensor | None = None,
     per_sample: bool = True,
-) -> Tensor:  # [B, O, H * up, W * up]
+    **options: int,
+) -> Tensor:
     """Convolve with weights scaled by styles: each sample's own, or the activations scaled."""
-    batch = len(x)
-    own = weight * styles[:, None, :, None, None] if per_sample or demodulate else None
-    norm = (own.square().sum(dim=(2, 3, 4)) + 1e-8).rsqrt() if demodulate else None
+    batch, norm = len(x), None
+    if per_sample or demodulate:
+        own = weight * styles[:, None, :, None, None]
+    if demodulate:
+        norm = (own.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
     if per_sample:
-        own = own * norm[:, :, None, None, None] if demodulate else own
+        own = own if norm is None else own * norm
         x = x.reshape(1, -1, *x.shape[2:])
-        y = conv2d_resample(
-            x, own.flatten(0, 1), resample_filter, up=up, padding=padding, groups=batch
-        )
+        y = conv2d_resample(x, own.flatten(0, 1), resample_filter, groups=batch, **options)
         y = y.reshape(batch, -1, *y.shape[2:])
     else:
         x = x * styles[:, :, None, None]
-        y = conv2d_resample(x, weight, resample_filter, up=up, padding=padding)
-        y = y * norm[:, :, None, None] if demodulate else y
+        y = conv2d_resample(x, weight, resample_filter, **options)
+        y = y if norm is None else y * norm[..., 0]
     return y if noise is None else y + noise
+
+
+def _each_plane(planes: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    return planes.flatten(0, 1), positions.flatten(0, 1)[:, None]
 
 
 class PlaneFeatures(Function):
@@ -181,11 +157,8 @@ class PlaneFeatures(Function):
     def forward(ctx, planes, positions):
         ctx.save_for_backward(planes, positions)
         batch, _, channels = planes.shape[:3]
-        features = F.grid_sample(
-            planes.flatten(0, 1), positions.flatten(0, 1)[:, None], align_corners=_ALIGN_CORNERS
-        )
-        features = features.permute(0, 3, 2, 1).reshape(batch, 3, -1, channels)
-        return features.mean(dim=1)
+        each = torch.grid_sampler(*_each_plane(planes, positions), *_LOOK_UP)
+        return each.permute(0, 3, 2, 1).reshape(batch, 3, -1, channels).mean(dim=1)
 
     @staticmethod
     def backward(ctx, grad):
@@ -201,13 +174,7 @@ class PlaneGradients(Function):
         ctx.set_materialize_grads(False)
         each = (grad / 3).transpose(1, 2)[:, None, :, None].expand(-1, 3, -1, -1, -1)
         grad_planes, grad_positions = torch.ops.aten.grid_sampler_2d_backward(
-            each.flatten(0, 1),
-            planes.flatten(0, 1),
-            positions.flatten(0, 1)[:, None],
-            _BILINEAR,
-            _ZEROS,
-            _ALIGN_CORNERS,
-            needed,
+            each.flatten(0, 1), *_each_plane(planes, positions), *_LOOK_UP, needed
         )
         return (
             grad_planes.view_as(planes) if needed[0] else None,
@@ -230,50 +197,25 @@ class PlaneGradients(Function):
         )
 
 
-@dataclass
-class Values:
-    """What the field returns at samples: everything, [B, R, S, C].
-
-    Args:
-        gradient: Of the global distance, [B, R * S, 3], if requested.
-    """
-
-    points: Tensor
-    features: Tensor
-    sdf: Tensor
-    density: Tensor
-    class_sdf: list[Tensor]
-    class_density: list[Tensor]
-    gradient: Tensor | None
-
-    def tensors(self) -> list[Tensor]:
-        """Return all that is merged and sorted."""
-        whole = [self.points, self.features, self.sdf, self.density]
-        return [*whole, *self.class_sdf, *self.class_density]
-
-
 def evaluate(
     field: TriPlaneField,
     points: Tensor,  # [B, R, S, 3]
     *,
     with_gradient: bool = False,
-) -> Values:
-    """Evaluate every MLP at every sample."""
-    shape, decoder = points.shape[1:3], field.decoder
-    flat = points.flatten(1, 2)
+) -> tuple[list[Tensor], Tensor | None]:  # each [B, R, S, C], gradient [B, R * S, 3]
+    """Return points, features, distance, density, and all classes' distances and densities."""
+    samples, decoder, flat = points.shape[1:3], field.decoder, points.flatten(1, 2)
     if with_gradient:
         flat = flat.detach().requires_grad_(True)
     positions = project_points(flat * (2 / field.box_size), field.plane_layout)
-    texture_features = PlaneFeatures.apply(field.texture_planes, positions)
-    shape_features = PlaneFeatures.apply(field.shape_planes, positions)
-    features = widened_sigmoid(decoder.color_head(texture_features)).unflatten(1, shape)
-    sdf = decoder.sdf_head(shape_features)
+    texture = PlaneFeatures.apply(field.texture_planes, positions)
+    shape = PlaneFeatures.apply(field.shape_planes, positions)
+    features = widened_sigmoid(decoder.color_head(texture))
+    sdf, *class_sdf = [mlp(shape) for mlp in (decoder.sdf_head, *decoder.class_heads)]
     gradient = sdf_gradient(sdf, flat) if with_gradient else None
-    sdf = sdf.unflatten(1, shape)
-    heads = decoder.class_heads
-    class_sdf = [d for mlp in heads for d in mlp(shape_features).unflatten(1, shape).split(1, -1)]
-    class_density = [field.density(distance) for distance in class_sdf]
-    return Values(points, features, sdf, field.density(sdf), class_sdf, class_density, gradient)
+    density, *class_density = [field.density(distance) for distance in (sdf, *class_sdf)]
+    values = [flat, features, sdf, density, *class_sdf, *class_density]
+    return [value.unflatten(1, samples) for value in values], gradient
 
 
 def march(
@@ -284,11 +226,11 @@ def march(
 ) -> tuple[Tensor, Tensor, Tensor]:  # [B, R, C], depth [B, R, 1], weights [B, R, S - 1, 1]
     """Composite values, with the mean of each interval written out."""
     weights = interval_weights(density, depths, config.density_activation)
-    sums, totals = [], weights.sum(dim=2)
-    for each in (values, depths):
-        sums.append((weights * ((each[:, :, :-1] + each[:, :, 1:]) / 2)).sum(dim=2))
-    depth = (sums[1] / totals).nan_to_num(float("inf")).clamp(depths.min(), depths.max())
-    return sums[0], depth, weights
+    color, depth = [
+        (weights * ((each[:, :, :-1] + each[:, :, 1:]) / 2)).sum(dim=2) for each in (values, depths)
+    ]
+    depth = (depth / weights.sum(dim=2)).nan_to_num(float("inf"))
+    return color, depth.clamp(depths.min(), depths.max()), weights
 
 
 @dataclass
@@ -299,7 +241,7 @@ class MarchedSamples(RaySamples):
 
 
 def marched_classes(samples: MarchedSamples, *_: Any) -> tuple[Tensor, None]:
-    """Return the images that `render_field` has marched, instead of `march_classes`."""
+    """Return what `render_field` has marched; to be called instead of `march_classes`."""
     return samples.class_images, None
 
 
@@ -311,25 +253,25 @@ def render_field(
     *,
     draws: DepthDraws | None = None,
     with_normals: bool = False,
-    with_samples: bool = False,
     detach_semantic_density: bool = True,
     **_: Any,
 ) -> FieldRender:
-    """Render as `mate3d.rendering.renderer.render_field` does, but no picture of normals."""
-    draws, num_rays = draws or DepthDraws(), ray_origins.shape[:2]
+    """Render all that there is; `with_normals` adds gradients at samples, but no picture."""
+    draws, size = draws or DepthDraws(), ray_origins.shape[:2]
     origins, directions = ray_origins.unsqueeze(2), ray_directions.unsqueeze(2)
-    uniforms = draws.stratified_uniforms((*num_rays, config.num_coarse_samples, 1), ray_origins)
+    uniforms = draws.stratified_uniforms((*size, config.num_coarse_samples, 1), ray_origins)
     coarse = stratified_depths(uniforms, config.near, config.far)
-    passes = [evaluate(field, origins + coarse * directions, with_gradient=with_normals)]
+    first, gradient = evaluate(field, origins + coarse * directions, with_gradient=with_normals)
     with torch.no_grad():
-        *_, weights = march(passes[0].features, passes[0].density, coarse, config)
-        uniforms = draws.importance_uniforms(num_rays.numel(), config.num_fine_samples, ray_origins)
+        _, features, _, density, *_ = first
+        *_, weights = march(features, density, coarse, config)
+        uniforms = draws.importance_uniforms(size.numel(), config.num_fine_samples, ray_origins)
         fine = importance_depths(coarse, weights, uniforms, config.importance_bins)
-    passes.append(evaluate(field, origins + fine * directions, with_gradient=with_normals))
+    second, other = evaluate(field, origins + fine * directions, with_gradient=with_normals)
     depths, order = torch.cat([coarse, fine], dim=2).sort(dim=2)
     points, features, sdf, density, *classes = [
         torch.cat(pair, dim=2).gather(2, order.expand(-1, -1, -1, pair[0].shape[-1]))
-        for pair in zip(*(values.tensors() for values in passes), strict=True)
+        for pair in zip(first, second, strict=True)
     ]
     class_sdf = torch.cat(classes[: len(classes) // 2], dim=-1)
     colors, depth, weights = march(features, density, depths, config)
@@ -340,28 +282,16 @@ def render_field(
         for one in classes[len(classes) // 2 :]
     ]
     scores = class_scores(class_sdf, config.semantic_sharpness)
-    seen_density = density.detach() if detach_semantic_density else density
-    scores, _, seen = march(scores, seen_density, depths, config)
+    seen = density.detach() if detach_semantic_density else density
+    scores, _, seen = march(scores, seen, depths, config)
     scores = fill_scores(scores, seen.sum(dim=2), config.background_class)
-    samples = None
-    if with_samples:
-        gradient = torch.cat([values.gradient for values in passes], 1) if with_normals else None
-        samples = MarchedSamples(
-            depths,
-            points,
-            features,
-            sdf,
-            class_sdf,
-            density,
-            weights,
-            gradient,
-            torch.stack(class_images, dim=1),
-        )
+    gradient = torch.cat([gradient, other], dim=1) if with_normals else None
+    values = (depths, points, features, sdf, class_sdf, density, weights, gradient)
     return FieldRender(
         feature_image=to_image(colors),
         segmentation_raw=to_image(scores),
         depth=to_image(depth),
         opacity=to_image(opacity),
         normals=None,
-        samples=samples,
+        samples=MarchedSamples(*values, class_images=torch.stack(class_images, dim=1)),
     )

@@ -1,6 +1,7 @@
 """What the documents point to exists, and their tables say what the code says."""
 
 import ast
+import json
 import re
 from dataclasses import fields
 from fnmatch import fnmatch
@@ -204,3 +205,24 @@ def test_functions_that_the_method_names_exist():
         tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
         kinds = (ast.FunctionDef, ast.ClassDef)
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, kinds)}, path
+
+
+# Rows of speed tables by the benchmark's result.
+SPEEDS = {
+    "generator_face512_128px": "an image with segmentation, 128 px renders",
+    "generator_face512_64px": "the same, 64 px renders",
+    "training_face512_64px": "a training iteration, 64 px renders",
+}
+
+
+@pytest.mark.parametrize("document", ["README.md", "benchmarks/README.md"])
+def test_speeds_are_those_of_committed_results(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for name, row in SPEEDS.items():
+        path = ROOT / "benchmarks" / "results" / f"{name}.json"
+        result = json.loads(path.read_text(encoding="utf-8"))
+        speed = result["times_as_fast_by_processor_seconds"]["fast"]
+        ratios = f"{speed:.1f}x | {result['share_of_memory']['fast']:.2f}x |"
+        assert re.search(rf"^\| {row} \|.* {re.escape(ratios)}", text, re.MULTILINE), (row, ratios)
+        machine = [str(result[key]) for key in ("machine", "instruction_set", "torch_version")]
+        assert all(word in text for word in machine) and result["threads"] == 1, machine

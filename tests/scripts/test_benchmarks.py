@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mate3d.checkpoint import save_generator
@@ -37,15 +38,45 @@ def test_memory_line_fits_what_was_measured():
         assert found == pytest.approx(peak, abs=fit["largest_error_gib"] + 0.003)
 
 
+def test_three_ways_to_an_image_agree():
+    words = ["preset=tiny", "neural_resolution=8", "runs=1"]
+    document = read_figures("bench_generator", *words)
+    assert document["largest_error_release_order"] < 1e-5 and document["psnr_db"] > 80
+    for way in ("release_order", "exact", "fast"):
+        assert document[f"seconds_{way}"] > 0 and document[f"peak_rss_gib_{way}"] > 0
+    for ratios in ("times_as_fast_by_seconds", "share_of_memory"):
+        assert set(document[ratios]) == {"exact", "fast"}
+
+
+def test_the_release_order_leaves_nothing_out(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import bench_generator
+
+    device = torch.device("cpu")
+    generator = bench_generator.make_generator("tiny", device)
+    ws, camera = bench_generator.make_inputs(generator, device)
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        bench_generator.synthesize(generator, ws, camera, 8, "release_order")
+    calls = {event.key: event.count for event in profile.key_averages()}
+    num_classes, passes, plane_sets = 6, 2, 2
+    assert calls["aten::grid_sampler_2d"] == passes * plane_sets
+    # An MLP each for colour, the whole and every class; then coarse and fine marches.
+    num_marches = 1 + (1 + num_classes + 1)
+    assert calls["aten::softplus"] == passes * (2 + num_classes) + num_marches
+
+
 def test_training_compares_equal_iterations():
-    words = ["preset=tiny", "neural_resolution=8", "batch_size=2", "variants=exact,fast,subset"]
-    document = read_figures("bench_training", *words)
-    names = {"seconds_exact", "seconds_fast", "peak_rss_gib", "peak_rss_gib_exact", "speedup"}
+    words = ["preset=tiny", "neural_resolution=8", "batch_size=2"]
+    document = read_figures("bench_training", *words, "variants=release_order,exact,fast,subset")
+    names = {f"{kind}_{way}" for kind in ("seconds", "peak_rss_gib") for way in document["parts"]}
     assert names <= set(document)
-    assert set(document["parts"]) == {"generator", "discriminator", "semantic_discriminator"}
-    assert set(document["lazy_parts"]) == {"density_smoothness", "r1", "semantic_r1"}
-    assert max(document["relative_loss_differences"].values()) < 1e-4
-    assert min(document["gradient_cosines"].values()) > 1 - 1e-6
+    parts, lazy_parts = document["parts"]["fast"], document["lazy_parts"]["fast"]
+    assert set(parts) == {"generator", "discriminator", "semantic_discriminator"}
+    assert set(lazy_parts) == {"density_smoothness", "r1", "semantic_r1"}
+    for way in ("release_order", "fast"):
+        differences = document["differences_from_exact"][way]
+        assert max(differences["relative_loss_differences"].values()) < 1e-4
+        assert min(differences["gradient_cosines"].values()) > 1 - 1e-6
     for term in ("G_eikonal", "G_g_minimal_surface", "G_sdf_consist_loss"):
         assert document["losses_exact"][f"Loss/{term}/loss"] > 1e-4
 
