@@ -206,10 +206,7 @@ def on_gpu() -> Iterator[None]:
     )
     patches = (
         gpu_pieces(),
-        *(
-            mock.patch.object(sdf_decoder._HiddenLayers, name, no, create=True)
-            for name in ("in_base_2", "_in_base_2")
-        ),
+        mock.patch.object(sdf_decoder._HiddenLayers, "in_base_2", no, create=True),
         mock.patch.object(adam.torch.optim, "Adam", partial(torch.optim.Adam, foreach=True)),
         *(mock.patch.object(module, name, lambda *_, a=a: a) for module, name, a in answers),
     )
