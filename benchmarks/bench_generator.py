@@ -22,7 +22,6 @@ on what else the machine does, but with several threads they do not say how long
 all memory of a process that imports, builds and runs nothing but one way.
 """
 
-import multiprocessing
 import statistics
 import sys
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from common import (
     compare_memory,
     compare_seconds,
     describe_machine,
+    in_new_process,
     peak_memory_gib,
     read_words,
     report,
@@ -264,10 +264,7 @@ def main() -> None:
         sys.exit(f"error: preset={preset}; use one of: {', '.join(PRESETS)}")
     side = int(options["neural_resolution"])
     result = measure(preset, side, int(options["runs"]), torch.device(device))
-    memory = {}
-    for way in WAYS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            memory[way] = pool.apply(peak_memory, (preset, side, device, way))
+    memory = {way: in_new_process(peak_memory, preset, side, device, way) for way in WAYS}
     document = {
         "command": " ".join(["python", "benchmarks/bench_generator.py", *sys.argv[1:]]),
         "preset": preset,

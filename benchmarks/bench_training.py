@@ -30,7 +30,6 @@ the two kinds of seconds. Differences and cosines compare a variant's losses and
 each network with those of exact. The release's order takes up to 16 GiB at the published size.
 """
 
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable
@@ -46,6 +45,7 @@ from common import (
     compare_memory,
     compare_seconds,
     describe_machine,
+    in_new_process,
     peak_memory_gib,
     read_words,
     report,
@@ -358,8 +358,7 @@ def main() -> None:
         paths = {variant: Path(folder) / f"{variant}.pt" for variant in variants}
         for _ in range(int(options["runs"])):
             for variant in variants:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    result = pool.apply(measure, (case, variant, str(paths[variant])))
+                result = in_new_process(measure, case, variant, str(paths[variant]))
                 results[variant].append(result)
                 print(f"{variant}: {result['watch'].seconds:.1f} s", flush=True)
         exact = results["exact"][-1]

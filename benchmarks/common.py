@@ -2,11 +2,14 @@
 
 import json
 import math
+import multiprocessing
 import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,15 @@ def compare_memory(peaks: Mapping[str, float], device: torch.device) -> dict[str
             way: round(peak / release, 2) for way, peak in peaks.items() if way != "release_order"
         },
     }
+
+
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Return a function's result from a process of its own, which measures its memory alone."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool:
+            sys.exit("error: the system ended a process of the benchmark; it may need more memory")
 
 
 def peak_memory_gib() -> float:
