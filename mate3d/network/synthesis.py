@@ -27,8 +27,13 @@ from mate3d.network.layers import (
     ToImage,
     layer_noises,
 )
-from torch_utils.ops.resample import conv2d_resample, resize_antialias, upsample2d
-from torch_utils.ops.winograd import WinogradConvolution, suits_winograd
+from torch_utils.ops.resample import (
+    conv2d_resample,
+    resize_antialias,
+    suits_winograd,
+    upsample2d,
+)
+from torch_utils.ops.winograd import WinogradConvolution
 
 PlaneBranches = Literal["dual", "single"]
 

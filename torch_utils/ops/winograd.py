@@ -29,13 +29,6 @@ _BIAS_PLACE = 7
 _BUFFER_SIZE = 3 * 2**20
 
 
-def suits_winograd(weight: Tensor, side: int) -> bool:
-    """Return whether a 3x3 convolution to an image on a CPU is faster by tiles."""
-    is_large = min(weight.shape[:2]) >= 128 and side >= 64 and side % 4 == 0
-    is_half = torch.is_autocast_enabled("cpu") or weight.itemsize < 4
-    return is_large and weight.shape[-1] == 3 and not is_half
-
-
 class PaddedConvolution(Function):
     """`F.conv2d(x, weight, padding=1)`, with gradients of any order."""
 
