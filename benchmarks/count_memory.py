@@ -65,7 +65,7 @@ from editing.guidance.controlnet import ControlNetGuidance
 from mate3d.diffusion.networks import PriorNetworks
 from mate3d.network import layers, sdf_decoder, synthesis
 from mate3d.rendering import fast_rendering
-from torch_utils.ops import triplane_sample
+from torch_utils.ops import resample, triplane_sample
 from torch_utils.ops.execution import DTYPES
 
 GIB = 2**30
@@ -255,6 +255,7 @@ def gpu_pieces() -> Iterator[None]:
         mock.patch.object(synthesis, "works_in_bands", lambda _: False),
         mock.patch.object(fast_rendering, "_TILE_RAYS", sys.maxsize),
         mock.patch.object(triplane_sample, "CHUNK_POINTS", sys.maxsize),
+        mock.patch.object(resample, "suits_winograd", lambda *_: False),
     )
     with ExitStack() as stack:
         for patch in patches:

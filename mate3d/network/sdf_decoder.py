@@ -307,10 +307,7 @@ def _gradients(
         hidden, slope = hidden_layers.softplus_and_slope(rows, with_value=needs_second)
         if needs_second:
             hidden = hidden.unflatten(0, (num_mlps, width))
-            if num_outputs == 1:
-                grad_second += torch.linalg.vecdot(hidden, piece)[:, None]
-            else:
-                grad_second.baddbmm_(piece, hidden.transpose(1, 2))
+            grad_second.baddbmm_(piece, hidden.transpose(1, 2))
         if needs_second_bias:
             grad_second_bias += piece.sum(dim=2)
         upstream = piece if gain is not None else second_weight.transpose(1, 2) @ piece

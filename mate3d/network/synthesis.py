@@ -27,7 +27,12 @@ from mate3d.network.layers import (
     ToImage,
     layer_noises,
 )
-from torch_utils.ops.resample import conv2d_resample, resize_antialias, upsample2d
+from torch_utils.ops.resample import (
+    conv2d_resample,
+    resize_antialias,
+    suits_winograd,
+    upsample2d,
+)
 from torch_utils.ops.winograd import WinogradConvolution
 
 PlaneBranches = Literal["dual", "single"]
@@ -305,7 +310,8 @@ class _LayerPlan:
         weight *= (norm.square() + 1e-8).rsqrt() * LRELU_GAIN
         noise = None if noise is None else noise * (layer.noise_strength * LRELU_GAIN)
         bias = layer.bias * LRELU_GAIN
-        winograd = WinogradConvolution(weight, bias) if _suits_winograd(layer) else None
+        by_tiles = layer.up == 1 and suits_winograd(weight, layer.resolution)
+        winograd = WinogradConvolution(weight, bias) if by_tiles else None
         return _LayerPlan(layer, weight, bias, noise, winograd)
 
     def activate(self, y: Tensor, first: int, last: int) -> Tensor:
@@ -335,12 +341,6 @@ def _run_layers(plans: list[_LayerPlan], x: Tensor, first: int, last: int) -> Te
         x = F.pad(x, missing) if any(missing) else x
         y = F.conv2d(x, plan.weight, plan.bias, padding=(0, 1))
     return plan.activate(y, first, last)
-
-
-def _suits_winograd(layer: SynthesisLayer) -> bool:
-    """Return whether a layer has enough pixels and channels to be faster by tiles."""
-    is_large = layer.resolution >= 64 and min(layer.weight.shape[:2]) >= 128
-    return is_large and layer.up == 1 and not torch.is_autocast_enabled("cpu")
 
 
 def _run_upsampling(plan: _LayerPlan, x: Tensor, first: int, last: int) -> Tensor:

@@ -1,7 +1,9 @@
 """3x3 convolution with a quarter of the products: F(4x4, 3x3) of Lavin and Gray (2015)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import Function
 
 # B^T, G and A^T of section 4.3.
 _INPUT = (
@@ -25,6 +27,28 @@ _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, 
 _BIAS_PLACE = 7
 # Numbers in a buffer: 12 MiB, which stay in a CPU's last-level cache.
 _BUFFER_SIZE = 3 * 2**20
+
+
+class PaddedConvolution(Function):
+    """`F.conv2d(x, weight, padding=1)`, with gradients of any order."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        x = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
+        convolve = WinogradConvolution(weight, weight.new_zeros(len(weight)))
+        parts = [convolve(part) for part in x.split(1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = PaddedConvolution.apply(grad, weight.flip([2, 3]).transpose(0, 1))
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.nn.grad.conv2d_weight(x, weight.shape, grad, padding=1)
+        return grad_x, grad_weight
 
 
 class WinogradConvolution:
