@@ -40,11 +40,9 @@ def check(receipt: Receipt, *, least_iou: float, least_db: float) -> None:
 @pytest.mark.parametrize(
     ("make", "paint"),
     [
-        (generators.demo_cat, "bigger_ears"),
         (generators.demo_cat, "no_ears"),
         (generators.demo_cat, "pointed_ears"),
         (generators.steep_demo, "bigger_ears"),
-        (generators.steep_demo, "no_ears"),
         (generators.large_demo, "pointed_ears"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
@@ -54,7 +52,7 @@ def test_ears_are_edited_by_the_mask_alone(make: Callable[[], Generator], paint:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("paint", ["bigger_ears", "no_ears", "pointed_ears"])
+@pytest.mark.parametrize("paint", ["bigger_ears", "no_ears"])
 def test_ears_of_a_foggy_generator_are_edited_by_the_mask_alone(paint: str):
     check(edit(generators.soft_cat(), paint), least_iou=0.7, least_db=35)
 
