@@ -39,8 +39,9 @@ _SAMPLES = "samples.png"
 # Names of all files that an edit and its script write; those of further painted views end in _2 and
 # so on.
 WRITTEN_FILES = re.compile(
-    r"((source|edited|normals|(source|target|edited)_mask)(_\d+)?|views|samples)\.png|orbit\.mp4|"
-    r"report\.html|receipt\.json|edit\.safetensors|config\.yaml|log\.txt|git_revision\.txt"
+    r"((source|edited|normals|(source|target|edited)_mask)(_\d+)?|views|samples|preview)\.png|"
+    r"orbit\.mp4|report\.html|receipt\.json|edit\.safetensors|edit_state(_\d+)?\.pt|"
+    r"config\.yaml|log\.txt|git_revision\.txt"
 )
 _MASKS = "*_mask*.png"
 

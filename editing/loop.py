@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -62,7 +63,12 @@ class EditLoop:
         seed: Seed of the random views, noise and timesteps.
 
     Attributes:
+        planned_steps: Steps after which the edit is finished. Those beyond the number in the
+            options keep its last learning rate and noise level.
+        num_steps: Steps taken so far.
         num_skipped: Steps that changed nothing because a loss or gradient was not finite.
+        history: Loss terms of each finite step.
+        seconds: Duration of all steps.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class EditLoop:
         self.schedule = torch.optim.lr_scheduler.LinearLR(
             self.optimizer, 1.0, options.final_lr_factor, total_iters=options.num_steps
         )
+        self.objective = None
         if options.weights.distillation:
             palette, label_set = target.guidance.palette, edited.generator.label_set
             self.palette = read_palette(palette, label_set, "guidance.palette")
@@ -88,45 +95,58 @@ class EditLoop:
         own_peak = edited.generator.decoder.density(torch.tensor(-torch.inf)).item()
         # None if the surfaces are soft enough already.
         self.softness = find_softness(options.soft_thickness, target.scale, own_peak)
-        self.num_steps = self.num_skipped = 0
+        self.planned_steps = options.num_steps
+        self.num_steps = self.num_skipped = self.num_skipped_in_a_row = 0
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
         self._start_painted_views()
-        self._norms: list[float] = []
+        self.norms: list[float] = []
         self.added = added_labels(target.views)
-        self._good = self._copy_parameters()
-        # Shown to the user: total loss, and how well the painted view fits.
+        self.last_good = self._copy_parameters()
+        # Shown to the user: total loss, mean IoU of the painted view, and PSNR outside the region.
         self.numbers = {"loss": ""}
 
-    def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
-        """Take all steps, or stop after the current one; return the loss terms of each step.
+    def run(
+        self,
+        should_stop: Callable[[], bool] = lambda: False,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> list[dict[str, float]]:
+        """Take the steps that are left, or stop after the current one; return the history.
 
         A step whose loss or gradient is not finite changes nothing. Several in a row end the edit
         with the last state that had a finite loss.
 
+        Args:
+            should_stop: Asked after each step and `after_step`.
+
         Raises:
             UserError: If no step had a finite loss and gradient, or none had a gradient at all.
         """
-        history, num_steps, skipped = [], self.options.num_steps, 0
-        with stage("Optimising", num_steps) as bar:
-            for step in range(1, num_steps + 1):
-                terms = self.step((step - 1) / num_steps)
-                skipped = 0 if terms else skipped + 1
+        started = time.perf_counter() - self.seconds
+        with stage("Optimising", self.planned_steps, self.num_steps) as bar:
+            while self.num_steps < self.planned_steps:
+                terms = self.step(min(self.num_steps / self.options.num_steps, 1.0))
+                self.num_skipped_in_a_row = 0 if terms else self.num_skipped_in_a_row + 1
                 if terms:
-                    history.append(terms)
+                    self.history.append(terms)
                     values = self.numbers | {name: f"{value:.3g}" for name, value in terms.items()}
-                    _logger.debug("step %d: %s", step, ", ".join(map("=".join, values.items())))
+                    line = ", ".join(map("=".join, values.items()))
+                    _logger.debug("step %d: %s", self.num_steps, line)
                 bar.set_postfix(self.numbers, refresh=False)
                 bar.update()
-                if skipped == _MAX_SKIPPED:
-                    self._rewind(step)
+                is_broken = self.num_skipped_in_a_row == _MAX_SKIPPED
+                if is_broken:
+                    self._rewind()
+                self.seconds = time.perf_counter() - started
+                after_step()
+                if is_broken or should_stop():
                     break
-                if should_stop():
-                    break
-        if not history:
+        if not self.history:
             raise UserError(
-                f"no loss or gradient was finite in {skipped} steps; check the prior, and its"
-                " precision (guidance.precision=fp32)"
+                f"no loss or gradient was finite in {self.num_steps} steps; check the prior, and"
+                " its precision (guidance.precision=fp32)"
             )
-        if not self._norms:
+        if not self.norms:
             names = ",".join(self.options.learnable)
             raise UserError(
                 f"nothing changed: no loss depends on edit.learnable=[{names}] in the parts that"
@@ -134,7 +154,7 @@ class EditLoop:
             )
         if self.num_skipped:
             _logger.warning("skipped %d steps without finite gradients", self.num_skipped)
-        return history
+        return self.history
 
     def step(self, progress: float) -> dict[str, float]:
         """Render, guide, and take one optimizer step.
@@ -179,23 +199,24 @@ class EditLoop:
             del terms["distillation"]
         if terms:
             sum(terms.values()).backward(inputs=inputs)
-        limit = _CLIP_FACTOR * median(self._norms) if self._norms else math.inf
+        limit = _CLIP_FACTOR * median(self.norms) if self.norms else math.inf
         norm = torch.nn.utils.clip_grad_norm_(inputs, limit).item()
         if not math.isfinite(norm):
             return False
         if norm > 0:
-            self._norms.append(norm)
-        self._good = self._copy_parameters()
+            self.norms.append(norm)
+        self.last_good = self._copy_parameters()
         self.optimizer.step()
         self.schedule.step()
         return True
 
     @torch.no_grad()
-    def _rewind(self, step: int) -> None:
-        for parameter, good in zip(self.parameters, self._good, strict=True):
+    def _rewind(self) -> None:
+        for parameter, good in zip(self.parameters, self.last_good, strict=True):
             parameter.copy_(good)
+        self.num_skipped_in_a_row = 0
         text = "step %d: %d steps in a row without finite gradients; ending with the state before"
-        _logger.warning(text, step, _MAX_SKIPPED)
+        _logger.warning(text, self.num_steps, _MAX_SKIPPED)
 
     def _copy_parameters(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self.parameters]
@@ -255,8 +276,8 @@ class EditLoop:
         if weights.preservation:
             terms["preservation"] = losses.preservation_loss(*images, inside)
         ious = [losses.mask_iou(label_map, painted, k) for k in self.target.class_ids]
-        self.numbers["mean IoU"] = f"{fmean(1.0 if iou is None else iou for iou in ious):.3f}"
-        self.numbers["PSNR outside"] = f"{losses.psnr_outside(*images, inside):.1f} dB"
+        self.numbers["IoU"] = f"{fmean(1.0 if iou is None else iou for iou in ious):.3f}"
+        self.numbers["PSNR"] = f"{losses.psnr_outside(*images, inside):.1f} dB"
         return terms
 
     def _mask_terms(self, view: RenderOutput, index: int) -> dict[str, Tensor]:

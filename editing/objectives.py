@@ -8,10 +8,10 @@ same for priors of any size.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -83,6 +83,14 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, view: ObjectiveView) -> Tensor:  # scalar
         """Return the loss of a view; its gradient reaches the image, the normals or both."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what the losses so far left behind, as plain values and tensors."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        assert not state, state
 
     def predict(
         self,
@@ -242,6 +250,15 @@ class Denoised(Objective):
         self.targets: dict[int, Tensor] = {}
         self.visits = Counter()
         self.noise: Tensor | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {"targets": self.targets, "visits": dict(self.visits), "noise": self.noise}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        device, noise = self.guidance.alphas_cumprod.device, state["noise"]
+        self.targets = {index: target.to(device) for index, target in state["targets"].items()}
+        self.visits = Counter(state["visits"])
+        self.noise = None if noise is None else noise.to(device)
 
     def loss(self, view: ObjectiveView) -> Tensor:
         options, target = self.options.denoised, self._target(view)

@@ -21,6 +21,7 @@ from editing.masks import (
 )
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
 from editing.portrait import Portrait, sample_portrait
+from editing.progress import EditProgress
 from editing.prompts import log_fixed_parts, named_classes, resolve_label_prompts
 from editing.receipt import Receipt
 from editing.regions import PaintedView, repainted_classes
@@ -52,6 +53,7 @@ def edit_portrait(
     guidance: Guidance | Callable[[], Guidance] | None = None,
     config_hash: str = "",
     should_stop: Callable[[], bool] = lambda: False,
+    progress: EditProgress | None = None,
 ) -> EditedPortrait:
     """Edit a head by a repainted mask, a prompt, or both.
 
@@ -90,6 +92,8 @@ def edit_portrait(
             prior that comes with the project.
         config_hash: Kept in receipt and recipe, to recognise how they were made.
         should_stop: Asked after each step; true ends the edit with what it has.
+        progress: Writes states and previews while the edit runs, and resumes an interrupted one;
+            None does neither.
 
     Raises:
         UserError: If mask, classes or prompt do not fit together, or do not fit the head.
@@ -132,8 +136,10 @@ def edit_portrait(
         if num_samples > 1:
             _logger.info("sample %d of %d", number + 1, num_samples)
         own = replace(request, seed=(request.seed + number) % 2**32)
+        tracked = progress and replace(progress, number=number + 1)
+        session = portrait, own, options, report, prior, should_stop
         try:
-            edit = run_edit(portrait, own, options, report, prior, should_stop, started=started)
+            edit = run_edit(*session, started=started, progress=tracked)
         except UserError as error:
             if best is None:
                 raise

@@ -12,6 +12,7 @@ from editing.measures import measure
 from editing.options import EditOptions, ReportOptions
 from editing.outputs import render_views
 from editing.portrait import Portrait
+from editing.progress import EditProgress
 from editing.receipt import Receipt, peak_memory_mib
 from editing.recipe import Recipe
 from editing.regions import PaintedView, make_regions
@@ -49,11 +50,13 @@ def run_edit(
     should_stop: Callable[[], bool],
     *,
     started: float,
+    progress: EditProgress | None = None,
 ) -> EditedPortrait:
     """Optimise to the last step, or until `should_stop` returns true; then render and measure.
 
     Args:
         guidance: Frozen prior; None for an edit by mask alone.
+        progress: Writes states and previews, and resumes; None does neither.
         started: `time.perf_counter()` at the start of the command.
     """
     optimization_started = time.perf_counter()
@@ -68,7 +71,11 @@ def run_edit(
         prompt_embeds = encode_sides(guidance, words, *texts)
     target = EditTarget(views, class_ids, portrait.scale, guidance, prompt_embeds)
     loop = EditLoop(edited, target, options, seed=request.seed)
-    history = loop.run(should_stop)
+    if progress is None:
+        loop.run(should_stop)
+    else:
+        started -= (earlier := progress.run(loop, should_stop))
+        optimization_started -= earlier
     optimized = time.perf_counter()
     cameras = [view.camera for view in views]
     pairs, other_views = render_views(edited, cameras, exact=options.exact)
@@ -89,7 +96,7 @@ def run_edit(
         prompts={label_set.class_names[id_]: text for id_, text in request.label_prompts.items()},
         edit_classes=names,
         num_steps=loop.num_steps,
-        num_steps_planned=options.num_steps,
+        num_steps_planned=loop.planned_steps,
         num_steps_skipped=loop.num_skipped,
         seconds={
             "optimization": round(optimized - optimization_started, 1),
@@ -104,7 +111,7 @@ def run_edit(
         painted_views=painted_views,
         other_views=other_views,
         receipt=receipt,
-        history=history,
+        history=loop.history,
         exact=options.exact,
         started=started,
     )

@@ -75,6 +75,22 @@ def flatten(config: DictConfig | Mapping[str, Any], prefix: str = "") -> Iterato
             yield f"{prefix}{key}", value
 
 
+def changed_values(
+    before: DictConfig | Mapping[str, Any], now: DictConfig | Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """Return old and new value of each option that changed, as texts by dotted key.
+
+    Where only one has an option, as with another version of this program, the text of the other is
+    "not set".
+    """
+    old, new = dict(flatten(before)), dict(flatten(now))
+    pairs = {
+        name: tuple(as_text(one[name]) if name in one else "not set" for one in (old, new))
+        for name in {**old, **new}
+    }
+    return {name: (was, value) for name, (was, value) in pairs.items() if was != value}
+
+
 @contextmanager
 def composing(script: str, words: Sequence[str] = (), *, with_types: bool = True) -> Iterator[None]:
     """Run Hydra's composition; its errors become one-line user errors.

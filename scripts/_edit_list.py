@@ -147,6 +147,6 @@ def _is_done(options: EditScriptOptions) -> bool:
     receipt = read_receipt(options.output)
     return (
         receipt.get("config_hash") == hash_of(options)
-        and receipt.get("num_steps") == options.edit.num_steps
+        and receipt.get("num_steps", 0) >= options.edit.num_steps
         and len(receipt.get("samples", ())) in (0, options.num_samples)
     )

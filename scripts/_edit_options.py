@@ -5,15 +5,27 @@ import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from editing.masks import PaintedMask, find_mask
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
 from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
 from mate3d.generation.options import TruncationPsi
-from mate3d.options import Device, FilePath, Options, Range, Seed, config_to_dict
-from scripts._options import Paths
+from mate3d.options import (
+    Device,
+    FilePath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Options,
+    Range,
+    Seed,
+    config_to_dict,
+)
+from scripts._options import Paths, Resume
+
+# Options of the run, on which the result does not depend.
+_OF_THE_RUN = "paths output resume more_steps preview_steps keep_state_mib".split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,12 @@ class EditScriptOptions(Options):
         negative_prompt: Negative prompt.
         edit_classes: Classes that may change, such as ears,eyes. auto takes the repainted ones, or
             without a mask all; all is every class but the background.
+        resume: true continues an interrupted edit from the state in output, with the same options;
+            auto does so if there is one, and starts otherwise.
+        more_steps: Steps to add to the finished edit in output; 0 adds none.
+        preview_steps: Steps after which output gets a new preview.png, the painted view and one
+            from a side, while the edit runs; 0 for none, null for eight previews in all.
+        keep_state_mib: Largest state, in MiB, that stays with a finished edit for more_steps.
         num_samples: Edits to make with different random draws. All are shown, the best is kept.
         device: Where networks run; auto uses a GPU if there is one.
         report: Measurements and output files.
@@ -75,6 +93,10 @@ class EditScriptOptions(Options):
     prompts: dict[str, str] = field(default_factory=dict)
     negative_prompt: str = ""
     edit_classes: tuple[str, ...] = ("auto",)
+    resume: Resume = "false"
+    more_steps: NonNegativeInt = 0
+    preview_steps: NonNegativeInt | None = None
+    keep_state_mib: NonNegativeFloat = 64.0
     num_samples: Annotated[int, Range(1, 100)] = 1
     device: Device = "auto"
     report: ReportOptions = ReportOptions()
@@ -108,6 +130,10 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
     from editing.edited_portrait import RECEIPT_FILE, WRITTEN_FILES
 
     folder = Path(config.output)
+    if (config.more_steps or config.resume == "true") and config.is_source:
+        raise UserError("resume=true and more_steps need the mask and prompt of the edit again")
+    if config.more_steps and config.edits:
+        raise UserError("more_steps continues one edit; use it without edits")
     read = config.masks + ([Path(config.edits)] if config.edits else [])
     for path in (each.resolve() for each in read):
         if path.parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
@@ -117,11 +143,16 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def hash_of(config: EditScriptOptions) -> str:
-    """Return a hash of everything that the result depends on, the contents of masks included."""
+def request_of(config: EditScriptOptions) -> dict[str, Any]:
+    """Return everything that the result depends on, with hashes of the masks' contents."""
     masks = [hashlib.sha256(path.read_bytes()).hexdigest() for path in config.masks]
     views = tuple(replace(view, mask="") for view in config.views)
     values = config_to_dict(replace(config, mask=None, views=views))
-    hashed = {name: each for name, each in values.items() if name not in ("paths", "output")}
-    text = json.dumps(hashed | {"masks": masks}, sort_keys=True)
+    asked = {name: each for name, each in values.items() if name not in _OF_THE_RUN}
+    return asked | {"masks": masks}
+
+
+def hash_of(config: EditScriptOptions) -> str:
+    """Return a hash of everything that the result depends on, the contents of masks included."""
+    text = json.dumps(request_of(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from mate3d.atomic import atomic_file
 from mate3d.errors import UserError
-from mate3d.options import Options, as_text, config_to_dict
-from scripts._compose import flatten
+from mate3d.options import Options, config_to_dict
+from scripts._compose import changed_values, flatten
 from scripts._entry import run
 from torch_utils.distributed import broadcast_object
 from training.run_folder.careful_loop import only_writer
@@ -86,14 +86,12 @@ def keep_earlier_options(path: Path, options: Options) -> str:
     Raises:
         UserError: If one of them makes no sense in a resumed run.
     """
-    before, now = dict(flatten(OmegaConf.load(path))), dict(flatten(config_to_dict(options)))
-    is_streamed = before.get("train.streaming") or now.get("train.streaming")
+    before, now = OmegaConf.load(path), config_to_dict(options)
+    is_streamed = any(dict(flatten(one)).get("train.streaming") for one in (before, now))
     fixed = _FIXED | (_FIXED_IN_STREAMS if is_streamed else {})
     differences = []
-    for name in {**before, **now}:
-        # Other versions of this program have other options.
-        was, value = (as_text(one[name]) if name in one else "not set" for one in (before, now))
-        if was == value or name.startswith(_UNCOMPARED):
+    for name, (was, value) in changed_values(before, now).items():
+        if name.startswith(_UNCOMPARED):
             continue
         reason = next((fixed[one] for one in fixed if f"{name}.".startswith(f"{one}.")), None)
         if reason and "not set" not in (was, value):

@@ -2,10 +2,12 @@
 
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from math import radians
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts._device import choose_device
@@ -46,9 +48,13 @@ def _main(words: Sequence[str], config: EditScriptOptions) -> None:
     guidance = cache(partial(load_guidance, config.guidance, device))
     with stop_on_signal() as should_stop:
         if config.edits is None:
-            _edit(config, generator, guidance, should_stop)
+            if not _edit(config, generator, guidance, should_stop):
+                again = [word for word in words if not word.startswith(("resume=", "more_steps="))]
+                command = shlex.join(["python", "-m", "scripts.edit", *again, "resume=true"])
+                _logger.info("to take the other steps: %s", command)
             return
-        make_edit = partial(_edit, generator=generator, guidance=guidance, should_stop=should_stop)
+        networks = {"generator": generator, "guidance": guidance}
+        make_edit = partial(_edit, **networks, should_stop=should_stop, in_list=True)
         make_edits(config, entries, make_edit, should_stop)
 
 
@@ -57,8 +63,13 @@ def _edit(
     generator: "Generator",
     guidance: "Callable[[], Guidance]",
     should_stop: Callable[[], bool],
-) -> None:
+    *,
+    in_list: bool = False,
+) -> bool:
+    """Make and write an edit; return whether it is finished."""
     from editing import edit_portrait
+    from editing.progress import finish_progress
+    from scripts._edit_progress import open_progress
 
     edit = edit_portrait(
         generator,
@@ -79,6 +90,7 @@ def _edit(
         guidance=guidance,
         config_hash=hash_of(config),
         should_stop=should_stop,
+        progress=open_progress(config, in_list=in_list),
     )
     taken, planned = edit.receipt.num_steps, edit.receipt.num_steps_planned
     if taken < planned:
@@ -87,6 +99,10 @@ def _edit(
     for line in edit.write(config.output, config.report).lines():
         _logger.info(line)
     _logger.info("results in %s; open report.html", config.output)
+    is_finished = taken >= planned and (config.num_samples == 1 or not should_stop())
+    largest = config.keep_state_mib
+    finish_progress(Path(config.output), is_finished=is_finished, largest_mib=largest)
+    return is_finished
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,7 +15,8 @@ from torch_utils.distributed import is_main
 _logger = logging.getLogger(__name__)
 # Without a terminal, how often a long stage logs its progress.
 _LOG_SECONDS = 10.0
-_COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+# Short enough for 80 columns with a few numbers behind it.
+_COUNTS = "{n_fmt}/{total_fmt}, {remaining} left{postfix}"
 
 
 class _LogLines(io.StringIO):
@@ -46,7 +47,7 @@ def _ticking(bar: tqdm) -> Iterator[None]:
 
 
 @contextmanager
-def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
+def stage(name: str, total: int | None = None, initial: int = 0) -> Iterator[tqdm]:
     """Show a stage of a command while it runs, and log how long it took.
 
     A terminal shows a bar, which is replaced by the line with the seconds. A log gets a line at
@@ -55,6 +56,7 @@ def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
     Args:
         name: Name of the stage, such as "Rendering views".
         total: Number of items; None for a stage that cannot be counted.
+        initial: Items that were finished before.
 
     Yields:
         The bar, whose `update` counts finished items.
@@ -62,10 +64,11 @@ def stage(name: str, total: int | None = None) -> Iterator[tqdm]:
     started, is_terminal = time.perf_counter(), sys.stderr.isatty()
     if not is_terminal:
         _logger.info("%s ...", name)
-    counted = f"{{l_bar}}{{bar}}| {_COUNTS}" if is_terminal else f"{{desc}}: {_COUNTS}"
+    counted = f"{{desc}}: |{{bar}}| {_COUNTS}" if is_terminal else f"{{desc}}: {_COUNTS}"
     bar = tqdm(
         desc=name,
         total=total,
+        initial=initial,
         bar_format="{desc} ... {elapsed}" if total is None else counted,
         file=sys.stderr if is_terminal else _LogLines(),
         mininterval=0.1 if is_terminal else _LOG_SECONDS,
