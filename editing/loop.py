@@ -28,7 +28,6 @@ from torch_utils.stages import stage
 
 _logger = logging.getLogger(__name__)
 
-
 # Steps in a row without finite gradients that end an edit.
 _MAX_SKIPPED = 5
 # A gradient is clipped to this many times the median norm of the steps before.
@@ -60,13 +59,13 @@ class EditLoop:
     """Optimises an `EditedGenerator` towards a target.
 
     Args:
-        seed: Seed of the random views, noise and timesteps.
+        seed: Of the random views, noise and timesteps.
 
     Attributes:
         planned_steps: Steps after which the edit is finished. Those beyond the number in the
             options keep its last learning rate and noise level.
         num_steps: Steps taken so far.
-        num_skipped: Steps that changed nothing because a loss or gradient was not finite.
+        num_skipped: Steps whose loss or gradient was not finite.
         history: Loss terms of each finite step.
         seconds: Duration of all steps.
     """
@@ -130,8 +129,8 @@ class EditLoop:
                 if terms:
                     self.history.append(terms)
                     values = self.numbers | {name: f"{value:.3g}" for name, value in terms.items()}
-                    line = ", ".join(map("=".join, values.items()))
-                    _logger.debug("step %d: %s", self.num_steps, line)
+                    numbers = ", ".join(map("=".join, values.items()))
+                    _logger.debug("step %d: %s", self.num_steps, numbers)
                 bar.set_postfix(self.numbers, refresh=False)
                 bar.update()
                 is_broken = self.num_skipped_in_a_row == _MAX_SKIPPED
@@ -163,8 +162,7 @@ class EditLoop:
             progress: Completed fraction of the edit, 0..1.
 
         Returns:
-            The unweighted loss terms; empty if the step was skipped because the loss or a gradient
-            was not finite.
+            The unweighted loss terms; empty if one of them or a gradient was not finite.
         """
         if self.softness is not None and progress >= self.options.soft_share:
             self.softness = None

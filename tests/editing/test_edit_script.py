@@ -121,7 +121,7 @@ def test_the_log_names_every_stage_in_order_and_is_short(result):
     assert len(lines) < 25
     steps = [line for line in log.splitlines() if "DEBUG editing.loop: step" in line]
     assert len(steps) == 2
-    for number in ("loss=", "IoU=", "PSNR outside=", "mask_raw=", "distillation="):
+    for number in ("loss=", "IoU=", "PSNR=", "mask_raw=", "distillation="):
         assert number in steps[0] and number in steps[1]
 
 

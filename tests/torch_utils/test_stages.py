@@ -50,11 +50,25 @@ def test_a_terminal_has_a_bar_that_gives_way_to_one_line(log, monkeypatch):
         bar.update()
         bar.refresh()
         shown = stages.sys.stderr.getvalue()
-        assert "50%" in shown and "1/2" in shown and not log.messages
+        assert "1/2" in shown and "left" in shown and not log.messages
     (line,) = log.messages
     assert line.startswith("Rendering: ")
     # What stays of the bar is an empty line to write on.
     assert stages.sys.stderr.getvalue().rpartition("1/2")[2].split("\r")[-2].strip() == ""
+
+
+def test_a_bar_with_three_numbers_fits_into_80_columns(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "81")  # Without a size of its own, the bar leaves one free.
+    numbers = {"loss": "1.23e+03", "IoU": "1.000", "PSNR": "100.0 dB"}
+    with stages.stage("Optimising", 1000, 990) as bar:
+        bar.set_postfix(numbers, refresh=False)
+        bar.update(1)
+        bar.refresh()
+    lines = re.findall("[^\r]+", stages.sys.stderr.getvalue())
+    shown = next(line for line in lines if "991/1000" in line)
+    assert len(shown.rstrip()) <= 80 and shown.rstrip().endswith("PSNR=100.0 dB")
+    assert max(map(len, lines)) <= 80
 
 
 def test_an_interruption_names_the_item(log):
