@@ -1,16 +1,11 @@
-"""The state of a running edit in a file; an edit that continues from it is exact on a CPU.
-
-Most texels of the plane offsets are far from the region. They and their moments stay zero, and only
-the others are stored.
-"""
+"""The state of a running edit in a file; an edit that continues from it is exact on a CPU."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from editing.loop import EditLoop
 from mate3d.atomic import atomic_file
@@ -18,7 +13,6 @@ from mate3d.checkpoints.storage import load_document, save_document
 from mate3d.errors import UserError
 
 _FORMAT_VERSION = 1
-_MOMENTS = "exp_avg", "exp_avg_sq"
 # Attributes of the loop that are plain values.
 _COUNTERS = (
     *("planned_steps", "num_steps", "num_skipped", "num_skipped_in_a_row"),
@@ -38,17 +32,13 @@ def make_state(loop: EditLoop, request: Mapping[str, Any], generator_sha256: str
         request: Options by name that a resumed edit must have too; JSON values.
         generator_sha256: Hash of the generator's weights.
     """
-    parameters = []
-    for parameter, good in zip(loop.parameters, loop.last_good, strict=True):
-        moments = loop.optimizer.state.get(parameter, {})
-        rows = [parameter, good, *(moments[name] for name in _MOMENTS if moments)]
-        parameters.append(_pack(rows) | {"step": moments.get("step")})
     return {
         "format_version": _FORMAT_VERSION,
         "request": json.dumps(dict(request)),
         "generator_sha256": generator_sha256,
-        "parameters": parameters,
-        "rates": [group["lr"] for group in loop.optimizer.param_groups],
+        "parameters": [parameter.detach() for parameter in loop.parameters],
+        "last_good": loop.last_good,
+        "optimizer": loop.optimizer.state_dict(),
         "schedule": loop.schedule.state_dict(),
         "random": loop.generator.get_state(),
         "objective": loop.objective.state() if loop.objective else {},
@@ -87,37 +77,13 @@ def restore(loop: EditLoop, state: Mapping[str, Any], generator_sha256: str) -> 
     """
     if state["generator_sha256"] != generator_sha256:
         raise UserError("cannot resume: the edit was begun with a generator of other weights")
-    for parameter, good, packed in zip(
-        loop.parameters, loop.last_good, state["parameters"], strict=True
-    ):
-        rows = _unpack(packed, parameter)
-        for tensor, row in zip((parameter, good), rows, strict=False):
-            tensor.copy_(row)
-        if packed["step"] is not None:
-            moments = dict(zip(_MOMENTS, rows[2:], strict=True))
-            loop.optimizer.state[parameter] = {"step": packed["step"], **moments}
-    for group, rate in zip(loop.optimizer.param_groups, state["rates"], strict=True):
-        group["lr"] = rate
+    for name, tensors in (("parameters", loop.parameters), ("last_good", loop.last_good)):
+        for tensor, saved in zip(tensors, state[name], strict=True):
+            tensor.copy_(saved)
+    loop.optimizer.load_state_dict(state["optimizer"])
     loop.schedule.load_state_dict(state["schedule"])
     loop.generator.set_state(state["random"])
     if loop.objective:
         loop.objective.load_state(state["objective"])
     for name in _COUNTERS:
         setattr(loop, name, state[name])
-
-
-def _pack(rows: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return the columns of tensors of one shape where any of them is not zero."""
-    table = torch.stack([row.detach().flatten() for row in rows])
-    index = table.any(dim=0).nonzero()[:, 0]
-    return {"index": index.int().cpu(), "values": table[:, index].cpu()}
-
-
-def _unpack(packed: Mapping[str, Tensor], like: Tensor) -> list[Tensor]:
-    """Undo `_pack`, with the memory layout of a tensor, because sums depend on it."""
-    index, tensors = packed["index"].to(like.device).long(), []
-    for values in packed["values"].to(like.device):
-        flat = values.new_zeros(like.numel())
-        flat[index] = values
-        tensors.append(torch.empty_like(like).copy_(flat.view(like.shape)))
-    return tensors

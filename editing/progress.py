@@ -20,7 +20,7 @@ from mate3d.outputs.visualize import make_image_grid, save_image
 
 PREVIEW_FILE = "preview.png"
 # Previews of an edit whose options do not say how often to make one.
-_NUM_PREVIEWS = 8
+_NUM_PREVIEWS = 5
 # Least seconds between two states, and the largest share of the time that writing them may take.
 _STATE_SECONDS, _STATE_SHARE = 30.0, 0.02
 
@@ -35,7 +35,7 @@ class EditProgress:
         folder: Where they are.
         request: Options that the states belong to, as JSON values.
         resumes: Continue from the states in the folder.
-        preview_steps: Steps between two previews; 0 for none, None for eight in all.
+        preview_steps: Steps between two previews; 0 for none, None for one every fifth of the edit.
         number: Which sample this is, from 1.
     """
 

@@ -69,7 +69,7 @@ class EditScriptOptions(Options):
             auto does so if there is one, and starts otherwise.
         more_steps: Steps to add to the finished edit in output; 0 adds none.
         preview_steps: Steps after which output gets a new preview.png, the painted view and one
-            from a side, while the edit runs; 0 for none, null for eight previews in all.
+            from a side, while the edit runs; 0 for none, null for a fifth of the steps.
         keep_state_mib: Largest state, in MiB, that stays with a finished edit for more_steps.
         num_samples: Edits to make with different random draws. All are shown, the best is kept.
         device: Where networks run; auto uses a GPU if there is one.
@@ -96,7 +96,7 @@ class EditScriptOptions(Options):
     resume: Resume = "false"
     more_steps: NonNegativeInt = 0
     preview_steps: NonNegativeInt | None = None
-    keep_state_mib: NonNegativeFloat = 64.0
+    keep_state_mib: NonNegativeFloat = 32.0
     num_samples: Annotated[int, Range(1, 100)] = 1
     device: Device = "auto"
     report: ReportOptions = ReportOptions()

@@ -120,15 +120,6 @@ def test_more_steps_keep_the_last_learning_rate(
     assert [group["lr"] for group in loop.optimizer.param_groups] == rates
 
 
-def test_texels_that_nothing_touched_take_no_room(tiny_generator, tiny_ws, camera, tmp_path):
-    options = dataclasses.replace(VARIANTS["mask_only"], learnable=("texture",))
-    loop = make_loop(tiny_generator, tiny_ws, camera, None, options)
-    loop.edited.offsets["texture"].register_hook(lambda grad: grad * (grad > grad.quantile(0.9)))
-    loop.run()
-    (packed,) = make_state(loop, {}, "")["parameters"]
-    assert 0 < packed["values"].shape[1] < loop.parameters[0].numel() / 2
-
-
 def test_a_state_of_another_generator_is_refused(tiny_generator, tiny_ws, camera, tmp_path):
     loop = make_loop(tiny_generator, tiny_ws, camera, None, VARIANTS["mask_only"])
     with pytest.raises(UserError, match="generator of other weights"):
