@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -67,7 +66,6 @@ class EditLoop:
         num_steps: Steps taken so far.
         num_skipped: Steps whose loss or gradient was not finite.
         history: Loss terms of each finite step.
-        seconds: Duration of all steps.
     """
 
     def __init__(
@@ -97,7 +95,6 @@ class EditLoop:
         self.planned_steps = options.num_steps
         self.num_steps = self.num_skipped = self.num_skipped_in_a_row = 0
         self.history: list[dict[str, float]] = []
-        self.seconds = 0.0
         self._start_painted_views()
         self.norms: list[float] = []
         self.added = added_labels(target.views)
@@ -105,23 +102,15 @@ class EditLoop:
         # Shown to the user: total loss, mean IoU of the painted view, and PSNR outside the region.
         self.numbers = {"loss": ""}
 
-    def run(
-        self,
-        should_stop: Callable[[], bool] = lambda: False,
-        after_step: Callable[[], None] = lambda: None,
-    ) -> list[dict[str, float]]:
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, float]]:
         """Take the steps that are left, or stop after the current one; return the history.
 
         A step whose loss or gradient is not finite changes nothing. Several in a row end the edit
         with the last state that had a finite loss.
 
-        Args:
-            should_stop: Asked after each step and `after_step`.
-
         Raises:
             UserError: If no step had a finite loss and gradient, or none had a gradient at all.
         """
-        started = time.perf_counter() - self.seconds
         with stage("Optimising", self.planned_steps, self.num_steps) as bar:
             while self.num_steps < self.planned_steps:
                 terms = self.step(min(self.num_steps / self.options.num_steps, 1.0))
@@ -133,12 +122,10 @@ class EditLoop:
                     _logger.debug("step %d: %s", self.num_steps, numbers)
                 bar.set_postfix(self.numbers, refresh=False)
                 bar.update()
-                is_broken = self.num_skipped_in_a_row == _MAX_SKIPPED
-                if is_broken:
+                if self.num_skipped_in_a_row == _MAX_SKIPPED:
                     self._rewind()
-                self.seconds = time.perf_counter() - started
-                after_step()
-                if is_broken or should_stop():
+                    break
+                if should_stop():
                     break
         if not self.history:
             raise UserError(

@@ -8,10 +8,10 @@ same for priors of any size.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -64,11 +64,13 @@ class Objective(ABC):
         with_normals: Whether views must have normals.
         num_views: How many fixed views to visit in turn; 0 for a random view at each step.
         unused: Options that this objective does not use.
+        kept: Attributes on which later losses depend.
     """
 
     with_normals = False
     num_views = 0
     unused: ClassVar[tuple[str, ...]]
+    kept: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -83,14 +85,6 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, view: ObjectiveView) -> Tensor:  # scalar
         """Return the loss of a view; its gradient reaches the image, the normals or both."""
-
-    def state(self) -> dict[str, Any]:
-        """Return what the losses so far left behind, as plain values and tensors."""
-        return {}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        assert not state, state
 
     def predict(
         self,
@@ -243,6 +237,7 @@ class Denoised(Objective):
         *("guidance_scale", "timestep_range", "final_max_timestep", "weighting", "blend"),
         "source_prompt",
     )
+    kept = ("targets", "visits", "noise")
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -251,15 +246,6 @@ class Denoised(Objective):
         self.visits = Counter()
         self.noise: Tensor | None = None
 
-    def state(self) -> dict[str, Any]:
-        return {"targets": self.targets, "visits": dict(self.visits), "noise": self.noise}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        device, noise = self.guidance.alphas_cumprod.device, state["noise"]
-        self.targets = {index: target.to(device) for index, target in state["targets"].items()}
-        self.visits = Counter(state["visits"])
-        self.noise = None if noise is None else noise.to(device)
-
     def loss(self, view: ObjectiveView) -> Tensor:
         options, target = self.options.denoised, self._target(view)
         size = target.shape[-2:]
@@ -267,7 +253,10 @@ class Denoised(Objective):
             view.image, size=size, mode="bilinear", align_corners=False, antialias=True
         )
         inside = (F.interpolate(view.inside.to(image), size=size, mode="area") > 0.5).to(image)
-        error, area = (image - target) * inside, inside.sum().clamp(min=1) * image.shape[1]
+        error, area = (
+            (image - target.to(image)) * inside,
+            inside.sum().clamp(min=1) * image.shape[1],
+        )
         loss = error.abs().sum() / area
         if options.edge_weight:
             edges = [error.diff(dim=dim).abs().sum() / area for dim in (-2, -1)]
@@ -300,7 +289,7 @@ class Denoised(Objective):
         clean = denoise(
             lambda noisy, timestep: self.predict(noisy, timestep, view, options.guidance_scale),
             latents,
-            self.noise,
+            self.noise.to(latents),
             guidance.alphas_cumprod,
             level=first + (last - first) * view.progress,
             num_steps=options.num_denoising_steps,

@@ -78,11 +78,7 @@ def flatten(config: DictConfig | Mapping[str, Any], prefix: str = "") -> Iterato
 def changed_values(
     before: DictConfig | Mapping[str, Any], now: DictConfig | Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
-    """Return old and new value of each option that changed, as texts by dotted key.
-
-    Where only one has an option, as with another version of this program, the text of the other is
-    "not set".
-    """
+    """Return old and new value of each option that changed, as texts, or "not set", by name."""
     old, new = dict(flatten(before)), dict(flatten(now))
     pairs = {
         name: tuple(as_text(one[name]) if name in one else "not set" for one in (old, new))

@@ -12,19 +12,10 @@ from editing.options import EditOptions, GuidanceOptions, ReportOptions
 from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
 from mate3d.generation.options import TruncationPsi
-from mate3d.options import (
-    Device,
-    FilePath,
-    NonNegativeFloat,
-    NonNegativeInt,
-    Options,
-    Range,
-    Seed,
-    config_to_dict,
-)
+from mate3d.options import Device, FilePath, NonNegativeInt, Options, Range, Seed, config_to_dict
 from scripts._options import Paths, Resume
 
-# Options of the run, on which the result does not depend.
+# Options on which the result does not depend.
 _OF_THE_RUN = "paths output resume more_steps preview_steps keep_state_mib".split()
 
 
@@ -67,7 +58,7 @@ class EditScriptOptions(Options):
             without a mask all; all is every class but the background.
         resume: true continues an interrupted edit from the state in output, with the same options;
             auto does so if there is one, and starts otherwise.
-        more_steps: Steps to add to the finished edit in output; 0 adds none.
+        more_steps: Steps to add to the finished edit in output.
         preview_steps: Steps after which output gets a new preview.png, the painted view and one
             from a side, while the edit runs; 0 for none, null for a fifth of the steps.
         keep_state_mib: Largest state, in MiB, that stays with a finished edit for more_steps.
@@ -96,7 +87,7 @@ class EditScriptOptions(Options):
     resume: Resume = "false"
     more_steps: NonNegativeInt = 0
     preview_steps: NonNegativeInt | None = None
-    keep_state_mib: NonNegativeFloat = 32.0
+    keep_state_mib: NonNegativeInt = 32
     num_samples: Annotated[int, Range(1, 100)] = 1
     device: Device = "auto"
     report: ReportOptions = ReportOptions()
@@ -153,6 +144,6 @@ def request_of(config: EditScriptOptions) -> dict[str, Any]:
 
 
 def hash_of(config: EditScriptOptions) -> str:
-    """Return a hash of everything that the result depends on, the contents of masks included."""
+    """Return a hash of `request_of`."""
     text = json.dumps(request_of(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

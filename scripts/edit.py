@@ -2,9 +2,9 @@
 
 import logging
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from math import radians
 from pathlib import Path
@@ -30,7 +30,7 @@ def _main(words: Sequence[str], config: EditScriptOptions) -> None:
     if config.edits is not None:
         from scripts._edit_list import make_edits, read_edits
 
-        entries = read_edits(config, words)
+        entries = [replace(each, resume="auto") for each in read_edits(config, words)]
     with stage("Loading the generator"):
         from editing.portrait import sample_portrait, write_source
         from editing.portrait_edit import load_guidance
@@ -48,13 +48,9 @@ def _main(words: Sequence[str], config: EditScriptOptions) -> None:
     guidance = cache(partial(load_guidance, config.guidance, device))
     with stop_on_signal() as should_stop:
         if config.edits is None:
-            if not _edit(config, generator, guidance, should_stop):
-                again = [word for word in words if not word.startswith(("resume=", "more_steps="))]
-                command = shlex.join(["python", "-m", "scripts.edit", *again, "resume=true"])
-                _logger.info("to take the other steps: %s", command)
+            _edit(config, generator, guidance, should_stop)
             return
-        networks = {"generator": generator, "guidance": guidance}
-        make_edit = partial(_edit, **networks, should_stop=should_stop, in_list=True)
+        make_edit = partial(_edit, generator=generator, guidance=guidance, should_stop=should_stop)
         make_edits(config, entries, make_edit, should_stop)
 
 
@@ -63,10 +59,7 @@ def _edit(
     generator: "Generator",
     guidance: "Callable[[], Guidance]",
     should_stop: Callable[[], bool],
-    *,
-    in_list: bool = False,
-) -> bool:
-    """Make and write an edit; return whether it is finished."""
+) -> None:
     from editing import edit_portrait
     from editing.progress import finish_progress
     from scripts._edit_progress import open_progress
@@ -90,7 +83,7 @@ def _edit(
         guidance=guidance,
         config_hash=hash_of(config),
         should_stop=should_stop,
-        progress=open_progress(config, in_list=in_list),
+        progress=open_progress(config, generator),
     )
     taken, planned = edit.receipt.num_steps, edit.receipt.num_steps_planned
     if taken < planned:
@@ -100,9 +93,10 @@ def _edit(
         _logger.info(line)
     _logger.info("results in %s; open report.html", config.output)
     is_finished = taken >= planned and (config.num_samples == 1 or not should_stop())
-    largest = config.keep_state_mib
-    finish_progress(Path(config.output), is_finished=is_finished, largest_mib=largest)
-    return is_finished
+    if not is_finished:
+        _logger.info("the same command with resume=true takes the other steps")
+    keep = config.keep_state_mib
+    finish_progress(Path(config.output), is_finished=is_finished, largest_mib=keep)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

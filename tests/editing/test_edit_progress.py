@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from editing import progress
-from editing.edit_state import make_state, read_state, restore, state_path, write_state
 from editing.loop import EditLoop
 from editing.options import EditOptions, LossWeights
-from mate3d.errors import UserError
+from editing.progress import restore, state_of, state_path, write_state
+from mate3d.checkpoint import load_generator, save_generator
+from mate3d.checkpoints.storage import load_document
 from mate3d.label_files import load_label_map
 from mate3d.labels import CATMASK_HQ, save_label_map
 from scripts import edit
@@ -36,10 +37,10 @@ VARIANTS = {
 
 def continued(loop, path, make):
     """Write the state of a loop, and return a new one that continues from the file."""
-    write_state(path, make_state(loop, {}, "weights"))
+    write_state(path, state_of(loop))
     torch.rand(3)  # Nothing may depend on the global random numbers.
     other = make()
-    restore(other, read_state(path), "weights")
+    restore(other, load_document(path))
     return other
 
 
@@ -120,12 +121,6 @@ def test_more_steps_keep_the_last_learning_rate(
     assert [group["lr"] for group in loop.optimizer.param_groups] == rates
 
 
-def test_a_state_of_another_generator_is_refused(tiny_generator, tiny_ws, camera, tmp_path):
-    loop = make_loop(tiny_generator, tiny_ws, camera, None, VARIANTS["mask_only"])
-    with pytest.raises(UserError, match="generator of other weights"):
-        restore(loop, make_state(loop, {}, "a"), "b")
-
-
 @pytest.fixture(scope="module")
 def words(generator_folder, prior_folder, tmp_path_factory):
     """A command line without its output folder, with six steps."""
@@ -191,8 +186,8 @@ def test_a_stopped_edit_says_how_to_resume_and_then_equals_a_whole_one(
 
 
 def test_a_killed_edit_resumes_from_the_last_state(words, whole, tmp_path, interrupt, monkeypatch):
-    monkeypatch.setattr(progress, "_STATE_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "_STATE_SHARE", 1e9)
+    monkeypatch.setattr(progress, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_LEAST_WRITES", 0)
     request = [*words, f"output={tmp_path}"]
 
     def run() -> None:
@@ -201,7 +196,7 @@ def test_a_killed_edit_resumes_from_the_last_state(words, whole, tmp_path, inter
 
     assert killed_at_line(run, 0)  # At no line: by the signal.
     assert not (tmp_path / "receipt.json").exists()
-    assert read_state(state_path(tmp_path))["num_steps"] == 3
+    assert load_document(state_path(tmp_path))["num_steps"] == 3
     interrupt(0)  # The step that was for the other process does not come.
     edit.main([*request, "resume=auto"])
     assert_same_files(tmp_path, whole)
@@ -216,9 +211,14 @@ def test_other_options_are_named_and_change_nothing(words, whole, tmp_path, fail
     save_label_map(painted, load_label_map(whole / "source_mask.png", CATMASK_HQ), CATMASK_HQ)
     assert "masks=[content" in fail(edit.main, *request, "more_steps=1", f"mask={painted}")
     assert state_path(whole).read_bytes() == before
+    other = load_generator(words[len(FAST)].removeprefix("generator="))
+    next(other.parameters()).mul_(2)
+    save_generator(tmp_path / "other", other)
+    words = [*words[: len(FAST)], f"generator={tmp_path / 'other'}", *words[len(FAST) + 1 :]]
+    assert "weights=" in fail(edit.main, *words, f"output={whole}", "resume=true")
     empty = tmp_path / "empty"
     for word in ("resume=true", "more_steps=2"):
-        assert "nothing to resume" in fail(edit.main, *words, f"output={empty}", word)
+        assert "not found" in fail(edit.main, *words, f"output={empty}", word)
         assert "mask and prompt" in fail(edit.main, *FAST, f"output={empty}", word)
     state_path(tmp_path).write_bytes(b"broken")
     assert "cannot be read" in fail(edit.main, *words, f"output={tmp_path}", "resume=true")
@@ -229,7 +229,7 @@ def test_more_steps_follow_a_finished_edit_alone(words, whole, tmp_path, interru
     request = [*words, f"output={tmp_path}"]
     interrupt(3)
     edit.main(request)
-    assert "after step 3 of 6" in fail(edit.main, *request, "more_steps=2")
+    assert "is not finished" in fail(edit.main, *request, "more_steps=2")
     edit.main([*request, "resume=true"])
     interrupt(7)
     edit.main([*request, "more_steps=2"])
@@ -239,7 +239,7 @@ def test_more_steps_follow_a_finished_edit_alone(words, whole, tmp_path, interru
     assert (tmp_path / "edited.png").read_bytes() != (whole / "edited.png").read_bytes()
     edit.main([*request, "resume=true", "keep_state_mib=0"])
     assert not state_path(tmp_path).exists()
-    assert "nothing to resume" in fail(edit.main, *request, "more_steps=2")
+    assert "not found" in fail(edit.main, *request, "more_steps=2")
 
 
 @pytest.mark.slow
