@@ -60,6 +60,7 @@ def test_a_terminal_has_a_bar_that_gives_way_to_one_line(log, monkeypatch):
 def test_a_bar_with_three_numbers_fits_into_80_columns(monkeypatch):
     monkeypatch.setattr("sys.stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "81")  # Without a size of its own, the bar leaves one free.
+    monkeypatch.setenv("LINES", "24")
     numbers = {"loss": "1.23e+03", "IoU": "1.000", "PSNR": "100.0 dB"}
     with stages.stage("Optimising", 1000, 990) as bar:
         bar.set_postfix(numbers, refresh=False)
