@@ -1,8 +1,12 @@
 """Stages on a terminal and in a log."""
 
+import fcntl
 import io
 import logging
+import os
 import re
+import struct
+import termios
 
 import pytest
 from tqdm import tqdm
@@ -58,17 +62,16 @@ def test_a_terminal_has_a_bar_that_gives_way_to_one_line(log, monkeypatch):
 
 
 def test_a_bar_with_three_numbers_fits_into_80_columns(monkeypatch):
-    monkeypatch.setattr("sys.stderr", Terminal())
-    monkeypatch.setenv("COLUMNS", "81")  # Without a size of its own, the bar leaves one free.
-    monkeypatch.setenv("LINES", "24")
+    main, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    monkeypatch.setattr("sys.stderr", os.fdopen(terminal, "w"))
     numbers = {"loss": "1.23e+03", "IoU": "1.000", "PSNR": "100.0 dB"}
     with stages.stage("Optimising", 1000, 990) as bar:
         bar.set_postfix(numbers, refresh=False)
         bar.update(1)
         bar.refresh()
-    lines = re.findall("[^\r]+", stages.sys.stderr.getvalue())
-    shown = next(line for line in lines if "991/1000" in line)
-    assert len(shown.rstrip()) <= 80 and shown.rstrip().endswith("PSNR=100.0 dB")
+    lines = re.findall("[^\r\n]+", os.read(main, 2**16).decode())
+    assert any("991/1000" in line and line.rstrip().endswith("PSNR=100.0 dB") for line in lines)
     assert max(map(len, lines)) <= 80
 
 
