@@ -90,12 +90,14 @@ class Trainer:
             state, dataset, settings, run_folder, command=command, data=data_description
         )
         self._stopwatch, self._saved_at = Stopwatch(self._device), time.monotonic()
+        self._shown = list(range(min(loop.grid_rows * loop.grid_columns, len(dataset))))
         if loop.overfit_steps > 0:
             overfit = Overfit(
                 *(state.networks, loop.overfit_steps, self._cameras, settings, self._parts),
                 read=lambda positions: self._make_real(dataset.read_batch(positions)),
             )
             state.stages += (InitialStage("overfit", loop.batch_size, overfit),)
+            self._shown = overfit.positions(loop.grid_rows * loop.grid_columns)
         self._is_stopping = False
         self._batches: BatchStream | None = None
         self._unreadable: list[Unreadable] = []
@@ -163,9 +165,8 @@ class Trainer:
 
     def _start(self) -> None:
         def show_and_save() -> None:
-            loop = self._settings.loop
-            tiles = range(min(loop.grid_rows * loop.grid_columns, len(self._dataset)))
-            read = [self._dataset.read_or_replace(index, loop.max_unreadable) for index in tiles]
+            limit = self._settings.loop.max_unreadable
+            read = [self._dataset.read_or_replace(index, limit) for index in self._shown]
             items = [item for item, _ in read]
             self._note({entry.name: entry for _, skipped in read for entry in skipped})
             real = self._make_real(

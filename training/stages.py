@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 from mate3d.errors import UserError
 from mate3d.generator import RenderOutput
+from torch_utils.batch_random import BatchRandom
 from training.losses.terms import LossSum, Metrics
 from training.optimization.adam import make_adam, optimizing
 from training.optimization.schedules import schedule_values
@@ -22,6 +23,7 @@ from training.step_inputs import (
     Occasion,
     RealBatch,
     StepContext,
+    draw_latents,
     join_metrics,
 )
 from training.steps import generator_step, sphere_initialization_step
@@ -148,6 +150,12 @@ class Overfit(_GeneratorStage):
         for group in self._optimizer.param_groups:
             group["betas"] = (0.9, 0.99)
 
+    def positions(self, count: int) -> list[int]:
+        """Return the dataset positions of the portraits that the first latents reconstruct."""
+        random = BatchRandom(self._key(), range(count), self._cameras.device)
+        z_dim = self._networks.generator.config.z_dim
+        return _positions(draw_latents(z_dim, self._cameras, random))
+
     def step(self) -> dict[str, Tensor]:
         """Update the generator once.
 
@@ -170,19 +178,29 @@ class Overfit(_GeneratorStage):
         return (self._settings.loop.seed, Occasion.GRID)
 
     def _take(self, latents: Latents, context: StepContext) -> Metrics:
-        real = self._read(latents.camera.flatten().long().tolist())
+        real = self._read(_positions(latents))
         schedule = replace(context.schedule, blur_sigma=0.0, pose_swap_probability=0.0)
         context = replace(context, schedule=schedule, noise_mode="const", depth_mode="fixed")
+        latents = replace(latents, camera=real.camera, other_camera=None)
+        background = self._networks.generator.config.rendering.background_class
 
         def judge(terms: LossSum, output: RenderOutput) -> None:
             has_mask = output.segmentation is not None
             masks = (output.segmentation, output.segmentation_raw) if has_mask else ()
             wanted = vars(real_views(real, context, with_mask=has_mask))
-            for name, value in vars(Views(output.image, output.image_raw, *masks)).items():
+            rendered = vars(Views(output.image, output.image_raw, *masks)) | {"opacity": None}
+            if has_mask and background is not None:
+                # Else a face may be empty space of its own colour, and the background opaque.
+                wanted["opacity"] = -wanted["mask_raw"][:, [background]]
+                rendered["opacity"] = 2 * output.opacity - 1
+            for name, value in rendered.items():
                 if value is not None:
                     errors = (value - wanted[name]).square().flatten(1).mean(dim=1)
                     terms.add(name, self._WEIGHT, lambda errors=errors: errors)
             terms.metrics["Loss/psnr"] = 10 * torch.log10(4 / terms.metrics["Loss/image/loss"])
 
-        latents = replace(latents, camera=real.camera, other_camera=None)
         return generator_step(self._networks, latents, self._settings.loss, context, judge=judge)
+
+
+def _positions(latents: Latents) -> list[int]:
+    return latents.camera.flatten().long().tolist()

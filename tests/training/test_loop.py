@@ -287,6 +287,7 @@ def test_overfitting_reconstructs_the_heads_that_the_grids_show(
     shown = trainer._snapshots._grid_latents()
     for latents in steps:
         assert latents.z.equal(shown.z) and latents.camera.equal(shown.camera)
+    assert trainer._cameras[trainer._shown].equal(shown.camera)
     first, second = read_stats(tmp_path / "run")
     assert second["Loss/overfit/psnr"] != first["Loss/overfit/psnr"]
     assert second["Loss/overfit/mask_raw/loss"] > 0 and second["Loss/overfit/G_eikonal/loss"] > 0
