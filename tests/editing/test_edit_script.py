@@ -12,7 +12,8 @@ from PIL import Image
 
 from editing.edited_portrait import WRITTEN_FILES
 from editing.loop import EditLoop
-from editing.recipe import load_edit
+from editing.portrait import open_portrait
+from editing.session import replay
 from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
@@ -27,7 +28,7 @@ from scripts._words import CONFIG_FOLDER
 TINY = ["debug=tiny", "device=cpu"]
 RESULTS = (
     "source.png source_mask.png target_mask.png edited.png edited_mask.png normals.png views.png "
-    "orbit.mp4 report.html receipt.json edit.safetensors config.yaml"
+    "orbit.mp4 report.html receipt.json edit.safetensors recipe.yaml config.yaml"
 ).split()
 
 
@@ -133,11 +134,11 @@ def test_report_refers_to_files_beside_it(result):
 
 
 def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
-    edited, recipe = load_edit(result / "edit.safetensors", load_generator(generator_folder))
-    assert recipe.prompt == "a cat with ears"
-    view = view_source(edited, make_camera(0.0), exact=False).fused(edited.fused_field())
+    generator = load_generator(generator_folder)
+    again = replay(open_portrait(generator, result, truncation_psi=0.7))
+    assert again.portrait.steps[-1].recipe.prompt == "a cat with ears"
     saved = np.asarray(Image.open(result / "edited.png"))
-    assert np.array_equal(to_uint8(view.image[0]), saved)
+    assert np.array_equal(to_uint8(again.image[0]), saved)
 
 
 VARIANTS = sorted(path.stem for path in (CONFIG_FOLDER / "edit").glob("*.yaml"))
