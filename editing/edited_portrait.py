@@ -19,8 +19,8 @@ from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.options import ReportOptions
 from editing.outputs import ViewPair, write_orbit, write_pictures
-from editing.receipt import Receipt
 from editing.portrait import Portrait
+from editing.receipt import Receipt
 from editing.recipe import EditRecipe, save_edit
 from editing.regions import PaintedView
 from editing.report import write_report

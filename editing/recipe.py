@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,9 @@ def save_edit(
         for kind, change in zip(_KINDS, step.changes, strict=True):
             if change is not None:
                 tensors |= {f"{number}.{kind}.{name}": each for name, each in vars(change).items()}
-    save_weights(Path(folder) / CHANGES_FILE, {name: _packed(each) for name, each in tensors.items()})
+    save_weights(
+        Path(folder) / CHANGES_FILE, {name: _packed(each) for name, each in tensors.items()}
+    )
     recipe = replace(
         recipe,
         generator_sha256=weights_hash(generator),
@@ -165,7 +166,14 @@ def load_edit(
         recipe = EditRecipe(**values, steps=tuple(steps))
     except FileNotFoundError:
         raise UserError(f"{folder} holds no edit: {RECIPE_FILE} not found") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError, KeyError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if recipe.format_version != FORMAT_VERSION:
         raise UserError(f"{path} has format {recipe.format_version}; use {FORMAT_VERSION}")
@@ -205,7 +213,9 @@ def prior_hashes(guidance: Any) -> dict[str, str]:
 def _views(tensors: dict[str, Tensor], number: int) -> tuple[PaintedView, ...]:
     columns = [tensors[f"{number}.{each.name}"] for each in fields(PaintedView)]
     columns = [each if each.is_floating_point() else each.long() for each in columns]
-    return tuple(PaintedView(*row) for row in zip(*(each.split(1) for each in columns), strict=True))
+    return tuple(
+        PaintedView(*row) for row in zip(*(each.split(1) for each in columns), strict=True)
+    )
 
 
 def _changes(tensors: dict[str, Tensor], number: int, side: int) -> tuple[PlaneChange | None, ...]:

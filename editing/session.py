@@ -96,9 +96,7 @@ def run_edit(
         options=config_to_dict(options),
         prior_sha256=prior_hashes(guidance),
     )
-    finished = replace(
-        portrait, steps=(*portrait.steps, EditStep(recipe, views, edited.settle()))
-    )
+    finished = replace(portrait, steps=(*portrait.steps, EditStep(recipe, views, edited.settle())))
     return _show(
         finished,
         edited,
@@ -137,7 +135,9 @@ def change_edits(
         UserError: If there is no edit, or no edit left, or the heads of a blend differ.
     """
     if not portrait.steps:
-        raise UserError(f"source={portrait.name} has no edits to change; give the folder of an edit")
+        raise UserError(
+            f"source={portrait.name} has no edits to change; give the folder of an edit"
+        )
     if unknown := sorted(set(without) - set(range(1, len(portrait.steps) + 1))):
         raise UserError(f"without={unknown}: source has the edits 1..{len(portrait.steps)}")
     kept = [each for number, each in enumerate(portrait.steps, 1) if number not in without]

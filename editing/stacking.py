@@ -217,4 +217,3 @@ def reached_texels(
         look_up_planes(planes, points, field.box_size, field.plane_layout).sum().backward()
     touched = torch.nn.functional.max_pool2d(planes.grad[0], 3, stride=1, padding=1)
     return touched[:, 0] > 0
-

@@ -158,7 +158,9 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
     read = config.masks + ([Path(config.edits)] if config.edits else [])
     for source in filter(None, (config.source, config.blend, config.apply_to)):
         if Path(source).is_dir() and Path(source).resolve() == folder.resolve():
-            raise UserError(f"the edit would overwrite {source}, which it reads; use another output")
+            raise UserError(
+                f"the edit would overwrite {source}, which it reads; use another output"
+            )
     for path in (each.resolve() for each in read):
         if path.parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
             raise UserError(f"the edit would overwrite {path}, which it reads; use another output")

@@ -129,9 +129,7 @@ class GenerationRun:
         UserError: If an option is out of range or not supported by this generator.
     """
 
-    def __init__(
-        self, generator: Generator, options: GenerationOptions, head: Head | None = None
-    ):
+    def __init__(self, generator: Generator, options: GenerationOptions, head: Head | None = None):
         config = generator.config
         options.check_generator(config)
         self.generator, self.options, self._head = generator, options, head

@@ -14,14 +14,13 @@ from editing.edited_portrait import WRITTEN_FILES
 from editing.loop import EditLoop
 from editing.portrait import open_portrait
 from editing.session import replay
-from editing.views import view_source
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.label_files import load_label_map
 from mate3d.labels import CATMASK_HQ, save_label_map
 from mate3d.outputs.visualize import to_uint8
-from scripts import edit
+from scripts import edit, generate
 from scripts._compose import read_options
 from scripts._words import CONFIG_FOLDER
 
@@ -288,3 +287,29 @@ def test_an_interrupted_edit_writes_what_exists_and_tells_the_step(
         capsys.readouterr().out
     )
     assert "Stopped after" in (tmp_path / "report.html").read_text()
+
+
+def test_an_edited_head_is_generated_and_its_edit_made_again(
+    result, words, generator_folder, tmp_path
+):
+    place = [f"generator={generator_folder}", f"source={result}", "device=cpu"]
+    options = ["mesh.enabled=true", "mesh.per_label=true", "pictures=all", "mesh.resolution=16"]
+    generate.main(["debug=tiny", *place, *options, f"output={tmp_path / 'heads'}"])
+    names = {path.name for path in (tmp_path / "heads").glob("edited*")}
+    assert any(name.endswith("_segmentation.png") for name in names)
+    assert any(name.endswith("_ears.ply") for name in names), names
+    again = ["debug=tiny", *place, "strength=1", f"output={tmp_path / 'again'}"]
+    edit.main(again)
+    for name in ("edited.png", "views.png", "edited_mask.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (result / name).read_bytes()
+    with pytest.raises(SystemExit):
+        edit.main([*again, "without=[3]"])
+
+
+def test_a_latent_file_is_a_source(words, generator_folder, tmp_path):
+    np.save(tmp_path / "z.npy", np.random.RandomState(0).randn(16))
+    place = ["device=cpu", f"generator={generator_folder}"]
+    for name, source in (("file", tmp_path / "z.npy"), ("seed", 0)):
+        edit.main(["debug=tiny", *place, f"source={source}", f"output={tmp_path / name}"])
+    pictures = [(tmp_path / name / "source.png").read_bytes() for name in ("file", "seed")]
+    assert pictures[0] == pictures[1]

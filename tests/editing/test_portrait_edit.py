@@ -12,9 +12,9 @@ from editing import edit_portrait, sample_portrait
 from editing.edited_generator import EditedGenerator
 from editing.masks import PaintedMask
 from editing.options import EditOptions, LossWeights, ReportOptions
+from editing.portrait import open_portrait
 from editing.portrait_edit import sample_score
 from editing.regions import ClassRegion
-from editing.portrait import open_portrait
 from editing.session import replay, run_edit
 from editing.views import view_source
 from mate3d.errors import UserError
@@ -93,9 +93,7 @@ def test_views_count_like_the_mask_and_belong_to_the_saved_region(tiny_generator
     both.write(tmp_path / "out", SHORT)
     loaded = replay(open_portrait(tiny_generator, tmp_path / "out", truncation_psi=0.7))
     points = torch.rand(1, 500, 3) * 0.6 - 0.3
-    for ours, theirs in zip(
-        loaded.field.shares(points), both.field.shares(points), strict=True
-    ):
+    for ours, theirs in zip(loaded.field.shares(points), both.field.shares(points), strict=True):
         assert torch.equal(ours, theirs)
 
 
