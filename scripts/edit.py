@@ -94,6 +94,11 @@ def _edit(
         text = "stopped after step %d of %d; writing the edit so far to %s"
         _logger.info(text, taken, planned, config.output)
     _write(config, edit)
+    is_finished = taken >= planned and (config.num_samples == 1 or not should_stop())
+    if not is_finished:
+        _logger.info("the same command with resume=true takes the other steps")
+    keep = config.keep_state_mib
+    finish_progress(Path(config.output), is_finished=is_finished, largest_mib=keep)
 
 
 def _replayed(config: EditScriptOptions, generator: "Generator") -> "EditedPortrait":
@@ -117,11 +122,6 @@ def _write(config: EditScriptOptions, edit: "EditedPortrait") -> None:
     for line in edit.write(config.output, config.report).lines():
         _logger.info(line)
     _logger.info("results in %s; open report.html", config.output)
-    is_finished = taken >= planned and (config.num_samples == 1 or not should_stop())
-    if not is_finished:
-        _logger.info("the same command with resume=true takes the other steps")
-    keep = config.keep_state_mib
-    finish_progress(Path(config.output), is_finished=is_finished, largest_mib=keep)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
