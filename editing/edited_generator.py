@@ -101,9 +101,8 @@ class EditedGenerator(nn.Module):
     @torch.no_grad()
     def settle(self) -> tuple[PlaneChange | None, PlaneChange | None]:
         """End the optimisation: keep what changed in the precision in which it is saved."""
-        is_local = not self.ws.requires_grad and not self.weight_parameters()
-        # Offsets learn only within reach; styles and weights change whole planes.
-        within = None if is_local else reached_texels(self.source_field(), (self.region, self.look))
+        # Losses move texels out of reach too, where nothing shows them.
+        within = reached_texels(self.source_field(), (self.region, self.look))
         pairs = zip(self._source_planes, self._edited_planes(), strict=True)
         changes = tuple(PlaneChange.between(*pair, within) for pair in pairs)
         self.fix(changes)
