@@ -78,7 +78,7 @@ class EditedGenerator(nn.Module):
 
     def source_field(self) -> TriPlaneField:
         """Return the source head."""
-        return stacked(self._stack.base, self._stack)
+        return stacked(self._stack.base, self._stack) if self._stack.layers else self._stack.base
 
     @cached_property
     def source_probe(self) -> FieldProbe:
@@ -88,7 +88,8 @@ class EditedGenerator(nn.Module):
     def edited_field(self) -> TriPlaneField:
         """Return the head of the learnable copy, without fusion."""
         planes = self._fixed_planes or self._edited_planes()
-        return stacked(self.generator.make_field(self.source_ws, planes), self._stack)
+        field = self.generator.make_field(self.source_ws, planes)
+        return stacked(field, self._stack) if self._stack.layers else field
 
     def _edited_planes(self) -> tuple[Tensor, Tensor]:
         texture, shape = self.backbone(self.ws, "const")

@@ -95,7 +95,7 @@ class Portrait:
         """The head as a field, with all edits."""
         with torch.no_grad():
             field = self.generator.make_field(self.ws)
-            return stacked(field, Stack(field, self.layers))
+            return stacked(field, Stack(field, self.layers)) if self.layers else field
 
 
 def sample_portrait(generator: Generator, *, seed: int, truncation_psi: float) -> Portrait:

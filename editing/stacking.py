@@ -161,9 +161,7 @@ class StackedField(TriPlaneField):
 
 
 def stacked(field: TriPlaneField, stack: Stack) -> TriPlaneField:
-    """Return a field with the edits of a stack on top; the same field if there are none."""
-    if not stack.layers:
-        return field
+    """Return a field with the edits of a stack on top."""
     values = {name: getattr(field, name) for name in TriPlaneField.__dataclass_fields__}
     return StackedField(**values, stack=stack)
 
