@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from editing.fusion import FusedField
 from editing.regions import EditRegion
+from editing.stacking import Layer, PlaneChange, Stack, reached_texels, stacked
 from mate3d.errors import UserError
 from mate3d.generator import Generator, RenderOutput
-from mate3d.rendering.field import Field
+from mate3d.rendering.field import Field, FieldProbe, open_probe
 from mate3d.rendering.rays import sample_rays
 from mate3d.rendering.renderer import FieldRender, render_field
-from mate3d.rendering.triplane import TriPlaneField, TriPlaneProbe
+from mate3d.rendering.triplane import TriPlaneField
 
 # The two planes in their order, as learnable names.
 PLANE_KINDS = ("texture", "shape")
@@ -38,6 +39,7 @@ class EditedGenerator(nn.Module):
             distances alone. None for no such points.
         learnable: What is optimised: "ws", "texture" and "shape" (offsets on the planes), and
             patterns of module or parameter names such as "backbone.blocks.*.to_image".
+        layers: Earlier edits, which belong to the source.
 
     Raises:
         UserError: If a pattern matches no weights of the backbone, or if the generator cannot be
@@ -52,6 +54,7 @@ class EditedGenerator(nn.Module):
         look: EditRegion | None = None,
         *,
         learnable: Sequence[str] = (),
+        layers: Sequence[Layer] = (),
     ):
         super().__init__()
         check_editable(generator)
@@ -65,6 +68,8 @@ class EditedGenerator(nn.Module):
                 _make_learnable(self.backbone, pattern)
         with torch.no_grad():
             self._source_planes = generator.make_planes(self.source_ws)
+        self._stack = Stack(generator.make_field(self.source_ws, self._source_planes), layers)
+        self._fixed_planes: tuple[Tensor, Tensor] | None = None
         # Offsets of texture and shape planes, by name.
         self.offsets = nn.ParameterDict()
         for name in PLANE_KINDS:
@@ -73,21 +78,47 @@ class EditedGenerator(nn.Module):
 
     def source_field(self) -> TriPlaneField:
         """Return the source head."""
-        return self.generator.make_field(self.source_ws, self._source_planes)
+        return stacked(self._stack.base, self._stack) if self._stack.layers else self._stack.base
 
     @cached_property
-    def source_probe(self) -> TriPlaneProbe:
+    def source_probe(self) -> FieldProbe:
         """A probe of the source head, shared by all its views."""
-        return TriPlaneProbe(self.source_field())
+        return open_probe(self.source_field())
 
     def edited_field(self) -> TriPlaneField:
         """Return the head of the learnable copy, without fusion."""
+        planes = self._fixed_planes or self._edited_planes()
+        field = self.generator.make_field(self.source_ws, planes)
+        return stacked(field, self._stack) if self._stack.layers else field
+
+    def _edited_planes(self) -> tuple[Tensor, Tensor]:
         texture, shape = self.backbone(self.ws, "const")
         if "texture" in self.offsets:
             texture = texture + self.offsets["texture"]
         if "shape" in self.offsets:
             shape = shape + self.offsets["shape"]
-        return self.generator.make_field(self.source_ws, (texture, shape))
+        return texture, shape
+
+    @torch.no_grad()
+    def settle(self) -> tuple[PlaneChange | None, PlaneChange | None]:
+        """End the optimisation: keep what changed in the precision in which it is saved."""
+        # Losses move texels out of reach too, where nothing shows them.
+        within = reached_texels(self.source_field(), (self.region, self.look))
+        pairs = zip(self._source_planes, self._edited_planes(), strict=True)
+        changes = tuple(PlaneChange.between(*pair, within) for pair in pairs)
+        self.fix(changes)
+        return changes
+
+    @torch.no_grad()
+    def fix(
+        self, changes: tuple[PlaneChange | None, PlaneChange | None], strength: float = 1.0
+    ) -> None:
+        """Show a finished edit from now on, given as changes of texture and shape planes."""
+        pairs = zip(self._source_planes, changes, strict=True)
+        self._fixed_planes = tuple(
+            planes if change is None else planes + change.planes(strength)
+            for planes, change in pairs
+        )
 
     def fused_field(self) -> FusedField:
         """Return the source outside the region and the learnable copy inside it."""

@@ -19,8 +19,9 @@ from editing.edited_generator import EditedGenerator
 from editing.fusion import FusedField
 from editing.options import ReportOptions
 from editing.outputs import ViewPair, write_orbit, write_pictures
+from editing.portrait import Portrait
 from editing.receipt import Receipt
-from editing.recipe import Recipe, save_edit
+from editing.recipe import EditRecipe, save_edit
 from editing.regions import PaintedView
 from editing.report import write_report
 from editing.views import view_source
@@ -41,7 +42,7 @@ _SAMPLES = "samples.png"
 WRITTEN_FILES = re.compile(
     r"((source|edited|normals|(source|target|edited)_mask)(_\d+)?|views|samples|preview)\.png|"
     r"orbit\.mp4|report\.html|receipt\.json|edit\.safetensors|edit_state(_\d+)?\.pt|"
-    r"config\.yaml|log\.txt|git_revision\.txt"
+    r"recipe\.yaml|config\.yaml|log\.txt|git_revision\.txt"
 )
 _MASKS = "*_mask*.png"
 
@@ -52,7 +53,7 @@ class EditedPortrait:
 
     Args:
         edited: Source and edited head.
-        recipe: What was asked for.
+        portrait: The head with all its edits; the last one is this.
         painted_views: Painted views, and source and edited head as seen there.
         other_views: Source and edited head at fixed angles.
         receipt: Measurements.
@@ -60,10 +61,11 @@ class EditedPortrait:
         exact: Render whole views.
         started: `time.perf_counter()` when the edit began.
         sample_images: Edited pictures of all samples, each [1, 3, H, W]; empty if there is one.
+        generator_name: Name of the generator, for the recipe.
     """
 
     edited: EditedGenerator
-    recipe: Recipe
+    portrait: Portrait
     painted_views: Sequence[tuple[PaintedView, ViewPair]]
     other_views: Sequence[ViewPair]
     receipt: Receipt
@@ -71,6 +73,7 @@ class EditedPortrait:
     exact: bool
     started: float
     sample_images: tuple[Tensor, ...] = ()
+    generator_name: str = ""
 
     @property
     def image(self) -> Tensor:  # [1, 3, H, W] in -1..1
@@ -123,8 +126,9 @@ class EditedPortrait:
                     images = torch.cat([self.source_image, *self.sample_images])
                     grid = make_image_grid(images, min(len(images), 5))
                     save_image(temporary / _SAMPLES, grid)
-                views = [view for view, _ in self.painted_views]
-                save_edit(temporary / "edit.safetensors", self.edited, self.recipe, views=views)
+                portrait, steps = self.portrait, list(self.portrait.steps)
+                recipe = EditRecipe(portrait.name, self.generator_name, "", ())
+                save_edit(temporary, portrait.generator, recipe, portrait.ws, steps)
                 total = round(time.perf_counter() - self.started, 1)
                 receipt = replace(
                     self.receipt,

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 
 import torch
 from torch import Tensor
 
 from editing.regions import EditRegion, reachable_points
 from mate3d.rendering.field import FieldProbe, FieldSamples, field_gradient
-from mate3d.rendering.triplane import TriPlaneField, pull_back_to_points
+from mate3d.rendering.triplane import TriPlaneField
 
 
 @dataclass
@@ -118,7 +119,7 @@ class FusedField:
         share: Tensor,  # [1, M, 1], above 0
     ) -> Tensor:  # [1, M, C]
         """Return fused shape features inside the region."""
-        return self._fused(TriPlaneField.shape_features, points, share)
+        return self._fused(methodcaller("shape_features", points), share)
 
     def colors(
         self,
@@ -126,7 +127,7 @@ class FusedField:
         share: Tensor,  # [1, M, 1], above 0
     ) -> Tensor:  # [1, M, C]
         """Return fused colours inside the region."""
-        features = self._fused(TriPlaneField.texture_features, points, share)
+        features = self._fused(methodcaller("texture_features", points), share)
         return self.source.decoder.colors(features)
 
     def sdf_gradient(
@@ -141,12 +142,7 @@ class FusedField:
         """
         feature_gradient = self.source.decoder.sdf_gradient(self.shape_features(points, share))
 
-        def pull_back(field: TriPlaneField, points: Tensor) -> Tensor:
-            return pull_back_to_points(
-                feature_gradient, field.shape_planes, points, field.box_size, field.plane_layout
-            )
-
-        return self._fused(pull_back, points, share)
+        return self._fused(methodcaller("pull_back", feature_gradient, points), share)
 
     def density(
         self,
@@ -186,14 +182,13 @@ class FusedField:
 
     def _fused(
         self,
-        look_up: Callable[[TriPlaneField, Tensor], Tensor],
-        points: Tensor,  # [1, M, 3]
+        look_up: Callable[[TriPlaneField], Tensor],
         share: Tensor,  # [1, M, 1]
     ) -> Tensor:  # [1, M, C]
-        edited = look_up(self.edited, points)
+        edited = look_up(self.edited)
         if bool((share == 1).all()):
             return edited
-        return torch.lerp(look_up(self.source, points), edited, share)
+        return torch.lerp(look_up(self.source), edited, share)
 
 
 @dataclass(frozen=True)

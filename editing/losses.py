@@ -135,13 +135,11 @@ def feature_preservation_loss(
     render, but they would change the copy's 3D labels and therefore the region.
     """
     terms = []
-    for share, look_up in zip(
-        shares, (TriPlaneField.texture_features, TriPlaneField.shape_features), strict=True
-    ):
+    for share, name in zip(shares, ("texture_features", "shape_features"), strict=True):
         outside = points[:, share[0, :, 0] == 0]
         if outside.numel():
-            kept = look_up(field.source, outside)
-            error = (kept - look_up(field.edited, outside)).square().mean()
+            kept = getattr(field.source, name)(outside)
+            error = (kept - getattr(field.edited, name)(outside)).square().mean()
             terms.append(error / kept.var().clamp(min=1e-12))
     return torch.stack(terms).sum() if terms else points.new_zeros(())
 

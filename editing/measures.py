@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from scipy.ndimage import distance_transform_edt
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from editing.losses import mask_iou, psnr_outside
 from editing.options import ReportOptions
-from editing.outputs import ViewPair
+from editing.outputs import VIEW_YAWS, ViewPair
+from editing.portrait import Portrait
 from editing.receipt import BeforeAfter, ColorReceipt, LabelReceipt, Measures
 from editing.regions import PaintedView, is_member
 from mate3d.errors import UserError
@@ -81,6 +84,40 @@ def measure(
             "note": _ALMOST_ALL if lowest is None else "",
         },
     )
+
+
+def measure_chain(
+    portrait: Portrait,
+    painted: Sequence[tuple[Tensor, ViewPair]],
+    other_views: Sequence[ViewPair],
+    options: ReportOptions,
+) -> dict[str, Any]:
+    """Compare the last result of a chain with the head before all edits, outside all regions.
+
+    Args:
+        painted: Painted cameras of the last edit, each [1, 25], and their renders.
+        other_views: Renders at `VIEW_YAWS`.
+    """
+    label_set, origin = portrait.generator.label_set, replace(portrait, steps=())
+    class_ids = sorted({each for step in portrait.steps for each in step.class_ids(label_set)})
+    values = []
+    for camera, pair in [*painted, *zip(map(portrait.camera, VIEW_YAWS), other_views, strict=True)]:
+        whole = ViewPair(origin.render(camera), pair.edited)
+        painted_here = [
+            view.repainted(class_ids)
+            for step in portrait.steps
+            for view in step.views
+            if torch.equal(view.camera, camera)
+        ]
+        repainted = torch.stack(painted_here).any(dim=0) if painted_here else None
+        maps = *whole.label_maps, pair.label_maps[0]
+        values.append(_psnr(whole, edited_pixels(maps, class_ids, options.rim, repainted)))
+    known = [value for value in values[: len(painted)] if value is not None]
+    return {
+        "num_edits": len(portrait.steps),
+        "psnr_outside_regions_db": min(known, default=None),
+        "psnr_outside_regions_other_views_db": values[len(painted) :],
+    }
 
 
 def edited_pixels(

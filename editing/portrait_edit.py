@@ -20,7 +20,7 @@ from editing.masks import (
     resolve_edit_classes,
 )
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
-from editing.portrait import Portrait, sample_portrait
+from editing.portrait import Portrait, open_portrait
 from editing.progress import EditProgress
 from editing.prompts import log_fixed_parts, named_classes, resolve_label_prompts
 from editing.receipt import Receipt
@@ -45,7 +45,7 @@ def edit_portrait(
     edit_classes: str | Sequence[str] = "auto",
     prompts: Mapping[str, str] | None = None,
     negative_prompt: str = "",
-    source: int = 0,
+    source: int | str | Path = 0,
     truncation_psi: float = 0.7,
     num_samples: int = 1,
     options: EditOptions | None = None,
@@ -83,7 +83,8 @@ def edit_portrait(
         mask_snap: Assign colours that JPEG or anti-aliasing mixed in mask files to a class.
         edit_classes: Classes that may change; see `resolve_edit_classes`.
         prompts: Prompts of single labels, which replace the global one there, by class name.
-        source: Seed of the head.
+        source: Head to edit: a seed, a latent file, or the folder of an edit, which this one then
+            adds to.
         num_samples: Edits to make with the seeds `options.seed`, `options.seed` + 1 and so on. The
             one with the best `sample_score` is returned.
         options: How the edit is optimised; None is the complete method.
@@ -105,7 +106,7 @@ def edit_portrait(
     if mask is None and views and (yaw_degrees or pitch_degrees):
         raise UserError("yaw_degrees and pitch_degrees are those of mask; give each view its own")
     with stage("Rendering the source"):
-        portrait = sample_portrait(generator, seed=source, truncation_psi=truncation_psi)
+        portrait = open_portrait(generator, source, truncation_psi=truncation_psi)
         first = portrait.view(portrait.camera(*map(math.radians, (yaw_degrees, pitch_degrees))))
         painted = [] if mask is None else [_painted(portrait, first, mask, mask_snap)]
         painted += [_further_view(portrait, each, mask_snap) for each in views]
@@ -116,7 +117,7 @@ def edit_portrait(
         class_ids=resolve_edit_classes(names, views, label_set, with_mask=with_mask),
         prompt=prompt.strip(),
         negative_prompt=negative_prompt,
-        seed=source if options.seed is None else options.seed,
+        seed=portrait.seed if options.seed is None else options.seed,
         config_hash=config_hash,
         label_prompts=resolve_label_prompts(prompts or {}, label_set),
     )

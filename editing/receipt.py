@@ -175,6 +175,8 @@ class Receipt(Measures):
             system does not report it.
         config_hash: Hash of the resolved configuration without output paths.
         samples: Seed and summary of each sample; empty if there is one.
+        chain: Number of edits on the head, and the PSNR of the result against the head before all
+            of them, outside of all their regions; null for a first edit.
         masks_sha256: Hash of each written mask, to notice masks that were painted on later.
     """
 
@@ -188,6 +190,7 @@ class Receipt(Measures):
     prompts: dict[str, str] = field(default_factory=dict)
     num_steps_skipped: int = 0
     samples: tuple[dict[str, Any], ...] = ()
+    chain: dict[str, Any] | None = None
     masks_sha256: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:

@@ -29,6 +29,8 @@ _COMMON = "output edits paths generator guidance device experiment debug".split(
 def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScriptOptions]:
     """Return the options of each edit of a list: those of the command line, then its own.
 
+    The `source` or `blend` of an edit may be the name of an earlier one.
+
     Args:
         words: The command line.
 
@@ -53,14 +55,18 @@ def read_edits(config: EditScriptOptions, words: Sequence[str]) -> list[EditScri
         if name in found:
             raise UserError(f"{where} has the name {name} of an edit before it")
         try:
-            found[name] = _read_edit(config, options, name, own)
+            found[name] = _read_edit(config, options, name, own, list(found))
         except UserError as error:
             raise UserError(f"{where}, {name}: {error}") from None
     return list(found.values())
 
 
 def _read_edit(
-    config: EditScriptOptions, words: Sequence[str], name: str, entry: Mapping[str, Any]
+    config: EditScriptOptions,
+    words: Sequence[str],
+    name: str,
+    entry: Mapping[str, Any],
+    earlier: Sequence[str],
 ) -> EditScriptOptions:
     entry = {"source" if key == "seed" else str(key): value for key, value in entry.items()}
     for key in entry:
@@ -75,6 +81,9 @@ def _read_edit(
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in replaced]
     own = [f"{key}={value}" for key, value in groups.items()]
     composed = compose_config("edit", [*kept, *own, f"output={Path(config.output) / name}"])
+    for key in {"source", "blend"} & set(entry):
+        if str(entry[key]) in earlier:
+            entry[key] = str(Path(config.output) / str(entry[key]))
     views = entry.get("views")
     for each in (entry, *(views if isinstance(views, list) else ())):
         mask = isinstance(each, dict) and each.get("mask")
@@ -147,6 +156,6 @@ def _is_done(options: EditScriptOptions) -> bool:
     receipt = read_receipt(options.output)
     return (
         receipt.get("config_hash") == hash_of(options)
-        and receipt.get("num_steps", 0) >= options.edit.num_steps
+        and (options.is_replay or receipt.get("num_steps", 0) >= options.edit.num_steps)
         and len(receipt.get("samples", ())) in (0, options.num_samples)
     )

@@ -9,10 +9,21 @@ from typing import Annotated, Any
 
 from editing.masks import PaintedMask, find_mask
 from editing.options import EditOptions, GuidanceOptions, ReportOptions
+from editing.recipe import CHANGES_FILE
 from mate3d.cameras import PitchDegrees
 from mate3d.errors import UserError
 from mate3d.generation.options import TruncationPsi
-from mate3d.options import Device, FilePath, NonNegativeInt, Options, Range, Seed, config_to_dict
+from mate3d.options import (
+    Device,
+    FilePath,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Options,
+    PositiveInt,
+    Range,
+    Share,
+    config_to_dict,
+)
 from scripts._options import Paths, Resume
 
 # Options on which the result does not depend.
@@ -37,7 +48,15 @@ class EditScriptOptions(Options):
             edit.
         generator: Generator to edit: a checkpoint folder, owner/name on the Hugging Face hub, or
             demo_cat, which comes with the project.
-        source: Head to edit: the seed of its latent. seed=N is short for it.
+        source: Head to edit: a seed, a latent file (.npy with z or style vectors), or the folder of
+            an edit, to add another edit to it. seed=N is short for it.
+        strength: Without a mask or prompt: make the edits of source again with their changes times
+            this; 1 repeats them exactly, 0 is the head before them. null stands for 1 if one of the
+            four options below is given.
+        without: Edits of source to leave out, counted from 1, such as [2].
+        blend: Folder of another edit of the same head, to mix with source.
+        blend_share: Share of the other edit; source has the rest.
+        apply_to: Another head, a seed or latent file, to which the edits of source are applied.
         truncation_psi: Truncation psi; 1 disables truncation, 0 gives the average head.
         mask: Repainted mask in the colours of the label set or as label ids (docs/masks.md), with
             the size of the generator's images or a whole multiple of it. null without a prompt
@@ -73,7 +92,12 @@ class EditScriptOptions(Options):
     output: FilePath
     edits: FilePath | None = None
     generator: FilePath = "demo_cat"
-    source: Seed = 0
+    source: FilePath = "0"
+    strength: NonNegativeFloat | None = None
+    without: tuple[PositiveInt, ...] = ()
+    blend: FilePath | None = None
+    blend_share: Share = 0.5
+    apply_to: FilePath | None = None
     truncation_psi: TruncationPsi = 0.7
     mask: FilePath | None = None
     yaw_degrees: float = 0.0
@@ -109,7 +133,13 @@ class EditScriptOptions(Options):
     def is_source(self) -> bool:
         """Whether only the source is wanted, to paint on."""
         has_prompt = self.prompt.strip() or self.prompts
-        return not (self.edits or self.mask or self.views or has_prompt)
+        has_task = self.edits or self.mask or self.views or has_prompt
+        return not (has_task or self.is_replay)
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether edits that exist are made again, changed."""
+        return self.strength is not None or bool(self.without or self.blend or self.apply_to)
 
 
 def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
@@ -126,6 +156,11 @@ def protect_files(config: EditScriptOptions) -> AbstractContextManager[None]:
     if config.more_steps and config.edits:
         raise UserError("more_steps continues one edit; use it without edits")
     read = config.masks + ([Path(config.edits)] if config.edits else [])
+    for source in filter(None, (config.source, config.blend, config.apply_to)):
+        if Path(source).is_dir() and Path(source).resolve() == folder.resolve():
+            raise UserError(
+                f"the edit would overwrite {source}, which it reads; use another output"
+            )
     for path in (each.resolve() for each in read):
         if path.parent == folder.resolve() and WRITTEN_FILES.fullmatch(path.name):
             raise UserError(f"the edit would overwrite {path}, which it reads; use another output")
@@ -140,7 +175,10 @@ def request_of(config: EditScriptOptions) -> dict[str, Any]:
     views = tuple(replace(view, mask="") for view in config.views)
     values = config_to_dict(replace(config, mask=None, views=views))
     asked = {name: each for name, each in values.items() if name not in _OF_THE_RUN}
-    return asked | {"masks": masks}
+    places = filter(None, (config.source, config.blend, config.apply_to))
+    files = [path / CHANGES_FILE if path.is_dir() else path for path in map(Path, places)]
+    sources = [hashlib.sha256(each.read_bytes()).hexdigest() for each in files if each.is_file()]
+    return asked | {"masks": masks, "sources": sources}
 
 
 def hash_of(config: EditScriptOptions) -> str:

@@ -17,6 +17,7 @@ from torch_utils.interruption import stop_on_signal
 from torch_utils.stages import stage
 
 if TYPE_CHECKING:
+    from editing.edited_portrait import EditedPortrait
     from editing.guidance.base import Guidance
     from mate3d.generator import Generator
 
@@ -32,7 +33,7 @@ def _main(words: Sequence[str], config: EditScriptOptions) -> None:
 
         entries = [replace(each, resume="auto") for each in read_edits(config, words)]
     with stage("Loading the generator"):
-        from editing.portrait import sample_portrait, write_source
+        from editing.portrait import open_portrait, write_source
         from editing.portrait_edit import load_guidance
         from mate3d.checkpoint import load_generator
 
@@ -40,7 +41,7 @@ def _main(words: Sequence[str], config: EditScriptOptions) -> None:
     if config.is_source:
         with stage("Rendering the source"):
             psi, angles = config.truncation_psi, (config.yaw_degrees, config.pitch_degrees)
-            portrait = sample_portrait(generator, seed=config.source, truncation_psi=psi)
+            portrait = open_portrait(generator, config.source, truncation_psi=psi)
             camera = portrait.camera(*map(radians, angles))
             path = write_source(config.output, portrait, camera)
         _logger.info("wrote %s; repaint it and pass it as mask=...", path)
@@ -64,6 +65,9 @@ def _edit(
     from editing.progress import finish_progress
     from scripts._edit_progress import open_progress
 
+    if config.is_replay:
+        _write(config, _replayed(config, generator))
+        return
     edit = edit_portrait(
         generator,
         config.prompt,
@@ -89,14 +93,35 @@ def _edit(
     if taken < planned:
         text = "stopped after step %d of %d; writing the edit so far to %s"
         _logger.info(text, taken, planned, config.output)
-    for line in edit.write(config.output, config.report).lines():
-        _logger.info(line)
-    _logger.info("results in %s; open report.html", config.output)
+    _write(config, edit)
     is_finished = taken >= planned and (config.num_samples == 1 or not should_stop())
     if not is_finished:
         _logger.info("the same command with resume=true takes the other steps")
     keep = config.keep_state_mib
     finish_progress(Path(config.output), is_finished=is_finished, largest_mib=keep)
+
+
+def _replayed(config: EditScriptOptions, generator: "Generator") -> "EditedPortrait":
+    from editing.portrait import open_portrait
+    from editing.session import change_edits, replay
+
+    open_source = partial(open_portrait, generator, truncation_psi=config.truncation_psi)
+    changed = change_edits(
+        open_source(config.source),
+        strength=1.0 if config.strength is None else config.strength,
+        without=config.without,
+        blend=open_source(config.blend) if config.blend else None,
+        blend_share=config.blend_share,
+        apply_to=open_source(config.apply_to) if config.apply_to else None,
+    )
+    return replay(changed, config.report, config_hash=hash_of(config))
+
+
+def _write(config: EditScriptOptions, edit: "EditedPortrait") -> None:
+    edit = replace(edit, generator_name=config.generator)
+    for line in edit.write(config.output, config.report).lines():
+        _logger.info(line)
+    _logger.info("results in %s; open report.html", config.output)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

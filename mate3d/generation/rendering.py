@@ -92,12 +92,19 @@ class HeadMaker:
     truncation_psi: float = 1.0
     truncation_cutoff: int | None = None
 
-    @torch.no_grad()
     def style(self, seed: int) -> Tensor:  # [1, L, w_dim]
         """Return the truncated style vectors of a seed."""
+        return self.from_latent(latents_from_seeds([seed], self.generator.config.z_dim))
+
+    @torch.no_grad()
+    def from_latent(
+        self,
+        z: Tensor,  # [1, z_dim]
+    ) -> Tensor:  # [1, L, w_dim]
+        """Return the truncated style vectors of a latent."""
         config, device = self.generator.config, self.precision.device
         return self.generator.map(
-            latents_from_seeds([seed], config.z_dim).to(device),
+            z.to(device),
             config.camera_rig.make_camera().to(device),
             truncation_psi=self.truncation_psi,
             truncation_cutoff=self.truncation_cutoff,

@@ -123,15 +123,16 @@ class GenerationRun:
 
     Args:
         generator: Frozen generator, on the device to use.
+        head: Rendered instead of the heads of seeds.
 
     Raises:
         UserError: If an option is out of range or not supported by this generator.
     """
 
-    def __init__(self, generator: Generator, options: GenerationOptions):
+    def __init__(self, generator: Generator, options: GenerationOptions, head: Head | None = None):
         config = generator.config
         options.check_generator(config)
-        self.generator, self.options = generator, options
+        self.generator, self.options, self._head = generator, options, head
         self.kinds = options.picture_kinds(config)
         self.views = make_views(options.views)
         if options.interpolate and not options.views.is_video:
@@ -200,6 +201,8 @@ class GenerationRun:
     @property
     def _num_heads(self) -> int:
         mix = self.options.mix
+        if self._head is not None:
+            return 1
         return len(mix.shapes) * len(mix.textures) or len(self.options.heads)
 
     def _strips(self) -> Iterator[Strip]:
@@ -210,6 +213,8 @@ class GenerationRun:
             yield Strip("interpolation", shots, None)
             return
         heads = map(self._maker.from_seed, options.heads)
+        if self._head is not None:
+            heads = [self._head]
         if mix.shapes:
             pairs = itertools.product(mix.shapes, mix.textures)
             heads = itertools.starmap(self._maker.mixed, pairs)

@@ -187,13 +187,16 @@ class TriPlaneField:
         points: Tensor,  # [B, N, 3]
         shape_features: Tensor,  # [B, N, C], at the points
     ) -> Tensor:  # [B, N, 3]
-        return pull_back_to_points(
-            self.decoder.sdf_gradient(shape_features),
-            self.shape_planes,
-            points,
-            self.box_size,
-            self.plane_layout,
-        )
+        return self.pull_back(self.decoder.sdf_gradient(shape_features), points)
+
+    def pull_back(
+        self,
+        grad_features: Tensor,  # [B, N, C], at the shape features
+        points: Tensor,  # [B, N, 3]
+    ) -> Tensor:  # [B, N, 3]
+        """Return the gradient at points; see `pull_back_to_points`."""
+        place = self.box_size, self.plane_layout
+        return pull_back_to_points(grad_features, self.shape_planes, points, *place)
 
 
 def without_classes(field: TriPlaneField) -> TriPlaneField:

@@ -152,3 +152,24 @@ def test_a_list_with_a_mistake_is_refused_before_anything_runs(
     write_list(tmp_path, *entries)
     assert re.search(message, fail(edit.main, *words))
     assert not requests and not (tmp_path / "out" / "index.html").exists()
+
+
+def test_an_edit_of_a_list_starts_from_an_earlier_one(words, tmp_path, capsys):
+    first = {"name": "first", "mask": "painted.png", "edit": "mask_only"}
+    second = {**first, "name": "second", "source": "first", "edit_classes": ["ears", "nose"]}
+    broken = {"name": "broken", "source": "missing", "prompt": "x"}
+    write_list(
+        tmp_path, first, broken, second, {"name": "half", "source": "second", "strength": 0.5}
+    )
+    with pytest.raises(SystemExit) as error:
+        edit.main(words)
+    assert error.value.code == 2
+    assert "no such seed, latent file or edit" in (tmp_path / "out" / "index.html").read_text()
+    capsys.readouterr()
+    for name in ("second", "half"):
+        receipt = json.loads((tmp_path / "out" / name / "receipt.json").read_text())
+        assert receipt["chain"]["num_edits"] == 2
+    with pytest.raises(SystemExit):
+        edit.main(words)
+    printed = capsys.readouterr()
+    assert all(f"{name} is done already" in printed.out for name in ("first", "second", "half"))

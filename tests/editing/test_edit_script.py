@@ -12,22 +12,22 @@ from PIL import Image
 
 from editing.edited_portrait import WRITTEN_FILES
 from editing.loop import EditLoop
-from editing.recipe import load_edit
-from editing.views import view_source
+from editing.portrait import open_portrait
+from editing.session import replay
 from mate3d.cameras import make_camera
 from mate3d.checkpoint import load_generator
 from mate3d.generation.rendering import HeadMaker, Precision
 from mate3d.label_files import load_label_map
 from mate3d.labels import CATMASK_HQ, save_label_map
 from mate3d.outputs.visualize import to_uint8
-from scripts import edit
+from scripts import edit, generate
 from scripts._compose import read_options
 from scripts._words import CONFIG_FOLDER
 
 TINY = ["debug=tiny", "device=cpu"]
 RESULTS = (
     "source.png source_mask.png target_mask.png edited.png edited_mask.png normals.png views.png "
-    "orbit.mp4 report.html receipt.json edit.safetensors config.yaml"
+    "orbit.mp4 report.html receipt.json edit.safetensors recipe.yaml config.yaml"
 ).split()
 
 
@@ -133,11 +133,11 @@ def test_report_refers_to_files_beside_it(result):
 
 
 def test_saved_edit_reproduces_the_edited_picture(result, generator_folder):
-    edited, recipe = load_edit(result / "edit.safetensors", load_generator(generator_folder))
-    assert recipe.prompt == "a cat with ears"
-    view = view_source(edited, make_camera(0.0), exact=False).fused(edited.fused_field())
+    generator = load_generator(generator_folder)
+    again = replay(open_portrait(generator, result, truncation_psi=0.7))
+    assert again.portrait.steps[-1].recipe.prompt == "a cat with ears"
     saved = np.asarray(Image.open(result / "edited.png"))
-    assert np.array_equal(to_uint8(view.image[0]), saved)
+    assert np.array_equal(to_uint8(again.image[0]), saved)
 
 
 VARIANTS = sorted(path.stem for path in (CONFIG_FOLDER / "edit").glob("*.yaml"))
@@ -287,3 +287,29 @@ def test_an_interrupted_edit_writes_what_exists_and_tells_the_step(
         capsys.readouterr().out
     )
     assert "Stopped after" in (tmp_path / "report.html").read_text()
+
+
+def test_an_edited_head_is_generated_and_its_edit_made_again(
+    result, words, generator_folder, tmp_path
+):
+    place = [f"generator={generator_folder}", f"source={result}", "device=cpu"]
+    options = ["mesh.enabled=true", "mesh.per_label=true", "pictures=all", "mesh.resolution=16"]
+    generate.main(["debug=tiny", *place, *options, f"output={tmp_path / 'heads'}"])
+    names = {path.name for path in (tmp_path / "heads").glob("edited*")}
+    assert any(name.endswith("_segmentation.png") for name in names)
+    assert any(name.endswith("_ears.ply") for name in names), names
+    again = ["debug=tiny", *place, "strength=1", f"output={tmp_path / 'again'}"]
+    edit.main(again)
+    for name in ("edited.png", "views.png", "edited_mask.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (result / name).read_bytes()
+    with pytest.raises(SystemExit):
+        edit.main([*again, "without=[3]"])
+
+
+def test_a_latent_file_is_a_source(words, generator_folder, tmp_path):
+    np.save(tmp_path / "z.npy", np.random.RandomState(0).randn(16))
+    place = ["device=cpu", f"generator={generator_folder}"]
+    for name, source in (("file", tmp_path / "z.npy"), ("seed", 0)):
+        edit.main(["debug=tiny", *place, f"source={source}", f"output={tmp_path / name}"])
+    pictures = [(tmp_path / name / "source.png").read_bytes() for name in ("file", "seed")]
+    assert pictures[0] == pictures[1]

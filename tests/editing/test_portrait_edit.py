@@ -12,10 +12,10 @@ from editing import edit_portrait, sample_portrait
 from editing.edited_generator import EditedGenerator
 from editing.masks import PaintedMask
 from editing.options import EditOptions, LossWeights, ReportOptions
+from editing.portrait import open_portrait
 from editing.portrait_edit import sample_score
-from editing.recipe import load_edit
 from editing.regions import ClassRegion
-from editing.session import run_edit
+from editing.session import replay, run_edit
 from editing.views import view_source
 from mate3d.errors import UserError
 from mate3d.labels import CATMASK_HQ, save_label_map, segmentation_to_label_map
@@ -59,9 +59,9 @@ def test_an_edit_is_pictures_numbers_and_a_head(tiny_generator, tmp_path):
     assert len(mesh.faces) == len(expected.faces) > 0
     receipt = edit.write(tmp_path, SHORT)
     assert json.loads((tmp_path / "receipt.json").read_text())["prompt"] == receipt.prompt == ""
-    loaded, _ = load_edit(tmp_path / "edit.safetensors", tiny_generator)
+    loaded = replay(open_portrait(tiny_generator, tmp_path, truncation_psi=0.7))
     points = torch.rand(1, 100, 3) * 0.5 - 0.25
-    assert torch.equal(loaded.fused_field().sdf(points), edit.field.sdf(points))
+    assert torch.equal(loaded.field.sdf(points), edit.field.sdf(points))
 
 
 def test_a_portrait_shows_what_whole_and_edited_views_show(tiny_generator):
@@ -91,11 +91,9 @@ def test_views_count_like_the_mask_and_belong_to_the_saved_region(tiny_generator
     with pytest.raises(UserError, match="give each view its own"):
         edit_portrait(tiny_generator, views=[side], yaw_degrees=30, options=BY_MASK)
     both.write(tmp_path / "out", SHORT)
-    loaded, _ = load_edit(tmp_path / "out" / "edit.safetensors", tiny_generator)
+    loaded = replay(open_portrait(tiny_generator, tmp_path / "out", truncation_psi=0.7))
     points = torch.rand(1, 500, 3) * 0.6 - 0.3
-    for ours, theirs in zip(
-        loaded.fused_field().shares(points), both.field.shares(points), strict=True
-    ):
+    for ours, theirs in zip(loaded.field.shares(points), both.field.shares(points), strict=True):
         assert torch.equal(ours, theirs)
 
 
