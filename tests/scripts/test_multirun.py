@@ -66,7 +66,7 @@ def test_free_text_survives_the_way_through_hydra():
         ("generator=2024_01,b c", ["2024_01", "b c"]),
         ("prompt='a, b',c", ["a, b", "c"]),
         ("edit_classes=[ears,7],[eyes]", [["ears", "7"], ["eyes"]]),
-        ("source=range(1,3)", [1, 2]),
+        ("source=range(1,3)", ["1", "2"]),
         ("yaw_degrees=-1,0.5", [-1, 0.5]),
     ],
 )
